@@ -1,0 +1,104 @@
+//! A block: some thousand parsed rows in CSR form, the unit that a slave caches and a worker iterates.
+//!
+//! Invariant: `offsets` has one entry more than there are rows, starts at 0, never falls and ends at the number of
+//! indices; indices rise strictly inside a row; `values`, when there, is as long as `indices`.
+
+use crate::ids::Key;
+
+/// Parsed rows in CSR form. Allocated to size, never grown.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Block {
+    /// -1 or +1 per row.
+    pub labels: Box<[f32]>,
+    /// Where row i's non-zeros start; rows + 1 entries.
+    pub offsets: Box<[u32]>,
+    /// Feature of each non-zero: the input's own number less the index base, or, once the slave renumbered its rows,
+    /// the place in [`KeyMap`].
+    pub indices: Box<[Key]>,
+    /// Value of each non-zero; none when all are 1.
+    pub values: Option<Box<[f32]>>,
+}
+
+/// One row of a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Row<'a> {
+    /// -1 or +1.
+    pub label: f32,
+    /// Features, strictly rising.
+    pub indices: &'a [Key],
+    /// Their values; none when all are 1.
+    pub values: Option<&'a [f32]>,
+}
+
+impl Block {
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Number of non-zeros.
+    pub fn nonzeros(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Row `i`. Panics when there are not that many.
+    #[inline]
+    pub fn row(&self, i: usize) -> Row<'_> {
+        let range = self.offsets[i] as usize..self.offsets[i + 1] as usize;
+        Row {
+            label: self.labels[i],
+            indices: &self.indices[range.clone()],
+            values: self.values.as_ref().map(|v| &v[range]),
+        }
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        4 * (self.labels.len() + self.offsets.len() + self.indices.len() + self.values.as_ref().map_or(0, |v| v.len()))
+    }
+}
+
+impl Row<'_> {
+    /// Sum of the squared values.
+    #[inline]
+    pub fn norm2(&self) -> f64 {
+        match self.values {
+            Some(values) => values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum(),
+            None => self.indices.len() as f64,
+        }
+    }
+}
+
+/// The features that a slave's rows use, in order: a row's local number is its feature's place here.
+/// Since the map rises, what is sorted by local number is sorted by feature.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyMap {
+    /// Nearly all features 0..n occur: local number = feature, and nothing was renumbered.
+    Identity(u32),
+    /// The features that occur, rising.
+    Sorted(Box<[Key]>),
+}
+
+impl KeyMap {
+    /// Number of local features.
+    pub fn len(&self) -> usize {
+        match self {
+            KeyMap::Identity(n) => *n as usize,
+            KeyMap::Sorted(keys) => keys.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The feature of local number `local`.
+    #[inline]
+    pub fn key(&self, local: u32) -> Key {
+        match self {
+            KeyMap::Identity(_) => local,
+            KeyMap::Sorted(keys) => keys[local as usize],
+        }
+    }
+}

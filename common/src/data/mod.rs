@@ -1,0 +1,14 @@
+//! Rows: what the reader makes of a file and what workers iterate.
+
+pub mod block;
+pub mod compression;
+pub mod generate;
+pub mod indexer;
+pub mod keys;
+pub mod libsvm;
+mod number;
+pub mod schema;
+pub mod sniff;
+
+pub use block::{Block, Row};
+pub use schema::{Facts, InputSpec, LabelMap, Schema};

@@ -1,0 +1,159 @@
+//! Finds out, from the ends of an input's files, what its labels are and where its indices start.
+//!
+//! Invariant: what the user gave is never overruled; what was found is marked as found, so that a row that contradicts it can
+//! say how to give it.
+
+use super::schema::{InputSpec, LabelMap, Schema};
+use crate::error::{Error, Result};
+
+/// Bytes of a file's head and of its tail that are worth looking at.
+pub const SAMPLE: usize = 64 << 10;
+
+/// Labels that an error lists.
+const SHOWN: usize = 10;
+
+/// Whole lines of a file.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The file.
+    pub path: String,
+    /// The lines; see [`whole_lines`].
+    pub text: Vec<u8>,
+}
+
+/// The whole lines in a piece of a file. The first is whole if the piece starts the file, the last if it ends it.
+pub fn whole_lines(piece: &[u8], starts_file: bool, ends_file: bool) -> &[u8] {
+    let start = if starts_file { 0 } else { memchr::memchr(b'\n', piece).map_or(piece.len(), |n| n + 1) };
+    let end = if ends_file { piece.len() } else { memchr::memrchr(b'\n', piece).map_or(start, |n| n + 1) };
+    &piece[start..end.max(start)]
+}
+
+/// The schema of an input: what `spec` gives, and what `samples` show of the rest.
+pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
+    let mut labels: Vec<f32> = Vec::new();
+    let mut zero = false;
+    for line in samples.iter().flat_map(|s| s.text.split(|b| *b == b'\n')) {
+        let line = line.split(|b| *b == b'#').next().unwrap_or_default();
+        let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
+        // Rows that can't be read are the reader's to report: it knows the line.
+        let label = tokens.next().and_then(|t| std::str::from_utf8(t).ok()?.parse::<f32>().ok());
+        if let Some(label) = label.filter(|l| l.is_finite() && !labels.contains(l)) {
+            labels.push(label);
+        }
+        // Indices rise, so that only the first one can be 0.
+        let first = tokens.find(|t| !t.starts_with(b"qid:"));
+        zero |= first.and_then(|t| t.split(|b| *b == b':').next()).is_some_and(|i| i.iter().all(|b| *b == b'0'));
+    }
+    labels.sort_by(f32::total_cmp);
+    Ok(Schema {
+        index_base: spec.index_base.unwrap_or(u32::from(!zero)),
+        base_detected: spec.index_base.is_none(),
+        features: spec.features,
+        labels: match spec.labels {
+            Some(given) => given,
+            None => classes(&labels, spec, samples)?,
+        },
+        labels_detected: spec.labels.is_none(),
+        bad_rows: spec.bad_rows,
+    })
+}
+
+/// The two classes among `labels`, which are sorted.
+fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<LabelMap> {
+    let whence = || match samples {
+        [only] => only.path.clone(),
+        _ => format!("{} files of --{}", samples.len(), spec.name),
+    };
+    match *labels {
+        [] => Err(Error::data(format!("{}: no row found at its start or end; a row is LABEL INDEX:VALUE …", whence()))),
+        // One class at the files' ends; the usual other one may follow in between.
+        [only] if only == -1.0 || only == 0.0 => Ok(LabelMap { negative: only, positive: 1.0 }),
+        [1.0] => Ok(LabelMap { negative: -1.0, positive: 1.0 }),
+        [only] => {
+            Err(Error::data(format!("{}: all rows looked at have label {only}; give --labels NEG,POS", whence())))
+        }
+        [negative, positive] => Ok(LabelMap { negative, positive }),
+        _ => {
+            let shown: Vec<_> = labels.iter().take(SHOWN).map(f32::to_string).collect();
+            let more = if labels.len() > SHOWN { ", …" } else { "" };
+            Err(Error::data(format!(
+                "{}: more than two labels found: {}{more}; two classes can be learnt: give --labels NEG,POS, and \
+                 --bad-rows N to skip rows of others",
+                whence(),
+                shown.join(", ")
+            )))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> InputSpec {
+        InputSpec::new("input", vec![])
+    }
+
+    fn sniffed(text: &str) -> Result<Schema> {
+        sniff(&spec(), &[Sample { path: "f".into(), text: text.into() }])
+    }
+
+    fn labels(text: &str) -> (f32, f32) {
+        let map = sniffed(text).unwrap().labels;
+        (map.negative, map.positive)
+    }
+
+    #[test]
+    fn the_smaller_of_two_labels_is_the_negative_class() {
+        assert_eq!(labels("+1 1:1\n-1 2:1\n"), (-1.0, 1.0));
+        assert_eq!(labels("1 1:1\n0 2:1\n"), (0.0, 1.0));
+        assert_eq!(labels("2 1:1\r\n\n# c\n1.0 2:1 # 3\n"), (1.0, 2.0));
+    }
+
+    #[test]
+    fn one_label_at_the_ends_gets_its_usual_partner() {
+        assert_eq!(labels("-1 1:1\n"), (-1.0, 1.0));
+        assert_eq!(labels("0 1:1\n"), (0.0, 1.0));
+        assert_eq!(labels("+1 1:1\n"), (-1.0, 1.0));
+        assert!(sniffed("7 1:1\n").unwrap_err().message.contains("label 7; give --labels"));
+    }
+
+    #[test]
+    fn more_than_two_labels_are_listed() {
+        let message = sniffed("1 1:1\n2 1:1\n3 1:1\n").unwrap_err().message;
+        assert!(message.contains("f: more than two labels found: 1, 2, 3;"), "{message}");
+        assert!(sniffed("\n#\n").unwrap_err().message.contains("no row found"));
+    }
+
+    #[test]
+    fn the_index_base_is_1_unless_an_index_0_is_seen() {
+        assert_eq!(sniffed("1 1:1\n-1 3:1\n").unwrap().index_base, 1);
+        assert_eq!(sniffed("1 1:1\n-1 qid:4 0:1 3:1\n").unwrap().index_base, 0);
+        assert_eq!(sniffed("1\n-1 10:1\n").unwrap().index_base, 1);
+    }
+
+    #[test]
+    fn what_the_user_gave_is_not_overruled() {
+        let given = InputSpec {
+            index_base: Some(1),
+            labels: Some(LabelMap { negative: 3.0, positive: 2.0 }),
+            features: Some(9),
+            bad_rows: 4,
+            ..spec()
+        };
+        let schema = sniff(&given, &[Sample { path: "f".into(), text: b"1 0:1\n2 0:1\n3 0:1\n".to_vec() }]).unwrap();
+        assert_eq!((schema.index_base, schema.base_detected, schema.labels_detected), (1, false, false));
+        assert_eq!((schema.labels, schema.features, schema.bad_rows), (given.labels.unwrap(), Some(9), 4));
+    }
+
+    #[test]
+    fn only_whole_lines_are_looked_at() {
+        assert_eq!(whole_lines(b"ab\ncd\nef", true, true), b"ab\ncd\nef");
+        assert_eq!(whole_lines(b"ab\ncd\nef", true, false), b"ab\ncd\n");
+        assert_eq!(whole_lines(b"ab\ncd\nef", false, true), b"cd\nef");
+        assert_eq!(whole_lines(b"ab\ncd\nef", false, false), b"cd\n");
+        assert_eq!(whole_lines(b"abc", false, false), b"");
+        assert_eq!(whole_lines(b"abc", true, false), b"");
+        assert_eq!(whole_lines(b"abc", false, true), b"");
+    }
+}

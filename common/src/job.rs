@@ -1,0 +1,128 @@
+//! A job: parameters that are at once command-line flags, help text and wire format, and the plan that they make.
+
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use clap::{ArgMatches, Args, Command};
+use serde::{Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// An algorithm that flexps can run.
+pub trait Job: Args + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What follows `flexps run`.
+    const NAME: &'static str;
+    /// One line of help.
+    const ABOUT: &'static str;
+
+    /// Describes the job. Pure: the same parameters give the same plan on every node.
+    fn plan(&self, plan: &mut Plan) -> Result<()>;
+
+    /// Fills in, on the submitter alone and before the first plan, what the user left out, e.g. generated rows.
+    fn prepare(&mut self, _env: &Prepare) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// What [`Job::prepare`] may use.
+pub struct Prepare {
+    /// The user's cache folder for generated data.
+    pub cache: PathBuf,
+    /// Says one line to the user.
+    pub say: fn(&str),
+}
+
+/// A job whose type is no longer known.
+pub trait DynJob: Send + Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+    /// Its plan.
+    fn plan(&self) -> Result<Plan>;
+    /// Its parameters as JSON, as they go over the wire.
+    fn params(&self) -> Result<String>;
+    /// See [`Job::prepare`].
+    fn prepare(&mut self, env: &Prepare) -> Result<()>;
+}
+
+impl<J: Job> DynJob for J {
+    fn name(&self) -> &'static str {
+        J::NAME
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        let mut plan = Plan::default();
+        Job::plan(self, &mut plan)?;
+        Ok(plan)
+    }
+
+    fn params(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|e| Error::bug(format!("parameters of {}: {e}", J::NAME)))
+    }
+
+    fn prepare(&mut self, env: &Prepare) -> Result<()> {
+        Job::prepare(self, env)
+    }
+}
+
+/// How to make a job of one kind.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// Its line of help.
+    pub about: &'static str,
+    /// Adds its flags to a command.
+    pub augment: fn(Command) -> Command,
+    /// Makes one from parsed flags.
+    pub from_matches: fn(&ArgMatches) -> Result<Box<dyn DynJob>>,
+    /// Makes one from its parameters as JSON.
+    pub from_params: fn(&str) -> Result<Box<dyn DynJob>>,
+}
+
+/// The jobs that a binary knows, by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Kind>,
+}
+
+impl Registry {
+    /// An empty registry.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a job.
+    #[must_use]
+    pub fn with<J: Job>(mut self) -> Self {
+        self.kinds.insert(
+            J::NAME,
+            Kind {
+                name: J::NAME,
+                about: J::ABOUT,
+                augment: J::augment_args,
+                from_matches: |matches| match J::from_arg_matches(matches) {
+                    Ok(job) => Ok(Box::new(job)),
+                    Err(e) => Err(Error::user(e)),
+                },
+                from_params: |params| match serde_json::from_str::<J>(params) {
+                    Ok(job) => Ok(Box::new(job)),
+                    Err(e) => Err(Error::user(format!("parameters of {}: {e}", J::NAME))),
+                },
+            },
+        );
+        self
+    }
+
+    /// All kinds, by name.
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        self.kinds.values()
+    }
+
+    /// The job `name` with `params` (JSON).
+    pub fn job(&self, name: &str, params: &str) -> Result<Box<dyn DynJob>> {
+        let kind = self.kinds.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.kinds.keys().copied().collect();
+            Error::user(format!("no job is called '{name}'; this build knows {}", known.join(", ")))
+        })?;
+        (kind.from_params)(params)
+    }
+}

@@ -1,0 +1,22 @@
+//! The contracts of flexps: what a job is, what a plan says, what rows look like, what processes say to one another and
+//! how they say it. Master, slave and jobs meet here and nowhere else.
+
+pub mod data;
+pub mod error;
+pub mod host;
+pub mod ids;
+pub mod job;
+pub mod metrics;
+pub mod model;
+pub mod plan;
+pub mod report;
+pub mod scheduling;
+pub mod siblings;
+pub mod storage;
+pub mod transport;
+pub mod update;
+pub mod value;
+pub mod wire;
+pub mod worker;
+
+pub use error::{Error, Result};

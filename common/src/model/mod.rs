@@ -1,0 +1,64 @@
+//! The model folder: `model.safetensors` (tensors of f32, `weights` first of all) and `model.json` ([`Description`]).
+//!
+//! Invariant: at the model's path there is a whole model or none: it is written to a folder beside, synced, and renamed.
+//! Neither writing nor [`Reader`] ever holds more than the caller's chunk in memory.
+
+mod reader;
+mod writer;
+
+pub use reader::{Model, Reader};
+pub use writer::{TensorSpec, Writer, check};
+
+use crate::data::schema::DataPath;
+use crate::data::{Facts, LabelMap};
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The tensor of one value per feature.
+pub const WEIGHTS: &str = "weights";
+/// The tensor of the one unpenalised constant.
+pub const BIAS: &str = "bias";
+
+const TENSORS_FILE: &str = "model.safetensors";
+const DESCRIPTION_FILE: &str = "model.json";
+
+/// What one must know to apply a model, and where it comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The flexps that wrote it, e.g. `flexps 0.1.0`.
+    pub created_by: String,
+    /// The job's name.
+    pub job: String,
+    /// The job's parameters.
+    pub params: serde_json::Value,
+    /// The labels of the two classes, as in the input.
+    pub labels: LabelMap,
+    /// The index of the first feature in the input.
+    pub index_base: u32,
+    /// Number of features, which is the length of `weights`.
+    pub features: u64,
+    /// What the input held.
+    pub facts: Facts,
+    /// The objective at the end, when the job computes one.
+    pub objective: Option<f64>,
+    /// Rounds that the job made.
+    pub epochs: u64,
+}
+
+/// Who writes models of this build.
+pub fn created_by() -> String {
+    concat!("flexps ", env!("CARGO_PKG_VERSION")).to_owned()
+}
+
+fn local(path: &DataPath) -> Result<PathBuf> {
+    if path.0.contains("://") {
+        return Err(Error::user(format!(
+            "{path}: a model is a folder on a local disk; give a local path and copy the folder afterwards"
+        )));
+    }
+    Ok(PathBuf::from(&path.0))
+}
+
+#[cfg(test)]
+mod tests;

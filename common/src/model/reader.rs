@@ -1,0 +1,148 @@
+//! Reads a model folder, whole or value by value.
+//!
+//! Invariant: a truncated file, another type of element or a length that contradicts the header is an error that names
+//! the file, before any value is given out.
+
+use super::{BIAS, DESCRIPTION_FILE, Description, TENSORS_FILE, WEIGHTS, local};
+use crate::data::schema::DataPath;
+use crate::error::{Context, Error, Result, io};
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Most bytes of a header: thousands of tensors.
+const MAX_HEADER: u64 = 1 << 20;
+
+/// An open model: values are read where they are asked for.
+#[derive(Debug)]
+pub struct Reader {
+    /// What it is.
+    pub description: Description,
+    name: PathBuf,
+    file: File,
+    /// First byte and number of values, by name.
+    tensors: BTreeMap<String, (u64, u64)>,
+}
+
+/// A model in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// What it is.
+    pub description: Description,
+    /// One value per feature.
+    pub weights: Vec<f32>,
+    /// The constant, when the model has one.
+    pub bias: Option<f32>,
+    /// All other tensors, by name.
+    pub others: BTreeMap<String, Vec<f32>>,
+}
+
+impl Reader {
+    /// Opens the model in the folder `path` and checks its header.
+    pub fn open(path: &DataPath) -> Result<Self> {
+        let folder = local(path)?;
+        if folder.is_file() {
+            return Err(Error::user(format!("{path} is a file; a model is a folder with {TENSORS_FILE}")));
+        }
+        let described = folder.join(DESCRIPTION_FILE);
+        let json = fs::read(&described).map_err(|e| io(described.display(), &e)).context(|| "no model there")?;
+        let description = serde_json::from_slice(&json)
+            .map_err(|e| Error::data(format!("{}: not the description of a model: {e}", described.display())))?;
+        let name = folder.join(TENSORS_FILE);
+        let file = File::open(&name).map_err(|e| io(name.display(), &e)).context(|| "no model there")?;
+        let tensors = header(&name, &file)?;
+        Ok(Self { description, name, file, tensors })
+    }
+
+    /// Names and lengths of all tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.tensors.iter().map(|(name, (_, len))| (name.as_str(), *len))
+    }
+
+    /// Number of values of `tensor`.
+    pub fn len(&self, tensor: &str) -> Result<u64> {
+        self.find(tensor).map(|(_, len)| len)
+    }
+
+    /// Fills `out` with the values of `tensor` from number `start` on.
+    pub fn read(&self, tensor: &str, start: u64, out: &mut [f32]) -> Result<()> {
+        let (at, len) = self.find(tensor)?;
+        if start + out.len() as u64 > len {
+            let end = start + out.len() as u64;
+            return Err(Error::bug(format!("values {start}..{end} of tensor {tensor}, which holds {len}")));
+        }
+        let bytes = bytemuck::cast_slice_mut(out);
+        self.file.read_exact_at(bytes, at + 4 * start).map_err(|e| io(self.name.display(), &e))
+    }
+
+    /// All values of `tensor`.
+    pub fn whole(&self, tensor: &str) -> Result<Vec<f32>> {
+        let mut values = vec![0.0; self.len(tensor)? as usize];
+        self.read(tensor, 0, &mut values)?;
+        Ok(values)
+    }
+
+    fn find(&self, tensor: &str) -> Result<(u64, u64)> {
+        self.tensors.get(tensor).copied().ok_or_else(|| {
+            let known: Vec<_> = self.tensors.keys().map(String::as_str).collect();
+            Error::data(format!("{} holds no tensor {tensor}; it holds {}", self.name.display(), known.join(", ")))
+        })
+    }
+}
+
+fn header(name: &Path, file: &File) -> Result<BTreeMap<String, (u64, u64)>> {
+    let bad = |what: String| Error::data(format!("{}: {what}", name.display()));
+    let len = file.metadata().map_err(|e| io(name.display(), &e))?.len();
+    let mut head = [0; 8];
+    if len < 8 {
+        return Err(bad(format!("{len} bytes are no safetensors file; it is truncated")));
+    }
+    file.read_exact_at(&mut head, 0).map_err(|e| io(name.display(), &e))?;
+    let header = u64::from_le_bytes(head);
+    if header > MAX_HEADER || header > len - 8 {
+        return Err(bad(format!(
+            "a header of {header} bytes in a file of {len}; it is truncated or no safetensors file"
+        )));
+    }
+    let mut json = vec![0; header as usize];
+    file.read_exact_at(&mut json, 8).map_err(|e| io(name.display(), &e))?;
+    let metadata: Metadata =
+        serde_json::from_slice(&json).map_err(|e| bad(format!("not the header of a safetensors file: {e}")))?;
+    let expected = 8 + header + metadata.data_len() as u64;
+    if len != expected {
+        return Err(bad(format!("{len} bytes, its header says {expected}; it is truncated or was changed")));
+    }
+    let mut tensors = BTreeMap::new();
+    for (tensor, info) in metadata.tensors() {
+        if info.dtype != Dtype::F32 {
+            return Err(bad(format!("tensor {tensor} is of type {:?}; models hold F32", info.dtype)));
+        }
+        let (start, end) = info.data_offsets;
+        tensors.insert(tensor, (8 + header + start as u64, ((end - start) / 4) as u64));
+    }
+    Ok(tensors)
+}
+
+impl Model {
+    /// Reads the model in the folder `path`.
+    pub fn load(path: &DataPath) -> Result<Self> {
+        let reader = Reader::open(path)?;
+        let weights = reader.whole(WEIGHTS)?;
+        if weights.len() as u64 != reader.description.features {
+            return Err(Error::data(format!(
+                "{path}: {} weights for {} features; the two files are not of one model",
+                weights.len(),
+                reader.description.features
+            )));
+        }
+        let mut others = BTreeMap::new();
+        for (name, _) in reader.tensors().filter(|(name, _)| *name != WEIGHTS) {
+            others.insert(name.to_owned(), reader.whole(name)?);
+        }
+        let bias = others.remove(BIAS).and_then(|b| b.first().copied());
+        Ok(Self { description: reader.description, weights, bias, others })
+    }
+}

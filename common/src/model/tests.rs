@@ -1,0 +1,174 @@
+//! Promises of the model folder.
+
+use super::*;
+use crate::error::Fault;
+use std::fs;
+use std::path::Path;
+
+fn path(folder: &Path, name: &str) -> DataPath {
+    DataPath(folder.join(name).to_string_lossy().into_owned())
+}
+
+fn description(features: u64) -> Description {
+    Description {
+        created_by: created_by(),
+        job: "lr".to_owned(),
+        params: serde_json::json!({"eta": 0.1}),
+        labels: LabelMap { negative: 0.0, positive: 1.0 },
+        index_base: 1,
+        features,
+        facts: Facts { rows: 7, features, ..Facts::default() },
+        objective: Some(0.25),
+        epochs: 3,
+    }
+}
+
+fn tensors(len: u64) -> Vec<TensorSpec> {
+    vec![TensorSpec { name: WEIGHTS.to_owned(), len }, TensorSpec { name: BIAS.to_owned(), len: 1 }]
+}
+
+fn write(path: &DataPath, overwrite: bool, weights: &[f32]) -> Result<()> {
+    let mut writer = Writer::create(path, overwrite, tensors(weights.len() as u64))?;
+    for chunk in weights.chunks(3) {
+        writer.write(chunk)?;
+    }
+    writer.write(&[0.5])?;
+    writer.finish(&description(weights.len() as u64))
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_written_in_chunks_is_read_back_whole_and_in_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, weights) = (path(dir.path(), "deep/m"), [1.0, -2.0, 3.5, 0.0, f32::MIN_POSITIVE]);
+    write(&at, false, &weights).unwrap();
+    let model = Model::load(&at).unwrap();
+    assert_eq!((model.weights.as_slice(), model.bias), (&weights[..], Some(0.5)));
+    assert_eq!(model.description, description(5));
+    let mut part = [0.0; 2];
+    Reader::open(&at).unwrap().read(WEIGHTS, 1, &mut part).unwrap();
+    assert_eq!(part, [-2.0, 3.5]);
+    // What the safetensors crate itself makes of the file.
+    let bytes = fs::read(dir.path().join("deep/m/model.safetensors")).unwrap();
+    let theirs = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(theirs.tensor(WEIGHTS).unwrap().data(), bytemuck::cast_slice::<f32, u8>(&weights));
+}
+
+#[test]
+fn an_existing_model_is_refused_without_overwrite_and_replaced_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    write(&at, false, &[1.0]).unwrap();
+    for error in [check(&at, false).unwrap_err(), write(&at, false, &[2.0]).unwrap_err()] {
+        assert!(error.fault == Fault::User && error.message.contains("--overwrite"), "{error}");
+    }
+    assert_eq!(Model::load(&at).unwrap().weights, [1.0]);
+    check(&at, true).unwrap();
+    write(&at, true, &[2.0, 3.0]).unwrap();
+    assert_eq!(Model::load(&at).unwrap().weights, [2.0, 3.0]);
+    assert_eq!(entries(dir.path()), ["m"], "nothing else is left behind");
+}
+
+#[test]
+fn a_folder_that_is_no_model_is_not_replaced_even_with_overwrite() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("home")).unwrap();
+    fs::write(dir.path().join("home/letter"), "dear").unwrap();
+    let error = check(&path(dir.path(), "home"), true).unwrap_err();
+    assert!(error.message.contains("is no model"), "{error}");
+    assert!(dir.path().join("home/letter").exists());
+}
+
+#[test]
+fn a_writer_that_is_dropped_leaves_nothing_and_the_old_model_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    write(&at, false, &[1.0]).unwrap();
+    let mut writer = Writer::create(&at, true, tensors(10)).unwrap();
+    writer.write(&[1.0; 5]).unwrap();
+    drop(writer);
+    assert_eq!(entries(dir.path()), ["m"]);
+    assert_eq!(Model::load(&at).unwrap().weights, [1.0]);
+}
+
+#[test]
+fn a_model_that_diverged_is_never_written() {
+    let dir = tempfile::tempdir().unwrap();
+    for bad in [f32::NAN, f32::INFINITY] {
+        let error = write(&path(dir.path(), "m"), false, &[1.0, bad]).unwrap_err();
+        assert!(error.message.contains("diverged"), "{error}");
+    }
+    assert!(entries(dir.path()).is_empty());
+}
+
+#[test]
+fn a_truncated_or_foreign_file_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    write(&at, false, &[1.0; 100]).unwrap();
+    let file = dir.path().join("m/model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    for len in [0, 7, 20, bytes.len() - 1] {
+        fs::write(&file, &bytes[..len]).unwrap();
+        let error = Model::load(&at).unwrap_err();
+        assert!(error.message.contains("model.safetensors") && error.message.contains("truncated"), "{error}");
+    }
+    let at_type = bytes.windows(3).position(|w| w == b"F32").unwrap();
+    let mut integers = bytes.clone();
+    integers[at_type] = b'I';
+    fs::write(&file, integers).unwrap();
+    let error = Model::load(&at).unwrap_err();
+    assert!(error.message.contains("I32"), "{error}");
+}
+
+#[test]
+fn a_missing_tensor_or_model_is_an_error_that_says_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    assert!(Model::load(&at).unwrap_err().message.contains("model.json: no such file"));
+    write(&at, false, &[1.0]).unwrap();
+    let error = Reader::open(&at).unwrap().whole("factors").unwrap_err();
+    assert!(error.message.contains("no tensor factors") && error.message.contains("weights"), "{error}");
+}
+
+#[test]
+fn a_model_in_hdfs_is_refused_with_what_to_do() {
+    let error = check(&DataPath("hdfs://h:9000/m".to_owned()), false).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.contains("local"), "{error}");
+}
+
+#[test]
+fn what_a_killed_process_left_goes_with_the_next_save_and_nothing_else() {
+    let here = tempfile::tempdir().unwrap();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let (dead, alive) = (child.id(), std::process::id());
+    let left = format!(".other.model.{dead}-3.part");
+    let stay = [
+        format!(".m.{alive}-9999.part"),
+        format!("m.{dead}-0.part"),
+        format!(".m.{dead}.part"),
+        format!(".m.{dead}-x.part"),
+        format!(".m.{dead}-0.old"),
+        format!(".m.{dead}-7.part"),
+    ];
+    for name in stay.iter().chain([&left]) {
+        let folder = here.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("model.safetensors"), "half").unwrap();
+    }
+    // As if its process ran on another machine that shares the disk.
+    let lock = std::fs::File::open(here.path().join(&stay[5])).unwrap();
+    lock.try_lock().unwrap();
+    check(&DataPath(here.path().join("m").to_string_lossy().into_owned()), false).unwrap();
+    for name in stay {
+        assert!(here.path().join(&name).join("model.safetensors").exists(), "{name} is gone");
+    }
+    assert!(!here.path().join(&left).exists(), "{left} is still there");
+}

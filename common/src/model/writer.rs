@@ -1,0 +1,202 @@
+//! Writes a model folder value by value.
+//!
+//! Invariant: until [`Writer::finish`] has renamed it, everything is in a hidden folder beside the model's path, which
+//! goes when the writer is dropped.
+
+use super::{DESCRIPTION_FILE, Description, TENSORS_FILE, local};
+use crate::data::schema::DataPath;
+use crate::error::{Error, Result, io};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A tensor to be written: its name and its number of f32 values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Its name.
+    pub name: String,
+    /// Its number of values.
+    pub len: u64,
+}
+
+/// Writes one model; see the module.
+#[derive(Debug)]
+pub struct Writer {
+    target: PathBuf,
+    staging: PathBuf,
+    overwrite: bool,
+    file: BufWriter<File>,
+    tensors: Vec<TensorSpec>,
+    /// Values written so far, over all tensors.
+    written: u64,
+    /// Says that the hidden folder is in use.
+    _lock: File,
+}
+
+/// Whether a model could be written to `path` now: nothing is in the way, and the folder above can be written to.
+pub fn check(path: &DataPath, overwrite: bool) -> Result<()> {
+    let target = local(path)?;
+    in_the_way(&target, overwrite)?;
+    let (staging, _lock) = staging(&target)?;
+    fs::remove_dir(&staging).map_err(|e| io(staging.display(), &e))
+}
+
+fn in_the_way(target: &Path, overwrite: bool) -> Result<()> {
+    if fs::symlink_metadata(target).is_err() {
+        return Ok(());
+    }
+    if !overwrite {
+        return Err(Error::user(format!(
+            "{} exists; give --overwrite to replace it, or another path",
+            target.display()
+        )));
+    }
+    // Replacing removes the whole folder, so it must be one of ours.
+    let empty = fs::read_dir(target).is_ok_and(|mut entries| entries.next().is_none());
+    if empty || target.join(DESCRIPTION_FILE).is_file() {
+        return Ok(());
+    }
+    Err(Error::user(format!("{} exists and is no model, so it is not replaced; give another path", target.display())))
+}
+
+/// Makes a new hidden folder beside `target`, and locks it.
+fn staging(target: &Path) -> Result<(PathBuf, File)> {
+    let (parent, name) = match (target.parent(), target.file_name()) {
+        (Some(parent), Some(name)) => (parent, name.to_string_lossy()),
+        _ => return Err(Error::user(format!("{} can't be a model's folder; give another path", target.display()))),
+    };
+    fs::create_dir_all(parent).map_err(|e| io(parent.display(), &e))?;
+    sweep(parent);
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let staging = parent.join(format!(".{name}.{}-{count}.part", std::process::id()));
+    fs::create_dir(&staging).map_err(|e| io(staging.display(), &e))?;
+    let lock = File::open(&staging).map_err(|e| io(staging.display(), &e))?;
+    // A file system without locks has the process ids alone.
+    let _ = lock.try_lock();
+    Ok((staging, lock))
+}
+
+/// Removes the hidden folders in `parent` that killed processes left: no process here has their id, and none on another
+/// machine that shares the disk holds their lock.
+fn sweep(parent: &Path) {
+    let Ok(entries) = fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) else { return };
+    for entry in entries.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(owner) else { continue };
+        let alone = Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists();
+        if alone && File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// The process that made a hidden folder of this name, when it is one of ours: `.NAME.PID-N.part`.
+fn owner(name: &str) -> Option<u32> {
+    let (_, numbers) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
+    let (pid, count) = numbers.split_once('-')?;
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if digits(pid) && digits(count) { pid.parse().ok() } else { None }
+}
+
+fn sync(path: &Path) -> Result<()> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(|e| io(path.display(), &e))
+}
+
+impl Writer {
+    /// Begins a model at `path` with these tensors; their values follow, in this order.
+    pub fn create(path: &DataPath, overwrite: bool, tensors: Vec<TensorSpec>) -> Result<Self> {
+        let target = local(path)?;
+        in_the_way(&target, overwrite)?;
+        let mut offset = 0usize;
+        let mut infos = Vec::with_capacity(tensors.len());
+        for tensor in &tensors {
+            let len = tensor.len as usize;
+            let data_offsets = (offset, offset + 4 * len);
+            offset = data_offsets.1;
+            infos.push((tensor.name.clone(), TensorInfo { dtype: Dtype::F32, shape: vec![len], data_offsets }));
+        }
+        let header = Metadata::new(None, infos)
+            .map_err(|e| Error::bug(format!("tensors of a model: {e}")))
+            .and_then(|m| serde_json::to_vec(&m).map_err(|e| Error::bug(format!("tensors of a model: {e}"))))?;
+        let (staging, lock) = staging(&target)?;
+        let name = staging.join(TENSORS_FILE);
+        let made = File::create(&name).map_err(|e| io(name.display(), &e));
+        let file = made.inspect_err(|_| {
+            let _ = fs::remove_dir_all(&staging);
+        })?;
+        let mut writer =
+            Self { target, staging, overwrite, file: BufWriter::new(file), tensors, written: 0, _lock: lock };
+        // The values start at a multiple of eight bytes, so that a mapped file can be read in place.
+        let padding = (8 - header.len() % 8) % 8;
+        writer.put(&((header.len() + padding) as u64).to_le_bytes())?;
+        writer.put(&header)?;
+        writer.put(&b"        "[..padding])?;
+        Ok(writer)
+    }
+
+    /// The next values.
+    pub fn write(&mut self, values: &[f32]) -> Result<()> {
+        let total: u64 = self.tensors.iter().map(|t| t.len).sum();
+        self.written += values.len() as u64;
+        if self.written > total {
+            return Err(Error::bug(format!("{} values for a model of {total}", self.written)));
+        }
+        if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+            return Err(Error::user(format!(
+                "the model diverged: it holds the value {bad}; nothing was written; try a smaller step"
+            )));
+        }
+        self.put(bytemuck::cast_slice(values))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| io(self.target.display(), &e))
+    }
+
+    /// Ends the model: after this it is there, whole, and on the disk.
+    pub fn finish(mut self, description: &Description) -> Result<()> {
+        let total: u64 = self.tensors.iter().map(|t| t.len).sum();
+        if self.written != total {
+            return Err(Error::bug(format!("{} values for a model of {total}", self.written)));
+        }
+        let failed = |e: std::io::Error| io(self.target.display(), &e);
+        self.file.flush().map_err(failed)?;
+        self.file.get_ref().sync_all().map_err(failed)?;
+        let mut json = serde_json::to_vec_pretty(description)
+            .map_err(|e| Error::bug(format!("the description of a model: {e}")))?;
+        json.push(b'\n');
+        let name = self.staging.join(DESCRIPTION_FILE);
+        fs::write(&name, json).map_err(failed)?;
+        sync(&name)?;
+        sync(&self.staging)?;
+        in_the_way(&self.target, self.overwrite)?;
+        let old = self.staging.with_extension("old");
+        let replaces = fs::symlink_metadata(&self.target).is_ok();
+        if replaces {
+            fs::rename(&self.target, &old).map_err(failed)?;
+        }
+        if let Err(e) = fs::rename(&self.staging, &self.target) {
+            if replaces {
+                let _ = fs::rename(&old, &self.target);
+            }
+            return Err(failed(e));
+        }
+        if let Some(parent) = self.target.parent() {
+            sync(parent)?;
+        }
+        if replaces {
+            fs::remove_dir_all(&old).map_err(|e| io(old.display(), &e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // Gone already when the model was finished.
+        let _ = fs::remove_dir_all(&self.staging);
+    }
+}

@@ -1,0 +1,139 @@
+//! The report of a job: what `--json` prints, `--report` writes and the history keeps.
+
+use crate::data::Facts;
+use crate::error::Error;
+use crate::ids::JobId;
+use crate::scheduling::Scheduling;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waiting for slots.
+    Queued,
+    /// At least one of its steps began.
+    Running,
+    /// Ended well.
+    Done,
+    /// Ended by an error.
+    Failed,
+    /// Ended by request.
+    Cancelled,
+}
+
+impl State {
+    /// Whether it can't change any more.
+    pub fn ended(self) -> bool {
+        matches!(self, State::Done | State::Failed | State::Cancelled)
+    }
+}
+
+/// One round of a job's outermost repeat.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochReport {
+    /// From 1.
+    pub epoch: u64,
+    /// Since the job's first step.
+    pub seconds: f64,
+    /// The objective, when the job computes one.
+    pub objective: Option<f64>,
+    /// Further numbers, e.g. validation loss.
+    pub metrics: BTreeMap<String, f64>,
+}
+
+/// One run of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageReport {
+    /// Its name in the plan.
+    pub name: String,
+    /// The round, from 1.
+    pub epoch: u64,
+    /// Its workers.
+    pub threads: u32,
+    /// The slaves that they ran on.
+    pub slaves: Vec<String>,
+    /// From launch to the last worker's end.
+    pub seconds: f64,
+    /// Sum over the workers of the time from their start to their end.
+    pub worker_seconds: f64,
+    /// Of which waiting: for clocks, reads, rows.
+    pub wait_seconds: f64,
+    /// Bytes that its workers sent to other slaves.
+    pub bytes_sent: u64,
+    /// Bytes that they received.
+    pub bytes_received: u64,
+    /// Rows that its workers took.
+    pub rows: u64,
+}
+
+/// How the inputs were read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReadReport {
+    /// Files.
+    pub files: u64,
+    /// Splits that they were cut into.
+    pub splits: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes read, as stored (compressed ones count as such).
+    pub bytes: u64,
+    /// Of which from a replica on the reading slave's host.
+    pub local_bytes: u64,
+    /// Of which it was known on which hosts they lie.
+    pub located_bytes: u64,
+    /// From the first request for a split to the last parsed row.
+    pub seconds: f64,
+    /// Bytes that the rows take in the slaves' memory.
+    pub cached_bytes: u64,
+    /// Bytes that they take on the slaves' disks.
+    pub spilled_bytes: u64,
+    /// What each input turned out to hold, by name.
+    pub inputs: BTreeMap<String, Facts>,
+}
+
+impl ReadReport {
+    /// The share of the bytes that were read locally; none when nobody knows where they lie.
+    pub fn local_share(&self) -> Option<f64> {
+        (self.located_bytes > 0).then(|| self.local_bytes as f64 / self.bytes.max(1) as f64)
+    }
+}
+
+/// The whole report.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The job's name in the registry.
+    pub job: String,
+    /// Its id.
+    pub id: JobId,
+    /// Where it stands.
+    pub state: State,
+    /// Why it failed.
+    pub error: Option<Error>,
+    /// Its parameters.
+    pub params: serde_json::Value,
+    /// The last round's objective.
+    pub objective: Option<f64>,
+    /// The last value of every metric and scalar that the job reported.
+    pub metrics: BTreeMap<String, f64>,
+    /// Why the job ended when it did, e.g. `tolerance 1e-4 reached`.
+    pub stopped: Option<String>,
+    /// Its rounds.
+    pub epochs: Vec<EpochReport>,
+    /// Its stage runs, in order.
+    pub stages: Vec<StageReport>,
+    /// Its reading.
+    pub read: ReadReport,
+    /// The model's folder.
+    pub model: Option<String>,
+    /// Largest resident set of a process that worked on it.
+    pub peak_memory_bytes: u64,
+    /// From submission to the end.
+    pub seconds: f64,
+    /// When it was to run.
+    #[serde(default)]
+    pub scheduling: Scheduling,
+    /// Remarks a user should see once, e.g. that locality is off and why.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,28 @@
+//! What a user says about when a job is to run.
+//!
+//! Invariant: nothing here changes what a job computes.
+
+use crate::ids::JobId;
+use serde::{Deserialize, Serialize};
+
+/// See the module.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Scheduling {
+    /// Higher goes first, under policies that look at it.
+    pub priority: i32,
+    /// Who submitted it.
+    pub user: String,
+    /// Whose share it counts against; the user's own when none is given.
+    pub queue: Option<String>,
+    /// It starts when these are done, and fails when one of them fails.
+    pub after: Vec<JobId>,
+    /// Seconds after its submission by which it should be done. Reported, not enforced.
+    pub deadline: Option<f64>,
+}
+
+impl Scheduling {
+    /// The name of the share that it counts against.
+    pub fn share(&self) -> &str {
+        self.queue.as_deref().unwrap_or(&self.user)
+    }
+}

@@ -1,0 +1,138 @@
+//! Files in HDFS: one [`Cluster`] for each that a path names, made at first use and kept.
+//!
+//! Invariant: every wait ends; who did not answer is named with its address.
+
+mod cluster;
+mod conf;
+mod explain;
+mod locate;
+mod probe;
+mod read;
+
+pub(super) use explain::readable;
+pub(super) use read::RemoteFile;
+
+use super::{
+    Check, FileMeta, StorageOptions, directory_in_glob, even_blocks, is_hidden, no_files, nothing_matches, pattern,
+};
+use crate::error::{Error, Result};
+use cluster::{Cluster, Patience};
+use conf::Conf;
+use futures::TryStreamExt;
+use hdfs_native::client::FileStatus;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of a block where HDFS names none.
+const DEFAULT_BLOCK: u64 = 128 << 20;
+
+/// The way to files in HDFS.
+pub(super) struct Hdfs {
+    options: StorageOptions,
+    clusters: Mutex<HashMap<String, Arc<Cluster>>>,
+}
+
+impl Hdfs {
+    pub fn new(options: StorageOptions) -> Self {
+        Self { options, clusters: Mutex::default() }
+    }
+
+    /// The files that `url` stands for, with the hosts of their blocks, and a remark when those stay unknown.
+    pub async fn list(&self, url: &str) -> Result<(Vec<FileMeta>, Option<String>)> {
+        let (cluster, path) = self.cluster(url)?;
+        let mut files = list(&cluster, url, &path).await?;
+        let note = locate::locate(&cluster, &self.options, &mut files).await;
+        Ok((files, note))
+    }
+
+    /// Opens a file that had `len` bytes when it was listed.
+    pub async fn open(&self, url: &str, len: u64, range: Range<u64>) -> Result<RemoteFile> {
+        let (cluster, path) = self.cluster(url)?;
+        RemoteFile::open(cluster, url.to_owned(), path, len, range).await
+    }
+
+    /// What `flexps doctor` wants to know of the cluster that `url` names.
+    pub async fn probe(&self, url: &str) -> Vec<Check> {
+        match self.cluster(url) {
+            Ok((cluster, path)) => probe::probe(&cluster, &self.options, url, &path).await,
+            Err(e) => vec![Check { name: "Hadoop configuration".to_owned(), result: Err(e.message) }],
+        }
+    }
+
+    /// The cluster that a URL names, and the path in it.
+    fn cluster(&self, url: &str) -> Result<(Arc<Cluster>, String)> {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("hdfs", url));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let path = if path.is_empty() { "/" } else { path }.to_owned();
+        let key = format!("{scheme}://{authority}");
+        let mut clusters = self.clusters.lock();
+        if let Some(known) = clusters.get(&key) {
+            return Ok((known.clone(), path));
+        }
+        let conf = Conf::load(self.options.hadoop_conf.clone())?;
+        let named = match authority {
+            "" => conf.default_authority().map(str::to_owned).ok_or_else(|| {
+                Error::user(format!(
+                    "{url}: names no NameNode; write hdfs://HOST:PORT/..., or set HADOOP_CONF_DIR to a folder whose \
+                     core-site.xml has fs.defaultFS"
+                ))
+            })?,
+            named => named.to_owned(),
+        };
+        let made = Arc::new(Cluster::new(scheme, &named, key.clone(), conf)?);
+        clusters.insert(key, made.clone());
+        Ok((made, path))
+    }
+}
+
+async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
+    let status = |client: hdfs_native::Client| async move {
+        match client.get_file_info(path).await {
+            Ok(status) => Ok(Some(status)),
+            Err(hdfs_native::HdfsError::FileNotFound(_)) if pattern::is_glob(path) => Ok(None),
+            Err(e) => Err(e),
+        }
+    };
+    match cluster.call(url, Patience::Quick, status).await? {
+        Some(status) if status.isdir => directory(cluster, url, path).await,
+        Some(status) => Ok(vec![file(cluster, &status)]),
+        None => glob(cluster, url, path).await,
+    }
+}
+
+async fn directory(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
+    let entries = |client: hdfs_native::Client| client.list_status_iter(path, false).into_stream().try_collect();
+    let entries: Vec<FileStatus> = cluster.call(url, Patience::Quick, entries).await?;
+    let files: Vec<_> =
+        entries.iter().filter(|e| !e.isdir && !is_hidden(name(&e.path))).map(|e| file(cluster, e)).collect();
+    if files.is_empty() { Err(no_files(url)) } else { Ok(files) }
+}
+
+async fn glob(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
+    let matches = |client: hdfs_native::Client| async move { client.glob_status(path).await };
+    let mut found = cluster.call(url, Patience::Quick, matches).await?;
+    found.retain(|f| !is_hidden(name(&f.path)));
+    if let Some(directory) = found.iter().find(|f| f.isdir) {
+        return Err(directory_in_glob(&cluster.url(&directory.path), url));
+    }
+    if found.is_empty() {
+        return Err(nothing_matches(url));
+    }
+    Ok(found.iter().map(|f| file(cluster, f)).collect())
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn file(cluster: &Cluster, status: &FileStatus) -> FileMeta {
+    let len = status.length as u64;
+    FileMeta {
+        path: cluster.url(&status.path),
+        len,
+        modified: status.modification_time,
+        blocks: even_blocks(len, status.blocksize.filter(|b| *b > 0).unwrap_or(DEFAULT_BLOCK)),
+    }
+}

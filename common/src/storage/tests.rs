@@ -1,0 +1,149 @@
+//! What the storage promises of local files.
+
+use super::*;
+use crate::error::Fault;
+use futures::StreamExt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use tempfile::TempDir;
+
+/// A directory with a few files and things that are no data.
+fn tree() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["part-1", "part-0", "part-2.gz", ".hidden", "_SUCCESS", "sub/part-9", "a[1].txt"] {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    dir
+}
+
+fn at(dir: &TempDir, name: &str) -> DataPath {
+    DataPath(dir.path().join(name).to_str().unwrap().to_owned())
+}
+
+async fn names(paths: &[DataPath]) -> Vec<String> {
+    let listing = Storage::default().list(paths).await.unwrap();
+    listing.files.iter().map(|f| f.path.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+async fn list_error(path: DataPath) -> Error {
+    Storage::default().list(&[path]).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_directory_gives_its_files_sorted_without_hidden_ones_and_subdirectories() {
+    let dir = tree();
+    let expected = ["a[1].txt", "part-0", "part-1", "part-2.gz"];
+    assert_eq!(names(&[at(&dir, "")]).await, expected);
+    let url = DataPath(format!("file://{}", dir.path().display()));
+    assert_eq!(names(&[url]).await, expected);
+}
+
+#[tokio::test]
+async fn several_paths_give_each_file_once() {
+    let dir = tree();
+    assert_eq!(names(&[at(&dir, "part-1"), at(&dir, "part-*"), at(&dir, "part-0")]).await.len(), 3);
+    assert_eq!(names(&[at(&dir, "part-{0,2.*}")]).await, ["part-0", "part-2.gz"]);
+    assert_eq!(names(&[at(&dir, "*/part-?")]).await, ["part-9"]);
+}
+
+#[tokio::test]
+async fn a_file_whose_name_looks_like_a_glob_is_found() {
+    let dir = tree();
+    assert_eq!(names(&[at(&dir, "a[1].txt")]).await, ["a[1].txt"]);
+}
+
+#[tokio::test]
+async fn what_gives_no_file_is_the_users_mistake() {
+    let dir = tree();
+    fs::create_dir(dir.path().join("empty")).unwrap();
+    for (name, says) in [
+        ("nothing", "no such file"),
+        ("empty", "no files in this directory"),
+        ("x*", "no file matches"),
+        ("s*", "a directory among the files"),
+        ("part-[", "no valid pattern"),
+    ] {
+        let error = list_error(at(&dir, name)).await;
+        assert_eq!(error.fault, Fault::User, "{error}");
+        assert!(error.message.contains(says) && error.message.contains(name.trim_end_matches('*')), "{error}");
+    }
+    let error = list_error(DataPath("/dev/null".to_owned())).await;
+    assert!(error.message.contains("neither a regular file"), "{error}");
+}
+
+#[tokio::test]
+async fn permission_denied_names_the_path() {
+    let dir = tree();
+    let locked = dir.path().join("sub");
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read_dir(&locked).is_ok() {
+        return; // root may read everything
+    }
+    let error = list_error(at(&dir, "sub")).await;
+    assert!(error.message.contains("permission denied") && error.message.contains("sub"), "{error}");
+}
+
+#[tokio::test]
+async fn pseudo_blocks_cover_a_file_without_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let len = 2 * LOCAL_BLOCK + 5;
+    fs::File::create(dir.path().join("f")).unwrap().set_len(len).unwrap();
+    let file = &Storage::default().list(&[at(&dir, "f")]).await.unwrap().files[0];
+    let edges: Vec<_> = file.blocks.iter().map(|b| (b.start, b.end)).collect();
+    assert_eq!(edges, [(0, LOCAL_BLOCK), (LOCAL_BLOCK, 2 * LOCAL_BLOCK), (2 * LOCAL_BLOCK, len)]);
+    assert!(file.modified > 0);
+}
+
+#[tokio::test]
+async fn ranges_equal_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|i| ((i * i) >> 7) as u8).collect();
+    fs::write(dir.path().join("f"), &bytes).unwrap();
+    let (storage, DataPath(path), len) = (Storage::default(), at(&dir, "f"), bytes.len() as u64);
+
+    let mut reader = storage.open(&path, len, 10..1_500_000).await.unwrap();
+    let mut buf = b"carried".to_vec();
+    assert_eq!(reader.append(&mut buf, 1_000_000).await.unwrap(), 1_000_000);
+    assert_eq!(&buf[7..], &bytes[10..1_000_010]);
+    assert_eq!(reader.position(), 1_000_010);
+    buf.clear();
+    assert_eq!(reader.append(&mut buf, 1_000_000).await.unwrap(), 499_990);
+    assert_eq!(buf, &bytes[1_000_010..1_500_000]);
+    assert_eq!(reader.append(&mut buf, 1).await.unwrap(), 0);
+    reader.extend(1_500_007);
+    buf.clear();
+    assert_eq!(reader.append(&mut buf, 100).await.unwrap(), 7);
+    assert_eq!(buf, &bytes[1_500_000..1_500_007]);
+    reader.extend(u64::MAX);
+    assert_eq!(reader.end(), len);
+
+    let pieces: Vec<_> = storage.open(&path, len, 1..len).await.unwrap().into_stream().collect().await;
+    let streamed: Vec<u8> = pieces.into_iter().flat_map(|p| p.unwrap()).collect();
+    assert_eq!(streamed, &bytes[1..]);
+    assert_eq!(storage.read_range(&path, len, 5..9).await.unwrap(), &bytes[5..9]);
+}
+
+#[tokio::test]
+async fn a_file_that_changed_since_it_was_listed_is_named() {
+    let dir = tree();
+    let DataPath(path) = at(&dir, "part-0");
+    let storage = Storage::default();
+    let error = storage.open(&path, 5, 0..5).await.err().unwrap();
+    assert!(error.message.contains("had 5 bytes when it was listed and has 6 now"), "{error}");
+
+    let mut reader = storage.open(&path, 6, 0..6).await.unwrap();
+    fs::write(&path, "par").unwrap();
+    let error = reader.append(&mut Vec::new(), 6).await.unwrap_err();
+    assert!(error.message.contains("has 3 now"), "{error}");
+
+    fs::remove_file(&path).unwrap();
+    let error = storage.open(&path, 6, 0..6).await.err().unwrap();
+    assert!(error.message.contains("vanished"), "{error}");
+}
+
+#[tokio::test]
+async fn a_range_outside_the_file_is_an_error_and_no_panic() {
+    assert_eq!(Storage::default().open("/x", 5, 0..6).await.err().unwrap().fault, Fault::Bug);
+}

@@ -1,0 +1,313 @@
+//! A channel to a listener: callers put their requests on the connection themselves; a task makes the connection, reads
+//! answers, and makes another one when it breaks.
+//!
+//! Invariant: calls and connection are changed under one lock, which is never held while waiting, so the order of sending
+//! is the order of the calls, over all connections.
+
+use super::calls::{Calls, late_error};
+use super::frames::{self, Down, Up, Welcome};
+use super::greeting::SessionId;
+use super::link::{self, Link};
+use super::session::charge;
+use crate::error::{Error, Fault, Result};
+use crate::transport::options::Options;
+use crate::transport::{Caller, Packet};
+use futures::FutureExt;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+use zeromq::{DealerSendHalf, SocketSend};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(50);
+/// A channel that has said nothing for so long says something.
+const QUIET: Duration = Duration::from_secs(1);
+/// A listener that has said nothing for so long is taken for lost; so many bytes a second more are granted for requests
+/// under way.
+const SILENCE: Duration = Duration::from_secs(10);
+const SLOWEST: usize = 4 << 20;
+/// Pauses between attempts to connect.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A caller of one address.
+pub(crate) struct ZmqCaller(Arc<Core>);
+
+struct Core {
+    address: String,
+    peer: String,
+    session: SessionId,
+    options: Arc<Options>,
+    state: Mutex<State>,
+    /// Threads that wait for credits.
+    freed: Condvar,
+    /// Wakes the task: there is something to connect for, or the channel was dropped.
+    wake: Notify,
+}
+
+struct State {
+    calls: Calls,
+    /// Where requests are sent; none while there is no connection.
+    send: Option<DealerSendHalf>,
+    /// Why there is none.
+    trouble: Option<String>,
+    spoke: Instant,
+    waiting_threads: usize,
+    dropped: bool,
+}
+
+impl ZmqCaller {
+    pub fn new(address: &str, peer: &str, options: Arc<Options>, runtime: &Handle) -> Self {
+        let state = State {
+            calls: Calls::new(options.credits),
+            send: None,
+            trouble: None,
+            spoke: Instant::now(),
+            waiting_threads: 0,
+            dropped: false,
+        };
+        let core = Arc::new(Core {
+            address: address.to_owned(),
+            peer: if peer.contains(address) { peer.to_owned() } else { format!("{peer} at {address}") },
+            session: rand::random(),
+            options,
+            state: Mutex::new(state),
+            freed: Condvar::new(),
+            wake: Notify::new(),
+        });
+        runtime.spawn(core.clone().run());
+        Self(core)
+    }
+}
+
+impl Drop for ZmqCaller {
+    fn drop(&mut self) {
+        self.0.state.lock().dropped = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Caller for ZmqCaller {
+    fn start(&self, request: Packet, deadline: Duration) -> oneshot::Receiver<Result<Packet>> {
+        let core = &self.0;
+        let (send, receive) = oneshot::channel();
+        if let Some(error) = core.too_long(&request) {
+            let _ = send.send(Err(error));
+            return receive;
+        }
+        let (bytes, now) = (charge(&request), Instant::now());
+        let mut state = core.state.lock();
+        if !state.calls.has_credit(bytes) && Handle::try_current().is_err() {
+            state.waiting_threads += 1;
+            while !state.calls.has_credit(bytes) && !core.freed.wait_until(&mut state, now + deadline).timed_out() {}
+            state.waiting_threads -= 1;
+            if !state.calls.has_credit(bytes) {
+                let _ = send.send(Err(late_error(&core.peer, deadline, state.trouble.as_deref())));
+                return receive;
+            }
+        }
+        if state.calls.is_full() {
+            let error = format!("{} does not take requests as fast as they are made", core.peer);
+            let _ = send.send(Err(Error::cluster(error).retryable()));
+            return receive;
+        }
+        state.calls.add(request, deadline, now, send);
+        if state.send.is_some() {
+            core.pump(&mut state);
+        } else {
+            core.wake.notify_one();
+        }
+        receive
+    }
+
+    fn peer(&self) -> &str {
+        &self.0.peer
+    }
+}
+
+impl Core {
+    fn too_long(&self, request: &Packet) -> Option<Error> {
+        let limit = self.options.max_message;
+        (request.len() > limit).then(|| {
+            Error::bug(format!("a request of {} bytes to {}, at most {limit} are allowed", request.len(), self.peer))
+        })
+    }
+
+    /// Sends what the credits allow.
+    fn pump(&self, state: &mut State) {
+        while state.send.is_some() {
+            let Some((id, packet)) = state.calls.next() else { return };
+            self.send_request(state, id, &packet);
+        }
+    }
+
+    fn send_request(&self, state: &mut State, id: u64, packet: &Packet) {
+        let acks = state.calls.acks();
+        self.say(state, &Up::Request { id, acks }, Some(packet));
+    }
+
+    /// Puts a message on the connection. The socket's queue is longer than the credits allow messages, so that it takes
+    /// each at once; when it does not, the connection is given up, and the task makes another.
+    fn say(&self, state: &mut State, up: &Up, packet: Option<&Packet>) {
+        let Some(send) = &mut state.send else { return };
+        let sent = frames::message(up, packet).map(|message| send.send(message).now_or_never());
+        if !matches!(sent, Ok(Some(Ok(())))) {
+            state.send = None;
+            self.wake.notify_one();
+        }
+        state.spoke = Instant::now();
+    }
+
+    /// Makes connections while there is something to say, until the channel is dropped and its calls have ended.
+    async fn run(self: Arc<Self>) {
+        let deadlines = async {
+            loop {
+                tokio::time::sleep(TICK).await;
+                let mut state = self.state.lock();
+                let State { calls, trouble, .. } = &mut *state;
+                calls.expire(Instant::now(), &self.peer, trouble.as_deref());
+                self.freed(state);
+            }
+        };
+        tokio::select! {
+            () = self.connect() => {}
+            () = deadlines => {}
+        }
+    }
+
+    async fn connect(&self) {
+        let mut listener = None;
+        let mut pause = PAUSES.0;
+        loop {
+            while self.state.lock().calls.is_idle() {
+                if self.state.lock().dropped {
+                    return;
+                }
+                self.wake.notified().await;
+            }
+            match link::open(&self.address, &self.options, self.session).await {
+                Ok((link, welcome)) => {
+                    pause = PAUSES.0;
+                    if self.serve(link, &welcome, listener.replace(welcome.listener)).await {
+                        return;
+                    }
+                }
+                Err(error) if error.retry => {
+                    self.state.lock().trouble = Some(error.message);
+                    tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
+                    pause = (2 * pause).min(PAUSES.1);
+                }
+                Err(error) => {
+                    let mut state = self.state.lock();
+                    state.calls.fail(false, &error.context(&self.peer));
+                    self.freed(state);
+                }
+            }
+        }
+    }
+
+    /// Uses a connection until it is lost. Returns whether the channel is done.
+    async fn serve(&self, mut link: Link, welcome: &Welcome, before: Option<u64>) -> bool {
+        {
+            let mut state = self.state.lock();
+            state.trouble = None;
+            if before == Some(welcome.listener) && !welcome.resumed {
+                let error =
+                    format!("the connection to {} was lost for too long to know what became of this", self.peer);
+                state.calls.fail(true, &Error::cluster(error).retryable());
+            }
+            state.send = link.sender();
+            let sent = state.calls.sent();
+            state.calls.acks();
+            self.say(&mut state, &Up::Resume(sent.iter().map(|(id, _)| *id).collect()), None);
+            for (id, packet) in sent {
+                self.send_request(&mut state, id, &packet);
+            }
+            self.pump(&mut state);
+            self.freed(state);
+        }
+        let mut heard = Instant::now();
+        let mut tick = tokio::time::interval(TICK);
+        let reason = loop {
+            tokio::select! {
+                received = link.receive() => match received {
+                    Ok((down, packet)) => {
+                        heard = Instant::now();
+                        if let Err(error) = self.hear(down, packet) {
+                            break error;
+                        }
+                    }
+                    Err(error) => break error,
+                },
+                _ = tick.tick() => {
+                    if let Some(error) = self.tick(heard) {
+                        break error;
+                    }
+                }
+                () = self.wake.notified() => {}
+            }
+            let mut state = self.state.lock();
+            if state.send.is_none() {
+                break Error::cluster("the connection was lost").retryable();
+            }
+            if state.dropped && state.calls.is_idle() {
+                self.say(&mut state, &Up::Bye, None);
+                return true;
+            }
+        };
+        tracing::debug!(peer = self.peer, "connection lost: {reason}");
+        let mut state = self.state.lock();
+        state.send = None;
+        if reason.retry || reason.fault == Fault::Cluster {
+            state.trouble = Some(reason.message);
+        } else {
+            state.calls.fail(false, &reason.context(&self.peer));
+            self.freed(state);
+        }
+        false
+    }
+
+    fn hear(&self, down: Down, packet: Packet) -> Result<()> {
+        let (id, answer) = match down {
+            Down::Answer { id } => (id, Ok(packet)),
+            Down::Failed { id, error } => (id, Err(error)),
+            Down::Pong => return Ok(()),
+            Down::Stranger => return Err(Error::cluster("the listener does not know this connection").retryable()),
+            Down::Refused(error) => return Err(error.context("refused")),
+            Down::Challenge(_) | Down::Welcome(_) => return Err(Error::cluster("a second greeting").retryable()),
+        };
+        let mut state = self.state.lock();
+        if state.calls.answer(id, answer) {
+            let acks = state.calls.acks();
+            self.say(&mut state, &Up::Acks(acks), None);
+        }
+        self.pump(&mut state);
+        self.freed(state);
+        Ok(())
+    }
+
+    fn tick(&self, heard: Instant) -> Option<Error> {
+        let mut state = self.state.lock();
+        let silence = SILENCE + Duration::from_secs((state.calls.sent_bytes() / SLOWEST) as u64);
+        if heard.elapsed() > silence {
+            return Some(Error::cluster(format!("nothing was heard for {silence:?}")).retryable());
+        }
+        let acks = state.calls.acks();
+        if !acks.is_empty() {
+            self.say(&mut state, &Up::Acks(acks), None);
+        }
+        if state.spoke.elapsed() > QUIET || heard.elapsed() > QUIET {
+            self.say(&mut state, &Up::Ping, None);
+        }
+        None
+    }
+
+    /// Wakes the threads that wait for credits.
+    fn freed(&self, state: MutexGuard<'_, State>) {
+        if state.waiting_threads > 0 {
+            drop(state);
+            self.freed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! One connection of a channel: a DEALER that is connected and welcome.
+//!
+//! Invariant: a link exists only after both sides' proofs were checked.
+
+use super::frames::{self, Down, Up, Welcome};
+use super::greeting::{Hello, SessionId};
+use super::probe;
+use crate::error::{Error, Result};
+use crate::transport::Packet;
+use crate::transport::options::Options;
+use futures::StreamExt;
+use futures::channel::mpsc;
+use std::net::SocketAddr;
+use std::time::Duration;
+use zeromq::{
+    DealerRecvHalf, DealerSendHalf, DealerSocket, Socket, SocketEvent, SocketOptions, SocketRecv, SocketSend,
+};
+
+/// Time to connect, and to be welcomed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A connection.
+pub(super) struct Link {
+    send: Option<DealerSendHalf>,
+    receive: DealerRecvHalf,
+    monitor: mpsc::Receiver<SocketEvent>,
+}
+
+/// Connects to the listener at `address` and greets it.
+pub(super) async fn open(address: &str, options: &Options, session: SessionId) -> Result<(Link, Welcome)> {
+    let target = resolve(address, options).await?;
+    let probed = tokio::time::timeout(PATIENCE, probe::probe(target, options));
+    let path = probed.await.map_err(|_| unreachable(format!("it did not greet within {PATIENCE:?}")))??;
+    // The path has a random part, so finding it proves that the listener is on this machine, and run by a user whose
+    // private folder this one may enter.
+    if let Some(path) = path.filter(|path| options.same_host && std::fs::metadata(path).is_ok())
+        && let Ok(direct) = greet(&format!("ipc://{path}"), options, session).await
+    {
+        return Ok(direct);
+    }
+    greet(&format!("tcp://{target}"), options, session).await
+}
+
+async fn resolve(address: &str, options: &Options) -> Result<SocketAddr> {
+    let found = tokio::net::lookup_host(address).await.map_err(|e| unreachable(plain(&e)))?.next();
+    let target = found.ok_or_else(|| unreachable("its name has no address".to_owned()))?;
+    if !target.ip().is_loopback() && options.secret.is_none() {
+        return Err(Error::user(format!("{address} is not on this machine's loopback: {}", super::NEEDS_SECRET)));
+    }
+    Ok(target)
+}
+
+async fn greet(endpoint: &str, options: &Options, session: SessionId) -> Result<(Link, Welcome)> {
+    let mut settings = SocketOptions::default();
+    let identity: [u8; 16] = rand::random();
+    let identity = identity[..].try_into().map_err(|e| Error::bug(format!("an identity: {e}")))?;
+    settings.peer_identity(identity).connect_timeout(PATIENCE).read_buffer(1 << 10, super::READ, 2);
+    let mut socket = DealerSocket::with_options(settings);
+    let monitor = socket.monitor();
+    socket.connect(endpoint).await.map_err(|e| unreachable(e.to_string()))?;
+    let (send, receive) = socket.split();
+    let mut link = Link { send: Some(send), receive, monitor };
+    let welcomed = tokio::time::timeout(PATIENCE, link.introduce(options, session)).await;
+    let welcome = welcomed.map_err(|_| unreachable(format!("it did not greet within {PATIENCE:?}")))??;
+    Ok((link, welcome))
+}
+
+impl Link {
+    async fn introduce(&mut self, options: &Options, session: SessionId) -> Result<Welcome> {
+        let hello = Hello::new(options, session);
+        self.say(&Up::Hello(hello.clone())).await?;
+        loop {
+            match self.receive().await?.0 {
+                Down::Challenge(challenge) => match challenge.answer(options, &hello) {
+                    Ok(proof) => self.say(&Up::Proof(proof)).await?,
+                    Err(error) => {
+                        self.say(&Up::Declined(error.message.clone())).await?;
+                        return Err(error);
+                    }
+                },
+                Down::Welcome(welcome) => return Ok(welcome),
+                Down::Refused(error) => return Err(error.context("refused")),
+                other => return Err(unreachable(format!("it greeted with {other:?}"))),
+            }
+        }
+    }
+
+    async fn say(&mut self, up: &Up) -> Result<()> {
+        match &mut self.send {
+            Some(send) => send.send(frames::message(up, None)?).await.map_err(|e| unreachable(e.to_string())),
+            None => Err(Error::bug("a connection without a sender")),
+        }
+    }
+
+    /// Hands out what requests are sent by.
+    pub fn sender(&mut self) -> Option<DealerSendHalf> {
+        self.send.take()
+    }
+
+    /// The next message; an error when the connection is lost.
+    pub async fn receive(&mut self) -> Result<(Down, Packet)> {
+        loop {
+            tokio::select! {
+                message = self.receive.recv() => {
+                    let message = message.map_err(|e| unreachable(e.to_string()))?;
+                    return frames::parse(&message.into_vec());
+                }
+                event = self.monitor.next() => if let Some(SocketEvent::Disconnected(_)) | None = event {
+                    return Err(unreachable("the connection was lost".to_owned()));
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn unreachable(reason: String) -> Error {
+    Error::cluster(reason).retryable()
+}
+
+/// An I/O error without the operating system's number.
+pub(super) fn plain(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => "connection refused: nothing listens there".to_owned(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,413 @@
+//! Control messages: one request enum per listener, one answer enum each. Every request is answered, so every sender
+//! knows that it arrived; every request may arrive twice and is then answered from memory (see [`crate::transport`]).
+
+use crate::data::{Facts, Schema};
+use crate::error::Error;
+use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use crate::metrics::Metrics;
+use crate::plan::TableOp;
+use crate::report::{Report, State};
+use crate::scheduling::Scheduling;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A byte range of an input file, cut on block edges, with the hosts that hold it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Split {
+    /// The input.
+    pub input: InputId,
+    /// Its place in the input's list of splits: defines the order of rows.
+    pub index: u32,
+    /// The file: a local path or an hdfs:// URL.
+    pub path: String,
+    /// First byte.
+    pub start: u64,
+    /// Behind the last byte. A row belongs to the split in which it starts.
+    pub end: u64,
+    /// The file's length when it was listed.
+    pub file_len: u64,
+    /// Its modification time then, in milliseconds since 1970; 0 when unknown.
+    pub modified: u64,
+    /// Whether the file is read whole because it is compressed.
+    pub whole: bool,
+    /// Hosts that hold the split's bytes.
+    pub hosts: Vec<String>,
+}
+
+/// What to run where, for one stage run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The job.
+    pub job: JobId,
+    /// The stage run.
+    pub run: StageRun,
+    /// The stage's place in [`crate::plan::Plan::stages`].
+    pub stage: u32,
+    /// The innermost repeat's round, from 0.
+    pub epoch: u64,
+    /// (slave, workers) in worker order; slaves without workers are not listed.
+    pub workers: Vec<(SlaveId, u32)>,
+    /// The job's scalars.
+    pub scalars: BTreeMap<String, f64>,
+}
+
+/// A slave as others see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its identity.
+    pub id: SlaveId,
+    /// Its name (`--host`, unless `--name` is given).
+    pub name: String,
+    /// Where it takes control messages.
+    pub control: String,
+    /// Where it takes bulk values.
+    pub bulk: String,
+}
+
+/// What a slave tells of itself when it registers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Unique among live slaves.
+    pub name: String,
+    /// The host whose HDFS blocks are local to it.
+    pub host: String,
+    /// Worker threads that it lends.
+    pub slots: u32,
+    /// Where it takes control messages.
+    pub control: String,
+    /// Where it takes bulk values.
+    pub bulk: String,
+    /// Its process.
+    pub pid: u32,
+    /// Distinguishes a restarted process from a repeated message.
+    pub incarnation: u64,
+}
+
+/// How a stage run went on one slave.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The first failed worker's error (with its context), or none.
+    pub error: Option<Error>,
+    /// Merged over the slave's workers in worker order.
+    pub metrics: Metrics,
+    /// Sum over its workers.
+    pub worker_seconds: f64,
+    /// Of which waiting.
+    pub wait_seconds: f64,
+    /// Bytes that its workers sent to other slaves.
+    pub bytes_sent: u64,
+    /// Bytes that they received from other slaves.
+    pub bytes_received: u64,
+    /// Rows that they took.
+    pub rows: u64,
+}
+
+/// What a slave reports when it has read its part of an input.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReadDone {
+    /// What the part holds.
+    pub facts: Facts,
+    /// Splits that it read.
+    pub splits: u64,
+    /// Bytes read, as stored.
+    pub bytes: u64,
+    /// Of which local.
+    pub local_bytes: u64,
+    /// From its first request for a split to its last parsed row.
+    pub seconds: f64,
+    /// Bytes of its rows in memory.
+    pub cached_bytes: u64,
+    /// Bytes of its rows on disk.
+    pub spilled_bytes: u64,
+    /// Remarks for the user.
+    pub notes: Vec<String>,
+}
+
+/// What the master's listener takes: from slaves first, then from clients.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToMaster {
+    /// A slave joins.
+    Register(Registration),
+    /// It lives. Sent every [`HEARTBEAT_MS`].
+    Heartbeat {
+        /// Who.
+        slave: SlaveId,
+        /// As registered: a restarted master may have given the identity to another process.
+        incarnation: u64,
+        /// Its resident memory's peak so far.
+        peak_memory_bytes: u64,
+    },
+    /// It leaves in order.
+    Leave {
+        /// Who.
+        slave: SlaveId,
+    },
+    /// A reader asks for its next split.
+    NextSplit {
+        /// Who.
+        slave: SlaveId,
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+    },
+    /// A slave has read its part of an input, or failed at it.
+    ReadDone {
+        /// Who.
+        slave: SlaveId,
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+        /// How it went.
+        result: Result<ReadDone, Error>,
+    },
+    /// All workers of a stage run on a slave ended.
+    StageDone {
+        /// Who.
+        slave: SlaveId,
+        /// The job.
+        job: JobId,
+        /// The stage run.
+        run: StageRun,
+        /// How it went.
+        outcome: Outcome,
+    },
+    /// A client submits a job.
+    Submit {
+        /// The job's name in the registry.
+        name: String,
+        /// Its parameters as JSON.
+        params: String,
+        /// The hash of the plan that the client derived.
+        plan_hash: u64,
+        /// Splits are assigned in a fixed order without stealing, so that a second run gives the same bits.
+        reproducible: bool,
+        /// Made up by the client, so that a repeated submission is recognised.
+        token: u64,
+        /// When it is to run.
+        scheduling: Scheduling,
+    },
+    /// A client wants news of a job; answered when there is some after `seen`, or after `wait_ms`.
+    Watch {
+        /// The job.
+        job: JobId,
+        /// The version of the progress that the client knows; 0 at first.
+        seen: u64,
+        /// How long it waits.
+        wait_ms: u64,
+    },
+    /// A client wants a job to end.
+    Cancel {
+        /// The job.
+        job: JobId,
+    },
+    /// A client asks for all jobs.
+    Jobs,
+    /// A client asks for all slaves.
+    Slaves,
+    /// A client asks for a page of the history.
+    History {
+        /// The number of the first record wanted.
+        from: u64,
+    },
+    /// Another policy is to decide from now on.
+    SetPolicy {
+        /// Its name.
+        policy: String,
+    },
+}
+
+/// The master's answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromMaster {
+    /// Done.
+    Ok,
+    /// A slave was registered.
+    Registered {
+        /// Its identity.
+        slave: SlaveId,
+    },
+    /// The identity in the message is not (or no longer) a live slave's: register again.
+    Unknown,
+    /// The next split; none when all are given out.
+    Split(Option<Split>),
+    /// A job was accepted.
+    Submitted(JobId),
+    /// A job's news.
+    Progress(Box<JobProgress>),
+    /// All jobs, newest last.
+    Jobs(Vec<JobLine>),
+    /// All live slaves.
+    Slaves(Vec<SlaveLine>),
+    /// A page of the history.
+    History {
+        /// Records as JSON.
+        lines: Vec<String>,
+        /// The number of the next record; the same as was asked for when there are no more.
+        next: u64,
+    },
+}
+
+/// What a client that follows a job sees.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobProgress {
+    /// Counts changes.
+    pub version: u64,
+    /// Where the job stands and all that is known of it so far, as the JSON of a [`Report`] (JSON, since a report holds
+    /// the job's parameters, which bincode can't carry).
+    pub report: String,
+    /// Why it waits, when it does, e.g. `needs 12 slots, most free is 8`.
+    pub waiting: Option<String>,
+    /// The stage that runs now, with its number of workers and round from 1.
+    pub stage: Option<(String, u32, u64)>,
+    /// Rows and bytes read so far are in `report.read`.
+    pub reading: bool,
+}
+
+impl JobProgress {
+    /// The report.
+    pub fn report(&self) -> crate::Result<Report> {
+        serde_json::from_str(&self.report).map_err(|e| Error::bug(format!("a report can't be read: {e}")))
+    }
+}
+
+/// A job in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobLine {
+    /// Its id.
+    pub id: JobId,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub state: State,
+    /// Seconds since its submission, until its end.
+    pub seconds: f64,
+    /// Its last objective.
+    pub objective: Option<f64>,
+    /// Why it waits or failed.
+    pub note: Option<String>,
+    /// When it is to run.
+    pub scheduling: Scheduling,
+}
+
+/// A slave in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlaveLine {
+    /// Its identity.
+    pub id: SlaveId,
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: String,
+    /// Slots that it lends.
+    pub slots: u32,
+    /// Of which taken.
+    pub busy: u32,
+    /// Seconds since it was last heard.
+    pub silent: f64,
+    /// Its process.
+    pub pid: u32,
+}
+
+/// How often a slave says that it lives.
+pub const HEARTBEAT_MS: u64 = 500;
+/// A slave that was silent for so long is gone.
+pub const SILENCE_MS: u64 = 5_000;
+
+/// What a slave's control listener takes: from the master first, then from other slaves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToSlave {
+    /// A job begins: derive its plan, make its shards.
+    Open {
+        /// The job.
+        job: JobId,
+        /// Its name in the registry.
+        name: String,
+        /// Its parameters as JSON.
+        params: String,
+        /// What the derived plan must hash to.
+        plan_hash: u64,
+        /// All slaves of the job, in shard order: chunk c of a table is served by slave c modulo their number.
+        slaves: Vec<Peer>,
+        /// The identity of the receiver.
+        you: SlaveId,
+    },
+    /// Start pulling splits of an input.
+    Read {
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+        /// How to take its rows.
+        schema: Schema,
+    },
+    /// Every slave has read its part of an input.
+    Facts {
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+        /// Of the whole input.
+        facts: Facts,
+    },
+    /// Run workers. Answered at once; [`ToMaster::StageDone`] follows from each slave that [`Launch::workers`] lists. Goes
+    /// to every slave of the job, since those without workers serve their shards under the stage's consistency too.
+    Launch(Launch),
+    /// Change the shards; answered with a number per op (the partial norm, else 0).
+    Ops {
+        /// The job.
+        job: JobId,
+        /// The count of stage runs so far: pending updates of these runs come first.
+        run: StageRun,
+        /// In this order.
+        ops: Vec<TableOp>,
+    },
+    /// End the workers of a stage run at their next call.
+    CancelStage {
+        /// The job.
+        job: JobId,
+        /// The stage run.
+        run: StageRun,
+        /// Why.
+        reason: String,
+    },
+    /// A job ended: drop its rows and shards, stop its readers and workers.
+    Close {
+        /// The job.
+        job: JobId,
+    },
+    /// Another slave's least clock in a stage run. Sent once per slave and clock.
+    Clock {
+        /// The job.
+        job: JobId,
+        /// The stage run.
+        run: StageRun,
+        /// Whose.
+        slave: SlaveId,
+        /// The least clock of its workers; `u64::MAX` when all have ended.
+        clock: u64,
+    },
+}
+
+/// A slave's answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromSlave {
+    /// Done.
+    Ok,
+    /// The numbers of [`ToSlave::Ops`].
+    Numbers(Vec<f64>),
+}
+
+/// A shard's table seen from outside: what saving a model asks for. The values travel as a bulk body.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RangeHeader {
+    /// The job.
+    pub job: JobId,
+    /// The table.
+    pub table: TableId,
+    /// First key.
+    pub start: u32,
+    /// Behind the last key.
+    pub end: u64,
+}

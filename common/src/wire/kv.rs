@@ -1,0 +1,97 @@
+//! Bulk messages between workers and shards.
+//!
+//! The header is a control message; keys and values are the body, laid out per section as
+//! `[keys: delta-coded][padding to 8][values: raw little-endian][padding to 8]` (see [`crate::wire::body`] and
+//! [`crate::wire::keys`]). A receiver remembers key lists by hash (see [`crate::wire::lists`]), so that the same list is
+//! sent once.
+
+use crate::ids::{JobId, StageRun, TableId};
+use crate::value::Type;
+use serde::{Deserialize, Serialize};
+
+/// How a section names its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyList {
+    /// Delta-coded in the body, `bytes` long, `count` keys; the receiver may remember it under `hash`.
+    Inline {
+        /// Digest of the key list.
+        hash: u64,
+        /// Number of keys.
+        count: u32,
+        /// Bytes in the body.
+        bytes: u32,
+    },
+    /// Sent before.
+    Known {
+        /// Its digest.
+        hash: u64,
+        /// Number of keys.
+        count: u32,
+    },
+    /// `start..start + count`.
+    Range {
+        /// First key.
+        start: u32,
+        /// Number of keys.
+        count: u32,
+    },
+}
+
+/// One table's part of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// The table.
+    pub table: TableId,
+    /// Its element type; a shard refuses another than its table's.
+    pub element: Type,
+    /// Which keys.
+    pub keys: KeyList,
+}
+
+/// Who asks, and how current the answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The job.
+    pub job: JobId,
+    /// The stage run; a request of a later run ends all earlier ones. Run 0 is the master's, which loads and saves models
+    /// between stages: its requests first apply everything pending, wait for no clock, and take effect at once.
+    pub run: StageRun,
+    /// The worker's place in the stage.
+    pub worker: u32,
+    /// Its clock.
+    pub clock: u64,
+}
+
+/// What a shard is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToShard {
+    /// Values of the keys; `peek` skips the clock check.
+    Get {
+        /// Who.
+        origin: Origin,
+        /// Tables and keys; no values in the body.
+        sections: Vec<Section>,
+        /// Whether the clock is not checked.
+        peek: bool,
+    },
+    /// Updates.
+    Add {
+        /// Who.
+        origin: Origin,
+        /// Counts the worker's messages of this kind in this run: the order in which BSP applies them.
+        sequence: u64,
+        /// Tables, keys and values.
+        sections: Vec<Section>,
+    },
+}
+
+/// What a shard answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromShard {
+    /// The body holds the values, section by section, each padded to 8 bytes.
+    Values,
+    /// The updates are applied, or kept until their clock is complete.
+    Added,
+    /// Some `Known` list was forgotten: send the request again with all lists inline.
+    UnknownKeys,
+}

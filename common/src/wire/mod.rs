@@ -1,0 +1,12 @@
+//! What processes say to one another. Control messages are serde types encoded by [`codec`]; bulk values have a layout of
+//! their own in [`kv`], since they are many and large.
+
+pub mod body;
+pub mod codec;
+pub mod control;
+pub mod keys;
+pub mod kv;
+pub mod lists;
+
+#[cfg(test)]
+pub(crate) mod mutated;

@@ -1,0 +1,347 @@
+//! Mutated frames through the decoders: no panic, no allocation beyond the limit, and what decodes means the same when it
+//! is encoded again.
+
+use super::body::{BodyReader, BodyWriter};
+use super::control::{
+    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
+    Split, ToMaster, ToSlave,
+};
+use super::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use super::lists::{KeyMemory, Keys};
+use super::{codec, keys};
+use crate::data::schema::LabelMap;
+use crate::data::{Facts, Schema};
+use crate::error::Error;
+use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use crate::metrics::{AucSketch, Metric, Metrics};
+use crate::plan::TableOp;
+use crate::report::State;
+use crate::scheduling::Scheduling;
+use crate::value::Type;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::{Serialize, de::DeserializeOwned};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// Counts each thread's live bytes and their peak.
+struct Counting;
+
+thread_local! {
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
+
+fn count(bytes: isize) {
+    // A thread that is ending has no counters any more.
+    let _ = LIVE.try_with(|live| {
+        live.set(live.get() + bytes);
+        let _ = PEAK.try_with(|peak| peak.set(peak.get().max(live.get())));
+    });
+}
+
+// SAFETY: all four pass their arguments on to the system's allocator as they came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        // SAFETY: the caller keeps the contract of `alloc_zeroed`.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        // SAFETY: the caller keeps the contract of `dealloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        // SAFETY: the caller keeps the contract of `realloc`.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// Runs `body` and returns how many bytes more than before it held at its peak.
+pub fn peak<T>(body: impl FnOnce() -> T) -> (usize, T) {
+    let before = LIVE.get();
+    PEAK.set(before);
+    let result = body();
+    ((PEAK.get() - before) as usize, result)
+}
+
+/// Changes some bytes of a frame: single bits, bytes that are special, lengths; cuts, repeats and joins pieces.
+pub fn mutate(frame: &mut Vec<u8>, rng: &mut impl Rng) {
+    const SPECIAL: [u8; 10] = [0, 1, 4, 0x7f, 0x80, 250, 251, 252, 253, 255];
+    for _ in 0..rng.random_range(1..4) {
+        let at = rng.random_range(0..=frame.len());
+        match rng.random_range(0..7) {
+            0 => frame.truncate(at),
+            1 => frame.insert(at, *SPECIAL.choose(rng).expect("not empty")),
+            2 => {
+                let end = rng.random_range(at..=frame.len());
+                frame.extend_from_within(at..end.min(at + 1000));
+            }
+            _ if at == frame.len() => {}
+            3 => frame[at] ^= 1 << rng.random_range(0..8),
+            4 => frame[at] = *SPECIAL.choose(rng).expect("not empty"),
+            5 => frame[at..].iter_mut().take(9).for_each(|b| *b = rng.random()),
+            _ => drop(frame.remove(at)),
+        }
+    }
+}
+
+/// Puts `rounds` mutations of the samples through the decoder.
+pub fn survives<M: Serialize + DeserializeOwned>(samples: &[M], rounds: usize) {
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    let frames: Vec<Vec<u8>> = samples.iter().map(|m| codec::encode(m).unwrap()).collect();
+    for (sample, frame) in samples.iter().zip(&frames) {
+        let again = codec::decode::<M>(frame).unwrap();
+        assert_eq!(&codec::encode(&again).unwrap(), frame, "{} differs", std::any::type_name_of_val(sample));
+    }
+    let mut decoded = 0;
+    for _ in 0..rounds {
+        let mut frame = frames.choose(&mut rng).expect("samples").clone();
+        mutate(&mut frame, &mut rng);
+        let (peak, result) = peak(|| codec::decode::<M>(&frame));
+        // One claimed text, and a list of lists of lists.
+        let limit = (64 << 10) + (3 << 20) + 64 * frame.len();
+        assert!(peak <= limit, "{peak} bytes for a frame of {}", frame.len());
+        if let Ok(message) = result {
+            decoded += 1;
+            let bytes = codec::encode(&message).unwrap();
+            let again = codec::decode::<M>(&bytes).unwrap();
+            assert_eq!(codec::encode(&again).unwrap(), bytes);
+        }
+    }
+    assert!(decoded > 0, "no mutation decoded");
+}
+
+fn metrics() -> Metrics {
+    let mut metrics = Metrics::default();
+    let mut sketch = AucSketch::default();
+    sketch.add(0.5, true);
+    sketch.add(-0.5, false);
+    metrics.add("auc", Metric::Auc(sketch));
+    metrics.add("loss", Metric::Sum(0.25));
+    metrics.add("rows", Metric::Count(1 << 40));
+    metrics.add("worst", Metric::Max(f64::NAN));
+    metrics
+}
+
+fn facts() -> Facts {
+    Facts { rows: 9, positives: 4, nonzeros: 1 << 33, features: 54_686_452, max_norm2: 2.5, ..Facts::default() }
+}
+
+fn to_master() -> Vec<ToMaster> {
+    let (slave, job, input, run) = (SlaveId(3), JobId(700), InputId(1), StageRun(9));
+    let registration = Registration {
+        name: "s1".into(),
+        host: "h1".into(),
+        slots: 4,
+        control: "127.0.0.1:7071".into(),
+        bulk: "127.0.0.1:7072".into(),
+        pid: 4242,
+        incarnation: u64::MAX,
+    };
+    let outcome = Outcome {
+        error: Some(Error::data("row 7: no label").retryable()),
+        metrics: metrics(),
+        worker_seconds: 1.5,
+        wait_seconds: 0.5,
+        bytes_sent: 1 << 50,
+        bytes_received: 12,
+        rows: 300,
+    };
+    let done = ReadDone {
+        facts: facts(),
+        splits: 8,
+        bytes: 1 << 30,
+        notes: vec!["locality is off".into()],
+        ..ReadDone::default()
+    };
+    vec![
+        ToMaster::Register(registration),
+        ToMaster::Heartbeat { slave, incarnation: 7, peak_memory_bytes: 1 << 32 },
+        ToMaster::Leave { slave },
+        ToMaster::NextSplit { slave, job, input },
+        ToMaster::ReadDone { slave, job, input, result: Ok(done) },
+        ToMaster::ReadDone { slave, job, input, result: Err(Error::cancelled()) },
+        ToMaster::StageDone { slave, job, run, outcome },
+        ToMaster::Submit {
+            name: "svrg".into(),
+            params: r#"{"eta":0.1}"#.into(),
+            plan_hash: 1 << 63,
+            reproducible: true,
+            token: 5,
+            scheduling: Scheduling { priority: -3, user: "ann".into(), after: vec![job], ..Scheduling::default() },
+        },
+        ToMaster::Watch { job, seen: 3, wait_ms: 1000 },
+        ToMaster::Cancel { job },
+        ToMaster::Jobs,
+        ToMaster::Slaves,
+        ToMaster::History { from: 7 },
+        ToMaster::SetPolicy { policy: "fair".into() },
+    ]
+}
+
+fn from_master() -> Vec<FromMaster> {
+    let split = Split {
+        input: InputId(0),
+        index: 7,
+        path: "hdfs://nn:9000/rows".into(),
+        start: 1 << 27,
+        end: 1 << 28,
+        file_len: 1 << 40,
+        modified: 1_700_000_000_000,
+        whole: false,
+        hosts: vec!["h1".into(), "h2".into()],
+    };
+    let progress = JobProgress {
+        version: 4,
+        report: r#"{"job":"svrg"}"#.into(),
+        waiting: Some("needs 12 slots, most free is 8".into()),
+        stage: Some(("full-gradient".into(), 12, 3)),
+        reading: true,
+    };
+    let job = JobLine {
+        id: JobId(1),
+        name: "lr".into(),
+        state: State::Failed,
+        seconds: 0.1,
+        objective: Some(0.3),
+        note: Some("no".into()),
+        scheduling: Scheduling::default(),
+    };
+    let slave =
+        SlaveLine { id: SlaveId(1), name: "s".into(), host: "h".into(), slots: 2, busy: 1, silent: 0.2, pid: 77 };
+    vec![
+        FromMaster::Ok,
+        FromMaster::Registered { slave: SlaveId(1) },
+        FromMaster::Unknown,
+        FromMaster::Split(Some(split)),
+        FromMaster::Split(None),
+        FromMaster::Submitted(JobId(8)),
+        FromMaster::Progress(Box::new(progress)),
+        FromMaster::Jobs(vec![job.clone(), job]),
+        FromMaster::Slaves(vec![slave]),
+        FromMaster::History { lines: vec![r#"{"what":"end"}"#.into()], next: 9 },
+    ]
+}
+
+fn to_slave() -> Vec<ToSlave> {
+    let (job, run, input) = (JobId(1), StageRun(2), InputId(0));
+    let peer = Peer { id: SlaveId(1), name: "s1".into(), control: "a:1".into(), bulk: "a:2".into() };
+    let schema = Schema {
+        index_base: 1,
+        base_detected: true,
+        features: Some(1000),
+        labels: LabelMap { negative: 1.0, positive: 2.0 },
+        labels_detected: true,
+        bad_rows: 0,
+    };
+    let launch = Launch {
+        job,
+        run,
+        stage: 1,
+        epoch: 4,
+        workers: vec![(SlaveId(1), 2), (SlaveId(2), 2)],
+        scalars: [("eta".to_owned(), 0.1)].into(),
+    };
+    let ops = vec![
+        TableOp::Copy { from: TableId(0), to: TableId(1) },
+        TableOp::Scale { table: TableId(1), by: -0.0 },
+        TableOp::Norm2 { table: TableId(1), into: "n".into() },
+    ];
+    vec![
+        ToSlave::Open {
+            job,
+            name: "svrg".into(),
+            params: "{}".into(),
+            plan_hash: 1,
+            slaves: vec![peer.clone(), peer],
+            you: SlaveId(1),
+        },
+        ToSlave::Read { job, input, schema },
+        ToSlave::Facts { job, input, facts: facts() },
+        ToSlave::Launch(launch),
+        ToSlave::Ops { job, run, ops },
+        ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
+        ToSlave::Close { job },
+        ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX },
+    ]
+}
+
+fn to_shard() -> Vec<ToShard> {
+    let origin = Origin { job: JobId(1), run: StageRun(1), worker: 3, clock: 70 };
+    let section = |keys| Section { table: TableId(1), element: Type::F32, keys };
+    let sections = vec![
+        section(KeyList::Inline { hash: u64::MAX, count: 1000, bytes: 2000 }),
+        section(KeyList::Known { hash: 1, count: 9 }),
+        section(KeyList::Range { start: 1, count: u32::MAX }),
+    ];
+    vec![
+        ToShard::Get { origin, sections: sections.clone(), peek: true },
+        ToShard::Add { origin, sequence: 300, sections },
+    ]
+}
+
+#[test]
+fn mutated_control_messages_are_refused_or_mean_what_they_say() {
+    survives(&to_master(), 200_000);
+    survives(&from_master(), 200_000);
+    survives(&to_slave(), 200_000);
+    survives(&[FromSlave::Ok, FromSlave::Numbers(vec![1.0, f64::NAN, 3.0])], 100_000);
+    survives(&to_shard(), 200_000);
+    survives(&[FromShard::Values, FromShard::Added, FromShard::UnknownKeys], 50_000);
+    survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);
+}
+
+#[test]
+fn mutated_bodies_are_refused_or_mean_what_they_say() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let bodies: Vec<(KeyList, Vec<u8>)> = [3u32, 300, 70_000, 1 << 24]
+        .into_iter()
+        .map(|gap| {
+            let keys: Vec<u32> = (0..200).map(|i| i * gap.min(u32::MAX / 200) + rng.random_range(0..3)).collect();
+            let mut body = BodyWriter::default();
+            let list = body.keys(keys::hash(&keys), &keys).unwrap();
+            body.values_mut::<f32>(keys.len()).fill(1.5);
+            (list, body.finish().to_vec())
+        })
+        .collect();
+    let mut whole = 0;
+    for round in 0..1_000_000 {
+        let (list, mut bytes) = bodies.choose(&mut rng).expect("bodies").clone();
+        let KeyList::Inline { hash, mut count, bytes: mut len } = list else { panic!("not inline") };
+        if round % 10 > 0 {
+            mutate(&mut bytes, &mut rng);
+        }
+        match round % 50 {
+            7 => count = rng.random(),
+            8 => len = rng.random(),
+            _ => {}
+        }
+        let (allowed, memory) = (bytes.len() * 16 + (16 << 10), KeyMemory::new(0));
+        let (peak, result) = peak(|| -> crate::Result<_> {
+            let mut body = BodyReader::new(bytes.into());
+            let keys = memory.resolve(KeyList::Inline { hash, count, bytes: len }, &mut body)?;
+            let values = body.values(Type::F32, count as usize)?;
+            body.end()?;
+            Ok((keys, values))
+        });
+        assert!(peak <= allowed, "{peak} bytes, {allowed} allowed");
+        if let Ok((Some(Keys::List(keys)), values)) = result {
+            whole += 1;
+            assert!(keys.is_sorted_by(|a, b| a < b) && keys::hash(&keys) == hash);
+            assert_eq!((keys.len(), values.get().len()), (count as usize, count as usize));
+        }
+    }
+    assert!(whole > 1000, "{whole}");
+}

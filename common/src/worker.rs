@@ -1,0 +1,274 @@
+//! What a stage's function sees: a worker among its siblings, its rows, and the tables.
+//!
+//! Plain synchronous calls; each returns [`crate::error::Fault::Cancelled`] once the stage is cancelled, so a function
+//! that passes errors on stops at its next call. The engine behind is a [`Backend`]: the cluster's in the slave, the
+//! one-thread host's in [`crate::host`].
+
+use crate::data::block::KeyMap;
+use crate::data::{Block, Facts};
+use crate::error::Result;
+use crate::ids::{InputId, Key, TableId};
+use crate::metrics::{Metric, Metrics};
+use crate::plan::{Input, Table};
+use crate::value::{Element, OwnedValues, Values, ValuesMut};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Where a worker stands. Fixed for a stage's run.
+#[derive(Debug, Clone, Default)]
+pub struct Place {
+    /// This worker among all of the stage, from 0; workers of one slave are consecutive.
+    pub index: usize,
+    /// All workers of the stage.
+    pub threads: usize,
+    /// This worker among those of its slave, from 0.
+    pub local_index: usize,
+    /// Workers on its slave.
+    pub local_threads: usize,
+    /// Slaves of the stage.
+    pub slaves: usize,
+    /// The round of the innermost repeat, from 0.
+    pub epoch: u64,
+}
+
+/// Keys of one table to read.
+#[derive(Debug, Clone, Copy)]
+pub struct Pull<'a> {
+    /// The table.
+    pub table: TableId,
+    /// Strictly rising keys.
+    pub keys: &'a [Key],
+}
+
+/// Keys and values of one table to update.
+#[derive(Debug, Clone, Copy)]
+pub struct Push<'a> {
+    /// The table.
+    pub table: TableId,
+    /// Strictly rising keys.
+    pub keys: &'a [Key],
+    /// `width` values per key.
+    pub values: Values<'a>,
+}
+
+/// An asynchronous read under way.
+#[derive(Debug)]
+pub struct Ticket(pub u64);
+
+/// The engine behind a worker. All keys rise strictly; all value slices hold `width` elements per key.
+pub trait Backend {
+    /// Starts a read of several tables, in one message per shard.
+    fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket>;
+    /// Waits for a read and fills one slice per pull, in the same order.
+    fn finish_get(&mut self, ticket: Ticket, out: &mut [ValuesMut<'_>]) -> Result<()>;
+    /// Reads one table; the short way of the two above for a shard that is beside the worker.
+    fn get(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()> {
+        let ticket = self.start_get(&[pull])?;
+        self.finish_get(ticket, &mut [out])
+    }
+    /// Like [`Backend::get`] without the clock check: whatever the shards hold now.
+    fn peek(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()>;
+    /// Updates several tables, in one message per shard; done, at the latest, when the next [`Backend::clock`] returns.
+    fn add(&mut self, pushes: &[Push<'_>]) -> Result<()>;
+    /// Reads consecutive keys; keys that nobody wrote are zero.
+    fn get_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()>;
+    /// Updates consecutive keys.
+    fn add_range(&mut self, table: TableId, keys: Range<Key>, values: Values<'_>) -> Result<()>;
+    /// Ends an iteration: all updates of this worker are at the shards; waits as far as the consistency model asks.
+    fn clock(&mut self) -> Result<()>;
+    /// Block `at` of the slave's rows of `input`; waits while it is still being read. None behind the last one.
+    fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>>;
+    /// The features of the slave's rows; waits until all are read, and renumbers the rows at the first call: blocks
+    /// taken later hold local numbers.
+    fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>>;
+    /// Facts of the whole input; waits until every slave has read its part.
+    fn facts(&mut self, input: InputId) -> Result<Facts>;
+    /// Number of blocks on this slave; waits until all are read.
+    fn blocks(&mut self, input: InputId) -> Result<usize>;
+    /// Replaces `values` by the sum over the stage's workers on this slave; waits for all of them.
+    fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()>;
+    /// Takes the column `name` of block `at` out of the slave's keeping; None when nobody put one.
+    fn take_column(&mut self, input: InputId, at: usize, name: &str) -> Result<Option<OwnedValues>>;
+    /// Puts a column into the slave's keeping; it lasts as long as the job.
+    fn put_column(&mut self, input: InputId, at: usize, name: &str, column: OwnedValues) -> Result<()>;
+    /// A scalar of the job.
+    fn scalar(&self, name: &str) -> Option<f64>;
+    /// Fails once the stage is cancelled.
+    fn check(&mut self) -> Result<()>;
+}
+
+/// A worker: one thread of one stage on one slave.
+pub struct Worker<'a> {
+    /// Where it stands.
+    pub place: Place,
+    /// What it reported so far.
+    pub metrics: Metrics,
+    backend: &'a mut dyn Backend,
+}
+
+impl<'a> Worker<'a> {
+    /// A worker on `backend`.
+    pub fn new(place: Place, backend: &'a mut dyn Backend) -> Self {
+        Self { place, metrics: Metrics::default(), backend }
+    }
+
+    /// The round of the innermost repeat, from 0.
+    pub fn epoch(&self) -> u64 {
+        self.place.epoch
+    }
+
+    /// Reads `keys` (strictly rising) into `out`, which is resized to `width` values per key.
+    pub fn get<T: Element>(&mut self, table: Table<T>, keys: &[Key], out: &mut Vec<T>) -> Result<()> {
+        out.resize(keys.len() * table.width as usize, T::default());
+        self.backend.get(Pull { table: table.id, keys }, T::wrap_mut(out))
+    }
+
+    /// Reads without the clock check.
+    pub fn peek<T: Element>(&mut self, table: Table<T>, keys: &[Key], out: &mut Vec<T>) -> Result<()> {
+        out.resize(keys.len() * table.width as usize, T::default());
+        self.backend.peek(Pull { table: table.id, keys }, T::wrap_mut(out))
+    }
+
+    /// Starts a read of several tables in one message per shard; end it with [`Worker::finish_get`].
+    pub fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket> {
+        self.backend.start_get(pulls)
+    }
+
+    /// Waits for a read; one slice per pull, in the same order, each of `width` values per key.
+    pub fn finish_get(&mut self, ticket: Ticket, out: &mut [ValuesMut<'_>]) -> Result<()> {
+        self.backend.finish_get(ticket, out)
+    }
+
+    /// Updates `keys` (strictly rising) by the table's update function. At the shards when the next clock returns.
+    pub fn add<T: Element>(&mut self, table: Table<T>, keys: &[Key], values: &[T]) -> Result<()> {
+        self.backend.add(&[Push { table: table.id, keys, values: T::wrap(values) }])
+    }
+
+    /// Updates several tables in one message per shard.
+    pub fn add_many(&mut self, pushes: &[Push<'_>]) -> Result<()> {
+        self.backend.add(pushes)
+    }
+
+    /// Reads consecutive keys; `out` is resized to `width` values per key.
+    pub fn get_range<T: Element>(&mut self, table: Table<T>, keys: Range<Key>, out: &mut Vec<T>) -> Result<()> {
+        out.resize(keys.len() * table.width as usize, T::default());
+        self.backend.get_range(table.id, keys, T::wrap_mut(out))
+    }
+
+    /// Updates consecutive keys.
+    pub fn add_range<T: Element>(&mut self, table: Table<T>, keys: Range<Key>, values: &[T]) -> Result<()> {
+        self.backend.add_range(table.id, keys, T::wrap(values))
+    }
+
+    /// Reads the values of all local features, in local order.
+    pub fn get_mapped<T: Element>(&mut self, table: Table<T>, map: &KeyMap, out: &mut Vec<T>) -> Result<()> {
+        match map {
+            KeyMap::Identity(n) => self.get_range(table, 0..*n, out),
+            KeyMap::Sorted(keys) => self.get(table, keys, out),
+        }
+    }
+
+    /// Updates the values of all local features.
+    pub fn add_mapped<T: Element>(&mut self, table: Table<T>, map: &KeyMap, values: &[T]) -> Result<()> {
+        match map {
+            KeyMap::Identity(n) => self.add_range(table, 0..*n, values),
+            KeyMap::Sorted(keys) => self.add(table, keys, values),
+        }
+    }
+
+    /// Ends an iteration.
+    pub fn clock(&mut self) -> Result<()> {
+        self.backend.clock()
+    }
+
+    /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
+    /// still being read as they come.
+    pub fn pass(&self, input: Input) -> Pass {
+        Pass { input: input.id, at: self.place.local_index, step: self.place.local_threads.max(1) }
+    }
+
+    /// The places of this worker's blocks among the slave's; waits until all rows are read.
+    pub fn own_blocks(&mut self, input: Input) -> Result<Vec<usize>> {
+        let blocks = self.backend.blocks(input.id)?;
+        Ok((self.place.local_index..blocks).step_by(self.place.local_threads.max(1)).collect())
+    }
+
+    /// Block `at` of the slave's rows.
+    pub fn block(&mut self, input: Input, at: usize) -> Result<Option<Arc<Block>>> {
+        self.backend.block(input.id, at)
+    }
+
+    /// The features of the slave's rows; from the first call on, blocks hold local numbers. Call it before taking
+    /// blocks, in every worker of the stage or in none.
+    pub fn key_map(&mut self, input: Input) -> Result<Arc<KeyMap>> {
+        self.backend.key_map(input.id)
+    }
+
+    /// Facts of the whole input; waits until it is read.
+    pub fn facts(&mut self, input: Input) -> Result<Facts> {
+        self.backend.facts(input.id)
+    }
+
+    /// Takes a column of block `at`: `len` values, zeros when nobody put one. Put it back to keep it; neither copies.
+    pub fn take_column<T: Element>(&mut self, input: Input, at: usize, name: &str, len: usize) -> Result<Vec<T>> {
+        let Some(column) = self.find_column(input, at, name)? else { return Ok(vec![T::default(); len]) };
+        if column.len() == len {
+            return Ok(column);
+        }
+        Err(crate::Error::bug(format!("column {name} of block {at} holds {} values, not {len}", column.len())))
+    }
+
+    /// Takes a column of block `at`, of whatever length, if somebody put one.
+    pub fn find_column<T: Element>(&mut self, input: Input, at: usize, name: &str) -> Result<Option<Vec<T>>> {
+        let Some(column) = self.backend.take_column(input.id, at, name)? else { return Ok(None) };
+        let other = |column: OwnedValues| {
+            let (found, asked) = (column.borrow().kind(), T::TYPE);
+            crate::Error::bug(format!("column {name} of block {at} holds {found:?}, not {asked:?}"))
+        };
+        T::disown(column).map(Some).map_err(other)
+    }
+
+    /// Puts a column of block `at` into the slave's keeping.
+    pub fn put_column<T: Element>(&mut self, input: Input, at: usize, name: &str, column: Vec<T>) -> Result<()> {
+        self.backend.put_column(input.id, at, name, T::own(column))
+    }
+
+    /// Replaces `values` by their sum over the stage's workers on this slave, in the order of the workers. All of these
+    /// must call it, each as often as the others and with as many values. No message is sent.
+    pub fn sum_local<T: Element>(&mut self, values: &mut [T]) -> Result<()> {
+        if self.place.local_threads <= 1 { Ok(()) } else { self.backend.sum_local(T::wrap_mut(values)) }
+    }
+
+    /// A scalar of the job, or `default` when nobody set it.
+    pub fn scalar(&self, name: &str, default: f64) -> f64 {
+        self.backend.scalar(name).unwrap_or(default)
+    }
+
+    /// Reports a value; values of the same name merge over workers.
+    pub fn report(&mut self, name: &str, metric: Metric) {
+        self.metrics.add(name, metric);
+    }
+
+    /// Fails once the stage is cancelled; for long loops that make no other call.
+    pub fn check(&mut self) -> Result<()> {
+        self.backend.check()
+    }
+}
+
+/// A pass over a worker's share of the rows.
+#[derive(Debug)]
+pub struct Pass {
+    input: InputId,
+    at: usize,
+    step: usize,
+}
+
+impl Pass {
+    /// The next block and its place among the slave's, or None behind the last.
+    pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<(usize, Arc<Block>)>> {
+        let at = self.at;
+        let block = worker.backend.block(self.input, at)?;
+        self.at += self.step;
+        Ok(block.map(|b| (at, b)))
+    }
+}

@@ -1,0 +1,88 @@
+//! Following a job to its end.
+//!
+//! Invariant: a first Ctrl-C cancels the job and waits for its end, a second one leaves at once; a master that is silent
+//! is waited for no longer than [`PATIENCE`].
+
+use super::client::Client;
+use super::interrupt::Interrupt;
+use super::progress::Lines;
+use flexps_common::error::Fault;
+use flexps_common::ids::JobId;
+use flexps_common::report::Report;
+use flexps_common::wire::control::JobProgress;
+use flexps_common::{Error, Result};
+use std::time::{Duration, Instant};
+
+/// How long a master may be out of reach before the client gives up.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two tries to reach it.
+const RETRY: Duration = Duration::from_millis(500);
+/// More news than that, nobody can read; the job's end is answered at once all the same.
+const BETWEEN_NEWS: Duration = Duration::from_millis(100);
+/// As many as a log needs.
+const BETWEEN_SILENT: Duration = Duration::from_secs(1);
+
+/// Follows `job` and returns its report once it has ended, however it ended.
+pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> Result<Report> {
+    let mut lines = Lines::new();
+    let pause = if lines.shown() { BETWEEN_NEWS } else { BETWEEN_SILENT };
+    let mut lost: Option<Instant> = None;
+    let mut cancelled = false;
+    loop {
+        // No version is newer than the last number, so the answer comes after the pause, or at the end.
+        let news = tokio::select! {
+            news = client.watch(job, u64::MAX, pause) => news,
+            () = interrupt.next() => {
+                if cancelled {
+                    return Err(Error::cancelled());
+                }
+                cancelled = true;
+                lines.say(&format!("cancelling {job}; Ctrl-C again leaves at once"));
+                client.cancel(job).await?;
+                continue;
+            }
+        };
+        match news {
+            Ok(news) => {
+                if lost.take().is_some() {
+                    lines.say("the master is back");
+                }
+                if let Some(report) = ended(&news, &mut lines)? {
+                    return Ok(report);
+                }
+            }
+            Err(e) if e.retry => {
+                let since = *lost.get_or_insert_with(|| {
+                    lines.say(&format!("warning: {e}; trying for {} s", PATIENCE.as_secs()));
+                    Instant::now()
+                });
+                if since.elapsed() > PATIENCE {
+                    return Err(e.context(format!("gave up following {job}")));
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    () = interrupt.next() => return Err(Error::cancelled()),
+                }
+            }
+            // The job was there: a master that can't know it is another one.
+            Err(e) if e.fault == Fault::User => {
+                return Err(Error::cluster(format!(
+                    "the master at {} was started anew and does not know {job} any more; submit it again",
+                    client.address()
+                )));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Shows the news; gives the report when they are the last.
+fn ended(news: &JobProgress, lines: &mut Lines) -> Result<Option<Report>> {
+    let report = news.report()?;
+    if report.state.ended() {
+        lines.clear();
+        return Ok(Some(report));
+    }
+    lines.update(news, &report);
+    Ok(None)
+}

@@ -1,0 +1,100 @@
+//! `flexps data generate`: rows of a known shape, written in order by all cores.
+//!
+//! Invariant: the bytes depend on the flags alone, not on the number of cores.
+
+use super::args::{GenerateArgs, Shape};
+use super::file::Whole;
+use super::table::count;
+use super::terminal::{say, written};
+use flexps_common::data::generate::{Generator, Kind};
+use flexps_common::error::io;
+use flexps_common::{Result, data::generate};
+use std::io::Write;
+use std::ops::Range;
+use std::path::Path;
+
+/// Text that a thread makes at a time.
+const PIECE_BYTES: u64 = 1 << 20;
+/// About what a non-zero takes as text.
+const BYTES_PER_NONZERO: u64 = 14;
+
+/// Writes the rows.
+pub fn generate(args: &GenerateArgs) -> Result<()> {
+    let shape = shape(args);
+    let mut writer = RowWriter::new(shape)?;
+    if args.output == Path::new("-") {
+        return written(writer.write(0..shape.rows, &mut std::io::stdout().lock()));
+    }
+    if args.files == 1 {
+        writer.file(0..shape.rows, &args.output)?;
+    } else {
+        std::fs::create_dir_all(&args.output).map_err(|e| io(args.output.display(), &e))?;
+        for file in 0..args.files {
+            let rows = shape.rows * file / args.files..shape.rows * (file + 1) / args.files;
+            writer.file(rows, &args.output.join(format!("part-{file:05}.libsvm")))?;
+        }
+    }
+    say(&format!("{} in {}", count(shape.rows, "row"), args.output.display()));
+    Ok(())
+}
+
+fn shape(args: &GenerateArgs) -> generate::Shape {
+    let kind = match args.shape {
+        Shape::Webspam => Kind::Webspam,
+        Shape::Kdd => Kind::Kdd,
+    };
+    let usual = generate::Shape::new(kind, args.rows);
+    generate::Shape {
+        features: args.features.unwrap_or(usual.features),
+        nonzeros: args.nonzeros.unwrap_or(usual.nonzeros),
+        seed: args.seed,
+        ..usual
+    }
+}
+
+/// Makes rows on all cores and writes them in order.
+struct RowWriter {
+    generators: Vec<Generator>,
+    piece_rows: u64,
+}
+
+impl RowWriter {
+    fn new(shape: generate::Shape) -> Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let row_bytes = u64::from(shape.nonzeros) * BYTES_PER_NONZERO;
+        Ok(Self { generators: vec![Generator::new(shape)?; cores], piece_rows: (PIECE_BYTES / row_bytes).max(1) })
+    }
+
+    fn file(&mut self, rows: Range<u64>, path: &Path) -> Result<()> {
+        Whole::create(path)?.fill(|file| self.write(rows, file))
+    }
+
+    fn write(&mut self, rows: Range<u64>, out: &mut dyn Write) -> std::io::Result<()> {
+        let mut pieces = (rows.start..rows.end).step_by(self.piece_rows as usize);
+        let piece = |start: u64| start..rows.end.min(start + self.piece_rows);
+        loop {
+            let starts: Vec<u64> = pieces.by_ref().take(self.generators.len()).collect();
+            if starts.is_empty() {
+                return Ok(());
+            }
+            let texts: Vec<std::io::Result<Vec<u8>>> = std::thread::scope(|scope| {
+                let makers: Vec<_> = starts
+                    .iter()
+                    .zip(&mut self.generators)
+                    .map(|(start, generator)| {
+                        let numbers = piece(*start);
+                        scope.spawn(move || {
+                            let mut text = Vec::new();
+                            generator.write(numbers, &mut text).map(|()| text)
+                        })
+                    })
+                    .collect();
+                let failed = || std::io::Error::other("a thread that makes rows ended early");
+                makers.into_iter().map(|maker| maker.join().unwrap_or_else(|_| Err(failed()))).collect()
+            });
+            for text in texts {
+                out.write_all(&text?)?;
+            }
+        }
+    }
+}

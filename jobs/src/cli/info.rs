@@ -1,0 +1,101 @@
+//! `flexps data info`: what files of rows hold, and where their blocks are.
+
+use super::args::InfoArgs;
+use super::rows::Files;
+use super::table::count;
+use super::terminal::{out, say};
+use bytesize::ByteSize;
+use flexps_common::data::{Facts, Schema};
+use flexps_common::storage::FileMeta;
+use flexps_common::{Error, Result};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use tokio::runtime::Handle;
+
+/// Describes rows.
+pub fn info(runtime: &Handle, args: &InfoArgs) -> Result<()> {
+    let files = Files::list(runtime, &args.input)?;
+    // Bad rows are told of, not stumbled over.
+    let schema = Schema { bad_rows: u64::MAX, ..files.detect()? };
+    let (mut facts, mut bad) = (Facts::default(), None::<Error>);
+    files.each(&schema, |parsed| {
+        facts.merge(&parsed.facts);
+        bad = bad.take().or(parsed.bad.into_iter().next());
+        Ok(())
+    })?;
+    let listed = &files.listing.files;
+    let mut compressions = Vec::with_capacity(listed.len());
+    for file in listed {
+        compressions.push(files.compression(file)?.map_or("none", |c| c.name()));
+    }
+    if args.json {
+        let files: Vec<_> = listed.iter().zip(&compressions).map(|(file, packed)| one_file(file, packed)).collect();
+        let object = json!({
+            "rows": facts.rows,
+            "features": facts.features,
+            "nonzeros": facts.nonzeros,
+            "labels": { "negative": schema.labels.negative, "positive": schema.labels.positive },
+            "positives": facts.positives,
+            "index_base": schema.index_base,
+            "empty_rows": facts.empty_rows,
+            "bad_rows": facts.bad_rows,
+            "first_bad_row": bad.map(|e| e.message),
+            "max_norm": facts.max_norm2.sqrt(),
+            "files": files,
+        });
+        return out(&format!("{object}\n"));
+    }
+    for note in &files.listing.notes {
+        say(&format!("note: {note}"));
+    }
+    out(&text(&facts, &schema, bad.as_ref(), listed, &compressions))
+}
+
+fn one_file(file: &FileMeta, packed: &str) -> serde_json::Value {
+    let blocks: Vec<_> = file
+        .blocks
+        .iter()
+        .map(|block| json!({ "start": block.start, "end": block.end, "hosts": block.hosts, "racks": block.racks }))
+        .collect();
+    json!({ "path": file.path, "bytes": file.len, "compression": packed, "blocks": blocks })
+}
+
+fn text(facts: &Facts, schema: &Schema, bad: Option<&Error>, files: &[FileMeta], packed: &[&str]) -> String {
+    let mut text = String::new();
+    let labels = schema.labels;
+    let _ = writeln!(
+        text,
+        "rows       {}: {} of label {}, {} of label {}, {} without features",
+        facts.rows,
+        facts.positives,
+        labels.positive,
+        facts.rows - facts.positives,
+        labels.negative,
+        facts.empty_rows
+    );
+    let _ = writeln!(text, "features   {}, indices from {}", facts.features, schema.index_base);
+    let a_row = facts.nonzeros as f64 / facts.rows.max(1) as f64;
+    let _ = writeln!(text, "non-zeros  {}, {a_row:.1} a row", facts.nonzeros);
+    let _ = writeln!(text, "norms      at most {:.4}", facts.max_norm2.sqrt());
+    if let Some(bad) = bad {
+        let _ = writeln!(text, "bad rows   {}; the first: {bad}", facts.bad_rows);
+    }
+    for (file, packed) in files.iter().zip(packed) {
+        let size = ByteSize(file.len).display().si();
+        let packed = if *packed == "none" { String::new() } else { format!(", {packed}") };
+        let _ =
+            writeln!(text, "file       {}: {size}{packed}, {}", file.path, count(file.blocks.len() as u64, "block"));
+    }
+    let mut hosts: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for block in files.iter().flat_map(|file| &file.blocks) {
+        for host in &block.hosts {
+            let of_host = hosts.entry(host).or_default();
+            *of_host = (of_host.0 + 1, of_host.1 + block.end - block.start);
+        }
+    }
+    for (host, (blocks, bytes)) in hosts {
+        let _ = writeln!(text, "host       {host}: {}, {}", count(blocks, "block"), ByteSize(bytes).display().si());
+    }
+    text
+}

@@ -1,0 +1,135 @@
+//! Nodes in this process: what connects to a cluster, and a whole embedded one.
+
+use super::args::{Access, Resources};
+use super::client::Client;
+use flexps_common::Result;
+use flexps_common::job::Registry;
+use flexps_common::storage::Storage;
+use flexps_common::transport::{Network, Options, Secret};
+use flexps_master::scheduler;
+use std::time::Duration;
+
+/// The network of a cluster over sockets, for a process that is a `role`. Called within the runtime.
+pub fn network(access: &Access, role: &'static str) -> Result<Network> {
+    let mut options = Options::new(role);
+    options.cluster.clone_from(&access.cluster);
+    options.secret = Secret::load(access.secret_file.as_deref())?;
+    // A client only asks; a slave derives plans from what it is sent, so it must be the master's twin.
+    options.same_build = role == "slave";
+    Ok(Network::zeromq(options))
+}
+
+/// Cores that this process may use.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// Memory for cached rows unless told: half of what is free.
+pub fn default_cache() -> u64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let free = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib: Option<u64> = free.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
+    // Where nobody says what is free, what any machine has.
+    kib.map_or(1 << 30, |kib| kib * 1024 / 2)
+}
+
+/// The machine's name.
+pub fn machine_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
+/// A slave's options, apart from its addresses.
+pub fn slave_options(
+    resources: &Resources,
+    name: String,
+    host: String,
+    storage: Storage,
+) -> flexps_slave::node::Options {
+    flexps_slave::node::Options {
+        name,
+        host,
+        slots: resources.slots.unwrap_or_else(cores),
+        cache_memory: resources.cache_memory.unwrap_or_else(default_cache),
+        spill_dir: resources.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
+        master: "master".to_owned(),
+        control: "control".to_owned(),
+        bulk: "bulk".to_owned(),
+        functions: flexps_slave::kv::Functions::default(),
+        storage,
+    }
+}
+
+/// A master's options.
+pub fn master_options(bind: String, policy: &str, storage: Storage) -> Result<flexps_master::node::Options> {
+    let (policy, shares) = (scheduler::policy(policy)?, Default::default());
+    Ok(flexps_master::node::Options { bind, policy, storage, shares, history: None })
+}
+
+/// A master and its slaves in this process.
+pub struct Embedded {
+    network: Network,
+    master: flexps_master::node::Handle,
+    slaves: Vec<flexps_slave::node::Handle>,
+}
+
+/// How long the two may take to end.
+const ENDING: Duration = Duration::from_secs(3);
+
+impl Embedded {
+    /// Starts a master and one slave; the slave is registered when this returns.
+    pub async fn start(resources: &Resources, registry: Registry) -> Result<Self> {
+        Self::with(vec![(machine_name(), resources.clone())], registry).await
+    }
+
+    /// Starts a master and so many slaves of so many slots, all on this machine.
+    pub async fn of(registry: Registry, slaves: u32, slots: u32) -> Result<Self> {
+        let resources = Resources { slots: Some(slots), cache_memory: None, spill_dir: None };
+        Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry).await
+    }
+
+    async fn with(slaves: Vec<(String, Resources)>, registry: Registry) -> Result<Self> {
+        let network = Network::in_process();
+        // One for all: what the master learns of the files, and of DataNodes that hang, the slaves need not learn again.
+        let storage = Storage::default();
+        let options = master_options("master".into(), "greedy", storage.clone())?;
+        let master = flexps_master::node::start(network.clone(), registry.clone(), options).await?;
+        let mut embedded = Self { network: network.clone(), master, slaves: Vec::new() };
+        let alone = slaves.len() == 1;
+        for (name, resources) in slaves {
+            let mut options = slave_options(&resources, name.clone(), machine_name(), storage.clone());
+            if !alone {
+                (options.control, options.bulk) = (format!("{name}-control"), format!("{name}-bulk"));
+            }
+            let slave = flexps_slave::node::start(network.clone(), registry.clone(), options).await?;
+            slave.registered().await?;
+            embedded.slaves.push(slave);
+        }
+        Ok(embedded)
+    }
+
+    /// A client of the master.
+    pub fn client(&self) -> Client {
+        Client::new(&self.network, self.master.address())
+    }
+
+    /// Ends both, in order: rows on disk are removed. Not longer than the user would wait.
+    pub async fn stop(self) {
+        let end = async {
+            // The master first: it closes jobs on its slaves, and then need not be told that one leaves.
+            self.master.stop();
+            let ended = self.master.wait().await;
+            self.slaves.iter().for_each(|slave| slave.stop());
+            let mut all = ended;
+            for slave in self.slaves {
+                all = all.and(slave.wait().await);
+            }
+            all
+        };
+        match tokio::time::timeout(ENDING, end).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(error = %e, "the embedded cluster did not end in order"),
+            Err(_) => tracing::warn!("the embedded cluster did not end within {ENDING:?}"),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Rows of files, one piece of text after the other, for commands that read on their own.
+//!
+//! Invariant: rows come in the order of the files' names and of their lines, each once; memory is one piece's, however
+//! large the files are.
+
+use flexps_common::data::compression::{Compression, HEAD, SAMPLE};
+use flexps_common::data::libsvm::{Parsed, Parser, Place};
+use flexps_common::data::schema::DataPath;
+use flexps_common::data::sniff::{Sample, whole_lines};
+use flexps_common::data::{InputSpec, Schema, sniff};
+use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
+use flexps_common::{Error, Result};
+use std::io::{self, Read};
+use tokio::runtime::Handle;
+
+/// Text that is parsed at a time.
+const PIECE: usize = 4 << 20;
+/// Files that are looked into before all are read.
+const LOOKED_INTO: usize = 16;
+
+/// Listed files.
+pub struct Files {
+    /// What was listed.
+    pub listing: Listing,
+    storage: Storage,
+    runtime: Handle,
+}
+
+impl Files {
+    /// Lists `paths`. Reading blocks the calling thread, which must not be one of `runtime`'s.
+    pub fn list(runtime: &Handle, paths: &[DataPath]) -> Result<Self> {
+        let storage = Storage::new(StorageOptions::from_env());
+        let listing = runtime.block_on(storage.list(paths))?;
+        Ok(Self { listing, storage, runtime: runtime.clone() })
+    }
+
+    /// How a file is compressed.
+    pub fn compression(&self, file: &FileMeta) -> Result<Option<Compression>> {
+        Compression::detect(&self.head(file, HEAD)?, &file.path)
+    }
+
+    /// Whole lines from the starts of some files.
+    pub fn samples(&self) -> Result<Vec<Sample>> {
+        let step = self.listing.files.len().div_ceil(LOOKED_INTO).max(1);
+        self.listing.files.iter().step_by(step).map(|file| self.sample(file)).collect()
+    }
+
+    /// What the files hold, as far as the samples show.
+    pub fn detect(&self) -> Result<Schema> {
+        let spec = InputSpec::new("input", Vec::new());
+        sniff::sniff(&spec, &self.samples()?)
+    }
+
+    /// Calls `each` with the rows of every piece of text.
+    pub fn each(&self, schema: &Schema, mut each: impl FnMut(Parsed) -> Result<()>) -> Result<()> {
+        let mut parser = Parser::new(schema.clone());
+        let mut text = Vec::with_capacity(2 * PIECE);
+        for file in &self.listing.files {
+            let compression = self.compression(file)?;
+            let bytes = self.open(file)?;
+            let mut bytes: Box<dyn Read + Send> = match compression {
+                Some(compression) => compression.decode(bytes)?,
+                None => Box::new(bytes),
+            };
+            let failed = |e: io::Error| match compression {
+                Some(compression) => compression.error(&file.path, e),
+                None => ours(&file.path, e),
+            };
+            let (mut offset, mut line) = (0, 1);
+            text.clear();
+            loop {
+                let got = bytes.by_ref().take(PIECE as u64).read_to_end(&mut text).map_err(failed)?;
+                let whole = whole_lines(&text, true, got == 0).len();
+                let place = Place { path: &file.path, offset, line: Some(line) };
+                each(parser.parse(&text[..whole], &place)?)?;
+                if got == 0 {
+                    break;
+                }
+                offset += whole as u64;
+                line += text[..whole].iter().filter(|b| **b == b'\n').count() as u64;
+                text.drain(..whole);
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&self, file: &FileMeta) -> Result<Sample> {
+        let head = self.head(file, SAMPLE)?;
+        let whole = head.len() as u64 == file.len;
+        let text = match Compression::detect(&head, &file.path)? {
+            Some(compression) => {
+                let text = compression.decode_head(&file.path, &head, whole, SAMPLE)?;
+                whole_lines(&text, true, whole && text.len() < SAMPLE).to_vec()
+            }
+            None => whole_lines(&head, true, whole).to_vec(),
+        };
+        Ok(Sample { path: file.path.clone(), text })
+    }
+
+    fn head(&self, file: &FileMeta, most: usize) -> Result<Vec<u8>> {
+        let end = file.len.min(most as u64);
+        self.runtime.block_on(self.storage.read_range(&file.path, file.len, 0..end))
+    }
+
+    fn open(&self, file: &FileMeta) -> Result<Blocking> {
+        let reader = self.runtime.block_on(self.storage.open(&file.path, file.len, 0..file.len))?;
+        Ok(Blocking { reader, runtime: self.runtime.clone(), piece: Vec::new(), at: 0 })
+    }
+}
+
+/// Our error inside an I/O error, or the I/O error on `path`.
+fn ours(path: &str, error: io::Error) -> Error {
+    match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(ours) => ours.clone(),
+        None => flexps_common::error::io(path, &error),
+    }
+}
+
+/// A file in storage as a plain reader.
+struct Blocking {
+    reader: Reader,
+    runtime: Handle,
+    piece: Vec<u8>,
+    at: usize,
+}
+
+impl Read for Blocking {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.at == self.piece.len() {
+            self.piece.clear();
+            self.at = 0;
+            self.runtime.block_on(self.reader.append(&mut self.piece, PIECE)).map_err(io::Error::other)?;
+        }
+        let count = out.len().min(self.piece.len() - self.at);
+        out[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}

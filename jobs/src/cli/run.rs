@@ -1,0 +1,84 @@
+//! `flexps run`: a job from its flags to its result, embedded or on a cluster.
+//!
+//! Invariant: what can be refused is refused before anything starts; the way above the transport is the same embedded
+//! and remote.
+
+use super::args::RunArgs;
+use super::client::Client;
+use super::file::Whole;
+use super::follow::follow;
+use super::interrupt::Interrupt;
+use super::node::Embedded;
+use super::table;
+use super::terminal::{out, say, watched};
+use flexps_common::error::Context;
+use flexps_common::job::{DynJob, Prepare, Registry};
+use flexps_common::report::{Report, State};
+use flexps_common::{Error, Result};
+use std::io::Write;
+use std::path::PathBuf;
+
+/// Runs `job`.
+pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) -> Result<()> {
+    // An empty FLEXPS_MASTER is how a script unsets it.
+    let master = args.master.as_deref().filter(|address| !address.is_empty());
+    if args.detach && master.is_none() {
+        return Err(Error::user("--detach needs --master HOST:PORT: an embedded job ends with this process"));
+    }
+    // Tried before the job, so that none is lost to a typing mistake.
+    let file = args.report.as_deref().map(Whole::create).transpose().context(|| "--report")?;
+    job.prepare(&Prepare { cache: cache_folder(), say })?;
+    job.plan()?;
+    let mut interrupt = Interrupt::new()?;
+    let report = match master {
+        Some(address) => {
+            let client = Client::connect(address, &args.access)?;
+            let id = client.submit(&*job, args.reproducible, args.scheduling.scheduling()).await?;
+            if args.detach {
+                return out(&format!("{id}\n"));
+            }
+            follow(&client, id, &mut interrupt).await?
+        }
+        None => {
+            let embedded = Embedded::start(&args.resources, registry).await?;
+            let client = embedded.client();
+            let followed = match client.submit(&*job, args.reproducible, args.scheduling.scheduling()).await {
+                Ok(id) => follow(&client, id, &mut interrupt).await,
+                Err(e) => Err(e),
+            };
+            embedded.stop().await;
+            followed?
+        }
+    };
+    finish(&report, args.json, file)
+}
+
+/// Gives the report to whoever asked for it, and the job's error to the caller.
+fn finish(report: &Report, json: bool, file: Option<Whole>) -> Result<()> {
+    let as_json = || serde_json::to_string(report).map_err(|e| Error::bug(format!("the report as JSON: {e}")));
+    if let Some(file) = file {
+        let json = as_json()?;
+        file.fill(|file| writeln!(file, "{json}"))?;
+    }
+    // Where the result does not show them, whoever watches, or looks for what went wrong, wants to know them.
+    if (json && watched()) || report.state != State::Done {
+        report.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    }
+    if json {
+        out(&format!("{}\n", as_json()?))?;
+    } else if report.state == State::Done {
+        out(&format!("{}\n{}", table::stages(&report.stages), table::result(report)))?;
+    }
+    match report.state {
+        State::Cancelled => Err(Error::cancelled()),
+        State::Failed => Err(report.error.clone().unwrap_or_else(|| Error::bug("the job failed without a reason"))),
+        _ => Ok(()),
+    }
+}
+
+/// Where generated rows are kept between runs.
+pub fn cache_folder() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    folder.unwrap_or_else(std::env::temp_dir).join("flexps")
+}

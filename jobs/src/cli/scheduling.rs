@@ -1,0 +1,63 @@
+//! The flags that say when a job is to run, and those of a master that weigh them.
+
+use clap::Args;
+use flexps_common::ids::JobId;
+use flexps_common::scheduling::Scheduling;
+use std::time::Duration;
+
+/// When a job is to run.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Scheduling")]
+pub struct SchedulingArgs {
+    /// Higher goes first, under `prioritized`, `backfill` and, within a share, `fair`
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
+    pub priority: i32,
+    /// Queue whose share it counts against under `fair` [default: the user's own]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub queue: Option<String>,
+    /// Who it is run for
+    #[arg(long, global = true, env = "USER", default_value = "", value_name = "NAME", hide_env_values = true)]
+    pub user: String,
+    /// Start when this job is done, fail when it fails; may be given again
+    #[arg(long, global = true, value_name = "JOB")]
+    pub after: Vec<JobId>,
+    /// Time after its submission by which it should be done, e.g. 90s or 2h; reported, not enforced
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
+}
+
+impl SchedulingArgs {
+    /// As it goes to the master.
+    pub fn scheduling(&self) -> Scheduling {
+        Scheduling {
+            priority: self.priority,
+            user: self.user.clone(),
+            queue: self.queue.clone(),
+            after: self.after.clone(),
+            deadline: self.deadline.map(|d| d.as_secs_f64()),
+        }
+    }
+}
+
+/// `NAME=WEIGHT`.
+pub fn weight(text: &str) -> Result<(String, f64), String> {
+    let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
+    let weight = parts.and_then(|(name, weight)| Some((name.to_owned(), weight.parse::<f64>().ok()?)));
+    match weight {
+        Some((name, weight)) if weight > 0.0 && weight.is_finite() => Ok((name, weight)),
+        _ => Err(format!("'{text}' is no share; give NAME=WEIGHT with a weight above 0, e.g. ann=2")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_weight_is_a_number_above_zero() {
+        assert_eq!(weight("ann=2.5"), Ok(("ann".to_owned(), 2.5)));
+        for bad in ["ann", "=2", "ann=", "ann=0", "ann=-1", "ann=inf", "ann=NaN"] {
+            assert!(weight(bad).is_err_and(|e| e.contains(bad)), "{bad}");
+        }
+    }
+}

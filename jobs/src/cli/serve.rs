@@ -1,0 +1,107 @@
+//! `flexps master` and `flexps slave`: nodes that live until they are told to end.
+//!
+//! Invariant: SIGINT and SIGTERM end both in order; a second one ends them at once.
+
+use super::args::{MasterArgs, SlaveArgs};
+use super::interrupt::Interrupt;
+use super::node::{self, machine_name, master_options, slave_options};
+use super::terminal::{out, say, watched};
+use flexps_common::job::Registry;
+use flexps_common::storage::Storage;
+use flexps_common::{Error, Result};
+use std::net::{IpAddr, SocketAddr};
+
+/// Runs a master.
+pub async fn master(args: MasterArgs, registry: Registry) -> Result<()> {
+    let mut interrupt = Interrupt::new()?;
+    let network = node::network(&args.access, "master")?;
+    let mut options = master_options(args.bind, &args.policy, Storage::default())?;
+    options.shares = args.share.into_iter().collect();
+    options.history = args.history;
+    let master = flexps_master::node::start(network, registry, options).await?;
+    out(&format!("listening on {}\n", master.address()))?;
+    interrupt.next().await;
+    master.stop();
+    tokio::select! {
+        ended = master.wait() => ended,
+        () = interrupt.next() => Err(Error::cancelled()),
+    }
+}
+
+/// Runs a slave.
+pub async fn slave(args: SlaveArgs, registry: Registry) -> Result<()> {
+    let mut interrupt = Interrupt::new()?;
+    let host = args.host.unwrap_or_else(machine_name);
+    let name = args.name.unwrap_or_else(|| host.clone());
+    let control = free_port(&args.bind)?;
+    let mut options = slave_options(&args.resources, name.clone(), host, Storage::default());
+    options.master.clone_from(&args.master);
+    options.control = control;
+    options.bulk.clone_from(&options.control);
+    let slots = options.slots;
+    let network = node::network(&args.access, "slave")?;
+    let slave = flexps_slave::node::start(network, registry, options).await?;
+    tokio::select! {
+        registered = slave.registered() => {
+            let id = registered?;
+            if watched() {
+                say(&format!("slave {name} ({id}) lends {slots} slots to the master at {}", args.master));
+            }
+            tokio::select! {
+                ended = slave.wait() => return ended,
+                () = interrupt.next() => {}
+            }
+        }
+        () = interrupt.next() => {}
+    }
+    slave.stop();
+    tokio::select! {
+        ended = slave.wait() => ended,
+        () = interrupt.next() => Err(Error::cancelled()),
+    }
+}
+
+/// A free port of the address that `--bind` names. Peers are told it as it stands, so it must lead to this machine.
+fn free_port(bind: &str) -> Result<String> {
+    let bare = bind.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(bind);
+    let socket = bind.parse().ok().filter(|address: &SocketAddr| address.port() == 0).map(|address| address.ip());
+    match bare.parse().ok().or(socket) {
+        Some(ip) if IpAddr::is_unspecified(&ip) => Err(Error::user(format!(
+            "--bind {bind}: other slaves are given this address, and {ip} leads none of them here; give the address or \
+             host name of this machine that they reach it at"
+        ))),
+        Some(ip) => Ok(SocketAddr::new(ip, 0).to_string()),
+        None if bind.contains(':') => {
+            Err(Error::user(format!("--bind {bind}: a slave takes free ports; give the address or host name alone")))
+        }
+        None => Ok(format!("{bind}:0")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_a_free_port_unless_peers_cannot_reach_it() {
+        for (bind, expected) in [
+            ("127.0.0.1", "127.0.0.1:0"),
+            ("::1", "[::1]:0"),
+            ("[::1]", "[::1]:0"),
+            ("[::1]:0", "[::1]:0"),
+            ("10.0.0.7:0", "10.0.0.7:0"),
+            ("node-7", "node-7:0"),
+        ] {
+            assert_eq!(free_port(bind).unwrap(), expected);
+        }
+        for (bind, says) in [
+            ("0.0.0.0", "leads none"),
+            ("::", "leads none"),
+            ("[::]:0", "leads none"),
+            ("10.0.0.7:80", "free ports"),
+            ("node-7:80", "free ports"),
+        ] {
+            assert!(free_port(bind).unwrap_err().message.contains(says), "{bind}");
+        }
+    }
+}

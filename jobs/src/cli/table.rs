@@ -1,0 +1,185 @@
+//! A finished job for people: the table of its stages, then the result.
+
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, Table, presets};
+use flexps_common::report::{Report, StageReport};
+use std::ops::Range;
+
+/// A table whose columns `numbers` are aligned to the right.
+pub fn table<const N: usize>(head: [&str; N], numbers: Range<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(head);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+        if numbers.contains(&column.index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// The lines of a table, without blanks at their ends.
+pub fn lines(table: &Table) -> String {
+    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// Runs of one stage, folded.
+struct Folded<'a> {
+    name: &'a str,
+    runs: u64,
+    threads: (u32, u32),
+    slaves: (usize, usize),
+    seconds: f64,
+    worker_seconds: f64,
+    wait_seconds: f64,
+    bytes: u64,
+}
+
+impl<'a> Folded<'a> {
+    fn new(run: &'a StageReport) -> Self {
+        Self {
+            name: &run.name,
+            runs: 0,
+            threads: (run.threads, run.threads),
+            slaves: (run.slaves.len(), run.slaves.len()),
+            seconds: 0.0,
+            worker_seconds: 0.0,
+            wait_seconds: 0.0,
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, run: &StageReport) {
+        self.runs += 1;
+        self.threads = (self.threads.0.min(run.threads), self.threads.1.max(run.threads));
+        self.slaves = (self.slaves.0.min(run.slaves.len()), self.slaves.1.max(run.slaves.len()));
+        self.seconds += run.seconds;
+        self.worker_seconds += run.worker_seconds;
+        self.wait_seconds += run.wait_seconds;
+        self.bytes += run.bytes_sent + run.bytes_received;
+    }
+}
+
+/// One line per stage name, by first appearance; times and bytes are sums over its runs.
+pub fn stages(runs: &[StageReport]) -> String {
+    let mut folded: Vec<Folded<'_>> = Vec::new();
+    for run in runs {
+        let at = folded.iter().position(|known| known.name == run.name).unwrap_or_else(|| {
+            folded.push(Folded::new(run));
+            folded.len() - 1
+        });
+        folded[at].add(run);
+    }
+    let mut table = table(["stage", "runs", "threads", "slaves", "elapsed", "worker time", "waiting", "moved"], 1..8);
+    for stage in &folded {
+        table.add_row([
+            stage.name.to_owned(),
+            stage.runs.to_string(),
+            span(stage.threads),
+            span(stage.slaves),
+            seconds(stage.seconds),
+            seconds(stage.worker_seconds),
+            seconds(stage.wait_seconds),
+            ByteSize(stage.bytes).display().si().to_string(),
+        ]);
+    }
+    lines(&table)
+}
+
+/// The result: what was read, how the job ended, its numbers, its model, and what else a user should know.
+pub fn result(report: &Report) -> String {
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let read = &report.read;
+    if read.rows > 0 {
+        let size = |bytes| ByteSize(bytes).display().si();
+        let local = read.local_share().map_or(String::new(), |share| format!(", {:.0} % local", 100.0 * share));
+        let kept =
+            if read.spilled_bytes > 0 { format!(", {} kept on disk", size(read.spilled_bytes)) } else { String::new() };
+        lines.push((
+            "read",
+            format!(
+                "{}, {} in {}, {}{local}{kept}",
+                count(read.rows, "row"),
+                size(read.bytes),
+                count(read.files, "file"),
+                seconds(read.seconds),
+            ),
+        ));
+    }
+    if let Some(last) = report.epochs.last() {
+        let why = report.stopped.as_deref().map_or(String::new(), |why| format!(": {why}"));
+        lines.push(("epochs", format!("{}{why}", last.epoch)));
+    }
+    if let Some(objective) = report.objective {
+        lines.push(("objective", format!("{objective:.9}")));
+    }
+    for (name, value) in &report.metrics {
+        lines.push((name, number(*value)));
+    }
+    if let Some(model) = &report.model {
+        lines.push(("model", model.clone()));
+    }
+    let memory = ByteSize(report.peak_memory_bytes).display().si();
+    lines.push(("time", format!("{}, at most {memory} of memory in a process", seconds(report.seconds))));
+    for note in &report.notes {
+        lines.push(("note", note.clone()));
+    }
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    lines.iter().map(|(name, text)| format!("{name:<width$}  {text}\n")).collect()
+}
+
+/// `3` or `1-3`.
+fn span<T: PartialEq + std::fmt::Display>((least, most): (T, T)) -> String {
+    if least == most { most.to_string() } else { format!("{least}-{most}") }
+}
+
+/// `1 row`, `2 rows`.
+pub fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// `1.2 ms`, `3.45 s`, `12 min 3 s`.
+pub fn seconds(x: f64) -> String {
+    match x {
+        x if x < 1.0 => format!("{:.1} ms", x * 1e3),
+        x if x < 120.0 => format!("{x:.2} s"),
+        x => format!("{:.0} min {:.0} s", (x / 60.0).floor(), x % 60.0),
+    }
+}
+
+/// Six significant digits, without an exponent where that reads well.
+pub fn number(x: f64) -> String {
+    if x != 0.0 && (x.abs() < 1e-4 || x.abs() >= 1e9) {
+        format!("{x:.5e}")
+    } else if x == x.trunc() {
+        format!("{x}")
+    } else {
+        format!("{x:.6}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_stages_are_one_line_with_their_count() {
+        let run = |name: &str, epoch, threads| StageReport {
+            name: name.into(),
+            epoch,
+            threads,
+            slaves: vec!["a".into()],
+            seconds: 0.5,
+            worker_seconds: 1.0,
+            wait_seconds: 0.25,
+            bytes_sent: 1000,
+            bytes_received: 500,
+            rows: 10,
+        };
+        let text = stages(&[run("wide", 1, 4), run("narrow", 1, 1), run("wide", 2, 2)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        let wide: Vec<_> = lines[1].split_whitespace().collect();
+        assert_eq!(wide, ["wide", "2", "2-4", "1", "1.00", "s", "2.00", "s", "500.0", "ms", "3.0", "kB"], "{text}");
+    }
+}

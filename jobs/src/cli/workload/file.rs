@@ -1,0 +1,350 @@
+//! Workload files: TOML in, a checked workload out.
+//!
+//! Invariant: what is wrong is told with file, line, column and what is allowed, before anything runs; what comes out keeps
+//! the promises of [`Workload`].
+
+use super::text::{Place, Value};
+use flexps_common::job::Registry;
+use flexps_common::{Error, Result};
+use flexps_master::simulate::{Cluster, JobSpec, Luck, StageSpec, Timing, Workload};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+use toml::Spanned;
+
+/// Most jobs of a file, copies included.
+const MOST_JOBS: u64 = 1_000_000;
+
+/// A checked file.
+#[derive(Debug)]
+pub struct WorkFile {
+    /// Its jobs, in order of arrival.
+    pub workload: Workload,
+    /// Its cluster; without slaves, or with slaves without slots, when it does not say.
+    pub cluster: Cluster,
+    /// The real job behind each: its name in the registry and its parameters as JSON. None for one that is only a model.
+    pub real: Vec<Option<(String, String)>>,
+}
+
+impl WorkFile {
+    /// The cluster's slaves and the slots of each: what the flags say, else what the file says.
+    pub fn size(&self, slaves: Option<u32>, slots: Option<u32>) -> (Option<u32>, Option<u32>) {
+        let own = &self.cluster.slots;
+        let slaves = slaves.or_else(|| u32::try_from(own.len()).ok()).filter(|n| *n > 0);
+        (slaves, slots.or_else(|| own.first().copied()).filter(|n| *n > 0))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default, rename = "about")]
+    _about: String,
+    #[serde(default)]
+    cluster: ClusterTable,
+    #[serde(default)]
+    luck: LuckTable,
+    #[serde(default)]
+    shares: BTreeMap<String, Spanned<f64>>,
+    #[serde(default)]
+    job: Vec<JobTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct ClusterTable {
+    slaves: Option<Spanned<u32>>,
+    slots: Option<Spanned<u32>>,
+    memory: Option<Value>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct LuckTable {
+    jitter: Option<Spanned<f64>>,
+    stragglers: Option<Stragglers>,
+    failures: Option<Spanned<f64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stragglers {
+    probability: Spanned<f64>,
+    slowdown: Spanned<f64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JobTable {
+    name: Spanned<String>,
+    arrival: Option<Value>,
+    copies: Option<Spanned<u32>>,
+    every: Option<Value>,
+    #[serde(default = "one")]
+    burst: Spanned<u32>,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    user: String,
+    queue: Option<String>,
+    deadline: Option<Value>,
+    #[serde(default)]
+    after: Vec<Spanned<String>>,
+    rounds: Option<Spanned<u32>>,
+    run: Option<Spanned<String>>,
+    params: Option<Spanned<toml::Table>>,
+    #[serde(default)]
+    stage: Vec<StageTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StageTable {
+    name: Spanned<String>,
+    threads: Value,
+    work: Option<Value>,
+    cost: Option<Value>,
+    fixed: Option<Value>,
+    after: Option<Vec<Spanned<String>>>,
+    memory: Option<Value>,
+}
+
+fn one() -> Spanned<u32> {
+    Spanned::new(0..0, 1)
+}
+
+/// Reads and checks a file. `registry` knows the real jobs.
+pub fn read(path: &Path, registry: &Registry) -> Result<WorkFile> {
+    let text = std::fs::read_to_string(path).map_err(|e| flexps_common::error::io(path.display().to_string(), &e))?;
+    parse(&path.display().to_string(), &text, registry)
+}
+
+/// Checks the text of a file called `path`.
+pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
+    let at = Place { path, text };
+    let file: File = toml::from_str(text).map_err(|e| {
+        let span = e.span().unwrap_or(0..0);
+        at.error(&span, e.message())
+    })?;
+    if file.job.is_empty() {
+        return Err(at.error(&(0..0), "no [[job]] in it; a workload has at least one"));
+    }
+    let stem = Path::new(path).file_stem().map_or_else(|| path.to_owned(), |s| s.to_string_lossy().into_owned());
+    let mut cluster = cluster(&at, &file.cluster)?;
+    for (name, weight) in &file.shares {
+        if !(*weight.get_ref() > 0.0 && weight.get_ref().is_finite()) {
+            return Err(at.error(&weight.span(), &format!("share {name}: a weight is a number above 0")));
+        }
+        cluster.weights.insert(name.clone(), *weight.get_ref());
+    }
+    let mut jobs: Vec<(JobSpec, Option<(String, String)>)> = Vec::new();
+    let mut copies: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for table in &file.job {
+        let made = expand(&at, table, registry, jobs.len() as u64)?;
+        let name = table.name.get_ref().as_str();
+        if copies.insert(name, made.iter().map(|(j, _)| j.name.clone()).collect()).is_some() {
+            return Err(at.error(&table.name.span(), &format!("job {name} is there already; names are unique")));
+        }
+        jobs.extend(made);
+    }
+    let mut all = BTreeSet::new();
+    if let Some((twice, _)) = jobs.iter().find(|(j, _)| !all.insert(j.name.clone())) {
+        let table = file.job.iter().find(|t| *t.name.get_ref() == twice.kind).map_or(0..0, |t| t.name.span());
+        return Err(at.error(&table, &format!("a copy is called {}, and so is another job", twice.name)));
+    }
+    // In order of arrival, those of one moment as the file has them; then names become places.
+    jobs.sort_by_key(|(j, _)| j.arrival);
+    let places: BTreeMap<String, usize> = jobs.iter().enumerate().map(|(i, (j, _))| (j.name.clone(), i)).collect();
+    for table in &file.job {
+        let mut after: Vec<usize> = Vec::new();
+        for first in &table.after {
+            let Some(names) = copies.get(first.get_ref().as_str()) else {
+                let known: Vec<&str> = copies.keys().copied().collect();
+                let text = format!("no job is called {}; there are {}", first.get_ref(), known.join(", "));
+                return Err(at.error(&first.span(), &text));
+            };
+            after.extend(names.iter().filter_map(|name| places.get(name)));
+        }
+        for name in copies.get(table.name.get_ref().as_str()).into_iter().flatten() {
+            if let Some(place) = places.get(name) {
+                jobs[*place].0.after.clone_from(&after);
+            }
+        }
+    }
+    cycles(&at, &file)?;
+    let (jobs, real) = jobs.into_iter().unzip();
+    let name = file.name.unwrap_or(stem);
+    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, real })
+}
+
+fn cluster(at: &Place<'_>, table: &ClusterTable) -> Result<Cluster> {
+    let count = |value: &Option<Spanned<u32>>, most: u32| match value {
+        None => Ok(0),
+        Some(n) if (1..=most).contains(n.get_ref()) => Ok(*n.get_ref()),
+        Some(n) => Err(at.error(&n.span(), &format!("{} is not in 1..={most}", n.get_ref()))),
+    };
+    let memory = table.memory.as_ref().map(|v| at.size(v)).transpose()?;
+    let (slaves, slots) = (count(&table.slaves, 100_000)?, count(&table.slots, 4096)?);
+    Ok(Cluster { memory, ..Cluster::equal(slaves, slots) })
+}
+
+fn luck(at: &Place<'_>, table: &LuckTable) -> Result<Luck> {
+    let within = |value: Option<&Spanned<f64>>, least: f64, most: f64| match value {
+        None => Ok(0.0),
+        Some(x) if (least..=most).contains(x.get_ref()) => Ok(*x.get_ref()),
+        Some(x) => Err(at.error(&x.span(), &format!("{} is not in {least}..={most}", x.get_ref()))),
+    };
+    let stragglers = table.stragglers.as_ref();
+    Ok(Luck {
+        jitter: within(table.jitter.as_ref(), 0.0, 3.0)?,
+        straggler_probability: within(stragglers.map(|s| &s.probability), 0.0, 1.0)?,
+        straggler_slowdown: within(stragglers.map(|s| &s.slowdown), 1.0, 1e6)?,
+        failure_probability: within(table.failures.as_ref(), 0.0, 0.95)?,
+    })
+}
+
+type Made = Vec<(JobSpec, Option<(String, String)>)>;
+
+/// A table's copies.
+fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) -> Result<Made> {
+    let name = table.name.get_ref();
+    if name.is_empty() {
+        return Err(at.error(&table.name.span(), "a job needs a name"));
+    }
+    let positive = |value: &Spanned<u32>, what: &str| match *value.get_ref() {
+        0 => Err(at.error(&value.span(), &format!("{what} is at least 1"))),
+        n => Ok(n),
+    };
+    let copies = table.copies.as_ref().map_or(Ok(1), |n| positive(n, "copies"))?;
+    let burst = positive(&table.burst, "burst")?;
+    if before + u64::from(copies) > MOST_JOBS {
+        let span = table.copies.as_ref().map_or_else(|| table.name.span(), Spanned::span);
+        return Err(at.error(&span, &format!("more than {MOST_JOBS} jobs")));
+    }
+    let time = |value: &Option<Value>| value.as_ref().map_or(Ok(Duration::ZERO), |v| at.time(v));
+    let (arrival, every) = (time(&table.arrival)?, time(&table.every)?);
+    let real = real(at, table, registry)?;
+    if table.stage.is_empty() && real.is_none() {
+        return Err(at.error(&table.name.span(), "a job needs a [[job.stage]], or `run = \"…\"` with a real job"));
+    }
+    let spec = JobSpec {
+        name: name.clone(),
+        kind: name.clone(),
+        arrival,
+        priority: table.priority,
+        owner: table.queue.clone().unwrap_or_else(|| table.user.clone()),
+        deadline: table.deadline.as_ref().map(|v| at.time(v)).transpose()?,
+        after: Vec::new(),
+        stages: stages(at, &table.stage)?,
+        rounds: table.rounds.as_ref().map_or(Ok(1), |n| positive(n, "rounds"))?,
+    };
+    let copy = |i: u32| {
+        let name = if copies == 1 { name.clone() } else { format!("{name}-{}", i + 1) };
+        (JobSpec { name, arrival: arrival + every * (i / burst), ..spec.clone() }, real.clone())
+    };
+    Ok((0..copies).map(copy).collect())
+}
+
+/// The real job: its parameters are checked by making it once.
+fn real(at: &Place<'_>, table: &JobTable, registry: &Registry) -> Result<Option<(String, String)>> {
+    let Some(run) = &table.run else {
+        return match &table.params {
+            Some(params) => Err(at.error(&params.span(), "params belong to a real job: `run = \"…\"` is missing")),
+            None => Ok(None),
+        };
+    };
+    let known: Vec<&str> = registry.kinds().map(|k| k.name).collect();
+    let Some(kind) = registry.kinds().find(|k| k.name == run.get_ref()) else {
+        return Err(
+            at.error(&run.span(), &format!("no job is called {}; there are {}", run.get_ref(), known.join(", ")))
+        );
+    };
+    let params = table.params.as_ref().map(Spanned::get_ref).cloned().unwrap_or_default();
+    let flags = params.iter().flat_map(|(name, value)| super::text::flag(name, value));
+    let command = (kind.augment)(clap::Command::new(kind.name).no_binary_name(true));
+    let made = command.try_get_matches_from(flags).map_err(Error::user).and_then(|m| (kind.from_matches)(&m));
+    let made = made.and_then(|job| job.params());
+    match made {
+        Ok(params) => Ok(Some((kind.name.to_owned(), params))),
+        Err(e) => {
+            let span = table.params.as_ref().map_or_else(|| run.span(), Spanned::span);
+            let message = e.message.trim_start_matches("error: ");
+            Err(at.error(&span, &format!("{}: {}", kind.name, message.lines().next().unwrap_or_default())))
+        }
+    }
+}
+
+fn stages(at: &Place<'_>, tables: &[StageTable]) -> Result<Vec<StageSpec>> {
+    let mut made: Vec<StageSpec> = Vec::new();
+    for table in tables {
+        let name = table.name.get_ref();
+        if made.iter().any(|s| s.name == *name) {
+            return Err(at.error(&table.name.span(), &format!("stage {name} is there already; names are unique")));
+        }
+        let number = |value: &Option<Value>| value.as_ref().map_or(Ok(0.0), |v| at.time(v).map(|t| t.as_secs_f64()));
+        let after = match &table.after {
+            None => made.len().checked_sub(1).into_iter().collect(),
+            Some(names) => {
+                let place = |first: &Spanned<String>| {
+                    made.iter().position(|s| s.name == *first.get_ref()).ok_or_else(|| {
+                        let known: Vec<_> = made.iter().map(|s| s.name.as_str()).collect();
+                        let text = format!(
+                            "a stage comes after stages above it ({}), not {}",
+                            known.join(", "),
+                            first.get_ref()
+                        );
+                        at.error(&first.span(), &text)
+                    })
+                };
+                names.iter().map(place).collect::<Result<_>>()?
+            }
+        };
+        made.push(StageSpec {
+            name: name.clone(),
+            threads: at.threads(&table.threads)?,
+            timing: Timing::Model {
+                work: number(&table.work)?,
+                cost: number(&table.cost)?,
+                fixed: number(&table.fixed)?,
+            },
+            after,
+            memory: table.memory.as_ref().map_or(Ok(0), |v| at.size(v))?,
+        });
+    }
+    Ok(made)
+}
+
+/// Jobs that wait for one another in a circle.
+fn cycles(at: &Place<'_>, file: &File) -> Result<()> {
+    let places: BTreeMap<&str, usize> =
+        file.job.iter().enumerate().map(|(i, t)| (t.name.get_ref().as_str(), i)).collect();
+    // 0 not seen, 1 on the way, 2 done.
+    let mut seen = vec![0u8; file.job.len()];
+    for start in 0..file.job.len() {
+        let mut way: Vec<(usize, usize)> = vec![(start, 0)];
+        while let Some((job, next)) = way.pop() {
+            if next == 0 && seen[job] == 2 {
+                continue;
+            }
+            seen[job] = 1;
+            let Some(first) = file.job[job].after.get(next) else {
+                seen[job] = 2;
+                continue;
+            };
+            way.push((job, next + 1));
+            let Some(place) = places.get(first.get_ref().as_str()) else { continue };
+            if seen[*place] == 1 {
+                let from = way.iter().position(|(j, _)| j == place).unwrap_or(0);
+                let mut names: Vec<&str> =
+                    way[from..].iter().map(|(j, _)| file.job[*j].name.get_ref().as_str()).collect();
+                names.push(first.get_ref());
+                return Err(at.error(&first.span(), &format!("jobs wait for one another: {}", names.join(" after "))));
+            }
+            way.push((*place, 0));
+        }
+    }
+    Ok(())
+}

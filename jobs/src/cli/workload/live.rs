@@ -1,0 +1,194 @@
+//! `flexps workload run`: the jobs of a workload on a live cluster, once per policy.
+//!
+//! Invariant: the next policy begins when every job of the one before has ended; Ctrl-C cancels what was submitted.
+
+use super::args::RunArgs;
+use super::file::{self, WorkFile};
+use super::show::{Comparison, Outcome};
+use super::{picture, recorded};
+use crate::cli::client::Client;
+use crate::cli::interrupt::Interrupt;
+use crate::cli::node::Embedded;
+use crate::cli::terminal::say;
+use crate::sleep::{Nap, Sleep};
+use flexps_common::ids::JobId;
+use flexps_common::job::{DynJob, Prepare, Registry};
+use flexps_common::plan;
+use flexps_common::scheduling::Scheduling;
+use flexps_common::{Error, Result};
+use flexps_master::history::Record;
+use flexps_master::simulate::{Bounds, JobSpec, Threads, Timing, bounds, measure};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How often the jobs are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs a workload file.
+pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
+    picture::check(args.compare.picture.as_deref())?;
+    let mut file = file::read(&args.file, &registry)?;
+    let size = file.size(args.slaves, args.slots);
+    file.workload.jobs.iter_mut().for_each(|job| faster(job, args.speed));
+    let jobs = jobs(&file, &registry)?;
+    let mut interrupt = Interrupt::new()?;
+    if let Some(address) = &args.master {
+        let client = Client::connect(address, &args.access)?;
+        return compare(&client, &args, &file, &jobs, &mut interrupt).await;
+    }
+    let (Some(slaves), Some(slots)) = size else {
+        return Err(Error::user(
+            "no cluster: give --master HOST:PORT, or --slaves N --slots M for one in this process",
+        ));
+    };
+    let cluster = Embedded::of(registry, slaves, slots).await?;
+    let compared = compare(&cluster.client(), &args, &file, &jobs, &mut interrupt).await;
+    cluster.stop().await;
+    compared
+}
+
+async fn compare(
+    client: &Client,
+    args: &RunArgs,
+    file: &WorkFile,
+    jobs: &[Box<dyn DynJob>],
+    interrupt: &mut Interrupt,
+) -> Result<()> {
+    let mut outcomes = Vec::new();
+    let mut bound: Option<Bounds> = None;
+    for policy in &args.compare.policies {
+        client.set_policy(policy).await?;
+        say(&format!("{policy}: running {} jobs", jobs.len()));
+        let (names, records) = play(client, file, jobs, interrupt).await?;
+        let trace = flexps_master::history::trace(&records, &names, |id| names.contains_key(&id));
+        let (workload, cluster) =
+            flexps_master::history::workload(&file.workload.name, &records, &names, |id| names.contains_key(&id));
+        let all_models = file.real.iter().all(Option::is_none);
+        // Models say what the least is; of real jobs only what was recorded does, of the first policy for all.
+        let least = bound.get_or_insert_with(|| match all_models {
+            true => bounds(&file.workload, &cluster, 0),
+            false => bounds(&workload, &cluster, 0),
+        });
+        let of = if all_models { &file.workload } else { &workload };
+        let places: BTreeMap<&str, usize> = of.jobs.iter().enumerate().map(|(i, j)| (j.name.as_str(), i)).collect();
+        let alone = trace.jobs.iter().map(|j| places.get(j.name.as_str()).and_then(|i| least.alone.get(*i)).copied());
+        let least = Bounds { makespan: least.makespan, alone: alone.map(Option::unwrap_or_default).collect() };
+        outcomes.push(Outcome { policy: policy.clone(), measures: measure(&trace, &least), trace });
+    }
+    let bound = bound.map(|b| b.makespan).unwrap_or_default();
+    let how = if args.speed == 1.0 { "live".to_owned() } else { format!("live, {} times as fast", args.speed) };
+    let comparison = Comparison { workload: file.workload.name.clone(), how, bound, outcomes };
+    recorded::finish(&args.compare, &comparison)?;
+    let failed: usize = comparison.outcomes.iter().map(|o| o.measures.failed).sum();
+    if failed > 0 {
+        return Err(Error::cluster(format!("{failed} jobs failed; `flexps jobs` shows why")));
+    }
+    Ok(())
+}
+
+/// The jobs as the cluster runs them.
+fn jobs(file: &WorkFile, registry: &Registry) -> Result<Vec<Box<dyn DynJob>>> {
+    let env = Prepare { cache: crate::cli::run::cache_folder(), say };
+    let make = |(spec, real): (&JobSpec, &Option<(String, String)>)| {
+        let mut job = match real {
+            Some((name, params)) => registry.job(name, params)?,
+            None => {
+                let params =
+                    serde_json::to_string(&sleep(spec)).map_err(|e| Error::bug(format!("a sleep as JSON: {e}")))?;
+                registry.job("sleep", &params)?
+            }
+        };
+        job.prepare(&env)?;
+        job.plan().map_err(|e| e.context(format!("job {}", spec.name)))?;
+        Ok(job)
+    };
+    file.workload.jobs.iter().zip(&file.real).map(make).collect()
+}
+
+/// A model as sleeping stages, one after the other. What the live plan has no word for becomes the nearest that it has.
+fn sleep(spec: &JobSpec) -> Sleep {
+    let stages = spec.stages.iter().map(|stage| {
+        let threads = match stage.threads {
+            Threads::Count(n) | Threads::OneSlave(n) | Threads::Range(n, _) => plan::Threads::Count(n),
+            Threads::PerSlave(n) => plan::Threads::PerSlave(n),
+            Threads::All => plan::Threads::All,
+        };
+        let (work, cost, fixed) = match stage.timing {
+            Timing::Model { work, cost, fixed } => (work, cost, fixed),
+            Timing::Recorded(_) => (0.0, 0.0, 0.0),
+        };
+        Nap { name: stage.name.clone(), threads, work, cost, fixed }
+    });
+    Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
+}
+
+/// The same job with all times divided.
+fn faster(job: &mut JobSpec, speed: f64) {
+    job.arrival = job.arrival.div_f64(speed);
+    job.deadline = job.deadline.map(|d| d.div_f64(speed));
+    for stage in &mut job.stages {
+        if let Timing::Model { work, cost, fixed } = &mut stage.timing {
+            [work, cost, fixed].into_iter().for_each(|x| *x /= speed);
+        }
+    }
+}
+
+/// When each job can be submitted: a job that waits for others is known to the master after them.
+fn order(jobs: &[JobSpec]) -> Vec<usize> {
+    fn arrival(jobs: &[JobSpec], at: usize) -> (Duration, usize) {
+        let first = jobs[at].after.iter().map(|first| arrival(jobs, *first)).max();
+        let (after, depth) = first.map_or((Duration::ZERO, 0), |(at, depth)| (at, depth + 1));
+        (after.max(jobs[at].arrival), depth)
+    }
+    let mut order: Vec<usize> = (0..jobs.len()).collect();
+    order.sort_by_key(|at| (arrival(jobs, *at), *at));
+    order
+}
+
+/// Submits all jobs at their times and waits for their ends; gives their names by identity and what the master recorded.
+async fn play(
+    client: &Client,
+    file: &WorkFile,
+    jobs: &[Box<dyn DynJob>],
+    interrupt: &mut Interrupt,
+) -> Result<(BTreeMap<JobId, String>, Vec<Record>)> {
+    let specs = &file.workload.jobs;
+    let begin = Instant::now();
+    let mut ids: BTreeMap<usize, JobId> = BTreeMap::new();
+    let submitting = async {
+        for at in order(specs) {
+            let spec = &specs[at];
+            tokio::time::sleep(spec.arrival.saturating_sub(begin.elapsed())).await;
+            let scheduling = Scheduling {
+                priority: spec.priority,
+                user: spec.owner.clone(),
+                queue: None,
+                after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
+                deadline: spec.deadline.map(|d| d.as_secs_f64()),
+            };
+            ids.insert(at, client.submit(&*jobs[at], false, scheduling).await?);
+        }
+        loop {
+            // One that is no longer listed has ended long ago.
+            let listed = client.jobs().await?;
+            let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
+            if !ids.values().any(running) {
+                return Ok::<_, Error>(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let played = tokio::select! {
+        played = submitting => played,
+        () = interrupt.next() => Err(Error::cancelled()),
+    };
+    if let Err(error) = played {
+        for id in ids.values() {
+            // The error that ended it all is the one to tell.
+            let _ = client.cancel(*id).await;
+        }
+        return Err(error);
+    }
+    let names = ids.into_iter().map(|(at, id)| (id, specs[at].name.clone())).collect();
+    Ok((names, client.records().await?))
+}

@@ -1,0 +1,35 @@
+//! The jobs that come with flexps, and the `flexps` command.
+//!
+//! Without the feature `cli` this library depends on `flexps-common` alone: an algorithm needs only the small API.
+
+#[cfg(feature = "cli")]
+pub mod cli;
+mod first;
+#[cfg(test)]
+mod fixtures;
+pub mod flags;
+pub mod logistic;
+pub mod lr;
+#[cfg(test)]
+mod newton;
+mod objective;
+mod order;
+pub mod parts;
+pub mod rules;
+mod sample;
+pub mod sdca;
+mod shares;
+pub mod sleep;
+mod step;
+mod sums;
+pub mod svm;
+pub mod svrg;
+mod validation;
+mod vector;
+
+use flexps_common::job::Registry;
+
+/// The jobs of this crate.
+pub fn registry() -> Registry {
+    Registry::new().with::<lr::Lr>().with::<sleep::Sleep>().with::<svm::Svm>().with::<svrg::Svrg>()
+}

@@ -1,0 +1,228 @@
+//! `lr`: logistic regression by mini-batch SGD or AdaGrad through the store, under any consistency model.
+//!
+//! minimise F(w) = (1/n) sum log(1 + exp(-y (w.x + b))) + lambda/2 |w|^2. A worker fetches the weights of a batch's
+//! features, and pushes what they change by; nothing else travels. So that the penalty too touches a batch's features
+//! only, it is dealt out to the rows, as in Hogwild! (Recht et al., NIPS 2011): with c_j the number of rows that contain
+//! feature j,
+//! ```text
+//! lambda/2 |w|^2 = (1/n) sum over rows i, features j of row i, of (n lambda / c_j) / 2 w_j^2
+//! ```
+//! which is an identity, so SGD on the rows' terms minimises F itself. After each epoch F is computed exactly; an epoch
+//! that raised it is taken back and the step halved.
+//! Invariant: at every decision `objective` is F at `anchor`.
+
+mod batch;
+mod train;
+
+use crate::first::First;
+use crate::flags::{self, Common, Step};
+use crate::logistic::Judged;
+use crate::rules::Rules;
+use crate::sdca::{self, Sdca};
+use crate::step::Growth;
+use crate::vector::Vector;
+use crate::{objective, sample, shares, validation};
+use clap::Args;
+use flexps_common::Result;
+use flexps_common::data::Facts;
+use flexps_common::job::{Job, Prepare};
+use flexps_common::plan::{Flow, Plan, Threads};
+use serde::{Deserialize, Serialize};
+use train::Train;
+
+/// Growth of an automatic step per epoch.
+const GROW: f64 = 1.3;
+/// Rows of a mini-batch unless the user says otherwise.
+const USUAL_BATCH: u32 = 100;
+
+/// How a gradient becomes an update.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// The same step for all features
+    #[default]
+    Sgd,
+    /// A step of its own for each feature, by the squares of its gradients so far
+    Adagrad,
+}
+
+/// The way to the optimum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// sdca, unless a flag asks for what only sgd has
+    #[default]
+    Auto,
+    /// Dual coordinate ascent, up to a certified duality gap of --tolerance
+    Sdca,
+    /// Mini-batches through the store, by --optimizer
+    Sgd,
+}
+
+/// Logistic regression.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Args)]
+#[serde(default)]
+pub struct Lr {
+    /// What it shares with other jobs.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub common: Common,
+
+    /// The way to the optimum
+    #[arg(long, value_enum, default_value_t)]
+    pub solver: Solver,
+
+    /// Those of the dual solver.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub sdca: sdca::Flags,
+
+    /// Worker threads [default: all slots]
+    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    pub threads: Option<u32>,
+
+    /// How a gradient becomes an update
+    #[arg(long, value_enum, default_value_t)]
+    pub optimizer: Optimizer,
+
+    /// Rows of a mini-batch
+    #[arg(long, default_value_t = USUAL_BATCH, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub batch: u32,
+
+    /// Step size
+    #[arg(long, default_value_t, value_name = "auto|SIZE", value_parser = flags::step)]
+    pub step: Step,
+}
+
+impl Job for Lr {
+    const NAME: &'static str = "lr";
+    const ABOUT: &'static str = "Logistic regression by dual coordinate ascent, or mini-batches through the store";
+
+    fn plan(&self, plan: &mut Plan) -> Result<()> {
+        if self.solver() == Solver::Sgd {
+            return self.plan_sgd(plan);
+        }
+        let Self { common, threads, sdca, .. } = self;
+        Sdca { common, loss: sdca::loss::Kind::Logistic, threads: *threads, flags: *sdca }.plan(plan)
+    }
+
+    fn prepare(&mut self, env: &Prepare) -> Result<()> {
+        sample::prepare(&mut self.common, env)
+    }
+}
+
+impl Lr {
+    /// What `auto` stands for.
+    fn solver(&self) -> Solver {
+        let asks_for_sgd =
+            self.optimizer != Optimizer::default() || self.batch != USUAL_BATCH || self.step != Step::default();
+        match self.solver {
+            Solver::Auto if asks_for_sgd || Sdca::refused(&self.common).is_some() => Solver::Sgd,
+            Solver::Auto => Solver::Sdca,
+            given => given,
+        }
+    }
+
+    fn plan_sgd(&self, plan: &mut Plan) -> Result<()> {
+        let flags = &self.common;
+        flags.check()?;
+        let inputs = flags.inputs(plan)?;
+        let rows = inputs.rows;
+        let mut vector = |name| Vector::new(plan, name, flags.bias);
+        let [weights, anchor] = ["weights", "anchor"].map(&mut vector);
+        let squares = (self.optimizer == Optimizer::Adagrad).then(|| ["squares", "anchor-squares"].map(&mut vector));
+        let start = flags.init_model.as_ref().map(|_| vector("start"));
+        let counts = plan.table::<f32>("rows-per-feature", 1);
+        let threads = self.threads.map_or(Threads::All, Threads::Count);
+
+        let steps = &mut plan.body;
+        if let (Some(start), Some(model)) = (start, &flags.init_model) {
+            start.load(steps, model);
+        }
+        let first = First { rows, start, gradient: None, counts: Some(counts) };
+        steps.stage("first-pass", move |worker| first.run(worker)).threads(threads).input(rows.input);
+        let (lambda, job) = (flags.lambda, self.clone());
+        steps.decide(move |progress| {
+            let facts = objective::begin(progress, rows, lambda)?;
+            let step = job.first_step(&facts, progress.scalar("lambda", 0.0));
+            progress.set("step", step);
+            Ok(Flow::Next)
+        });
+        if let Some(start) = start {
+            shares::adopt(steps, start, weights, counts);
+        }
+        steps.norm2(weights.features, "norm2");
+        steps.decide(move |progress| {
+            let objective = objective::after(progress, "first-pass")?;
+            progress.set("objective", objective);
+            weights.copy(progress, anchor);
+            Ok(Flow::Next)
+        });
+
+        let train = Train {
+            rows,
+            weights,
+            squares: squares.map(|[squares, _]| squares),
+            counts,
+            batch: self.batch as usize,
+            seed: flags.seed,
+        };
+        let rules = Rules::new(flags);
+        let growth = Growth::new(self.step, GROW);
+        let consistency = flags.consistency();
+        let held_out = inputs.validation;
+        steps.repeat(flags.epochs, |epoch| {
+            epoch
+                .stage("train", move |worker| train.run(worker))
+                .threads(threads)
+                .consistency(consistency)
+                .input(rows.input);
+            epoch
+                .stage("objective", move |worker| validation::judge(worker, rows, weights, Judged::default()))
+                .threads(threads)
+                .input(rows.input);
+            if let Some(held_out) = held_out {
+                validation::plan(epoch, "validation", held_out, weights);
+            }
+            epoch.norm2(weights.features, "norm2");
+            epoch.decide(move |progress| {
+                let validation_loss = held_out.map(|_| validation::loss(progress, "validation")).transpose()?;
+                let before = progress.scalar("objective", f64::INFINITY);
+                let after = objective::after(progress, "objective")?;
+                let used = progress.scalar("step", 0.0);
+                let verdict = rules.judge(progress, before, after, validation_loss);
+                let keeps = verdict.keeps();
+                growth.after(progress, used, keeps);
+                for (now, old) in std::iter::once((weights, anchor)).chain(squares.map(|[now, old]| (now, old))) {
+                    if keeps { now.copy(progress, old) } else { old.copy(progress, now) }
+                }
+                if keeps && held_out.is_some() {
+                    validation::note(progress, "validation")?;
+                }
+                Ok(verdict.flow())
+            });
+        });
+        if held_out.is_none() {
+            validation::plan(steps, "training", rows, weights);
+            steps.decide(|progress| validation::note(progress, "training").map(|()| Flow::Next));
+        }
+        flags.save(plan, rows, weights.tensors());
+        Ok(())
+    }
+
+    /// The first step. SGD: 4 / L, where L = mean |x|^2 / 4 + lambda bounds the curvature of F; optimistic, since the
+    /// safeguard halves it. AdaGrad moves each weight by up to the step: so much that a typical row's score moves by 1.
+    fn first_step(&self, facts: &Facts, lambda: f64) -> f64 {
+        let bias = f64::from(u8::from(self.common.bias));
+        let mean_norm2 = facts.sum_norm2 / facts.rows as f64 + bias;
+        match (self.step, self.optimizer) {
+            (Step::Fixed(step), _) => step,
+            (Step::Auto, _) if mean_norm2 == 0.0 => 1.0,
+            (Step::Auto, Optimizer::Sgd) => 4.0 / (mean_norm2 / 4.0 + lambda),
+            (Step::Auto, Optimizer::Adagrad) => 1.0 / mean_norm2.sqrt(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! What `lr` promises, on the one-thread host and against Newton's method.
+
+use super::*;
+use crate::fixtures::{self, Rows, path, run};
+use flexps_common::data::Block;
+use flexps_common::host::{Host, Outcome};
+use flexps_common::job::DynJob;
+
+/// What 200 epochs of mini-batches reach (three times that on badly conditioned rows): the step must shrink for more,
+/// and every halving costs an epoch.
+const REACH: f64 = 1e-3;
+
+fn job(optimizer: Optimizer) -> Lr {
+    Lr { common: fixtures::flags(), solver: Solver::Sgd, optimizer, batch: 20, ..Lr::default() }
+}
+
+fn assert_reaches(host: Host, job: &Lr, blocks: &[Block], most: f64) -> Outcome {
+    fixtures::assert_reaches(host, job, &job.common, blocks, most)
+}
+
+const BOTH: [Optimizer; 2] = [Optimizer::Sgd, Optimizer::Adagrad];
+
+#[test]
+fn it_comes_near_newtons_optimum_on_sparse_rows() {
+    for optimizer in BOTH {
+        for seed in 0..3 {
+            assert_reaches(Host::new(), &job(optimizer), &Rows::sparse(seed).blocks(3), REACH);
+        }
+    }
+}
+
+#[test]
+fn it_comes_near_newtons_optimum_on_one_hot_rows() {
+    let rows = Rows { rows: 3000, features: 120, nonzeros: 12, one_hot: true, ..Rows::sparse(5) };
+    for optimizer in BOTH {
+        assert_reaches(Host::new(), &job(optimizer), &rows.blocks(4), 3.0 * REACH);
+    }
+}
+
+#[test]
+fn it_comes_near_newtons_optimum_with_a_bias_and_several_workers() {
+    let blocks = Rows::sparse(6).blocks(6);
+    for optimizer in BOTH {
+        for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
+            let mut biased = job(optimizer);
+            biased.common.bias = true;
+            assert_reaches(Host::cluster(slaves, slots), &biased, &blocks, REACH);
+        }
+    }
+}
+
+#[test]
+fn a_strong_penalty_is_honoured_by_touching_a_batchs_features_only() {
+    // With lambda this large the penalty decides the weights: an approximation would show.
+    for optimizer in BOTH {
+        let mut strong = job(optimizer);
+        strong.common.lambda = Some(0.1);
+        assert_reaches(Host::new(), &strong, &Rows { features: 300, ..Rows::sparse(7) }.blocks(2), REACH);
+    }
+}
+
+#[test]
+fn a_start_model_shortens_the_way_and_its_unused_features_become_zero() {
+    let blocks = Rows { features: 50, ..Rows::sparse(10) }.blocks(2);
+    let mut cold = job(Optimizer::Sgd);
+    cold.common.bias = true;
+    let trained = assert_reaches(Host::new(), &cold, &blocks, REACH);
+    let mut warm = cold.clone();
+    warm.common.init_model = Some(path("m"));
+    warm.common.epochs = 1;
+    warm.common.features = Some(90);
+    let mut start: Vec<f32> = trained.table("weights", 0..90).into_iter().map(|w| w as f32).collect();
+    start[50..].fill(7.0);
+    let bias = trained.table("bias", 0..1)[0] as f32;
+    let host = Host::cluster(2, 1).tensor("m", "weights", start).tensor("m", "bias", vec![bias]);
+    let outcome = run(host, &warm, &blocks);
+    assert!(outcome.epochs[0].objective.unwrap() <= trained.progress.objective.unwrap() * (1.0 + 1e-6));
+    assert!(outcome.table("weights", 50..90).iter().all(|w| *w == 0.0));
+}
+
+#[test]
+fn a_step_that_is_far_too_long_is_halved_until_it_works() {
+    for optimizer in BOTH {
+        let mut wild = job(optimizer);
+        wild.step = Step::Fixed(1e5);
+        wild.common.lambda = Some(0.01);
+        let outcome = assert_reaches(Host::new(), &wild, &Rows::sparse(11).blocks(2), 10.0 * REACH);
+        assert!(outcome.progress.scalars["step"] < 1e4, "the safeguard never fired");
+        let objectives: Vec<_> = outcome.epochs.iter().filter_map(|e| e.objective).collect();
+        assert!(objectives.is_sorted_by(|a, b| a >= b), "an epoch that raised the objective was kept");
+    }
+}
+
+#[test]
+fn the_same_plan_gives_the_same_bits() {
+    let blocks = Rows { one_hot: true, ..Rows::sparse(12) }.blocks(6);
+    for optimizer in BOTH {
+        for (slaves, slots) in [(1, 1), (2, 2)] {
+            let mut again = job(optimizer);
+            again.common.epochs = 3;
+            let runs = [0, 1].map(|_| run(Host::cluster(slaves, slots), &again, &blocks).table("weights", 0..60));
+            assert_eq!(runs[0], runs[1]);
+        }
+    }
+}
+
+#[test]
+fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
+    let mut sent = job(Optimizer::Adagrad);
+    sent.threads = Some(2);
+    sent.common.lambda = Some(0.25);
+    let params = DynJob::params(&sent).unwrap();
+    let came = crate::registry().job("lr", &params).unwrap();
+    assert_eq!(came.plan().unwrap().hash(), DynJob::plan(&sent).unwrap().hash());
+    assert_eq!(came.params().unwrap(), params);
+}

@@ -1,0 +1,28 @@
+//! The objective F(w) = (1/n) sum log(1 + exp(-y (w.x + b))) + lambda/2 |w|^2, put together in the master from what a
+//! stage and the servers summed.
+//!
+//! Invariant: `rows` and `lambda` are set once, at the first decision, and hold for the whole job.
+
+use crate::parts::Rows;
+use flexps_common::data::Facts;
+use flexps_common::plan::Progress;
+use flexps_common::{Error, Result};
+
+/// Sets the scalars `lambda`, `rows` and `features`, which had to wait for the rows' facts, and gives the facts.
+pub fn begin(progress: &mut Progress, rows: Rows, lambda: Option<f64>) -> Result<Facts> {
+    let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
+    let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+    if facts.rows == 0 {
+        return Err(Error::data("the input has no rows; nothing can be learnt from it"));
+    }
+    progress.set("lambda", lambda.unwrap_or(1.0 / facts.rows as f64));
+    progress.set("rows", facts.rows as f64);
+    progress.set("features", facts.features as f64);
+    Ok(facts)
+}
+
+/// F, from the `loss` that the last run of `stage` reported and the scalar `norm2` of the weights.
+pub fn after(progress: &Progress, stage: &str) -> Result<f64> {
+    let loss = progress.metric(stage, "loss")? / progress.metric(stage, "rows")?;
+    Ok(loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0))
+}

@@ -1,0 +1,152 @@
+//! A worker's rows in parts, so that what it keeps for each feature of a part stays small beside the rows.
+//!
+//! Nearly always there is one part: all of the worker's rows, in the numbers of the slave's key map. Where the rows hold
+//! most features only once or twice, values by feature would take more memory than the rows; such rows come in several
+//! parts, one at a time, each with numbers of its own.
+//! Invariants: each of the worker's rows is in one part, the same one each time; all stages over an input agree on
+//! whether there are several, since that depends on the facts of the whole input alone.
+
+use flexps_common::data::Block;
+use flexps_common::data::block::KeyMap;
+use flexps_common::data::keys::KeySet;
+use flexps_common::plan::Input;
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+use std::sync::Arc;
+
+/// Bytes that a worker keeps for a feature, about.
+const FEATURE: u64 = 24;
+/// This part of the rows' bytes may be taken for values by feature in any case.
+const BESIDE_ROWS: u64 = 8;
+
+/// An input's rows, and how much a worker may keep by feature.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// The input.
+    pub input: Input,
+    /// Bytes for values by feature; rows whose features need more come in parts.
+    pub memory: u64,
+}
+
+/// The parts of a worker's rows, as they come.
+#[derive(Debug)]
+pub struct Parts {
+    input: Input,
+    own: Vec<usize>,
+    /// Blocks of a part, when there may be several.
+    blocks: Option<usize>,
+    next: usize,
+}
+
+/// Some of a worker's rows.
+#[derive(Debug)]
+pub struct Part {
+    /// Their features: what a row holds are places in it.
+    pub map: Arc<KeyMap>,
+    /// Which part it is, from 0.
+    pub number: usize,
+    rows: Blocks,
+}
+
+#[derive(Debug)]
+enum Blocks {
+    /// All rows of the worker, by their blocks' numbers.
+    All(Input, Vec<usize>),
+    /// Blocks in the part's own numbers.
+    Some(Vec<Arc<Block>>),
+}
+
+impl Parts {
+    /// The parts of the worker's rows; waits until the whole input is read.
+    pub fn new(worker: &mut Worker<'_>, Rows { input, memory }: Rows) -> Result<Self> {
+        let facts = worker.facts(input)?;
+        let features = FEATURE * facts.features.min(facts.nonzeros);
+        let rows = 4 * facts.nonzeros + 8 * facts.rows;
+        let several = features > memory.max(rows / BESIDE_ROWS);
+        let own = worker.own_blocks(input)?;
+        let blocks = match own.first() {
+            Some(first) if several => {
+                let nonzeros = worker.block(input, *first)?.map_or(0, |block| block.nonzeros());
+                // A part has no more features than non-zeros.
+                Some(((memory / FEATURE) as usize / nonzeros.max(1)).max(1))
+            }
+            _ => several.then_some(1),
+        };
+        Ok(Self { input, own, blocks, next: 0 })
+    }
+
+    /// How many parts there are.
+    pub fn count(&self) -> usize {
+        self.own.len().div_ceil(self.blocks.unwrap_or(self.own.len()).max(1))
+    }
+
+    /// The next part, or None behind the last.
+    pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<Part>> {
+        let number = self.next;
+        if number >= self.count() {
+            // Every worker of a slave must ask for the key map, also one without rows.
+            if self.blocks.is_none() && number == 0 {
+                worker.key_map(self.input)?;
+            }
+            return Ok(None);
+        }
+        self.next += 1;
+        let Some(blocks) = self.blocks else {
+            let map = worker.key_map(self.input)?;
+            return Ok(Some(Part { map, number, rows: Blocks::All(self.input, self.own.clone()) }));
+        };
+        let mut own = Vec::new();
+        for at in self.own.iter().skip(number * blocks).take(blocks) {
+            own.push(block(worker, self.input, *at)?);
+        }
+        Ok(Some(Part::of(number, own)))
+    }
+}
+
+impl Part {
+    fn of(number: usize, blocks: Vec<Arc<Block>>) -> Self {
+        let mut features = KeySet::default();
+        blocks.iter().for_each(|block| features.insert(&block.indices));
+        let ranks = features.into_ranks();
+        let renumbered = |block: Arc<Block>| {
+            let mut block = Block::clone(&block);
+            ranks.renumber(&mut block.indices);
+            Arc::new(block)
+        };
+        let map = Arc::new(ranks.map(u64::MAX));
+        Self { map, number, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
+    }
+
+    /// Whether it is all of the worker's rows.
+    pub fn is_all(&self) -> bool {
+        matches!(self.rows, Blocks::All(..))
+    }
+
+    /// Number of blocks.
+    pub fn blocks(&self) -> usize {
+        match &self.rows {
+            Blocks::All(_, own) => own.len(),
+            Blocks::Some(blocks) => blocks.len(),
+        }
+    }
+
+    /// The number of the first block among the slave's, when it is all of the worker's rows.
+    pub fn first(&self) -> Option<usize> {
+        match &self.rows {
+            Blocks::All(_, own) => own.first().copied(),
+            Blocks::Some(_) => None,
+        }
+    }
+
+    /// Block `at` of the part.
+    pub fn block(&self, worker: &mut Worker<'_>, at: usize) -> Result<Arc<Block>> {
+        match &self.rows {
+            Blocks::All(input, own) => block(worker, *input, own[at]),
+            Blocks::Some(blocks) => Ok(blocks[at].clone()),
+        }
+    }
+}
+
+fn block(worker: &mut Worker<'_>, input: Input, at: usize) -> Result<Arc<Block>> {
+    worker.block(input, at)?.ok_or_else(|| Error::bug(format!("block {at} of the rows is not there")))
+}

@@ -1,0 +1,172 @@
+//! When training stops, and what an epoch is worth: pure decisions on the numbers of an epoch.
+//!
+//! Invariant: a model that an epoch made worse, or not finite, is never kept: the epoch is taken back and the step
+//! halved. What is remembered between epochs lies in the job's scalars, so it shows in reports and survives the master.
+
+use crate::flags::Common;
+use flexps_common::plan::{Flow, Progress};
+
+/// The stopping rules of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Least relative decrease of the objective that an epoch must bring; 0 for any.
+    pub tolerance: f64,
+    /// Seconds.
+    pub time_limit: Option<f64>,
+    /// Epochs without a better validation loss.
+    pub patience: Option<u64>,
+}
+
+/// What becomes of the epoch that just ended.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// Its model is kept and training goes on.
+    Keep,
+    /// Its model is kept and training ends.
+    KeepAndStop(String),
+    /// Its model is dropped; training goes on from the one before, with a smaller step.
+    Retry,
+    /// Its model is dropped and training ends.
+    DropAndStop(String),
+}
+
+impl Verdict {
+    /// Whether the epoch's model is kept.
+    pub fn keeps(&self) -> bool {
+        matches!(self, Verdict::Keep | Verdict::KeepAndStop(_))
+    }
+
+    /// How the repeat goes on.
+    pub fn flow(self) -> Flow {
+        match self {
+            Verdict::Keep => Flow::Next,
+            Verdict::Retry => Flow::Again,
+            Verdict::KeepAndStop(why) | Verdict::DropAndStop(why) => Flow::Stop(why),
+        }
+    }
+}
+
+/// Relative rise that weights of 24 bits may cause at the optimum: it is no sign of a step that is too long.
+const NOISE: f64 = 1e-7;
+
+/// Halvings in a row after which the objective is taken for flat: a step so much shorter would have lowered it otherwise.
+const MOST_HALVINGS: f64 = 20.0;
+
+impl Rules {
+    /// The rules that the user's flags ask for.
+    pub fn new(flags: &Common) -> Self {
+        Self { tolerance: flags.tolerance, time_limit: flags.time_limit, patience: flags.patience }
+    }
+
+    /// Judges an epoch that led from `before` to `after`; remembers the better one as the scalar `objective`. A retry
+    /// halves the scalar `step`. `validation` is the epoch's validation loss.
+    pub fn judge(&self, progress: &mut Progress, before: f64, after: f64, validation: Option<f64>) -> Verdict {
+        let late = self.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit);
+        let late = late.map(|limit| format!("time limit {limit} s reached"));
+        if after > before || after.is_nan() {
+            let halvings = progress.scalar("halvings", 0.0) + 1.0;
+            progress.set("halvings", halvings);
+            progress.set("step", progress.scalar("step", 0.0) / 2.0);
+            progress.objective = Some(before);
+            if after - before <= NOISE.min(self.tolerance) * before.abs() {
+                return Verdict::DropAndStop(format!("tolerance {} reached", self.tolerance));
+            }
+            return match late {
+                Some(why) => Verdict::DropAndStop(why),
+                None if halvings >= MOST_HALVINGS => Verdict::DropAndStop("no step lowers the objective".to_owned()),
+                None => Verdict::Retry,
+            };
+        }
+        progress.set("halvings", 0.0);
+        progress.set("objective", after);
+        progress.objective = Some(after);
+        if let Some(why) = self.out_of_patience(progress, validation) {
+            return Verdict::KeepAndStop(why);
+        }
+        if before - after < self.tolerance * before.abs() {
+            return Verdict::KeepAndStop(format!("tolerance {} reached", self.tolerance));
+        }
+        late.map_or(Verdict::Keep, Verdict::KeepAndStop)
+    }
+
+    /// Why patience is at its end, if it is, after an epoch with this validation loss.
+    pub fn out_of_patience(&self, progress: &mut Progress, validation: Option<f64>) -> Option<String> {
+        let (loss, patience) = (validation?, self.patience?);
+        if loss < progress.scalar("best_validation_loss", f64::INFINITY) {
+            progress.set("best_validation_loss", loss);
+            progress.set("epochs_without_better_validation", 0.0);
+            return None;
+        }
+        let waited = progress.scalar("epochs_without_better_validation", 0.0) + 1.0;
+        progress.set("epochs_without_better_validation", waited);
+        let why = || format!("validation loss has not improved for {waited} epochs");
+        (waited >= patience as f64).then(why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn progress(seconds: u64) -> Progress {
+        Progress {
+            epoch: 0,
+            elapsed: Duration::from_secs(seconds),
+            scalars: [("step".to_owned(), 1.0)].into(),
+            metrics: Default::default(),
+            facts: Vec::new(),
+            ops: Vec::new(),
+            objective: None,
+            epoch_metrics: Default::default(),
+        }
+    }
+
+    const RULES: Rules = Rules { tolerance: 1e-3, time_limit: Some(10.0), patience: Some(2) };
+
+    #[test]
+    fn a_worse_or_infinite_epoch_is_taken_back_with_half_the_step() {
+        for after in [0.6, f64::INFINITY, f64::NAN] {
+            let mut p = progress(0);
+            assert_eq!(RULES.judge(&mut p, 0.5, after, None), Verdict::Retry);
+            assert_eq!((p.scalars["step"], p.objective), (0.5, Some(0.5)));
+        }
+    }
+
+    #[test]
+    fn an_objective_that_no_step_lowers_ends_the_job() {
+        let mut p = progress(0);
+        let tight = Rules { tolerance: 0.0, ..RULES };
+        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut p, 0.5, 0.5 + 1e-9, None)).collect();
+        assert!(verdicts[..19].iter().all(|v| *v == Verdict::Retry));
+        assert_eq!(verdicts[19], Verdict::DropAndStop("no step lowers the objective".to_owned()));
+    }
+
+    #[test]
+    fn training_stops_at_the_tolerance_and_not_before() {
+        assert_eq!(RULES.judge(&mut progress(0), 0.5, 0.499, None), Verdict::Keep);
+        let near = RULES.judge(&mut progress(0), 0.5, 0.4996, None);
+        assert_eq!(near, Verdict::KeepAndStop("tolerance 0.001 reached".to_owned()));
+        // A rise, however small, comes from a step that is too long, unless it is as small as rounding errors.
+        assert_eq!(RULES.judge(&mut progress(0), 0.5, 0.50001, None), Verdict::Retry);
+        assert!(matches!(RULES.judge(&mut progress(0), 0.5, 0.5 + 1e-8, None), Verdict::DropAndStop(_)));
+    }
+
+    #[test]
+    fn training_stops_when_the_time_is_up() {
+        let verdict = RULES.judge(&mut progress(10), 0.5, 0.3, None);
+        assert_eq!(verdict, Verdict::KeepAndStop("time limit 10 s reached".to_owned()));
+        assert!(matches!(RULES.judge(&mut progress(10), 0.5, 0.7, None), Verdict::DropAndStop(_)));
+    }
+
+    #[test]
+    fn patience_counts_epochs_since_the_best_validation_loss() {
+        let mut p = progress(0);
+        let mut verdicts = [0.4, 0.5, 0.39, 0.41, 0.40].into_iter().enumerate().map(|(i, loss)| {
+            let before = 0.5 - 0.1 * i as f64;
+            RULES.judge(&mut p, before, before - 0.1, Some(loss))
+        });
+        assert!(verdicts.by_ref().take(4).all(|v| v == Verdict::Keep));
+        assert!(matches!(verdicts.next(), Some(Verdict::KeepAndStop(_))));
+    }
+}

@@ -1,0 +1,83 @@
+//! How much rows have in common, from a sample: whether steps on a few of them may be taken at once.
+//!
+//! Invariant: what a sample reports depends on the rows alone.
+
+use super::loss::Loss;
+use super::visit::LANES;
+use flexps_common::Result;
+use flexps_common::data::{Block, block::Row};
+use flexps_common::metrics::Metric;
+use flexps_common::plan::Progress;
+use flexps_common::worker::Worker;
+
+/// Pairs of rows from each block.
+const PAIRS: usize = 16;
+
+/// Whether steps on [`LANES`] rows may be taken at once. With c the part that the others add to a row's own curvature
+/// q, and u that of the conjugate, all steps together go (u + q (1 + c)) / (u + q) times as far as they should: they
+/// converge if that is below 2. Half of it is left for rows that are closer than the sampled ones.
+pub fn steps_at_once<L: Loss>(progress: &Progress) -> Result<bool> {
+    let (products, norms) = (progress.metric("measure", "products")?, progress.metric("measure", "norms")?);
+    let pairs = progress.metric("measure", "pairs")?;
+    let q = norms / pairs / (progress.scalar("lambda", 0.0) * progress.scalar("rows", 1.0));
+    Ok(pairs > 0.0 && products * (LANES - 1) as f64 <= 0.5 * norms * (1.0 + L::CONVEXITY / q))
+}
+
+/// Sums over pairs of rows.
+#[derive(Debug, Default)]
+pub struct Crowd {
+    products: f64,
+    norms: f64,
+    pairs: u64,
+}
+
+impl Crowd {
+    /// Samples pairs of a block's rows, spread over it.
+    pub fn sample(&mut self, block: &Block) {
+        let rows = block.rows();
+        if rows < 2 {
+            return;
+        }
+        for pair in 0..PAIRS.min(rows / 2) {
+            let (one, other) = (block.row(pair * rows / (2 * PAIRS)), block.row(rows - 1 - pair * rows / (2 * PAIRS)));
+            self.products += product(&one, &other).abs();
+            self.pairs += 1;
+            self.norms += 0.5 * (one.norm2() + other.norm2());
+        }
+    }
+
+    /// Reports the sums.
+    pub fn report(self, worker: &mut Worker<'_>) {
+        worker.report("products", Metric::Sum(self.products));
+        worker.report("pairs", Metric::Count(self.pairs));
+        worker.report("norms", Metric::Sum(self.norms));
+    }
+}
+
+/// x.y
+fn product(x: &Row<'_>, y: &Row<'_>) -> f64 {
+    let value = |row: &Row<'_>, at: usize| row.values.map_or(1.0, |v| f64::from(v[at]));
+    let (mut i, mut j, mut sum) = (0, 0, 0.0);
+    while i < x.indices.len() && j < y.indices.len() {
+        let (a, b) = (x.indices[i], y.indices[j]);
+        if a == b {
+            sum += value(x, i) * value(y, j);
+        }
+        i += usize::from(a <= b);
+        j += usize::from(b <= a);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_meet_in_common_features_only() {
+        let x = Row { label: 1.0, indices: &[1, 4, 9], values: Some(&[2.0, 3.0, 5.0]) };
+        let ones = Row { label: 1.0, indices: &[0, 4, 8, 9], values: None };
+        assert_eq!((product(&x, &ones), product(&ones, &x), product(&ones, &ones)), (8.0, 8.0, 4.0));
+        assert_eq!(product(&x, &Row { indices: &[], ..ones }), 0.0);
+    }
+}

@@ -1,0 +1,110 @@
+//! A worker's rows with what is kept of them from stage to stage: dual variables and squared norms as columns, and, on
+//! the worker's first block, how many rows each block has and for how many features its indices were checked.
+//!
+//! Invariants: a block's columns are out of the slave's keeping only inside a stage; a block is given out only after it
+//! was found that all of its indices are below the number of features.
+
+use super::crowd::Crowd;
+use crate::logistic::needed_len;
+use flexps_common::data::Block;
+use flexps_common::plan::Input;
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+use std::sync::Arc;
+
+const ROWS: &str = "rows";
+const DUAL: &str = "dual";
+const NORMS: &str = "norms";
+
+/// One block's columns.
+#[derive(Debug)]
+pub struct Held {
+    /// The block's place among the slave's.
+    at: usize,
+    /// Whether its indices were checked against the number of features; a block has the same rows each time.
+    checked: bool,
+    /// A dual variable per row.
+    pub dual: Vec<f32>,
+    /// A row's squared norm; empty when all values are 1.
+    pub norms: Vec<f32>,
+}
+
+/// A worker's rows.
+#[derive(Debug)]
+pub struct Own {
+    input: Input,
+    features: usize,
+    /// By place among the worker's blocks.
+    pub blocks: Vec<Held>,
+}
+
+/// The stage function of the first pass, made while rows are still being read: measures them.
+pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let (mut rows, mut first, mut crowd) = (Vec::new(), None, Crowd::default());
+    let mut pass = worker.pass(input);
+    while let Some((at, block)) = pass.next(worker)? {
+        first.get_or_insert(at);
+        crowd.sample(&block);
+        rows.extend([block.rows() as u32, 0]);
+        if block.values.is_some() {
+            let norms = (0..block.rows()).map(|i| block.row(i).norm2() as f32).collect();
+            worker.put_column::<f32>(input, at, NORMS, norms)?;
+        }
+    }
+    crowd.report(worker);
+    first.map_or(Ok(()), |first| worker.put_column(input, first, ROWS, rows))
+}
+
+impl Own {
+    /// Takes the columns of the worker's rows, of so many features; the stage must have as many threads as that of
+    /// [`measure`].
+    pub fn take(worker: &mut Worker<'_>, input: Input, features: usize) -> Result<Self> {
+        let own = worker.own_blocks(input)?;
+        let mut blocks = Vec::with_capacity(own.len());
+        let Some(first) = own.first().copied() else { return Ok(Self { input, features, blocks }) };
+        let rows: Vec<u32> = worker.take_column(input, first, ROWS, 2 * own.len())?;
+        for (at, known) in own.into_iter().zip(rows.chunks_exact(2)) {
+            let (rows, checked) = (known[0] as usize, known[1] == features as u32 && features > 0);
+            let dual = worker.take_column(input, at, DUAL, rows)?;
+            let norms = worker.find_column(input, at, NORMS)?.unwrap_or_default();
+            blocks.push(Held { at, checked, dual, norms });
+        }
+        Ok(Self { input, features, blocks })
+    }
+
+    /// Puts them back.
+    pub fn put(self, worker: &mut Worker<'_>) -> Result<()> {
+        if let Some(first) = self.blocks.first() {
+            let known = |held: &Held| [held.dual.len() as u32, if held.checked { self.features as u32 } else { 0 }];
+            let rows: Vec<u32> = self.blocks.iter().flat_map(known).collect();
+            worker.put_column(self.input, first.at, ROWS, rows)?;
+        }
+        for held in self.blocks {
+            worker.put_column(self.input, held.at, DUAL, held.dual)?;
+            if !held.norms.is_empty() {
+                worker.put_column(self.input, held.at, NORMS, held.norms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.blocks.iter().map(|held| held.dual.len()).sum()
+    }
+
+    /// The rows of the worker's block `i`.
+    pub fn block(&mut self, worker: &mut Worker<'_>, i: usize) -> Result<Arc<Block>> {
+        let held = &mut self.blocks[i];
+        let block = worker.block(self.input, held.at)?;
+        let block = block.ok_or_else(|| Error::bug(format!("block {} is gone", held.at)))?;
+        if block.rows() != held.dual.len() || !(held.norms.is_empty() || held.norms.len() == held.dual.len()) {
+            return Err(Error::bug(format!("block {} has {} rows and other columns", held.at, block.rows())));
+        }
+        if !held.checked && needed_len(&block) > self.features {
+            return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
+        }
+        held.checked = true;
+        Ok(block)
+    }
+}

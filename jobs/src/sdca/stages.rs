@@ -1,0 +1,166 @@
+//! The two stages of an epoch: the ascent, in which every worker takes a dual step on each of its rows, and the
+//! certificate, which tells how far from the optimum the weights are at most.
+//!
+//! With margins m = y w.x the duality gap is
+//! ```text
+//! P(w) - D(a) = (1/n) sum (f(m) + f*(-a) + a m) + lambda/2 |w - w(a)|^2
+//! ```
+//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps. Invariant: P(w) - P(optimum) is at
+//! most the gap, since D never exceeds the optimum's P.
+
+use super::fast::{Work, widest};
+use super::join::{Joins, Tables};
+use super::loss::Loss;
+use super::rows::Own;
+use super::visit::{Scale, Trail, Visit};
+use crate::logistic::{dot_unchecked, dot_wide_unchecked};
+use flexps_common::Result;
+use flexps_common::metrics::Metric;
+use flexps_common::plan::{Input, Table};
+use flexps_common::worker::Worker;
+use std::marker::PhantomData;
+
+/// How much each further worker adds to sigma'; the line search mends what is too little.
+const OVERLAP: f64 = 0.3;
+
+/// What the stages need of the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Stages {
+    /// The rows.
+    pub rows: Input,
+    /// What is learned.
+    pub weights: Table<f32>,
+    /// Through which slaves join.
+    pub tables: Tables,
+    /// Joins of an epoch when several workers run.
+    pub joins: u32,
+    /// Seed of the order.
+    pub seed: u64,
+    /// Whether the certificate's products are summed in f64.
+    pub wide: bool,
+}
+
+/// Sums over rows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    loss: f64,
+    gap: f64,
+    right: u64,
+}
+
+impl Sums {
+    fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.gap += other.gap;
+        self.right += other.right;
+    }
+}
+
+/// What rows with these margins and dual variables add to the sums.
+struct Judge<'a, L> {
+    margins: &'a [f64],
+    dual: &'a [f32],
+    loss: PhantomData<L>,
+}
+
+impl<L: Loss> Work for Judge<'_, L> {
+    type Output = Sums;
+
+    #[inline(always)]
+    fn run(self) -> Sums {
+        const LANES: usize = 8;
+        let (mut loss, mut gap, mut right) = ([0.0; LANES], [0.0; LANES], [0u64; LANES]);
+        let (margins, dual) = (self.margins.chunks_exact(LANES), self.dual.chunks_exact(LANES));
+        let rest = margins.remainder().iter().zip(dual.remainder());
+        for (margins, dual) in margins.zip(dual) {
+            for lane in 0..LANES {
+                let (m, a) = (margins[lane], f64::from(dual[lane]));
+                let here = L::loss(m);
+                loss[lane] += here;
+                gap[lane] += here + L::conjugate(a) + a * m;
+                right[lane] += u64::from(m > 0.0);
+            }
+        }
+        for (m, a) in rest {
+            let (here, a) = (L::loss(*m), f64::from(*a));
+            loss[0] += here;
+            gap[0] += here + L::conjugate(a) + a * m;
+            right[0] += u64::from(*m > 0.0);
+        }
+        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum() }
+    }
+}
+
+impl Stages {
+    /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met, `visited_loss`, the losses of
+    /// `sampled` rows then, and `scale`, the least length of a join.
+    pub fn ascend<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let map = worker.key_map(self.rows)?;
+        let mut own = Own::take(worker, self.rows, map.len())?;
+        let rows = own.rows();
+        let mut weights = Vec::new();
+        worker.get_mapped(self.weights, &map, &mut weights)?;
+        let alone = worker.place.threads == 1;
+        let usual = 1.0 + OVERLAP * (worker.place.threads - 1) as f64;
+        let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
+        let (lambda, all_rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
+        let weight = (sigma / (lambda * all_rows)) as f32;
+        let scale = Scale { weights: weight, at_once: worker.scalar("at_once", 0.0) > 0.0 };
+        let stream = worker.place.epoch << 20 | worker.place.index as u64;
+        let mut visit = Visit::new(&own, self.seed, stream);
+        let first = worker.place.epoch as u32 * self.joins;
+        let mut joins = Joins::new(worker, (&map, self.tables), &weights, first, sigma as f32)?;
+        if alone {
+            visit.go::<L>(worker, &mut own, &mut weights, scale, rows, None)?;
+        } else {
+            let (mut trail, mut least) = (Trail::default(), 1.0f64);
+            for join in 1..=self.joins as usize {
+                let goal = rows * join / self.joins as usize;
+                visit.go::<L>(worker, &mut own, &mut weights, scale, goal, Some(&mut trail))?;
+                least = least.min(joins.join::<L>(worker, &mut own, &mut weights, &mut trail)?);
+            }
+            worker.report("scale", Metric::Min(least));
+        }
+        joins.push(worker, self.weights, &weights)?;
+        worker.report("visited_gap", Metric::Sum(visit.met.gap));
+        worker.report("visited_loss", Metric::Sum(visit.met.loss));
+        worker.report("sampled", Metric::Count(visit.met.sampled));
+        own.put(worker)
+    }
+
+    /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right` and `rows`, summed over rows.
+    pub fn certify<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
+        if worker.scalar("judge", 0.0) == 0.0 {
+            return Ok(());
+        }
+        let map = worker.key_map(self.rows)?;
+        let mut own = Own::take(worker, self.rows, map.len())?;
+        let mut weights = Vec::new();
+        worker.get_mapped(self.weights, &map, &mut weights)?;
+        let (mut sums, mut margins) = (Sums::default(), Vec::new());
+        for i in 0..own.blocks.len() {
+            let block = own.block(worker, i)?;
+            margins.clear();
+            for row in 0..block.rows() {
+                let row = block.row(row);
+                // SAFETY: `Own::block` checked the indices.
+                let score = unsafe {
+                    if self.wide {
+                        dot_wide_unchecked(&row, &weights)
+                    } else {
+                        f64::from(dot_unchecked(&row, &weights))
+                    }
+                };
+                margins.push(f64::from(row.label) * score);
+            }
+            let judged = widest(Judge::<L> { margins: &margins, dual: &own.blocks[i].dual, loss: PhantomData });
+            sums.add(&judged);
+        }
+        let Sums { loss, gap, right } = sums;
+        worker.report("loss", Metric::Sum(loss));
+        worker.report("gap", Metric::Sum(gap));
+        worker.report("right", Metric::Count(right));
+        worker.report("rows", Metric::Count(own.rows() as u64));
+        own.put(worker)
+    }
+}

@@ -1,0 +1,104 @@
+//! When the certificate is worth its pass, and when training stops.
+//!
+//! The ascent sums, for free, what each row added to the gap when it was visited; what is left at the epoch's end is less
+//! by about the factor by which that sum falls from epoch to epoch. Invariant: training never ends on an estimate, and
+//! always with a certificate.
+
+use crate::flags::Common;
+use crate::objective;
+use crate::rules::Rules;
+use flexps_common::plan::{Flow, Progress};
+use flexps_common::{Error, Result};
+
+/// The stopping rules.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    rules: Rules,
+    epochs: u64,
+}
+
+/// Where the way is long the estimate may be far off: a certificate after so many epochs, and again after so many times
+/// as many, costs little and sets it right.
+const FIRST: f64 = 10.0;
+const LATER: f64 = 1.25;
+
+/// A certificate is paid for when the estimate is below so many tolerances.
+const HOPE: f64 = 1.0;
+
+impl Stop {
+    /// The rules that the flags ask for.
+    pub fn new(flags: &Common) -> Self {
+        Self { rules: Rules::new(flags), epochs: flags.epochs }
+    }
+
+    /// Before the first epoch.
+    pub fn begin(&self, progress: &mut Progress) {
+        progress.set("visited_gap", f64::INFINITY);
+    }
+
+    fn late(&self, progress: &Progress) -> Option<String> {
+        let limit = self.rules.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit);
+        limit.map(|limit| format!("time limit {limit} s reached"))
+    }
+
+    /// Behind the ascent: sets the scalar `judge`.
+    pub fn before(&self, progress: &mut Progress) -> Result<()> {
+        let rows = progress.scalar("rows", 1.0);
+        let met = progress.metric("ascent", "visited_gap")? / rows;
+        if !met.is_finite() {
+            return Err(Error::data(
+                "the weights left the range of numbers; values of very different size in the rows? scale the features",
+            ));
+        }
+        let before = progress.scalar("visited_gap", f64::INFINITY);
+        if met > 2.0 * before {
+            // The sample of rows promised too much: from here on one step after the other.
+            progress.set("at_once", 0.0);
+        }
+        progress.set("visited_gap", met);
+        // From the first epoch, which starts at zero, nothing can be told yet.
+        let falls = if before.is_finite() { (met / before).min(1.0) } else { 0.3 };
+        let left = met * falls * progress.scalar("gap_correction", 1.0);
+        progress.set("estimated_gap", left);
+        let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);
+        let objective = loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0);
+        let hopeful = left <= HOPE * self.rules.tolerance * objective;
+        let ended = (progress.epoch + 1) as f64;
+        let due = ended >= progress.scalar("judge_by", FIRST);
+        let last = progress.epoch + 1 >= self.epochs || self.late(progress).is_some();
+        progress.set("judge", f64::from(u8::from(hopeful || due || last || self.rules.patience.is_some())));
+        Ok(())
+    }
+
+    /// Behind the certificate.
+    pub fn after(&self, progress: &mut Progress, validation: Option<f64>) -> Result<Flow> {
+        if progress.scalar("judge", 0.0) == 0.0 {
+            return Ok(Flow::Next);
+        }
+        progress.set("judge_by", ((progress.epoch + 1) as f64 * LATER).max(FIRST));
+        let objective = objective::after(progress, "certificate")?;
+        let gap = progress.metric("certificate", "gap")?.max(0.0) / progress.scalar("rows", 1.0);
+        if !objective.is_finite() || !gap.is_finite() {
+            return Err(Error::data("the objective is no number; scale the features"));
+        }
+        let relative = gap / objective.abs().max(f64::MIN_POSITIVE);
+        progress.objective = Some(objective);
+        progress.set("objective", objective);
+        progress.set("gap", relative);
+        progress.epoch_metrics.insert("gap".to_owned(), relative);
+        let estimated = progress.scalar("estimated_gap", 0.0);
+        if estimated > 0.0 {
+            let correction = progress.scalar("gap_correction", 1.0);
+            progress.set("gap_correction", (correction * gap / estimated).clamp(0.05, 20.0));
+        }
+        let right = progress.metric("certificate", "right")? / progress.metric("certificate", "rows")?;
+        progress.set("training_accuracy", right);
+        if relative <= self.rules.tolerance {
+            return Ok(Flow::Stop(format!("duality gap {relative:.2e}, at most {} was asked", self.rules.tolerance)));
+        }
+        if let Some(why) = self.rules.out_of_patience(progress, validation) {
+            return Ok(Flow::Stop(why));
+        }
+        Ok(self.late(progress).map_or(Flow::Next, Flow::Stop))
+    }
+}

@@ -1,0 +1,271 @@
+//! What `sdca` promises, on the one-thread host. The oracle is weak duality: whatever dual variables a slow loop in f64
+//! finds, no weights have a smaller P than their D; so what lies close above D lies close to the optimum.
+
+use super::*;
+use crate::fixtures::{self, Rows, path, run};
+use crate::lr::{Lr, Solver};
+use crate::svm::{Loss as SvmLoss, Svm};
+use flexps_common::data::Block;
+use flexps_common::host::{Host, Outcome};
+use flexps_common::job::{DynJob, Job};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// f and f*(-a), written down again.
+fn loss(kind: Kind, m: f64) -> f64 {
+    match kind {
+        Kind::Logistic if m > 0.0 => (-m).exp().ln_1p(),
+        Kind::Logistic => -m + m.exp().ln_1p(),
+        Kind::Hinge => (1.0 - m).max(0.0),
+        Kind::SquaredHinge => (1.0 - m).max(0.0).powi(2),
+        Kind::Squared => (1.0 - m).powi(2) / 2.0,
+    }
+}
+
+fn conjugate(kind: Kind, a: f64) -> f64 {
+    let entropy = |x: f64| if x > 0.0 { x * x.ln() } else { 0.0 };
+    match kind {
+        Kind::Logistic => entropy(a) + entropy(1.0 - a),
+        Kind::Hinge => -a,
+        Kind::SquaredHinge => a * a / 4.0 - a,
+        Kind::Squared => a * a / 2.0 - a,
+    }
+}
+
+/// The derivative of f*(-a) in a.
+fn slope(kind: Kind, a: f64) -> f64 {
+    match kind {
+        Kind::Logistic => (a / (1.0 - a)).ln(),
+        Kind::Hinge => -1.0,
+        Kind::SquaredHinge => a / 2.0 - 1.0,
+        Kind::Squared => a - 1.0,
+    }
+}
+
+struct Problem {
+    kind: Kind,
+    lambda: f64,
+    features: usize,
+    rows: Vec<(f64, Vec<(usize, f64)>)>,
+}
+
+impl Problem {
+    fn new(kind: Kind, blocks: &[Block], lambda: Option<f64>) -> Self {
+        let mut rows = Vec::new();
+        for row in blocks.iter().flat_map(|b| (0..b.rows()).map(|i| b.row(i))) {
+            let value = |at: usize| row.values.map_or(1.0, |v| f64::from(v[at]));
+            let entries = row.indices.iter().enumerate().map(|(at, k)| (*k as usize, value(at))).collect();
+            rows.push((f64::from(row.label), entries));
+        }
+        let features = flexps_common::host::facts(blocks, 0).features as usize;
+        Self { kind, lambda: lambda.unwrap_or(1.0 / rows.len() as f64), features, rows }
+    }
+
+    fn dot(w: &[f64], row: &[(usize, f64)]) -> f64 {
+        row.iter().map(|(k, v)| w[*k] * v).sum()
+    }
+
+    fn primal(&self, w: &[f64]) -> f64 {
+        let losses: f64 = self.rows.iter().map(|(y, row)| loss(self.kind, y * Self::dot(w, row))).sum();
+        losses / self.rows.len() as f64 + self.lambda / 2.0 * w.iter().map(|w| w * w).sum::<f64>()
+    }
+
+    /// A bound from below of every P, by exact steps (bisection on the slope) over all rows, until it hardly rises.
+    fn bound(&self) -> f64 {
+        let n = self.rows.len() as f64;
+        let (mut a, mut w) = (vec![0.0f64; self.rows.len()], vec![0.0f64; self.features]);
+        let (mut rng, mut order) = (ChaCha8Rng::seed_from_u64(1), (0..self.rows.len()).collect::<Vec<_>>());
+        let mut best = f64::NEG_INFINITY;
+        for sweep in 0..4000 {
+            // In the same order again and again it would stall.
+            order.shuffle(&mut rng);
+            for i in order.iter().copied() {
+                let (y, row) = &self.rows[i];
+                let m = y * Self::dot(&w, row);
+                let q = row.iter().map(|(_, v)| v * v).sum::<f64>() / (self.lambda * n);
+                let (mut low, mut high) = match self.kind {
+                    Kind::Logistic | Kind::Hinge => (0.0, 1.0),
+                    Kind::SquaredHinge => (0.0, 1e4),
+                    Kind::Squared => (-1e4, 1e4),
+                };
+                for _ in 0..45 {
+                    let middle = (low + high) / 2.0;
+                    let rises = -slope(self.kind, middle) - m - q * (middle - a[i]) > 0.0;
+                    if rises { low = middle } else { high = middle }
+                }
+                let change = (low + high) / 2.0 - a[i];
+                a[i] += change;
+                row.iter().for_each(|(k, v)| w[*k] += change * y * v / (self.lambda * n));
+            }
+            if sweep % 20 == 19 {
+                let conjugates: f64 = a.iter().map(|a| conjugate(self.kind, *a)).sum();
+                let dual = -conjugates / n - self.lambda / 2.0 * w.iter().map(|w| w * w).sum::<f64>();
+                if dual - best < 1e-10 * dual.abs() {
+                    return dual;
+                }
+                best = dual;
+            }
+        }
+        best
+    }
+}
+
+fn job(kind: Kind, tolerance: f64) -> Box<dyn Fn(Flags, Option<f64>) -> Box<dyn DynJob>> {
+    Box::new(move |flags, lambda| {
+        let common = Common { tolerance, lambda, epochs: 3000, ..fixtures::flags() };
+        let svm = |loss| Svm { common: common.clone(), loss, sdca: flags, ..Svm::default() };
+        match kind {
+            Kind::Logistic => {
+                Box::new(Lr { common: common.clone(), solver: Solver::Sdca, sdca: flags, ..Lr::default() })
+            }
+            Kind::Hinge => Box::new(svm(SvmLoss::Hinge)),
+            Kind::SquaredHinge => Box::new(svm(SvmLoss::SquaredHinge)),
+            Kind::Squared => Box::new(svm(SvmLoss::Squared)),
+        }
+    })
+}
+
+const ALL: [Kind; 4] = [Kind::Logistic, Kind::Hinge, Kind::SquaredHinge, Kind::Squared];
+
+/// Runs a job; demands that it came within its tolerance, that its gap bounds the distance, and that what it reports is
+/// true.
+fn assert_certified(
+    host: Host,
+    kind: Kind,
+    flags: Flags,
+    blocks: &[Block],
+    lambda: Option<f64>,
+    tolerance: f64,
+) -> Outcome {
+    let plan = job(kind, tolerance)(flags, lambda).plan().unwrap();
+    let outcome = host.rows(blocks.to_vec()).run(&plan).unwrap();
+    let problem = Problem::new(kind, blocks, lambda);
+    let reached = problem.primal(&outcome.table("weights", 0..problem.features as u32));
+    let (reported, gap) = (outcome.progress.objective.unwrap(), outcome.progress.scalars["gap"]);
+    assert!((reported - reached).abs() < 1e-7 * reached, "{kind:?}: reported {reported}, is {reached}");
+    let bound = problem.bound();
+    let above = (reached - bound) / reached;
+    assert!(gap <= tolerance, "{kind:?}: gap {gap:e} after {} epochs", outcome.epochs.len());
+    // The bound itself is a little below the optimum, so it may be farther than the gap by that.
+    assert!(above <= gap + 2e-7, "{kind:?}: {above:e} above the optimum with a gap of {gap:e}");
+    outcome
+}
+
+#[test]
+fn every_loss_reaches_its_optimum_alone() {
+    for kind in ALL {
+        for rows in [
+            Rows { features: 50, ..Rows::sparse(1) },
+            Rows { rows: 300, features: 48, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
+        ] {
+            assert_certified(Host::new(), kind, Flags::default(), &rows.blocks(3), Some(0.01), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn every_loss_reaches_its_optimum_on_threads_and_slaves() {
+    let blocks = Rows { rows: 500, features: 150, ..Rows::sparse(3) }.blocks(8);
+    for kind in ALL {
+        for (slaves, slots) in [(1, 2), (3, 1), (2, 2)] {
+            assert_certified(Host::cluster(slaves, slots), kind, Flags::default(), &blocks, Some(0.01), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn joins_that_overlap_wholly_are_shortened_and_still_converge() {
+    // Every worker has the same rows: to add their ways would go far beyond.
+    let part = Rows { rows: 60, features: 30, ..Rows::sparse(4) }.blocks(1).remove(0);
+    let blocks = vec![part; 4];
+    for overlap in [Some(0.5), Some(1.0), None, Some(4.0)] {
+        let flags = Flags { overlap, joins: Some(2) };
+        let outcome = assert_certified(Host::cluster(2, 2), Kind::Logistic, flags, &blocks, Some(0.01), 1e-6);
+        assert!(overlap != Some(0.5) || outcome.progress.metric("ascent", "scale").unwrap() < 1.0);
+    }
+}
+
+#[test]
+fn the_default_penalty_and_a_loose_tolerance_give_a_certificate_soon() {
+    let blocks = Rows { rows: 2000, features: 200, ..Rows::sparse(5) }.blocks(4);
+    let outcome = assert_certified(Host::new(), Kind::Logistic, Flags::default(), &blocks, None, 1e-3);
+    assert!(outcome.epochs.len() < 40, "{} epochs", outcome.epochs.len());
+    assert!(outcome.stopped.unwrap().contains("duality gap"));
+}
+
+#[test]
+fn a_job_that_runs_out_of_epochs_ends_with_a_certificate_too() {
+    let blocks = Rows::sparse(6).blocks(2);
+    let common = Common { tolerance: 0.0, epochs: 3, ..fixtures::flags() };
+    let outcome = run(Host::new(), &Lr { common, solver: Solver::Sdca, ..Lr::default() }, &blocks);
+    assert_eq!(outcome.epochs.len(), 3);
+    assert!(outcome.progress.scalars["gap"] > 0.0 && outcome.progress.objective.is_some());
+}
+
+#[test]
+fn the_same_plan_gives_the_same_bits() {
+    let blocks = Rows { one_hot: true, ..Rows::sparse(7) }.blocks(6);
+    for (slaves, slots) in [(1, 1), (2, 2)] {
+        let weights = |seed| {
+            let common = Common { epochs: 4, seed, ..fixtures::flags() };
+            let job = Lr { common, solver: Solver::Sdca, ..Lr::default() };
+            run(Host::cluster(slaves, slots), &job, &blocks).table("weights", 0..60)
+        };
+        assert_eq!(weights(1), weights(1));
+        assert_ne!(weights(1), weights(2));
+    }
+}
+
+#[test]
+fn strange_rows_give_finite_models_or_a_clear_error() {
+    let block = |labels: &[f32], rows: &[&[(u32, f32)]]| Block {
+        labels: labels.into(),
+        offsets: std::iter::once(0)
+            .chain(rows.iter().scan(0, |n, r| {
+                *n += r.len() as u32;
+                Some(*n)
+            }))
+            .collect(),
+        indices: rows.iter().flat_map(|r| r.iter().map(|(k, _)| *k)).collect(),
+        values: Some(rows.iter().flat_map(|r| r.iter().map(|(_, v)| *v)).collect()),
+    };
+    let sets = [
+        // One label; values far apart; the same row with both labels; empty rows.
+        block(&[1.0, 1.0, 1.0], &[&[(0, 1.0)], &[(1, 2.0)], &[(0, 0.5)]]),
+        block(&[1.0, -1.0, 1.0], &[&[(0, 1e30)], &[(0, 1e30), (1, 1e-30)], &[(1, 1.0)]]),
+        block(&[1.0, -1.0, 1.0, -1.0], &[&[(0, 1.0)], &[(0, 1.0)], &[(1, 3.0)], &[(1, 3.0)]]),
+        block(&[1.0, -1.0], &[&[], &[]]),
+    ];
+    for rows in sets {
+        for kind in ALL {
+            let common = Common { epochs: 20, ..fixtures::flags() };
+            let plan = job(kind, common.tolerance)(Flags::default(), Some(0.1)).plan().unwrap();
+            match Host::new().rows(vec![rows.clone()]).run(&plan) {
+                Ok(outcome) => assert!(outcome.table("weights", 0..2).iter().all(|w| w.is_finite()), "{kind:?}"),
+                Err(e) => assert!(e.message.contains("scale the features"), "{e:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_it_cannot_do_is_refused_in_words() {
+    let base = Common { input: vec![path("rows")], ..Common::default() };
+    for common in [
+        Common { bias: true, ..base.clone() },
+        Common { lambda: Some(0.0), ..base.clone() },
+        Common { init_model: Some(path("m")), ..base.clone() },
+        Common { consistency: Model::Asp, ..base.clone() },
+    ] {
+        let lr = |solver| Lr { common: common.clone(), solver, batch: 100, ..Lr::default() };
+        let error = DynJob::plan(&lr(Solver::Sdca)).err().unwrap();
+        assert!(error.message.contains("sdca"), "{}", error.message);
+        // What it can't do goes to the other solver when the choice is free.
+        assert!(DynJob::plan(&lr(Solver::Auto)).unwrap().stages().iter().any(|s| s.name == "train"));
+    }
+    let free = Lr { common: base, batch: 100, ..Lr::default() };
+    let mut plan = Plan::default();
+    Job::plan(&free, &mut plan).unwrap();
+    assert!(plan.stages().iter().any(|s| s.name == "ascent"));
+}

@@ -1,0 +1,53 @@
+//! Judging a model by rows: a stage over the validation rows after each epoch, or over the training rows at the end.
+//!
+//! Invariant: what it reports depends on the model and the rows alone.
+
+use crate::logistic::Judged;
+use crate::parts::{Parts, Rows};
+use crate::vector::Vector;
+use flexps_common::Result;
+use flexps_common::metrics::Scores;
+use flexps_common::plan::{Progress, Steps, Threads};
+use flexps_common::worker::Worker;
+
+/// Plans a stage `name` that judges `weights` by `rows`.
+pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector) {
+    let judged = || Judged { scores: Some(Scores::default()), ..Judged::default() };
+    steps.stage(name, move |worker| judge(worker, rows, weights, judged())).threads(Threads::All).input(rows.input);
+}
+
+/// Mean loss of the last run of the stage `name`.
+pub fn loss(progress: &Progress, name: &str) -> Result<f64> {
+    Ok(progress.metric(name, "loss")? / progress.metric(name, "rows")?)
+}
+
+/// Puts the numbers of the last run of the stage `name` into the epoch's metrics and, so that the last ones stay, into
+/// the scalars, as `NAME_loss`, `NAME_auc` and `NAME_accuracy`.
+pub fn note(progress: &mut Progress, name: &str) -> Result<()> {
+    let accuracy = progress.metric(name, "right")? / progress.metric(name, "rows")?;
+    let auc = progress.metric(name, "auc")?;
+    for (what, value) in [("loss", loss(progress, name)?), ("accuracy", accuracy), ("auc", auc)] {
+        // The AUC of rows of one class is no number.
+        if value.is_finite() {
+            progress.epoch_metrics.insert(format!("{name}_{what}"), value);
+            progress.set(&format!("{name}_{what}"), value);
+        }
+    }
+    Ok(())
+}
+
+/// The stage function: judges `weights` by this worker's rows.
+pub fn judge(worker: &mut Worker<'_>, rows: Rows, weights: Vector, mut judged: Judged) -> Result<()> {
+    let bias = weights.get_bias(worker)?;
+    let mut values = Vec::new();
+    let mut parts = Parts::new(worker, rows)?;
+    while let Some(part) = parts.next(worker)? {
+        worker.get_mapped(weights.features, &part.map, &mut values)?;
+        for at in 0..part.blocks() {
+            let block = part.block(worker, at)?;
+            judged.add(&block, &values, bias);
+        }
+    }
+    judged.report(worker);
+    Ok(())
+}

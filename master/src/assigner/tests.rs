@@ -1,0 +1,159 @@
+//! Promises of the assigner.
+
+use super::*;
+use flexps_common::ids::InputId;
+use flexps_common::storage::{BlockMeta, FileMeta};
+use proptest::prelude::*;
+
+const MIB: u64 = 1 << 20;
+
+fn source(path: &str, blocks: &[(u64, &[&str])]) -> Source {
+    let mut start = 0;
+    let blocks: Vec<BlockMeta> = blocks
+        .iter()
+        .map(|(len, hosts)| {
+            let hosts: Vec<String> = hosts.iter().map(|h| (*h).to_owned()).collect();
+            let racks = hosts.iter().map(|h| format!("/rack-{}", h.as_bytes()[0])).collect();
+            start += len;
+            BlockMeta { start: start - len, end: start, hosts, racks }
+        })
+        .collect();
+    Source { file: FileMeta { path: path.to_owned(), len: start, modified: 0, blocks }, compressed: false }
+}
+
+fn readers(hosts: &[&str]) -> Vec<Reader> {
+    (1..).zip(hosts).map(|(id, host)| Reader { slave: SlaveId(id), host: (*host).to_owned() }).collect()
+}
+
+fn assigner(sources: &[Source], hosts: &[&str], reproducible: bool) -> Assigner {
+    let (splits, racks) = cut(InputId(0), sources, hosts.len());
+    Assigner::new(splits, readers(hosts), racks, reproducible)
+}
+
+const HOSTS: [&str; 4] = ["a1", "a2", "b1", "c1"];
+
+fn sources() -> impl Strategy<Value = Vec<Source>> {
+    let block = (1u64..40 * MIB, prop::collection::vec(0usize..5, 0..3));
+    let file = (prop::collection::vec(block, 0..5), any::<bool>());
+    prop::collection::vec(file, 0..5).prop_map(|files| {
+        let mut found = Vec::new();
+        for (i, (blocks, compressed)) in files.iter().enumerate() {
+            let all = ["a1", "a2", "b1", "c1", "x9"];
+            let hosts: Vec<Vec<&str>> = blocks.iter().map(|(_, h)| h.iter().map(|i| all[*i]).collect()).collect();
+            let blocks: Vec<_> = blocks.iter().zip(&hosts).map(|((len, _), h)| (*len, h.as_slice())).collect();
+            found.push(Source { compressed: *compressed, ..source(&format!("/f{i}"), &blocks) });
+        }
+        found
+    })
+}
+
+proptest! {
+    #[test]
+    fn splits_cover_every_file_and_keep_block_edges(sources in sources(), slaves in 1usize..5) {
+        let (splits, _) = cut(InputId(0), &sources, slaves);
+        for source in &sources {
+            let own: Vec<&Split> = splits.iter().filter(|s| s.path == source.file.path).collect();
+            let mut at = 0;
+            for split in &own {
+                prop_assert_eq!(split.start, at);
+                prop_assert!(split.end > split.start);
+                at = split.end;
+            }
+            prop_assert_eq!(at, source.file.len);
+            if source.compressed {
+                prop_assert!(own.len() <= 1 && own.iter().all(|s| s.whole));
+            } else {
+                for block in &source.file.blocks {
+                    prop_assert!(own.iter().any(|s| s.end == block.end));
+                }
+            }
+        }
+        prop_assert!(splits.iter().enumerate().all(|(i, s)| s.index as usize == i));
+    }
+
+    #[test]
+    fn no_split_is_lost_or_given_twice_whoever_asks_and_whoever_goes(
+        sources in sources(),
+        asks in prop::collection::vec((1u32..5, 0u8..20), 0..60),
+        reproducible in any::<bool>(),
+    ) {
+        let mut assigner = assigner(&sources, &HOSTS, reproducible);
+        let total = assigner.splits().len();
+        let mut with: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut gone = BTreeSet::new();
+        for (slave, action) in asks {
+            // The first slave stays, so that somebody can take what comes back.
+            if action == 0 && slave > 1 {
+                assigner.give_back(SlaveId(slave));
+                with.retain(|_, owner| *owner != slave);
+                gone.insert(slave);
+            } else if let Some(split) = assigner.next(SlaveId(slave)) {
+                prop_assert!(!gone.contains(&slave));
+                prop_assert_eq!(with.insert(split.index, slave), None, "split {} given twice", split.index);
+            }
+        }
+        for slave in (1..5).chain(1..5) {
+            while let Some(split) = assigner.next(SlaveId(slave)) {
+                prop_assert_eq!(with.insert(split.index, slave), None, "split {} given twice", split.index);
+            }
+        }
+        prop_assert_eq!(with.len(), total);
+        prop_assert!(assigner.exhausted());
+        prop_assert_eq!(assigner.handed().splits as usize, total);
+    }
+
+    #[test]
+    fn a_reproducible_plan_does_not_depend_on_who_asks_first(
+        sources in sources(),
+        orders in prop::collection::vec(prop::collection::vec(1u32..5, 200), 2),
+    ) {
+        let runs: Vec<BTreeMap<u32, Vec<u32>>> = orders.iter().map(|order| {
+            let mut assigner = assigner(&sources, &HOSTS, true);
+            let mut got: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+            for slave in order.iter().copied().chain((1..5).flat_map(|s| [s; 100])) {
+                got.entry(slave).or_default().extend(assigner.next(SlaveId(slave)).map(|s| s.index));
+            }
+            got
+        }).collect();
+        prop_assert_eq!(&runs[0], &runs[1]);
+    }
+}
+
+#[test]
+fn a_slave_reads_its_local_blocks_first_and_all_bytes_are_local_with_two_replicas() {
+    let pairs: [&[&str]; 3] = [&["a1", "a2"], &["a2", "b1"], &["b1", "a1"]];
+    let blocks: Vec<(u64, &[&str])> = (0..12).map(|i| (8 * MIB, pairs[i % 3])).collect();
+    let mut assigner = assigner(&[source("/f", &blocks)], &["a1", "a2", "b1"], false);
+    for slave in (0..12).map(|i| SlaveId(1 + i % 3)) {
+        assert!(assigner.next(slave).is_some());
+    }
+    let handed = assigner.handed();
+    assert_eq!((handed.bytes, handed.local_bytes), (96 * MIB, 96 * MIB));
+}
+
+#[test]
+fn a_fast_slave_takes_from_the_slow_one_with_the_most_left_and_nearest_first() {
+    // Too small to be cut further.
+    const LEN: u64 = 200 << 10;
+    let blocks: Vec<(u64, &[&str])> =
+        vec![(LEN, &["a1"]), (LEN, &["a2"]), (LEN, &["a2"]), (LEN, &["b1"]), (LEN, &["b1"]), (LEN, &["b1"])];
+    let mut assigner = assigner(&[source("/f", &blocks)], &["a1", "a2", "b1"], false);
+    let taken: Vec<u32> = std::iter::from_fn(|| assigner.next(SlaveId(1))).map(|s| s.index).collect();
+    // Its own; then those of the other host of its rack, from the end; then the far host's.
+    assert_eq!(taken, [0, 2, 1, 5, 4, 3]);
+}
+
+#[test]
+fn a_compressed_file_is_one_split_on_the_hosts_that_hold_most_of_it() {
+    let blocks: Vec<(u64, &[&str])> = vec![(128 * MIB, &["a1", "a2"]), (128 * MIB, &["a2", "b1"])];
+    let (splits, _) = cut(InputId(0), &[Source { compressed: true, ..source("/f.gz", &blocks) }], 3);
+    assert_eq!(splits.len(), 1);
+    assert!(splits[0].whole && splits[0].hosts == ["a2"] && splits[0].end == 256 * MIB);
+}
+
+#[test]
+fn a_small_local_file_is_cut_so_that_every_slave_has_rows() {
+    let (splits, _) = cut(InputId(0), &[source("/f", &[(3 * MIB, &[])])], 3);
+    let assigner = Assigner::new(splits, readers(&["h1", "h2", "h3"]), Racks::new(), true);
+    assert_eq!(assigner.queues.values().map(VecDeque::len).collect::<Vec<_>>(), [4, 4, 4]);
+}

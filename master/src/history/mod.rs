@@ -1,0 +1,105 @@
+//! What the master did, as records: a line of JSON each, appended and never changed. Traces, replays and pictures of a live
+//! cluster are made of them.
+//!
+//! Invariants: a record stands for something that has happened; times are seconds since the master's begin and never fall;
+//! a file that was cut off is good up to its last whole line.
+
+mod log;
+mod read;
+mod trace;
+
+pub use log::Log;
+pub use read::read;
+pub use trace::{trace, workload};
+
+use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::report::State;
+use flexps_common::scheduling::Scheduling;
+use serde::{Deserialize, Serialize};
+
+/// The format that this build writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Record {
+    /// A master began.
+    Begin {
+        /// [`FORMAT`].
+        format: u32,
+        /// Its policy.
+        policy: String,
+        /// Milliseconds since 1970.
+        unix_ms: u64,
+    },
+    /// Another policy decides from now on.
+    Policy {
+        /// When.
+        at: f64,
+        /// Its name.
+        policy: String,
+    },
+    /// A slave joined.
+    Slave {
+        /// When.
+        at: f64,
+        /// Its identity.
+        slave: SlaveId,
+        /// Its name.
+        name: String,
+        /// Its slots.
+        slots: u32,
+    },
+    /// A slave is gone.
+    Gone {
+        /// When.
+        at: f64,
+        /// Its identity.
+        slave: SlaveId,
+    },
+    /// A job was submitted.
+    Job {
+        /// When.
+        at: f64,
+        /// Its identity.
+        job: JobId,
+        /// Its name in the registry.
+        name: String,
+        /// When it was to run.
+        scheduling: Scheduling,
+    },
+    /// A stage ran, and has ended on all of its slaves.
+    Run {
+        /// Its job.
+        job: JobId,
+        /// The stage's name.
+        stage: String,
+        /// The round, from 1.
+        epoch: u64,
+        /// When it was ready.
+        ready: f64,
+        /// When it was launched.
+        start: f64,
+        /// When its last worker had ended.
+        end: f64,
+        /// (slave, threads).
+        workers: Vec<(SlaveId, u32)>,
+        /// Of the time from `ready` to `start`, what opening the job took.
+        lead: f64,
+    },
+    /// A job ended.
+    End {
+        /// When.
+        at: f64,
+        /// Its identity.
+        job: JobId,
+        /// How.
+        state: State,
+        /// Why it failed.
+        error: Option<String>,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Which slaves a job uses, and whether its stages can ever fit on them.
+//!
+//! Invariant: on the chosen slaves every stage of the plan fits once all their slots are free; what can never fit is an
+//! error with the numbers.
+
+use crate::scheduler::Want;
+use flexps_common::ids::SlaveId;
+use flexps_common::plan::{Plan, StageSpec, Threads};
+use flexps_common::{Error, Result};
+use std::cmp::Reverse;
+
+/// A slave that a job may use.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Its identity.
+    pub id: SlaveId,
+    /// Its name: the order of shards, so that the same slaves give the same order after a restart too.
+    pub name: String,
+    /// Slots that it lends.
+    pub slots: u32,
+    /// Of which free.
+    pub free: u32,
+    /// Bytes of the job's input on its host.
+    pub local_bytes: u64,
+}
+
+/// What a stage wants of its job's slaves. One that has an input needs a worker beside each slave's rows.
+pub fn want(stage: &StageSpec) -> Want {
+    match stage.threads {
+        Threads::All => Want::All,
+        Threads::PerSlave(n) => Want::PerSlave(n),
+        Threads::Count(threads) => Want::Spread { threads, each: u32::from(stage.input.is_some()) },
+    }
+}
+
+/// Stages that ask for no thread at all are refused whatever the cluster is.
+pub fn check(plan: &Plan) -> Result<()> {
+    for stage in plan.stages() {
+        if matches!(stage.threads, Threads::Count(0) | Threads::PerSlave(0)) {
+            return Err(Error::user(format!("stage {} asks for 0 threads; give at least 1", stage.name)));
+        }
+    }
+    Ok(())
+}
+
+/// The slaves for a job, in shard order: all, but no more than its widest stage has threads, nor than any stage with an
+/// input has. There must be at least one candidate.
+pub fn choose(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
+    let stages = plan.stages();
+    let per_slave =
+        stages.iter().filter_map(|s| if let Threads::PerSlave(n) = s.threads { Some((n, s)) } else { None });
+    let mut fitting = candidates.to_vec();
+    if let Some((n, stage)) = per_slave.max_by_key(|(n, _)| *n) {
+        fitting.retain(|c| c.slots >= n);
+        if fitting.is_empty() {
+            let most = candidates.iter().map(|c| c.slots).max().unwrap_or(0);
+            return Err(Error::user(format!(
+                "stage {} needs {n} slots on each slave, the largest slave has {most}; give it at most {most} threads",
+                stage.name
+            )));
+        }
+    }
+    let count = |s: &&StageSpec| if let Threads::Count(n) = s.threads { Some(n as usize) } else { None };
+    let widest = stages.iter().map(|s| count(s).unwrap_or(usize::MAX)).max().unwrap_or(1);
+    let narrowest =
+        stages.iter().filter(|s| s.input.is_some()).filter_map(|s| Some((count(s)?, s.name.as_str()))).min();
+    let limit = widest.min(narrowest.map_or(usize::MAX, |(n, _)| n)).min(fitting.len()).max(1);
+    if limit < fitting.len() {
+        fitting.sort_by_key(|c| (c.free == 0, Reverse((c.local_bytes, c.free)), c.name.clone()));
+        let total = |chosen: &[Candidate]| chosen.iter().map(|c| u64::from(c.slots)).sum::<u64>();
+        let needed = stages.iter().filter_map(count).max().unwrap_or(0) as u64;
+        if total(&fitting[..limit]) < needed {
+            fitting.sort_by_key(|c| (Reverse(c.slots), c.name.clone()));
+        }
+        fitting.truncate(limit);
+    }
+    let slots: u64 = fitting.iter().map(|c| u64::from(c.slots)).sum();
+    for stage in &stages {
+        let Some(needs) = count(stage).filter(|n| *n as u64 > slots) else { continue };
+        let all: u64 = candidates.iter().map(|c| u64::from(c.slots)).sum();
+        return Err(Error::user(match narrowest {
+            Some((n, narrow)) if needs as u64 <= all => format!(
+                "stage {} needs {needs} slots, but stage {narrow} with {n} threads passes over rows and so limits the job \
+                 to {limit} of {} slaves, which have {slots} slots; give {narrow} at least one thread for each slave",
+                stage.name,
+                candidates.len()
+            ),
+            _ => format!(
+                "stage {} needs {needs} slots, the cluster has {all}; give it at most {all} threads",
+                stage.name
+            ),
+        }));
+    }
+    fitting.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
+    Ok(fitting.into_iter().map(|c| c.id).collect())
+}

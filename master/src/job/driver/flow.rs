@@ -1,0 +1,173 @@
+//! The walk: how a driver goes from one step of the plan to the next, through decisions and rounds.
+//!
+//! Invariant: `at` always names the next instruction, and the loops on the stack are those that enclose it.
+
+use super::{Command, Driver, IDLE_DECISIONS, LISTED_EPOCHS, Loop, Phase, panic_text};
+use crate::job::program::Code;
+use flexps_common::ids::StageRun;
+use flexps_common::plan::{DecideFn, Flow, TableOp};
+use flexps_common::report::EpochReport;
+use flexps_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+impl Driver {
+    /// Walks on until something is under way or the plan is at its end.
+    pub(super) fn advance(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        loop {
+            let Some(code) = self.program.code.get(self.at) else {
+                return self.at_end(out);
+            };
+            match code {
+                Code::Stage(stage) => {
+                    self.phase = Phase::Placing { stage: *stage };
+                    out.push(Command::Place(*stage));
+                    self.at += 1;
+                    self.idle_decisions = 0;
+                    return Ok(());
+                }
+                Code::Op(_) => {
+                    let rest = &self.program.code[self.at..];
+                    let ops: Vec<TableOp> =
+                        rest.iter().map_while(|c| if let Code::Op(op) = c { Some(op.clone()) } else { None }).collect();
+                    self.at += ops.len();
+                    self.idle_decisions = 0;
+                    self.order(ops, Flow::Next, out);
+                    return Ok(());
+                }
+                Code::Load { table, model, tensor } => {
+                    self.phase = Phase::Loading;
+                    self.transferring = true;
+                    out.push(Command::Load { table: *table, model: model.clone(), tensor: tensor.clone() });
+                    self.at += 1;
+                    self.idle_decisions = 0;
+                    return Ok(());
+                }
+                Code::Decide(decide) => {
+                    // Facts are there before any decision, so what it decides does not depend on how fast rows came.
+                    if self.reading() {
+                        self.phase = Phase::Reading;
+                        return Ok(());
+                    }
+                    let decide = decide.clone();
+                    let flow = self.decide(now, &decide)?;
+                    let ops = std::mem::take(&mut self.progress.ops);
+                    if !ops.is_empty() {
+                        self.order(ops, flow, out);
+                        return Ok(());
+                    }
+                    self.follow(now, flow)?;
+                }
+                Code::Enter { times, close } => {
+                    if *times == 0 {
+                        self.at = close + 1;
+                        continue;
+                    }
+                    self.loops.push(Loop { enter: self.at, close: *close, times: *times, round: 0 });
+                    self.progress.epoch = 0;
+                    self.at += 1;
+                }
+                Code::Close { .. } => self.round_ended(now, false),
+            }
+        }
+    }
+
+    fn at_end(&mut self, out: &mut Vec<Command>) -> Result<()> {
+        if self.reading() {
+            self.phase = Phase::Reading;
+        } else if self.saves {
+            self.phase = Phase::Saving;
+            self.transferring = true;
+            out.push(Command::Save);
+        } else {
+            self.phase = Phase::Ended;
+            out.push(Command::End(Ok(())));
+        }
+        Ok(())
+    }
+
+    fn reading(&self) -> bool {
+        self.progress.facts.iter().any(Option::is_none)
+    }
+
+    fn order(&mut self, ops: Vec<TableOp>, flow: Flow, out: &mut Vec<Command>) {
+        self.counts += 1;
+        out.push(Command::Ops { run: StageRun(self.runs), count: self.counts, ops: ops.clone() });
+        self.phase = Phase::Ops { count: self.counts, ops, answers: BTreeMap::new(), flow };
+    }
+
+    pub(super) fn ops_ended(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let Phase::Ops { ops, answers, flow, .. } = std::mem::replace(&mut self.phase, Phase::Opening) else {
+            return Ok(());
+        };
+        for (i, op) in ops.iter().enumerate() {
+            if let TableOp::Norm2 { into, .. } = op {
+                let sum = self.slaves.iter().filter_map(|id| answers.get(id)).map(|numbers| numbers[i]).sum();
+                self.progress.set(into, sum);
+            }
+        }
+        self.follow(now, flow)?;
+        self.advance(now, out)
+    }
+
+    fn decide(&mut self, now: Duration, decide: &DecideFn) -> Result<Flow> {
+        self.idle_decisions += 1;
+        if self.idle_decisions > IDLE_DECISIONS {
+            return Err(Error::bug(format!("{IDLE_DECISIONS} decisions in a row without a stage between them")));
+        }
+        self.progress.elapsed = now.saturating_sub(self.started);
+        let flow = catch_unwind(AssertUnwindSafe(|| decide(&mut self.progress))).unwrap_or_else(|panic| {
+            Err(Error::bug(format!("a decision of the plan panicked: {}", panic_text(&*panic))))
+        })?;
+        // The place of the decision is behind us, except that `Again` and `Stop` set their own.
+        self.at += 1;
+        Ok(flow)
+    }
+
+    fn follow(&mut self, now: Duration, flow: Flow) -> Result<()> {
+        match flow {
+            Flow::Next => {}
+            Flow::Again => match self.loops.last() {
+                Some(innermost) => self.at = innermost.enter + 1,
+                None => return Err(Error::bug("a decision outside of any repeat asked for the round again")),
+            },
+            Flow::Stop(why) => {
+                self.stopped = Some(why);
+                match self.loops.last() {
+                    Some(innermost) => {
+                        self.at = innermost.close;
+                        self.round_ended(now, true);
+                    }
+                    None => self.at = self.program.code.len(),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A round of the innermost loop is over; with `stop`, so is the loop. Leaves `at` where the plan goes on.
+    fn round_ended(&mut self, now: Duration, stop: bool) {
+        let outermost = self.loops.len() == 1;
+        let Some(innermost) = self.loops.last_mut() else { return };
+        innermost.round += 1;
+        let (round, last) = (innermost.round, stop || innermost.round >= innermost.times);
+        let (enter, close) = (innermost.enter, innermost.close);
+        if outermost && self.epochs.len() < LISTED_EPOCHS {
+            self.epochs.push(EpochReport {
+                epoch: round,
+                seconds: now.saturating_sub(self.started).as_secs_f64(),
+                objective: self.progress.objective,
+                metrics: std::mem::take(&mut self.progress.epoch_metrics),
+            });
+        }
+        if last {
+            self.loops.pop();
+            self.at = close + 1;
+            self.progress.epoch = self.loops.last().map_or(0, |l| l.round);
+        } else {
+            self.at = enter + 1;
+            self.progress.epoch = round;
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! Drives a job through its plan: a pure state machine, event and time in, commands out.
+//!
+//! Invariants: at most one thing is under way (a stage, operations, a load, a save); metrics merge in shard order and norms
+//! sum in shard order, so the order of arrival decides nothing; after the first error no new work begins, and
+//! [`Command::End`] comes once, when the workers of all slaves have ended or had their time.
+
+mod flow;
+
+use super::program::Program;
+use flexps_common::data::Facts;
+use flexps_common::data::schema::DataPath;
+use flexps_common::error::Fault;
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use flexps_common::metrics::Metrics;
+use flexps_common::plan::{Flow, Plan, Progress, TableOp};
+use flexps_common::report::{EpochReport, StageReport};
+use flexps_common::wire::control::{Launch, Outcome};
+use flexps_common::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long workers may take to stop after a stage was cancelled.
+pub const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// Decisions in a row without any work between them: a plan that goes on like this never ends.
+const IDLE_DECISIONS: u32 = 10_000;
+/// Stage runs that a report lists at most, so that it fits into one message.
+const LISTED_STAGES: usize = 10_000;
+/// Rounds that a report lists at most.
+const LISTED_EPOCHS: usize = 20_000;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// All slaves of the job are open.
+    Opened,
+    /// The stage that waited got its slots.
+    Placed(Vec<(SlaveId, u32)>),
+    /// The workers of a run on one slave ended.
+    StageDone(SlaveId, StageRun, Outcome),
+    /// A slave answered operations, told apart by their count.
+    Numbers(SlaveId, u64, Vec<f64>),
+    /// An input was read by all slaves.
+    Facts(InputId, Facts),
+    /// The load ended.
+    Loaded(Result<()>),
+    /// The model is saved, or is not.
+    Saved(Result<()>),
+    /// A slave is gone.
+    Gone(SlaveId, Error),
+    /// The job must end: somebody cancelled it, or something it needs failed.
+    Fail(Error),
+    /// Time went by.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    /// Find slots for the stage with this place in the plan, answer with [`Event::Placed`].
+    Place(u32),
+    /// Send to all slaves of the job.
+    Launch(Launch),
+    /// Send to all slaves of the job.
+    Ops {
+        /// The count of stage runs so far.
+        run: StageRun,
+        /// Goes back with the answer.
+        count: u64,
+        /// In this order.
+        ops: Vec<TableOp>,
+    },
+    /// Fill a table.
+    Load {
+        /// The table.
+        table: TableId,
+        /// From this model.
+        model: DataPath,
+        /// This tensor of it.
+        tensor: String,
+    },
+    /// Save the model as the plan says.
+    Save,
+    /// Tell these slaves to end their workers.
+    CancelStage(StageRun, Vec<SlaveId>, String),
+    /// Stop loading and saving.
+    StopTransfer,
+    /// The job has ended.
+    End(Result<()>),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Opening,
+    Placing {
+        stage: u32,
+    },
+    Running {
+        run: StageRun,
+        stage: u32,
+        since: Duration,
+        workers: Vec<(SlaveId, u32)>,
+        done: BTreeMap<SlaveId, Outcome>,
+    },
+    Ops {
+        count: u64,
+        ops: Vec<TableOp>,
+        answers: BTreeMap<SlaveId, Vec<f64>>,
+        flow: Flow,
+    },
+    Loading,
+    Reading,
+    Saving,
+    /// `transfer` says that a load or a save has not stopped yet.
+    Ending {
+        error: Error,
+        waiting: BTreeSet<SlaveId>,
+        run: StageRun,
+        transfer: bool,
+        until: Duration,
+    },
+    Ended,
+}
+
+#[derive(Debug)]
+struct Loop {
+    enter: usize,
+    close: usize,
+    times: u64,
+    round: u64,
+}
+
+/// See the module.
+pub struct Driver {
+    job: JobId,
+    program: Program,
+    saves: bool,
+    slaves: Vec<SlaveId>,
+    names: BTreeMap<SlaveId, String>,
+    at: usize,
+    loops: Vec<Loop>,
+    phase: Phase,
+    started: Duration,
+    runs: u64,
+    counts: u64,
+    idle_decisions: u32,
+    /// Whether a load or a save was ordered and has not ended.
+    transferring: bool,
+    /// What decisions see.
+    pub progress: Progress,
+    /// The rounds of the outermost repeats.
+    pub epochs: Vec<EpochReport>,
+    /// The stage runs.
+    pub stages: Vec<StageReport>,
+    /// Why a decision stopped a repeat.
+    pub stopped: Option<String>,
+}
+
+impl Driver {
+    /// A driver at the plan's begin; `slaves` are the job's, with their names, in shard order.
+    pub fn new(job: JobId, plan: &Plan, slaves: &[(SlaveId, String)]) -> Self {
+        Self {
+            job,
+            program: Program::of(plan),
+            saves: plan.save.is_some(),
+            slaves: slaves.iter().map(|(id, _)| *id).collect(),
+            names: slaves.iter().cloned().collect(),
+            at: 0,
+            loops: Vec::new(),
+            phase: Phase::Opening,
+            started: Duration::ZERO,
+            runs: 0,
+            counts: 0,
+            idle_decisions: 0,
+            transferring: false,
+            progress: Progress {
+                epoch: 0,
+                elapsed: Duration::ZERO,
+                scalars: plan.scalars.clone(),
+                metrics: BTreeMap::new(),
+                facts: vec![None; plan.inputs.len()],
+                ops: Vec::new(),
+                objective: None,
+                epoch_metrics: BTreeMap::new(),
+            },
+            epochs: Vec::new(),
+            stages: Vec::new(),
+            stopped: None,
+        }
+    }
+
+    /// The stage that runs now: name, workers, round from 1.
+    pub fn running(&self) -> Option<(String, u32, u64)> {
+        let Phase::Running { stage, workers, .. } = &self.phase else { return None };
+        let threads = workers.iter().map(|(_, n)| n).sum();
+        Some((self.program.stages[*stage as usize].name.clone(), threads, self.progress.epoch + 1))
+    }
+
+    /// Where it stands, for errors and for those who wait: e.g. `in stage full-gradient, epoch 3`.
+    pub fn place(&self) -> String {
+        let epoch = self.progress.epoch + 1;
+        match &self.phase {
+            Phase::Opening => "while the job was opened".to_owned(),
+            Phase::Placing { stage } | Phase::Running { stage, .. } => {
+                format!("in stage {}, epoch {epoch}", self.program.stages[*stage as usize].name)
+            }
+            Phase::Ops { .. } => format!("while tables were changed, epoch {epoch}"),
+            Phase::Loading => "while a model was loaded".to_owned(),
+            Phase::Reading => "while the input was read".to_owned(),
+            Phase::Saving => "while the model was saved".to_owned(),
+            Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
+        }
+    }
+
+    /// Whether it waits for its workers to stop, or is over.
+    pub fn ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. } | Phase::Ended)
+    }
+
+    /// One step. `now` only ever grows.
+    pub fn step(&mut self, now: Duration, event: Event) -> Vec<Command> {
+        let mut out = Vec::new();
+        if let Err(error) = self.take(now, event, &mut out) {
+            self.fail(now, error, None, &mut out);
+        }
+        out
+    }
+
+    fn take(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) -> Result<()> {
+        match (&mut self.phase, event) {
+            (Phase::Ended, _) => {}
+            (Phase::Opening, Event::Opened) => {
+                self.started = now;
+                self.advance(now, out)?;
+            }
+            (Phase::Placing { stage }, Event::Placed(workers)) => {
+                let stage = *stage;
+                self.launch(now, stage, workers, out);
+            }
+            (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
+                if let Some(error) = &outcome.error {
+                    let error = error.clone();
+                    done.insert(slave, outcome);
+                    return Err(error);
+                }
+                if workers.iter().any(|(id, _)| *id == slave) {
+                    done.insert(slave, outcome);
+                }
+                if done.len() == workers.len() {
+                    self.stage_ended(now);
+                    self.advance(now, out)?;
+                }
+            }
+            (Phase::Ops { count, ops, answers, .. }, Event::Numbers(slave, of, numbers)) if *count == of => {
+                if numbers.len() != ops.len() {
+                    let (got, asked) = (numbers.len(), ops.len());
+                    return Err(Error::bug(format!("{} numbers from {slave} for {asked} operations", got)));
+                }
+                answers.insert(slave, numbers);
+                if answers.len() == self.slaves.len() {
+                    self.ops_ended(now, out)?;
+                }
+            }
+            (phase, Event::Facts(input, facts)) => {
+                let reading = matches!(phase, Phase::Reading);
+                if let Some(place) = self.progress.facts.get_mut(input.0 as usize) {
+                    *place = Some(facts);
+                }
+                if reading {
+                    self.advance(now, out)?;
+                }
+            }
+            (Phase::Loading, Event::Loaded(result)) => {
+                self.transferring = false;
+                result?;
+                self.advance(now, out)?;
+            }
+            (Phase::Saving, Event::Saved(result)) => {
+                self.transferring = false;
+                result?;
+                self.phase = Phase::Ended;
+                out.push(Command::End(Ok(())));
+            }
+            (Phase::Ending { waiting, run, .. }, Event::StageDone(slave, of, _)) if *run == of => {
+                waiting.remove(&slave);
+                self.end_if_stopped(now, out);
+            }
+            (Phase::Ending { waiting, error, .. }, Event::Gone(slave, cause)) => {
+                waiting.remove(&slave);
+                // That a connection broke was the consequence; who went is the cause.
+                if error.fault == Fault::Cluster {
+                    *error = cause;
+                }
+                self.end_if_stopped(now, out);
+            }
+            (Phase::Ending { .. }, Event::Saved(Ok(()))) => {
+                // It was too late to stop: the model is there.
+                self.phase = Phase::Ended;
+                out.push(Command::End(Ok(())));
+            }
+            (Phase::Ending { transfer, .. }, Event::Saved(_) | Event::Loaded(_)) => {
+                *transfer = false;
+                self.end_if_stopped(now, out);
+            }
+            (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
+            (_, Event::Gone(slave, error)) => self.fail(now, error, Some(slave), out),
+            (_, Event::Fail(error)) => return Err(error),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Begins the end: cancels what runs, except on the slave that is gone.
+    fn fail(&mut self, now: Duration, error: Error, gone: Option<SlaveId>, out: &mut Vec<Command>) {
+        let (mut waiting, mut in_run, mut transfer) = (BTreeSet::new(), StageRun(0), false);
+        match &self.phase {
+            Phase::Ending { .. } | Phase::Ended => return,
+            Phase::Running { run, workers, done, .. } => {
+                in_run = *run;
+                waiting = workers
+                    .iter()
+                    .map(|(id, _)| *id)
+                    .filter(|id| !done.contains_key(id) && Some(*id) != gone)
+                    .collect();
+                out.push(Command::CancelStage(*run, waiting.iter().copied().collect(), error.message.clone()));
+            }
+            Phase::Loading | Phase::Saving if self.transferring => {
+                transfer = true;
+                out.push(Command::StopTransfer);
+            }
+            _ => {}
+        }
+        self.phase = Phase::Ending { error, waiting, run: in_run, transfer, until: now + STOP_WITHIN };
+        self.end_if_stopped(now, out);
+    }
+
+    fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let Phase::Ending { error, waiting, transfer, until, .. } = &self.phase else { return };
+        if (*transfer || !waiting.is_empty()) && now < *until {
+            return;
+        }
+        let mut error = error.clone();
+        if !waiting.is_empty() {
+            let names: Vec<&str> = waiting.iter().map(|id| self.name(*id)).collect();
+            let names = names.join(", ");
+            error.message.push_str(&format!(" (workers on {names} did not stop within {} s)", STOP_WITHIN.as_secs()));
+        }
+        self.phase = Phase::Ended;
+        out.push(Command::End(Err(error)));
+    }
+
+    fn name(&self, id: SlaveId) -> &str {
+        self.names.get(&id).map_or("?", String::as_str)
+    }
+
+    fn launch(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
+        self.runs += 1;
+        let run = StageRun(self.runs);
+        out.push(Command::Launch(Launch {
+            job: self.job,
+            run,
+            stage,
+            epoch: self.progress.epoch,
+            workers: workers.clone(),
+            scalars: self.progress.scalars.clone(),
+        }));
+        self.phase = Phase::Running { run, stage, since: now, workers, done: BTreeMap::new() };
+    }
+
+    fn stage_ended(&mut self, now: Duration) {
+        let Phase::Running { stage, since, workers, done, .. } = std::mem::replace(&mut self.phase, Phase::Opening)
+        else {
+            return;
+        };
+        let name = self.program.stages[stage as usize].name.clone();
+        let mut metrics = Metrics::default();
+        let mut report = StageReport {
+            name: name.clone(),
+            epoch: self.progress.epoch + 1,
+            threads: workers.iter().map(|(_, n)| n).sum(),
+            slaves: workers.iter().map(|(id, _)| self.name(*id).to_owned()).collect(),
+            seconds: now.saturating_sub(since).as_secs_f64(),
+            worker_seconds: 0.0,
+            wait_seconds: 0.0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rows: 0,
+        };
+        for outcome in self.slaves.iter().filter_map(|id| done.get(id)) {
+            metrics.merge(&outcome.metrics);
+            report.worker_seconds += outcome.worker_seconds;
+            report.wait_seconds += outcome.wait_seconds;
+            report.bytes_sent += outcome.bytes_sent;
+            report.bytes_received += outcome.bytes_received;
+            report.rows += outcome.rows;
+        }
+        self.progress.metrics.insert(name, metrics);
+        if self.stages.len() < LISTED_STAGES {
+            self.stages.push(report);
+        }
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,255 @@
+//! A job in the master: what was submitted, how far it is, and its report.
+
+pub mod admission;
+pub mod driver;
+pub mod program;
+pub mod reading;
+
+#[cfg(test)]
+mod tests;
+
+use crate::prepare::Prepared;
+use driver::Driver;
+use flexps_common::Error;
+use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::plan::Plan;
+use flexps_common::report::{ReadReport, Report, State};
+use flexps_common::scheduling::Scheduling;
+use flexps_common::wire::control::{JobLine, JobProgress};
+use reading::Reading;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// Stage runs that the report of a job under way lists: the last ones, so that news of a long job stay short.
+const NEWS_STAGES: usize = 200;
+
+/// How far a job is.
+pub enum Phase {
+    /// Its inputs are being listed.
+    Preparing,
+    /// It waits for slots.
+    Queued(Prepared),
+    /// It runs.
+    Started(Box<Started>),
+    /// It ended; what it used is dropped.
+    Ended,
+}
+
+/// What a running job has.
+pub struct Started {
+    /// Its slaves, in shard order.
+    pub slaves: Vec<SlaveId>,
+    /// Walks the plan.
+    pub driver: Driver,
+    /// Its inputs.
+    pub readings: Vec<Reading>,
+    /// Slaves that have not answered [`flexps_common::wire::control::ToSlave::Open`] yet.
+    pub opening: BTreeSet<SlaveId>,
+    /// The place of the stage that waits for slots.
+    pub ready: Option<u32>,
+    /// Stops a load or a save.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A job.
+pub struct Job {
+    /// Its identity.
+    pub id: JobId,
+    /// Its name in the registry.
+    pub name: String,
+    /// Its parameters as JSON.
+    pub params: String,
+    /// What every node's plan must hash to.
+    pub plan_hash: u64,
+    /// Whether splits are assigned in a fixed order.
+    pub reproducible: bool,
+    /// Made up by the client.
+    pub token: u64,
+    /// Its plan.
+    pub plan: Arc<Plan>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Counts changes.
+    pub version: u64,
+    /// Why it waits.
+    pub waiting: Option<String>,
+    /// When the stage that waits became ready, and how often it was passed over.
+    pub queued: (Duration, u32),
+    /// When the stage that was placed last had become ready.
+    pub was_ready: Duration,
+    /// When its slaves were asked to open it.
+    pub opened: Duration,
+    /// How long that took; told once, with its first stage run.
+    pub lead: Duration,
+    /// The slaves that the job would use or uses, as one list that all of its stages share.
+    pub slaves: Arc<[SlaveId]>,
+    /// When it was submitted.
+    pub submitted: Duration,
+    /// The report; what a running job's driver and readings know is filled in by [`Job::report`].
+    pub report: Report,
+}
+
+impl Job {
+    /// A job that was just submitted.
+    pub fn new(id: JobId, submission: Submission, plan: Plan, now: Duration) -> Self {
+        let Submission { name, params, plan_hash, reproducible, token, scheduling } = submission;
+        let report = Report {
+            job: name.clone(),
+            id,
+            state: State::Queued,
+            error: None,
+            params: serde_json::from_str(&params).unwrap_or_default(),
+            objective: None,
+            metrics: BTreeMap::new(),
+            stopped: None,
+            epochs: Vec::new(),
+            stages: Vec::new(),
+            read: ReadReport::default(),
+            model: None,
+            peak_memory_bytes: 0,
+            seconds: 0.0,
+            scheduling,
+            notes: Vec::new(),
+        };
+        Self {
+            id,
+            name,
+            params,
+            plan_hash,
+            reproducible,
+            token,
+            plan: Arc::new(plan),
+            phase: Phase::Preparing,
+            version: 1,
+            waiting: Some("its inputs are being listed".to_owned()),
+            queued: (now, 0),
+            was_ready: now,
+            opened: now,
+            lead: Duration::ZERO,
+            slaves: Arc::new([]),
+            submitted: now,
+            report,
+        }
+    }
+
+    /// What it has while it runs.
+    pub fn started(&mut self) -> Option<&mut Started> {
+        if let Phase::Started(started) = &mut self.phase { Some(started) } else { None }
+    }
+
+    /// Whether it uses a slave.
+    pub fn uses(&self, slave: SlaveId) -> bool {
+        matches!(&self.phase, Phase::Started(s) if s.slaves.contains(&slave))
+    }
+
+    /// All that is known of it at `now`.
+    pub fn report(&self, now: Duration) -> Report {
+        let mut report = self.report.clone();
+        if let Phase::Started(started) = &self.phase {
+            self.fill(started, now, NEWS_STAGES, &mut report);
+        }
+        report
+    }
+
+    /// Ends it: the report is final after this.
+    pub fn end(&mut self, result: Result<(), Error>, now: Duration) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Ended);
+        let mut report = self.report.clone();
+        if let Phase::Started(started) = &phase {
+            self.fill(started, now, usize::MAX, &mut report);
+        }
+        report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
+        report.state = match &result {
+            Ok(()) => State::Done,
+            Err(e) if e.fault == flexps_common::error::Fault::Cancelled => State::Cancelled,
+            Err(_) => State::Failed,
+        };
+        if result.is_ok() {
+            report.model = self.plan.save.as_ref().map(|s| s.path.to_string());
+        }
+        report.error = result.err();
+        self.report = report;
+        self.waiting = None;
+        self.version += 1;
+    }
+
+    fn fill(&self, started: &Started, now: Duration, stages: usize, report: &mut Report) {
+        let Started { driver, readings, .. } = started;
+        // JSON has no NaN: what is not finite is left out.
+        report.objective = driver.progress.objective.filter(|x| x.is_finite());
+        for metrics in driver.progress.metrics.values() {
+            report.metrics.extend(metrics.0.iter().map(|(name, metric)| (name.clone(), metric.value())));
+        }
+        report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
+        for epoch in &driver.epochs {
+            report.metrics.extend(epoch.metrics.iter().map(|(name, value)| (name.clone(), *value)));
+        }
+        report.metrics.extend(driver.progress.epoch_metrics.iter().map(|(name, value)| (name.clone(), *value)));
+        report.metrics.retain(|_, value| value.is_finite());
+        report.stopped = driver.stopped.clone();
+        report.epochs = driver.epochs.clone();
+        for epoch in &mut report.epochs {
+            epoch.objective = epoch.objective.filter(|x| x.is_finite());
+            epoch.metrics.retain(|_, value| value.is_finite());
+        }
+        report.stages = driver.stages[driver.stages.len().saturating_sub(stages)..].to_vec();
+        report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
+        for reading in readings {
+            reading.report(now, &mut report.read);
+            for note in reading.notes() {
+                if !report.notes.contains(&note) {
+                    report.notes.push(note);
+                }
+            }
+        }
+    }
+
+    /// The news for a client.
+    pub fn progress(&self, now: Duration) -> JobProgress {
+        let (mut stage, mut reading) = (None, false);
+        if let Phase::Started(started) = &self.phase {
+            stage = started.driver.running();
+            reading = started.readings.iter().any(Reading::under_way);
+        }
+        // A report holds what serde_json can always write: strings, finite numbers, lists and maps with text keys.
+        let report = serde_json::to_string(&self.report(now)).unwrap_or_default();
+        JobProgress { version: self.version, report, waiting: self.waiting.clone(), stage, reading }
+    }
+
+    /// Its line in a list.
+    pub fn line(&self, now: Duration) -> JobLine {
+        let ended = matches!(self.phase, Phase::Ended);
+        let objective = match &self.phase {
+            Phase::Started(s) => s.driver.progress.objective.filter(|x| x.is_finite()),
+            _ => self.report.objective,
+        };
+        JobLine {
+            id: self.id,
+            name: self.name.clone(),
+            state: self.report.state,
+            seconds: if ended { self.report.seconds } else { now.saturating_sub(self.submitted).as_secs_f64() },
+            objective,
+            note: self.report.error.as_ref().map(|e| e.message.clone()).or_else(|| self.waiting.clone()),
+            scheduling: self.report.scheduling.clone(),
+        }
+    }
+}
+
+/// What a client submitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission {
+    /// When it is to run.
+    pub scheduling: Scheduling,
+    /// The job's name in the registry.
+    pub name: String,
+    /// Its parameters as JSON.
+    pub params: String,
+    /// The hash of the plan that the client derived.
+    pub plan_hash: u64,
+    /// Whether splits are assigned in a fixed order.
+    pub reproducible: bool,
+    /// Made up by the client.
+    pub token: u64,
+}

@@ -1,0 +1,82 @@
+//! A plan's steps laid out flat, so that a driver's place in them is a number and a stack of loops.
+//!
+//! Invariant: every [`Code::Enter`] has its [`Code::Close`], each names the other's place, and loops nest.
+
+use flexps_common::data::schema::DataPath;
+use flexps_common::ids::TableId;
+use flexps_common::plan::{DecideFn, Plan, StageSpec, Step, TableOp};
+
+/// One instruction.
+#[derive(Clone)]
+pub enum Code {
+    /// Run the stage with this place in [`Plan::stages`].
+    Stage(u32),
+    /// Change tables.
+    Op(TableOp),
+    /// Fill a table, which is zero, from a model.
+    Load {
+        /// The table.
+        table: TableId,
+        /// The model's folder.
+        model: DataPath,
+        /// The tensor's name.
+        tensor: String,
+    },
+    /// Ask the plan how to go on.
+    Decide(DecideFn),
+    /// Begin a repeat.
+    Enter {
+        /// Most rounds.
+        times: u64,
+        /// Where its [`Code::Close`] is.
+        close: usize,
+    },
+    /// A round has ended.
+    Close {
+        /// Where its [`Code::Enter`] is.
+        enter: usize,
+    },
+}
+
+/// A plan's steps and stages.
+pub struct Program {
+    /// The instructions.
+    pub code: Vec<Code>,
+    /// The stages, by their place in the plan.
+    pub stages: Vec<StageSpec>,
+}
+
+impl Program {
+    /// The program of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let mut program = Self { code: Vec::new(), stages: Vec::new() };
+        program.lay_out(&plan.body.0);
+        program
+    }
+
+    fn lay_out(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Stage(stage) => {
+                    self.code.push(Code::Stage(self.stages.len() as u32));
+                    self.stages.push(stage.clone());
+                }
+                Step::Op(op) => self.code.push(Code::Op(op.clone())),
+                Step::Load { table, model, tensor } => {
+                    // The values are added, so the table must be zero first.
+                    self.code.push(Code::Op(TableOp::Zero { table: *table }));
+                    self.code.push(Code::Load { table: *table, model: model.clone(), tensor: tensor.clone() });
+                }
+                Step::Decide(decide) => self.code.push(Code::Decide(decide.clone())),
+                Step::Repeat { times, body } => {
+                    let enter = self.code.len();
+                    self.code.push(Code::Close { enter });
+                    self.lay_out(body);
+                    let close = self.code.len();
+                    self.code.push(Code::Close { enter });
+                    self.code[enter] = Code::Enter { times: *times, close };
+                }
+            }
+        }
+    }
+}

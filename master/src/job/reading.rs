@@ -1,0 +1,164 @@
+//! The reading of one input: who has read what, and what the input turned out to hold.
+//!
+//! Invariant: facts come once, when every slave has reported, merged in shard order.
+
+use crate::assigner::{Assigner, Racks, Reader};
+use flexps_common::data::{Facts, InputSpec, Schema};
+use flexps_common::ids::SlaveId;
+use flexps_common::report::ReadReport;
+use flexps_common::wire::control::{ReadDone, Split};
+use flexps_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// An input that was listed and looked at.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Its files, cut for as many slaves as the job has, see [`crate::assigner::cut`].
+    pub sources: Vec<crate::assigner::Source>,
+    /// How its rows are to be taken.
+    pub schema: Schema,
+}
+
+/// The reading of one input by a job's slaves.
+#[derive(Debug)]
+pub struct Reading {
+    name: String,
+    checks_classes: bool,
+    schema: Schema,
+    files: u64,
+    assigner: Assigner,
+    /// In shard order.
+    slaves: Vec<SlaveId>,
+    done: BTreeMap<SlaveId, ReadDone>,
+    since: Duration,
+    until: Option<Duration>,
+    facts: Option<Facts>,
+}
+
+impl Reading {
+    /// Begins at `now`.
+    pub fn new(
+        spec: &InputSpec,
+        listed: &Listed,
+        (splits, racks): (Vec<Split>, Racks),
+        readers: Vec<Reader>,
+        reproducible: bool,
+        now: Duration,
+    ) -> Self {
+        Self {
+            name: spec.name.clone(),
+            checks_classes: spec.like.is_none(),
+            schema: listed.schema.clone(),
+            files: listed.sources.len() as u64,
+            slaves: readers.iter().map(|r| r.slave).collect(),
+            assigner: Assigner::new(splits, readers, racks, reproducible),
+            done: BTreeMap::new(),
+            since: now,
+            until: None,
+            facts: None,
+        }
+    }
+
+    /// How rows are to be taken.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// The next split for a slave.
+    pub fn next(&mut self, slave: SlaveId) -> Option<Split> {
+        self.assigner.next(slave)
+    }
+
+    /// A slave has read its part. Gives the facts of the whole input when it was the last.
+    pub fn done(&mut self, slave: SlaveId, part: ReadDone, now: Duration) -> Result<Option<Facts>> {
+        if !self.slaves.contains(&slave) || self.facts.is_some() {
+            return Ok(None);
+        }
+        self.done.insert(slave, part);
+        if self.done.len() < self.slaves.len() {
+            return Ok(None);
+        }
+        self.until = Some(now);
+        let mut facts = Facts::default();
+        for part in self.slaves.iter().filter_map(|id| self.done.get(id)) {
+            facts.merge(&part.facts);
+        }
+        facts.features = facts.features.max(self.schema.features.unwrap_or(0));
+        self.check(&facts)?;
+        self.facts = Some(facts.clone());
+        Ok(Some(facts))
+    }
+
+    /// Whether some slave still reads.
+    pub fn under_way(&self) -> bool {
+        self.until.is_none()
+    }
+
+    fn check(&self, facts: &Facts) -> Result<()> {
+        let first = self.assigner.splits().first().map_or("", |s| s.path.as_str());
+        if facts.rows == 0 {
+            let what =
+                if facts.bad_rows > 0 { format!(" ({} bad ones were skipped)", facts.bad_rows) } else { String::new() };
+            return Err(Error::data(format!(
+                "no rows in --{}{what}; the first of its {} files is {first}",
+                self.name, self.files
+            )));
+        }
+        if facts.bad_rows > self.schema.bad_rows {
+            return Err(Error::data(format!(
+                "--{} has {} bad rows, at most {} may be skipped",
+                self.name, facts.bad_rows, self.schema.bad_rows
+            )));
+        }
+        let one = match (facts.positives, self.schema.labels) {
+            (0, labels) => labels.negative,
+            (n, labels) if n == facts.rows => labels.positive,
+            _ => return Ok(()),
+        };
+        if !self.checks_classes {
+            return Ok(());
+        }
+        Err(Error::data(format!(
+            "all {} rows of --{} have the label {one}; a model of two classes needs rows of both",
+            facts.rows, self.name
+        )))
+    }
+
+    /// Adds what is known so far to a job's report.
+    pub fn report(&self, now: Duration, report: &mut ReadReport) {
+        report.files += self.files;
+        report.splits += self.assigner.splits().len() as u64;
+        let handed = self.assigner.handed();
+        if self.under_way() {
+            report.bytes += handed.bytes;
+            report.local_bytes += handed.local_bytes;
+        }
+        report.located_bytes += handed.located_bytes;
+        for part in self.done.values() {
+            report.rows += part.facts.rows;
+            report.cached_bytes += part.cached_bytes;
+            report.spilled_bytes += part.spilled_bytes;
+            if !self.under_way() {
+                report.bytes += part.bytes;
+                report.local_bytes += part.local_bytes;
+            }
+        }
+        let seconds = self.until.unwrap_or(now).saturating_sub(self.since).as_secs_f64();
+        report.seconds = report.seconds.max(seconds);
+        if let Some(facts) = &self.facts {
+            report.inputs.insert(self.name.clone(), facts.clone());
+        }
+    }
+
+    /// What the slaves remarked, each remark once.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = Vec::new();
+        for note in self.done.values().flat_map(|d| &d.notes) {
+            if !notes.contains(note) {
+                notes.push(note.clone());
+            }
+        }
+        notes
+    }
+}

@@ -1,0 +1,5 @@
+//! Promises of a job's driver, of its choice of slaves, and of its reading: events in, commands out.
+
+mod admission;
+mod driver;
+mod reading;

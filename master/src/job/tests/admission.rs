@@ -1,0 +1,83 @@
+//! Which slaves a job uses, and which jobs are refused.
+
+use crate::job::admission::{Candidate, check, choose};
+use flexps_common::data::InputSpec;
+use flexps_common::data::schema::DataPath;
+use flexps_common::error::Fault;
+use flexps_common::ids::SlaveId;
+use flexps_common::plan::{Plan, Threads};
+
+fn candidates(slots: &[u32]) -> Vec<Candidate> {
+    let one = |(id, slots): (u32, &u32)| Candidate {
+        id: SlaveId(id),
+        name: format!("h{id}"),
+        slots: *slots,
+        free: *slots,
+        local_bytes: 0,
+    };
+    (1..).zip(slots).map(one).collect()
+}
+
+/// A plan of stages with an input or without one.
+fn plan(stages: &[(&str, Threads, bool)]) -> Plan {
+    let mut plan = Plan::default();
+    let input = plan.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();
+    for (name, threads, reads) in stages {
+        let stage = plan.body.stage(name, |_| Ok(())).threads(*threads);
+        if *reads {
+            stage.input(input);
+        }
+    }
+    plan
+}
+
+fn chosen(stages: &[(&str, Threads, bool)], slots: &[u32]) -> Vec<u32> {
+    choose(&plan(stages), &candidates(slots)).unwrap().into_iter().map(|s| s.0).collect()
+}
+
+#[test]
+fn a_job_uses_all_slaves_unless_it_has_fewer_threads() {
+    assert_eq!(chosen(&[("wide", Threads::All, true)], &[2, 2, 2]), [1, 2, 3]);
+    assert_eq!(chosen(&[("wide", Threads::Count(2), false)], &[2, 4, 2]), [1, 2]);
+    let two = [("wide", Threads::All, true), ("narrow", Threads::Count(2), true)];
+    assert_eq!(chosen(&two, &[2, 4, 2]).len(), 2);
+    let beside = [("wide", Threads::All, true), ("narrow", Threads::Count(1), false)];
+    assert_eq!(chosen(&beside, &[2, 2, 2]), [1, 2, 3]);
+}
+
+#[test]
+fn fewer_slaves_are_those_with_free_slots_and_the_most_local_bytes() {
+    let mut candidates = candidates(&[4, 4, 4]);
+    candidates[0].free = 0;
+    candidates[2].local_bytes = 9;
+    let plan = plan(&[("s", Threads::Count(1), true)]);
+    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(3)]);
+    candidates[2].free = 0;
+    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(2)]);
+}
+
+#[test]
+fn a_job_that_can_never_fit_is_refused_with_the_numbers() {
+    let error = choose(&plan(&[("full-gradient", Threads::Count(12), true)]), &candidates(&[4, 4])).unwrap_err();
+    assert_eq!(error.fault, Fault::User);
+    assert!(error.message.starts_with("stage full-gradient needs 12 slots, the cluster has 8"), "{error}");
+    let error = choose(&plan(&[("s", Threads::PerSlave(5), true)]), &candidates(&[4, 2])).unwrap_err();
+    assert!(error.message.contains("needs 5 slots on each slave, the largest slave has 4"), "{error}");
+    let both = plan(&[("wide", Threads::Count(6), false), ("narrow", Threads::Count(1), true)]);
+    let error = choose(&both, &candidates(&[4, 4])).unwrap_err();
+    assert!(error.message.contains("narrow") && error.message.contains("1 of 2 slaves"), "{error}");
+}
+
+#[test]
+fn a_stage_of_no_threads_is_refused() {
+    let error = check(&plan(&[("s", Threads::Count(0), true)])).unwrap_err();
+    assert!(error.message.contains("stage s asks for 0 threads"), "{error}");
+}
+
+#[test]
+fn enough_slots_go_before_local_bytes() {
+    let mut candidates = candidates(&[1, 4, 4]);
+    candidates[0].local_bytes = 9;
+    let plan = plan(&[("wide", Threads::Count(8), false), ("narrow", Threads::Count(2), true)]);
+    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(2), SlaveId(3)]);
+}

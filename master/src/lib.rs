@@ -1,0 +1,18 @@
+//! The flexps master: it takes jobs, hands out files, places stages and drives each job through its plan.
+
+pub mod assigner;
+mod event;
+pub mod history;
+pub mod job;
+mod master;
+pub mod node;
+pub mod prepare;
+pub mod scheduler;
+pub mod simulate;
+mod slaves;
+mod transfer;
+
+pub use node::{Handle, Options, start};
+
+#[cfg(test)]
+mod tests;

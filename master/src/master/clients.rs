@@ -1,0 +1,154 @@
+//! What clients ask: submissions, news, lists, cancels.
+
+use super::Master;
+use super::drive::peak_memory_bytes;
+use crate::event::{Event, Reply};
+use crate::history::Record;
+use crate::job::driver::panic_text;
+use crate::job::{Job, Phase, Submission, admission};
+use crate::prepare::prepare;
+use crate::scheduler;
+use flexps_common::ids::JobId;
+use flexps_common::plan::Plan;
+use flexps_common::transport::Connection;
+use flexps_common::wire::control::{FromMaster, ToMaster};
+use flexps_common::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+/// Longest that a client may wait for news in one request.
+const LONGEST_WATCH: Duration = Duration::from_secs(60);
+
+/// A client that waits for news of a job.
+pub(super) struct Waiter {
+    job: JobId,
+    seen: u64,
+    until: Duration,
+    reply: Reply,
+}
+
+impl Master {
+    pub(super) fn request(&mut self, from: Connection, message: ToMaster, reply: Reply, now: Duration) {
+        let answer = match message {
+            ToMaster::Register(registration) => self.register(registration, from, now),
+            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling } => {
+                self.submit(Submission { name, params, plan_hash, reproducible, token, scheduling }, now)
+            }
+            ToMaster::Watch { job, seen, wait_ms } => {
+                let wait = Duration::from_millis(wait_ms).min(LONGEST_WATCH);
+                return self.watch(Waiter { job, seen, until: now + wait, reply }, now);
+            }
+            ToMaster::Cancel { job } => self.cancel(job, now),
+            ToMaster::Jobs => Ok(FromMaster::Jobs(self.jobs.values().map(|j| j.line(now)).collect())),
+            ToMaster::History { from } => {
+                let (lines, next) = self.log.page(from);
+                Ok(FromMaster::History { lines, next })
+            }
+            ToMaster::SetPolicy { policy } => self.set_policy(&policy, now),
+            ToMaster::Slaves => Ok(FromMaster::Slaves(self.slaves.lines(now))),
+            message => self.slave_message(from, message, now),
+        };
+        // An error means that nobody waits for the answer any more.
+        let _ = reply.send(answer);
+    }
+
+    fn submit(&mut self, submission: Submission, now: Duration) -> Result<FromMaster> {
+        if self.stopping.is_some() {
+            return Err(Error::cluster("the master is ending").retryable());
+        }
+        if let Some(job) = self.jobs.values().find(|j| j.token == submission.token) {
+            return Ok(FromMaster::Submitted(job.id));
+        }
+        if let Some(first) = submission.scheduling.after.iter().find(|id| !self.jobs.contains_key(id)) {
+            return Err(unknown(*first).context("--after"));
+        }
+        let plan = self.plan(&submission)?;
+        admission::check(&plan)?;
+        if self.slaves.iter().next().is_some() {
+            admission::choose(&plan, &self.candidates(None))?;
+        }
+        self.submitted += 1;
+        let id = JobId(self.submitted);
+        tracing::info!(job = %id, name = submission.name, "job submitted");
+        self.log.push(&Record::Job {
+            at: now.as_secs_f64(),
+            job: id,
+            name: submission.name.clone(),
+            scheduling: submission.scheduling.clone(),
+        });
+        let job = Job::new(id, submission, plan, now);
+        let (storage, plan, events) = (self.storage.clone(), job.plan.clone(), self.events.clone());
+        self.jobs.insert(id, job);
+        tokio::spawn(async move {
+            let result = prepare(storage, &plan).await;
+            // An error means that the master has ended.
+            let _ = events.send(Event::Prepared(id, result));
+        });
+        Ok(FromMaster::Submitted(id))
+    }
+
+    fn plan(&self, submission: &Submission) -> Result<Plan> {
+        let derive = || self.registry.job(&submission.name, &submission.params)?.plan();
+        let plan = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
+            Err(Error::bug(format!("the plan of {} panicked: {}", submission.name, panic_text(&*panic))))
+        })?;
+        if plan.hash() != submission.plan_hash {
+            return Err(Error::user(format!(
+                "the master derives another plan for {} than this client; use the same build of flexps on both",
+                submission.name
+            )));
+        }
+        Ok(plan)
+    }
+
+    fn set_policy(&mut self, name: &str, now: Duration) -> Result<FromMaster> {
+        self.policy = scheduler::policy(name)?;
+        tracing::info!(policy = name, "another policy");
+        self.log.push(&Record::Policy { at: now.as_secs_f64(), policy: name.to_owned() });
+        self.unplaced = true;
+        Ok(FromMaster::Ok)
+    }
+
+    fn cancel(&mut self, job: JobId, now: Duration) -> Result<FromMaster> {
+        let known = self.jobs.get(&job).ok_or_else(|| unknown(job))?;
+        if !matches!(known.phase, Phase::Ended) {
+            tracing::info!(%job, "job is to be cancelled");
+            self.fail(job, Error::cancelled(), now);
+        }
+        Ok(FromMaster::Ok)
+    }
+
+    fn watch(&mut self, waiter: Waiter, now: Duration) {
+        match self.jobs.get_mut(&waiter.job) {
+            None => {
+                let _ = waiter.reply.send(Err(unknown(waiter.job)));
+            }
+            Some(job) if due(job, &waiter, now) => {
+                let slaves = job.started().map(|s| s.slaves.clone());
+                if let Some(slaves) = slaves {
+                    job.report.peak_memory_bytes = peak_memory_bytes(&self.slaves, &slaves);
+                }
+                let _ = waiter.reply.send(Ok(FromMaster::Progress(Box::new(job.progress(now)))));
+            }
+            Some(_) => self.waiters.push(waiter),
+        }
+    }
+
+    /// Answers those who wait for news that are there, and those whose time is up.
+    pub(super) fn news(&mut self, now: Duration) {
+        for waiter in std::mem::take(&mut self.waiters) {
+            // One whose client has gone is dropped.
+            if !waiter.reply.is_closed() {
+                self.watch(waiter, now);
+            }
+        }
+    }
+}
+
+fn due(job: &Job, waiter: &Waiter, now: Duration) -> bool {
+    job.version > waiter.seen || now >= waiter.until || matches!(job.phase, Phase::Ended)
+}
+
+fn unknown(job: JobId) -> Error {
+    Error::user(format!("no job {job}; `flexps jobs` lists those that the master knows"))
+}

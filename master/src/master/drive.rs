@@ -1,0 +1,307 @@
+//! Carries out what a job's driver orders, and tells it what came of it.
+
+use super::Master;
+use super::books::Launched;
+use crate::event::{Asked, Event};
+use crate::history::Record;
+use crate::job::driver::{Command, Event as Step};
+use crate::job::{Job, Phase};
+use crate::prepare::Prepared;
+use crate::slaves::Slaves;
+use crate::transfer::{Shards, Tensor};
+use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
+use flexps_common::model::{Description, created_by};
+use flexps_common::wire::control::{FromSlave, Outcome, ReadDone, ToSlave};
+use flexps_common::{Error, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long a slave may take to take an order that it carries out later.
+const ORDER_WITHIN: Duration = Duration::from_secs(10);
+/// How long it may take to change whole tables.
+const OPS_WITHIN: Duration = Duration::from_secs(60);
+/// Jobs that have ended and are still listed.
+const KEPT_JOBS: usize = 200;
+/// Of which so many with all their stage runs.
+const KEPT_WHOLE: usize = 20;
+/// Stage runs that the others keep.
+const KEPT_STAGES: usize = 100;
+
+impl Master {
+    /// Gives a job's driver an event and carries out its commands.
+    pub(super) fn step(&mut self, id: JobId, event: Step, now: Duration) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(started) = job.started() else { return };
+        let commands = started.driver.step(now, event);
+        if commands.is_empty() {
+            return;
+        }
+        job.version += 1;
+        for command in commands {
+            if let Err(e) = self.carry_out(id, command, now) {
+                return self.step(id, Step::Fail(e), now);
+            }
+        }
+    }
+
+    /// Ends a job by an error, wherever it is.
+    pub(super) fn fail(&mut self, id: JobId, error: Error, now: Duration) {
+        match self.jobs.get(&id).map(|j| &j.phase) {
+            Some(Phase::Preparing | Phase::Queued(_)) => self.end(id, Err(error), now),
+            Some(Phase::Started(_)) => self.step(id, Step::Fail(error), now),
+            Some(Phase::Ended) | None => {}
+        }
+    }
+
+    /// A job's inputs are listed: it queues.
+    pub(super) fn prepared(&mut self, id: JobId, result: Result<Prepared>, now: Duration) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|j| matches!(j.phase, Phase::Preparing)) else { return };
+        match result {
+            Ok(prepared) => {
+                job.phase = Phase::Queued(prepared);
+                job.queued = (now, 0);
+                job.waiting = None;
+                job.version += 1;
+                self.unplaced = true;
+            }
+            Err(e) => self.end(id, Err(e), now),
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        id: JobId,
+        slave: SlaveId,
+        asked: Asked,
+        result: Result<FromSlave>,
+        now: Duration,
+    ) {
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(e) if asked == Asked::Farewell => return tracing::debug!(job = %id, %slave, "farewell failed: {e}"),
+            Err(e) => {
+                let called = self.slaves.get(slave).map_or_else(|| slave.to_string(), |s| s.called(slave));
+                let e = if e.message.contains(&called) { e } else { e.context(called) };
+                return self.refused(id, slave, asked, e, now);
+            }
+        };
+        match (asked, answer) {
+            (Asked::Ops(count), FromSlave::Numbers(numbers)) => {
+                self.step(id, Step::Numbers(slave, count, numbers), now)
+            }
+            (Asked::Open, _) => self.opened(id, slave, now),
+            _ => {}
+        }
+    }
+
+    /// A slave did not do as it was asked.
+    fn refused(&mut self, id: JobId, slave: SlaveId, asked: Asked, error: Error, now: Duration) {
+        match asked {
+            // Not on the way, but by the slave: no workers of it run, so none are waited for.
+            Asked::Launch(run) if !error.retry && self.give_back(slave, id, run, now) => {
+                self.step(id, Step::StageDone(slave, run, Outcome { error: Some(error), ..Outcome::default() }), now);
+            }
+            _ => self.fail(id, error, now),
+        }
+    }
+
+    fn opened(&mut self, id: JobId, slave: SlaveId, now: Duration) {
+        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
+        started.opening.remove(&slave);
+        if !started.opening.is_empty() {
+            return;
+        }
+        let slaves = started.slaves.clone();
+        let schemas: Vec<_> = started.readings.iter().map(|r| r.schema().clone()).collect();
+        for (place, schema) in (0..).zip(schemas) {
+            let read = ToSlave::Read { job: id, input: InputId(place), schema };
+            if let Err(e) = self.ask_all(id, &slaves, Asked::Order, &read, ORDER_WITHIN) {
+                return self.fail(id, e, now);
+            }
+        }
+        self.step(id, Step::Opened, now);
+    }
+
+    pub(super) fn read_done(
+        &mut self,
+        id: JobId,
+        slave: SlaveId,
+        input: InputId,
+        result: Result<ReadDone>,
+        now: Duration,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.version += 1;
+        let Some(started) = job.started() else { return };
+        let Some(reading) = started.readings.get_mut(input.0 as usize) else { return };
+        let slaves = started.slaves.clone();
+        match result.and_then(|part| reading.done(slave, part, now)) {
+            Err(e) => self.fail(id, e, now),
+            Ok(None) => {}
+            Ok(Some(facts)) => {
+                let message = ToSlave::Facts { job: id, input, facts: facts.clone() };
+                match self.ask_all(id, &slaves, Asked::Order, &message, ORDER_WITHIN) {
+                    Ok(()) => self.step(id, Step::Facts(input, facts), now),
+                    Err(e) => self.fail(id, e, now),
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, id: JobId, command: Command, now: Duration) -> Result<()> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        let (plan, name) = (job.plan.clone(), job.name.clone());
+        let Some(started) = job.started() else { return Ok(()) };
+        let slaves = started.slaves.clone();
+        match command {
+            Command::Place(stage) => {
+                started.ready = Some(stage);
+                // The first one goes on waiting where the job did in the queue.
+                if started.driver.stages.is_empty() {
+                    job.lead = now.saturating_sub(job.opened);
+                } else {
+                    job.queued = (now, 0);
+                }
+                self.unplaced = true;
+            }
+            Command::Launch(launch) => {
+                let threads: u32 = launch.workers.iter().map(|(_, n)| n).sum();
+                let stage = &plan.stages()[launch.stage as usize].name;
+                tracing::info!(job = %id, stage, epoch = launch.epoch + 1, threads, "stage starts");
+                self.slaves.take(id, launch.run, &launch.workers);
+                let share = job.report.scheduling.share().to_owned();
+                let owner = self.books.owner(&share);
+                let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
+                let (ready, lead) = (job.was_ready, std::mem::take(&mut job.lead));
+                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, ready, lead };
+                self.books.launched(&launched, now);
+                let asked = Asked::Launch(launch.run);
+                self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;
+            }
+            Command::Ops { run, count, ops } => {
+                self.ask_all(id, &slaves, Asked::Ops(count), &ToSlave::Ops { job: id, run, ops }, OPS_WITHIN)?;
+            }
+            Command::Load { table, model, tensor } => {
+                let spec = plan.tables[table.0 as usize].clone();
+                self.transfer(id, Event::Loaded, move |shards| shards.load(table, &spec, &model, &tensor));
+            }
+            Command::Save => self.save(id)?,
+            Command::CancelStage(run, of, reason) => {
+                let message = ToSlave::CancelStage { job: id, run, reason };
+                self.ask_all(id, &of, Asked::Farewell, &message, ORDER_WITHIN)?;
+            }
+            Command::StopTransfer => started.stop.store(true, Ordering::Relaxed),
+            Command::End(result) => self.end(id, result, now),
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, id: JobId) -> Result<()> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        let (plan, name, params) = (job.plan.clone(), job.name.clone(), job.report.params.clone());
+        let Some((started, save)) = job.started().zip(plan.save.clone()) else { return Ok(()) };
+        let progress = &started.driver.progress;
+        let place = save.input.0 as usize;
+        let known = started.readings.get(place).zip(progress.facts.get(place).cloned().flatten());
+        let Some((reading, facts)) = known else {
+            return Err(Error::bug(format!(
+                "the model of {name} describes input {}, which the plan lacks",
+                save.input
+            )));
+        };
+        let description = Description {
+            created_by: created_by(),
+            job: name,
+            params,
+            labels: reading.schema().labels,
+            index_base: reading.schema().index_base,
+            features: facts.features,
+            objective: progress.objective.filter(|x| x.is_finite()),
+            epochs: started.driver.epochs.len() as u64,
+            facts,
+        };
+        let mut tensors = Vec::new();
+        for tensor in save.tensors {
+            let TableId(place) = tensor.table;
+            let spec = plan.tables.get(place as usize).cloned();
+            let spec =
+                spec.ok_or_else(|| Error::bug(format!("tensor {} is of a table that the plan lacks", tensor.name)))?;
+            let keys = tensor.keys.map_or(description.features, u64::from);
+            tensors.push(Tensor { name: tensor.name, table: tensor.table, spec, keys });
+        }
+        self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));
+        Ok(())
+    }
+
+    /// Runs a load or a save on a thread of its own.
+    fn transfer(
+        &mut self,
+        id: JobId,
+        done: fn(JobId, Result<()>) -> Event,
+        work: impl FnOnce(&Shards) -> Result<()> + Send + 'static,
+    ) {
+        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
+        let stop = Arc::clone(&started.stop);
+        let peers = started.slaves.iter().filter_map(|s| self.slaves.peer(*s));
+        let bulk = peers.map(|p| self.network.channel(&p.bulk, &format!("slave {} ({})", p.id, p.name))).collect();
+        let (shards, events) = (Shards { job: id, bulk, stop }, self.events.clone());
+        tokio::spawn(async move {
+            let worked = tokio::task::spawn_blocking(move || work(&shards)).await;
+            let result = worked.unwrap_or_else(|e| Err(Error::bug(format!("moving a model ended early: {e}"))));
+            // An error means that the master has ended.
+            let _ = events.send(done(id, result));
+        });
+    }
+
+    /// A job has ended: its slaves drop what it had, its report is final, those who wait for it are told.
+    fn end(&mut self, id: JobId, result: Result<()>, now: Duration) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let slaves = job.started().map(|s| s.slaves.clone()).unwrap_or_default();
+        match &result {
+            Ok(()) => tracing::info!(job = %id, "job is done"),
+            Err(e) => tracing::info!(job = %id, "job ended: {e}"),
+        }
+        job.end(result, now);
+        let (state, error) = (job.report.state, job.report.error.as_ref().map(|e| e.message.clone()));
+        let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
+        let peak = peak_memory_bytes(&self.slaves, &slaves);
+        job.report.peak_memory_bytes = job.report.peak_memory_bytes.max(peak);
+        // What can't be encoded can't have been opened either.
+        let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
+        self.books.job_ended(id, now);
+        self.log.push(&record);
+        self.unplaced = true;
+        self.forget();
+        self.news(now);
+    }
+
+    /// Drops what is too old to be asked for.
+    fn forget(&mut self) {
+        let ended: Vec<JobId> =
+            self.jobs.iter().filter(|(_, j)| matches!(j.phase, Phase::Ended)).map(|(id, _)| *id).collect();
+        for id in &ended[..ended.len().saturating_sub(KEPT_JOBS)] {
+            self.jobs.remove(id);
+        }
+        for id in &ended[..ended.len().saturating_sub(KEPT_WHOLE)] {
+            if let Some(job) = self.jobs.get_mut(id) {
+                let stages = &mut job.report.stages;
+                stages.drain(..stages.len().saturating_sub(KEPT_STAGES));
+            }
+        }
+    }
+}
+
+/// The largest resident set so far of this process and of these slaves.
+pub(super) fn peak_memory_bytes(all: &Slaves, slaves: &[SlaveId]) -> u64 {
+    let peaks = slaves.iter().filter_map(|id| all.get(*id)).map(|s| s.peak_memory_bytes);
+    peaks.chain([own_peak()]).max().unwrap_or(0)
+}
+
+/// This process's; 0 where the system doesn't say.
+fn own_peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

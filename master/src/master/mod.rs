@@ -1,0 +1,242 @@
+//! The master's state and what each event does to it.
+//!
+//! Invariant: a slave that is gone is out of every list at once, and every job that used it fails; a job that has ended
+//! holds nothing but its report.
+
+mod books;
+mod clients;
+mod drive;
+mod place;
+
+use crate::event::{Asked, Event};
+use crate::history::{FORMAT, Log, Record};
+use crate::job::driver::Event as Step;
+use crate::job::{Job, Phase};
+use crate::node::Options;
+use crate::scheduler::Policy;
+use crate::slaves::Slaves;
+use books::Books;
+use clients::Waiter;
+use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::job::Registry;
+use flexps_common::storage::Storage;
+use flexps_common::transport::{Connection, Network, Packet};
+use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use flexps_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// How long a master that is to end waits for its slaves.
+const END_WITHIN: Duration = Duration::from_secs(12);
+
+/// See the module.
+pub struct Master {
+    network: Network,
+    registry: Registry,
+    policy: Box<dyn Policy>,
+    storage: Storage,
+    events: UnboundedSender<Event>,
+    born: Instant,
+    slaves: Slaves,
+    jobs: BTreeMap<JobId, Job>,
+    submitted: u64,
+    books: Books,
+    log: Log,
+    waiters: Vec<Waiter>,
+    /// Whether slots or ready stages changed since they were last matched.
+    unplaced: bool,
+    /// Requests to slaves that have no answer yet.
+    asked: usize,
+    stopping: Option<Duration>,
+}
+
+impl Master {
+    /// A master without slaves and jobs.
+    pub fn new(network: Network, registry: Registry, options: Options, events: UnboundedSender<Event>) -> Result<Self> {
+        let Options { policy, storage, shares, history, .. } = options;
+        let mut log = Log::open(history.as_deref())?;
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let (name, unix_ms) = (policy.name().to_owned(), unix.as_millis() as u64);
+        log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms });
+        Ok(Self {
+            network,
+            registry,
+            policy,
+            storage,
+            events,
+            born: Instant::now(),
+            slaves: Slaves::default(),
+            jobs: BTreeMap::new(),
+            submitted: 0,
+            books: Books::new(shares),
+            log,
+            waiters: Vec::new(),
+            unplaced: false,
+            asked: 0,
+            stopping: None,
+        })
+    }
+
+    /// Handles one event.
+    pub fn handle(&mut self, event: Event) {
+        let now = self.born.elapsed();
+        match event {
+            Event::Request(from, message, reply) => self.request(from, message, reply, now),
+            Event::Broken(connection) => self.slaves.broken(connection, now),
+            Event::Prepared(job, result) => self.prepared(job, result, now),
+            Event::Answer(job, slave, asked, result) => {
+                self.asked -= 1;
+                self.answered(job, slave, asked, result, now);
+            }
+            Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
+            Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
+            Event::Tick => self.tick(now),
+            Event::Stop => self.stop(now),
+        }
+        while std::mem::take(&mut self.unplaced) {
+            self.place(now);
+        }
+    }
+
+    /// Whether it was told to end and has.
+    pub fn stopped(&self) -> bool {
+        let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended));
+        self.stopping.is_some_and(|until| over() || self.born.elapsed() > until)
+    }
+
+    fn tick(&mut self, now: Duration) {
+        for (id, why) in self.slaves.gone(now) {
+            self.gone(id, &why, now);
+        }
+        let ending: Vec<JobId> =
+            self.jobs.iter_mut().filter_map(|(id, j)| j.started()?.driver.ending().then_some(*id)).collect();
+        for job in ending {
+            self.step(job, Step::Tick, now);
+        }
+        self.news(now);
+        self.log.flush();
+    }
+
+    fn stop(&mut self, now: Duration) {
+        self.stopping.get_or_insert(now + END_WITHIN);
+        let mut error = Error::cancelled();
+        error.message = "the master was told to end".to_owned();
+        for job in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.fail(job, error.clone(), now);
+        }
+    }
+
+    /// A slave is gone, whoever noticed.
+    fn gone(&mut self, id: SlaveId, why: &str, now: Duration) {
+        let Some(slave) = self.slaves.remove(id) else { return };
+        let called = slave.called(id);
+        tracing::warn!(slave = %id, name = slave.registration.name, why, "slave is gone");
+        self.books.gone(id, now);
+        self.log.push(&Record::Gone { at: now.as_secs_f64(), slave: id });
+        for job in self.jobs.iter().filter(|(_, j)| j.uses(id)).map(|(id, _)| *id).collect::<Vec<_>>() {
+            let place = self.jobs.get_mut(&job).and_then(Job::started).map(|s| s.driver.place()).unwrap_or_default();
+            self.step(job, Step::Gone(id, Error::cluster(format!("{called} is gone ({why}) {place}"))), now);
+        }
+        self.unplaced = true;
+    }
+
+    /// A run's slots on one slave are free; false when it had none.
+    fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, now: Duration) -> bool {
+        let gave = self.slaves.give_back(slave, job, run);
+        if gave {
+            if let Some(record) = self.books.gave_back(job, run, slave, now) {
+                self.log.push(&record);
+            }
+            self.unplaced = true;
+        }
+        gave
+    }
+
+    /// Sends a message about a job to one slave; the answer comes back as an event.
+    fn ask(&mut self, job: JobId, slave: SlaveId, asked: Asked, packet: &Packet, deadline: Duration) {
+        let Some(to) = self.slaves.get(slave) else { return };
+        let pending = to.control.start(packet.clone(), deadline);
+        let events = self.events.clone();
+        self.asked += 1;
+        tokio::spawn(async move {
+            let result = pending.answer().await.and_then(|packet| packet.message::<FromSlave>());
+            // An error means that the master has ended.
+            let _ = events.send(Event::Answer(job, slave, asked, result));
+        });
+    }
+
+    /// Sends a message about a job to several slaves, encoded once.
+    fn ask_all(
+        &mut self,
+        job: JobId,
+        slaves: &[SlaveId],
+        asked: Asked,
+        message: &ToSlave,
+        deadline: Duration,
+    ) -> Result<()> {
+        let packet = Packet::control(message)?;
+        for slave in slaves {
+            self.ask(job, *slave, asked, &packet, deadline);
+        }
+        Ok(())
+    }
+
+    /// A message of a slave. One that is unknown is told so, and registers again.
+    fn slave_message(&mut self, from: Connection, message: ToMaster, now: Duration) -> Result<FromMaster> {
+        let id = match &message {
+            ToMaster::Heartbeat { slave, .. }
+            | ToMaster::Leave { slave }
+            | ToMaster::NextSplit { slave, .. }
+            | ToMaster::ReadDone { slave, .. }
+            | ToMaster::StageDone { slave, .. } => *slave,
+            _ => return Err(Error::bug("a client's message among those of slaves")),
+        };
+        let beat = if let ToMaster::Heartbeat { incarnation, .. } = message { Some(incarnation) } else { None };
+        if !self.slaves.heard(id, from, beat, now) {
+            return Ok(FromMaster::Unknown);
+        }
+        match message {
+            ToMaster::Heartbeat { peak_memory_bytes, .. } => {
+                if let Some(slave) = self.slaves.get_mut(id) {
+                    slave.peak_memory_bytes = peak_memory_bytes;
+                }
+            }
+            ToMaster::Leave { .. } => self.gone(id, "it left", now),
+            ToMaster::NextSplit { job, input, .. } => {
+                let reading = self.jobs.get_mut(&job).and_then(Job::started);
+                let reading = reading.and_then(|s| s.readings.get_mut(input.0 as usize));
+                return Ok(FromMaster::Split(reading.ok_or_else(Error::cancelled)?.next(id)));
+            }
+            ToMaster::ReadDone { job, input, result, .. } => self.read_done(job, id, input, result, now),
+            ToMaster::StageDone { job, run, outcome, .. } => {
+                self.give_back(id, job, run, now);
+                self.step(job, Step::StageDone(id, run, outcome), now);
+            }
+            _ => {}
+        }
+        Ok(FromMaster::Ok)
+    }
+
+    fn register(
+        &mut self,
+        registration: flexps_common::wire::control::Registration,
+        from: Connection,
+        now: Duration,
+    ) -> Result<FromMaster> {
+        let (name, slots) = (registration.name.clone(), registration.slots);
+        let known = self.slaves.iter().map(|(id, _)| id).max();
+        let (slave, replaced) = self.slaves.register(registration, from, &self.network, now)?;
+        // Identities only grow: one that asks again has an old one.
+        let fresh = known.is_none_or(|known| slave > known);
+        if let Some(old) = replaced {
+            self.gone(old, "a new process took its name", now);
+        }
+        tracing::info!(%slave, name, slots, "slave joined");
+        if fresh {
+            self.log.push(&Record::Slave { at: now.as_secs_f64(), slave, name, slots });
+        }
+        self.unplaced = true;
+        Ok(FromMaster::Registered { slave })
+    }
+}

@@ -1,0 +1,277 @@
+//! Matches ready stages with free slots, by the policy.
+
+use super::Master;
+use super::books::Books;
+use crate::event::Asked;
+use crate::job::admission::{self, Candidate};
+use crate::job::driver::{Driver, Event as Step};
+use crate::job::reading::Reading;
+use crate::job::{Phase, Started};
+use crate::prepare::Prepared;
+use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, note_overtaken};
+use crate::{assigner, job::Job};
+use flexps_common::Error;
+use flexps_common::ids::{InputId, JobId, SlaveId};
+use flexps_common::report::State;
+use flexps_common::transport::Packet;
+use flexps_common::wire::control::ToSlave;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a slave may take to open a job.
+const OPEN_WITHIN: Duration = Duration::from_secs(30);
+
+impl Master {
+    /// Starts what fits.
+    pub(super) fn place(&mut self, now: Duration) {
+        let slots: Vec<Slots> = self
+            .slaves
+            .iter()
+            .map(|(id, s)| Slots { id, slots: s.registration.slots, free: s.free(), memory: u64::MAX })
+            .collect();
+        let mut ready: Vec<Ready> = Vec::new();
+        let mut started: Vec<JobId> = Vec::new();
+        let mut waiting: Vec<(JobId, String)> = Vec::new();
+        for id in self.jobs.keys().copied().collect::<Vec<_>>() {
+            match self.ready(id, now) {
+                Waits::Slots(stage) => ready.push(*stage),
+                Waits::Other(why) => waiting.push((id, why)),
+                Waits::Never(error) => self.fail(id, error, now),
+                Waits::Nothing => {}
+            }
+            if self.jobs.get(&id).is_some_and(|j| matches!(j.phase, Phase::Started(_))) {
+                started.push(id);
+            }
+        }
+        if ready.is_empty() && waiting.is_empty() {
+            return;
+        }
+        let Books { running, reserved, shares, .. } = &self.books;
+        let view = View { now, slaves: &slots, ready: &ready, started: &started, running, reserved, shares };
+        let Decision { placed, reserved } = self.policy.decide(&view);
+        self.books.reserved = reserved;
+        let (placed_now, mut left): (Vec<Ready>, Vec<Ready>) =
+            ready.into_iter().partition(|r| placed.iter().any(|p| p.job == r.job));
+        note_overtaken(&mut left, placed_now.iter());
+        for ready in left {
+            let reserved = self.books.reserved.iter().find(|r| (r.job, r.stage) == ready.key());
+            waiting.push((ready.job, why(&ready, &slots, reserved)));
+            if let Some(job) = self.jobs.get_mut(&ready.job) {
+                job.queued.1 = ready.passed_over;
+            }
+        }
+        for (id, why) in waiting {
+            if let Some(job) = self.jobs.get_mut(&id).filter(|j| j.waiting.as_deref() != Some(why.as_str())) {
+                job.waiting = Some(why);
+                job.version += 1;
+            }
+        }
+        for Placement { job, workers, .. } in placed {
+            let slaves = placed_now.iter().find(|r| r.job == job).map(|r| r.slaves.to_vec()).unwrap_or_default();
+            self.placed(job, workers, slaves, now);
+        }
+    }
+
+    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, slaves: Vec<SlaveId>, now: Duration) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.waiting = None;
+        job.version += 1;
+        match std::mem::replace(&mut job.phase, Phase::Ended) {
+            // Its first stage would fit now. Slots are taken when it is there: its slaves must be opened first.
+            Phase::Queued(prepared) => {
+                job.opened = now;
+                self.start(id, prepared, slaves, now);
+            }
+            Phase::Started(mut started) => {
+                started.ready = None;
+                job.was_ready = job.queued.0;
+                job.queued = (now, 0);
+                job.phase = Phase::Started(started);
+                self.step(id, Step::Placed(workers), now);
+            }
+            other => job.phase = other,
+        }
+    }
+
+    /// What a job waits for now. One that is queued waits as the stage that would run first on the slaves that it would
+    /// use.
+    fn ready(&mut self, id: JobId, now: Duration) -> Waits {
+        let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
+        let place = match &job.phase {
+            Phase::Preparing | Phase::Ended => return Waits::Nothing,
+            Phase::Started(started) => match started.ready {
+                None => return Waits::Nothing,
+                Some(place) => place,
+            },
+            Phase::Queued(prepared) => {
+                if let Some(waits) = self.after(job) {
+                    return waits;
+                }
+                let candidates = self.candidates(Some(prepared));
+                if candidates.is_empty() {
+                    return Waits::Other("waits for a slave".to_owned());
+                }
+                match admission::choose(&job.plan, &candidates) {
+                    Err(e) => return Waits::Other(e.message),
+                    Ok(slaves) if *slaves == *job.slaves => {}
+                    Ok(slaves) => {
+                        let list = self.shared_list(slaves);
+                        if let Some(job) = self.jobs.get_mut(&id) {
+                            job.slaves = list;
+                        }
+                    }
+                }
+                0
+            }
+        };
+        let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
+        let stages = job.plan.stages();
+        let stage = stages.get(place as usize);
+        let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s));
+        let (since, passed_over) = job.queued;
+        let threads = needs(want, &job.slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
+        let scheduling = &job.report.scheduling;
+        let near = self.books.near(id, place);
+        let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
+        let (priority, slaves, share) = (scheduling.priority, job.slaves.clone(), scheduling.share().to_owned());
+        let owner = self.books.owner(&share);
+        let since = since.min(now);
+        let ready = Ready {
+            job: id,
+            stage: place,
+            priority,
+            owner,
+            since,
+            passed_over,
+            want,
+            memory: 0,
+            slaves,
+            near,
+            estimate,
+        };
+        Waits::Slots(Box::new(ready))
+    }
+
+    /// Whether the jobs that it is to run after hold it back.
+    fn after(&self, job: &Job) -> Option<Waits> {
+        for id in &job.report.scheduling.after {
+            // One that is no longer listed has ended long ago; when it failed, this one failed then.
+            let Some(first) = self.jobs.get(id) else { continue };
+            match first.report.state {
+                State::Done => {}
+                State::Failed | State::Cancelled => {
+                    let what = if first.report.state == State::Failed { "failed" } else { "was cancelled" };
+                    return Some(Waits::Never(Error::user(format!("{id}, after which it was to run, {what}"))));
+                }
+                State::Queued | State::Running => return Some(Waits::Other(format!("waits for the end of {id}"))),
+            }
+        }
+        None
+    }
+
+    /// The list of another job when it is the same: stages are compared by list, and a list can be long.
+    fn shared_list(&self, slaves: Vec<SlaveId>) -> Arc<[SlaveId]> {
+        let same = self.jobs.values().map(|j| &j.slaves).find(|list| ***list == *slaves);
+        same.cloned().unwrap_or_else(|| slaves.into())
+    }
+
+    /// The live slaves as a job sees them that is about to read.
+    pub(super) fn candidates(&self, prepared: Option<&Prepared>) -> Vec<Candidate> {
+        let mut local: BTreeMap<&str, u64> = BTreeMap::new();
+        let sources = prepared.into_iter().flat_map(|p| &p.inputs).flat_map(|i| &i.sources);
+        for block in sources.flat_map(|s| &s.file.blocks) {
+            for host in &block.hosts {
+                *local.entry(host).or_default() += block.end - block.start;
+            }
+        }
+        let candidate = |(id, s): (SlaveId, &crate::slaves::Slave)| Candidate {
+            id,
+            name: s.registration.name.clone(),
+            slots: s.registration.slots,
+            free: s.free(),
+            local_bytes: local.get(s.registration.host.as_str()).copied().unwrap_or(0),
+        };
+        self.slaves.iter().map(candidate).collect()
+    }
+
+    fn start(&mut self, id: JobId, prepared: Prepared, slaves: Vec<SlaveId>, now: Duration) {
+        let live = self.slaves.iter().count();
+        let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
+        let hosts = |s: &SlaveId| self.slaves.get(*s).map(|l| l.registration.host.clone()).unwrap_or_default();
+        let readers: Vec<_> = slaves.iter().map(|s| assigner::Reader { slave: *s, host: hosts(s) }).collect();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if slaves.len() < live {
+            job.report.notes.push(format!("runs on {} of {live} slaves, since no stage can use more", slaves.len()));
+        }
+        let mut readings = Vec::new();
+        for (place, (spec, listed)) in (0..).zip(job.plan.inputs.iter().zip(&prepared.inputs)) {
+            let splits = assigner::cut(InputId(place), &listed.sources, slaves.len());
+            readings.push(Reading::new(spec, listed, splits, readers.clone(), job.reproducible, now));
+        }
+        job.report.notes.extend(prepared.notes);
+        job.report.state = State::Running;
+        let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
+        job.phase = Phase::Started(Box::new(Started {
+            driver: Driver::new(id, &job.plan, &names),
+            opening: slaves.iter().copied().collect(),
+            slaves: slaves.clone(),
+            readings,
+            ready: None,
+            stop: Default::default(),
+        }));
+        tracing::info!(job = %id, slaves = slaves.len(), "job starts");
+        let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);
+        for you in slaves {
+            let (name, params, slaves) = (name.clone(), params.clone(), peers.clone());
+            match Packet::control(&ToSlave::Open { job: id, name, params, plan_hash, slaves, you }) {
+                Ok(packet) => self.ask(id, you, Asked::Open, &packet, OPEN_WITHIN),
+                Err(e) => return self.fail(id, e, now),
+            }
+        }
+    }
+}
+
+/// What a job waits for.
+enum Waits {
+    Nothing,
+    Slots(Box<Ready>),
+    Other(String),
+    Never(Error),
+}
+
+/// The slots that a stage takes.
+fn needs(want: Want, slaves: &[SlaveId], slots: impl Fn(SlaveId) -> u32) -> u32 {
+    match want {
+        Want::Spread { threads, .. } => threads,
+        Want::Range { least, .. } => least,
+        Want::OneSlave(n) => n,
+        Want::PerSlave(n) => n * slaves.len() as u32,
+        Want::All => slaves.iter().map(|id| slots(*id)).sum(),
+    }
+}
+
+/// Why a stage was not placed.
+fn why(ready: &Ready, slots: &[Slots], reserved: Option<&Reservation>) -> String {
+    let own = || slots.iter().filter(|s| ready.slaves.contains(&s.id));
+    let (free, all): (u32, u32) = (own().map(|s| s.free).sum(), own().map(|s| s.slots).sum());
+    let most = own().map(|s| s.free).max().unwrap_or(0);
+    let of = |id| slots.iter().find(|s| s.id == id).map_or(0, |s: &Slots| s.slots);
+    let needs = needs(ready.want, &ready.slaves, of);
+    let text = match ready.want {
+        Want::OneSlave(n) if n > most => format!("needs {n} slots on one slave, most free is {most}"),
+        Want::PerSlave(n) if own().any(|s| s.free < n) => {
+            format!(
+                "needs {n} slots on each of {} slaves, least free is {}",
+                ready.slaves.len(),
+                own().map(|s| s.free).min().unwrap_or(0)
+            )
+        }
+        _ if needs > free => format!("needs {needs} slots, {free} of {all} are free"),
+        _ => format!("waits for its turn; needs {needs} slots, {free} of {all} are free"),
+    };
+    match reserved {
+        Some(r) => format!("{text}; {} slots are held for it", r.workers.iter().map(|w| w.1).sum::<u32>()),
+        None => text,
+    }
+}

@@ -1,0 +1,115 @@
+//! What happens to a job before it is queued: its inputs are listed and looked at, and the model's path is checked.
+
+use crate::assigner::Source;
+use crate::job::reading::Listed;
+use flexps_common::data::compression::{self, Compression, HEAD};
+use flexps_common::data::sniff::{SAMPLE, Sample, sniff, whole_lines};
+use flexps_common::data::{InputSpec, LabelMap, Schema};
+use flexps_common::plan::Plan;
+use flexps_common::storage::{FileMeta, Storage};
+use flexps_common::{Error, Result, model};
+use futures::{StreamExt, TryStreamExt, stream};
+
+/// Files that are looked into for labels: the ends of the list and some between.
+const LOOKED_INTO: usize = 16;
+/// Files that are opened at a time.
+const AT_A_TIME: usize = 16;
+
+/// What a job is about to read.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// By input.
+    pub inputs: Vec<Listed>,
+    /// Remarks for the user.
+    pub notes: Vec<String>,
+}
+
+/// Prepares a job.
+pub async fn prepare(storage: Storage, plan: &Plan) -> Result<Prepared> {
+    if let Some(save) = plan.save.clone() {
+        let checked = tokio::task::spawn_blocking(move || model::check(&save.path, save.overwrite)).await;
+        checked.map_err(|e| Error::bug(format!("checking the model's path ended early: {e}")))??;
+    }
+    let mut prepared = Prepared::default();
+    for spec in &plan.inputs {
+        let listing = storage.list(&spec.paths).await?;
+        let (sources, heads): (Vec<Source>, Vec<Vec<u8>>) = stream::iter(listing.files)
+            .map(|file| head(&storage, file))
+            .buffered(AT_A_TIME)
+            .try_collect::<Vec<_>>()
+            .await?
+            .into_iter()
+            .unzip();
+        let schema = match spec.like.and_then(|id| prepared.inputs.get(id.0 as usize)) {
+            Some(like) => Schema { bad_rows: spec.bad_rows, ..like.schema.clone() },
+            None => {
+                let samples = samples(&storage, &sources, heads).await?;
+                let schema = sniff(spec, &samples)?;
+                prepared.notes.extend(detected(spec, &schema));
+                schema
+            }
+        };
+        for note in listing.notes {
+            if !prepared.notes.contains(&note) {
+                prepared.notes.push(note);
+            }
+        }
+        prepared.inputs.push(Listed { sources, schema });
+    }
+    Ok(prepared)
+}
+
+/// A file and its first bytes, which tell whether it is compressed.
+async fn head(storage: &Storage, file: FileMeta) -> Result<(Source, Vec<u8>)> {
+    let head = storage.read_range(&file.path, file.len, 0..file.len.min(SAMPLE as u64)).await?;
+    let compressed = detect(&file.path, &head)?.is_some();
+    Ok((Source { file, compressed }, head))
+}
+
+fn detect(path: &str, head: &[u8]) -> Result<Option<Compression>> {
+    Compression::detect(&head[..head.len().min(HEAD)], path)
+}
+
+/// The lines at the ends of some of the files.
+async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Vec<u8>>) -> Result<Vec<Sample>> {
+    let step = sources.len().div_ceil(LOOKED_INTO).max(1);
+    let last = sources.len().saturating_sub(1);
+    let chosen = sources.iter().zip(heads).enumerate().filter(|(i, _)| i.is_multiple_of(step) || *i == last);
+    let looks: Vec<_> = chosen.map(|(_, (source, head))| ends(storage, &source.file, head)).collect();
+    // All at once: a DataNode that hangs costs each of them seconds.
+    let samples: Vec<Vec<Sample>> = stream::iter(looks).buffered(AT_A_TIME).try_collect().await?;
+    Ok(samples.into_iter().flatten().collect())
+}
+
+/// The lines at the start and at the end of a file; of a compressed one those at its start.
+async fn ends(storage: &Storage, FileMeta { path, len, .. }: &FileMeta, head: Vec<u8>) -> Result<Vec<Sample>> {
+    let sample = |text: &[u8]| Sample { path: path.clone(), text: text.to_vec() };
+    if let Some(compression) = detect(path, &head)? {
+        let packed = storage.read_range(path, *len, 0..(*len).min(compression::SAMPLE as u64)).await?;
+        let text = compression.decode_head(path, &packed, packed.len() as u64 == *len, SAMPLE)?;
+        // A short text is all of the file, whose last line may have no end.
+        return Ok(vec![sample(whole_lines(&text, true, text.len() < SAMPLE))]);
+    }
+    let mut samples = vec![sample(whole_lines(&head, true, head.len() as u64 == *len))];
+    if *len > head.len() as u64 {
+        let start = (head.len() as u64).max(len.saturating_sub(SAMPLE as u64));
+        let tail = storage.read_range(path, *len, start..*len).await?;
+        samples.push(sample(whole_lines(&tail, false, true)));
+    }
+    Ok(samples)
+}
+
+/// What was found rather than given, in words.
+fn detected(spec: &InputSpec, schema: &Schema) -> Option<String> {
+    let mut found = Vec::new();
+    if schema.base_detected {
+        found.push(format!("index base {}", schema.index_base));
+    }
+    if schema.labels_detected {
+        let LabelMap { negative, positive } = schema.labels;
+        // With a sign where the negative one has its own.
+        let positive = if negative < 0.0 { format!("{positive:+}") } else { positive.to_string() };
+        found.push(format!("labels {negative}/{positive}"));
+    }
+    (!found.is_empty()).then(|| format!("{} detected in --{}", found.join(", "), spec.name))
+}

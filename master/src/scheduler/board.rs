@@ -1,0 +1,148 @@
+//! The books around a policy: slots, ready stages, what runs, reservations and shares, kept from decision to decision. The
+//! simulator and replay hold one; the live master keeps the same books over its slaves and jobs.
+//!
+//! Invariants: `ready` is in order of submission; a slave's free slots are its slots less those of what runs on it.
+
+use super::{Placement, Policy, Ready, Reservation, Running, Runs, Share, Slots, View};
+use flexps_common::ids::{JobId, SlaveId};
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Board {
+    slaves: Vec<Slots>,
+    ready: Vec<Ready>,
+    started: Vec<JobId>,
+    running: Runs,
+    reserved: Vec<Reservation>,
+    shares: Vec<Share>,
+}
+
+impl Board {
+    /// A board without slaves and stages.
+    pub fn new(shares: Vec<Share>) -> Self {
+        Self { shares, ..Self::default() }
+    }
+
+    /// A slave joins.
+    pub fn join(&mut self, id: SlaveId, slots: u32, memory: u64) {
+        let at = self.slaves.partition_point(|s| s.id < id);
+        self.slaves.insert(at, Slots { id, slots, free: slots, memory });
+    }
+
+    /// A stage waits for its slots.
+    pub fn add(&mut self, ready: Ready) {
+        let at = self.ready.partition_point(|r| r.key() < ready.key());
+        self.ready.insert(at, ready);
+    }
+
+    /// A job has ended.
+    pub fn job_ended(&mut self, job: JobId) {
+        self.started.retain(|j| *j != job);
+    }
+
+    /// A stage has ended: its slots are free.
+    pub fn ended(&mut self, job: JobId, stage: u32, now: Duration) -> Option<Running> {
+        let run = self.running.remove(&(job, stage))?;
+        for (id, n) in &run.workers {
+            if let Some(slave) = slave(&mut self.slaves, *id) {
+                slave.free += n;
+                slave.memory = slave.memory.saturating_add(run.memory);
+            }
+        }
+        if let Some(share) = self.shares.get_mut(run.owner as usize) {
+            share.slots -= run.slots();
+            share.used += f64::from(run.slots()) * now.saturating_sub(run.since).as_secs_f64();
+        }
+        Some(run)
+    }
+
+    /// The stages that wait, in order of submission.
+    pub fn waiting(&self) -> &[Ready] {
+        &self.ready
+    }
+
+    /// What is held back.
+    pub fn reserved(&self) -> &[Reservation] {
+        &self.reserved
+    }
+
+    /// The slaves, by identity.
+    pub fn slaves(&self) -> &[Slots] {
+        &self.slaves
+    }
+
+    /// Asks the policy, and books what it places. The second of each pair is the stage as it waited.
+    pub fn decide(&mut self, policy: &dyn Policy, now: Duration) -> Vec<(Placement, Ready)> {
+        if self.ready.is_empty() {
+            return Vec::new();
+        }
+        let decision = policy.decide(&View {
+            now,
+            slaves: &self.slaves,
+            ready: &self.ready,
+            started: &self.started,
+            running: &self.running,
+            reserved: &self.reserved,
+            shares: &self.shares,
+        });
+        self.reserved = decision.reserved;
+        let mut placed = Vec::with_capacity(decision.placed.len());
+        for placement in decision.placed {
+            let key = (placement.job, placement.stage);
+            let Ok(at) = self.ready.binary_search_by_key(&key, Ready::key) else { continue };
+            let ready = self.ready[at].clone();
+            self.book(&placement, &ready, now);
+            placed.push((placement, ready));
+        }
+        if !placed.is_empty() {
+            let mut gone: Vec<_> = placed.iter().map(|(_, r)| r.key()).collect();
+            gone.sort_unstable();
+            match gone.as_slice() {
+                // Mostly one: the others move once, as one piece.
+                [one] => {
+                    if let Ok(at) = self.ready.binary_search_by_key(one, Ready::key) {
+                        self.ready.remove(at);
+                    }
+                }
+                gone => self.ready.retain(|r| gone.binary_search(&r.key()).is_err()),
+            }
+            note_overtaken(&mut self.ready, placed.iter().map(|(_, r)| r));
+        }
+        placed
+    }
+
+    fn book(&mut self, placement: &Placement, ready: &Ready, now: Duration) {
+        for (id, n) in &placement.workers {
+            if let Some(slave) = slave(&mut self.slaves, *id) {
+                slave.free = slave.free.saturating_sub(*n);
+                slave.memory = slave.memory.saturating_sub(ready.memory);
+            }
+        }
+        let until = ready.estimate.map(|e| now + e);
+        let workers = placement.workers.clone();
+        let run = Running { owner: ready.owner, workers, memory: ready.memory, since: now, until };
+        if let Some(share) = self.shares.get_mut(ready.owner as usize) {
+            share.slots += run.slots();
+        }
+        self.running.insert(ready.key(), run);
+        if let Err(at) = self.started.binary_search(&ready.job) {
+            self.started.insert(at, ready.job);
+        }
+    }
+}
+
+fn slave(slaves: &mut [Slots], id: SlaveId) -> Option<&mut Slots> {
+    let at = slaves.binary_search_by_key(&id, |s| s.id).ok()?;
+    slaves.get_mut(at)
+}
+
+/// Counts, for each stage that waits, the placed ones that became ready after it.
+pub fn note_overtaken<'a>(waiting: &mut [Ready], placed: impl Iterator<Item = &'a Ready>) {
+    let mut ages: Vec<_> = placed.map(|r| (r.since, r.key())).collect();
+    ages.sort_unstable();
+    for ready in waiting {
+        let older = ages.partition_point(|age| *age < (ready.since, ready.key()));
+        ready.passed_over = ready.passed_over.saturating_add((ages.len() - older) as u32);
+    }
+}

@@ -1,0 +1,148 @@
+//! What no policy can beat.
+//!
+//! Three bounds on the makespan: the longest chain of arrivals and stages that wait for one another, each at its best number
+//! of threads; the slot-seconds of all jobs that arrive from some moment on, over all slots, after that moment; and a job's
+//! own stages, one after the other, and those of later jobs that are too wide to run beside any of them.
+
+use super::{Cluster, JobSpec, StageSpec, Workload};
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bounds {
+    /// Least makespan, from the first arrival.
+    pub makespan: Duration,
+    /// Time of each job when it has the cluster for itself.
+    pub alone: Vec<Duration>,
+}
+
+/// The bounds of a workload on a cluster, with the luck of a seed.
+pub fn bounds(workload: &Workload, cluster: &Cluster, seed: u64) -> Bounds {
+    let first = workload.jobs.iter().map(|j| j.arrival).min().unwrap_or_default();
+    let alone: Vec<Duration> =
+        workload.jobs.iter().enumerate().map(|(i, j)| alone(workload, cluster, seed, i, j)).collect();
+    let mut ends: Vec<Option<Duration>> = vec![None; workload.jobs.len()];
+    let chain =
+        (0..workload.jobs.len()).map(|job| chain_end(workload, &alone, &mut ends, job)).max().unwrap_or_default();
+    let areas = workload.jobs.iter().enumerate().map(|(i, j)| (j.arrival, area(workload, cluster, seed, i, j)));
+    let mut areas: Vec<(Duration, f64)> = areas.collect();
+    areas.sort_by_key(|(arrival, _)| std::cmp::Reverse(*arrival));
+    let slots = f64::from(cluster.total());
+    let (mut sum, mut latest) = (0.0, 0.0f64);
+    for (arrival, area) in areas {
+        sum += area;
+        latest = latest.max(arrival.as_secs_f64() + sum / slots);
+    }
+    let end =
+        chain.max(Duration::try_from_secs_f64(latest.max(exclusive(workload, cluster, seed))).unwrap_or_default());
+    Bounds { makespan: end.saturating_sub(first), alone }
+}
+
+/// Jobs for which the third bound is looked at: it compares each with each.
+const COMPARED: usize = 2_000;
+
+/// The third bound, in seconds.
+fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
+    if workload.jobs.len() > COMPARED {
+        return 0.0;
+    }
+    let slots = u64::from(cluster.total());
+    let least = |stage: &StageSpec| u64::from(stage.threads.limits(cluster).0);
+    let stages: Vec<(usize, u64, f64)> = workload
+        .jobs
+        .iter()
+        .enumerate()
+        .flat_map(|(i, job)| (0..job.stages.len()).map(move |place| (i, job, place)))
+        .map(|(i, job, place)| (i, least(&job.stages[place]), shortest(workload, cluster, seed, i, job, place)))
+        .collect();
+    let bound = |(i, job): (usize, &JobSpec)| {
+        let narrowest = job.stages.iter().map(least).min().unwrap_or(0);
+        // Stages of one job may run side by side, unless each waits for the one before it.
+        let chain = job.stages.iter().enumerate().all(|(place, s)| place == 0 || s.after.contains(&(place - 1)));
+        let own: f64 = stages.iter().filter(|(of, ..)| *of == i && chain).map(|(.., time)| time).sum();
+        let others = stages.iter().filter(|(of, threads, _)| {
+            let other = &workload.jobs[*of];
+            *of != i && *threads > slots - narrowest.min(slots) && other.arrival >= job.arrival
+        });
+        // Two of the others can run side by side only when they are narrow enough for that.
+        let wide = others.filter(|(_, threads, _)| 2 * threads > slots);
+        job.arrival.as_secs_f64() + own + wide.map(|(.., time)| time).sum::<f64>()
+    };
+    workload.jobs.iter().enumerate().map(bound).fold(0.0, f64::max)
+}
+
+/// Seconds that a stage runs in all rounds at its best number of threads.
+fn shortest(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec, place: usize) -> f64 {
+    let round = |round| {
+        let threads = best(&spec.stages[place], cluster, round).0;
+        lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
+    };
+    (0..spec.rounds).map(round).sum()
+}
+
+/// When the job ends at the earliest.
+fn chain_end(workload: &Workload, alone: &[Duration], ends: &mut [Option<Duration>], job: usize) -> Duration {
+    if let Some(known) = ends[job] {
+        return known;
+    }
+    let spec = &workload.jobs[job];
+    let after = spec.after.iter().map(|first| chain_end(workload, alone, ends, *first)).max().unwrap_or_default();
+    let end = spec.arrival.max(after) + alone[job];
+    ends[job] = Some(end);
+    end
+}
+
+/// The stage's runs in a round, those that fail too: (threads, time) at a number of threads.
+fn lasts(
+    workload: &Workload,
+    seed: u64,
+    job: usize,
+    spec: &JobSpec,
+    round: u32,
+    place: usize,
+    threads: u32,
+) -> Duration {
+    let planned = spec.stages[place].timing.on(threads, round);
+    let stage = round * spec.stages.len() as u32 + place as u32;
+    let mut sum = Duration::ZERO;
+    for attempt in 0.. {
+        let drawn = workload.luck.draw(planned, seed, job, stage, attempt);
+        sum += drawn.lasts;
+        if !drawn.fails {
+            break;
+        }
+    }
+    sum
+}
+
+/// The number of threads with the shortest time, and the one with the fewest slot-seconds.
+fn best(stage: &StageSpec, cluster: &Cluster, round: u32) -> (u32, u32) {
+    let (least, most) = stage.threads.limits(cluster);
+    let quickest = (least..=most).min_by_key(|p| stage.timing.on(*p, round)).unwrap_or(least);
+    let cheapest = (least..=most).min_by_key(|p| stage.timing.on(*p, round).saturating_mul(*p)).unwrap_or(least);
+    (quickest, cheapest)
+}
+
+fn alone(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec) -> Duration {
+    let mut sum = Duration::ZERO;
+    for round in 0..spec.rounds {
+        let mut ends: Vec<Duration> = Vec::with_capacity(spec.stages.len());
+        for (place, stage) in spec.stages.iter().enumerate() {
+            let begin = stage.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
+            let threads = best(stage, cluster, round).0;
+            ends.push(begin + stage.timing.gap(round) + lasts(workload, seed, job, spec, round, place, threads));
+        }
+        sum += ends.into_iter().max().unwrap_or_default();
+    }
+    sum
+}
+
+fn area(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec) -> f64 {
+    let rounds = (0..spec.rounds).flat_map(|round| (0..spec.stages.len()).map(move |place| (round, place)));
+    rounds
+        .map(|(round, place)| {
+            let threads = best(&spec.stages[place], cluster, round).1;
+            f64::from(threads) * lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
+        })
+        .sum()
+}

@@ -1,0 +1,316 @@
+//! The event loop in virtual time.
+//!
+//! Invariant: all events of a moment are taken before the policy is asked, in an order that the workload fixes; a stage is
+//! ready exactly when the stages before it, and the round before it, have ended.
+
+use super::{JobSpec, JobTrace, Run, SlaveTrace, Trace, Workload};
+use crate::scheduler::{Board, Estimates, Near, NearList, Policy, Ready, Share, Want, Why};
+use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::{Error, Result};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The cluster to simulate.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cluster {
+    /// The slots of each slave.
+    pub slots: Vec<u32>,
+    /// Bytes of memory of each; None when it does not matter.
+    pub memory: Option<u64>,
+    /// Weights of shares; the others weigh 1.
+    pub weights: BTreeMap<String, f64>,
+}
+
+impl Cluster {
+    /// So many slaves of so many slots.
+    pub fn equal(slaves: u32, slots: u32) -> Self {
+        Self { slots: vec![slots; slaves as usize], ..Self::default() }
+    }
+
+    /// All slots.
+    pub fn total(&self) -> u32 {
+        self.slots.iter().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+/// What happens to a job, by place, and to a stage of it, by round and place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Ended(usize, u32),
+    Arrived(usize),
+    Ready(usize, u32),
+}
+
+#[derive(Default)]
+struct JobState {
+    arrived: bool,
+    /// Jobs that it waits for.
+    waits: usize,
+    round: u32,
+    /// Stages of the round that have not ended.
+    left: usize,
+    /// By stage: how many stages of the round must still end before it.
+    before: Vec<u32>,
+    /// By stage: those that come after it.
+    next: Vec<Vec<usize>>,
+    tries: Vec<u32>,
+    last: Vec<Option<NearList>>,
+}
+
+struct Engine<'a> {
+    workload: &'a Workload,
+    cluster: &'a Cluster,
+    seed: u64,
+    board: Board,
+    all: Arc<[SlaveId]>,
+    owners: Vec<u32>,
+    followers: Vec<Vec<usize>>,
+    states: Vec<JobState>,
+    events: BinaryHeap<Reverse<(Duration, Event)>>,
+    estimates: Estimates,
+    running: BTreeMap<(usize, u32), usize>,
+    trace: Trace,
+}
+
+/// Runs the workload to its end.
+pub fn simulate(workload: &Workload, cluster: &Cluster, policy: &dyn Policy, seed: u64) -> Result<Trace> {
+    fits(workload, cluster)?;
+    let mut engine = Engine::new(workload, cluster, seed);
+    while let Some(Reverse((now, event))) = engine.events.pop() {
+        engine.happen(event, now);
+        while let Some(Reverse((_, event))) = engine.events.peek().filter(|next| next.0.0 == now) {
+            let event = *event;
+            engine.events.pop();
+            engine.happen(event, now);
+        }
+        engine.place(policy, now);
+    }
+    match engine.board.waiting().first() {
+        None => Ok(engine.trace),
+        Some(stuck) => Err(Error::bug(format!(
+            "policy {} leaves {} stages waiting on an idle cluster, {:?} first",
+            policy.name(),
+            engine.board.waiting().len(),
+            stuck.want
+        ))),
+    }
+}
+
+/// Refuses what can never run, with the numbers.
+fn fits(workload: &Workload, cluster: &Cluster) -> Result<()> {
+    let all = cluster.total();
+    if all == 0 || cluster.slots.contains(&0) {
+        return Err(Error::user(format!("a cluster of {} slaves with {all} slots runs nothing", cluster.slots.len())));
+    }
+    let (least_slots, most_slots) =
+        cluster.slots.iter().fold((u32::MAX, 0), |(least, most), n| (least.min(*n), most.max(*n)));
+    for job in &workload.jobs {
+        for stage in &job.stages {
+            let called = format!("stage {} of job {}", stage.name, job.name);
+            let least = stage.threads.limits(cluster).0;
+            let one = match stage.threads.want() {
+                Want::OneSlave(n) => Some((n, most_slots, "one slave, the largest")),
+                Want::PerSlave(n) => Some((n, least_slots, "each slave, the smallest")),
+                _ => None,
+            };
+            if let Some((n, has, which)) = one.filter(|(n, has, _)| n > has) {
+                return Err(Error::user(format!("{called} needs {n} slots on {which} has {has}")));
+            }
+            if u64::from(least) > u64::from(all) {
+                return Err(Error::user(format!("{called} needs {least} slots, the cluster has {all}")));
+            }
+            if let Some(memory) = cluster.memory.filter(|m| *m < stage.memory) {
+                let needs = stage.memory;
+                return Err(Error::user(format!(
+                    "{called} needs {needs} bytes of memory on a slave, each has {memory}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl<'a> Engine<'a> {
+    fn new(workload: &'a Workload, cluster: &'a Cluster, seed: u64) -> Self {
+        let mut names: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut shares: Vec<Share> = Vec::new();
+        let mut owner = |job: &'a JobSpec| {
+            *names.entry(&job.owner).or_insert_with(|| {
+                let weight = cluster.weights.get(&job.owner).copied().unwrap_or(1.0);
+                shares.push(Share { weight, ..Share::default() });
+                shares.len() as u32 - 1
+            })
+        };
+        let owners = workload.jobs.iter().map(&mut owner).collect();
+        let mut board = Board::new(shares);
+        let mut trace = Trace::default();
+        for (id, slots) in (1..).zip(&cluster.slots) {
+            board.join(SlaveId(id), *slots, cluster.memory.unwrap_or(u64::MAX));
+            trace.slaves.push(SlaveTrace { name: format!("s{id}"), slots: *slots });
+        }
+        let mut followers = vec![Vec::new(); workload.jobs.len()];
+        let mut events = BinaryHeap::with_capacity(workload.jobs.len());
+        let mut states = Vec::with_capacity(workload.jobs.len());
+        for (place, job) in workload.jobs.iter().enumerate() {
+            job.after.iter().for_each(|first| followers[*first].push(place));
+            events.push(Reverse((job.arrival, Event::Arrived(place))));
+            states.push(JobState { waits: job.after.len(), ..JobState::default() });
+            trace.jobs.push(JobTrace {
+                name: job.name.clone(),
+                owner: job.owner.clone(),
+                priority: job.priority,
+                arrival: job.arrival,
+                end: None,
+                deadline: job.deadline,
+                failed: false,
+            });
+        }
+        Self {
+            workload,
+            cluster,
+            seed,
+            board,
+            all: (1..=cluster.slots.len() as u32).map(SlaveId).collect(),
+            owners,
+            followers,
+            states,
+            events,
+            estimates: Estimates::default(),
+            running: BTreeMap::new(),
+            trace,
+        }
+    }
+
+    fn happen(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::Arrived(job) => {
+                self.states[job].arrived = true;
+                self.begin(job, now);
+            }
+            Event::Ready(job, stage) => self.ready(job, stage, now),
+            Event::Ended(job, stage) => self.ended(job, stage, now),
+        }
+    }
+
+    /// Begins a job when nothing holds it back any more.
+    fn begin(&mut self, job: usize, now: Duration) {
+        let state = &mut self.states[job];
+        if !state.arrived || state.waits > 0 {
+            return;
+        }
+        let stages = &self.workload.jobs[job].stages;
+        (state.tries, state.last) = (vec![0; stages.len()], vec![None; stages.len()]);
+        state.next = vec![Vec::new(); stages.len()];
+        for (place, stage) in stages.iter().enumerate() {
+            stage.after.iter().for_each(|first| state.next[*first].push(place));
+        }
+        self.round(job, 0, now);
+    }
+
+    fn round(&mut self, job: usize, round: u32, now: Duration) {
+        let spec = &self.workload.jobs[job];
+        if round >= spec.rounds || spec.stages.is_empty() {
+            return self.job_ended(job, now);
+        }
+        let state = &mut self.states[job];
+        (state.round, state.left) = (round, spec.stages.len());
+        state.before = spec.stages.iter().map(|s| s.after.len() as u32).collect();
+        for (place, _) in spec.stages.iter().enumerate().filter(|(_, s)| s.after.is_empty()) {
+            self.later(job, round, place, now);
+        }
+    }
+
+    fn later(&mut self, job: usize, round: u32, place: usize, now: Duration) {
+        let spec = &self.workload.jobs[job];
+        let at = now + spec.stages[place].timing.gap(round);
+        self.events.push(Reverse((at, Event::Ready(job, flat(spec, round, place)))));
+    }
+
+    fn ready(&mut self, job: usize, stage: u32, now: Duration) {
+        let spec = &self.workload.jobs[job];
+        let place = stage as usize % spec.stages.len();
+        let wanted = &spec.stages[place];
+        let threads = wanted.threads.limits(self.cluster).0;
+        self.board.add(Ready {
+            job: JobId(job as u64 + 1),
+            stage,
+            priority: spec.priority,
+            owner: self.owners[job],
+            since: now,
+            passed_over: 0,
+            want: wanted.threads.want(),
+            memory: wanted.memory,
+            slaves: self.all.clone(),
+            near: self.states[job].last[place].clone(),
+            estimate: self.estimates.of(&spec.kind, &wanted.name, threads),
+        });
+    }
+
+    fn place(&mut self, policy: &dyn Policy, now: Duration) {
+        for (placement, ready) in self.board.decide(policy, now) {
+            let job = placement.job.0 as usize - 1;
+            let spec = &self.workload.jobs[job];
+            let (round, place) =
+                (placement.stage / spec.stages.len() as u32, placement.stage as usize % spec.stages.len());
+            let threads: u32 = placement.workers.iter().map(|(_, n)| n).sum();
+            let planned = spec.stages[place].timing.on(threads, round);
+            let attempt = self.states[job].tries[place];
+            let drawn = self.workload.luck.draw(planned, self.seed, job, placement.stage, attempt);
+            self.states[job].last[place] = Some(placement.workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
+            self.running.insert((job, placement.stage), self.trace.runs.len());
+            self.trace.runs.push(Run {
+                job,
+                stage: spec.stages[place].name.clone(),
+                round: round + 1,
+                ready: ready.since,
+                start: now,
+                end: now + drawn.lasts,
+                workers: placement.workers.iter().map(|(id, n)| (id.0 - 1, *n)).collect(),
+                why: Some(placement.why).filter(|why| *why != Why::Wanted),
+                failed: drawn.fails,
+            });
+            self.events.push(Reverse((now + drawn.lasts, Event::Ended(job, placement.stage))));
+        }
+    }
+
+    fn ended(&mut self, job: usize, stage: u32, now: Duration) {
+        self.board.ended(JobId(job as u64 + 1), stage, now);
+        let Some(run) = self.running.remove(&(job, stage)).map(|at| &self.trace.runs[at]) else { return };
+        let spec = &self.workload.jobs[job];
+        let (round, place) = (stage / spec.stages.len() as u32, stage as usize % spec.stages.len());
+        if run.failed {
+            self.states[job].tries[place] += 1;
+            return self.ready(job, stage, now);
+        }
+        self.estimates.note(&spec.kind, &run.stage, run.threads(), now.saturating_sub(run.start));
+        let state = &mut self.states[job];
+        state.tries[place] = 0;
+        state.left -= 1;
+        if state.left == 0 {
+            return self.round(job, round + 1, now);
+        }
+        for next in state.next[place].clone() {
+            let before = &mut self.states[job].before[next];
+            *before -= 1;
+            if *before == 0 {
+                self.later(job, round, next, now);
+            }
+        }
+    }
+
+    fn job_ended(&mut self, job: usize, now: Duration) {
+        self.board.job_ended(JobId(job as u64 + 1));
+        self.trace.jobs[job].end = Some(now);
+        for follower in std::mem::take(&mut self.followers[job]) {
+            self.states[follower].waits -= 1;
+            self.begin(follower, now);
+        }
+    }
+}
+
+/// A stage's number over all rounds.
+fn flat(job: &JobSpec, round: u32, place: usize) -> u32 {
+    round * job.stages.len() as u32 + place as u32
+}

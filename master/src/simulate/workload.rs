@@ -1,0 +1,138 @@
+//! Jobs as the simulator sees them: when they come, what their stages want, how long those take.
+//!
+//! Invariant: `after` of a stage names earlier places of its job, `after` of a job other places of the workload, and
+//! neither goes in circles; whoever builds a workload checks that and says where the mistake is.
+
+use super::{Cluster, Luck};
+use crate::scheduler::Want;
+use std::time::Duration;
+
+/// A list of jobs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Workload {
+    /// What tables and pictures call it.
+    pub name: String,
+    /// In order of arrival.
+    pub jobs: Vec<JobSpec>,
+    /// How durations vary.
+    pub luck: Luck,
+}
+
+/// A job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct JobSpec {
+    /// Its own name.
+    pub name: String,
+    /// What it is one of: jobs of one kind have one history.
+    pub kind: String,
+    /// When it is submitted.
+    pub arrival: Duration,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Whose share it counts against.
+    pub owner: String,
+    /// When it should be done, after its arrival.
+    pub deadline: Option<Duration>,
+    /// The jobs (by place) that must be done before it starts.
+    pub after: Vec<usize>,
+    /// The stages of a round.
+    pub stages: Vec<StageSpec>,
+    /// Rounds; each begins when the one before has ended.
+    pub rounds: u32,
+}
+
+/// A stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageSpec {
+    /// Its name.
+    pub name: String,
+    /// What it runs on.
+    pub threads: Threads,
+    /// How long it takes.
+    pub timing: Timing,
+    /// The stages (by place) of the round that must end before it.
+    pub after: Vec<usize>,
+    /// Bytes of memory on each slave where it has threads.
+    pub memory: u64,
+}
+
+/// A stage's threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// So many anywhere.
+    Count(u32),
+    /// As many as are free, within limits.
+    Range(u32, u32),
+    /// So many on one slave.
+    OneSlave(u32),
+    /// So many on each slave.
+    PerSlave(u32),
+    /// Every slot.
+    All,
+}
+
+/// How long a stage takes on p threads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Timing {
+    /// `T(p) = work/p + cost p + fixed`, in seconds: work that is divided, what each further thread costs (communication,
+    /// locks), and what no thread makes shorter.
+    Model {
+        /// Thread-seconds.
+        work: f64,
+        /// Seconds per thread.
+        cost: f64,
+        /// Seconds.
+        fixed: f64,
+    },
+    /// As it was recorded, per round: first the time from when the stage could have been ready to when it was, then how
+    /// long it ran.
+    Recorded(Vec<(Duration, Duration)>),
+}
+
+impl Threads {
+    /// What the scheduler is asked for.
+    pub fn want(self) -> Want {
+        match self {
+            Threads::Count(threads) => Want::Spread { threads, each: 0 },
+            Threads::Range(least, most) => Want::Range { least, most },
+            Threads::OneSlave(n) => Want::OneSlave(n),
+            Threads::PerSlave(n) => Want::PerSlave(n),
+            Threads::All => Want::All,
+        }
+    }
+
+    /// The fewest and the most threads on a cluster.
+    pub fn limits(self, cluster: &Cluster) -> (u32, u32) {
+        let all = cluster.total();
+        match self {
+            Threads::Count(n) | Threads::OneSlave(n) => (n, n),
+            Threads::Range(least, most) => (least, most.min(all).max(least)),
+            Threads::PerSlave(n) => {
+                let threads = n.saturating_mul(cluster.slots.len() as u32);
+                (threads, threads)
+            }
+            Threads::All => (all, all),
+        }
+    }
+}
+
+impl Timing {
+    /// How long it runs in a round on p threads, before luck.
+    pub fn on(&self, threads: u32, round: u32) -> Duration {
+        match self {
+            Timing::Model { work, cost, fixed } => {
+                let p = f64::from(threads.max(1));
+                Duration::try_from_secs_f64(work / p + cost * p + fixed).unwrap_or(Duration::MAX)
+            }
+            Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.1),
+        }
+    }
+
+    /// How long after the stages before it a round of it is ready.
+    pub fn gap(&self, round: u32) -> Duration {
+        match self {
+            Timing::Model { .. } => Duration::ZERO,
+            Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.0),
+        }
+    }
+}

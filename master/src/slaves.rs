@@ -1,0 +1,200 @@
+//! The slaves that the master knows: who lives, who was heard when, and which slots are taken.
+//!
+//! Invariants: live slaves have different names; no slot is taken twice, and one that is taken comes free when the workers
+//! in it have ended or their slave is gone.
+
+use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::transport::{Channel, Connection, Network};
+use flexps_common::wire::control::{HEARTBEAT_MS, Peer, Registration, SILENCE_MS, SlaveLine};
+use flexps_common::{Error, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How long a slave may take to come back over a new connection after its last one broke.
+const RECONNECT: Duration = Duration::from_millis(1_000);
+
+/// Between two looks: longer, and it was the master that stood still (suspended, say) and heard nobody.
+const STOOD_STILL: Duration = Duration::from_millis(2_000);
+
+/// A live slave.
+pub struct Slave {
+    /// What it told of itself.
+    pub registration: Registration,
+    /// The way to its control listener.
+    pub control: Channel,
+    /// Its resident memory's peak.
+    pub peak_memory_bytes: u64,
+    heard: Duration,
+    connection: Connection,
+    /// When the connection broke over which it was heard last.
+    broken: Option<Duration>,
+    taken: BTreeMap<(JobId, StageRun), u32>,
+}
+
+/// All live slaves.
+#[derive(Default)]
+pub struct Slaves {
+    live: BTreeMap<SlaveId, Slave>,
+    next: u32,
+    /// When [`Slaves::gone`] looked last.
+    looked: Duration,
+}
+
+impl Slave {
+    /// Slots that no stage runs in.
+    pub fn free(&self) -> u32 {
+        self.registration.slots.saturating_sub(self.busy())
+    }
+
+    /// What errors call it, e.g. `slave s2 (h2)`.
+    pub fn called(&self, id: SlaveId) -> String {
+        format!("slave {id} ({})", self.registration.name)
+    }
+
+    fn busy(&self) -> u32 {
+        self.taken.values().sum()
+    }
+}
+
+impl Slaves {
+    /// Takes a slave in. One that asks again gets the same identity; a name that another live slave has is refused, and the
+    /// identity of a dead one that had it is returned beside the new one, for its jobs to fail.
+    pub fn register(
+        &mut self,
+        registration: Registration,
+        from: Connection,
+        network: &Network,
+        now: Duration,
+    ) -> Result<(SlaveId, Option<SlaveId>)> {
+        if registration.slots == 0 {
+            return Err(Error::user(format!("slave {} lends 0 slots; give --slots 1 or more", registration.name)));
+        }
+        let named = self.live.iter_mut().find(|(_, s)| s.registration.name == registration.name);
+        let mut replaced = None;
+        if let Some((id, old)) = named {
+            if old.registration.incarnation == registration.incarnation {
+                (old.heard, old.connection, old.broken) = (now, from, None);
+                return Ok((*id, None));
+            }
+            let silent = now.saturating_sub(old.heard);
+            if old.broken.is_none() && silent < Duration::from_millis(3 * HEARTBEAT_MS) {
+                return Err(Error::user(format!(
+                    "a slave named {} is here already (process {} on {}); give --name NAME",
+                    registration.name, old.registration.pid, old.registration.host
+                )));
+            }
+            replaced = Some(*id);
+        }
+        self.next += 1;
+        let id = SlaveId(self.next);
+        let control = network.channel(&registration.control, &format!("slave {id} ({})", registration.name));
+        let slave = Slave {
+            registration,
+            control,
+            peak_memory_bytes: 0,
+            heard: now,
+            connection: from,
+            broken: None,
+            taken: BTreeMap::new(),
+        };
+        self.live.insert(id, slave);
+        Ok((id, replaced))
+    }
+
+    /// A slave was heard; false when it is not (or no longer) one of ours. A heartbeat comes with the incarnation of the
+    /// process, over the connection that it keeps as long as it lives.
+    pub fn heard(&mut self, id: SlaveId, from: Connection, beat: Option<u64>, now: Duration) -> bool {
+        let Some(slave) = self.live.get_mut(&id) else { return false };
+        if let Some(incarnation) = beat {
+            if incarnation != slave.registration.incarnation {
+                return false;
+            }
+            slave.connection = from;
+        }
+        (slave.heard, slave.broken) = (now, None);
+        true
+    }
+
+    /// A connection broke.
+    pub fn broken(&mut self, connection: Connection, now: Duration) {
+        for slave in self.live.values_mut().filter(|s| s.connection == connection) {
+            slave.broken.get_or_insert(now);
+        }
+    }
+
+    /// Those that are gone at `now`, and how one knows. Asked all the time: what passed while nobody asked counts for no
+    /// silence.
+    pub fn gone(&mut self, now: Duration) -> Vec<(SlaveId, String)> {
+        let still = now.saturating_sub(std::mem::replace(&mut self.looked, now));
+        if still >= STOOD_STILL {
+            for slave in self.live.values_mut() {
+                slave.heard += still;
+                slave.broken = slave.broken.map(|at| at + still);
+            }
+        }
+        let mut gone = Vec::new();
+        for (id, slave) in &self.live {
+            let silent = now.saturating_sub(slave.heard);
+            if slave.broken.is_some_and(|at| now.saturating_sub(at) >= RECONNECT) {
+                gone.push((*id, "connection closed".to_owned()));
+            } else if silent >= Duration::from_millis(SILENCE_MS) {
+                gone.push((*id, format!("silent for {:.0} s", silent.as_secs_f64())));
+            }
+        }
+        gone
+    }
+
+    /// Takes a slave out.
+    pub fn remove(&mut self, id: SlaveId) -> Option<Slave> {
+        self.live.remove(&id)
+    }
+
+    /// A live slave.
+    pub fn get(&self, id: SlaveId) -> Option<&Slave> {
+        self.live.get(&id)
+    }
+
+    /// A live slave.
+    pub fn get_mut(&mut self, id: SlaveId) -> Option<&mut Slave> {
+        self.live.get_mut(&id)
+    }
+
+    /// All live slaves, by identity.
+    pub fn iter(&self) -> impl Iterator<Item = (SlaveId, &Slave)> {
+        self.live.iter().map(|(id, s)| (*id, s))
+    }
+
+    /// Takes slots for a stage run.
+    pub fn take(&mut self, job: JobId, run: StageRun, workers: &[(SlaveId, u32)]) {
+        for (id, n) in workers {
+            if let Some(slave) = self.live.get_mut(id) {
+                slave.taken.insert((job, run), *n);
+            }
+        }
+    }
+
+    /// Gives a stage run's slots on one slave back; false when it had none.
+    pub fn give_back(&mut self, id: SlaveId, job: JobId, run: StageRun) -> bool {
+        self.live.get_mut(&id).is_some_and(|s| s.taken.remove(&(job, run)).is_some())
+    }
+
+    /// A slave as its peers see it.
+    pub fn peer(&self, id: SlaveId) -> Option<Peer> {
+        let r = &self.live.get(&id)?.registration;
+        Some(Peer { id, name: r.name.clone(), control: r.control.clone(), bulk: r.bulk.clone() })
+    }
+
+    /// The list that clients see.
+    pub fn lines(&self, now: Duration) -> Vec<SlaveLine> {
+        let line = |(id, s): (SlaveId, &Slave)| SlaveLine {
+            id,
+            name: s.registration.name.clone(),
+            host: s.registration.host.clone(),
+            slots: s.registration.slots,
+            busy: s.busy(),
+            silent: now.saturating_sub(s.heard).as_secs_f64(),
+            pid: s.registration.pid,
+        };
+        self.iter().map(line).collect()
+    }
+}

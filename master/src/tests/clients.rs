@@ -1,0 +1,206 @@
+//! What a client gets.
+
+use super::fake::*;
+use flexps_common::data::schema::DataPath;
+use flexps_common::error::Fault;
+use flexps_common::ids::JobId;
+use flexps_common::model::Model;
+use flexps_common::report::State;
+use flexps_common::scheduling::Scheduling;
+use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use std::time::Instant;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_on_all_slaves_and_its_report_holds_everything() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let slaves = [cluster.slave("h2", 2).await, cluster.scripted("h1", 2, 0.25, obey).await];
+    let model = dir.path().join("model").to_string_lossy().into_owned();
+    let job = Rounds { rounds: 3, threads: 4, input: Some(rows(&dir)), model: Some(model.clone()) };
+    let id = cluster.submit(job).await.unwrap();
+    let report = cluster.end(id).await;
+    assert_eq!((report.state, &report.error, report.objective), (State::Done, &None, Some(0.5)));
+    assert_eq!(report.epochs.iter().map(|e| e.epoch).collect::<Vec<_>>(), [1, 2, 3]);
+    let stage = &report.stages[2];
+    assert_eq!((stage.name.as_str(), stage.epoch, stage.threads), ("work", 3, 4));
+    assert_eq!((stage.slaves.as_slice(), stage.rows), (&["h1".to_owned(), "h2".to_owned()][..], 6));
+    assert_eq!((report.read.files, report.read.rows, report.read.bytes, report.read.local_bytes), (1, 20, 200, 180));
+    assert_eq!((report.model.as_ref(), report.peak_memory_bytes), (Some(&model), 1 << 40));
+    assert_eq!(report.metrics.get("loss"), Some(&0.5));
+    assert!(!report.metrics.contains_key("nan"), "JSON has no NaN");
+    assert!(report.notes.iter().any(|n| n == "index base 1, labels -1/+1 detected in --input"), "{:?}", report.notes);
+    let saved = Model::load(&DataPath(model)).unwrap();
+    // The first chunk is served by the first slave by name, the second by the other.
+    let chunk = 1 << 16;
+    let expected: Vec<f32> = (0..FEATURES).map(|key| if key < chunk { 0.25 } else { 0.5 }).collect();
+    assert!(saved.weights == expected);
+    assert_eq!((saved.description.index_base, saved.description.epochs), (1, 3));
+    for slave in slaves {
+        assert!(slave.saw(|m| matches!(m, ToSlave::Close { job } if *job == id)));
+        assert!(slave.saw(|m| matches!(m, ToSlave::Facts { facts, .. } if facts.rows == 20)));
+    }
+    let Ok(FromMaster::Jobs(lines)) = cluster.ask(ToMaster::Jobs).await else { panic!() };
+    assert_eq!((lines.len(), lines[0].state, lines[0].objective), (1, State::Done, Some(0.5)));
+}
+
+#[tokio::test]
+async fn a_job_that_can_not_fit_is_refused_at_submission_with_the_numbers() {
+    let cluster = Cluster::new().await;
+    let _slave = cluster.slave("h1", 8).await;
+    let error = cluster.submit(Rounds { threads: 12, ..Rounds::default() }).await.unwrap_err();
+    assert_eq!(error.fault, Fault::User);
+    assert!(error.message.starts_with("stage work needs 12 slots, the cluster has 8"), "{error}");
+    let error = cluster.submit(Rounds { threads: 0, ..Rounds::default() }).await.unwrap_err();
+    assert!(error.message.contains("asks for 0 threads"), "{error}");
+}
+
+#[tokio::test]
+async fn another_plan_or_an_unknown_job_is_refused() {
+    let cluster = Cluster::new().await;
+    let submit = |name: &str| ToMaster::Submit {
+        name: name.to_owned(),
+        params: serde_json::to_string(&Rounds::default()).unwrap(),
+        plan_hash: 1,
+        reproducible: false,
+        token: 1,
+        scheduling: Default::default(),
+    };
+    let error = cluster.ask(submit("rounds")).await.unwrap_err();
+    assert!(error.message.contains("the same build"), "{error}");
+    let error = cluster.ask(submit("magic")).await.unwrap_err();
+    assert!(error.message.contains("no job is called 'magic'"), "{error}");
+    let error = cluster.ask(ToMaster::Watch { job: JobId(9), seen: 0, wait_ms: 0 }).await.unwrap_err();
+    assert!(error.message.contains("no job j9"), "{error}");
+}
+
+#[tokio::test]
+async fn a_submission_that_is_sent_again_is_the_same_job() {
+    let cluster = Cluster::new().await;
+    let first = cluster.submit_with(Rounds::default(), 77).await.unwrap();
+    assert_eq!(cluster.submit_with(Rounds::default(), 77).await.unwrap(), first);
+    assert_ne!(cluster.submit_with(Rounds::default(), 78).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn a_job_without_slaves_waits_and_says_so_and_runs_when_one_joins() {
+    let cluster = Cluster::new().await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(id, |news, _| news.waiting.as_deref() == Some("waits for a slave")).await;
+    let _slave = cluster.slave("h1", 1).await;
+    assert_eq!(cluster.end(id).await.state, State::Done);
+}
+
+#[tokio::test]
+async fn bad_inputs_and_model_paths_fail_the_job_before_it_starts() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let slave = cluster.slave("h1", 1).await;
+    let missing = dir.path().join("missing").to_string_lossy().into_owned();
+    let id = cluster.submit(Rounds { input: Some(missing.clone()), ..Rounds::default() }).await.unwrap();
+    let error = cluster.end(id).await.error.unwrap();
+    assert!(error.fault == Fault::User && error.message.contains(&missing), "{error}");
+    let in_the_way = dir.path().to_string_lossy().into_owned();
+    let job = Rounds { input: Some(rows(&dir)), model: Some(in_the_way), ..Rounds::default() };
+    let id = cluster.submit(job).await.unwrap();
+    let error = cluster.end(id).await.error.unwrap();
+    assert!(error.fault == Fault::User && error.message.contains("--overwrite"), "{error}");
+    assert!(slave.seen.lock().is_empty(), "the slave never heard of these jobs");
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
+    let cluster = Cluster::new().await;
+    // Its workers end when they are told to, and not before.
+    let slave = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::Launch(launch) if launch.job != JobId(3) => (Ok(FromSlave::Ok), Vec::new()),
+            ToSlave::CancelStage { job, run, .. } => {
+                let launch = flexps_common::wire::control::Launch {
+                    job: *job,
+                    run: *run,
+                    stage: 0,
+                    epoch: 0,
+                    workers: vec![(me, 1)],
+                    scalars: Default::default(),
+                };
+                (Ok(FromSlave::Ok), vec![done(me, &launch, Some(flexps_common::Error::cancelled()))])
+            }
+            other => obey(me, other),
+        })
+        .await;
+    let first = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(first, |news, _| news.stage == Some(("work".to_owned(), 1, 1))).await;
+    let second = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(second, |news, _| news.waiting.as_deref() == Some("needs 1 slots, 0 of 1 are free")).await;
+    let third = cluster.submit(Rounds::default()).await.unwrap();
+    for job in [second, first] {
+        assert_eq!(cluster.ask(ToMaster::Cancel { job }).await, Ok(FromMaster::Ok));
+        let report = cluster.end(job).await;
+        assert_eq!((report.state, report.error.map(|e| e.fault)), (State::Cancelled, Some(Fault::Cancelled)));
+    }
+    assert_eq!(cluster.end(third).await.state, State::Done);
+    assert!(slave.saw(|m| matches!(m, ToSlave::Close { job } if *job == first)));
+    assert!(!slave.saw(|m| matches!(m, ToSlave::Open { job, .. } if *job == second)));
+}
+
+#[tokio::test]
+async fn a_model_that_diverged_fails_the_job_and_is_not_written() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let _slave = cluster.scripted("h1", 1, f32::NAN, obey).await;
+    let model = dir.path().join("model");
+    let path = Some(model.to_string_lossy().into_owned());
+    let id = cluster.submit(Rounds { input: Some(rows(&dir)), model: path, ..Rounds::default() }).await.unwrap();
+    let report = cluster.end(id).await;
+    assert!(report.state == State::Failed && report.model.is_none());
+    assert!(report.error.unwrap().message.contains("diverged"));
+    assert!(!model.exists());
+}
+
+#[tokio::test]
+async fn a_master_that_is_stopped_cancels_its_jobs_and_ends() {
+    let cluster = Cluster::new().await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    let client = cluster.client.clone();
+    let watching = tokio::spawn(async move {
+        client.ask::<_, FromMaster>(&ToMaster::Watch { job: id, seen: u64::MAX, wait_ms: 30_000 }, DEADLINE).await
+    });
+    // The job waits for a slave, so that its watcher waits too.
+    cluster.until(id, |news, _| news.waiting.as_deref() == Some("waits for a slave")).await;
+    cluster.master.stop();
+    tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
+    let Ok(FromMaster::Progress(news)) = watching.await.unwrap() else { panic!("the watcher gets the end") };
+    assert_eq!(news.report().unwrap().state, State::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_stage_costs_the_master_little() {
+    const ROUNDS: u64 = 2_000;
+    let cluster = Cluster::new().await;
+    let _slaves = [cluster.slave("h1", 1).await, cluster.slave("h2", 1).await];
+    let id = cluster.submit(Rounds { rounds: ROUNDS, threads: 2, ..Rounds::default() }).await.unwrap();
+    let since = Instant::now();
+    let report = cluster.end(id).await;
+    assert_eq!(report.stages.len() as u64, ROUNDS);
+    let each = since.elapsed() / ROUNDS as u32;
+    println!("an empty stage on two scripted slaves: {each:?}");
+    assert!(each.as_micros() < 2_000, "{each:?}");
+}
+
+#[tokio::test]
+async fn a_job_after_another_waits_for_its_end_and_fails_with_it() {
+    let cluster = Cluster::new().await;
+    let after = |job| Scheduling { after: vec![job], ..Scheduling::default() };
+    let error = cluster.submit_scheduled(Rounds::default(), 1, after(JobId(7))).await.unwrap_err();
+    assert!(error.message.contains("--after") && error.message.contains("j7"), "{error}");
+    // Nothing can run yet.
+    let first = cluster.submit(Rounds::default()).await.unwrap();
+    let second = cluster.submit_scheduled(Rounds::default(), 2, after(first)).await.unwrap();
+    let third = cluster.submit_scheduled(Rounds::default(), 3, after(second)).await.unwrap();
+    cluster.until(third, |news, _| news.waiting.as_deref() == Some("waits for the end of j2")).await;
+    cluster.ask(ToMaster::Cancel { job: second }).await.unwrap();
+    let report = cluster.end(third).await;
+    assert_eq!(report.state, State::Failed);
+    assert!(report.error.unwrap().message.contains("j2, after which it was to run, was cancelled"));
+    let fourth = cluster.submit_scheduled(Rounds::default(), 4, after(first)).await.unwrap();
+    let _slave = cluster.slave("s", 2).await;
+    assert_eq!(cluster.end(fourth).await.state, State::Done);
+    assert_eq!(cluster.end(first).await.state, State::Done);
+}

@@ -1,0 +1,225 @@
+//! Slaves that come, go and fail.
+
+use super::fake::*;
+use crate::slaves::Slaves;
+use flexps_common::Error;
+use flexps_common::error::Fault;
+use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::report::State;
+use flexps_common::transport::{Connection, Network};
+use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, SILENCE_MS, ToMaster, ToSlave};
+use std::time::{Duration, Instant};
+
+/// Its workers never end by themselves.
+fn idle(me: SlaveId, message: &ToSlave) -> Reaction {
+    match message {
+        ToSlave::Launch(_) => (Ok(FromSlave::Ok), Vec::new()),
+        other => obey(me, other),
+    }
+}
+
+/// Runs a job on two slaves, lets the second one go, and gives the error.
+async fn without_the_second(go: impl FnOnce(Fake) -> Option<Fake>, how: &str, within: Duration) {
+    let cluster = Cluster::new().await;
+    let first = cluster.slave("h1", 1).await;
+    let second = cluster.scripted("h2", 1, 0.5, idle).await;
+    let id = cluster.submit(Rounds { threads: 2, ..Rounds::default() }).await.unwrap();
+    cluster.until(id, |news, _| news.stage.is_some()).await;
+    let (since, gone) = (Instant::now(), second.id);
+    let _kept = go(second);
+    let report = cluster.end(id).await;
+    assert!(since.elapsed() < within, "{:?}", since.elapsed());
+    let error = report.error.unwrap();
+    assert_eq!((report.state, error.fault), (State::Failed, Fault::Cluster));
+    assert_eq!(error.message, format!("slave {gone} (h2) is gone ({how}) in stage work, epoch 1"));
+    assert!(first.saw(|m| matches!(m, ToSlave::Close { job } if *job == id)));
+    let next = cluster.submit(Rounds::default()).await.unwrap();
+    assert_eq!(cluster.end(next).await.state, State::Done, "the cluster takes the next job");
+    let Ok(FromMaster::Slaves(lines)) = cluster.ask(ToMaster::Slaves).await else { panic!() };
+    assert_eq!(lines.iter().map(|l| (l.name.as_str(), l.busy)).collect::<Vec<_>>(), [("h1", 0)]);
+}
+
+#[tokio::test]
+async fn a_silent_slave_fails_its_job_by_name_and_the_cluster_takes_the_next_one() {
+    let silence = Duration::from_millis(SILENCE_MS);
+    let keep = |slave: Fake| {
+        slave.fall_silent();
+        Some(slave)
+    };
+    without_the_second(keep, "silent for 5 s", silence + Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+async fn a_slave_whose_connection_breaks_fails_its_job_at_once() {
+    without_the_second(|_| None, "connection closed", Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_fails_cancels_the_others_and_the_job_fails_with_its_error() {
+    let cluster = Cluster::new().await;
+    let other = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::CancelStage { job, run, .. } => {
+                let outcome = Outcome { error: Some(Error::cancelled()), ..Outcome::default() };
+                let outcome = ToMaster::StageDone { slave: me, job: *job, run: *run, outcome };
+                (Ok(FromSlave::Ok), vec![outcome])
+            }
+            other => idle(me, other),
+        })
+        .await;
+    let _failing = cluster
+        .scripted("h2", 1, 0.5, |me, message| match message {
+            ToSlave::Launch(launch) => {
+                (Ok(FromSlave::Ok), vec![done(me, launch, Some(Error::data("worker 1 on h2: a bad row")))])
+            }
+            other => obey(me, other),
+        })
+        .await;
+    let id = cluster.submit(Rounds { threads: 2, ..Rounds::default() }).await.unwrap();
+    let report = cluster.end(id).await;
+    assert_eq!((report.state, report.error), (State::Failed, Some(Error::data("worker 1 on h2: a bad row"))));
+    assert!(other.saw(|m| matches!(m, ToSlave::CancelStage { reason, .. } if reason.contains("a bad row"))));
+}
+
+#[tokio::test]
+async fn a_slave_that_refuses_a_job_fails_it_by_name() {
+    let cluster = Cluster::new().await;
+    let slave = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::Open { .. } => (Err(Error::cluster("this slave is of another build")), Vec::new()),
+            other => obey(me, other),
+        })
+        .await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    let error = cluster.end(id).await.error.unwrap();
+    assert_eq!(error.message, format!("slave {} (h1): this slave is of another build", slave.id));
+}
+
+#[tokio::test]
+async fn a_slave_that_refuses_a_stage_is_not_waited_for() {
+    let cluster = Cluster::new().await;
+    let _slave = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::Launch(_) => (Err(Error::bug("no such stage")), Vec::new()),
+            other => obey(me, other),
+        })
+        .await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    let since = Instant::now();
+    let error = cluster.end(id).await.error.unwrap();
+    assert!(error.message.ends_with("(h1): no such stage"), "{error}");
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_fails_the_job() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let _slave = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::Read { job, input, .. } => {
+                let result = Err(Error::data("/f line 3: index 0 under base 1"));
+                (Ok(FromSlave::Ok), vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, result }])
+            }
+            other => obey(me, other),
+        })
+        .await;
+    let id = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
+    let report = cluster.end(id).await;
+    assert_eq!(report.error, Some(Error::data("/f line 3: index 0 under base 1")));
+}
+
+#[tokio::test]
+async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let slave = cluster
+        .scripted("h1", 1, 0.5, |me, message| match message {
+            ToSlave::Read { .. } => (Ok(FromSlave::Ok), Vec::new()),
+            other => idle(me, other),
+        })
+        .await;
+    let job = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
+    cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
+    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0) };
+    let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.id, job)).await else { panic!() };
+    assert_eq!((split.start, split.end, split.file_len, split.whole), (0, 20, 20, false));
+    assert_eq!(cluster.ask(next(slave.id, job)).await, Ok(FromMaster::Split(None)));
+    assert_eq!(cluster.ask(next(SlaveId(99), job)).await, Ok(FromMaster::Unknown));
+    assert_eq!(cluster.ask(next(slave.id, JobId(99))).await.unwrap_err().fault, Fault::Cancelled);
+}
+
+#[tokio::test]
+async fn a_slave_that_leaves_is_not_used_any_more() {
+    let cluster = Cluster::new().await;
+    let slave = cluster.slave("h1", 1).await;
+    assert_eq!(cluster.ask(ToMaster::Leave { slave: slave.id }).await, Ok(FromMaster::Ok));
+    assert_eq!(cluster.ask(ToMaster::Slaves).await, Ok(FromMaster::Slaves(Vec::new())));
+    let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1, peak_memory_bytes: 0 };
+    assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
+}
+
+fn join(slaves: &mut Slaves, incarnation: u64, at: u64) -> flexps_common::Result<(SlaveId, Option<SlaveId>)> {
+    let registration = Cluster::registration("h1", 2, incarnation);
+    slaves.register(registration, Connection(incarnation), &Network::in_process(), Duration::from_millis(at))
+}
+
+#[test]
+fn a_second_slave_of_the_same_name_is_refused_unless_the_first_is_dead() {
+    let mut slaves = Slaves::default();
+    let (first, _) = join(&mut slaves, 1, 0).unwrap();
+    assert_eq!(join(&mut slaves, 1, 10).unwrap(), (first, None), "the same process, asking again");
+    let error = join(&mut slaves, 2, 20).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.contains("a slave named h1 is here already"), "{error}");
+    slaves.broken(Connection(1), Duration::from_millis(30));
+    let (second, replaced) = join(&mut slaves, 2, 40).unwrap();
+    assert!(second != first && replaced == Some(first));
+}
+
+#[test]
+fn a_slave_is_gone_a_second_after_its_connection_broke_unless_it_comes_back() {
+    let at = Duration::from_millis;
+    let mut slaves = Slaves::default();
+    let (id, _) = join(&mut slaves, 1, 0).unwrap();
+    slaves.broken(Connection(1), at(100));
+    assert!(slaves.gone(at(1_000)).is_empty());
+    assert_eq!(slaves.gone(at(1_100)), [(id, "connection closed".to_owned())]);
+    assert!(slaves.heard(id, Connection(5), Some(1), at(1_100)));
+    let end = 1_100 + SILENCE_MS;
+    for time in (1_200..end).step_by(50) {
+        assert!(slaves.gone(at(time)).is_empty(), "gone after {time} ms");
+    }
+    assert_eq!(slaves.gone(at(end)), [(id, "silent for 5 s".to_owned())]);
+}
+
+#[test]
+fn a_master_that_stood_still_blames_no_slave_for_it() {
+    let at = Duration::from_millis;
+    let mut slaves = Slaves::default();
+    let (id, _) = join(&mut slaves, 1, 0).unwrap();
+    assert!(slaves.gone(at(1_000)).is_empty());
+    assert!(slaves.gone(at(100_000)).is_empty(), "it was not there to hear anybody");
+    let end = 99_000 + SILENCE_MS;
+    for time in (100_050..end).step_by(50) {
+        assert!(slaves.gone(at(time)).is_empty(), "gone after {time} ms");
+    }
+    assert_eq!(slaves.gone(at(end)).len(), 1, "{id:?} was silent ever since");
+}
+
+#[test]
+fn a_heartbeat_under_an_identity_that_a_restarted_master_gave_to_another_is_unknown() {
+    let mut slaves = Slaves::default();
+    let (id, _) = join(&mut slaves, 1, 0).unwrap();
+    assert!(!slaves.heard(id, Connection(2), Some(2), Duration::ZERO));
+    assert!(slaves.heard(id, Connection(1), Some(1), Duration::ZERO));
+}
+
+#[test]
+fn slots_are_taken_and_given_back_run_by_run() {
+    let mut slaves = Slaves::default();
+    let (id, _) = join(&mut slaves, 1, 0).unwrap();
+    slaves.take(JobId(1), StageRun(1), &[(id, 1)]);
+    slaves.take(JobId(2), StageRun(1), &[(id, 1)]);
+    assert_eq!(slaves.get(id).unwrap().free(), 0);
+    assert!(slaves.give_back(id, JobId(1), StageRun(1)));
+    assert!(!slaves.give_back(id, JobId(1), StageRun(1)), "once");
+    assert_eq!(slaves.get(id).unwrap().free(), 1);
+}

@@ -1,0 +1,177 @@
+//! Models between the disk and the shards: blocking, range by range, with several requests in flight.
+//!
+//! Invariant: never more than the window of chunks is in memory, and what is in flight when the work is stopped changes
+//! nothing on the disk.
+
+use bytes::Bytes;
+use flexps_common::data::schema::DataPath;
+use flexps_common::ids::{JobId, StageRun, TableId};
+use flexps_common::model::{Description, Reader, TensorSpec, Writer};
+use flexps_common::plan::TableSpec;
+use flexps_common::transport::{Channel, Packet, Pending};
+use flexps_common::value::{Element, Type, Values};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use flexps_common::{Error, Result, with_values};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Requests in flight per slave.
+const WINDOW: usize = 4;
+/// How long a shard may take for one chunk.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The shards of a job.
+pub struct Shards {
+    /// The job.
+    pub job: JobId,
+    /// The bulk listeners of its slaves, in shard order.
+    pub bulk: Vec<Channel>,
+    /// Set by who wants the work to stop.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// A tensor to be saved: its name, its table, the number of keys.
+pub struct Tensor {
+    /// Its name in the model.
+    pub name: String,
+    /// Where its values are.
+    pub table: TableId,
+    /// The table's description.
+    pub spec: TableSpec,
+    /// Number of keys.
+    pub keys: u64,
+}
+
+impl Shards {
+    fn origin(&self) -> Origin {
+        // Run 0: everything that is pending comes first, and no clock is waited for.
+        Origin { job: self.job, run: StageRun(0), worker: 0, clock: 0 }
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    fn get(&self, tensor: &Tensor, keys: &Range<u64>) -> Result<Pending> {
+        let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
+        let section = Section { table: tensor.table, element: tensor.spec.element, keys: range };
+        let request = ToShard::Get { origin: self.origin(), sections: vec![section], peek: true };
+        Ok(self.owner(&tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
+    }
+
+    fn owner(&self, spec: &TableSpec, keys: &Range<u64>) -> &Channel {
+        let chunk = keys.start / u64::from(spec.chunk_keys());
+        &self.bulk[(chunk % self.bulk.len() as u64) as usize]
+    }
+
+    /// Writes a model from the shards' values.
+    pub fn save(&self, path: &DataPath, overwrite: bool, tensors: &[Tensor], description: &Description) -> Result<()> {
+        let specs = tensors.iter().map(|t| TensorSpec { name: t.name.clone(), len: t.keys * u64::from(t.spec.width) });
+        let mut writer = Writer::create(path, overwrite, specs.collect())?;
+        let mut requests = tensors.iter().flat_map(|t| chunks(&t.spec, t.keys).map(move |keys| (t, keys)));
+        let mut flight: VecDeque<(&Tensor, Range<u64>, Pending)> = VecDeque::new();
+        loop {
+            self.check()?;
+            while flight.len() < WINDOW * self.bulk.len() {
+                let Some((tensor, keys)) = requests.next() else { break };
+                let pending = self.get(tensor, &keys)?;
+                flight.push_back((tensor, keys, pending));
+            }
+            let Some((tensor, keys, pending)) = flight.pop_front() else { break };
+            let count = (keys.end - keys.start) as usize * tensor.spec.width as usize;
+            let answer = pending.wait()?;
+            match answer.message()? {
+                FromShard::Values => write(&mut writer, answer.body, tensor.spec.element, count)?,
+                other => return Err(Error::bug(format!("a shard answered {other:?} to a range of keys"))),
+            }
+        }
+        self.check()?;
+        writer.finish(description)
+    }
+
+    /// Fills a table, which is zero, with a model's tensor.
+    pub fn load(&self, table: TableId, spec: &TableSpec, model: &DataPath, tensor: &str) -> Result<()> {
+        if !matches!(spec.update.as_str(), "add" | "assign") {
+            return Err(Error::bug(format!(
+                "table {} can't be loaded, since its update function is {}; load into one with `add`, then copy",
+                spec.name, spec.update
+            )));
+        }
+        let reader = Reader::open(model)?;
+        let width = u64::from(spec.width.max(1));
+        let len = reader.len(tensor)?;
+        if len % width != 0 || len / width > 1 << 32 {
+            return Err(Error::user(format!(
+                "{model}: tensor {tensor} has {len} values, which don't fit table {} with {width} per key",
+                spec.name
+            )));
+        }
+        let mut flight: VecDeque<Pending> = VecDeque::new();
+        for (sequence, keys) in (0..).zip(chunks(spec, len / width)) {
+            self.check()?;
+            let mut values = vec![0.0f32; ((keys.end - keys.start) * width) as usize];
+            reader.read(tensor, keys.start * width, &mut values)?;
+            if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
+                return Err(Error::data(format!("{model}: tensor {tensor} holds the value {bad}")));
+            }
+            let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
+            let section = Section { table, element: spec.element, keys: range };
+            let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
+            let packet = Packet::bulk(&request, body(spec.element, &values))?;
+            flight.push_back(self.owner(spec, &keys).start(packet, DEADLINE));
+            if flight.len() >= WINDOW * self.bulk.len() {
+                added(flight.pop_front())?;
+            }
+        }
+        while !flight.is_empty() {
+            added(flight.pop_front())?;
+        }
+        Ok(())
+    }
+}
+
+fn added(pending: Option<Pending>) -> Result<()> {
+    let Some(pending) = pending else { return Ok(()) };
+    match pending.wait()?.message()? {
+        FromShard::Added => Ok(()),
+        other => Err(Error::bug(format!("a shard answered {other:?} to values"))),
+    }
+}
+
+/// The keys 0..n, chunk by chunk.
+fn chunks(spec: &TableSpec, n: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+    let size = u64::from(spec.chunk_keys());
+    (0..n.div_ceil(size)).map(move |c| c * size..n.min((c + 1) * size))
+}
+
+fn body(element: Type, values: &[f32]) -> Bytes {
+    fn converted<T: Element>(values: &[f32], out: &mut BodyWriter) {
+        for (to, from) in out.values_mut::<T>(values.len()).iter_mut().zip(values) {
+            *to = T::from_f64(f64::from(*from));
+        }
+    }
+    let mut out = BodyWriter::with_capacity(values.len() * element.size());
+    match element {
+        Type::F32 => out.values(f32::wrap(values)),
+        Type::F64 => converted::<f64>(values, &mut out),
+        Type::U32 => converted::<u32>(values, &mut out),
+        Type::I32 => converted::<i32>(values, &mut out),
+    }
+    out.finish()
+}
+
+fn write(writer: &mut Writer, body: Bytes, element: Type, count: usize) -> Result<()> {
+    let mut parts = BodyReader::new(body);
+    let values = parts.values(element, count)?;
+    parts.end()?;
+    if let Values::F32(values) = values.get() {
+        return writer.write(values);
+    }
+    let converted: Vec<f32> =
+        with_values!(Values, values.get(), s => s.iter().map(|v| Element::to_f64(*v) as f32).collect());
+    writer.write(&converted)
+}

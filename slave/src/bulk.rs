@@ -1,0 +1,123 @@
+//! The bulk listener: requests of other slaves' workers, and of the master, for this slave's shards.
+//!
+//! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that was not launched here yet
+//! waits for the launch, one of a run that is over fails.
+
+use crate::job::OpenJob;
+use crate::node::Jobs;
+use crate::stage::run::{Source, Update, view};
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::StageRun;
+use flexps_common::transport::{Connection, Packet, Service};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::kv::{FromShard, Origin, Section, ToShard};
+use flexps_common::wire::lists::KeyMemory;
+use futures::future::BoxFuture;
+use std::sync::Arc;
+
+/// Most bytes of values in one answer.
+pub const ANSWER: usize = 64 << 20;
+
+/// The run under which the master loads and saves models.
+const MASTER: StageRun = StageRun(0);
+
+/// The bulk listener's service.
+pub struct Bulk {
+    /// The open jobs.
+    pub jobs: Jobs,
+    /// Key lists that senders need not send again.
+    pub memory: Arc<KeyMemory>,
+}
+
+impl Service for Bulk {
+    fn call(&self, _from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
+        let (jobs, memory) = (self.jobs.clone(), self.memory.clone());
+        Box::pin(async move {
+            match request.message()? {
+                ToShard::Get { origin, sections, peek } => {
+                    let job = jobs.find(origin.job)?;
+                    get(&job, &memory, origin, &sections, peek, request.body).await
+                }
+                ToShard::Add { origin, sequence, sections } => {
+                    let job = jobs.find(origin.job)?;
+                    add(&job, &memory, origin, sequence, &sections, request.body).await
+                }
+            }
+        })
+    }
+}
+
+async fn get(
+    job: &OpenJob,
+    memory: &KeyMemory,
+    origin: Origin,
+    sections: &[Section],
+    peek: bool,
+    body: bytes::Bytes,
+) -> Result<Packet> {
+    let mut body = BodyReader::new(body);
+    let (mut keys, mut bytes) = (Vec::with_capacity(sections.len()), 0usize);
+    for section in sections {
+        let Some(list) = memory.resolve(section.keys, &mut body)? else { return unknown() };
+        let width = job.shard.spec(section.table)?.width as usize;
+        bytes = bytes.saturating_add(list.len().saturating_mul(width * section.element.size()));
+        keys.push((list, width));
+    }
+    body.end()?;
+    if bytes > ANSWER {
+        return Err(Error::bug(format!("a read of {bytes} bytes in one message, at most {ANSWER} are allowed")));
+    }
+    if origin.run == MASTER {
+        job.current().finish();
+    } else {
+        let run = job.run(origin.run).await?;
+        if peek {
+            run.check()?;
+        } else {
+            run.readable(origin.clock).await?;
+        }
+    }
+    let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
+    for (section, (keys, width)) in sections.iter().zip(&keys) {
+        let out = values.wrapped_mut(section.element, keys.len() * width);
+        job.shard.get(section.table, view(keys), out)?;
+    }
+    Packet::bulk(&FromShard::Values, values.finish())
+}
+
+async fn add(
+    job: &OpenJob,
+    memory: &KeyMemory,
+    origin: Origin,
+    sequence: u64,
+    sections: &[Section],
+    body: bytes::Bytes,
+) -> Result<Packet> {
+    let mut body = BodyReader::new(body);
+    let mut update = Vec::with_capacity(sections.len());
+    for section in sections {
+        let Some(keys) = memory.resolve(section.keys, &mut body)? else { return unknown() };
+        let width = job.shard.spec(section.table)?.width as usize;
+        let values = body.values(section.element, keys.len() * width)?;
+        update.push(Update { table: section.table, keys, values });
+    }
+    body.end()?;
+    if origin.run == MASTER {
+        job.current().finish();
+        for part in &update {
+            let values = part.values.get();
+            job.shard.check(part.table, view(&part.keys), values.kind(), values.len())?;
+        }
+        for part in &update {
+            job.shard.add(part.table, view(&part.keys), part.values.get())?;
+        }
+    } else {
+        let source = Source { clock: origin.clock, worker: origin.worker, sequence };
+        job.run(origin.run).await?.add(source, update)?;
+    }
+    Packet::control(&FromShard::Added)
+}
+
+fn unknown() -> Result<Packet> {
+    Packet::control(&FromShard::UnknownKeys)
+}

@@ -1,0 +1,328 @@
+//! The promises of the consistency models, on random interleavings of workers and messages.
+//!
+//! A world of slaves with a shard and workers each runs fixed programs; who acts next, and which clock message arrives
+//! next, is drawn. A fault can be put into the world: each check must then fail, or it checks nothing.
+
+use super::*;
+use flexps_common::ids::SlaveId;
+use flexps_common::plan::Consistency;
+use proptest::prelude::*;
+
+/// How a world breaks the rules.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// A shard applies updates at once.
+    ApplyEarly,
+    /// A shard answers reads of later clocks.
+    ReadEarly,
+    /// A worker goes on one clock too early.
+    GoOnEarly,
+    /// A shard loses a due update.
+    Lose,
+    /// A shard applies a due update twice.
+    Repeat,
+    /// Due updates are applied in order of arrival.
+    Unordered,
+}
+
+/// An update: its clock, its worker, its place among the worker's updates.
+type Update = (u64, u32, u64);
+
+#[derive(Debug, Clone, Copy)]
+enum Action {
+    Add { shard: usize },
+    Get { shard: usize },
+    Clock,
+}
+
+struct Slave {
+    clocks: Clocks,
+    pending: Pending<Update>,
+    arrivals: Vec<Update>,
+    applied: Vec<Update>,
+}
+
+struct Worker {
+    slave: usize,
+    local: usize,
+    program: Vec<Action>,
+    at: usize,
+    clock: u64,
+    sequence: u64,
+    waits: bool,
+    ended: bool,
+}
+
+struct World {
+    model: Consistency,
+    fault: Fault,
+    slaves: Vec<Slave>,
+    workers: Vec<Worker>,
+    /// (to, from, clock), in any order.
+    messages: Vec<(usize, usize, u64)>,
+}
+
+impl World {
+    fn new(model: Consistency, fault: Fault, slaves: usize, programs: &[Vec<Action>]) -> Self {
+        let per_slave = programs.len().div_ceil(slaves);
+        let mut workers = Vec::new();
+        for (index, program) in programs.iter().enumerate() {
+            let (slave, local) = (index / per_slave, index % per_slave);
+            let program = program.clone();
+            workers.push(Worker { slave, local, program, at: 0, clock: 0, sequence: 0, waits: false, ended: false });
+        }
+        let with_workers: Vec<_> = (0..slaves).map(|s| workers.iter().filter(|w| w.slave == s).count()).collect();
+        let slave = |s: usize| {
+            let others = (0..slaves).filter(|o| *o != s && with_workers[*o] > 0).map(|o| SlaveId(o as u32));
+            let clocks = Clocks::new(model, with_workers[s], others);
+            Slave { clocks, pending: Pending::default(), arrivals: Vec::new(), applied: Vec::new() }
+        };
+        let slaves = (0..slaves).map(slave).collect();
+        Self { model, fault, slaves, workers, messages: Vec::new() }
+    }
+
+    /// All updates that `shard` gets.
+    fn expected(&self, shard: usize) -> Vec<Update> {
+        let mut all = Vec::new();
+        for (index, worker) in self.workers.iter().enumerate() {
+            let (mut clock, mut sequence) = (0, 0);
+            for action in &worker.program {
+                match action {
+                    Action::Clock => clock += 1,
+                    Action::Add { shard: to } => {
+                        if *to == shard {
+                            all.push((clock, index as u32, sequence));
+                        }
+                        sequence += 1;
+                    }
+                    Action::Get { .. } => {}
+                }
+            }
+        }
+        all.sort_unstable();
+        all
+    }
+
+    fn apply_due(&mut self, slave: usize) {
+        let slave = &mut self.slaves[slave];
+        let due = slave.clocks.due();
+        let mut ready: Vec<_> = slave.pending.take_below(due).collect();
+        match self.fault {
+            Fault::Lose if ready.len() > 1 => drop(ready.pop()),
+            Fault::Repeat if ready.len() > 1 => ready.push(ready[0]),
+            Fault::Unordered => ready.sort_by_key(|u| slave.arrivals.iter().position(|a| a == u)),
+            _ => {}
+        }
+        slave.applied.extend(ready);
+    }
+
+    fn announce(&mut self, from: usize, least: Option<u64>) {
+        let Some(least) = least else { return };
+        self.messages.extend((0..self.slaves.len()).filter(|to| *to != from).map(|to| (to, from, least)));
+        self.apply_due(from);
+    }
+
+    /// Whether the worker could do its next step; does it if so.
+    fn step(&mut self, index: usize) -> bool {
+        let (slave, local) = (self.workers[index].slave, self.workers[index].local);
+        if self.workers[index].ended {
+            return false;
+        }
+        if self.workers[index].waits {
+            let clocks = &self.slaves[slave].clocks;
+            let early = self.fault == Fault::GoOnEarly && clocks.least() + 1 >= self.workers[index].clock;
+            if !clocks.may_go_on(local) && !early {
+                assert!(self.model != Consistency::Asp, "an ASP worker waits");
+                return false;
+            }
+            self.workers[index].waits = false;
+        }
+        self.check_lead(index);
+        let worker = &mut self.workers[index];
+        let Some(action) = worker.program.get(worker.at).copied() else {
+            worker.ended = true;
+            let least = self.slaves[slave].clocks.end(local);
+            self.announce(slave, least);
+            return true;
+        };
+        let (clock, model) = (worker.clock, self.model);
+        match action {
+            Action::Add { shard } => {
+                let update = (clock, index as u32, worker.sequence);
+                worker.sequence += 1;
+                let shard = &mut self.slaves[shard];
+                shard.arrivals.push(update);
+                if clock < shard.clocks.due() || self.fault == Fault::ApplyEarly {
+                    shard.applied.push(update);
+                } else {
+                    shard.pending.keep(update.0, update.1, update.2, update);
+                    // A message that arrives twice.
+                    shard.pending.keep(update.0, update.1, update.2, update);
+                }
+            }
+            Action::Get { shard } => {
+                if model == Consistency::Bsp
+                    && self.slaves[shard].clocks.due() < clock
+                    && self.fault != Fault::ReadEarly
+                {
+                    return false;
+                }
+                self.check_read(shard, clock);
+            }
+            Action::Clock => {
+                worker.clock += 1;
+                worker.waits = true;
+                let least = self.slaves[slave].clocks.tick(local);
+                assert_eq!(self.slaves[slave].clocks.of(local), clock + 1);
+                self.announce(slave, least);
+            }
+        }
+        self.workers[index].at += 1;
+        true
+    }
+
+    /// No SSP worker is more than its staleness ahead, no BSP worker ahead at all.
+    fn check_lead(&self, index: usize) {
+        let lead = match self.model {
+            Consistency::Bsp => 0,
+            Consistency::Ssp { staleness } => u64::from(staleness),
+            Consistency::Asp => return,
+        };
+        let slowest = self.workers.iter().filter(|w| !w.ended).map(|w| w.clock).min().unwrap_or(0);
+        let clock = self.workers[index].clock;
+        assert!(clock <= slowest + lead, "a worker at clock {clock}, the slowest at {slowest}");
+    }
+
+    fn check_read(&self, shard: usize, clock: u64) {
+        let seen = &self.slaves[shard].applied;
+        let expected = self.expected(shard);
+        match self.model {
+            Consistency::Bsp => {
+                let below: Vec<_> = expected.into_iter().filter(|u| u.0 < clock).collect();
+                assert_eq!(*seen, below, "a read at clock {clock}");
+            }
+            Consistency::Ssp { staleness } => {
+                let due = expected.into_iter().filter(|u| u.0 + u64::from(staleness) < clock);
+                due.for_each(|u| assert!(seen.contains(&u), "a read at clock {clock} misses {u:?}"));
+            }
+            Consistency::Asp => {}
+        }
+    }
+
+    fn deliver(&mut self, message: usize) {
+        let (to, from, clock) = self.messages.swap_remove(message);
+        self.slaves[to].clocks.heard(SlaveId(from as u32), clock);
+        self.apply_due(to);
+    }
+
+    /// Runs to the end, in the order that `choices` draw; then checks what the shards hold.
+    fn run(mut self, choices: &[u16]) {
+        let mut choices = choices.iter().copied().chain(std::iter::repeat(0)).enumerate();
+        while self.workers.iter().any(|w| !w.ended) || !self.messages.is_empty() {
+            let (round, choice) = choices.next().expect("endless");
+            let (workers, messages) = (self.workers.len(), self.messages.len());
+            let first = (usize::from(choice) + round) % (workers + messages);
+            let moved = (0..workers + messages).map(|i| (first + i) % (workers + messages)).any(|i| {
+                if i < workers {
+                    return self.step(i);
+                }
+                self.deliver(i - workers);
+                true
+            });
+            assert!(moved, "nobody can go on");
+        }
+        for shard in 0..self.slaves.len() {
+            assert!(self.slaves[shard].pending.is_empty(), "updates are left");
+            let mut applied = self.slaves[shard].applied.clone();
+            if self.model != Consistency::Bsp {
+                applied.sort_unstable();
+            }
+            assert_eq!(applied, self.expected(shard), "shard {shard}");
+        }
+    }
+}
+
+fn programs() -> impl Strategy<Value = Vec<Vec<Action>>> {
+    let action = prop_oneof![
+        3 => (0usize..3).prop_map(|shard| Action::Add { shard }),
+        3 => (0usize..3).prop_map(|shard| Action::Get { shard }),
+        2 => Just(Action::Clock),
+    ];
+    proptest::collection::vec(proptest::collection::vec(action, 0..25), 1..7)
+}
+
+fn check(model: Consistency, fault: Fault) {
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        max_shrink_iters: 0,
+        ..ProptestConfig::default()
+    });
+    let input = (programs(), proptest::collection::vec(any::<u16>(), 0..200));
+    runner
+        .run(&input, |(programs, choices)| {
+            World::new(model, fault, 3, &programs).run(&choices);
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_bsp_read_sees_all_updates_of_earlier_clocks_and_no_other() {
+    check(Consistency::Bsp, Fault::None);
+}
+
+#[test]
+fn no_ssp_worker_is_too_far_ahead_or_misses_an_old_update() {
+    for staleness in [0, 1, 3] {
+        check(Consistency::Ssp { staleness }, Fault::None);
+    }
+}
+
+#[test]
+fn an_asp_worker_never_waits_and_no_update_is_lost() {
+    check(Consistency::Asp, Fault::None);
+}
+
+#[test]
+#[should_panic(expected = "a read at clock")]
+fn an_update_applied_before_its_clock_is_complete_is_noticed() {
+    check(Consistency::Bsp, Fault::ApplyEarly);
+}
+
+#[test]
+#[should_panic(expected = "a read at clock")]
+fn a_read_answered_too_early_is_noticed() {
+    check(Consistency::Bsp, Fault::ReadEarly);
+}
+
+#[test]
+#[should_panic(expected = "the slowest at")]
+fn a_bsp_worker_that_goes_on_too_early_is_noticed() {
+    check(Consistency::Bsp, Fault::GoOnEarly);
+}
+
+#[test]
+#[should_panic(expected = "the slowest at")]
+fn an_ssp_worker_that_goes_on_too_early_is_noticed() {
+    check(Consistency::Ssp { staleness: 0 }, Fault::GoOnEarly);
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn a_lost_update_is_noticed() {
+    check(Consistency::Bsp, Fault::Lose);
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn an_update_applied_twice_is_noticed() {
+    check(Consistency::Bsp, Fault::Repeat);
+}
+
+#[test]
+#[should_panic(expected = "left == right")]
+fn updates_applied_in_order_of_arrival_are_noticed() {
+    check(Consistency::Bsp, Fault::Unordered);
+}

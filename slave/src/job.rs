@@ -1,0 +1,237 @@
+//! A job as one of its slaves has it open: plan, shard, links to the other slaves, rows, columns.
+//!
+//! Invariants: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more;
+//! a clock that arrives before its launch is kept for it.
+
+use crate::kv::{Functions, Placement, Shard};
+use crate::reader::Reader;
+use crate::stage::link::{DEADLINE, Link};
+use crate::stage::run::Run;
+use flexps_common::data::Facts;
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
+use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
+use flexps_common::transport::{Network, Packet};
+use flexps_common::value::OwnedValues;
+use flexps_common::wire::control::{Launch, Peer, ToSlave};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::sync::{Arc, OnceLock};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+/// What a slave is told when a job begins.
+pub struct Opening {
+    /// The job.
+    pub id: JobId,
+    /// Its name in the registry.
+    pub name: String,
+    /// Its plan, derived here.
+    pub plan: Plan,
+    /// Its slaves, in shard order.
+    pub slaves: Vec<Peer>,
+    /// Which of them this is.
+    pub you: SlaveId,
+}
+
+/// An open job.
+pub struct OpenJob {
+    /// Which.
+    pub id: JobId,
+    /// Its name in the registry.
+    pub name: String,
+    /// Its shard here.
+    pub shard: Arc<Shard>,
+    /// The shard's place.
+    pub placement: Placement,
+    stages: Vec<StageSpec>,
+    inputs: Vec<Input>,
+    slaves: Vec<Peer>,
+    you: SlaveId,
+    /// By shard; none for this slave's own.
+    links: Vec<Option<Link>>,
+    current: watch::Sender<Arc<Run>>,
+    /// Clocks of runs that were not launched here yet.
+    early: Mutex<Vec<(StageRun, SlaveId, u64)>>,
+    columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
+    runtime: Handle,
+}
+
+/// One input of an open job.
+pub struct Input {
+    rows: OnceLock<Arc<Reader>>,
+    facts: watch::Sender<Option<Facts>>,
+}
+
+impl Input {
+    /// Facts of the whole input; waits until every slave has read its part.
+    pub async fn facts(&self) -> Result<Facts> {
+        let mut facts = self.facts.subscribe();
+        let known = facts.wait_for(Option::is_some).await.ok().and_then(|facts| facts.clone());
+        known.ok_or_else(Error::cancelled)
+    }
+}
+
+impl OpenJob {
+    /// Opens a job with an empty shard.
+    pub fn new(opening: Opening, network: &Network, functions: &Functions) -> Result<Self> {
+        let Opening { id, name, plan, slaves, you } = opening;
+        let index = slaves.iter().position(|peer| peer.id == you);
+        let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
+        let placement = Placement { index: index as u32, shards: slaves.len() as u32 };
+        let shard = Arc::new(Shard::new(&plan.tables, placement, functions)?);
+        let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
+        let input = |_: &_| Input { rows: OnceLock::new(), facts: watch::Sender::new(None) };
+        Ok(Self {
+            id,
+            name,
+            placement,
+            stages: plan.stages().into_iter().cloned().collect(),
+            inputs: plan.inputs.iter().map(input).collect(),
+            links: slaves.iter().map(|peer| (peer.id != you).then(|| Link::new(network, peer))).collect(),
+            slaves,
+            you,
+            shard,
+            current: watch::Sender::new(Arc::new(before)),
+            early: Mutex::default(),
+            columns: Mutex::default(),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// The name of this slave.
+    pub fn here(&self) -> &str {
+        &self.slaves[self.placement.index as usize].name
+    }
+
+    /// The identity of this slave.
+    pub fn you(&self) -> SlaveId {
+        self.you
+    }
+
+    /// A stage of the plan.
+    pub fn stage(&self, stage: u32) -> Result<&StageSpec> {
+        let stages = self.stages.len();
+        let found = self.stages.get(stage as usize);
+        found.ok_or_else(|| Error::bug(format!("stage {stage} of a plan of {stages} stages")))
+    }
+
+    /// The way to another slave's shard.
+    pub fn link(&self, shard: u32) -> Result<&Link> {
+        let link = self.links.get(shard as usize).and_then(Option::as_ref);
+        link.ok_or_else(|| Error::bug(format!("no link to shard {shard} of job {}", self.id)))
+    }
+
+    /// Begins a stage run: finishes the one before.
+    pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
+        let spec = self.stage(launch.stage)?;
+        let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
+        let others = launch.workers.iter().map(|(slave, _)| *slave).filter(|slave| *slave != self.you);
+        let before = self.current();
+        if launch.run <= before.id {
+            return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
+        }
+        before.finish();
+        let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
+        let mut early = self.early.lock();
+        early.retain(|(of, slave, clock)| {
+            if *of == run.id {
+                run.heard(*slave, *clock);
+            }
+            *of > run.id
+        });
+        self.current.send_replace(run.clone());
+        Ok(run)
+    }
+
+    /// The last stage run that was launched.
+    pub fn current(&self) -> Arc<Run> {
+        self.current.borrow().clone()
+    }
+
+    /// Stage run `id`; waits until it is launched here.
+    pub async fn run(&self, id: StageRun) -> Result<Arc<Run>> {
+        let mut current = self.current.subscribe();
+        let found = current.wait_for(|run| run.id >= id).await.map(|run| run.clone());
+        match found {
+            Ok(run) if run.id == id => Ok(run),
+            _ => Err(Error::cluster(format!("stage run {id} of job {} is over", self.id))),
+        }
+    }
+
+    /// Another slave's least clock in a run. The run, when updates became due: its [`Run::apply_due`] is to be called.
+    pub fn heard(&self, id: StageRun, slave: SlaveId, clock: u64) -> Option<Arc<Run>> {
+        let mut early = self.early.lock();
+        let run = self.current();
+        if run.id < id {
+            early.push((id, slave, clock));
+            return None;
+        }
+        (run.id == id && run.heard(slave, clock)).then_some(run)
+    }
+
+    /// Tells all other slaves this one's least clock.
+    pub fn announce(&self, run: &Arc<Run>, clock: u64) {
+        let message = ToSlave::Clock { job: self.id, run: run.id, slave: self.you, clock };
+        for link in self.links.iter().flatten() {
+            let pending = Packet::control(&message).map(|packet| link.control.start(packet, DEADLINE));
+            let run = run.clone();
+            self.runtime.spawn(async move {
+                let answer = match pending {
+                    Ok(pending) => pending.answer().await,
+                    Err(e) => Err(e),
+                };
+                if let Err(e) = answer {
+                    // Who does not hear of a clock waits for ever: the run must end.
+                    run.cancel(e);
+                }
+            });
+        }
+    }
+
+    /// Runs table operations behind everything pending; a number for each.
+    pub fn ops(&self, ops: &[TableOp]) -> Result<Vec<f64>> {
+        self.current().finish();
+        ops.iter().map(|op| self.shard.op(op)).collect()
+    }
+
+    /// One of the plan's inputs.
+    pub fn input(&self, input: InputId) -> Result<&Input> {
+        let found = self.inputs.get(usize::from(input.0));
+        found.ok_or_else(|| Error::bug(format!("input {input} of a plan with {}", self.inputs.len())))
+    }
+
+    /// The rows of an input on this slave.
+    pub fn rows(&self, input: InputId) -> Result<&Arc<Reader>> {
+        let rows = self.input(input)?.rows.get();
+        rows.ok_or_else(|| Error::bug(format!("input {input} of job {} is not being read", self.id)))
+    }
+
+    /// From now on the input's rows are `rows`. An error when it has some.
+    pub fn read(&self, input: InputId, rows: Arc<Reader>) -> Result<()> {
+        let set = self.input(input)?.rows.set(rows);
+        set.map_err(|_| Error::bug(format!("input {input} of job {} is read twice", self.id)))
+    }
+
+    /// The facts of a whole input are known.
+    pub fn learn(&self, input: InputId, facts: Facts) -> Result<()> {
+        self.input(input)?.facts.send_replace(Some(facts));
+        Ok(())
+    }
+
+    /// Takes a column out of the slave's keeping.
+    pub fn take_column(&self, input: InputId, at: usize, name: &str) -> Option<OwnedValues> {
+        self.columns.lock().remove(&(input, at, name.to_owned()))
+    }
+
+    /// Puts a column into the slave's keeping.
+    pub fn put_column(&self, input: InputId, at: usize, name: &str, column: OwnedValues) {
+        self.columns.lock().insert((input, at, name.to_owned()), column);
+    }
+
+    /// The job ended: workers and readers stop.
+    pub fn close(&self, reason: &Error) {
+        self.current().cancel(reason.clone());
+        self.inputs.iter().filter_map(|input| input.rows.get()).for_each(|rows| rows.cancel(reason.clone()));
+    }
+}

@@ -1,0 +1,125 @@
+//! Memory for the values of dense chunks: cut from slabs of huge pages. A table read at random spends much of its time
+//! in address translation otherwise.
+//!
+//! Invariants: what is handed out is zero and belongs to one owner alone; a slab lives as long as anything cut from it.
+
+use bytemuck::Pod;
+use memmap2::{Advice, MmapMut};
+use parking_lot::Mutex;
+use std::alloc::{Layout, handle_alloc_error};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+/// Bytes of a huge page, and of a slab unless one chunk is larger.
+const HUGE: usize = 2 << 20;
+/// What is cut from a slab starts at a cache line.
+const LINE: usize = 64;
+
+/// A shard's memory.
+#[derive(Default)]
+pub(super) struct Memory(Mutex<Option<Slab>>);
+
+/// A slab and how much of it is handed out.
+struct Slab {
+    map: Arc<Map>,
+    used: usize,
+    end: usize,
+}
+
+/// A mapping of the system's; unmapped with the last owner of a part.
+struct Map {
+    _map: MmapMut,
+    /// Its first byte, exclusive to those who own its parts.
+    start: *mut u8,
+}
+
+// SAFETY: the pointer is used for disjoint parts alone, each owned by one `Values`.
+unsafe impl Send for Map {}
+// SAFETY: as above.
+unsafe impl Sync for Map {}
+
+/// A slice of zeros when it is made, at a cache line.
+pub(super) struct Values<T> {
+    _map: Arc<Map>,
+    start: *mut T,
+    len: usize,
+    element: PhantomData<T>,
+}
+
+// SAFETY: it owns its elements as a box would.
+unsafe impl<T: Send> Send for Values<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Values<T> {}
+
+impl Memory {
+    /// `len` zeros.
+    pub fn zeros<T: Pod>(&self, len: usize) -> Values<T> {
+        let bytes = (len * size_of::<T>()).next_multiple_of(LINE);
+        let mut open = self.0.lock();
+        let slab = match open.take() {
+            Some(slab) if slab.used + bytes <= slab.end => open.insert(slab),
+            _ => open.insert(Slab::new(bytes.max(HUGE))),
+        };
+        // SAFETY: the slab holds `end` bytes behind `start`, of which these are handed out once.
+        let start = unsafe { slab.map.start.add(slab.used) };
+        slab.used += bytes;
+        Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }
+    }
+}
+
+impl Slab {
+    fn new(bytes: usize) -> Self {
+        // More than is needed, to start at a huge page; what is never touched takes no memory.
+        let Ok(mut map) = MmapMut::map_anon(bytes + HUGE) else {
+            handle_alloc_error(Layout::array::<u8>(bytes + HUGE).unwrap_or(Layout::new::<u8>()))
+        };
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(Advice::HugePage) {
+            tracing::debug!(%error, "no huge pages");
+        }
+        let start = map.as_mut_ptr();
+        let skip = start.align_offset(HUGE);
+        // SAFETY: fewer than HUGE bytes are skipped, and so many more were mapped.
+        let start = unsafe { start.add(skip) };
+        Self { map: Arc::new(Map { _map: map, start }), used: 0, end: bytes }
+    }
+}
+
+impl<T> Deref for Values<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the part is this value's alone, aligned, and was zero, which is a value of every `Pod`.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl<T> DerefMut for Values<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; `self` is borrowed alone.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_zero_aligned_and_apart() {
+        let memory = Memory::default();
+        let mut parts: Vec<Values<f64>> =
+            [1, 7, 100_000, 300_000, 3, 1_000_000, 0, 200_000].into_iter().map(|len| memory.zeros(len)).collect();
+        for (i, part) in parts.iter_mut().enumerate() {
+            assert!(part.iter().all(|x| *x == 0.0) && (part.as_ptr() as usize).is_multiple_of(LINE));
+            part.fill(i as f64 + 1.0);
+        }
+        drop(memory);
+        for (i, part) in parts.iter().enumerate() {
+            assert!(part.iter().all(|x| *x == i as f64 + 1.0), "part {i}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The key-value store: the chunks of a job's tables that this slave serves.
+//!
+//! Invariant: a chunk is changed under its own lock only, and only chunks of this shard ever come to life; a chunk that
+//! nobody wrote takes no memory and reads as zeros.
+
+mod chunk;
+pub mod function;
+mod memory;
+mod ops;
+pub mod placement;
+mod table;
+
+pub use function::{Functions, Update};
+pub use placement::{Keys, Placement};
+
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::TableId;
+use flexps_common::plan::TableSpec;
+use flexps_common::value::{Type, Values, ValuesMut};
+use memory::Memory;
+use std::sync::Arc;
+use table::Table;
+
+/// The shard of one job on one slave.
+pub struct Shard {
+    specs: Vec<TableSpec>,
+    tables: Vec<Any>,
+}
+
+/// A table of one of the four element types.
+enum Any {
+    F32(Table<f32>),
+    F64(Table<f64>),
+    U32(Table<u32>),
+    I32(Table<i32>),
+}
+
+/// Runs `$body` with `$table` bound to the typed table inside an [`Any`].
+macro_rules! with_table {
+    ($any:expr, $table:ident => $body:expr) => {
+        match $any {
+            $crate::kv::Any::F32($table) => $body,
+            $crate::kv::Any::F64($table) => $body,
+            $crate::kv::Any::U32($table) => $body,
+            $crate::kv::Any::I32($table) => $body,
+        }
+    };
+}
+use with_table;
+
+impl Shard {
+    /// The empty shard at `placement` of tables as described.
+    pub fn new(specs: &[TableSpec], placement: Placement, functions: &Functions) -> Result<Self> {
+        let memory = Arc::new(Memory::default());
+        let make = |spec: &TableSpec| -> Result<Any> {
+            let memory = memory.clone();
+            let function = functions.make(spec).map_err(|e| {
+                let table = &spec.name;
+                e.context(format!("table {table}"))
+            })?;
+            Ok(match spec.element {
+                Type::F32 => Any::F32(Table::new(spec, placement, function.f32, memory)?),
+                Type::F64 => Any::F64(Table::new(spec, placement, function.f64, memory)?),
+                Type::U32 => Any::U32(Table::new(spec, placement, function.u32, memory)?),
+                Type::I32 => Any::I32(Table::new(spec, placement, function.i32, memory)?),
+            })
+        };
+        let tables = specs.iter().map(make).collect::<Result<_>>()?;
+        Ok(Self { specs: specs.to_vec(), tables })
+    }
+
+    /// What the tables are, by [`TableId`].
+    pub fn specs(&self) -> &[TableSpec] {
+        &self.specs
+    }
+
+    /// What `table` is.
+    pub fn spec(&self, table: TableId) -> Result<&TableSpec> {
+        self.specs.get(usize::from(table.0)).ok_or_else(|| no_table(table, self.specs.len()))
+    }
+
+    /// Reads `width` values per key into `out`.
+    pub fn get(&self, table: TableId, keys: Keys<'_>, out: ValuesMut<'_>) -> Result<()> {
+        match (self.table(table)?, out) {
+            (Any::F32(t), ValuesMut::F32(out)) => t.get(keys, out),
+            (Any::F64(t), ValuesMut::F64(out)) => t.get(keys, out),
+            (Any::U32(t), ValuesMut::U32(out)) => t.get(keys, out),
+            (Any::I32(t), ValuesMut::I32(out)) => t.get(keys, out),
+            (_, out) => Err(self.wrong_type(table, out.kind())),
+        }
+    }
+
+    /// Runs the table's update function on `width` values per key.
+    pub fn add(&self, table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<()> {
+        match (self.table(table)?, values) {
+            (Any::F32(t), Values::F32(values)) => t.add(keys, values),
+            (Any::F64(t), Values::F64(values)) => t.add(keys, values),
+            (Any::U32(t), Values::U32(values)) => t.add(keys, values),
+            (Any::I32(t), Values::I32(values)) => t.add(keys, values),
+            (_, values) => Err(self.wrong_type(table, values.kind())),
+        }
+    }
+
+    /// Checks an update that is kept for later, so that it can't fail then.
+    pub fn check(&self, table: TableId, keys: Keys<'_>, element: Type, len: usize) -> Result<()> {
+        let any = self.table(table)?;
+        if self.spec(table)?.element != element {
+            return Err(self.wrong_type(table, element));
+        }
+        with_table!(any, t => t.check(keys, len))
+    }
+
+    fn table(&self, table: TableId) -> Result<&Any> {
+        self.tables.get(usize::from(table.0)).ok_or_else(|| no_table(table, self.tables.len()))
+    }
+
+    fn wrong_type(&self, table: TableId, asked: Type) -> Error {
+        let spec = &self.specs[usize::from(table.0)];
+        Error::bug(format!("table {} holds {:?}, not {asked:?}", spec.name, spec.element))
+    }
+}
+
+fn no_table(table: TableId, tables: usize) -> Error {
+    Error::bug(format!("table {table} of a plan with {tables} tables"))
+}
+
+#[cfg(test)]
+mod tests;

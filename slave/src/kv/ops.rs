@@ -1,0 +1,65 @@
+//! What the servers do to whole tables, without traffic.
+//!
+//! Invariant: an operation depends on the values alone, never on which chunks happen to live or in which order they came
+//! to life, so equal tables give equal bits.
+
+use super::table::Table;
+use super::{Any, Shard, with_table};
+use flexps_common::error::{Error, Result};
+use flexps_common::plan::TableOp;
+use flexps_common::value::Element;
+
+impl Shard {
+    /// Runs `op` on this shard's part and returns its number: the partial squared norm, else 0.
+    pub fn op(&self, op: &TableOp) -> Result<f64> {
+        match op {
+            TableOp::Copy { from, to } => {
+                let (source, target) = (self.spec(*from)?, self.spec(*to)?);
+                if (source.element, source.width) != (target.element, target.width) {
+                    return Err(Error::user(format!(
+                        "table {} ({:?} x {}) can't be copied to {} ({:?} x {}): both must be alike",
+                        source.name, source.element, source.width, target.name, target.element, target.width
+                    )));
+                }
+                if from != to {
+                    match (self.table(*from)?, self.table(*to)?) {
+                        (Any::F32(from), Any::F32(to)) => to.copy(from),
+                        (Any::F64(from), Any::F64(to)) => to.copy(from),
+                        (Any::U32(from), Any::U32(to)) => to.copy(from),
+                        (Any::I32(from), Any::I32(to)) => to.copy(from),
+                        _ => {}
+                    }
+                }
+                Ok(0.0)
+            }
+            TableOp::Zero { table } => {
+                with_table!(self.table(*table)?, t => t.chunks().for_each(|(_, chunk)| chunk.lock().zero()));
+                Ok(0.0)
+            }
+            TableOp::Scale { table, by } => {
+                with_table!(self.table(*table)?, t => t.chunks().for_each(|(_, chunk)| chunk.lock().scale(*by)));
+                Ok(0.0)
+            }
+            TableOp::Norm2 { table, .. } => Ok(with_table!(self.table(*table)?, t => {
+                t.chunks().map(|(_, chunk)| chunk.lock().norm2(t.width())).sum()
+            })),
+        }
+    }
+}
+
+impl<T: Element> Table<T> {
+    /// Takes over all values of `from`, which is as wide.
+    fn copy(&self, from: &Table<T>) {
+        for (number, chunk) in self.chunks() {
+            if from.find(number).is_none() {
+                chunk.lock().zero();
+            }
+        }
+        for (number, chunk) in from.chunks() {
+            let target = self.made(number);
+            // The two tables differ, and nobody else ever holds two chunks: no order of locks is needed.
+            let source = chunk.lock();
+            target.lock().copy(&source, self.width());
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The slave of flexps: a process that lends worker threads, serves its share of the tables and keeps its share of the rows.
+//!
+//! Invariant: everything here belongs to one [`node`]; two nodes of one process share nothing but the network.
+
+pub mod bulk;
+pub mod consistency;
+pub mod job;
+pub mod kv;
+mod memory;
+pub mod node;
+pub mod reader;
+pub mod stage;
+
+pub use node::{Handle, Options, start};
+
+#[cfg(test)]
+mod tests;

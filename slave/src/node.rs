@@ -1,0 +1,482 @@
+//! The slave as a node: it registers, says that it lives, and serves its two listeners.
+//!
+//! Invariants: the loop owns the registration and decides about jobs, and nothing in it waits: what takes time runs as a
+//! task or on a worker thread and answers itself; bulk requests have a runtime of their own, so control never waits for
+//! them.
+
+use crate::bulk::Bulk;
+use crate::job::{OpenJob, Opening};
+use crate::kv::Functions;
+use crate::memory;
+use crate::reader::{self, NextSplit, Reader};
+use crate::stage::launch::launch;
+use crate::stage::pool::Pool;
+use flexps_common::data::Schema;
+use flexps_common::error::{Error, Fault, Result};
+use flexps_common::ids::{InputId, JobId, SlaveId};
+use flexps_common::job::Registry;
+use flexps_common::storage::Storage;
+use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
+use flexps_common::wire::control::{
+    FromMaster, FromSlave, HEARTBEAT_MS, Launch, Peer, Registration, SILENCE_MS, ToMaster, ToSlave,
+};
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use rustc_hash::FxHashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{info, warn};
+
+/// How long the master may take for an answer to a heartbeat.
+const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(SILENCE_MS / 2);
+/// How long the master may take for an answer to a report.
+const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+/// Jobs are dropped when the master was silent for so long.
+const MASTER_LOST: Duration = Duration::from_secs(60);
+/// Threads that serve bulk requests.
+const BULK_THREADS: usize = 2;
+
+/// What a slave is started with.
+#[derive(Clone)]
+pub struct Options {
+    /// Its name; unique among live slaves.
+    pub name: String,
+    /// The host whose HDFS blocks are local to it.
+    pub host: String,
+    /// Worker threads that it lends.
+    pub slots: u32,
+    /// Bytes of rows that it keeps in memory; the rest goes to `spill_dir`.
+    pub cache_memory: u64,
+    /// Where rows go that memory does not hold.
+    pub spill_dir: PathBuf,
+    /// Where the master listens.
+    pub master: String,
+    /// Where to listen for control messages.
+    pub control: String,
+    /// Where to listen for bulk values.
+    pub bulk: String,
+    /// The update functions that tables may name.
+    pub functions: Functions,
+    /// The way to the inputs' files.
+    pub storage: Storage,
+}
+
+/// A running slave. It goes on when the handle is dropped.
+pub struct Handle {
+    events: mpsc::UnboundedSender<Event>,
+    state: watch::Receiver<State>,
+}
+
+/// Where a slave stands.
+#[derive(Debug, Clone, PartialEq)]
+enum State {
+    Registering,
+    Registered(SlaveId),
+    Ended(Result<()>),
+}
+
+/// The open jobs, shared by the loop, which changes them, and the bulk listener.
+#[derive(Clone, Default)]
+pub struct Jobs(Arc<RwLock<FxHashMap<JobId, Arc<OpenJob>>>>);
+
+impl Jobs {
+    /// An open job.
+    pub fn find(&self, id: JobId) -> Result<Arc<OpenJob>> {
+        let found = self.0.read().get(&id).cloned();
+        found.ok_or_else(|| Error::cluster(format!("job {id} is not open here; it ended or was never begun")))
+    }
+
+    /// Adds an open job.
+    pub fn insert(&self, job: Arc<OpenJob>) {
+        self.0.write().insert(job.id, job);
+    }
+
+    fn close(&self, id: JobId, reason: &Error) {
+        let job = self.0.write().remove(&id);
+        if let Some(job) = job {
+            job.close(reason);
+        }
+    }
+
+    fn close_all(&self, reason: &Error) {
+        let jobs = std::mem::take(&mut *self.0.write());
+        jobs.values().for_each(|job| job.close(reason));
+    }
+}
+
+type Reply = oneshot::Sender<Result<Packet>>;
+
+enum Event {
+    /// A request came to the control listener.
+    Control(ToSlave, Reply),
+    /// The master answered a registration or a heartbeat.
+    Master(Result<FromMaster>),
+    /// The owner of the handle wants it to end.
+    Stop,
+}
+
+/// The control listener's service.
+struct Control(mpsc::UnboundedSender<Event>);
+
+impl Service for Control {
+    fn call(&self, _from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
+        let (reply, answer) = oneshot::channel();
+        let sent = request.message().map(|message| self.0.send(Event::Control(message, reply)).is_ok());
+        Box::pin(async move {
+            match sent {
+                Ok(true) => answer.await.unwrap_or_else(|_| Err(ended())),
+                Ok(false) => Err(ended()),
+                Err(e) => Err(e),
+            }
+        })
+    }
+}
+
+fn ended() -> Error {
+    Error::cluster("this slave is ending")
+}
+
+/// Starts a slave: it listens when this returns, and registers at the master from then on; see [`Handle::registered`].
+pub async fn start(network: Network, registry: Registry, options: Options) -> Result<Handle> {
+    memory::give_back();
+    let (events, receive) = mpsc::unbounded_channel();
+    let jobs = Jobs::default();
+    let bulk_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(BULK_THREADS)
+        .thread_name("bulk")
+        .enable_all()
+        .build()
+        .map_err(|e| Error::cluster(format!("no threads for bulk requests: {e}")))?;
+    let bulk_runtime = Background(Some(bulk_runtime));
+    let bulk = {
+        // The listener serves on the runtime on which it was made.
+        let (network, address) = (network.clone(), options.bulk.clone());
+        let service = Arc::new(Bulk { jobs: jobs.clone(), memory: Arc::default() });
+        let listen = async move { network.listen(&address, service).await };
+        let listening = bulk_runtime.0.as_ref().map(|runtime| runtime.spawn(listen)).ok_or_else(ended)?;
+        listening.await.map_err(|e| Error::bug(format!("the bulk listener did not start: {e}")))??
+    };
+    let control = network.listen(&options.control, Arc::new(Control(events.clone()))).await?;
+    let registration = Registration {
+        name: options.name.clone(),
+        host: options.host.clone(),
+        slots: options.slots,
+        control: control.address().to_owned(),
+        bulk: bulk.address().to_owned(),
+        pid: std::process::id(),
+        incarnation: incarnation(),
+    };
+    let (state, watch) = watch::channel(State::Registering);
+    let node = Node {
+        master: network.channel(&options.master, "the master"),
+        network,
+        registry,
+        options,
+        jobs,
+        pool: Pool::default(),
+        registration,
+        id: None,
+        asking: false,
+        silent_since: None,
+        events: events.clone(),
+        state,
+        _listeners: [control, bulk],
+        _bulk_runtime: bulk_runtime,
+    };
+    tokio::spawn(node.run(receive));
+    Ok(Handle { events, state: watch })
+}
+
+/// Differs from that of any other process that has or had the same name.
+fn incarnation() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    (now.as_nanos() as u64).rotate_left(20) ^ u64::from(std::process::id())
+}
+
+impl Handle {
+    /// Waits until the master has taken the slave; the identity that it got. An error when it ended before.
+    pub async fn registered(&self) -> Result<SlaveId> {
+        let mut state = self.state.clone();
+        let reached = state.wait_for(|state| *state != State::Registering).await.map(|state| state.clone());
+        match reached {
+            Ok(State::Registered(id)) => Ok(id),
+            Ok(State::Ended(Err(e))) => Err(e),
+            _ => Err(ended()),
+        }
+    }
+
+    /// Asks the slave to leave the cluster and end; [`Handle::wait`] tells when it has.
+    pub fn stop(&self) {
+        // One that has ended needs no stop.
+        let _ = self.events.send(Event::Stop);
+    }
+
+    /// Waits until the slave has ended: why, if it was not asked to.
+    pub async fn wait(&self) -> Result<()> {
+        let mut state = self.state.clone();
+        let reached = state.wait_for(|state| matches!(state, State::Ended(_))).await.map(|state| state.clone());
+        match reached {
+            Ok(State::Ended(result)) => result,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A runtime that may be dropped anywhere.
+struct Background(Option<tokio::runtime::Runtime>);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct Node {
+    network: Network,
+    registry: Registry,
+    options: Options,
+    master: Channel,
+    jobs: Jobs,
+    pool: Pool,
+    registration: Registration,
+    /// As registered; none before, and after the master has forgotten this slave.
+    id: Option<SlaveId>,
+    /// Whether a registration or a heartbeat is under way.
+    asking: bool,
+    /// Since when the master has not answered.
+    silent_since: Option<Instant>,
+    events: mpsc::UnboundedSender<Event>,
+    state: watch::Sender<State>,
+    _listeners: [Listener; 2],
+    _bulk_runtime: Background,
+}
+
+impl Node {
+    async fn run(mut self, mut events: mpsc::UnboundedReceiver<Event>) {
+        let mut beat = tokio::time::interval(Duration::from_millis(HEARTBEAT_MS));
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Control(message, reply)) => self.control(message, reply),
+                    Some(Event::Master(answer)) => {
+                        if let Err(e) = self.heard_master(answer) {
+                            break Err(e);
+                        }
+                    }
+                    Some(Event::Stop) | None => break Ok(()),
+                },
+                _ = beat.tick() => self.beat(),
+            }
+        };
+        self.jobs.close_all(&Error::cancelled().context("the slave ends"));
+        if let Some(slave) = self.id {
+            // Out of courtesy: a master that does not hear it notices the silence.
+            let _ = self.master.ask::<_, FromMaster>(&ToMaster::Leave { slave }, HEARTBEAT_DEADLINE).await;
+        }
+        let Self { state, _listeners, .. } = self;
+        drop(_listeners);
+        state.send_replace(State::Ended(result));
+    }
+
+    /// Registers, or says that the slave lives.
+    fn beat(&mut self) {
+        if self.asking {
+            return;
+        }
+        self.asking = true;
+        let message = match self.id {
+            Some(slave) => {
+                let incarnation = self.registration.incarnation;
+                ToMaster::Heartbeat { slave, incarnation, peak_memory_bytes: peak_memory() }
+            }
+            None => ToMaster::Register(self.registration.clone()),
+        };
+        let (master, events) = (self.master.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let answer = master.ask(&message, HEARTBEAT_DEADLINE).await;
+            let _ = events.send(Event::Master(answer));
+        });
+    }
+
+    /// An error when the slave can't be part of this cluster.
+    fn heard_master(&mut self, answer: Result<FromMaster>) -> Result<()> {
+        self.asking = false;
+        let mut forgotten = false;
+        let (name, address) = (&self.options.name, &self.options.master);
+        match answer {
+            Err(e) if self.id.is_none() && e.fault == Fault::User => return Err(e),
+            Err(e) => {
+                let since = *self.silent_since.get_or_insert_with(|| {
+                    warn!(slave = %name, master = %address, error = %e, "the master does not answer; trying on");
+                    Instant::now()
+                });
+                if since.elapsed() > MASTER_LOST {
+                    self.jobs.close_all(&Error::cluster("the master is gone"));
+                }
+                return Ok(());
+            }
+            Ok(FromMaster::Registered { slave }) => {
+                info!(slave = %name, id = %slave, master = %address, "registered");
+                self.id = Some(slave);
+                self.state.send_replace(State::Registered(slave));
+            }
+            Ok(FromMaster::Unknown) => {
+                if self.id.take().is_some() {
+                    forgotten = true;
+                    warn!(slave = %name, master = %address, "the master does not know this slave; registering again");
+                    self.jobs.close_all(&Error::cluster("the master has forgotten this slave"));
+                    self.state.send_replace(State::Registering);
+                }
+            }
+            Ok(_) => {}
+        }
+        if self.silent_since.take().is_some() {
+            info!(slave = %name, master = %address, "the master answers again");
+        }
+        if forgotten {
+            self.beat();
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, message: ToSlave, reply: Reply) {
+        // Who no longer waits for an answer needs none.
+        let answer = |reply: Reply, result: Result<FromSlave>| {
+            let _ = reply.send(result.and_then(|message| Packet::control(&message)));
+        };
+        let result = match message {
+            ToSlave::Open { job, name, params, plan_hash, slaves, you } => {
+                self.open(job, name, &params, plan_hash, slaves, you)
+            }
+            ToSlave::Launch(launch) => self.launch(launch),
+            ToSlave::Clock { job, run, slave, clock } => match self.jobs.find(job) {
+                Ok(job) => {
+                    if let Some(run) = job.heard(run, slave, clock) {
+                        tokio::task::spawn_blocking(move || run.apply_due());
+                    }
+                    Ok(())
+                }
+                Err(e) => Err(e),
+            },
+            ToSlave::Ops { job, ops, .. } => match self.jobs.find(job) {
+                Ok(job) => {
+                    tokio::task::spawn_blocking(move || answer(reply, job.ops(&ops).map(FromSlave::Numbers)));
+                    return;
+                }
+                Err(e) => Err(e),
+            },
+            ToSlave::CancelStage { job, run, reason } => self.jobs.find(job).map(|job| {
+                let current = job.current();
+                if current.id == run {
+                    current.cancel(Error::new(Fault::Cancelled, reason));
+                }
+            }),
+            ToSlave::Read { job, input, schema } => self.read(job, input, schema),
+            ToSlave::Facts { job, input, facts } => self.jobs.find(job).and_then(|job| job.learn(input, facts)),
+            ToSlave::Close { job } => {
+                self.jobs.close(job, &Error::cancelled());
+                Ok(())
+            }
+        };
+        answer(reply, result.map(|()| FromSlave::Ok));
+    }
+
+    fn open(
+        &mut self,
+        id: JobId,
+        name: String,
+        params: &str,
+        plan_hash: u64,
+        slaves: Vec<Peer>,
+        you: SlaveId,
+    ) -> Result<()> {
+        let plan = self.registry.job(&name, params)?.plan()?;
+        if plan.hash() != plan_hash {
+            return Err(Error::cluster(format!(
+                "job {name} has plan {:016x} on slave {}, {plan_hash:016x} at the master; run the same build on both",
+                plan.hash(),
+                self.options.name
+            )));
+        }
+        let opening = Opening { id, name, plan, slaves, you };
+        let job = OpenJob::new(opening, &self.network, &self.options.functions)?;
+        self.jobs.insert(Arc::new(job));
+        Ok(())
+    }
+
+    fn read(&self, id: JobId, input: InputId, schema: Schema) -> Result<()> {
+        let job = self.jobs.find(id)?;
+        let options = reader::Options {
+            cache_memory: self.options.cache_memory,
+            spill: self.options.spill_dir.clone(),
+            ..reader::Options::new(&self.options.host)
+        };
+        let (master, slave) = (self.master.clone(), job.you());
+        let next_split: NextSplit = Box::new(move || {
+            let master = master.clone();
+            Box::pin(async move {
+                match master.ask(&ToMaster::NextSplit { slave, job: id, input }, REPORT_DEADLINE).await? {
+                    FromMaster::Split(split) => Ok(split),
+                    answer => Err(Error::cluster(format!("no split from the master but {answer:?}"))),
+                }
+            })
+        });
+        let runtime = tokio::runtime::Handle::current();
+        let reader = Reader::start(options, schema, self.options.storage.clone(), next_split, &runtime)?;
+        let reader = Arc::new(reader);
+        job.read(input, reader.clone())?;
+        let (master, jobs) = (self.master.clone(), self.jobs.clone());
+        tokio::spawn(async move {
+            let result = reader.done().await;
+            drop(reader);
+            let message = ToMaster::ReadDone { slave, job: id, input, result };
+            report(&tokio::runtime::Handle::current(), master, jobs, id, message);
+        });
+        Ok(())
+    }
+
+    fn launch(&mut self, message: Launch) -> Result<()> {
+        let job = self.jobs.find(message.job)?;
+        let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
+        let (slave, id, run) = (job.you(), job.id, message.run);
+        launch(&job, &self.pool, message, move |outcome| {
+            let message = ToMaster::StageDone { slave, job: id, run, outcome };
+            report(&runtime, master, jobs, id, message);
+        })
+    }
+}
+
+/// Tells the master something of a job, again and again until it has heard it or the job is closed.
+fn report(runtime: &tokio::runtime::Handle, master: Channel, jobs: Jobs, job: JobId, message: ToMaster) {
+    let packet = match Packet::control(&message) {
+        Ok(packet) => packet,
+        Err(e) => {
+            warn!(%job, error = %e, "a report can't be sent");
+            return;
+        }
+    };
+    // Started here, so that an empty stage's report does not wait for a runtime thread.
+    let mut pending = master.start(packet.clone(), REPORT_DEADLINE);
+    runtime.spawn(async move {
+        while let Err(e) = pending.answer().await {
+            if !e.retry || jobs.find(job).is_err() {
+                warn!(%job, error = %e, "the master did not take a report");
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
+            pending = master.start(packet.clone(), REPORT_DEADLINE);
+        }
+    });
+}
+
+/// The largest resident set of this process so far, in bytes; 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
+}

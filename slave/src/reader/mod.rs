@@ -1,0 +1,123 @@
+//! The reader: one input's part of one slave, from splits to cached blocks.
+//!
+//! A task pulls splits and fills buffers of a small ring with whole lines, numbered in order (`pump`, `source`); parser
+//! threads turn them into blocks, out of order (`parsers`); `store` keeps these by number, on disk when memory is used up
+//! (`spill`). Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
+//! call ends, with a block or with the cause of the failure; besides the cached rows no more than the ring, the parsers'
+//! scratch memory and one read are held.
+
+mod parsers;
+mod pump;
+mod source;
+mod spill;
+mod store;
+
+#[cfg(test)]
+mod tests;
+
+use flexps_common::data::block::KeyMap;
+use flexps_common::data::{Block, Schema};
+use flexps_common::error::{Error, Result};
+use flexps_common::storage::Storage;
+use flexps_common::wire::control::{ReadDone, Split};
+use futures::future::BoxFuture;
+use std::path::PathBuf;
+use std::sync::Arc;
+use store::Store;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+/// Bytes of text that make a block, unless a row is longer or a split ends.
+const CHUNK: usize = 4 << 20;
+
+/// More parsers would wait for the one stream that feeds them, and would hold more than 64 MiB with it.
+const MOST_PARSERS: usize = 4;
+
+/// Buffers in the ring beside those that are being parsed: one is filled, one waits.
+const SPARE_BUFFERS: usize = 2;
+
+/// How to read.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host whose blocks are local.
+    pub host: String,
+    /// Bytes of rows that are kept in memory; what comes later is kept on disk.
+    pub cache_memory: u64,
+    /// Where on disk.
+    pub spill: PathBuf,
+    /// Parser threads.
+    pub parsers: usize,
+    /// Bytes of text per block.
+    pub chunk: usize,
+}
+
+impl Options {
+    /// All rows in memory, a parser per core.
+    pub fn new(host: &str) -> Self {
+        Self {
+            host: host.to_owned(),
+            cache_memory: u64::MAX,
+            spill: std::env::temp_dir(),
+            parsers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PARSERS),
+            chunk: CHUNK,
+        }
+    }
+}
+
+/// Asks for the next split; none when all are given out. Called for the next split while one is read.
+pub type NextSplit = Box<dyn FnMut() -> BoxFuture<'static, Result<Option<Split>>> + Send>;
+
+/// An input's part that is being read, or was. Dropping it ends the reading and drops the rows.
+pub struct Reader {
+    store: Arc<Store>,
+    pump: JoinHandle<()>,
+}
+
+impl Reader {
+    /// Starts to read on `runtime`.
+    pub fn start(
+        options: Options,
+        schema: Schema,
+        storage: Storage,
+        next_split: NextSplit,
+        runtime: &Handle,
+    ) -> Result<Self> {
+        let store = Arc::new(Store::new(schema.clone(), options.cache_memory, options.spill.clone()));
+        let ring = parsers::start(&options, &schema, &store)?;
+        let pump = runtime.spawn(pump::run(options, storage, next_split, ring, store.clone()));
+        Ok(Self { store, pump })
+    }
+
+    /// Block `at`, as soon as it is parsed; none behind the last one.
+    pub async fn block(&self, at: usize) -> Result<Option<Arc<Block>>> {
+        self.store.block(at).await
+    }
+
+    /// Number of blocks; waits until all are parsed.
+    pub async fn blocks(&self) -> Result<usize> {
+        self.store.blocks().await
+    }
+
+    /// The distinct features of all rows; waits until all are parsed. Its first call renumbers the rows, unless nearly all
+    /// features occur: blocks taken later hold local numbers.
+    pub async fn key_map(&self) -> Result<Arc<KeyMap>> {
+        self.store.key_map().await
+    }
+
+    /// What was read, once all of it is parsed.
+    pub async fn done(&self) -> Result<ReadDone> {
+        self.store.done().await
+    }
+
+    /// Ends the reading and all waits, with `error`. Blocks that were there still are, for who holds them.
+    pub fn cancel(&self, error: Error) {
+        self.store.fail(error);
+        self.pump.abort();
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.cancel(Error::cancelled());
+    }
+}

@@ -1,0 +1,102 @@
+//! The parser threads, and the ring of buffers between them and the pump.
+//!
+//! Invariant: no buffer is ever lost, so that the pump never waits in vain: each comes back when it is parsed, also when
+//! parsing failed. A parser that panics fails the reading.
+
+use super::store::Store;
+use super::{Options, SPARE_BUFFERS};
+use crossbeam_channel as channel;
+use flexps_common::data::Schema;
+use flexps_common::data::libsvm::{Parser, Place};
+use flexps_common::error::{Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Whole lines of a file.
+pub struct Chunk {
+    /// Its place among all; the block gets the same.
+    pub number: usize,
+    /// The lines.
+    pub text: Vec<u8>,
+    /// The file.
+    pub path: Arc<str>,
+    /// Offset of the first byte in the file's text.
+    pub offset: u64,
+    /// Number of the first line, from 1, when it is known.
+    pub line: Option<u64>,
+}
+
+/// The pump's end of the ring. When it is dropped, the parsers end after the last chunk.
+pub struct Ring {
+    free: mpsc::Receiver<Vec<u8>>,
+    full: channel::Sender<Chunk>,
+}
+
+impl Ring {
+    /// An empty buffer, as soon as there is one.
+    pub async fn take(&mut self) -> Result<Vec<u8>> {
+        self.free.recv().await.ok_or_else(gone)
+    }
+
+    /// Hands a chunk to the parsers; does not wait, since there is room for every buffer of the ring.
+    pub fn give(&self, chunk: Chunk) -> Result<()> {
+        self.full.send(chunk).map_err(|_| gone())
+    }
+}
+
+fn gone() -> Error {
+    Error::bug("all parser threads are gone")
+}
+
+/// Starts the threads and fills the ring.
+pub fn start(options: &Options, schema: &Schema, store: &Arc<Store>) -> Result<Ring> {
+    let parsers = options.parsers.max(1);
+    let buffers = parsers + SPARE_BUFFERS;
+    let (give_back, free) = mpsc::channel(buffers);
+    let (full, work) = channel::bounded(buffers);
+    for _ in 0..buffers {
+        // There is room for all.
+        let _ = give_back.try_send(Vec::with_capacity(options.chunk));
+    }
+    for i in 0..parsers {
+        let (give_back, work, store) = (give_back.clone(), work.clone(), store.clone());
+        let (parser, chunk) = (Parser::new(schema.clone()), options.chunk);
+        std::thread::Builder::new()
+            .name(format!("parse-{i}"))
+            .spawn(move || parse_all(parser, chunk, &work, &give_back, &store))
+            .map_err(|e| Error::cluster(format!("a parser thread can't be started: {e}")))?;
+    }
+    Ok(Ring { free, full })
+}
+
+fn parse_all(
+    mut parser: Parser,
+    chunk_bytes: usize,
+    work: &channel::Receiver<Chunk>,
+    give_back: &mpsc::Sender<Vec<u8>>,
+    store: &Store,
+) {
+    for chunk in work {
+        if !store.failed()
+            && let Err(error) = parse(&mut parser, &chunk, store)
+        {
+            store.fail(error);
+        }
+        let mut buffer = chunk.text;
+        buffer.clear();
+        if buffer.capacity() > 2 * chunk_bytes {
+            // A giant row passed; its memory is not kept.
+            buffer = Vec::with_capacity(chunk_bytes);
+        }
+        let _ = give_back.try_send(buffer);
+    }
+}
+
+fn parse(parser: &mut Parser, chunk: &Chunk, store: &Store) -> Result<()> {
+    let place = Place { path: &chunk.path, offset: chunk.offset, line: chunk.line };
+    let parsed = catch_unwind(AssertUnwindSafe(|| parser.parse(&chunk.text, &place))).unwrap_or_else(|_| {
+        Err(Error::bug(format!("the parser panicked in {} at byte {} or behind", chunk.path, chunk.offset)))
+    })?;
+    store.put(chunk.number, parsed)
+}

@@ -1,0 +1,169 @@
+//! Blocks on disk: an unnamed file, written once, each block under a checksum.
+//!
+//! Invariant: the file has no name from its first byte on, so it is gone when the process is, however it ends; a block that
+//! reads back otherwise than it was written is an error.
+
+use flexps_common::data::Block;
+use flexps_common::error::{Error, Result, io};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use xxhash_rust::xxh3::Xxh3;
+
+/// A file of blocks.
+#[derive(Debug)]
+pub struct Spill {
+    file: File,
+    /// The folder that it lies in, for errors.
+    folder: PathBuf,
+    end: AtomicU64,
+}
+
+/// Where a block lies in the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    start: u64,
+    rows: usize,
+    nonzeros: usize,
+    values: bool,
+    checksum: u64,
+}
+
+impl Extent {
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        4 * (2 * self.rows + 1 + self.nonzeros * (1 + usize::from(self.values))) as u64
+    }
+}
+
+impl Spill {
+    /// An empty file in `folder`, which is made if need be.
+    pub fn create(folder: &Path) -> Result<Self> {
+        let make = || {
+            std::fs::create_dir_all(folder)?;
+            let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+            let path = folder.join(format!(".flexps-rows-{}-{unique}", std::process::id()));
+            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        };
+        let file = make().map_err(|e| explained(folder, &e))?;
+        Ok(Self::on(file, folder))
+    }
+
+    fn on(file: File, folder: &Path) -> Self {
+        Self { file, folder: folder.to_owned(), end: AtomicU64::new(0) }
+    }
+
+    /// Writes a block. Threads may write at the same time.
+    pub fn write(&self, block: &Block) -> Result<Extent> {
+        let mut extent = Extent {
+            start: 0,
+            rows: block.rows(),
+            nonzeros: block.nonzeros(),
+            values: block.values.is_some(),
+            checksum: checksum(block),
+        };
+        extent.start = self.end.fetch_add(extent.bytes(), Ordering::Relaxed);
+        let mut at = extent.start;
+        for part in parts(block) {
+            self.file.write_all_at(part, at).map_err(|e| explained(&self.folder, &e))?;
+            at += part.len() as u64;
+        }
+        Ok(extent)
+    }
+
+    /// Reads a block back.
+    pub fn read(&self, extent: &Extent) -> Result<Block> {
+        let mut block = Block {
+            labels: vec![0.0; extent.rows].into(),
+            offsets: vec![0; extent.rows + 1].into(),
+            indices: vec![0; extent.nonzeros].into(),
+            values: extent.values.then(|| vec![0.0; extent.nonzeros].into()),
+        };
+        let mut at = extent.start;
+        let Block { labels, offsets, indices, values } = &mut block;
+        let mut read = |part: &mut [u8]| {
+            self.file.read_exact_at(part, at).map_err(|e| explained(&self.folder, &e))?;
+            at += part.len() as u64;
+            Ok::<_, Error>(())
+        };
+        read(bytemuck::cast_slice_mut(labels))?;
+        read(bytemuck::cast_slice_mut(offsets))?;
+        read(bytemuck::cast_slice_mut(indices))?;
+        if let Some(values) = values {
+            read(bytemuck::cast_slice_mut(values))?;
+        }
+        if checksum(&block) != extent.checksum {
+            return Err(Error::cluster(format!(
+                "{}: cached rows read back with a wrong checksum; check the disk, or give more --cache-memory",
+                self.folder.display()
+            )));
+        }
+        Ok(block)
+    }
+}
+
+fn explained(folder: &Path, error: &std::io::Error) -> Error {
+    io(format!("the row cache in {}", folder.display()), error)
+}
+
+fn parts(block: &Block) -> impl Iterator<Item = &[u8]> {
+    let fixed: [&[u8]; 3] = [
+        bytemuck::cast_slice(&block.labels),
+        bytemuck::cast_slice(&block.offsets),
+        bytemuck::cast_slice(&block.indices),
+    ];
+    fixed.into_iter().chain(block.values.as_ref().map(|v| bytemuck::cast_slice(v)))
+}
+
+fn checksum(block: &Block) -> u64 {
+    let mut hasher = Xxh3::new();
+    parts(block).for_each(|part| hasher.update(part));
+    hasher.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(values: bool) -> Block {
+        Block {
+            labels: [1.0, -1.0].into(),
+            offsets: [0, 1, 3].into(),
+            indices: [7, 1, 9].into(),
+            values: values.then(|| [0.5, 2.0, -1.0].into()),
+        }
+    }
+
+    #[test]
+    fn blocks_read_back_as_they_were_written_and_the_file_has_no_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::create(&folder.path().join("new")).unwrap();
+        let extents = [true, false, true].map(|values| spill.write(&block(values)).unwrap());
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
+        assert_eq!(extents[0].bytes(), block(true).bytes() as u64);
+        assert_eq!(extents.map(|e| spill.read(&e).unwrap()), [true, false, true].map(block));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed() {
+        let spill = Spill::create(&std::env::temp_dir()).unwrap();
+        let extent = spill.write(&block(true)).unwrap();
+        let mut byte = [0];
+        spill.file.read_exact_at(&mut byte, 13).unwrap();
+        spill.file.write_all_at(&[byte[0] ^ 4], 13).unwrap();
+        assert!(spill.read(&extent).unwrap_err().message.contains("wrong checksum"));
+    }
+
+    #[test]
+    fn a_full_disk_and_a_folder_that_cant_be_made_are_told_in_plain_words() {
+        let full = File::options().read(true).write(true).open("/dev/full").unwrap();
+        let message = Spill::on(full, Path::new("/cache")).write(&block(true)).unwrap_err().message;
+        assert_eq!(message, "the row cache in /cache: the disk is full; free some space and run again");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let message = Spill::create(&file.path().join("below")).unwrap_err().message;
+        assert!(message.starts_with("the row cache in /"), "{message}");
+    }
+}

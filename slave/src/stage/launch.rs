@@ -1,0 +1,155 @@
+//! A stage run's workers, from launch to outcome.
+//!
+//! Invariant: whatever a worker does (return, fail, panic), it ends in its slot of the result, and the last one reports
+//! for all, in worker order.
+
+use super::backend::{Counters, Engine};
+use super::pool::{Pool, Task};
+use super::run::Run;
+use crate::job::OpenJob;
+use flexps_common::error::{Error, Result};
+use flexps_common::metrics::Metrics;
+use flexps_common::plan::StageSpec;
+use flexps_common::wire::control::{Launch, Outcome};
+use flexps_common::worker::{Place, Worker};
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// What the workers of one stage run on one slave share.
+struct Crew {
+    job: Arc<OpenJob>,
+    run: Arc<Run>,
+    spec: StageSpec,
+    scalars: Arc<BTreeMap<String, f64>>,
+    state: Mutex<State>,
+}
+
+struct State {
+    results: Vec<Option<Part>>,
+    left: usize,
+    done: Option<Done>,
+}
+
+/// How one worker's run went; its error, if any, is the run's.
+struct Part {
+    metrics: Metrics,
+    elapsed: Duration,
+    counters: Counters,
+}
+
+/// Starts this slave's workers of a stage run; `done` gets the outcome when the last one has ended. A slave without
+/// workers takes part with its shard alone.
+pub fn launch(
+    job: &Arc<OpenJob>,
+    pool: &Pool,
+    launch: Launch,
+    done: impl FnOnce(Outcome) + Send + 'static,
+) -> Result<()> {
+    let run = job.begin(&launch)?;
+    let threads = launch.workers.iter().map(|(_, n)| *n as usize).sum();
+    let mut first = 0;
+    let mut places = Vec::new();
+    for (slave, workers) in &launch.workers {
+        let workers = *workers as usize;
+        if *slave == job.you() {
+            places.extend((0..workers).map(|local_index| Place {
+                index: first + local_index,
+                threads,
+                local_index,
+                local_threads: workers,
+                slaves: launch.workers.len(),
+                epoch: launch.epoch,
+            }));
+        }
+        first += workers;
+    }
+    if places.is_empty() {
+        return Ok(());
+    }
+    let results = places.iter().map(|_| None).collect();
+    let crew = Arc::new(Crew {
+        job: job.clone(),
+        run: run.clone(),
+        spec: job.stage(launch.stage)?.clone(),
+        scalars: Arc::new(launch.scalars),
+        state: Mutex::new(State { results, left: places.len(), done: Some(Box::new(done)) }),
+    });
+    let task = |place: Place| -> Task {
+        let crew = crew.clone();
+        Box::new(move || crew.work(place))
+    };
+    pool.run(places.into_iter().map(task)).inspect_err(|e| run.cancel(e.clone()))
+}
+
+impl Crew {
+    fn work(&self, place: Place) {
+        self.run.enter();
+        let start = Instant::now();
+        let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone());
+        let mut metrics = Metrics::default();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut worker = Worker::new(place.clone(), &mut engine);
+            let result = self.run.check().and_then(|()| (self.spec.run)(&mut worker));
+            metrics = worker.metrics;
+            result?;
+            engine.end()
+        }));
+        match result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic))))) {
+            Ok(Some(least)) => self.job.announce(&self.run, least),
+            Ok(None) => {}
+            Err(e) => self.run.cancel(e.context(self.name(&place))),
+        }
+        self.run.siblings.end(None);
+        self.run.leave();
+        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters };
+        self.report(place.local_index, part);
+    }
+
+    fn name(&self, place: &Place) -> String {
+        let (job, here) = (&self.job.name, self.job.here());
+        format!("{job} epoch {} stage {} worker {} on {here}", place.epoch + 1, self.spec.name, place.index)
+    }
+
+    fn report(&self, worker: usize, part: Part) {
+        let (results, done) = {
+            let mut state = self.state.lock();
+            state.results[worker] = Some(part);
+            state.left -= 1;
+            if state.left > 0 {
+                return;
+            }
+            (std::mem::take(&mut state.results), state.done.take())
+        };
+        let mut outcome = Outcome {
+            error: self.run.error(),
+            metrics: Metrics::default(),
+            worker_seconds: 0.0,
+            wait_seconds: 0.0,
+            bytes_sent: 0,
+            bytes_received: 0,
+            rows: 0,
+        };
+        for part in results.into_iter().flatten() {
+            outcome.metrics.merge(&part.metrics);
+            outcome.worker_seconds += part.elapsed.as_secs_f64();
+            outcome.wait_seconds += part.counters.waited.as_secs_f64();
+            outcome.bytes_sent += part.counters.sent;
+            outcome.bytes_received += part.counters.received;
+            outcome.rows += part.counters.rows;
+        }
+        if let Some(done) = done {
+            done(outcome);
+        }
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with a value that is no text")
+}

@@ -1,0 +1,172 @@
+//! The way from this slave to another one of the same job, and the messages of a request on it.
+//!
+//! Invariant: a request whose key lists the shard has forgotten is sent again with the same keys and values; nobody
+//! notices but the counters.
+
+use super::cut::{Message, PieceKeys};
+use super::slices;
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::SlaveId;
+use flexps_common::transport::{Channel, Network, Packet, Pending};
+use flexps_common::value::{Values, ValuesMut};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::control::Peer;
+use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use flexps_common::wire::lists::SentLists;
+use std::time::Duration;
+
+/// How long a shard may take for an answer. A read waits no longer than clock messages are under way, so whoever is
+/// silent for so long has gone.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Another slave of the job.
+pub struct Link {
+    /// Its identity.
+    pub slave: SlaveId,
+    /// Takes clocks.
+    pub control: Channel,
+    bulk: Channel,
+    sent: SentLists,
+}
+
+/// A message to a shard that was not answered yet.
+pub struct UnderWay {
+    message: Message,
+    request: ToShard,
+    packet: Packet,
+    pending: Option<Pending>,
+}
+
+impl Link {
+    /// The way to `peer`.
+    pub fn new(network: &Network, peer: &Peer) -> Self {
+        Self {
+            slave: peer.id,
+            control: network.channel(&peer.control, &peer.name),
+            bulk: network.channel(&peer.bulk, &peer.name),
+            sent: SentLists::default(),
+        }
+    }
+
+    /// Sends a read.
+    pub fn get(&self, origin: Origin, peek: bool, message: Message) -> Result<UnderWay> {
+        let mut body = BodyWriter::default();
+        let sections = self.name_all(&message, &mut body, |_, _| Ok(()))?;
+        self.send(message, ToShard::Get { origin, sections, peek }, body)
+    }
+
+    /// Sends an update with the values of each item.
+    pub fn add(&self, origin: Origin, sequence: u64, message: Message, items: &[Values<'_>]) -> Result<UnderWay> {
+        let mut body = BodyWriter::with_capacity(message.bytes + 8 * message.pieces.len());
+        let sections = self.name_all(&message, &mut body, |piece, body| {
+            let piece = &message.pieces[piece];
+            for places in &piece.places {
+                let places = places.start * piece.width..places.end * piece.width;
+                body.values(slices::part(items[piece.item], places));
+            }
+            Ok(())
+        })?;
+        self.send(message, ToShard::Add { origin, sequence, sections }, body)
+    }
+
+    /// Sends a request again, all of its key lists inline.
+    fn again(&self, under_way: UnderWay) -> Result<UnderWay> {
+        self.sent.forget();
+        let UnderWay { message, request, packet, .. } = under_way;
+        match request {
+            ToShard::Get { origin, peek, .. } => self.get(origin, peek, message),
+            ToShard::Add { origin, sequence, sections } => {
+                let mut old = BodyReader::new(packet.body);
+                let mut body = BodyWriter::default();
+                let sections = self.name_all(&message, &mut body, |at, body| {
+                    if let KeyList::Inline { bytes, .. } = sections[at].keys {
+                        old.key_bytes(bytes)?;
+                    }
+                    let piece = &message.pieces[at];
+                    body.values(old.values(piece.element, piece.values())?.get());
+                    Ok(())
+                })?;
+                self.send(message, ToShard::Add { origin, sequence, sections }, body)
+            }
+        }
+    }
+
+    fn name_all(
+        &self,
+        message: &Message,
+        body: &mut BodyWriter,
+        mut values: impl FnMut(usize, &mut BodyWriter) -> Result<()>,
+    ) -> Result<Vec<Section>> {
+        let mut sections = Vec::with_capacity(message.pieces.len());
+        for (at, piece) in message.pieces.iter().enumerate() {
+            let keys = match &piece.keys {
+                PieceKeys::List(keys) => self.sent.name(keys, body)?,
+                PieceKeys::Range { start, count } => KeyList::Range { start: *start, count: *count },
+            };
+            body.pad();
+            values(at, body)?;
+            body.pad();
+            sections.push(Section { table: piece.table, element: piece.element, keys });
+        }
+        Ok(sections)
+    }
+
+    fn send(&self, message: Message, request: ToShard, body: BodyWriter) -> Result<UnderWay> {
+        let packet = Packet::bulk(&request, body.finish())?;
+        let pending = Some(self.bulk.start(packet.clone(), DEADLINE));
+        Ok(UnderWay { message, request, packet, pending })
+    }
+}
+
+impl UnderWay {
+    /// The shard's number.
+    pub fn shard(&self) -> u32 {
+        self.message.shard
+    }
+
+    /// Bytes of the values that it brings or asks for.
+    pub fn values(&self) -> usize {
+        self.message.pieces.iter().map(|piece| piece.values() * piece.element.size()).sum()
+    }
+
+    /// Bytes that were sent.
+    pub fn bytes(&self) -> usize {
+        self.packet.len()
+    }
+
+    /// The answer's future; to be taken once.
+    pub fn pending(&mut self) -> Option<Pending> {
+        self.pending.take()
+    }
+
+    /// What became of an update: None when the shard has it, else the message that was sent again.
+    pub fn added(self, link: &Link, answer: &Packet) -> Result<Option<Self>> {
+        match answer.message()? {
+            FromShard::Added => Ok(None),
+            FromShard::UnknownKeys => link.again(self).map(Some),
+            FromShard::Values => Err(Error::bug("values came back for an update")),
+        }
+    }
+
+    /// What became of a read: None when its values were put into `out`, else the message that was sent again.
+    pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Option<Self>> {
+        match answer.message()? {
+            FromShard::UnknownKeys => return link.again(self).map(Some),
+            FromShard::Added => return Err(Error::bug("no values came back for a read")),
+            FromShard::Values => {}
+        }
+        let mut body = BodyReader::new(answer.body);
+        for piece in &self.message.pieces {
+            let received = body.values(piece.element, piece.values())?;
+            let (values, mut at) = (received.get(), 0);
+            for places in &piece.places {
+                let to = slices::part_mut(&mut out[piece.item], places.start * piece.width..places.end * piece.width);
+                let len = to.len();
+                slices::copy(slices::part(values, at..at + len), to)?;
+                at += len;
+            }
+        }
+        body.end()?;
+        Ok(None)
+    }
+}

@@ -1,0 +1,12 @@
+//! Stages: worker threads, what they may call, and how a stage run ends.
+//!
+//! Invariant: a stage run ends exactly once on each slave, when all of its workers there have ended, whatever they did.
+
+pub mod backend;
+pub mod cut;
+pub mod launch;
+pub mod link;
+pub mod pool;
+pub mod run;
+pub mod slices;
+pub mod wait;

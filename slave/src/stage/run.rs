@@ -1,0 +1,278 @@
+//! One stage run on one slave: its clocks, the updates its shard keeps, and whether it goes on.
+//!
+//! Invariants: updates of a clock reach the shard in one order (worker, sequence) and before anybody reads at a later
+//! clock; once the run is cancelled, every wait in it ends.
+
+use crate::consistency::{Clocks, ENDED, Pending};
+use crate::kv::{Keys, Shard};
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::{SlaveId, StageRun};
+use flexps_common::plan::Consistency;
+use flexps_common::siblings::Siblings;
+use flexps_common::wire::body::ReceivedValues;
+use flexps_common::wire::lists;
+use flexps_common::{ids::TableId, worker::Place};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::Thread;
+use tokio::sync::oneshot;
+
+/// One table's part of a kept update.
+pub struct Update {
+    /// The table.
+    pub table: TableId,
+    /// Its keys.
+    pub keys: lists::Keys,
+    /// Its values.
+    pub values: ReceivedValues,
+}
+
+/// Where an update comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The worker's clock.
+    pub clock: u64,
+    /// The worker's place in the stage.
+    pub worker: u32,
+    /// The update's place among the worker's.
+    pub sequence: u64,
+}
+
+/// A stage run.
+pub struct Run {
+    /// Which.
+    pub id: StageRun,
+    /// What its workers must see of one another.
+    pub consistency: Consistency,
+    /// What the workers here sum.
+    pub siblings: Siblings,
+    shard: Arc<Shard>,
+    cancelled: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    clocks: Clocks,
+    pending: Pending<Vec<Update>>,
+    /// Updates of clocks below this one are in the shard.
+    applied: u64,
+    /// Somebody applies updates right now, without holding the lock.
+    applying: bool,
+    /// The first error, or why the run was cancelled.
+    error: Option<Error>,
+    /// Threads of this slave's workers, to wake them from waits for messages.
+    threads: Vec<Thread>,
+    /// Reads from other slaves that wait for a clock.
+    readers: Vec<(u64, oneshot::Sender<()>)>,
+}
+
+impl Run {
+    /// A run with `own` workers here and others on `others`.
+    pub fn new(
+        id: StageRun,
+        consistency: Consistency,
+        shard: Arc<Shard>,
+        own: usize,
+        others: impl IntoIterator<Item = SlaveId>,
+    ) -> Self {
+        let clocks = Clocks::new(consistency, own, others);
+        let state = State {
+            applied: clocks.due(),
+            clocks,
+            pending: Pending::default(),
+            applying: false,
+            error: None,
+            threads: Vec::new(),
+            readers: Vec::new(),
+        };
+        let (cancelled, changed) = (AtomicBool::new(false), Condvar::new());
+        Self { id, consistency, siblings: Siblings::new(own), shard, cancelled, state: Mutex::new(state), changed }
+    }
+
+    /// The calling thread works for this run until [`Run::leave`].
+    pub fn enter(&self) {
+        self.state.lock().threads.push(std::thread::current());
+    }
+
+    /// The calling thread has ended its work.
+    pub fn leave(&self) {
+        let me = std::thread::current().id();
+        self.state.lock().threads.retain(|thread| thread.id() != me);
+    }
+
+    /// An error once the run is cancelled.
+    #[inline]
+    pub fn check(&self) -> Result<()> {
+        if self.cancelled.load(Ordering::Acquire) { Err(Error::cancelled()) } else { Ok(()) }
+    }
+
+    /// Ends the run with `error`, unless it has one already: all waits end, all later calls fail.
+    pub fn cancel(&self, error: Error) {
+        let mut state = self.state.lock();
+        state.error.get_or_insert(error);
+        self.cancelled.store(true, Ordering::Release);
+        state.readers.clear();
+        self.siblings.end(Some(Error::cancelled()));
+        state.threads.iter().for_each(Thread::unpark);
+        self.changed.notify_all();
+    }
+
+    /// Why the run was cancelled, if it was.
+    pub fn error(&self) -> Option<Error> {
+        self.state.lock().error.clone()
+    }
+
+    /// A worker here ended an iteration, all of its updates being at their shards. The slave's least clock, if it rose.
+    pub fn tick(&self, place: &Place) -> Option<u64> {
+        let mut state = self.state.lock();
+        let least = state.clocks.tick(place.local_index);
+        self.moved(&mut state);
+        least
+    }
+
+    /// A worker here ended, all of its updates being at their shards. The slave's least clock, if it rose.
+    pub fn end(&self, place: &Place) -> Option<u64> {
+        let mut state = self.state.lock();
+        let least = state.clocks.end(place.local_index);
+        self.moved(&mut state);
+        least
+    }
+
+    /// Waits until a worker here may start its next iteration.
+    pub fn wait(&self, place: &Place) -> Result<()> {
+        let mut state = self.state.lock();
+        loop {
+            self.check()?;
+            let clock = state.clocks.of(place.local_index);
+            if state.clocks.may_go_on(place.local_index) && state.applied >= clock {
+                return Ok(());
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Another slave told its least clock. Whether updates may be due: somebody must then call [`Run::apply_due`].
+    pub fn heard(&self, slave: SlaveId, clock: u64) -> bool {
+        let mut state = self.state.lock();
+        state.clocks.heard(slave, clock);
+        if state.pending.is_empty() && !state.applying {
+            self.moved(&mut state);
+            return false;
+        }
+        true
+    }
+
+    /// Applies what is due, or waits for who does.
+    pub fn apply_due(&self) {
+        let mut state = self.state.lock();
+        self.moved(&mut state);
+        while state.applying {
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// Takes an update to this slave's shard: at once, or when its clock is complete.
+    pub fn add(&self, source: Source, update: Vec<Update>) -> Result<()> {
+        self.check()?;
+        if let [part] = &update[..]
+            && self.keeps_none()
+        {
+            return self.apply(part);
+        }
+        // All of it or nothing.
+        for part in &update {
+            let values = part.values.get();
+            self.shard.check(part.table, view(&part.keys), values.kind(), values.len())?;
+        }
+        if self.keeps_none() || source.clock < self.state.lock().applied {
+            return update.iter().try_for_each(|part| self.apply(part));
+        }
+        let mut state = self.state.lock();
+        state.pending.keep(source.clock, source.worker, source.sequence, update);
+        // The clock may have been completed meanwhile.
+        self.advance(&mut state);
+        Ok(())
+    }
+
+    /// Whether updates are applied at once in this run.
+    pub fn keeps_none(&self) -> bool {
+        self.consistency != Consistency::Bsp
+    }
+
+    /// Waits until a read at `clock` sees what it must.
+    pub async fn readable(&self, clock: u64) -> Result<()> {
+        self.check()?;
+        let (send, receive) = oneshot::channel();
+        {
+            let mut state = self.state.lock();
+            if state.applied >= clock {
+                return Ok(());
+            }
+            state.readers.push((clock, send));
+        }
+        receive.await.map_err(|_| Error::cancelled())
+    }
+
+    /// The run is over everywhere: applies whatever is left.
+    pub fn finish(&self) {
+        let mut state = self.state.lock();
+        while state.applying {
+            self.changed.wait(&mut state);
+        }
+        let left: Vec<_> = state.pending.take_all().collect();
+        self.apply_all(&mut state, left, ENDED);
+    }
+
+    /// A clock moved: applies what is due, and lets waiting workers look again.
+    fn moved(&self, state: &mut MutexGuard<'_, State>) {
+        self.advance(state);
+        self.changed.notify_all();
+    }
+
+    /// Applies what is due, unless another thread does: that one then looks again.
+    fn advance(&self, state: &mut MutexGuard<'_, State>) {
+        while !state.applying {
+            let due = state.clocks.due();
+            let ready: Vec<_> = state.pending.take_below(due).collect();
+            if ready.is_empty() && state.applied >= due {
+                return;
+            }
+            self.apply_all(state, ready, due);
+        }
+    }
+
+    fn apply_all(&self, state: &mut MutexGuard<'_, State>, updates: Vec<Vec<Update>>, due: u64) {
+        if !updates.is_empty() {
+            state.applying = true;
+            let result =
+                MutexGuard::unlocked(state, || updates.iter().flatten().try_for_each(|update| self.apply(update)));
+            state.applying = false;
+            if let Err(e) = result {
+                // Checked when it was kept: can't fail.
+                state.error.get_or_insert(e);
+                self.cancelled.store(true, Ordering::Release);
+            }
+        }
+        state.applied = due.max(state.applied);
+        let applied = state.applied;
+        for (_, reader) in state.readers.extract_if(.., |(clock, _)| *clock <= applied) {
+            // A reader that has gone needs no answer.
+            let _ = reader.send(());
+        }
+        self.changed.notify_all();
+    }
+
+    fn apply(&self, update: &Update) -> Result<()> {
+        self.shard.add(update.table, view(&update.keys), update.values.get())
+    }
+}
+
+/// Received keys as the store takes them.
+pub fn view(keys: &lists::Keys) -> Keys<'_> {
+    match keys {
+        lists::Keys::List(keys) => Keys::List(keys),
+        lists::Keys::Range(range) => Keys::Range { start: range.start as u32, count: (range.end - range.start) as u32 },
+    }
+}

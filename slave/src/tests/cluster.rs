@@ -1,0 +1,290 @@
+//! Some slaves and a master that does what a test tells it.
+
+use crate::node::{Handle, Options, start};
+use flexps_common::data::Schema;
+use flexps_common::error::Result;
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use flexps_common::job::Registry;
+use flexps_common::plan::{Plan, TableOp};
+use flexps_common::storage::Storage;
+use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
+use flexps_common::value::{Type, Values};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::control::{
+    FromMaster, FromSlave, Launch, Outcome, Peer, ReadDone, Registration, Split, ToMaster, ToSlave,
+};
+use flexps_common::wire::kv::{KeyList, Origin, Section, ToShard};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// No wait of a test is longer.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+pub struct Master {
+    pub slaves: Mutex<Vec<Registration>>,
+    /// Slaves that must register again.
+    pub forgotten: Mutex<Vec<SlaveId>>,
+    /// Splits to be given out; none are given out while there is no list.
+    splits: watch::Sender<Option<Vec<Split>>>,
+    done: mpsc::UnboundedSender<(SlaveId, StageRun, Outcome)>,
+    read: mpsc::UnboundedSender<Result<ReadDone>>,
+}
+
+impl Service for Master {
+    fn call(&self, _from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
+        let message = request.message().unwrap();
+        if let ToMaster::NextSplit { .. } = message {
+            let mut splits = self.splits.subscribe();
+            let sender = self.splits.clone();
+            return Box::pin(async move {
+                splits.wait_for(Option::is_some).await.unwrap();
+                let mut split = None;
+                sender.send_modify(|splits| split = splits.as_mut().unwrap().pop());
+                Packet::control(&FromMaster::Split(split))
+            });
+        }
+        let answer = match message {
+            ToMaster::Register(registration) => {
+                let mut slaves = self.slaves.lock();
+                slaves.push(registration);
+                FromMaster::Registered { slave: SlaveId(slaves.len() as u32) }
+            }
+            ToMaster::StageDone { slave, run, outcome, .. } => {
+                self.done.send((slave, run, outcome)).unwrap();
+                FromMaster::Ok
+            }
+            ToMaster::ReadDone { result, .. } => {
+                self.read.send(result).unwrap();
+                FromMaster::Ok
+            }
+            ToMaster::Heartbeat { slave, .. } if self.forgotten.lock().contains(&slave) => FromMaster::Unknown,
+            _ => FromMaster::Ok,
+        };
+        Box::pin(async move { Packet::control(&answer) })
+    }
+}
+
+/// Slaves with one job open.
+pub struct Cluster {
+    pub peers: Vec<Peer>,
+    pub handles: Vec<Handle>,
+    plan: Plan,
+    control: Vec<Channel>,
+    bulk: Vec<Channel>,
+    done: mpsc::UnboundedReceiver<(SlaveId, StageRun, Outcome)>,
+    read: mpsc::UnboundedReceiver<Result<ReadDone>>,
+    runs: u64,
+    pub master: Arc<Master>,
+    listener: Option<Listener>,
+    network: Network,
+}
+
+const JOB: JobId = JobId(1);
+
+impl Cluster {
+    /// `slaves` slaves that have opened the job `name` with `params`.
+    pub async fn open(registry: Registry, slaves: usize, name: &str, params: &str) -> Self {
+        let network = Network::in_process();
+        let (send, done) = mpsc::unbounded_channel();
+        let (send_read, read) = mpsc::unbounded_channel();
+        let master = Arc::new(Master {
+            slaves: Mutex::default(),
+            forgotten: Mutex::default(),
+            splits: watch::Sender::new(None),
+            done: send,
+            read: send_read,
+        });
+        let listener = network.listen("master", master.clone()).await.unwrap();
+        let (mut peers, mut handles) = (Vec::new(), Vec::new());
+        for i in 1..=slaves {
+            let options = Options {
+                name: format!("h{i}"),
+                host: format!("h{i}"),
+                slots: 4,
+                cache_memory: 1 << 30,
+                spill_dir: std::env::temp_dir(),
+                master: "master".into(),
+                control: format!("h{i} control"),
+                bulk: format!("h{i} bulk"),
+                functions: Default::default(),
+                storage: Storage::default(),
+            };
+            let handle = start(network.clone(), registry.clone(), options).await.unwrap();
+            let id = handle.registered().await.unwrap();
+            let registration = master.slaves.lock()[i - 1].clone();
+            peers.push(Peer { id, name: registration.name, control: registration.control, bulk: registration.bulk });
+            handles.push(handle);
+        }
+        let plan = registry.job(name, params).unwrap().plan().unwrap();
+        let channels = |f: fn(&Peer) -> &str| peers.iter().map(|p| network.channel(f(p), &p.name)).collect();
+        let (control, bulk) = (channels(|p| &p.control), channels(|p| &p.bulk));
+        let listener = Some(listener);
+        let cluster = Self { peers, handles, plan, control, bulk, done, read, runs: 0, master, listener, network };
+        for (channel, peer) in cluster.control.iter().zip(&cluster.peers) {
+            let open = ToSlave::Open {
+                job: JOB,
+                name: name.into(),
+                params: params.into(),
+                plan_hash: cluster.plan.hash(),
+                slaves: cluster.peers.clone(),
+                you: peer.id,
+            };
+            let _: FromSlave = channel.ask(&open, LIMIT).await.unwrap();
+        }
+        cluster
+    }
+
+    /// Sends a message to each slave.
+    pub async fn tell(&self, message: &ToSlave) -> Vec<Result<FromSlave>> {
+        let asked: Vec<_> = self.control.iter().map(|c| c.start(Packet::control(message).unwrap(), LIMIT)).collect();
+        let mut answers = Vec::new();
+        for pending in asked {
+            answers.push(pending.answer().await.and_then(|packet| packet.message()));
+        }
+        answers
+    }
+
+    /// Launches a stage with so many workers on each slave.
+    pub async fn launch(&mut self, stage: u32, workers: &[u32]) -> StageRun {
+        self.runs += 1;
+        let placed = self.peers.iter().zip(workers).filter(|(_, n)| **n > 0).map(|(peer, n)| (peer.id, *n));
+        let launch = Launch {
+            job: JOB,
+            run: StageRun(self.runs),
+            stage,
+            epoch: 2,
+            workers: placed.collect(),
+            scalars: BTreeMap::from([("half".to_owned(), 0.5)]),
+        };
+        self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+        StageRun(self.runs)
+    }
+
+    /// The outcome on each slave that has workers, by slave.
+    pub async fn outcomes(&mut self, run: StageRun, workers: &[u32]) -> Vec<Outcome> {
+        let mut found = BTreeMap::new();
+        for _ in workers.iter().filter(|n| **n > 0) {
+            let (slave, outcome) = self.next(run).await;
+            assert!(found.insert(slave, outcome).is_none(), "{slave} ended twice");
+        }
+        found.into_values().collect()
+    }
+
+    /// The next outcome of any slave.
+    pub async fn next_outcome(&mut self, run: StageRun) -> Outcome {
+        self.next(run).await.1
+    }
+
+    async fn next(&mut self, run: StageRun) -> (SlaveId, Outcome) {
+        let next = tokio::time::timeout(LIMIT, self.done.recv()).await;
+        let (slave, of, outcome) = next.expect("a stage hangs").unwrap();
+        assert_eq!(of, run);
+        (slave, outcome)
+    }
+
+    /// Runs a stage; it must end well.
+    pub async fn run(&mut self, stage: u32, workers: &[u32]) -> Vec<Outcome> {
+        let run = self.launch(stage, workers).await;
+        let outcomes = self.outcomes(run, workers).await;
+        for outcome in &outcomes {
+            assert_eq!(outcome.error, None);
+        }
+        outcomes
+    }
+
+    /// Cancels a stage run.
+    pub async fn cancel(&self, run: StageRun) {
+        self.tell(&ToSlave::CancelStage { job: JOB, run, reason: "cancelled by the test".into() }).await;
+    }
+
+    /// Runs table operations; the sum of each one's numbers.
+    pub async fn ops(&self, ops: &[TableOp]) -> Vec<f64> {
+        let mut sums = vec![0.0; ops.len()];
+        for answer in self.tell(&ToSlave::Ops { job: JOB, run: StageRun(self.runs), ops: ops.to_vec() }).await {
+            let FromSlave::Numbers(numbers) = answer.unwrap() else { panic!("no numbers") };
+            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        }
+        sums
+    }
+
+    /// Lets all slaves read an input; the splits come by [`Cluster::give`].
+    pub async fn start_reading(&self, schema: Schema) {
+        let read = ToSlave::Read { job: JOB, input: InputId(0), schema };
+        self.tell(&read).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+    }
+
+    /// Gives these splits out.
+    pub fn give(&self, splits: Vec<Split>) {
+        self.master.splits.send_replace(Some(splits));
+    }
+
+    /// What the next slave that has read its part reports.
+    pub async fn read_done(&mut self) -> Result<ReadDone> {
+        tokio::time::timeout(LIMIT, self.read.recv()).await.expect("a reader hangs").unwrap()
+    }
+
+    /// The master is gone until [`Cluster::restart_master`].
+    pub fn kill_master(&mut self) {
+        self.listener = None;
+    }
+
+    /// The master is back.
+    pub async fn restart_master(&mut self) {
+        self.listener = Some(self.network.listen("master", self.master.clone()).await.unwrap());
+    }
+
+    pub async fn close(&self) {
+        self.tell(&ToSlave::Close { job: JOB }).await;
+    }
+
+    /// Reads f32 values as the master does when it saves a model: chunk by chunk from the shard that serves it.
+    pub async fn read(&self, table: TableId, keys: std::ops::Range<u32>) -> Vec<f32> {
+        let spec = &self.plan.tables[table.0 as usize];
+        let (mut out, mut start) = (Vec::new(), keys.start);
+        while start < keys.end {
+            let chunk = start / spec.chunk_keys();
+            let end = keys.end.min((chunk + 1) * spec.chunk_keys());
+            let range = KeyList::Range { start, count: end - start };
+            let (request, shard) = self.master_request(table, range, chunk, None);
+            let answer = self.bulk[shard].call(request, LIMIT).await.unwrap();
+            let mut body = BodyReader::new(answer.body);
+            let values = body.values(Type::F32, ((end - start) * spec.width) as usize).unwrap();
+            let Values::F32(values) = values.get() else { panic!("no f32") };
+            out.extend_from_slice(values);
+            start = end;
+        }
+        out
+    }
+
+    /// Adds f32 values as the master does when it loads a model; the keys lie in one chunk.
+    pub async fn load(&self, table: TableId, start: u32, values: &[f32]) -> Result<Packet> {
+        let spec = &self.plan.tables[table.0 as usize];
+        let range = KeyList::Range { start, count: values.len() as u32 / spec.width };
+        let (request, shard) = self.master_request(table, range, start / spec.chunk_keys(), Some(values));
+        self.bulk[shard].call(request, LIMIT).await
+    }
+
+    /// The master's request for keys of a chunk, and the shard that serves it.
+    pub fn master_request(&self, table: TableId, keys: KeyList, chunk: u32, values: Option<&[f32]>) -> (Packet, usize) {
+        let origin = Origin { job: JOB, run: StageRun(0), worker: 0, clock: 0 };
+        let sections = vec![Section { table, element: Type::F32, keys }];
+        let mut body = BodyWriter::default();
+        let request = match values {
+            None => ToShard::Get { origin, sections, peek: true },
+            Some(values) => {
+                body.values(Values::F32(values));
+                ToShard::Add { origin, sequence: 0, sections }
+            }
+        };
+        (Packet::bulk(&request, body.finish()).unwrap(), chunk as usize % self.peers.len())
+    }
+
+    /// Sends a request to a shard.
+    pub async fn ask_shard(&self, shard: usize, request: Packet) -> Result<Packet> {
+        self.bulk[shard].call(request, LIMIT).await
+    }
+}

@@ -1,0 +1,6 @@
+//! Whole slaves in one process, led by a scripted master.
+
+mod cluster;
+mod forgotten;
+mod reading;
+mod stages;

@@ -1,0 +1,215 @@
+//! Rows and registration: stages that pass over rows while they are read, and slaves whose master comes and goes.
+
+use super::cluster::{Cluster, LIMIT};
+use flexps_common::data::{Facts, InputSpec, LabelMap, Schema};
+use flexps_common::error::{Error, Fault, Result};
+use flexps_common::ids::InputId;
+use flexps_common::job::{Job, Registry};
+use flexps_common::metrics::Metric;
+use flexps_common::plan::{Input, Plan};
+use flexps_common::wire::control::{FromSlave, Split, ToSlave};
+use flexps_common::worker::Worker;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+
+#[derive(Clone, clap::Args, Serialize, Deserialize)]
+struct Rows {}
+
+const PASSING: u32 = 0;
+const MAPPED: u32 = 1;
+const COLUMNS: u32 = 2;
+
+impl Job for Rows {
+    const NAME: &'static str = "rows";
+    const ABOUT: &'static str = "Passes over rows";
+
+    fn plan(&self, plan: &mut Plan) -> Result<()> {
+        let input = plan.input(InputSpec::new("input", vec!["/nowhere".parse()?]))?;
+        plan.body.stage("passing", move |w| passing(w, input)).input(input);
+        plan.body.stage("mapped", move |w| mapped(w, input)).input(input);
+        plan.body.stage("columns", move |w| columns(w, input)).input(input);
+        Ok(())
+    }
+}
+
+fn passing(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let mut pass = worker.pass(input);
+    let mut sum = 0.0;
+    while let Some((_, block)) = pass.next(worker)? {
+        for i in 0..block.rows() {
+            sum += block.row(i).indices.iter().map(|feature| f64::from(*feature)).sum::<f64>();
+        }
+    }
+    worker.report("features", Metric::Sum(sum));
+    Ok(())
+}
+
+/// Local numbers lead back to the features, and the facts are the whole input's.
+fn mapped(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let facts = worker.facts(input)?;
+    let map = worker.key_map(input)?;
+    let mut sum = 0.0;
+    for at in worker.own_blocks(input)? {
+        let Some(block) = worker.block(input, at)? else { return Err(Error::bug("no block")) };
+        for i in 0..block.rows() {
+            sum += block.row(i).indices.iter().map(|local| f64::from(map.key(*local))).sum::<f64>();
+        }
+    }
+    worker.report("features", Metric::Sum(sum));
+    worker.report("rows", Metric::Max(facts.rows as f64));
+    Ok(())
+}
+
+/// Adds 1 to each row's column and reports the sum.
+fn columns(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let mut sum = 0.0;
+    for at in worker.own_blocks(input)? {
+        let rows = worker.block(input, at)?.map_or(0, |block| block.rows());
+        let mut column = worker.take_column::<f64>(input, at, "visits", rows)?;
+        column.iter_mut().for_each(|x| *x += 1.0);
+        sum += column.iter().sum::<f64>();
+        worker.put_column(input, at, "visits", column)?;
+    }
+    worker.report("visits", Metric::Sum(sum));
+    Ok(())
+}
+
+const LINES: u64 = 3000;
+
+/// A file whose row i has features i and 5000 + i; cut in six.
+fn file() -> (tempfile::TempDir, Vec<Split>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.libsvm");
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
+    for i in 1..=LINES {
+        writeln!(out, "{} {i}:1 {}:0.5", if i % 2 == 0 { "+1" } else { "-1" }, 5000 + i).unwrap();
+    }
+    out.into_inner().unwrap().sync_all().unwrap();
+    let meta = std::fs::metadata(&path).unwrap();
+    let modified = meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let split = |index: u64| Split {
+        input: InputId(0),
+        index: index as u32,
+        path: path.to_str().unwrap().to_owned(),
+        start: meta.len() * index / 6,
+        end: meta.len() * (index + 1) / 6,
+        file_len: meta.len(),
+        modified,
+        whole: false,
+        hosts: Vec::new(),
+    };
+    let splits = (0..6).map(split).collect();
+    (folder, splits)
+}
+
+fn schema() -> Schema {
+    Schema {
+        index_base: 1,
+        base_detected: true,
+        features: None,
+        labels: LabelMap { negative: -1.0, positive: 1.0 },
+        labels_detected: true,
+        bad_rows: 0,
+    }
+}
+
+async fn open(slaves: usize) -> Cluster {
+    Cluster::open(Registry::new().with::<Rows>(), slaves, "rows", "{}").await
+}
+
+/// Sum of all features: row i has i - 1 and 4999 + i.
+const FEATURES: f64 = (LINES * (LINES + 1) + 4998 * LINES) as f64;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stages_pass_over_rows_while_they_are_read_and_after() {
+    let (_folder, splits) = file();
+    let mut cluster = open(2).await;
+    cluster.start_reading(schema()).await;
+    // The workers start before there is a single row.
+    let run = cluster.launch(PASSING, &[2, 1]).await;
+    cluster.give(splits);
+    let outcomes = cluster.outcomes(run, &[2, 1]).await;
+    let sum = |outcomes: &[_], name: &str| {
+        outcomes.iter().map(|o: &flexps_common::wire::control::Outcome| o.metrics.value(name).unwrap()).sum::<f64>()
+    };
+    assert_eq!(sum(&outcomes, "features"), FEATURES);
+    assert_eq!(outcomes.iter().map(|o| o.rows).sum::<u64>(), LINES);
+    let mut facts = Facts::default();
+    for _ in 0..2 {
+        facts.merge(&cluster.read_done().await.unwrap().facts);
+    }
+    assert_eq!((facts.rows, facts.features, facts.positives), (LINES, 5000 + LINES, LINES / 2));
+    // Who asks for the facts waits until the master tells them.
+    let run = cluster.launch(MAPPED, &[1, 2]).await;
+    let tell = ToSlave::Facts { job: flexps_common::ids::JobId(1), input: InputId(0), facts };
+    cluster.tell(&tell).await.into_iter().for_each(|answer| assert_eq!(answer.unwrap(), FromSlave::Ok));
+    let outcomes = cluster.outcomes(run, &[1, 2]).await;
+    assert_eq!(sum(&outcomes, "features"), FEATURES);
+    assert!(outcomes.iter().all(|o| o.metrics.value("rows") == Some(LINES as f64)));
+    for visits in 1..4 {
+        let outcomes = cluster.run(COLUMNS, &[2, 2]).await;
+        assert_eq!(sum(&outcomes, "visits"), (visits * LINES) as f64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_wait_for_rows_or_facts_can_be_cancelled() {
+    let mut cluster = open(2).await;
+    cluster.start_reading(schema()).await;
+    for stage in [PASSING, MAPPED, COLUMNS] {
+        let run = cluster.launch(stage, &[2, 1]).await;
+        cluster.cancel(run).await;
+        for outcome in cluster.outcomes(run, &[2, 1]).await {
+            assert_eq!(outcome.error.unwrap().fault, Fault::Cancelled);
+        }
+    }
+    let run = cluster.launch(PASSING, &[1, 1]).await;
+    cluster.close().await;
+    for outcome in cluster.outcomes(run, &[1, 1]).await {
+        assert_eq!(outcome.error.unwrap().fault, Fault::Cancelled);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_row_fails_the_reading_and_the_worker_that_waits_for_it() {
+    let (folder, mut splits) = file();
+    let path = folder.path().join("bad.libsvm");
+    std::fs::write(&path, "+1 1:1\n-1 3:1 2:1\n").unwrap();
+    let meta = std::fs::metadata(&path).unwrap();
+    let modified = meta.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    let path = path.to_str().unwrap().to_owned();
+    let bad = Split { path, start: 0, end: meta.len(), file_len: meta.len(), modified, ..splits[0].clone() };
+    splits.push(bad);
+    let mut cluster = open(1).await;
+    cluster.start_reading(schema()).await;
+    let run = cluster.launch(PASSING, &[1]).await;
+    cluster.give(splits);
+    let error = cluster.read_done().await.unwrap_err();
+    assert!(error.fault == Fault::Data && error.message.contains("bad.libsvm"), "{error}");
+    let failed = cluster.outcomes(run, &[1]).await.remove(0).error.unwrap();
+    assert!(failed.fault == Fault::Data && failed.message.contains("rows epoch 3 stage passing worker 0 on h1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slave_outlives_its_master_and_registers_again_when_it_is_forgotten() {
+    let mut cluster = open(1).await;
+    let old = cluster.peers[0].id;
+    cluster.kill_master();
+    // At least one heartbeat is lost meanwhile.
+    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    cluster.master.forgotten.lock().push(old);
+    cluster.restart_master().await;
+    let again = async {
+        loop {
+            match cluster.handles[0].registered().await.unwrap() {
+                id if id == old => tokio::task::yield_now().await,
+                id => return id,
+            }
+        }
+    };
+    let new = tokio::time::timeout(LIMIT, again).await.expect("the slave does not register again");
+    assert_eq!(cluster.master.slaves.lock().len(), 2, "registered once more as {new}");
+    // What a master has forgotten is not kept.
+    let ops = ToSlave::Ops { job: flexps_common::ids::JobId(1), run: flexps_common::ids::StageRun(0), ops: vec![] };
+    assert!(cluster.tell(&ops).await[0].as_ref().unwrap_err().message.contains("not open here"));
+}

@@ -1,0 +1,244 @@
+//! The command line itself: what it takes, what it prints where, how it ends.
+
+use crate::support::process::{binary, program};
+use crate::support::{Rows, flexps, folder};
+use std::path::Path;
+use std::time::Duration;
+
+#[test]
+fn an_unknown_flag_is_refused_with_the_nearest_name() {
+    flexps(["run", "svrg", "--epoch", "3"]).exits(2).says(&["--epoch", "--epochs"]);
+    flexps(["run", "svrg", "--repot", "x"]).exits(2).says(&["--repot", "--report"]);
+}
+
+#[test]
+fn an_unknown_job_is_refused_with_the_nearest_name() {
+    flexps(["run", "svgr"]).exits(2).says(&["svgr", "svrg"]);
+    flexps(["plan", "svgr"]).exits(2).says(&["svgr", "svrg"]);
+}
+
+#[test]
+fn every_command_has_help_that_names_its_flags() {
+    for (command, flag) in [
+        (vec!["run"], "--reproducible"),
+        (vec!["run", "svrg"], "--epochs"),
+        (vec!["run", "lr"], "--slots"),
+        (vec!["plan"], "svrg"),
+        (vec!["master"], "--bind"),
+        (vec!["slave"], "--host"),
+        (vec!["jobs"], "--json"),
+        (vec!["status"], "[JOB]"),
+        (vec!["cancel"], "<JOB>"),
+        (vec!["slaves"], "--json"),
+        (vec!["data", "generate"], "--nonzeros"),
+        (vec!["data", "info"], "--json"),
+        (vec!["predict"], "--output"),
+        (vec!["evaluate"], "--model"),
+        (vec!["model", "show"], "<MODEL>"),
+        (vec!["model", "export"], "liblinear"),
+        (vec!["doctor"], "--hdfs"),
+        (vec!["completions"], "bash"),
+    ] {
+        let run = flexps(command.iter().chain(&["--help"])).ok();
+        assert!(run.stdout.contains(flag), "help of {command:?} does not name {flag}\n{run}");
+    }
+}
+
+#[test]
+fn completions_know_the_jobs_and_their_flags() {
+    let here = folder();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = flexps(["completions", shell]).ok().stdout;
+        assert!(script.contains("svrg") && script.contains("epochs") && script.contains("secret"), "{shell}");
+        if shell == "bash" {
+            let path = here.path().join("completions");
+            std::fs::write(&path, script).unwrap();
+            program(Path::new("bash"), ["-n".as_ref(), path.as_os_str()]).ok();
+        }
+    }
+}
+
+#[test]
+fn plan_shows_stages_and_tables_and_reads_nothing() {
+    let run = flexps(["plan", "svrg", "--input", "/no/such/file", "--epochs", "7"]).ok();
+    for word in ["table", "stage", "repeat at most 7 times", "/no/such/file"] {
+        assert!(run.stdout.contains(word), "the plan does not show {word}\n{run}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_error() {
+    let script = format!("set -o pipefail; {} completions bash | head -c 10 >/dev/null", binary().display());
+    program(Path::new("bash"), ["-c", &script]).ok();
+    let script = format!(
+        "set -o pipefail; {} data generate webspam --rows 3000 --output - | head -n 1 >/dev/null",
+        binary().display()
+    );
+    program(Path::new("bash"), ["-c", &script]).ok();
+}
+
+#[test]
+fn generated_rows_are_the_same_however_they_are_cut() {
+    let here = folder();
+    let shape = ["data", "generate", "kdd", "--rows", "500", "--features", "10000", "--output"];
+    let made = |output: &str, more: &[&str]| {
+        flexps(shape.iter().chain(&[output]).chain(more)).in_folder(here.path()).ok();
+        here.path().join(output)
+    };
+    let one = std::fs::read(made("one", &[])).unwrap();
+    let parts = made("parts", &["--files", "3"]);
+    let mut joined = Vec::new();
+    for part in ["part-00000.libsvm", "part-00001.libsvm", "part-00002.libsvm"] {
+        joined.extend(std::fs::read(parts.join(part)).unwrap());
+    }
+    assert_eq!(one.iter().filter(|b| **b == b'\n').count(), 500);
+    assert!(one == joined, "three files hold other bytes than one");
+    assert!(one == std::fs::read(made("again", &[])).unwrap(), "a second run wrote other bytes");
+    assert!(one != std::fs::read(made("other", &["--seed", "6"])).unwrap(), "the seed changes nothing");
+}
+
+#[test]
+fn data_info_tells_what_a_file_holds() {
+    let here = folder();
+    let rows = Rows::generate(1, 200, 50, 5);
+    let info = flexps(["data", "info"]).arg(rows.write(here.path(), "rows")).json();
+    let nonzeros: usize = rows.rows.iter().map(Vec::len).sum();
+    assert_eq!(info["rows"], 200);
+    assert_eq!(info["nonzeros"], nonzeros);
+    assert_eq!(info["index_base"], 1);
+    assert_eq!(info["labels"]["negative"], -1.0);
+    assert_eq!(info["files"][0]["blocks"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn the_report_goes_to_stdout_as_one_object_and_to_the_file_with_its_keys() {
+    let here = folder();
+    let rows = Rows::generate(2, 300, 40, 5).write(here.path(), "rows");
+    let file = here.path().join("report.json");
+    let run = flexps(["run", "svrg", "--epochs", "2", "--tolerance", "0", "--json", "--input"])
+        .arg(&rows)
+        .arg("--report")
+        .arg(&file)
+        .ok();
+    let report = run.json();
+    for key in ["job", "state", "objective", "metrics", "epochs", "stages", "read", "model", "peak_memory_bytes"] {
+        assert!(report.get(key).is_some(), "the report lacks {key}\n{run}");
+    }
+    for key in [
+        "name",
+        "epoch",
+        "threads",
+        "slaves",
+        "seconds",
+        "worker_seconds",
+        "wait_seconds",
+        "bytes_sent",
+        "bytes_received",
+    ] {
+        assert!(report["stages"][0].get(key).is_some(), "a stage of the report lacks {key}\n{run}");
+    }
+    for key in ["files", "splits", "rows", "bytes", "local_bytes", "seconds"] {
+        assert!(report["read"].get(key).is_some(), "the report's reading lacks {key}\n{run}");
+    }
+    for key in ["epoch", "seconds", "objective"] {
+        assert!(report["epochs"][0].get(key).is_some(), "an epoch of the report lacks {key}\n{run}");
+    }
+    assert_eq!(report["state"], "done");
+    assert_eq!(report["epochs"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["read"]["rows"], 300);
+    assert!(run.stderr.is_empty(), "nothing is said when nobody watches\n{run}");
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written, report);
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_refused_before_the_job_runs() {
+    let run = flexps(["run", "svrg", "--report", "/no/such/folder/report.json"]).exits(2);
+    run.says(&["--report: /no/such/folder/report.json", "no such file or directory"]);
+    assert!(run.stdout.is_empty(), "{run}");
+}
+
+#[test]
+fn engine_flags_stand_before_or_behind_the_jobs_own() {
+    let here = folder();
+    let rows = Rows::generate(2, 100, 20, 5).write(here.path(), "rows");
+    for flags in [["run", "--slots", "1", "--json", "svrg"], ["run", "svrg", "--slots", "1", "--json"]] {
+        let report = flexps(flags).arg("--input").arg(&rows).ok().json();
+        assert!(report["stages"].as_array().is_some_and(|s| s.iter().all(|s| s["threads"] == 1)), "{report}");
+    }
+}
+
+#[test]
+fn without_json_the_stages_and_the_result_are_printed() {
+    let here = folder();
+    let rows = Rows::generate(2, 300, 40, 5).write(here.path(), "rows");
+    let run = flexps(["run", "svrg", "--epochs", "3", "--tolerance", "0", "--input"]).arg(&rows).ok();
+    for word in ["stage", "threads", "worker time", "objective", "300 rows"] {
+        assert!(run.stdout.contains(word), "the result does not show {word}\n{run}");
+    }
+    assert!(run.stderr.is_empty(), "nothing is said when nobody watches\n{run}");
+}
+
+#[test]
+fn ctrl_c_cancels_the_job_and_exits_130() {
+    let here = folder();
+    let rows = Rows::generate(2, 2000, 200, 20).write(here.path(), "rows");
+    let endless = ["run", "svrg", "--epochs", "100000000", "--tolerance", "0", "--input"];
+    let model = here.path().join("model");
+    let mut running =
+        flexps(endless).arg(&rows).arg("--model").arg(&model).env("FLEXPS_LOG", "info").within(30).start();
+    running.await_stderr("stage");
+    running.signal(libc::SIGINT);
+    let run = running.finish();
+    assert_eq!(run.code, 130, "{run}");
+    run.says(&["cancelled"]);
+    assert!(!model.exists(), "a cancelled job saves nothing");
+}
+
+#[test]
+fn a_command_that_was_suspended_goes_on() {
+    let here = folder();
+    let rows = Rows::generate(2, 2000, 200, 20).write(here.path(), "rows");
+    let run = flexps(["run", "svrg", "--epochs", "100000000", "--tolerance", "0", "--time-limit", "9s", "--input"]);
+    let mut running = run.arg(&rows).env("FLEXPS_LOG", "info").within(60).start();
+    running.await_stderr("stage starts");
+    running.signal(libc::SIGSTOP);
+    // Longer than a slave may be silent.
+    std::thread::sleep(Duration::from_secs(7));
+    running.signal(libc::SIGCONT);
+    let run = running.finish();
+    assert_eq!(run.code, 0, "{run}");
+}
+
+#[test]
+fn a_filter_that_makes_no_sense_is_refused() {
+    flexps(["--log", "flexps=loud", "completions", "bash"]).exits(2).says(&["--log", "flexps=loud"]);
+}
+
+#[test]
+fn an_empty_flexps_master_is_none() {
+    let here = folder();
+    let rows = Rows::generate(2, 100, 20, 5).write(here.path(), "rows");
+    let run = flexps(["run", "svrg", "--epochs", "1", "--input"]).arg(&rows).env("FLEXPS_MASTER", "");
+    assert_eq!(run.json()["read"]["rows"], 100);
+    flexps(["run", "svrg", "--detach"]).env("FLEXPS_MASTER", "").exits(2).says(&["--detach", "--master"]);
+}
+
+#[test]
+fn detaching_from_an_embedded_job_is_refused() {
+    flexps(["run", "svrg", "--detach"]).exits(2).says(&["--detach", "--master"]);
+}
+
+#[test]
+fn doctor_says_of_each_line_that_it_passes_or_what_to_do() {
+    let run = flexps(["doctor"]).run();
+    assert!(run.stdout.lines().count() >= 5, "{run}");
+    for line in run.stdout.lines() {
+        assert!(
+            ["ok ", "-- ", "!! "].iter().any(|mark| line.starts_with(mark)),
+            "'{line}' neither passes nor helps\n{run}"
+        );
+    }
+    let run = flexps(["doctor", "--hdfs", "hdfs://127.0.0.1:1"]).within(60).exits(1);
+    assert!(run.stdout.contains("!! HDFS"), "{run}");
+}

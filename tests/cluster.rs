@@ -1,0 +1,314 @@
+//! A master and slaves as processes: the same jobs, the same answers, and what happens when one of them goes.
+
+use crate::support::cluster::Node;
+use crate::support::{Cluster, Rows, assert_close, flexps, folder, model, wait};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A job that runs until somebody ends it.
+const ENDLESS: [&str; 6] = ["run", "svrg", "--epochs", "100000000", "--tolerance", "0"];
+
+/// Rows for a job that is about something else.
+fn some_rows(cluster: &Cluster) -> PathBuf {
+    Rows::generate(20, 3000, 300, 15).write(cluster.folder(), "rows")
+}
+
+/// Submits a job without an end and waits until one of its stages runs; gives its id.
+#[track_caller]
+fn endless(cluster: &Cluster, rows: &Path) -> String {
+    let run = cluster.ask(ENDLESS).arg("--detach").arg("--input").arg(rows).ok();
+    let id = run.stdout.trim().to_owned();
+    wait::until("the first epoch", 20 * SECOND, || {
+        let status = cluster.ask(["status", &id]).json();
+        (status["epochs"].as_array().map_or(0, Vec::len) > 0).then_some(())
+    });
+    id
+}
+
+/// The state of a job, and its error.
+fn state(cluster: &Cluster, id: &str) -> (String, String) {
+    let status = cluster.ask(["status", id]).json();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&status["state"]), text(&status["error"]["message"]))
+}
+
+#[test]
+fn three_slaves_reach_the_objective_of_one_process_and_repeat_their_bits() {
+    let cluster = Cluster::start(3, 2);
+    let rows = Rows::generate(21, 6000, 500, 20).write(cluster.folder(), "rows");
+    for job in ["svrg", "lr"] {
+        let folder = |name: &str| cluster.folder().join(format!("{job}-{name}"));
+        let flags = ["run", job, "--tolerance", "1e-5", "--reproducible", "--input"];
+        let alone = flexps(flags).arg(&rows).json();
+        let run = |name: &str| cluster.ask(flags).arg(&rows).arg("--model").arg(folder(name)).json();
+        let (once, twice) = (run("once"), run("twice"));
+        assert_close(once["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-3);
+        assert_eq!(once["objective"], twice["objective"]);
+        assert!(model::read(&folder("once")).bytes == model::read(&folder("twice")).bytes, "{job}: other bits");
+        let slaves = once["stages"][0]["slaves"].as_array().unwrap().len();
+        assert_eq!(slaves, 3, "{job} ran on {slaves} slaves");
+        assert!(once["stages"].as_array().unwrap().iter().any(|s| s["bytes_sent"].as_u64() > Some(0)), "{job}");
+    }
+}
+
+#[test]
+fn every_consistency_model_works_between_processes() {
+    let cluster = Cluster::start(2, 2);
+    let rows = some_rows(&cluster);
+    let mut objectives = Vec::new();
+    for consistency in ["bsp", "ssp:1", "asp"] {
+        let run = cluster.ask(["run", "svrg", "--epochs", "30", "--tolerance", "1e-7", "--consistency", consistency]);
+        objectives.push(run.arg("--input").arg(&rows).json()["objective"].as_f64().unwrap());
+    }
+    assert_close(objectives[0], objectives[1], 1e-3);
+    assert_close(objectives[0], objectives[2], 1e-3);
+}
+
+#[test]
+fn a_detached_job_is_listed_shown_and_cancelled() {
+    let cluster = Cluster::start(2, 1);
+    let rows = some_rows(&cluster);
+    let id = endless(&cluster, &rows);
+    let jobs = cluster.ask(["jobs"]).json();
+    assert_eq!((&jobs[0]["name"], &jobs[0]["state"]), (&"svrg".into(), &"running".into()), "{jobs}");
+    assert!(cluster.ask(["status"]).ok().stdout.contains("2 slaves"));
+    assert!(cluster.ask(["status", &id]).ok().stdout.contains("running"));
+    assert!(cluster.ask(["slaves"]).ok().stdout.contains("h2"));
+    cluster.ask(["cancel", &id]).ok();
+    wait::until("the cancelled job's end", 10 * SECOND, || (state(&cluster, &id).0 == "cancelled").then_some(()));
+    cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).ok();
+}
+
+#[test]
+fn ctrl_c_on_the_client_cancels_the_job_on_the_cluster() {
+    let cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(30).start();
+    wait::until("the job to run", 20 * SECOND, || {
+        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
+    });
+    running.signal(libc::SIGINT);
+    assert_eq!(running.finish().code, 130);
+    assert_eq!(state(&cluster, "j1").0, "cancelled");
+}
+
+#[test]
+fn an_unknown_job_id_is_the_users_mistake() {
+    let cluster = Cluster::start(0, 1);
+    cluster.ask(["status", "j99"]).exits(2).says(&["j99"]);
+    cluster.ask(["cancel", "j99"]).exits(2).says(&["j99"]);
+    cluster.ask(["status", "seven"]).exits(2).says(&["seven", "j7"]);
+}
+
+#[test]
+fn a_second_job_gets_its_turns_between_the_stages_of_one_without_an_end() {
+    let cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let first = endless(&cluster, &rows);
+    cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).ok();
+    assert_eq!(state(&cluster, &first).0, "running");
+}
+
+#[test]
+fn more_threads_than_slots_are_refused_with_the_numbers() {
+    let cluster = Cluster::start(2, 2);
+    let rows = some_rows(&cluster);
+    cluster.ask(["run", "lr", "--threads", "5", "--input"]).arg(&rows).exits(2).says(&["5", "4"]);
+}
+
+#[test]
+fn a_slave_killed_in_mid_stage_fails_the_job_by_name_and_the_cluster_takes_the_next() {
+    let mut cluster = Cluster::start(3, 1);
+    let rows = some_rows(&cluster);
+    let id = endless(&cluster, &rows);
+    cluster.slaves[1].kill();
+    let killed = Instant::now();
+    let error = wait::until("the job to fail", 15 * SECOND, || {
+        let (state, error) = state(&cluster, &id);
+        (state == "failed").then_some(error)
+    });
+    assert!(error.contains("h2"), "the error does not name the slave: {error}");
+    assert!(killed.elapsed() < 15 * SECOND);
+    cluster.await_slaves(2);
+    let report = cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).json();
+    assert_eq!(report["state"], "done");
+}
+
+#[test]
+fn a_follower_of_a_job_whose_slave_is_killed_exits_1_naming_it() {
+    let mut cluster = Cluster::start(2, 1);
+    let rows = some_rows(&cluster);
+    let running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(60).start();
+    wait::until("the job to run", 20 * SECOND, || {
+        let status = cluster.ask(["status", "j1"]).run();
+        (status.code == 0 && status.stdout.contains("stochastic")).then_some(())
+    });
+    cluster.slaves[0].kill();
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{run}");
+    run.says(&["h1"]);
+}
+
+#[test]
+fn a_master_killed_is_missed_in_words_and_its_slaves_come_back_to_the_next() {
+    let mut cluster = Cluster::start(2, 1);
+    let rows = some_rows(&cluster);
+    let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(90).start();
+    wait::until("the job to run", 20 * SECOND, || {
+        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
+    });
+    cluster.master.kill();
+    running.await_stderr("trying for");
+    cluster.restart_master();
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{run}");
+    run.says(&[&cluster.address, "started anew", "j1"]);
+    cluster.await_slaves(2);
+    assert!(cluster.slaves[0].log().contains("master"), "a slave says that its master was gone");
+    cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).ok();
+}
+
+#[test]
+fn a_master_that_never_comes_back_is_given_up_by_its_client() {
+    let mut cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(90).start();
+    wait::until("the job to run", 20 * SECOND, || {
+        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
+    });
+    cluster.master.kill();
+    running.await_stderr("trying for 30 s");
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{run}");
+    run.says(&["error: gave up following j1", &cluster.address]);
+}
+
+#[test]
+fn a_client_without_a_master_says_so_within_its_deadline() {
+    let run = flexps(["jobs", "--master", "127.0.0.1:1"]).within(45).exits(1);
+    run.says(&["127.0.0.1:1"]);
+}
+
+#[test]
+fn a_terminated_slave_leaves_in_order_and_a_terminated_master_too() {
+    let mut cluster = Cluster::start(2, 1);
+    cluster.slaves[0].signal(libc::SIGTERM);
+    assert_eq!(cluster.slaves[0].ends(10 * SECOND), 0);
+    cluster.await_slaves(1);
+    cluster.master.signal(libc::SIGINT);
+    assert_eq!(cluster.master.ends(10 * SECOND), 0);
+    for node in [&cluster.slaves[0], &cluster.master] {
+        assert!(!node.log().contains("socket"), "an end in order warns of nothing\n{}", node.log());
+    }
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let cluster = Cluster::start(0, 1);
+    flexps(["master", "--bind", &cluster.address]).within(20).exits(2).says(&[&cluster.address, "in use"]);
+}
+
+#[test]
+fn a_second_slave_of_the_same_name_is_refused() {
+    let mut cluster = Cluster::start(1, 1);
+    let again = cluster.add_slave("h1", 1, &[]);
+    assert_eq!(cluster.slaves[again].ends(20 * SECOND), 2);
+    let log = cluster.slaves[again].log();
+    assert!(log.contains("error: ") && log.contains("h1") && log.contains("--name"), "{log}");
+    let named = cluster.add_slave("h1", 1, &["--name", "h1b"]);
+    cluster.await_slaves(2);
+    assert!(cluster.slaves[named].log().is_empty() || !cluster.slaves[named].log().contains("error:"));
+}
+
+#[test]
+fn a_slave_of_another_build_is_refused() {
+    let mut cluster = Cluster::start(0, 1);
+    let args = ["slave", "--master", &cluster.address, "--host", "old", "--slots", "1"];
+    let mut old = Node::start(cluster.folder(), "old", &args, &[("FLEXPS_BUILD_ID", "12345")]);
+    assert_eq!(old.ends(20 * SECOND), 2, "{}", old.log());
+    assert!(old.log().contains("build"), "{}", old.log());
+    cluster.add_slave("new", 1, &[]);
+    cluster.await_slaves(1);
+}
+
+#[test]
+fn a_wrong_secret_is_refused_and_the_right_one_works() {
+    let cluster = Cluster::with(1, 1, &[("FLEXPS_SECRET", "open sesame")]);
+    let stranger = |secret: Option<&str>| {
+        let run = flexps(["slaves", "--master", &cluster.address]).within(30);
+        match secret {
+            Some(secret) => run.env("FLEXPS_SECRET", secret),
+            None => run,
+        }
+    };
+    stranger(Some("open barley")).exits(2).says(&["secret"]);
+    stranger(None).exits(2).says(&["secret"]);
+    let file = cluster.folder().join("secret");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    let slaves = stranger(None).arg("--secret-file").arg(&file).json();
+    assert_eq!(slaves.as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn any_address_but_loopback_needs_a_secret() {
+    flexps(["master", "--bind", "0.0.0.0:0"]).within(20).exits(2).says(&["0.0.0.0", "secret", "FLEXPS_SECRET"]);
+    let here = folder();
+    let env = [("FLEXPS_SECRET", "open sesame")];
+    let mut master = Node::start(here.path(), "master", &["master", "--bind", "0.0.0.0:0"], &env);
+    master.line("listening on ");
+}
+
+#[test]
+fn a_slave_at_an_address_that_leads_nowhere_is_refused() {
+    for bind in ["0.0.0.0", "::", "[::]:0"] {
+        let run = flexps(["slave", "--bind", bind]).env("FLEXPS_SECRET", "open sesame").within(20).exits(2);
+        run.says(&["--bind", bind, "host name of this machine"]);
+    }
+}
+
+#[test]
+fn nodes_talk_over_ipv6() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        eprintln!("this machine has no IPv6");
+        return;
+    }
+    let here = folder();
+    let mut master = Node::start(here.path(), "master", &["master", "--bind", "[::1]:0"], &[]);
+    let address = master.line("listening on ");
+    assert!(address.starts_with("[::1]:"), "{address}");
+    let slave = |host, bind| {
+        let args = ["slave", "--master", &address, "--slots", "1", "--host", host, "--bind", bind];
+        Node::start(here.path(), host, &args, &[])
+    };
+    let _slaves = [slave("h1", "::1"), slave("h2", "[::1]")];
+    wait::until("two slaves", 20 * SECOND, || {
+        let slaves = flexps(["slaves", "--master", &address]).json();
+        (slaves.as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    let rows = Rows::generate(23, 1000, 100, 10).write(here.path(), "rows");
+    let report = flexps(["run", "svrg", "--epochs", "2", "--master", &address, "--input"]).arg(&rows).json();
+    assert_eq!(report["stages"][0]["slaves"].as_array().map(Vec::len), Some(2), "{report}");
+}
+
+#[test]
+fn another_clusters_nodes_are_refused_by_name() {
+    let cluster = Cluster::start(0, 1);
+    let run = flexps(["slaves", "--master", &cluster.address, "--cluster", "theirs"]).within(30).exits(2);
+    run.says(&["theirs", "flexps"]);
+}
+
+#[test]
+fn a_large_model_survives_the_way_between_processes() {
+    let cluster = Cluster::start(2, 1);
+    let rows = Rows::generate(22, 4000, 200_000, 60);
+    let path = rows.write(cluster.folder(), "rows");
+    let folder = cluster.folder().join("model");
+    let run = cluster.ask(["run", "svrg", "--epochs", "3", "--tolerance", "0", "--input"]).arg(&path);
+    let report = run.arg("--model").arg(&folder).json();
+    let saved = model::read(&folder);
+    assert_eq!(saved.weights.len() as u64, report["read"]["inputs"]["input"]["features"].as_u64().unwrap());
+    let by_hand = crate::support::optimum::objective(&rows, &saved.weights, 0.0, 1.0 / 4000.0);
+    assert_close(report["objective"].as_f64().unwrap(), by_hand, 1e-4);
+}

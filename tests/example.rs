@@ -1,0 +1,57 @@
+//! A user's own crate with its own job gets the whole command.
+
+use crate::support::process::{Run, example, program};
+use crate::support::{Cluster, Rows, folder};
+use std::path::PathBuf;
+
+// The tutorial's own unit test runs here: testing the example itself would take the place of its program.
+#[allow(dead_code)]
+#[path = "../jobs/examples/custom_job.rs"]
+mod tutorial;
+
+fn custom_job() -> PathBuf {
+    example("custom_job")
+}
+
+#[test]
+fn a_job_of_a_users_own_runs_has_help_and_a_plan() {
+    let here = folder();
+    let path = Rows::generate(50, 500, 30, 5).write(here.path(), "rows");
+    let help = program(&custom_job(), ["run", "--help"]).ok();
+    let job = help.stdout.lines().skip_while(|l| !l.starts_with("Jobs:")).nth(1).expect("a job");
+    let job = job.split_whitespace().next().expect("its name").to_owned();
+    assert!(!["lr", "svrg"].contains(&job.as_str()), "the example has a job of its own, not {job}");
+    let plan = program(&custom_job(), ["plan", &job, "--input"]).arg(&path).ok();
+    assert!(plan.stdout.matches("stage ").count() >= 2, "{plan}");
+    let report = program(&custom_job(), ["run", &job, "--input"]).arg(&path).json();
+    assert_eq!(report["state"], "done");
+    assert_eq!(report["read"]["rows"], 500);
+}
+
+/// A run that ended with `code` and one error line that holds `words`, and nothing that calls for a report to us.
+#[track_caller]
+fn failed_in_one_line(run: &Run, code: i32, words: &[&str]) {
+    assert_eq!(run.code, code, "{run}");
+    let lines: Vec<_> = run.stderr.lines().collect();
+    assert!(lines.len() == 1 && lines[0].starts_with("error: "), "one line says it\n{run}");
+    for word in words {
+        assert!(lines[0].contains(word), "it does not say '{word}'\n{run}");
+    }
+}
+
+#[test]
+fn a_worker_that_panics_fails_its_job_by_name_and_the_cluster_takes_the_next() {
+    let failing = example("failing_job");
+    let alone = program(&failing, ["run", "failing", "--slots", "2", "--panic-in", "2"]).run();
+    failed_in_one_line(&alone, 1, &["failing epoch 2 stage work worker 1 on ", "panicked: out of ideas"]);
+
+    let cluster = Cluster::of(&failing, 2, 1, &[]);
+    let run = cluster.ask(["run", "failing", "--panic-in", "2"]).run();
+    failed_in_one_line(&run, 1, &["failing epoch 2 stage work worker 1 on h", "panicked: out of ideas"]);
+    let run = cluster.ask(["run", "failing", "--error-in", "3"]).run();
+    failed_in_one_line(&run, 2, &["failing epoch 3 stage work worker 1 on h", "a value that makes no sense"]);
+    assert_eq!(cluster.ask(["run", "failing"]).json()["state"], "done");
+    let logs: String = cluster.slaves.iter().chain([&cluster.master]).map(|node| node.log()).collect();
+    assert!(!logs.contains("please report"), "the user's panic is taken for ours\n{logs}");
+    assert!(logs.contains("failing_job.rs:"), "a slave's log says where the panic was\n{logs}");
+}

@@ -1,0 +1,18 @@
+//! The promises of flexps, kept by real processes, real sockets and real files. One binary, so one link.
+//!
+//! Invariant: every wait is bounded, every process that a test starts ends with it, and what fails prints its logs.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+
+mod bad_input;
+mod cli;
+mod cluster;
+mod embedded;
+mod example;
+mod hdfs;
+mod hdfs_jobs;
+mod house;
+mod model;
+mod spamassassin;
+mod support;
+mod workload;

@@ -1,0 +1,103 @@
+//! A real HDFS, brought up once per test run by `scripts/hdfs` and ended with this process, however that ends.
+//!
+//! Invariant: a test that disturbs the cluster has it alone, and leaves it whole.
+
+use super::process::program;
+use flexps_common::data::schema::DataPath;
+use flexps_common::storage::{FileMeta, Listing, Storage, StorageOptions};
+use std::path::{Path, PathBuf};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Bytes of its blocks: small, so that a small file has several.
+pub const BLOCK: u64 = 1 << 20;
+
+/// An HDFS with DataNodes h1, h2 (in /rack1) and h3 (in /rack2), two replicas of each block.
+pub struct Hdfs {
+    folder: PathBuf,
+    /// `hdfs://host:port`, or `hdfs://ns1`.
+    pub url: String,
+    /// For `HADOOP_CONF_DIR`.
+    pub conf: PathBuf,
+    users: RwLock<()>,
+}
+
+impl Hdfs {
+    /// One NameNode. Held for reading: nobody disturbs it.
+    #[track_caller]
+    pub fn quiet() -> (&'static Self, RwLockReadGuard<'static, ()>) {
+        let hdfs = Self::plain();
+        (hdfs, hdfs.users.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// One NameNode. Nobody else uses it.
+    #[track_caller]
+    pub fn alone() -> (&'static Self, RwLockWriteGuard<'static, ()>) {
+        let hdfs = Self::plain();
+        (hdfs, hdfs.users.write().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    /// Two NameNodes, nn1 the active one at first. Nobody else uses it.
+    #[track_caller]
+    pub fn two_name_nodes() -> (&'static Self, RwLockWriteGuard<'static, ()>) {
+        static HA: OnceLock<Hdfs> = OnceLock::new();
+        let hdfs = HA.get_or_init(|| Self::up("hdfs-ha", &["--ha"]));
+        (hdfs, hdfs.users.write().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    #[track_caller]
+    fn plain() -> &'static Self {
+        static PLAIN: OnceLock<Hdfs> = OnceLock::new();
+        PLAIN.get_or_init(|| Self::up("hdfs", &[]))
+    }
+
+    #[track_caller]
+    fn up(name: &str, more: &[&str]) -> Self {
+        let pid = std::process::id().to_string();
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{pid}"));
+        let mut hdfs = Self { folder, url: String::new(), conf: PathBuf::new(), users: RwLock::default() };
+        let block = BLOCK.to_string();
+        hdfs.script(&[&["up", "--block-size", &block, "--owner", &pid], more].concat());
+        hdfs.url = hdfs.script(&["url"]);
+        hdfs.conf = PathBuf::from(hdfs.script(&["conf"]));
+        hdfs
+    }
+
+    /// Runs `scripts/hdfs` on it; gives what it printed.
+    #[track_caller]
+    pub fn script(&self, args: &[&str]) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/hdfs");
+        let command = program(&script, ["--dir"]).arg(&self.folder).args(args).with_users_cache().within(600);
+        command.ok().stdout.trim().to_owned()
+    }
+
+    /// Writes a file and lists it.
+    #[track_caller]
+    pub fn put(&self, path: &str, bytes: &[u8]) -> FileMeta {
+        let folder = super::folder();
+        let local = folder.path().join("file");
+        std::fs::write(&local, bytes).expect("a file is written");
+        self.script(&["put", &local.to_string_lossy(), path]);
+        let mut listing = self.list(path);
+        assert_eq!(listing.files.len(), 1);
+        listing.files.remove(0)
+    }
+
+    /// A new way to the files, with this cluster's configuration.
+    pub fn storage(&self) -> Storage {
+        Storage::new(StorageOptions { hadoop_conf: Some(self.conf.clone()), webhdfs: None })
+    }
+
+    /// Lists a path in it.
+    #[track_caller]
+    pub fn list(&self, path: &str) -> Listing {
+        let paths = [DataPath(format!("{}{path}", self.url))];
+        runtime().block_on(self.storage().list(&paths)).expect("the path is listed")
+    }
+}
+
+/// The runtime of all these tests: a storage's clients stay with the one that they started in.
+pub fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let make = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    RUNTIME.get_or_init(|| make().expect("a runtime"))
+}

@@ -1,0 +1,111 @@
+//! Comparing policies: simulated, live, and from what a master recorded.
+
+use crate::support::{Cluster, flexps, folder};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
+}
+
+fn of<'a>(comparison: &'a Value, policy: &str) -> &'a Value {
+    let policies = comparison["policies"].as_array().expect("a list of policies");
+    policies.iter().find(|p| p["policy"] == policy).unwrap_or_else(|| panic!("no {policy} in {comparison}"))
+}
+
+/// When a job ended.
+fn end(comparison: &Value, policy: &str, job: &str) -> f64 {
+    let jobs = of(comparison, policy)["jobs"].as_array().expect("a list of jobs");
+    jobs.iter().find(|j| j["name"] == job).and_then(|j| j["end"].as_f64()).expect("the job ended")
+}
+
+#[test]
+fn six_tasks_stand_to_one_another_as_they_should() {
+    let comparison = flexps(["workload", "simulate"]).arg(shipped("six-tasks.toml")).json();
+    let makespan = |policy: &str| of(&comparison, policy)["measures"]["makespan"].as_f64().unwrap();
+    let measure = |policy: &str, what: &str| of(&comparison, policy)["measures"][what].as_f64().unwrap();
+    assert!(measure("prioritized", "over_bound") <= 1.05, "{comparison}");
+    assert!(makespan("sequential") > 3.0 * makespan("prioritized"));
+    assert!(makespan("greedy") > makespan("prioritized"));
+    assert_eq!(of(&comparison, "greedy")["measures"]["worst_waiter"], "sweep of factors");
+    assert!(measure("greedy", "worst_wait") > 10.0 * measure("prioritized", "worst_wait"));
+    let again = flexps(["workload", "simulate"]).arg(shipped("six-tasks.toml")).json();
+    assert_eq!(comparison, again);
+}
+
+#[test]
+fn a_picture_stands_for_itself_and_its_names_are_escaped() {
+    let folder = folder();
+    let file = folder.path().join("w.toml");
+    std::fs::write(&file, "[[job]]\nname='<b>&\"'\nstage=[{name='x',threads=2,work=1}]\n").unwrap();
+    for name in ["p.svg", "p.html"] {
+        let picture = folder.path().join(name);
+        let run = flexps(["workload", "simulate", "--slaves", "2", "--slots", "2", "--picture"]);
+        run.arg(&picture).arg(&file).ok();
+        let text = std::fs::read_to_string(&picture).unwrap();
+        assert!(text.contains("&lt;b&gt;&amp;&quot;") && !text.contains("<b>"), "{text}");
+        assert!(!text.replace("http://www.w3.org/2000/svg", "").contains("http"), "something is loaded");
+        let svg = &text[text.find("<svg").unwrap()..text.find("</svg>").unwrap()];
+        assert_eq!(svg.matches("class=\"run\"").count(), 5 * 2, "a piece per policy and slave");
+    }
+    let run = flexps(["workload", "simulate", "--picture", "p.png"]).arg(&file).exits(2);
+    run.says(&["--picture p.png", ".svg or .html"]);
+}
+
+#[test]
+fn a_mistake_in_a_file_is_the_users_and_nothing_runs() {
+    let folder = folder();
+    let file = folder.path().join("w.toml");
+    std::fs::write(&file, "[[job]]\nname='a'\narrival=-1\nstage=[{name='x',threads=2,work=1}]\n").unwrap();
+    for command in ["simulate", "run"] {
+        let run = flexps(["workload", command, "--slaves", "2", "--slots", "2"]).arg(&file).exits(2);
+        run.says(&["w.toml:3:9: -1 is no time"]);
+        assert_eq!(run.stdout, "");
+    }
+    let run = flexps(["workload", "simulate", "--policies", "greedy,magic"]).arg(shipped("six-tasks.toml")).exits(2);
+    run.says(&["magic", "prioritized"]);
+    let run = flexps(["workload", "simulate", "--slaves", "1"]).arg(shipped("six-tasks.toml")).exits(2);
+    run.says(&["stage sweep of job factors needs 300 slots, the cluster has 60"]);
+}
+
+#[test]
+fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
+    let run = flexps(["workload", "run", "--speed", "20", "--policies", "greedy,prioritized"]).within(100);
+    let comparison = run.arg(shipped("giant-among-smalls.toml")).json();
+    let last = |policy: &str| {
+        let jobs = of(&comparison, policy)["jobs"].as_array().unwrap();
+        let smalls = jobs.iter().filter(|j| j["name"] != "giant");
+        smalls.map(|j| j["end"].as_f64().unwrap()).fold(0.0, f64::max)
+    };
+    assert!(end(&comparison, "greedy", "giant") > last("greedy"), "{comparison}");
+    assert!(end(&comparison, "prioritized", "giant") < last("prioritized"), "{comparison}");
+    assert_eq!(of(&comparison, "greedy")["measures"]["failed"], 0);
+}
+
+#[test]
+fn a_live_run_is_recorded_and_its_replay_repeats_it() {
+    let cluster = Cluster::start(3, 4);
+    let file = cluster.folder().join("w.toml");
+    let text = "[[job]]\nname='svrg'\nrun='svrg'\nparams={epochs=3}\n[[job]]\nname='lr'\nrun='lr'\npriority=1\n\
+        params={epochs=1}\nafter=['first']\n[[job]]\nname='first'\nuser='ann'\nrounds=2\n\
+        stage=[{name='x',threads=8,work=4.0},{name='y',threads='all',work=6.0}]\n\
+        [[job]]\nname='small'\ncopies=6\nevery=0.3\narrival=0.1\nstage=[{name='z',threads=3,work=1.5}]\n";
+    std::fs::write(&file, text).unwrap();
+    let run = cluster.ask(["workload", "run", "--policies", "prioritized"]).arg(&file).within(100).json();
+    let live = of(&run, "prioritized");
+    assert_eq!((live["measures"]["failed"].as_u64(), live["jobs"].as_array().map(Vec::len)), (Some(0), Some(9)));
+    assert!(end(&run, "prioritized", "lr") > end(&run, "prioritized", "first"), "{run}");
+    let history = cluster.folder().join("history");
+    cluster.ask(["history", "export", "--output"]).arg(&history).ok();
+    let replay = flexps(["workload", "replay", "--policies", "prioritized,fair"]).arg(&history).json();
+    let makespan = |policy: &str| of(&replay, policy)["measures"]["makespan"].as_f64().unwrap();
+    let (recorded, played) = (makespan("recorded"), makespan("prioritized"));
+    assert!((recorded - played).abs() <= 0.05 * recorded, "recorded {recorded} s, played {played} s");
+    assert_eq!(of(&replay, "recorded")["stage_runs"], of(&replay, "prioritized")["stage_runs"]);
+    // Torn at its end, it is good up to there; torn elsewhere, it is refused.
+    let text = std::fs::read_to_string(&history).unwrap();
+    std::fs::write(&history, &text[..text.len() - 9]).unwrap();
+    flexps(["workload", "replay"]).arg(&history).ok().says(&["is cut off in line"]);
+    std::fs::write(&history, text.replacen("\"what\":\"run\"", "\"what\":\"r", 1)).unwrap();
+    flexps(["workload", "replay"]).arg(&history).exits(2).says(&["no record"]);
+}
