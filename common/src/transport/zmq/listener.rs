@@ -1,8 +1,9 @@
 //! A listener: one ROUTER on a private unix socket, behind the gate. A loop greets, takes requests and starts them in order;
-//! each request then runs as a task of its own, which keeps and sends its answer.
+//! each request then runs as a task of its own, which keeps its answer and hands it to the loop to send. When nothing else
+//! has come the loop begins the last one itself: a lone short request is answered without changing threads.
 //!
-//! Invariants: a session's requests start in order, each once; the loop alone decides who is who; what it holds for a
-//! session is bounded, and dropped with the session.
+//! Invariants: a session's requests start in order, each once; the loop alone decides who is who and touches the socket;
+//! what it holds for a session is bounded, and dropped with the session.
 
 use super::frames::{self, Down, Up, Welcome};
 use super::gate::{self, Registry};
@@ -12,12 +13,15 @@ use crate::error::{Error, Result};
 use crate::transport::options::Options;
 use crate::transport::{Connection, Packet, Service};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use zeromq::{RouterRecvHalf, RouterSendHalf, SocketEvent, SocketRecv, SocketSend};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use zeromq::{RouterRecvHalf, RouterSendHalf, SocketEvent, SocketRecv, SocketSend, ZmqMessage, ZmqResult};
 
 /// How often the loop looks for connections that did not come back.
 const TICK: Duration = Duration::from_millis(100);
@@ -29,13 +33,17 @@ const MEMORY: Duration = Duration::from_secs(60);
 const URGED: usize = 16;
 /// Greetings under way.
 const GREETINGS: usize = 1024;
+/// Messages that are taken before the loop looks at what else there is.
+const BURST: usize = 64;
 
 /// What the loop and the running requests share.
 struct Shared {
     service: Arc<dyn Service>,
     options: Options,
-    /// Taken out when the listener ends, so that running requests don't keep the socket.
-    send: Mutex<Option<RouterSendHalf>>,
+    /// Where requests run.
+    runtime: Handle,
+    /// What the loop is to send; bounded by the answers that each session may keep.
+    out: UnboundedSender<ZmqMessage>,
 }
 
 /// A session, shared with its running requests.
@@ -60,6 +68,9 @@ struct Known {
 /// The loop's state.
 pub(super) struct Router {
     shared: Arc<Shared>,
+    outgoing: UnboundedReceiver<ZmqMessage>,
+    /// The request that was started last, before it runs.
+    last: Option<BoxFuture<'static, ()>>,
     registry: Registry,
     /// Told to those who connect, unless they are to use TCP.
     path: Option<String>,
@@ -72,10 +83,14 @@ pub(super) struct Router {
 }
 
 impl Router {
-    pub fn new(service: Arc<dyn Service>, options: Options, registry: Registry, path: String) -> Self {
+    /// Requests will run on `runtime`.
+    pub fn new(service: Arc<dyn Service>, runtime: Handle, options: Options, registry: Registry, path: String) -> Self {
         let path = Some(path).filter(|_| options.same_host);
+        let (out, outgoing) = unbounded_channel();
         Self {
-            shared: Arc::new(Shared { service, options, send: Mutex::new(None) }),
+            shared: Arc::new(Shared { service, options, runtime, out }),
+            outgoing,
+            last: None,
             registry,
             path,
             incarnation: rand::random(),
@@ -89,23 +104,25 @@ impl Router {
     /// Serves until `stop` ends.
     pub async fn run(
         mut self,
-        send: RouterSendHalf,
+        mut send: RouterSendHalf,
         mut receive: RouterRecvHalf,
         mut monitor: futures::channel::mpsc::Receiver<SocketEvent>,
         mut stop: tokio::sync::oneshot::Receiver<()>,
     ) {
-        *self.shared.send.lock() = Some(send);
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
-                message = receive.recv() => match message {
-                    Ok(message) => {
-                        let frames = message.into_vec();
-                        if let [identity, rest @ ..] = &frames[..] {
-                            self.take(identity, rest).await;
-                        }
+                message = receive.recv() => {
+                    self.receive(message);
+                    for _ in 1..BURST {
+                        let Some(message) = receive.recv().now_or_never() else { break };
+                        self.receive(message);
                     }
-                    Err(error) => tracing::warn!(%error, "a message can't be received"),
+                    self.begin_last();
+                }
+                // The connection may have gone; the channel then asks again over a new one.
+                Some(message) = self.outgoing.recv() => if let Err(error) = send.send(message).await {
+                    tracing::debug!(%error, "an answer can't be sent");
                 },
                 Some(event) = monitor.next() => if let SocketEvent::Disconnected(identity) = event {
                     self.lost(&identity.into());
@@ -114,31 +131,50 @@ impl Router {
                 _ = &mut stop => break,
             }
         }
-        self.shared.send.lock().take();
         for known in self.sessions.values().filter(|known| !known.gone) {
             self.shared.service.gone(known.connection);
         }
     }
 
-    async fn take(&mut self, identity: &Bytes, frames: &[Bytes]) {
-        let result = match frames::parse::<Up>(frames) {
-            Ok((up, packet)) => self.act(identity, up, packet).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            self.refuse(identity, error).await;
+    fn receive(&mut self, message: ZmqResult<ZmqMessage>) {
+        match message.map(ZmqMessage::into_vec) {
+            Ok(frames) => {
+                if let [identity, rest @ ..] = &frames[..] {
+                    self.take(identity, rest);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a message can't be received"),
         }
     }
 
-    async fn act(&mut self, identity: &Bytes, up: Up, packet: Packet) -> Result<()> {
+    /// Runs the request that was started last as far as it goes at once; the rest of it is a task.
+    fn begin_last(&mut self) {
+        let Some(mut request) = self.last.take() else { return };
+        let _entered = self.shared.runtime.enter();
+        if request.as_mut().now_or_never().is_none() {
+            tokio::spawn(request);
+        }
+    }
+
+    fn take(&mut self, identity: &Bytes, frames: &[Bytes]) {
+        let result = match frames::parse::<Up>(frames) {
+            Ok((up, packet)) => self.act(identity, up, packet),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            self.refuse(identity, error);
+        }
+    }
+
+    fn act(&mut self, identity: &Bytes, up: Up, packet: Packet) -> Result<()> {
         match up {
-            Up::Hello(hello) => return self.hello(identity, hello).await,
-            Up::Proof(proof) => return self.welcome(identity, &proof).await,
+            Up::Hello(hello) => return self.hello(identity, hello),
+            Up::Proof(proof) => return self.welcome(identity, &proof),
             Up::Declined(reason) => return Err(Error::user(reason)),
             _ => {}
         }
         let Some(known) = self.present.get(identity).and_then(|id| self.sessions.get_mut(id)) else {
-            self.shared.send(identity, &Down::Stranger, None).await;
+            self.shared.send(identity, &Down::Stranger, None);
             return Ok(());
         };
         known.heard = Instant::now();
@@ -151,12 +187,12 @@ impl Router {
                     cell.session.take(id, packet, limit)?
                 };
                 if let Taken::Answered(answer) = taken {
-                    self.shared.answer(identity, id, answer).await;
+                    self.shared.answer(identity, id, answer);
                 }
             }
             Up::Acks(ids) => known.cell.lock().session.acknowledge(&ids),
             Up::Resume(outstanding) => known.cell.lock().session.resume(&outstanding),
-            Up::Ping => self.shared.send(identity, &Down::Pong, None).await,
+            Up::Ping => self.shared.send(identity, &Down::Pong, None),
             Up::Bye => {
                 let id = known.id;
                 self.end(&id);
@@ -165,22 +201,22 @@ impl Router {
             Up::Hello(_) | Up::Proof(_) | Up::Declined(_) => {}
         }
         // Acknowledgements may have made room.
-        while start_next(&self.shared, known, false) {}
+        while start_next(&self.shared, known, false, &mut self.last) {}
         Ok(())
     }
 
-    async fn hello(&mut self, identity: &Bytes, hello: Hello) -> Result<()> {
+    fn hello(&mut self, identity: &Bytes, hello: Hello) -> Result<()> {
         hello.check(&self.shared.options)?;
         if self.greetings.len() >= GREETINGS {
             return Err(Error::cluster(format!("{GREETINGS} other connections are being greeted")).retryable());
         }
         let challenge = Challenge::new(&self.shared.options, &hello, self.path.clone())?;
-        self.shared.send(identity, &Down::Challenge(challenge.clone()), None).await;
+        self.shared.send(identity, &Down::Challenge(challenge.clone()), None);
         self.greetings.insert(identity.clone(), (hello, challenge, Instant::now()));
         Ok(())
     }
 
-    async fn welcome(&mut self, identity: &Bytes, proof: &[u8; 32]) -> Result<()> {
+    fn welcome(&mut self, identity: &Bytes, proof: &[u8; 32]) -> Result<()> {
         let Some((hello, challenge, _)) = self.greetings.remove(identity) else {
             return Err(Error::cluster("a proof without a challenge"));
         };
@@ -218,16 +254,16 @@ impl Router {
             entry.admit(self.shared.options.max_message + gate::UNKNOWN + (64 << 10));
         }
         let welcome = Welcome { listener: self.incarnation, resumed };
-        self.shared.send(identity, &Down::Welcome(welcome), None).await;
+        self.shared.send(identity, &Down::Welcome(welcome), None);
         Ok(())
     }
 
-    async fn refuse(&mut self, identity: &Bytes, error: Error) {
+    fn refuse(&mut self, identity: &Bytes, error: Error) {
         let entry = self.registry.get(identity);
         let from = entry.as_ref().map_or_else(|| "this machine".to_owned(), |e| e.from.to_string());
         tracing::warn!(from, "connection refused: {error}");
         self.greetings.remove(identity);
-        self.shared.send(identity, &Down::Refused(error), None).await;
+        self.shared.send(identity, &Down::Refused(error), None);
         if let Some(id) = self.present.get(identity).copied() {
             self.end(&id);
         }
@@ -258,7 +294,7 @@ impl Router {
         let mut forgotten = Vec::new();
         for known in self.sessions.values_mut() {
             for _ in 0..URGED {
-                if !start_next(&self.shared, known, true) {
+                if !start_next(&self.shared, known, true, &mut self.last) {
                     break;
                 }
             }
@@ -275,6 +311,7 @@ impl Router {
         for id in forgotten {
             self.sessions.remove(&id);
         }
+        self.begin_last();
     }
 
     /// Ends a session for good.
@@ -291,40 +328,49 @@ impl Router {
 }
 
 impl Shared {
-    async fn send(&self, identity: &Bytes, down: &Down, packet: Option<&Packet>) {
-        let Some(mut half) = self.send.lock().clone() else { return };
+    fn send(&self, identity: &Bytes, down: &Down, packet: Option<&Packet>) {
         match frames::message(down, packet) {
             Ok(mut message) => {
                 message.push_front(identity.clone());
-                // The connection may have gone; the channel then asks again over a new one.
-                if let Err(error) = half.send(message).await {
-                    tracing::debug!(%error, "an answer can't be sent");
-                }
+                // The loop may have ended.
+                let _ = self.out.send(message);
             }
             Err(error) => tracing::error!(%error, "an answer can't be encoded"),
         }
     }
 
-    async fn answer(&self, identity: &Bytes, id: u64, answer: Answer) {
+    fn answer(&self, identity: &Bytes, id: u64, answer: Answer) {
         match answer {
-            Ok(packet) => self.send(identity, &Down::Answer { id }, Some(&packet)).await,
-            Err(error) => self.send(identity, &Down::Failed { id, error }, None).await,
+            Ok(packet) => self.send(identity, &Down::Answer { id }, Some(&packet)),
+            Err(error) => self.send(identity, &Down::Failed { id, error }, None),
         }
     }
 }
 
-/// Starts a session's next request, if it may.
-fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool) -> bool {
+/// Starts a session's next request, if it may. It waits in `last`; the one that waited there becomes a task.
+fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool, last: &mut Option<BoxFuture<'static, ()>>) -> bool {
     let next = known.cell.lock().session.next(shared.options.answers, urge);
     let Some((id, packet)) = next else { return false };
-    start(shared.clone(), known.cell.clone(), known.connection, id, packet);
+    if let Some(before) = last.take() {
+        shared.runtime.spawn(before);
+    }
+    *last = Some(start(shared.clone(), known.cell.clone(), known.connection, id, packet));
     true
 }
 
-/// Runs a request: the service is called at once, so that calls are in order; its future runs as a task.
-fn start(shared: Arc<Shared>, cell: Arc<Mutex<Cell>>, from: Connection, id: u64, packet: Packet) {
-    let answer = crate::transport::serve(&*shared.service, from, packet);
-    tokio::spawn(async move {
+/// Starts a request: the service is called at once, so that calls are in order; its future then runs.
+fn start(
+    shared: Arc<Shared>,
+    cell: Arc<Mutex<Cell>>,
+    from: Connection,
+    id: u64,
+    packet: Packet,
+) -> BoxFuture<'static, ()> {
+    let answer = {
+        let _entered = shared.runtime.enter();
+        crate::transport::serve(&*shared.service, from, packet)
+    };
+    Box::pin(async move {
         let limit = shared.options.max_message;
         let answer = answer.await.and_then(|packet| match packet.len() {
             len if len > limit => Err(Error::bug(format!("an answer of {len} bytes, at most {limit} are allowed"))),
@@ -336,7 +382,7 @@ fn start(shared: Arc<Shared>, cell: Arc<Mutex<Cell>>, from: Connection, id: u64,
             cell.identity.clone()
         };
         if let Some(identity) = identity {
-            shared.answer(&identity, id, answer).await;
+            shared.answer(&identity, id, answer);
         }
-    });
+    })
 }

@@ -21,8 +21,11 @@ pub(super) use channel::ZmqCaller;
 use super::options::Options;
 use super::{Listener, Service};
 use crate::error::{Error, Result};
+use std::net::TcpListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -62,46 +65,78 @@ impl Zmq {
             _ => bad(&e),
         })?;
         let bound = tcp.local_addr().map_err(|e| bad(&e))?;
-
-        let home = Home::make()?;
-        let path = home.0.join("socket");
-        let mut settings = SocketOptions::default();
-        settings.read_buffer(1 << 10, READ, 2);
-        let mut router = RouterSocket::with_options(settings);
-        let monitor = router.monitor();
-        let name = path.to_string_lossy().into_owned();
-        let broken = |e| Error::cluster(format!("the socket {name} can't be made: {e}"));
-        router.bind(&format!("ipc://{name}")).await.map_err(broken)?;
-        let (send, receive) = router.split();
-
-        let registry = gate::Registry::default();
-        let gate = tokio::spawn(gate::run(tcp, path, registry.clone()));
-        let loop_ = listener::Router::new(service, (*self.options).clone(), registry, name);
-        let (stop, stopped) = oneshot::channel();
-        tokio::spawn(loop_.run(send, receive, monitor, stopped));
-        let guard = Guard { gate, _stop: stop, _home: home };
-        Ok(Listener { address: bound.to_string(), _guard: Box::new(guard) })
+        let thread = SocketThread::start(tcp.into_std().map_err(|e| bad(&e))?, service, &self.options).await?;
+        Ok(Listener { address: bound.to_string(), _guard: Box::new(thread) })
     }
 }
 
-/// What ends with a listener.
-struct Guard {
-    gate: tokio::task::JoinHandle<()>,
-    /// The loop stops when this is dropped.
-    _stop: oneshot::Sender<()>,
-    _home: Home,
+/// The thread that runs a listener's socket, gate and loop; it ends when this is dropped.
+///
+/// One thread, because the crate's sockets mix blocking and asynchronous locks on one table: a worker of a larger runtime
+/// that blocks there may hold, in its own queue, the very task that owns the lock, and then the listener is dead for good.
+struct SocketThread {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<()>>>,
 }
 
-impl Drop for Guard {
+impl SocketThread {
+    /// Serves what comes to `tcp`; requests run on the runtime from which this is called.
+    async fn start(tcp: StdListener, service: Arc<dyn Service>, options: &Options) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| broken(&e))?;
+        let ((stop, stopped), (ready, is_ready)) = (oneshot::channel(), oneshot::channel());
+        let (requests, options) = (Handle::current(), options.clone());
+        let serve = async move {
+            let home = Home::make()?;
+            let tcp = TcpListener::from_std(tcp).map_err(|e| broken(&e))?;
+            let path = home.0.join("socket");
+            let name = path.to_string_lossy().into_owned();
+            let mut settings = SocketOptions::default();
+            settings.read_buffer(1 << 10, READ, 2);
+            let mut router = RouterSocket::with_options(settings);
+            let monitor = router.monitor();
+            router.bind(&format!("ipc://{name}")).await.map_err(|e| broken(&format!("{name}: {e}")))?;
+            let (send, receive) = router.split();
+            let registry = gate::Registry::default();
+            let _ = ready.send(());
+            let serving = listener::Router::new(service, requests, options, registry.clone(), name);
+            tokio::select! {
+                () = gate::run(tcp, path, registry) => {}
+                () = serving.run(send, receive, monitor, stopped) => {}
+            }
+            Ok(())
+        };
+        let builder = std::thread::Builder::new().name("socket".to_owned());
+        let thread = builder.spawn(move || runtime.block_on(serve)).map_err(|e| broken(&e))?;
+        let mut this = Self { stop: Some(stop), thread: Some(thread) };
+        match is_ready.await {
+            Ok(()) => Ok(this),
+            Err(_) => Err(this.end().unwrap_or_else(|| broken(&"its thread ended"))),
+        }
+    }
+
+    /// Ends the thread, and with it its hold on the address; why it could not serve, if so.
+    fn end(&mut self) -> Option<Error> {
+        self.stop.take();
+        self.thread.take()?.join().ok()?.err()
+    }
+}
+
+impl Drop for SocketThread {
     fn drop(&mut self) {
-        self.gate.abort();
+        self.end();
     }
+}
+
+fn broken(reason: &dyn std::fmt::Display) -> Error {
+    Error::cluster(format!("a socket can't be made: {reason}"))
 }
 
 /// A folder that only this user may enter, for one unix socket; removed when dropped.
 struct Home(PathBuf);
 
 const PREFIX: &str = "flexps-";
+/// A folder of this age has its socket.
+const SETTLED: Duration = Duration::from_secs(60);
 
 impl Home {
     fn make() -> Result<Self> {
@@ -129,6 +164,11 @@ fn sweep(temp: &Path) {
         entry.file_name().to_str().and_then(|name| name.strip_prefix(PREFIX)).is_some_and(|rest| rest.len() == 32)
     });
     for entry in ours {
+        // One that is just being made is refused too.
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+        if age.is_none_or(|age| age < SETTLED) {
+            continue;
+        }
         let tried = std::os::unix::net::UnixStream::connect(entry.path().join("socket"));
         if tried.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
             let _ = std::fs::remove_dir_all(entry.path());

@@ -1,5 +1,6 @@
 //! Channels and listeners over real sockets.
 
+mod crowd;
 mod hostile;
 
 use super::*;
