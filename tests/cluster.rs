@@ -27,6 +27,14 @@ fn endless(cluster: &Cluster, rows: &Path) -> String {
     id
 }
 
+/// Waits until the first job runs.
+#[track_caller]
+fn await_running(cluster: &Cluster) {
+    wait::until("the job to run", 20 * SECOND, || {
+        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
+    });
+}
+
 /// The state of a job, and its error.
 fn state(cluster: &Cluster, id: &str) -> (String, String) {
     let status = cluster.ask(["status", id]).json();
@@ -86,9 +94,7 @@ fn ctrl_c_on_the_client_cancels_the_job_on_the_cluster() {
     let cluster = Cluster::start(1, 1);
     let rows = some_rows(&cluster);
     let running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(30).start();
-    wait::until("the job to run", 20 * SECOND, || {
-        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
-    });
+    await_running(&cluster);
     running.signal(libc::SIGINT);
     assert_eq!(running.finish().code, 130);
     assert_eq!(state(&cluster, "j1").0, "cancelled");
@@ -156,9 +162,7 @@ fn a_master_killed_is_missed_in_words_and_its_slaves_come_back_to_the_next() {
     let mut cluster = Cluster::start(2, 1);
     let rows = some_rows(&cluster);
     let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(90).start();
-    wait::until("the job to run", 20 * SECOND, || {
-        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
-    });
+    await_running(&cluster);
     cluster.master.kill();
     running.await_stderr("trying for");
     cluster.restart_master();
@@ -175,9 +179,7 @@ fn a_master_that_never_comes_back_is_given_up_by_its_client() {
     let mut cluster = Cluster::start(1, 1);
     let rows = some_rows(&cluster);
     let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(90).start();
-    wait::until("the job to run", 20 * SECOND, || {
-        (cluster.ask(["jobs"]).json()[0]["state"] == "running").then_some(())
-    });
+    await_running(&cluster);
     cluster.master.kill();
     running.await_stderr("trying for 30 s");
     let run = running.finish();

@@ -15,6 +15,7 @@ mod newton;
 mod objective;
 mod order;
 pub mod parts;
+mod prefetch;
 pub mod rules;
 mod sample;
 pub mod sdca;

@@ -17,7 +17,7 @@ use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
 
 /// Most bytes of rows in a window; a window has at least one block.
-const WINDOW: usize = 64 << 20;
+pub const WINDOW: usize = 64 << 20;
 
 /// How rows are grouped.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +29,12 @@ pub enum Grouping {
 }
 
 impl Grouping {
+    /// The groups of a block: their first rows and the rows behind their last.
+    pub fn cut(self, block: &Block) -> impl Iterator<Item = (u32, u32)> + use<> {
+        let (rows, size) = (block.rows(), self.size(block));
+        (0..rows).step_by(size).map(move |from| (from as u32, rows.min(from + size) as u32))
+    }
+
     /// Rows of a group.
     fn size(self, block: &Block) -> usize {
         match self {
@@ -91,10 +97,7 @@ impl Order {
                 self.window.push(block);
             }
             for (at, block) in self.window.iter().enumerate() {
-                let rows = block.rows();
-                let size = self.grouping.size(block);
-                self.groups
-                    .extend((0..rows).step_by(size).map(|from| (at as u32, from as u32, rows.min(from + size) as u32)));
+                self.groups.extend(self.grouping.cut(block).map(|(from, to)| (at as u32, from, to)));
             }
             self.groups.shuffle(&mut self.rng);
         }

@@ -192,16 +192,9 @@ pub struct MasterArgs {
 /// `flexps slave`.
 #[derive(Debug, Args)]
 pub struct SlaveArgs {
-    /// The master's address
-    #[arg(
-        long,
-        env = "FLEXPS_MASTER",
-        default_value = DEFAULT_BIND,
-        value_name = "HOST:PORT",
-        hide_env_values = true,
-        value_parser = master
-    )]
-    pub master: String,
+    /// The master.
+    #[command(flatten)]
+    pub remote: Remote,
     /// The host whose HDFS blocks are local to this slave [default: this machine's name]
     #[arg(long, value_name = "NAME")]
     pub host: Option<String>,
@@ -214,9 +207,6 @@ pub struct SlaveArgs {
     /// What it lends.
     #[command(flatten)]
     pub resources: Resources,
-    /// Proof of membership.
-    #[command(flatten)]
-    pub access: Access,
 }
 
 /// A master to ask.

@@ -35,17 +35,17 @@ pub async fn slave(args: SlaveArgs, registry: Registry) -> Result<()> {
     let name = args.name.unwrap_or_else(|| host.clone());
     let control = free_port(&args.bind)?;
     let mut options = slave_options(&args.resources, name.clone(), host, Storage::default());
-    options.master.clone_from(&args.master);
+    options.master.clone_from(&args.remote.master);
     options.control = control;
     options.bulk.clone_from(&options.control);
     let slots = options.slots;
-    let network = node::network(&args.access, "slave")?;
+    let network = node::network(&args.remote.access, "slave")?;
     let slave = flexps_slave::node::start(network, registry, options).await?;
     tokio::select! {
         registered = slave.registered() => {
             let id = registered?;
             if watched() {
-                say(&format!("slave {name} ({id}) lends {slots} slots to the master at {}", args.master));
+                say(&format!("slave {name} ({id}) lends {slots} slots to the master at {}", args.remote.master));
             }
             tokio::select! {
                 ended = slave.wait() => return ended,

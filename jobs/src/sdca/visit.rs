@@ -7,6 +7,8 @@
 use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
+use crate::order::{Grouping, WINDOW};
+use crate::prefetch::{prefetch, prefetch_all};
 use flexps_common::Result;
 use flexps_common::data::Block;
 use flexps_common::worker::Worker;
@@ -17,40 +19,14 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Most bytes of rows in a window; a window has at least one block.
-const WINDOW: usize = 64 << 20;
-/// About the bytes of a group, and its most rows: larger groups stall on files that are sorted by label.
-const GROUP_BYTES: usize = 4 << 10;
-const GROUP_ROWS: usize = 32;
+/// How rows are grouped: larger groups stall on files that are sorted by label.
+const GROUPING: Grouping = Grouping::Bytes(4 << 10);
 /// Non-zeros of a group from which on its weights are asked for only while it is gone through.
 const LONG: usize = 1024;
 /// Non-zeros between asking for a weight and using it then.
 const AHEAD: usize = 48;
 /// Weights that the second cache holds beside the rows: no need to ask for them.
 const NEAR: usize = 1 << 17;
-
-/// Asks for a cache line.
-#[inline(always)]
-fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// Most lines that are asked for at once: of what is longer the processor itself sees the run.
-const LINES: usize = 24;
-
-/// Asks for the lines of a slice, or the first of them.
-#[inline(always)]
-fn prefetch_all<T>(slice: &[T]) {
-    for line in 0..=(std::mem::size_of_val(slice) / 64).min(LINES) {
-        prefetch(slice.as_ptr().cast::<u8>().wrapping_add(64 * line));
-    }
-}
 
 /// Some consecutive rows: block in the window, first row, behind the last.
 type Group = (u32, u32, u32);
@@ -118,10 +94,8 @@ impl Visit {
             let Some(i) = self.blocks.pop() else { break };
             let block = own.block(worker, i)?;
             bytes += block.bytes();
-            let (place, rows) = (self.window.len() as u32, block.rows());
-            let size = (GROUP_BYTES * rows).checked_div(block.bytes()).unwrap_or(1).clamp(1, GROUP_ROWS);
-            let group = |from| (place, from as u32, rows.min(from + size) as u32);
-            self.groups.extend((0..rows).step_by(size).map(group));
+            let place = self.window.len() as u32;
+            self.groups.extend(GROUPING.cut(&block).map(|(from, to)| (place, from, to)));
             self.window.push((i, block));
         }
         self.groups.shuffle(&mut self.rng);

@@ -19,6 +19,7 @@
 //! Invariant: the steps in `Slot::seen` never exceed `steps`; after [`Replica::settle`] all are equal to it.
 
 use crate::logistic::slope;
+use crate::prefetch::prefetch;
 use flexps_common::data::Block;
 use std::ops::Range;
 
@@ -41,18 +42,6 @@ const TABLE: usize = 4096;
 
 /// Non-zeros between asking for a slot and using it. Halves the time of a pass where the slots exceed the L2 cache.
 const AHEAD: usize = 48;
-
-/// Asks for a cache line.
-#[inline(always)]
-fn prefetch<T>(at: *const T) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch reads nothing, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
 
 /// A private replica.
 #[derive(Debug)]
