@@ -9,6 +9,7 @@ pub mod job;
 pub mod metrics;
 pub mod model;
 pub mod plan;
+pub mod random;
 pub mod report;
 pub mod scheduling;
 pub mod siblings;

@@ -44,6 +44,11 @@ impl Grouping {
     }
 }
 
+/// Tells the random choices of one worker, epoch and part from all others.
+pub fn stream(worker: &Worker<'_>, part: usize) -> u64 {
+    (part as u64) << 40 | worker.place.epoch << 20 | worker.place.index as u64
+}
+
 /// Some consecutive rows of a block.
 #[derive(Debug, Clone)]
 pub struct Group {

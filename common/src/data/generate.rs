@@ -6,6 +6,7 @@
 use super::libsvm::write_row;
 use crate::error::{Error, Result};
 use crate::ids::Key;
+use crate::random::SplitMix64;
 use std::io::Write;
 use std::ops::Range;
 use std::str::FromStr;
@@ -130,7 +131,7 @@ impl Generator {
     /// Makes row `number`: its label as it stands in the file, its features from 0 and their values.
     pub fn row(&mut self, number: u64) -> (f32, &[Key], Option<&[f32]>) {
         let shape = self.shape;
-        let mut random = Random::new(shape.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut random = random(shape.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let count = match shape.kind {
             Kind::Webspam => ((0.5 + random.unit()) * f64::from(shape.nonzeros)).max(1.0) as usize,
             Kind::Kdd => shape.nonzeros as usize,
@@ -160,7 +161,7 @@ impl Generator {
         match shape.kind {
             Kind::Webspam => {
                 let norm: f64 = self.values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt();
-                let digits = if random.below(4) == 0 { 5 } else { 4 };
+                let digits = if random.draw().is_multiple_of(4) { 5 } else { 4 };
                 for value in &mut self.values {
                     *value = rounded(f64::from(*value) / norm, digits);
                 }
@@ -180,7 +181,7 @@ impl Generator {
     }
 
     /// Draws `count` different features, common ones more often.
-    fn draw(&mut self, random: &mut Random, count: usize) {
+    fn draw(&mut self, random: &mut SplitMix64, count: usize) {
         let features = u64::from(self.shape.features);
         self.drawn.clear();
         // Few rounds: of at most half of the features each draws a good part of what is missing.
@@ -201,10 +202,10 @@ impl Generator {
 
 /// The hidden model's weight of the feature of `rank`: common features matter, most others don't.
 fn hidden_weight(rank: u32, shape: Shape) -> f64 {
-    let mut random = Random::new(shape.seed.wrapping_add(0x5151) ^ u64::from(rank).wrapping_mul(0xd6e8_feb8_6659_fd93));
+    let mut random = random(shape.seed.wrapping_add(0x5151) ^ u64::from(rank).wrapping_mul(0xd6e8_feb8_6659_fd93));
     let important = match shape.kind {
         Kind::Webspam => rank < 60,
-        Kind::Kdd => rank < 2000 || random.below(10) == 0,
+        Kind::Kdd => rank < 2000 || random.draw().is_multiple_of(10),
     };
     if important { 2.0 * random.unit() - 1.0 } else { 0.0 }
 }
@@ -219,33 +220,9 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// SplitMix64: small, fast, and the same for ever.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        let mut this = Self(seed);
-        // Neighbouring seeds part after one step.
-        this.0 = this.next();
-        this
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In [0, 1).
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
+/// What `seed` makes; neighbouring seeds part after one step.
+fn random(seed: u64) -> SplitMix64 {
+    SplitMix64(SplitMix64(seed).draw())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Invariant: a batch ends with a clock, so the consistency model says how old the weights of the next one may be.
 
 use super::batch::{Batch, Bias, Penalty, Rule};
-use crate::order::{Grouping, Order};
+use crate::order::{self, Grouping, Order};
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
 use flexps_common::Result;
@@ -49,8 +49,7 @@ impl Train {
         penalty.iter_mut().for_each(dealt);
         let penalty = Penalty(penalty);
 
-        let stream = (part.number as u64) << 40 | worker.place.epoch << 20 | worker.place.index as u64;
-        let mut order = Order::new(part, Grouping::Rows(self.batch), self.seed, stream);
+        let mut order = Order::new(part, Grouping::Rows(self.batch), self.seed, order::stream(worker, part.number));
         let share = 1.0 / self.batch as f32;
         let rule = if self.squares.is_some() { Rule::Adagrad(step as f32) } else { Rule::Sgd(step as f32) };
         while let Some(group) = order.next(worker, part)? {

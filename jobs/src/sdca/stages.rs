@@ -14,6 +14,7 @@ use super::loss::Loss;
 use super::rows::Own;
 use super::visit::{Scale, Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
+use crate::order;
 use flexps_common::Result;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Input, Table};
@@ -106,8 +107,7 @@ impl Stages {
         let (lambda, all_rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
         let weight = (sigma / (lambda * all_rows)) as f32;
         let scale = Scale { weights: weight, at_once: worker.scalar("at_once", 0.0) > 0.0 };
-        let stream = worker.place.epoch << 20 | worker.place.index as u64;
-        let mut visit = Visit::new(&own, self.seed, stream);
+        let mut visit = Visit::new(&own, self.seed, order::stream(worker, 0));
         let first = worker.place.epoch as u32 * self.joins;
         let mut joins = Joins::new(worker, (&map, self.tables), &weights, first, sigma as f32)?;
         if alone {

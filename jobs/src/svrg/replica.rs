@@ -160,8 +160,11 @@ impl Replica {
 
     /// Goes on from `values` with the same anchor. Everything must be settled.
     pub fn restart(&mut self, values: Values<'_>) {
-        self.rewind();
-        self.slots.iter_mut().zip(values.features).for_each(|(slot, value)| slot.value = *value);
+        let code = self.code_bits();
+        for (slot, value) in self.slots.iter_mut().zip(values.features) {
+            (slot.value, slot.seen) = (*value, slot.seen & code);
+        }
+        self.steps = 0;
         if let Some(bias) = &mut self.bias {
             bias.value = values.bias;
         }
@@ -169,9 +172,14 @@ impl Replica {
 
     /// Counts steps from 0 again. Everything must be settled.
     fn rewind(&mut self) {
-        let code = if self.dense.is_some() { (1 << CODE) - 1 } else { 0 };
+        let code = self.code_bits();
         self.slots.iter_mut().for_each(|slot| slot.seen &= code);
         self.steps = 0;
+    }
+
+    /// The bits of `Slot::seen` that are no steps.
+    fn code_bits(&self) -> u32 {
+        if self.dense.is_some() { (1 << CODE) - 1 } else { 0 }
     }
 
     /// One step on each of the rows `from..to` of a block. Panics when the block has fewer.

@@ -5,7 +5,7 @@
 //! under every consistency model, and where no worker moves nothing changes.
 
 use super::replica::{Replica, Values};
-use crate::order::{Grouping, Order};
+use crate::order::{self, Grouping, Order};
 use crate::parts::{Part, Parts, Rows};
 use crate::shares::{self, Share};
 use crate::vector::Vector;
@@ -82,13 +82,12 @@ impl Stochastic {
             share.weights
         });
 
-        let stream = (part.number as u64) << 40 | worker.place.epoch << 20 | worker.place.index as u64;
+        let stream = order::stream(worker, part.number);
         let mut visits = Visits { order: None, part, seed: self.seed, stream };
         for join in 0..joins {
-            if !alone {
+            // One that is alone stands at the anchor already.
+            if !alone || join > 0 {
                 bias = self.weights.get(worker, map, &mut fresh)?;
-                replica.restart(Values { features: &fresh, bias });
-            } else if join > 0 {
                 replica.restart(Values { features: &fresh, bias });
             }
             let (from, to) = (f64::from(join) / f64::from(joins), f64::from(join + 1) / f64::from(joins));
@@ -99,9 +98,6 @@ impl Stochastic {
             let bias_way = bias_weight * (replica.bias() - bias);
             self.weights.add(worker, map, &fresh, bias_way)?;
             worker.clock()?;
-            if alone && join + 1 < joins {
-                bias = self.weights.get(worker, map, &mut fresh)?;
-            }
         }
         Ok(())
     }

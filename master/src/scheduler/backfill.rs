@@ -76,9 +76,7 @@ impl<'a> Head<'a> {
     fn of(walk: &mut Walk<'a>) -> Self {
         let view = walk.view;
         let Some(reservation) = view.reserved.first() else { return Self::Nobody };
-        let key = (reservation.job, reservation.stage);
-        let Ok(at) = view.ready.binary_search_by_key(&key, Ready::key) else { return Self::Nobody };
-        let ready = &view.ready[at];
+        let Some(ready) = view.reserved_for(reservation) else { return Self::Nobody };
         if !reserve::stands(view, reservation) {
             return Self::Nobody;
         }

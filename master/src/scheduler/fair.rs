@@ -30,17 +30,10 @@ impl Policy for Fair {
     }
 
     fn decide(&self, view: &View<'_>) -> Decision {
-        let mut walk = Walk::new(view);
-        walk.reservations();
-        walk.impatient(self.patience);
-        let total = walk.free.total();
+        let (mut walk, patient) = Walk::with_patience(view, self.patience);
         let share = |owner: u32| view.shares.get(owner as usize).copied().unwrap_or_default();
         let mut turns: Vec<Turn<'_>> = Vec::new();
-        for ready in view.ready {
-            let late = u64::from(ready.want.least()) > total || self.patience.is_over(ready, view.now);
-            if late || walk.had_reservation(ready) {
-                continue;
-            }
+        for ready in patient {
             let owner = ready.owner;
             while turns.len() <= owner as usize {
                 let (owner, share) = (turns.len() as u32, share(turns.len() as u32));

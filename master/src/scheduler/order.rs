@@ -67,13 +67,10 @@ impl<'a> Walk<'a> {
     pub fn reservations(&mut self) {
         let view = self.view;
         for reservation in view.reserved {
-            let key = (reservation.job, reservation.stage);
-            let Ok(at) = view.ready.binary_search_by_key(&key, Ready::key) else { continue };
-            let ready = &view.ready[at];
-            if !reserve::stands(view, reservation) {
+            let Some(ready) = view.reserved_for(reservation).filter(|_| reserve::stands(view, reservation)) else {
                 continue;
-            }
-            self.known.insert(key);
+            };
+            self.know(ready);
             if self.free.has(&reservation.workers, ready.memory) {
                 self.put(ready, reservation.workers.clone(), super::Why::Wanted);
             } else {
@@ -83,8 +80,7 @@ impl<'a> Walk<'a> {
         }
         // Elsewhere, only once all that is held is out of reach: what one gets may not be what another was promised.
         for reservation in std::mem::take(&mut self.decision.reserved) {
-            let at = view.ready.binary_search_by_key(&(reservation.job, reservation.stage), Ready::key);
-            if !at.is_ok_and(|at| self.place(&view.ready[at])) {
+            if !view.reserved_for(&reservation).is_some_and(|ready| self.place(ready)) {
                 self.decision.reserved.push(reservation);
             }
         }
@@ -131,6 +127,18 @@ impl<'a> Walk<'a> {
                 full = !self.reserve(ready) && reserve::ever_fits(self.view, ready);
             }
         }
+    }
+
+    /// A walk after the reservations and the impatient, and those whose turn it then is: the patient for whom there are
+    /// slots, in the view's order.
+    pub fn with_patience(view: &'a View<'a>, patience: Patience) -> (Self, Vec<&'a Ready>) {
+        let mut walk = Self::new(view);
+        walk.reservations();
+        walk.impatient(patience);
+        let total = walk.free.total();
+        let fits = |r: &&Ready| u64::from(r.want.least()) <= total && !patience.is_over(r, view.now);
+        let patient = view.ready.iter().filter(fits).filter(|r| !walk.had_reservation(r)).collect();
+        (walk, patient)
     }
 
     fn hold(&mut self, reservation: Reservation, memory: u64) {

@@ -3,7 +3,7 @@
 //! stage that fits is left.
 
 use super::order::{Patience, Walk};
-use super::{Decision, Policy, Ready, View};
+use super::{Decision, Policy, View};
 use std::cmp::Reverse;
 
 /// See the module.
@@ -19,12 +19,7 @@ impl Policy for Prioritized {
     }
 
     fn decide(&self, view: &View<'_>) -> Decision {
-        let mut walk = Walk::new(view);
-        walk.reservations();
-        walk.impatient(self.patience);
-        let total = walk.free.total();
-        let fitting = |r: &&Ready| u64::from(r.want.least()) <= total && !self.patience.is_over(r, view.now);
-        let mut order: Vec<&Ready> = view.ready.iter().filter(fitting).filter(|r| !walk.had_reservation(r)).collect();
+        let (mut walk, mut order) = Walk::with_patience(view, self.patience);
         order.sort_unstable_by_key(|r| (Reverse(r.priority), Reverse(r.passed_over), r.since, r.key()));
         for ready in order {
             walk.place(ready);

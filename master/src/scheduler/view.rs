@@ -164,6 +164,14 @@ pub struct View<'a> {
     pub shares: &'a [Share],
 }
 
+impl<'a> View<'a> {
+    /// The stage that a reservation is for, if it still waits.
+    pub(super) fn reserved_for(&self, reservation: &Reservation) -> Option<&'a Ready> {
+        let key = (reservation.job, reservation.stage);
+        self.ready.binary_search_by_key(&key, Ready::key).ok().map(|at| &self.ready[at])
+    }
+}
+
 /// A stage that is to start now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {

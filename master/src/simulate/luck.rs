@@ -2,6 +2,7 @@
 //!
 //! Invariant: a draw depends on the seed, the job, the stage and the try, never on when or where it is made.
 
+use flexps_common::random::SplitMix64;
 use std::time::Duration;
 
 /// How durations vary.
@@ -49,30 +50,22 @@ impl Luck {
     }
 }
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct Dice(u64);
+/// The random numbers of one try.
+struct Dice(SplitMix64);
 
 impl Dice {
     fn new(parts: [u64; 4]) -> Self {
-        let mut dice = Self(0x9E37_79B9_7F4A_7C15);
+        let mut dice = SplitMix64(0x9E37_79B9_7F4A_7C15);
         for part in parts {
             dice.0 ^= part;
-            dice.0 = dice.next();
+            dice.0 = dice.draw();
         }
-        dice
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+        Self(dice)
     }
 
     /// In 0..1.
     fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        self.0.unit()
     }
 
     /// Box and Muller 1958.
