@@ -42,7 +42,7 @@ fn a_directory_in_hdfs_gives_its_files_with_hosts_and_racks() {
     }
     hdfs.script(&["put", &local.path().join("rows").to_string_lossy(), "/listing/"]);
 
-    let listing = hdfs.list("/listing/rows");
+    let listing = hdfs.replicated("/listing/rows");
     assert_eq!(listing.notes, Vec::<String>::new());
     let paths: Vec<_> = listing.files.iter().map(|f| f.path.clone()).collect();
     assert_eq!(paths, ["part-0", "part-1"].map(|name| format!("{}/listing/rows/{name}", hdfs.url)));
@@ -100,6 +100,7 @@ fn a_hundred_files_are_listed_in_seconds() {
         std::fs::write(local.path().join(format!("part-{i:03}")), pattern(100 + i)).unwrap();
     }
     hdfs.script(&["put", &local.path().to_string_lossy(), "/many"]);
+    hdfs.replicated("/many");
     let listing = within(30, || hdfs.list("/many"));
     assert_eq!(listing.files.len(), 100);
     assert!(listing.files.iter().all(|f| f.blocks.len() == 1 && f.blocks[0].hosts.len() == 2));
@@ -176,8 +177,7 @@ fn longest_stall(hdfs: &Hdfs, path: &str, disturb: &str, mend: &str) -> Duration
     let source = local.path().join("f").to_string_lossy().into_owned();
     hdfs.script(&["fs", "-mkdir", "-p", path]);
     hdfs.script(&["fs", "-Ddfs.blocksize=134217728", "-put", &source, path]);
-    hdfs.script(&["fs", "-setrep", "-w", "2", path]);
-    let file = hdfs.list(&format!("{path}/f")).files.remove(0);
+    let file = hdfs.replicated(&format!("{path}/f")).files.remove(0);
     assert_eq!((file.blocks.len(), file.blocks[0].hosts.len()), (1, 2), "{file:?}");
     let mut longest = Duration::ZERO;
     for host in file.blocks[0].hosts.iter().cycle().take(READINGS) {

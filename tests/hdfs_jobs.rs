@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 const FLAGS: [&str; 6] = ["run", "svrg", "--epochs", "20", "--tolerance", "0"];
 
-/// Some MB of rows in four files of several blocks, here and at `path`.
+/// Some MB of rows in four files of several blocks, here and, on two DataNodes each, at `path`.
 fn rows(hdfs: &Hdfs, path: &str) -> (PathBuf, tempfile::TempDir) {
     let here = folder();
     let local = here.path().join("rows");
@@ -17,13 +17,8 @@ fn rows(hdfs: &Hdfs, path: &str) -> (PathBuf, tempfile::TempDir) {
         Rows::generate(40 + part, 10_000, 2000, 40).write(&local, &format!("part-{part}"));
     }
     hdfs.script(&["put", &local.to_string_lossy(), path]);
+    hdfs.replicated(path);
     (local, here)
-}
-
-/// The same on two DataNodes each, whatever earlier tests did to the DataNodes.
-fn replicated_rows(hdfs: &Hdfs, path: &str) {
-    rows(hdfs, path);
-    hdfs.script(&["fs", "-setrep", "-w", "2", path]);
 }
 
 /// A short training run in this process over a path in HDFS.
@@ -81,7 +76,7 @@ fn a_file_of_somebody_else_is_the_users_mistake() {
 #[test]
 fn a_job_goes_on_without_a_killed_data_node() {
     let (hdfs, _alone) = Hdfs::alone();
-    replicated_rows(hdfs, "/jobs/killed");
+    rows(hdfs, "/jobs/killed");
     hdfs.script(&["kill", "h2"]);
     let run = train(hdfs, "/jobs/killed").run();
     hdfs.script(&["start", "h2"]);
@@ -91,7 +86,7 @@ fn a_job_goes_on_without_a_killed_data_node() {
 #[test]
 fn a_job_goes_on_without_a_hung_data_node() {
     let (hdfs, _alone) = Hdfs::alone();
-    replicated_rows(hdfs, "/jobs/hung");
+    rows(hdfs, "/jobs/hung");
     let quiet = train(hdfs, "/jobs/hung").ok();
     hdfs.script(&["pause", "h1"]);
     let run = train(hdfs, "/jobs/hung").run();
@@ -163,7 +158,7 @@ fn many_rows(hdfs: &Hdfs, path: &str) {
     let local = here.path().join("rows");
     flexps(["data", "generate", "webspam", "--rows", "2000", "--output"]).arg(&local).ok();
     hdfs.script(&["put", &local.to_string_lossy(), path]);
-    hdfs.script(&["fs", "-setrep", "-w", "2", path]);
+    hdfs.replicated(path);
 }
 
 /// Trains over rows in HDFS; h1 is disturbed while they are read. The job stands still meanwhile, so that the disturbance

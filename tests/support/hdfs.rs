@@ -3,10 +3,12 @@
 //! Invariant: a test that disturbs the cluster has it alone, and leaves it whole.
 
 use super::process::program;
+use super::wait;
 use flexps_common::data::schema::DataPath;
 use flexps_common::storage::{FileMeta, Listing, Storage, StorageOptions};
 use std::path::{Path, PathBuf};
 use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 /// Bytes of its blocks: small, so that a small file has several.
 pub const BLOCK: u64 = 1 << 20;
@@ -77,7 +79,7 @@ impl Hdfs {
         let local = folder.path().join("file");
         std::fs::write(&local, bytes).expect("a file is written");
         self.script(&["put", &local.to_string_lossy(), path]);
-        let mut listing = self.list(path);
+        let mut listing = self.replicated(path);
         assert_eq!(listing.files.len(), 1);
         listing.files.remove(0)
     }
@@ -85,6 +87,15 @@ impl Hdfs {
     /// A new way to the files, with this cluster's configuration.
     pub fn storage(&self) -> Storage {
         Storage::new(StorageOptions { hadoop_conf: Some(self.conf.clone()), webhdfs: None })
+    }
+
+    /// Lists a path in it once both copies of every block are known: the second comes after the writer is done.
+    #[track_caller]
+    pub fn replicated(&self, path: &str) -> Listing {
+        wait::until("two copies of every block", Duration::from_secs(60), || {
+            let listing = self.list(path);
+            listing.files.iter().flat_map(|f| &f.blocks).all(|b| b.hosts.len() == 2).then_some(listing)
+        })
     }
 
     /// Lists a path in it.
