@@ -45,6 +45,8 @@ pub struct Part {
     pub map: Arc<KeyMap>,
     /// Which part it is, from 0.
     pub number: usize,
+    /// The place of its first block among the worker's.
+    pub start: usize,
     rows: Blocks,
 }
 
@@ -80,31 +82,38 @@ impl Parts {
         self.own.len().div_ceil(self.blocks.unwrap_or(self.own.len()).max(1))
     }
 
+    /// All of the worker's rows as one part, if that is how they come, also when it has none.
+    pub fn whole(&self, worker: &mut Worker<'_>) -> Result<Option<Part>> {
+        if self.blocks.is_some() {
+            return Ok(None);
+        }
+        let map = worker.key_map(self.input)?;
+        Ok(Some(Part { map, number: 0, start: 0, rows: Blocks::All(self.input, self.own.clone()) }))
+    }
+
     /// The next part, or None behind the last.
     pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<Part>> {
         let number = self.next;
-        if number >= self.count() {
-            // Every worker of a slave must ask for the key map, also one without rows.
-            if self.blocks.is_none() && number == 0 {
-                worker.key_map(self.input)?;
-            }
-            return Ok(None);
-        }
         self.next += 1;
         let Some(blocks) = self.blocks else {
-            let map = worker.key_map(self.input)?;
-            return Ok(Some(Part { map, number, rows: Blocks::All(self.input, self.own.clone()) }));
+            // Every worker of a slave must ask for the key map, also one without rows.
+            let whole = if number == 0 { self.whole(worker)? } else { None };
+            return Ok(whole.filter(|_| number < self.count()));
         };
+        if number >= self.count() {
+            return Ok(None);
+        }
+        let start = number * blocks;
         let mut own = Vec::new();
-        for at in self.own.iter().skip(number * blocks).take(blocks) {
+        for at in self.own.iter().skip(start).take(blocks) {
             own.push(block(worker, self.input, *at)?);
         }
-        Ok(Some(Part::of(number, own)))
+        Ok(Some(Part::of(number, start, own)))
     }
 }
 
 impl Part {
-    fn of(number: usize, blocks: Vec<Arc<Block>>) -> Self {
+    fn of(number: usize, start: usize, blocks: Vec<Arc<Block>>) -> Self {
         let mut features = KeySet::default();
         blocks.iter().for_each(|block| features.insert(&block.indices));
         let ranks = features.into_ranks();
@@ -114,7 +123,7 @@ impl Part {
             Arc::new(block)
         };
         let map = Arc::new(ranks.map(u64::MAX));
-        Self { map, number, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
+        Self { map, number, start, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
     }
 
     /// Whether it is all of the worker's rows.

@@ -16,6 +16,7 @@ mod stop;
 mod visit;
 
 use crate::flags::{Common, Model};
+use crate::parts::Parts;
 use crate::vector::Vector;
 use crate::{objective, validation};
 use clap::Args;
@@ -49,7 +50,7 @@ pub struct Flags {
     pub joins: Option<u32>,
 
     /// sdca: how much the workers' ways are taken to overlap, from 1, not at all, to their number, wholly [default:
-    /// 1 + 0.3 for each further worker]
+    /// 1 + 0.3 for each further worker; wholly where rows come in parts]
     #[arg(long, value_name = "TIMES", value_parser = crate::flags::positive)]
     pub overlap: Option<f64>,
 }
@@ -66,7 +67,7 @@ impl Sdca<'_> {
         let flags = self.common;
         self.check()?;
         let inputs = flags.inputs(plan)?;
-        let rows = inputs.rows.input;
+        let (rows, input) = (inputs.rows, inputs.rows.input);
         let weights = Vector::new(plan, "weights", false);
         let tables = Tables {
             ways: plan.table("ways", 1),
@@ -83,7 +84,7 @@ impl Sdca<'_> {
         let (stop, lambda, kind) = (Stop::new(flags), flags.lambda, self.loss);
 
         let steps = &mut plan.body;
-        steps.stage("measure", move |worker| rows::measure(worker, rows)).threads(threads).input(rows);
+        steps.stage("measure", move |worker| rows::measure(worker, input)).threads(threads).input(input);
         steps.decide(move |progress| {
             objective::begin(progress, inputs.rows, lambda)?;
             stop.begin(progress);
@@ -93,23 +94,23 @@ impl Sdca<'_> {
         });
         steps
             .stage("holders", move |worker| {
-                let map = worker.key_map(rows)?;
-                join::count_holders(worker, &map, tables.holders)
+                let whole = Parts::new(worker, rows)?.whole(worker)?;
+                whole.map_or(Ok(()), |part| join::count_holders(worker, &part.map, tables.holders))
             })
             .threads(threads)
-            .input(rows);
+            .input(input);
         steps.repeat(flags.epochs, |epoch| {
             epoch.zero(tables.ways);
             epoch
                 .stage("ascent", move |worker| with_loss!(kind, L => stages.ascend::<L>(worker)))
                 .threads(threads)
-                .input(rows);
+                .input(input);
             epoch.norm2(weights.features, "norm2");
             epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
             epoch
                 .stage("certificate", move |worker| with_loss!(kind, L => stages.certify::<L>(worker)))
                 .threads(threads)
-                .input(rows);
+                .input(input);
             if let Some(held_out) = inputs.validation {
                 validation::plan(epoch, "validation", held_out, weights);
             }

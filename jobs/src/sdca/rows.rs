@@ -6,6 +6,7 @@
 
 use super::crowd::Crowd;
 use crate::logistic::needed_len;
+use crate::parts::Part;
 use flexps_common::data::Block;
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
@@ -56,8 +57,8 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
 }
 
 impl Own {
-    /// Takes the columns of the worker's rows, of so many features; the stage must have as many threads as that of
-    /// [`measure`].
+    /// Takes the columns of the worker's rows. `features` is the length of the slave's key map, or 0 where parts of the
+    /// rows have numbers of their own. The stage must have as many threads as that of [`measure`].
     pub fn take(worker: &mut Worker<'_>, input: Input, features: usize) -> Result<Self> {
         let own = worker.own_blocks(input)?;
         let mut blocks = Vec::with_capacity(own.len());
@@ -93,15 +94,14 @@ impl Own {
         self.blocks.iter().map(|held| held.dual.len()).sum()
     }
 
-    /// The rows of the worker's block `i`.
-    pub fn block(&mut self, worker: &mut Worker<'_>, i: usize) -> Result<Arc<Block>> {
+    /// The rows of the worker's block `i`, which is in `part`.
+    pub fn block(&mut self, worker: &mut Worker<'_>, part: &Part, i: usize) -> Result<Arc<Block>> {
         let held = &mut self.blocks[i];
-        let block = worker.block(self.input, held.at)?;
-        let block = block.ok_or_else(|| Error::bug(format!("block {} is gone", held.at)))?;
+        let block = part.block(worker, i - part.start)?;
         if block.rows() != held.dual.len() || !(held.norms.is_empty() || held.norms.len() == held.dual.len()) {
             return Err(Error::bug(format!("block {} has {} rows and other columns", held.at, block.rows())));
         }
-        if !held.checked && needed_len(&block) > self.features {
+        if !held.checked && needed_len(&block) > part.map.len() {
             return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
         }
         held.checked = true;

@@ -12,12 +12,13 @@ use super::fast::{Work, widest};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
 use super::rows::Own;
-use super::visit::{Scale, Trail, Visit};
+use super::visit::{Met, Scale, Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
 use crate::order;
+use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
 use flexps_common::metrics::Metric;
-use flexps_common::plan::{Input, Table};
+use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use std::marker::PhantomData;
 
@@ -28,7 +29,7 @@ const OVERLAP: f64 = 0.3;
 #[derive(Debug, Clone, Copy)]
 pub struct Stages {
     /// The rows.
-    pub rows: Input,
+    pub rows: Rows,
     /// What is learned.
     pub weights: Table<f32>,
     /// Through which slaves join.
@@ -96,20 +97,46 @@ impl Stages {
     /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met, `visited_loss`, the losses of
     /// `sampled` rows then, and `scale`, the least length of a join.
     pub fn ascend<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let map = worker.key_map(self.rows)?;
-        let mut own = Own::take(worker, self.rows, map.len())?;
+        let mut parts = Parts::new(worker, self.rows)?;
+        let met = match parts.whole(worker)? {
+            Some(part) => self.ascend_whole::<L>(worker, &part)?,
+            None => {
+                let mut own = Own::take(worker, self.rows.input, 0)?;
+                let mut met = Met::default();
+                while let Some(part) = parts.next(worker)? {
+                    met.add(&self.ascend_part::<L>(worker, &mut own, &part)?);
+                }
+                own.put(worker)?;
+                met
+            }
+        };
+        worker.report("visited_gap", Metric::Sum(met.gap));
+        worker.report("visited_loss", Metric::Sum(met.loss));
+        worker.report("sampled", Metric::Count(met.sampled));
+        Ok(())
+    }
+
+    /// What steps are multiplied by under `sigma`.
+    fn scale(worker: &Worker<'_>, sigma: f64) -> Scale {
+        let (lambda, all_rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
+        let weight = (sigma / (lambda * all_rows)) as f32;
+        Scale { weights: weight, at_once: worker.scalar("at_once", 0.0) > 0.0 }
+    }
+
+    /// An epoch over all of the worker's rows, with joins.
+    fn ascend_whole<L: Loss>(&self, worker: &mut Worker<'_>, part: &Part) -> Result<Met> {
+        let map = &part.map;
+        let mut own = Own::take(worker, self.rows.input, map.len())?;
         let rows = own.rows();
         let mut weights = Vec::new();
-        worker.get_mapped(self.weights, &map, &mut weights)?;
+        worker.get_mapped(self.weights, map, &mut weights)?;
         let alone = worker.place.threads == 1;
         let usual = 1.0 + OVERLAP * (worker.place.threads - 1) as f64;
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
-        let (lambda, all_rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
-        let weight = (sigma / (lambda * all_rows)) as f32;
-        let scale = Scale { weights: weight, at_once: worker.scalar("at_once", 0.0) > 0.0 };
-        let mut visit = Visit::new(&own, self.seed, order::stream(worker, 0));
+        let scale = Self::scale(worker, sigma);
+        let mut visit = Visit::new(part, self.seed, order::stream(worker, 0));
         let first = worker.place.epoch as u32 * self.joins;
-        let mut joins = Joins::new(worker, (&map, self.tables), &weights, first, sigma as f32)?;
+        let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
         if alone {
             visit.go::<L>(worker, &mut own, &mut weights, scale, rows, None)?;
         } else {
@@ -122,10 +149,27 @@ impl Stages {
             worker.report("scale", Metric::Min(least));
         }
         joins.push(worker, self.weights, &weights)?;
-        worker.report("visited_gap", Metric::Sum(visit.met.gap));
-        worker.report("visited_loss", Metric::Sum(visit.met.loss));
-        worker.report("sampled", Metric::Count(visit.met.sampled));
-        own.put(worker)
+        let met = visit.met;
+        own.put(worker)?;
+        Ok(met)
+    }
+
+    /// A round over one of several parts of the worker's rows, while each other worker goes over one of its own. With
+    /// sigma' = K for K workers their ways may be added as they are (CoCoA+, Lemma 3), so nothing is kept but the part's
+    /// weights.
+    fn ascend_part<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, part: &Part) -> Result<Met> {
+        let sigma = worker.scalar("overlap", worker.place.threads as f64);
+        let scale = Self::scale(worker, sigma);
+        let mut start = Vec::new();
+        worker.get_mapped(self.weights, &part.map, &mut start)?;
+        let mut weights = start.clone();
+        let mut visit = Visit::new(part, self.seed, order::stream(worker, part.number));
+        visit.go::<L>(worker, own, &mut weights, scale, usize::MAX, None)?;
+        let by = 1.0 / sigma as f32;
+        weights.iter_mut().zip(&start).for_each(|(way, start)| *way = (*way - start) * by);
+        worker.add_mapped(self.weights, &part.map, &weights)?;
+        worker.clock()?;
+        Ok(visit.met)
     }
 
     /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right` and `rows`, summed over rows.
@@ -133,13 +177,27 @@ impl Stages {
         if worker.scalar("judge", 0.0) == 0.0 {
             return Ok(());
         }
-        let map = worker.key_map(self.rows)?;
-        let mut own = Own::take(worker, self.rows, map.len())?;
-        let mut weights = Vec::new();
-        worker.get_mapped(self.weights, &map, &mut weights)?;
-        let (mut sums, mut margins) = (Sums::default(), Vec::new());
-        for i in 0..own.blocks.len() {
-            let block = own.block(worker, i)?;
+        let mut parts = Parts::new(worker, self.rows)?;
+        let features = parts.whole(worker)?.map_or(0, |part| part.map.len());
+        let mut own = Own::take(worker, self.rows.input, features)?;
+        let mut sums = Sums::default();
+        while let Some(part) = parts.next(worker)? {
+            self.judge::<L>(worker, &mut own, &part, &mut sums)?;
+        }
+        let Sums { loss, gap, right } = sums;
+        worker.report("loss", Metric::Sum(loss));
+        worker.report("gap", Metric::Sum(gap));
+        worker.report("right", Metric::Count(right));
+        worker.report("rows", Metric::Count(own.rows() as u64));
+        own.put(worker)
+    }
+
+    /// Adds a part's rows to the sums.
+    fn judge<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, part: &Part, sums: &mut Sums) -> Result<()> {
+        let (mut weights, mut margins) = (Vec::new(), Vec::new());
+        worker.get_mapped(self.weights, &part.map, &mut weights)?;
+        for i in part.start..part.start + part.blocks() {
+            let block = own.block(worker, part, i)?;
             margins.clear();
             for row in 0..block.rows() {
                 let row = block.row(row);
@@ -156,11 +214,6 @@ impl Stages {
             let judged = widest(Judge::<L> { margins: &margins, dual: &own.blocks[i].dual, loss: PhantomData });
             sums.add(&judged);
         }
-        let Sums { loss, gap, right } = sums;
-        worker.report("loss", Metric::Sum(loss));
-        worker.report("gap", Metric::Sum(gap));
-        worker.report("right", Metric::Count(right));
-        worker.report("rows", Metric::Count(own.rows() as u64));
-        own.put(worker)
+        Ok(())
     }
 }

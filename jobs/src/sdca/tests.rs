@@ -112,18 +112,17 @@ impl Problem {
 }
 
 fn job(kind: Kind, tolerance: f64) -> Box<dyn Fn(Flags, Option<f64>) -> Box<dyn DynJob>> {
-    Box::new(move |flags, lambda| {
-        let common = Common { tolerance, lambda, epochs: 3000, ..fixtures::flags() };
-        let svm = |loss| Svm { common: common.clone(), loss, sdca: flags, ..Svm::default() };
-        match kind {
-            Kind::Logistic => {
-                Box::new(Lr { common: common.clone(), solver: Solver::Sdca, sdca: flags, ..Lr::default() })
-            }
-            Kind::Hinge => Box::new(svm(SvmLoss::Hinge)),
-            Kind::SquaredHinge => Box::new(svm(SvmLoss::SquaredHinge)),
-            Kind::Squared => Box::new(svm(SvmLoss::Squared)),
-        }
-    })
+    Box::new(move |flags, lambda| made(kind, &Common { tolerance, lambda, epochs: 3000, ..fixtures::flags() }, flags))
+}
+
+fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
+    let svm = |loss| Svm { common: common.clone(), loss, sdca: flags, ..Svm::default() };
+    match kind {
+        Kind::Logistic => Box::new(Lr { common: common.clone(), solver: Solver::Sdca, sdca: flags, ..Lr::default() }),
+        Kind::Hinge => Box::new(svm(SvmLoss::Hinge)),
+        Kind::SquaredHinge => Box::new(svm(SvmLoss::SquaredHinge)),
+        Kind::Squared => Box::new(svm(SvmLoss::Squared)),
+    }
 }
 
 const ALL: [Kind; 4] = [Kind::Logistic, Kind::Hinge, Kind::SquaredHinge, Kind::Squared];
@@ -170,6 +169,27 @@ fn every_loss_reaches_its_optimum_on_threads_and_slaves() {
     for kind in ALL {
         for (slaves, slots) in [(1, 2), (3, 1), (2, 2)] {
             assert_certified(Host::cluster(slaves, slots), kind, Flags::default(), &blocks, Some(0.01), 1e-6);
+        }
+    }
+}
+
+#[test]
+fn rows_that_come_in_parts_reach_the_same_optimum() {
+    let blocks = Rows { rows: 800, features: 3000, ..Rows::sparse(8) }.blocks(9);
+    for kind in ALL {
+        for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
+            let plan = |memory| {
+                let common = Common { tolerance: 1e-6, epochs: 3000, model_memory: memory, ..fixtures::flags() };
+                made(kind, &common, Flags::default()).plan().unwrap()
+            };
+            let run = |plan| Host::cluster(slaves, slots).rows(blocks.clone()).run(&plan).unwrap();
+            let (parts, whole) = (run(plan(Some(0))), run(plan(None)));
+            let weights = |outcome: &Outcome| outcome.table("weights", 0..3000);
+            assert_ne!(weights(&parts), weights(&whole), "the rows came in one part");
+            assert!(parts.progress.scalars["gap"] <= 1e-6, "{kind:?}: gap {:e}", parts.progress.scalars["gap"]);
+            let problem = Problem::new(kind, &blocks, None);
+            let (here, there) = (problem.primal(&weights(&parts)), problem.primal(&weights(&whole)));
+            assert!((here - there).abs() < 3e-6 * there, "{kind:?}: {here} in parts, {there} as a whole");
         }
     }
 }

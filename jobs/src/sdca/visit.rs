@@ -8,6 +8,7 @@ use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
 use crate::order::{Grouping, WINDOW};
+use crate::parts::Part;
 use crate::prefetch::{prefetch, prefetch_all};
 use flexps_common::Result;
 use flexps_common::data::Block;
@@ -41,7 +42,8 @@ pub struct Trail {
 }
 
 /// The order of an epoch and where it stands.
-pub struct Visit {
+pub struct Visit<'a> {
+    part: &'a Part,
     rng: ChaCha8Rng,
     /// The worker's blocks that are still to come.
     blocks: Vec<usize>,
@@ -64,6 +66,15 @@ pub struct Met {
     pub sampled: u64,
 }
 
+impl Met {
+    /// Adds what others showed.
+    pub fn add(&mut self, other: &Self) {
+        self.gap += other.gap;
+        self.loss += other.loss;
+        self.sampled += other.sampled;
+    }
+}
+
 /// The numbers of a step.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
@@ -74,14 +85,15 @@ pub struct Scale {
     pub at_once: bool,
 }
 
-impl Visit {
-    /// The order that `seed` makes for the worker and epoch that `stream` stands for.
-    pub fn new(own: &Own, seed: u64, stream: u64) -> Self {
+impl<'a> Visit<'a> {
+    /// The order of a part's rows that `seed` makes for the worker, epoch and part that `stream` stands for.
+    pub fn new(part: &'a Part, seed: u64, stream: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(stream);
-        let mut blocks: Vec<_> = (0..own.blocks.len()).collect();
+        let mut blocks: Vec<_> = (part.start..part.start + part.blocks()).collect();
         blocks.shuffle(&mut rng);
-        Self { rng, blocks, window: Vec::new(), groups: Vec::new(), next: 0, visited: 0, met: Met::default() }
+        let (window, groups) = Default::default();
+        Self { part, rng, blocks, window, groups, next: 0, visited: 0, met: Met::default() }
     }
 
     /// Loads the next window; false when there is none.
@@ -92,7 +104,7 @@ impl Visit {
         let mut bytes = 0;
         while bytes < WINDOW {
             let Some(i) = self.blocks.pop() else { break };
-            let block = own.block(worker, i)?;
+            let block = own.block(worker, self.part, i)?;
             bytes += block.bytes();
             let place = self.window.len() as u32;
             self.groups.extend(GROUPING.cut(&block).map(|(from, to)| (place, from, to)));
@@ -102,7 +114,7 @@ impl Visit {
         Ok(!self.window.is_empty())
     }
 
-    /// Steps on until about `goal` rows of the epoch were visited. What changes is noted in `trail`, if there is one.
+    /// Steps on until about `goal` rows of the part were visited. What changes is noted in `trail`, if there is one.
     pub fn go<L: Loss>(
         &mut self,
         worker: &mut Worker<'_>,
@@ -130,9 +142,7 @@ impl Visit {
             let (end, dual, norms) = (block.offsets[rows.end] as usize, &mut held.dual[..], &held.norms[..]);
             // `Own::block` checked the indices.
             let met = widest(Steps::<L> { block, rows, end, dual, norms, weights, scale, loss: PhantomData });
-            self.met.gap += met.gap;
-            self.met.loss += met.loss;
-            self.met.sampled += met.sampled;
+            self.met.add(&met);
         }
         Ok(())
     }
