@@ -1,0 +1,67 @@
+//! A plan as text, for people and for its hash.
+//!
+//! Invariant: the text holds every name, number and order that nodes must agree on.
+
+use super::{Plan, Step, TableOp};
+use crate::ids::TableId;
+
+impl Plan {
+    /// The plan as text: tables, inputs, then the steps, indented by repeat.
+    pub fn describe(&self) -> String {
+        use std::fmt::Write;
+        let mut out = String::new();
+        for t in &self.tables {
+            let _ = writeln!(
+                out,
+                "table {}: {:?} x {}, {:?}, {}{}",
+                t.name,
+                t.element,
+                t.width,
+                t.storage,
+                t.update,
+                if t.update_params.is_empty() { String::new() } else { format!(" {:?}", t.update_params) }
+            );
+        }
+        for i in &self.inputs {
+            let paths: Vec<_> = i.paths.iter().map(|p| p.0.as_str()).collect();
+            let _ = writeln!(out, "input {}: {}", i.name, paths.join(" "));
+        }
+        for (name, value) in &self.scalars {
+            let _ = writeln!(out, "scalar {name} = {value}");
+        }
+        self.describe_steps(&self.body.0, 0, &mut out);
+        if let Some(save) = &self.save {
+            let names: Vec<_> = save.tensors.iter().map(|t| t.name.as_str()).collect();
+            let _ = writeln!(out, "save {} to {}", names.join(", "), save.path);
+        }
+        out
+    }
+
+    fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {
+        use std::fmt::Write;
+        let name = |id: &TableId| self.tables[id.0 as usize].name.as_str();
+        for step in steps {
+            let _ = write!(out, "{:1$}", "", 2 * depth);
+            let _ = match step {
+                Step::Stage(s) => {
+                    let input =
+                        s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
+                    writeln!(out, "stage {}: threads {:?}, {:?}{input}", s.name, s.threads, s.consistency)
+                }
+                Step::Op(TableOp::Copy { from, to }) => writeln!(out, "copy {} to {}", name(from), name(to)),
+                Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),
+                Step::Op(TableOp::Scale { table, by }) => writeln!(out, "scale {} by {by}", name(table)),
+                Step::Op(TableOp::Norm2 { table, into }) => writeln!(out, "norm2 of {} into {into}", name(table)),
+                Step::Load { table, model, tensor } => {
+                    writeln!(out, "load {} from {tensor} of {model}", name(table))
+                }
+                Step::Decide(_) => writeln!(out, "decide"),
+                Step::Repeat { times, body } => {
+                    let _ = writeln!(out, "repeat at most {times} times");
+                    self.describe_steps(body, depth + 1, out);
+                    Ok(())
+                }
+            };
+        }
+    }
+}

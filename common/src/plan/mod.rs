@@ -1,0 +1,129 @@
+//! The plan: the pure, deterministic description of a job.
+//!
+//! Invariant: a plan depends on the job's name and parameters alone, so the submitter, the master and every slave derive
+//! the same one, and its [`Plan::hash`] proves it. Closures stay where they were made; only names and numbers travel.
+
+mod consistency;
+mod describe;
+mod progress;
+mod stage;
+mod steps;
+mod tables;
+
+pub use consistency::Consistency;
+pub use progress::{DecideFn, Flow, Progress};
+pub use stage::{StageBuilder, StageFn, StageSpec, Threads};
+pub use steps::{Step, Steps};
+pub use tables::{Storage, Table, TableOp, TableSpec};
+
+use crate::data::InputSpec;
+use crate::data::schema::DataPath;
+use crate::error::{Error, Result};
+use crate::ids::{InputId, TableId};
+use crate::value::Element;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A handle to an input of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Input {
+    /// Its place in the plan.
+    pub id: InputId,
+}
+
+/// What is kept of a finished job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SaveSpec {
+    /// The model's folder.
+    pub path: DataPath,
+    /// Whether an existing one may be replaced.
+    pub overwrite: bool,
+    /// Tensors: name, table; one value per feature of `input`, or one in all for a table without features.
+    pub tensors: Vec<SaveTensor>,
+    /// The input whose labels, index base and feature count describe the model.
+    pub input: InputId,
+}
+
+/// One tensor of a saved model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SaveTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Where its values come from.
+    pub table: TableId,
+    /// Number of keys; the input's number of features when none is given.
+    pub keys: Option<u32>,
+}
+
+/// A job's plan, built by [`crate::job::Job::plan`].
+#[derive(Clone, Default)]
+pub struct Plan {
+    /// Tables by [`TableId`].
+    pub tables: Vec<TableSpec>,
+    /// Inputs by [`InputId`].
+    pub inputs: Vec<InputSpec>,
+    /// Scalars at the start.
+    pub scalars: BTreeMap<String, f64>,
+    /// What is kept.
+    pub save: Option<SaveSpec>,
+    /// What is done.
+    pub body: Steps,
+}
+
+impl Plan {
+    /// Adds a dense table of `width` elements per key that starts at zero and whose updates add.
+    pub fn table<T: Element>(&mut self, name: &str, width: u32) -> Table<T> {
+        self.table_with(TableSpec {
+            name: name.to_owned(),
+            element: T::TYPE,
+            width,
+            storage: Storage::Dense,
+            update: "add".to_owned(),
+            update_params: Vec::new(),
+        })
+    }
+
+    /// Adds a table as described. `spec.element` must be `T`'s type.
+    pub fn table_with<T: Element>(&mut self, mut spec: TableSpec) -> Table<T> {
+        spec.element = T::TYPE;
+        let table = Table::new(TableId(self.tables.len() as u16), spec.width);
+        self.tables.push(spec);
+        table
+    }
+
+    /// Adds an input.
+    pub fn input(&mut self, spec: InputSpec) -> Result<Input> {
+        if spec.paths.is_empty() {
+            return Err(Error::user(format!("no --{} given", spec.name)));
+        }
+        let id = InputId(self.inputs.len() as u16);
+        self.inputs.push(spec);
+        Ok(Input { id })
+    }
+
+    /// Says which tables are kept as a model.
+    pub fn save(&mut self, save: SaveSpec) {
+        self.save = Some(save);
+    }
+
+    /// A digest of all that nodes must agree on: every name, number and order of the plan, but not its closures.
+    pub fn hash(&self) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(self.describe().as_bytes())
+    }
+
+    /// All stages, in order, each once.
+    pub fn stages(&self) -> Vec<&StageSpec> {
+        fn walk<'a>(steps: &'a [Step], found: &mut Vec<&'a StageSpec>) {
+            for step in steps {
+                match step {
+                    Step::Stage(stage) => found.push(stage),
+                    Step::Repeat { body, .. } => walk(body, found),
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.body.0, &mut found);
+        found
+    }
+}

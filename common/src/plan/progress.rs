@@ -1,0 +1,66 @@
+//! What the master decides between stages, and what it may look at.
+
+use super::{Table, TableOp};
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The function that decides, in the master, how a repeat goes on. Pure: what it may look at is in [`Progress`].
+pub type DecideFn = Arc<dyn Fn(&mut Progress) -> Result<Flow> + Send + Sync>;
+
+/// How a repeat goes on after a decision.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Flow {
+    /// With the next step.
+    Next,
+    /// With the round's first step; the round is not counted.
+    Again,
+    /// Behind the repeat; the text says why, for the report.
+    Stop(String),
+}
+
+/// What a decision sees and may change.
+#[derive(Debug)]
+pub struct Progress {
+    /// The round of the innermost repeat, from 0.
+    pub epoch: u64,
+    /// Since the job started its first step.
+    pub elapsed: Duration,
+    /// Named numbers of the job: decisions and norms set them, workers read them.
+    pub scalars: BTreeMap<String, f64>,
+    /// The last run of each stage, by name.
+    pub metrics: BTreeMap<String, Metrics>,
+    /// Facts of each input that was read whole, by input.
+    pub facts: Vec<Option<crate::data::Facts>>,
+    /// Operations that the decision orders; they run before the flow goes on.
+    pub ops: Vec<TableOp>,
+    /// Objective of the round that just ended, for the report and the progress line.
+    pub objective: Option<f64>,
+    /// Further numbers of the round for the report, e.g. validation loss.
+    pub epoch_metrics: BTreeMap<String, f64>,
+}
+
+impl Progress {
+    /// A scalar, or `default` when nobody set it.
+    pub fn scalar(&self, name: &str, default: f64) -> f64 {
+        self.scalars.get(name).copied().unwrap_or(default)
+    }
+
+    /// Sets a scalar.
+    pub fn set(&mut self, name: &str, value: f64) {
+        self.scalars.insert(name.to_owned(), value);
+    }
+
+    /// A metric of the last run of `stage`; an error of ours when the stage did not report it.
+    pub fn metric(&self, stage: &str, name: &str) -> Result<f64> {
+        let found = self.metrics.get(stage).and_then(|m| m.value(name));
+        found.ok_or_else(|| Error::bug(format!("stage {stage} reported no {name}")))
+    }
+
+    /// Orders a copy inside the servers.
+    pub fn copy<T>(&mut self, from: Table<T>, to: Table<T>) {
+        self.ops.push(TableOp::Copy { from: from.id, to: to.id });
+    }
+}

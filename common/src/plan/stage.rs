@@ -1,0 +1,60 @@
+//! One stage of a plan: its workers, and what they run.
+
+use super::{Consistency, Input};
+use crate::error::Result;
+use crate::ids::InputId;
+use crate::worker::Worker;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A stage's number of worker threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Threads {
+    /// So many over all slaves.
+    Count(u32),
+    /// Every slot of every slave that the job uses.
+    All,
+    /// So many on each slave that holds rows of the stage's input.
+    PerSlave(u32),
+}
+
+/// The function that a stage's workers run.
+pub type StageFn = Arc<dyn Fn(&mut Worker<'_>) -> Result<()> + Send + Sync>;
+
+/// One stage of the plan.
+#[derive(Clone)]
+pub struct StageSpec {
+    /// Name in reports and errors.
+    pub name: String,
+    /// Its workers.
+    pub threads: Threads,
+    /// What they must see of one another.
+    pub consistency: Consistency,
+    /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
+    pub input: Option<InputId>,
+    /// What each worker runs.
+    pub run: StageFn,
+}
+
+/// Refines the stage that was just added.
+pub struct StageBuilder<'a>(pub(super) &'a mut StageSpec);
+
+impl StageBuilder<'_> {
+    /// Its number of workers.
+    pub fn threads(self, threads: Threads) -> Self {
+        self.0.threads = threads;
+        self
+    }
+
+    /// Its consistency model.
+    pub fn consistency(self, consistency: Consistency) -> Self {
+        self.0.consistency = consistency;
+        self
+    }
+
+    /// The input whose rows it passes over.
+    pub fn input(self, input: Input) -> Self {
+        self.0.input = Some(input.id);
+        self
+    }
+}
