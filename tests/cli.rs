@@ -134,6 +134,7 @@ fn the_report_goes_to_stdout_as_one_object_and_to_the_file_with_its_keys() {
         "wait_seconds",
         "bytes_sent",
         "bytes_received",
+        "pace",
     ] {
         assert!(report["stages"][0].get(key).is_some(), "a stage of the report lacks {key}\n{run}");
     }

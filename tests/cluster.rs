@@ -75,6 +75,42 @@ fn every_consistency_model_works_between_processes() {
 }
 
 #[test]
+fn batches_reach_the_same_objective_between_processes_under_all_four_models_and_say_how_they_kept_in_step() {
+    let cluster = Cluster::start(2, 2);
+    // Few of many features a row, so that batches of few rows seldom meet.
+    let rows = Rows::generate(23, 2000, 4000, 6).write(cluster.folder(), "rows");
+    let mut objectives = Vec::new();
+    for consistency in ["bsp", "ssp:1", "asp", "sparse-ssp:1:4"] {
+        let flags = ["run", "lr", "--solver", "sgd", "--batch", "8", "--epochs", "40", "--tolerance", "1e-6"];
+        let report = cluster.ask(flags).args(["--consistency", consistency]).arg("--input").arg(&rows).json();
+        objectives.push(report["objective"].as_f64().unwrap());
+        let trained = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "train");
+        let pace = |stage: &serde_json::Value, name: &str| stage["pace"][name].as_u64().unwrap();
+        let (mut most, mut bytes) = (0, 0);
+        for stage in trained {
+            most = most.max(pace(stage, "most_lead"));
+            bytes += pace(stage, "control_bytes");
+            assert_eq!(stage["pace"]["worker_waits"].as_array().map(Vec::len), Some(4), "{stage}");
+            let clocks: u64 = stage["pace"]["lead"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+            // 2000 rows in batches of 8, and a short one at the end of each block.
+            assert!((250..300).contains(&clocks), "{clocks} clocks under {consistency}");
+            assert!(consistency == "sparse-ssp:1:4" || pace(stage, "conflicts") == 0, "{stage}");
+        }
+        let allowed = match consistency {
+            "bsp" => 0..=0,
+            "ssp:1" => 0..=1,
+            "asp" => 0..=u64::MAX,
+            _ => 2..=5,
+        };
+        assert!(allowed.contains(&most), "at most {most} clocks ahead under {consistency}");
+        assert!(bytes > 0, "no control messages under {consistency}");
+    }
+    for (objective, others) in objectives.iter().zip(&objectives[1..]) {
+        assert_close(*objective, *others, 1e-2);
+    }
+}
+
+#[test]
 fn a_detached_job_is_listed_shown_and_cancelled() {
     let cluster = Cluster::start(2, 1);
     let rows = some_rows(&cluster);

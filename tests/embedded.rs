@@ -55,7 +55,7 @@ fn lr_comes_near_the_optimum_under_every_consistency() {
     let rows = Rows::generate(8, 2000, 100, 10);
     let path = rows.write(here.path(), "rows");
     let (least, _) = optimum(&rows, 1.0 / 2000.0);
-    for consistency in ["bsp", "ssp", "asp"] {
+    for consistency in ["bsp", "ssp", "asp", "sparse-ssp"] {
         let run = flexps([
             "run",
             "lr",

@@ -1,6 +1,7 @@
 //! The contracts of flexps: what a job is, what a plan says, what rows look like, what processes say to one another and
 //! how they say it. Master, slave and jobs meet here and nowhere else.
 
+pub mod announced;
 pub mod data;
 pub mod error;
 pub mod host;
@@ -8,6 +9,7 @@ pub mod ids;
 pub mod job;
 pub mod metrics;
 pub mod model;
+pub mod pace;
 pub mod plan;
 pub mod random;
 pub mod report;

@@ -3,6 +3,7 @@
 use crate::data::Facts;
 use crate::error::Error;
 use crate::ids::JobId;
+use crate::pace::Pace;
 use crate::scheduling::Scheduling;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -66,6 +67,9 @@ pub struct StageReport {
     pub bytes_received: u64,
     /// Rows that its workers took.
     pub rows: u64,
+    /// How its workers kept in step.
+    #[serde(default)]
+    pub pace: Pace,
 }
 
 /// How the inputs were read.

@@ -51,6 +51,15 @@ pub struct Push<'a> {
     pub values: Values<'a>,
 }
 
+/// Keys that a worker will read or update at a clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch<'a> {
+    /// In each of these tables.
+    pub tables: &'a [TableId],
+    /// Strictly rising keys.
+    pub keys: &'a [Key],
+}
+
 /// An asynchronous read under way.
 #[derive(Debug)]
 pub struct Ticket(pub u64);
@@ -68,6 +77,12 @@ pub trait Backend {
     }
     /// Like [`Backend::get`] without the clock check: whatever the shards hold now.
     fn peek(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()>;
+    /// Like [`Backend::get_range`] without the clock check.
+    fn peek_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()>;
+    /// Takes all keys that the worker will touch at `clock`, where the consistency model asks for them.
+    fn announce(&mut self, clock: u64, touches: &[Touch<'_>]) -> Result<()>;
+    /// As [`crate::plan::Consistency::ahead`].
+    fn ahead(&self) -> Option<u32>;
     /// Updates several tables, in one message per shard; done, at the latest, when the next [`Backend::clock`] returns.
     fn add(&mut self, pushes: &[Push<'_>]) -> Result<()>;
     /// Reads consecutive keys; keys that nobody wrote are zero.
@@ -103,13 +118,14 @@ pub struct Worker<'a> {
     pub place: Place,
     /// What it reported so far.
     pub metrics: Metrics,
+    clocks: u64,
     backend: &'a mut dyn Backend,
 }
 
 impl<'a> Worker<'a> {
     /// A worker on `backend`.
     pub fn new(place: Place, backend: &'a mut dyn Backend) -> Self {
-        Self { place, metrics: Metrics::default(), backend }
+        Self { place, metrics: Metrics::default(), clocks: 0, backend }
     }
 
     /// The round of the innermost repeat, from 0.
@@ -176,9 +192,40 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Reads the values of all local features without the clock check: right for tables that the stage does not change.
+    pub fn peek_mapped<T: Element>(&mut self, table: Table<T>, map: &KeyMap, out: &mut Vec<T>) -> Result<()> {
+        match map {
+            KeyMap::Identity(n) => {
+                out.resize(*n as usize * table.width as usize, T::default());
+                self.backend.peek_range(table.id, 0..*n, T::wrap_mut(out))
+            }
+            KeyMap::Sorted(keys) => self.peek(table, keys, out),
+        }
+    }
+
+    /// How many clocks ahead of its present one this worker is to announce keys; none where nobody asks for them.
+    pub fn ahead(&self) -> Option<u32> {
+        self.backend.ahead()
+    }
+
+    /// Says which keys this worker will read and update at `clock`: all of them, once, before the clock begins or at its
+    /// begin. Costs nothing where [`Worker::ahead`] is none. Elsewhere a get or add of any other key is an error, only
+    /// peeks are free; who announces [`Worker::ahead`] clocks ahead lets others, whose keys don't meet these, go on, and
+    /// goes on itself where its keys don't meet theirs.
+    pub fn announce(&mut self, clock: u64, touches: &[Touch<'_>]) -> Result<()> {
+        self.backend.announce(clock, touches)
+    }
+
+    /// How many iterations this worker has ended: the number of its present clock.
+    pub fn clocks(&self) -> u64 {
+        self.clocks
+    }
+
     /// Ends an iteration.
     pub fn clock(&mut self) -> Result<()> {
-        self.backend.clock()
+        self.backend.clock()?;
+        self.clocks += 1;
+        Ok(())
     }
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are

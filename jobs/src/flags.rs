@@ -68,7 +68,8 @@ pub struct Common {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 
-    /// What workers must see of one another: bsp, ssp, ssp:STALENESS or asp
+    /// What workers must see of one another: bsp, ssp, ssp:STALENESS, asp, sparse-ssp or sparse-ssp:STALENESS:SPECULATION
+    /// (lr by sgd alone; 2:8 unless given)
     #[arg(long, default_value = "bsp", value_name = "MODEL")]
     pub consistency: Model,
 
@@ -108,6 +109,23 @@ pub enum Model {
     Ssp(Option<u32>),
     /// Asynchronous.
     Asp,
+    /// Stale synchronous by key: staleness and speculation.
+    SparseSsp(u32, u32),
+}
+
+/// Most clocks of speculation: a worker keeps so many batches and their keys.
+const SPECULATION: u32 = 100;
+
+/// The two numbers of a `sparse-ssp`.
+fn sparse(text: &str) -> Result<Model> {
+    let both = text.split_once(':').and_then(|(s, more)| Some((s.parse().ok()?, more.parse().ok()?)));
+    match both {
+        Some((staleness, speculation)) if speculation <= SPECULATION => Ok(Model::SparseSsp(staleness, speculation)),
+        Some((_, speculation)) => {
+            Err(Error::user(format!("a speculation of {speculation} clocks is out of range; give 0 to {SPECULATION}")))
+        }
+        None => Err(Error::user(format!("'{text}' is no staleness and speculation; give two numbers such as 2:8"))),
+    }
 }
 
 impl FromStr for Model {
@@ -118,8 +136,13 @@ impl FromStr for Model {
             None if s == "bsp" => Ok(Self::Bsp),
             None if s == "ssp" => Ok(Self::Ssp(None)),
             None if s == "asp" => Ok(Self::Asp),
+            None if s == "sparse-ssp" => Ok(Self::SparseSsp(2, 8)),
+            Some(("sparse-ssp", both)) => sparse(both),
             Some(("ssp", clocks)) if clocks.parse::<u32>().is_ok() => Ok(Self::Ssp(clocks.parse().ok())),
-            _ => Err(Error::user(format!("'{s}' is no consistency model; give bsp, ssp, ssp:STALENESS or asp"))),
+            _ => Err(Error::user(format!(
+                "'{s}' is no consistency model; give bsp, ssp, ssp:STALENESS, asp, sparse-ssp or \
+                 sparse-ssp:STALENESS:SPECULATION"
+            ))),
         }
     }
 }
@@ -139,6 +162,7 @@ impl From<Model> for String {
             Model::Ssp(None) => "ssp".to_owned(),
             Model::Ssp(Some(clocks)) => format!("ssp:{clocks}"),
             Model::Asp => "asp".to_owned(),
+            Model::SparseSsp(staleness, speculation) => format!("sparse-ssp:{staleness}:{speculation}"),
         }
     }
 }
@@ -176,6 +200,7 @@ impl Common {
             Model::Bsp => Consistency::Bsp,
             Model::Ssp(written) => Consistency::Ssp { staleness: written.or(self.staleness).unwrap_or(2) },
             Model::Asp => Consistency::Asp,
+            Model::SparseSsp(staleness, speculation) => Consistency::SparseSsp { staleness, speculation },
         }
     }
 
@@ -310,14 +335,17 @@ mod tests {
 
     #[test]
     fn consistency_models_survive_writing_and_reading() {
-        for text in ["bsp", "ssp", "ssp:7", "asp"] {
+        for text in ["bsp", "ssp", "ssp:7", "asp", "sparse-ssp:0:0", "sparse-ssp:3:100"] {
             let model: Model = text.parse().unwrap();
             assert_eq!(model.to_string(), text);
             assert_eq!(serde_json::to_string(&model).unwrap(), format!("{text:?}"));
         }
-        for text in ["ssp:", "ssp:x", "bsp:1", "BSP", ""] {
+        for text in
+            ["ssp:", "ssp:x", "bsp:1", "BSP", "", "sparse-ssp:", "sparse-ssp:2", "sparse-ssp:2:x", "sparse-ssp:2:101"]
+        {
             assert!(text.parse::<Model>().is_err(), "{text}");
         }
+        assert_eq!("sparse-ssp".parse::<Model>().unwrap(), Model::SparseSsp(2, 8));
     }
 
     #[test]
@@ -325,7 +353,7 @@ mod tests {
         let ssp = Common { staleness: Some(4), consistency: Model::Ssp(None), ..Common::default() };
         assert!(ssp.check().is_ok());
         assert_eq!(ssp.consistency(), Consistency::Ssp { staleness: 4 });
-        for consistency in [Model::Bsp, Model::Asp, Model::Ssp(Some(1))] {
+        for consistency in [Model::Bsp, Model::Asp, Model::Ssp(Some(1)), Model::SparseSsp(2, 8)] {
             assert!(Common { consistency, ..ssp.clone() }.check().is_err());
         }
     }

@@ -3,6 +3,7 @@
 //! Invariants: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more;
 //! a clock that arrives before its launch is kept for it.
 
+use crate::consistency::News;
 use crate::kv::{Functions, Placement, Shard};
 use crate::reader::Reader;
 use crate::stage::link::{DEADLINE, Link};
@@ -13,6 +14,7 @@ use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
 use flexps_common::transport::{Network, Packet};
 use flexps_common::value::OwnedValues;
+use flexps_common::wire::announced::Announced;
 use flexps_common::wire::control::{Launch, Peer, ToSlave};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -51,8 +53,8 @@ pub struct OpenJob {
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
     current: watch::Sender<Arc<Run>>,
-    /// Clocks of runs that were not launched here yet.
-    early: Mutex<Vec<(StageRun, SlaveId, u64)>>,
+    /// News of runs that were not launched here yet.
+    early: Mutex<Vec<(StageRun, SlaveId, News)>>,
     columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
     runtime: Handle,
 }
@@ -134,12 +136,13 @@ impl OpenJob {
         before.finish();
         let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
         let mut early = self.early.lock();
-        early.retain(|(of, slave, clock)| {
-            if *of == run.id {
-                run.heard(*slave, *clock);
+        for (of, slave, news) in std::mem::take(&mut *early) {
+            if of == run.id {
+                run.heard(slave, news);
+            } else if of > run.id {
+                early.push((of, slave, news));
             }
-            *of > run.id
-        });
+        }
         self.current.send_replace(run.clone());
         Ok(run)
     }
@@ -159,22 +162,25 @@ impl OpenJob {
         }
     }
 
-    /// Another slave's least clock in a run. The run, when updates became due: its [`Run::apply_due`] is to be called.
-    pub fn heard(&self, id: StageRun, slave: SlaveId, clock: u64) -> Option<Arc<Run>> {
+    /// Another slave's news in a run. The run, when updates became due: its [`Run::apply_due`] is to be called.
+    pub fn heard(&self, id: StageRun, slave: SlaveId, news: News) -> Option<Arc<Run>> {
         let mut early = self.early.lock();
         let run = self.current();
         if run.id < id {
-            early.push((id, slave, clock));
+            early.push((id, slave, news));
             return None;
         }
-        (run.id == id && run.heard(slave, clock)).then_some(run)
+        (run.id == id && run.heard(slave, news)).then_some(run)
     }
 
-    /// Tells all other slaves this one's least clock.
-    pub fn announce(&self, run: &Arc<Run>, clock: u64) {
-        let message = ToSlave::Clock { job: self.id, run: run.id, slave: self.you, clock };
-        for link in self.links.iter().flatten() {
-            let pending = Packet::control(&message).map(|packet| link.control.start(packet, DEADLINE));
+    /// Tells this slave's news to all other slaves that must hear it.
+    pub fn tell(&self, run: &Arc<Run>, news: &News) {
+        let packet = self.clock_message(run, news);
+        for link in self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)) {
+            let pending = packet.clone().map(|packet| {
+                run.told(packet.len());
+                link.control.start(packet, DEADLINE)
+            });
             let run = run.clone();
             self.runtime.spawn(async move {
                 let answer = match pending {
@@ -187,6 +193,13 @@ impl OpenJob {
                 }
             });
         }
+    }
+
+    fn clock_message(&self, run: &Run, news: &News) -> Result<Packet> {
+        let announced = news.keys.iter().map(|(clock, touches)| Announced::encode(*clock, touches));
+        let announced = announced.collect::<Result<_>>()?;
+        let (job, run, slave, clock) = (self.id, run.id, self.you, news.clock);
+        Packet::control(&ToSlave::Clock { job, run, slave, clock, announced })
     }
 
     /// Runs table operations behind everything pending; a number for each.

@@ -5,6 +5,7 @@
 //! them.
 
 use crate::bulk::Bulk;
+use crate::consistency::News;
 use crate::job::{OpenJob, Opening};
 use crate::kv::Functions;
 use crate::memory;
@@ -354,15 +355,16 @@ impl Node {
                 self.open(job, name, &params, plan_hash, slaves, you)
             }
             ToSlave::Launch(launch) => self.launch(launch),
-            ToSlave::Clock { job, run, slave, clock } => match self.jobs.find(job) {
-                Ok(job) => {
-                    if let Some(run) = job.heard(run, slave, clock) {
+            ToSlave::Clock { job, run, slave, clock, announced } => {
+                let keys =
+                    announced.iter().map(|next| Ok((next.clock, Arc::new(next.decode()?)))).collect::<Result<_>>();
+                keys.and_then(|keys| {
+                    if let Some(run) = self.jobs.find(job)?.heard(run, slave, News { clock, keys }) {
                         tokio::task::spawn_blocking(move || run.apply_due());
                     }
                     Ok(())
-                }
-                Err(e) => Err(e),
-            },
+                })
+            }
             ToSlave::Ops { job, ops, .. } => match self.jobs.find(job) {
                 Ok(job) => {
                     tokio::task::spawn_blocking(move || answer(reply, job.ops(&ops).map(FromSlave::Numbers)));

@@ -5,15 +5,16 @@
 
 use super::rows::HostRows;
 use super::table::HostTable;
+use crate::announced::Announcements;
 use crate::data::block::KeyMap;
 use crate::data::{Block, Facts};
 use crate::error::{Error, Result};
 use crate::ids::{InputId, Key, TableId};
 use crate::metrics::Metrics;
-use crate::plan::StageSpec;
+use crate::plan::{Consistency, StageSpec};
 use crate::siblings::Siblings;
 use crate::value::{OwnedValues, Values, ValuesMut};
-use crate::worker::{Backend, Place, Pull, Push, Ticket, Worker};
+use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -40,6 +41,8 @@ pub fn run(
             local_index: place.local_index,
             adds: Vec::new(),
             tickets: HashMap::new(),
+            consistency: stage.consistency,
+            announced: stage.consistency.ahead().map(|_| Announcements::default()),
             failed: true,
         };
         let mut worker = Worker::new(place, &mut backend);
@@ -137,6 +140,9 @@ struct HostBackend<'s> {
     local_index: usize,
     adds: Vec<OwnedPush>,
     tickets: HashMap<u64, Vec<(TableId, Vec<Key>)>>,
+    consistency: Consistency,
+    /// Where the model asks for them.
+    announced: Option<Announcements>,
     /// Until the worker's function returned well: a panic must not leave its siblings waiting.
     failed: bool,
 }
@@ -168,6 +174,29 @@ impl HostBackend<'_> {
         }
         Ok(())
     }
+
+    fn name(&self, table: TableId) -> Result<String> {
+        let barrier = self.shared.barrier.lock();
+        let table = barrier.tables.get(table.0 as usize).ok_or_else(|| Error::bug(format!("no table {table}")))?;
+        Ok(table.spec.name.clone())
+    }
+
+    /// An error unless the keys were announced, where that is asked for.
+    fn expected(&self, table: TableId, keys: &[Key]) -> Result<()> {
+        rising(keys)?;
+        let Some(announced) = &self.announced else { return Ok(()) };
+        announced.check(table, &self.name(table)?, keys)
+    }
+
+    fn expected_range(&self, table: TableId, keys: &Range<Key>) -> Result<()> {
+        let Some(announced) = &self.announced else { return Ok(()) };
+        announced.check_range(table, &self.name(table)?, keys.start.into()..keys.end.into())
+    }
+
+    fn read(&self, table: TableId, keys: impl ExactSizeIterator<Item = Key>, out: ValuesMut<'_>) -> Result<()> {
+        self.sized(table, keys.len(), out.len())?;
+        self.shared.barrier.lock().tables[table.0 as usize].read(keys, out)
+    }
 }
 
 fn rising(keys: &[Key]) -> Result<()> {
@@ -180,7 +209,7 @@ fn rising(keys: &[Key]) -> Result<()> {
 impl Backend for HostBackend<'_> {
     fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket> {
         for pull in pulls {
-            rising(pull.keys)?;
+            self.expected(pull.table, pull.keys)?;
         }
         let ticket = self.tickets.keys().max().map_or(0, |t| t + 1);
         self.tickets.insert(ticket, pulls.iter().map(|p| (p.table, p.keys.to_vec())).collect());
@@ -193,25 +222,37 @@ impl Backend for HostBackend<'_> {
             return Err(Error::bug(format!("{} reads were started, {} are fetched", pulls.len(), out.len())));
         }
         for ((table, keys), out) in pulls.into_iter().zip(out) {
-            self.sized(table, keys.len(), out.len())?;
             let out = match out {
                 ValuesMut::F32(o) => ValuesMut::F32(o),
                 ValuesMut::F64(o) => ValuesMut::F64(o),
                 ValuesMut::U32(o) => ValuesMut::U32(o),
                 ValuesMut::I32(o) => ValuesMut::I32(o),
             };
-            self.shared.barrier.lock().tables[table.0 as usize].read(keys.into_iter(), out)?;
+            self.read(table, keys.into_iter(), out)?;
         }
         Ok(())
     }
 
     fn peek(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()> {
-        self.get(pull, out)
+        rising(pull.keys)?;
+        self.read(pull.table, pull.keys.iter().copied(), out)
+    }
+
+    fn peek_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()> {
+        self.read(table, keys, out)
+    }
+
+    fn announce(&mut self, clock: u64, touches: &[Touch<'_>]) -> Result<()> {
+        self.announced.as_mut().map_or(Ok(()), |announced| announced.announce(clock, touches).map(drop))
+    }
+
+    fn ahead(&self) -> Option<u32> {
+        self.consistency.ahead()
     }
 
     fn add(&mut self, pushes: &[Push<'_>]) -> Result<()> {
         for push in pushes {
-            rising(push.keys)?;
+            self.expected(push.table, push.keys)?;
             self.sized(push.table, push.keys.len(), push.values.len())?;
             let keys = OwnedKeys::List(push.keys.to_vec());
             self.adds.push(OwnedPush { table: push.table, keys, values: OwnedValues::from(push.values) });
@@ -220,11 +261,12 @@ impl Backend for HostBackend<'_> {
     }
 
     fn get_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()> {
-        self.sized(table, keys.len(), out.len())?;
-        self.shared.barrier.lock().tables[table.0 as usize].read(keys, out)
+        self.expected_range(table, &keys)?;
+        self.read(table, keys, out)
     }
 
     fn add_range(&mut self, table: TableId, keys: Range<Key>, values: Values<'_>) -> Result<()> {
+        self.expected_range(table, &keys)?;
         self.sized(table, keys.len(), values.len())?;
         let keys = OwnedKeys::Range(keys);
         self.adds.push(OwnedPush { table, keys, values: OwnedValues::from(values) });
@@ -242,7 +284,11 @@ impl Backend for HostBackend<'_> {
         while barrier.clock == clock && !barrier.failed {
             self.shared.moved.wait(&mut barrier);
         }
-        if barrier.failed { Err(Error::cancelled()) } else { Ok(()) }
+        if barrier.failed {
+            return Err(Error::cancelled());
+        }
+        self.announced.iter_mut().for_each(Announcements::tick);
+        Ok(())
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::metrics::Metric;
-use crate::plan::TableOp;
+use crate::plan::{Consistency, Table, TableOp};
+use crate::worker::{Touch, Worker};
 
 fn block(rows: &[(f32, &[(u32, f32)])]) -> Block {
     let mut offsets = vec![0];
@@ -187,4 +188,39 @@ fn siblings_sum_what_they_hold_without_a_table() {
     Host::cluster(2, 3).run(&plan).unwrap();
     plan.body.stage("some", |worker| if worker.place.index == 0 { worker.sum_local(&mut [0.0f32]) } else { Ok(()) });
     assert!(Host::cluster(1, 2).run(&plan).is_err());
+}
+
+#[test]
+fn a_key_that_was_not_announced_for_the_clock_is_refused_by_name() {
+    fn run(
+        clock: u64,
+        touch: impl Fn(&mut Worker<'_>, Table<f32>) -> crate::Result<()> + Send + Sync + 'static,
+    ) -> crate::Result<()> {
+        let mut plan = Plan::default();
+        let table = plan.table::<f32>("t", 1);
+        let sparse = Consistency::SparseSsp { staleness: 1, speculation: 2 };
+        let stage = move |worker: &mut Worker<'_>| {
+            assert_eq!(worker.ahead(), Some(2));
+            for clock in 0..2 {
+                worker.announce(clock, &[Touch { tables: &[table.id], keys: &[1, 5 + clock as u32] }])?;
+            }
+            (0..clock).try_for_each(|_| worker.clock())?;
+            touch(worker, table)
+        };
+        plan.body.stage("s", stage).consistency(sparse);
+        Host::new().run(&plan).map(drop)
+    }
+    let refused = |result: crate::Result<()>, key, clock| {
+        let error = result.unwrap_err().message;
+        let expected = format!("epoch 1 stage s: key {key} of table t was not announced for clock {clock};");
+        assert!(error.starts_with(&expected), "{error}");
+    };
+    run(0, |w, t| w.get(t, &[1, 5], &mut Vec::new())).unwrap();
+    run(1, |w, t| w.add(t, &[6], &[1.0])).unwrap();
+    run(0, |w, t| w.get_range(t, 5..6, &mut Vec::new())).unwrap();
+    run(2, |w, t| w.peek(t, &[9], &mut Vec::new())).unwrap();
+    refused(run(1, |w, t| w.get(t, &[1, 5], &mut Vec::new())), 5, 1);
+    refused(run(0, |w, t| w.add(t, &[1, 6], &[1.0, 1.0])), 6, 0);
+    refused(run(0, |w, t| w.add_range(t, 0..2, &[1.0, 1.0])), 0, 0);
+    refused(run(2, |w, t| w.get(t, &[1], &mut Vec::new())), 1, 2);
 }

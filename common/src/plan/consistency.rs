@@ -14,4 +14,22 @@ pub enum Consistency {
     },
     /// Asynchronous: it never waits.
     Asp,
+    /// Stale synchronous by key: workers announce the keys of their clocks, and at clock c a worker sees, of each of its
+    /// own, at least the updates of clocks below c - staleness.
+    SparseSsp {
+        /// Most clocks that a worker may be ahead of the slowest, whatever the keys.
+        staleness: u32,
+        /// Most clocks further, as long as its keys don't meet those of the clocks that SSP would wait for.
+        speculation: u32,
+    },
+}
+
+impl Consistency {
+    /// How many clocks ahead of its present one a worker is to announce keys; none where nobody asks for them.
+    pub fn ahead(self) -> Option<u32> {
+        match self {
+            Self::SparseSsp { speculation, .. } => Some(speculation),
+            _ => None,
+        }
+    }
 }

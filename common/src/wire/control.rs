@@ -5,9 +5,11 @@ use crate::data::{Facts, Schema};
 use crate::error::Error;
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::plan::TableOp;
 use crate::report::{Report, State};
 use crate::scheduling::Scheduling;
+use crate::wire::announced::Announced;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -100,6 +102,8 @@ pub struct Outcome {
     pub bytes_received: u64,
     /// Rows that they took.
     pub rows: u64,
+    /// How they kept in step.
+    pub pace: Pace,
 }
 
 /// What a slave reports when it has read its part of an input.
@@ -387,6 +391,8 @@ pub enum ToSlave {
         slave: SlaveId,
         /// The least clock of its workers; `u64::MAX` when all have ended.
         clock: u64,
+        /// Keys of its next clocks that were not told before, where the consistency model asks for them.
+        announced: Vec<Announced>,
     },
 }
 

@@ -1,6 +1,7 @@
 //! What processes say to one another. Control messages are serde types encoded by [`codec`]; bulk values have a layout of
 //! their own in [`kv`], since they are many and large.
 
+pub mod announced;
 pub mod body;
 pub mod codec;
 pub mod control;

@@ -1,6 +1,7 @@
 //! Mutated frames through the decoders: no panic, no allocation beyond the limit, and what decodes means the same when it
 //! is encoded again.
 
+use super::announced::Announced;
 use super::body::{BodyReader, BodyWriter};
 use super::control::{
     FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
@@ -9,15 +10,18 @@ use super::control::{
 use super::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use super::lists::{KeyMemory, Keys};
 use super::{codec, keys};
+use crate::announced::Touches;
 use crate::data::schema::LabelMap;
 use crate::data::{Facts, Schema};
 use crate::error::Error;
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
+use crate::pace::Pace;
 use crate::plan::TableOp;
 use crate::report::State;
 use crate::scheduling::Scheduling;
 use crate::value::Type;
+use crate::worker::Touch;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -158,6 +162,7 @@ fn to_master() -> Vec<ToMaster> {
         bytes_sent: 1 << 50,
         bytes_received: 12,
         rows: 300,
+        pace: Pace { worker_waits: vec![0.5], lead: vec![3, 1 << 40], most_lead: 1, conflicts: 7, control_bytes: 90 },
     };
     let done = ReadDone {
         facts: facts(),
@@ -274,8 +279,17 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Ops { job, run, ops },
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
-        ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX },
+        ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX, announced: Vec::new() },
+        ToSlave::Clock { job, run, slave: SlaveId(2), clock: 70, announced: announced() },
     ]
+}
+
+fn announced() -> Vec<Announced> {
+    let keys: Vec<u32> = (0..100).map(|i| i * i * 300).collect();
+    let touches =
+        [Touch { tables: &[TableId(0), TableId(2)], keys: &keys }, Touch { tables: &[TableId(1)], keys: &[0] }];
+    let coded = |clock| Announced::encode(clock, &Touches::new(&touches).unwrap()).unwrap();
+    vec![coded(70), coded(300)]
 }
 
 fn to_shard() -> Vec<ToShard> {
@@ -301,6 +315,32 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_shard(), 200_000);
     survives(&[FromShard::Values, FromShard::Added, FromShard::UnknownKeys], 50_000);
     survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);
+}
+
+#[test]
+fn mutated_announcements_are_refused_or_rise() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let frame = codec::encode(&announced()).unwrap();
+    let (mut refused, mut taken) = (0, 0);
+    for _ in 0..200_000 {
+        let mut frame = frame.clone();
+        mutate(&mut frame, &mut rng);
+        let Ok(announced) = codec::decode::<Vec<Announced>>(&frame) else { continue };
+        for announced in announced {
+            let (peak, touches) = peak(|| announced.decode());
+            assert!(peak <= (16 << 10) + 8 * frame.len(), "{peak} bytes for a frame of {}", frame.len());
+            match touches {
+                Ok(touches) => {
+                    taken += 1;
+                    assert!(touches.groups().iter().all(|group| group.keys.is_sorted_by(|a, b| a < b)));
+                    let again = Announced::encode(announced.clock, &touches).unwrap().decode().unwrap();
+                    assert_eq!(again, touches);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 1000 && taken > 1000, "{refused} refused, {taken} taken");
 }
 
 #[test]

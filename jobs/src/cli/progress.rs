@@ -145,6 +145,7 @@ fn count(x: f64) -> String {
 mod tests {
     use super::*;
     use flexps_common::ids::JobId;
+    use flexps_common::pace::Pace;
     use flexps_common::report::{ReadReport, State};
 
     fn report(read: ReadReport, stages: Vec<StageReport>) -> Report {
@@ -186,6 +187,7 @@ mod tests {
             bytes_sent: 0,
             bytes_received: 0,
             rows: 0,
+            pace: Pace::default(),
         };
         let shown = |run: &StageReport| stages(&news, &report(ReadReport::default(), vec![run.clone()]));
         assert_eq!(shown(&run)[0].1, "shares: epoch 2");

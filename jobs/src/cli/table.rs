@@ -2,6 +2,7 @@
 
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
+use flexps_common::pace::Pace;
 use flexps_common::report::{Report, StageReport};
 use std::ops::Range;
 
@@ -119,6 +120,9 @@ pub fn result(report: &Report) -> String {
     if let Some(model) = &report.model {
         lines.push(("model", model.clone()));
     }
+    if let Some(pace) = pace(&report.stages) {
+        lines.push(("pace", pace));
+    }
     let memory = ByteSize(report.peak_memory_bytes).display().si();
     lines.push(("time", format!("{}, at most {memory} of memory in a process", seconds(report.seconds))));
     for note in &report.notes {
@@ -126,6 +130,21 @@ pub fn result(report: &Report) -> String {
     }
     let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
     lines.iter().map(|(name, text)| format!("{name:<width$}  {text}\n")).collect()
+}
+
+/// How far workers went ahead, where any did: `train at most 7 clocks ahead, 12 conflicts, 3.1 kB to tell of clocks`.
+fn pace(runs: &[StageReport]) -> Option<String> {
+    let most = runs.iter().max_by_key(|run| run.pace.most_lead).filter(|run| run.pace.most_lead > 0)?;
+    let sum = |part: fn(&Pace) -> u64| runs.iter().filter(|run| run.name == most.name).map(|run| part(&run.pace)).sum();
+    let conflicts = match sum(|pace| pace.conflicts) {
+        0 => String::new(),
+        n => format!(", {}", count(n, "conflict")),
+    };
+    let told = match sum(|pace| pace.control_bytes) {
+        0 => String::new(),
+        bytes => format!(", {} to tell of clocks", ByteSize(bytes).display().si()),
+    };
+    Some(format!("{} at most {} ahead{conflicts}{told}", most.name, count(most.pace.most_lead, "clock")))
 }
 
 /// `3` or `1-3`.
@@ -175,7 +194,14 @@ mod tests {
             bytes_sent: 1000,
             bytes_received: 500,
             rows: 10,
+            pace: Pace::default(),
         };
+        assert_eq!(pace(&[run("wide", 1, 4)]), None);
+        let mut ahead = [run("wide", 1, 4), run("narrow", 1, 2), run("narrow", 2, 2)];
+        ahead[1].pace = Pace { most_lead: 7, conflicts: 1, control_bytes: 2000, ..Pace::default() };
+        ahead[2].pace = Pace { most_lead: 2, conflicts: 2, control_bytes: 500, ..Pace::default() };
+        let expected = "narrow at most 7 clocks ahead, 3 conflicts, 2.5 kB to tell of clocks";
+        assert_eq!(pace(&ahead).as_deref(), Some(expected));
         let text = stages(&[run("wide", 1, 4), run("narrow", 1, 1), run("wide", 2, 2)]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");

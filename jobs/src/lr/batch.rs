@@ -4,7 +4,7 @@
 //! batch was seen.
 
 use crate::logistic::slope;
-use flexps_common::data::Block;
+use crate::order::Group;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::indexer::Indexer;
 use flexps_common::ids::Key;
@@ -12,7 +12,6 @@ use flexps_common::ids::Key;
 /// A mini-batch and its scratch memory.
 #[derive(Debug, Default)]
 pub struct Batch {
-    indexer: Indexer,
     /// Its distinct features as the table knows them, rising.
     pub keys: Vec<Key>,
     /// Weights of the features, before.
@@ -50,9 +49,10 @@ pub enum Rule {
 }
 
 impl Batch {
-    /// Finds the features of the rows `from..to` and sizes what is kept by feature.
-    pub fn index(&mut self, block: &Block, from: usize, to: usize, map: &KeyMap, penalty: &Penalty) {
-        let (features, places) = self.indexer.index((from..to).map(|i| block.row(i).indices));
+    /// Finds the features of the group's rows and sizes what is kept by feature.
+    pub fn index(&mut self, indexer: &mut Indexer, group: &Group, map: &KeyMap, penalty: &Penalty) {
+        let Group { block, from, to } = group;
+        let (features, places) = indexer.index((*from..*to).map(|i| block.row(i).indices));
         self.places.clear();
         self.places.extend_from_slice(places);
         self.keys.clear();
@@ -73,10 +73,11 @@ impl Batch {
     /// Turns weights into changes, by the rows that were indexed, and gives the bias's change.
     ///
     /// Each row weighs `share`, whatever their number: the short batch at a block's end must not count for more.
-    pub fn learn(&mut self, block: &Block, from: usize, to: usize, share: f32, bias: Bias, rule: Rule) -> Bias {
+    pub fn learn(&mut self, group: &Group, share: f32, bias: Bias, rule: Rule) -> Bias {
+        let Group { block, from, to } = group;
         let mut bias_slope = 0.0;
         let mut places = &self.places[..];
-        for i in from..to {
+        for i in *from..*to {
             let row = block.row(i);
             let (own, rest) = places.split_at(row.indices.len());
             places = rest;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
+use crate::flags::Model;
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
@@ -105,12 +106,33 @@ fn the_same_plan_gives_the_same_bits() {
 }
 
 #[test]
+fn batches_that_are_announced_ahead_are_the_same_batches() {
+    let blocks = Rows { features: 3000, ..Rows::sparse(13) }.blocks(6);
+    for optimizer in BOTH {
+        for (bias, model_memory) in [(false, None), (true, None), (false, Some(0))] {
+            let run = |consistency| {
+                let mut job = job(optimizer);
+                job.common = Common { bias, model_memory, consistency, epochs: 2, ..job.common };
+                run(Host::cluster(2, 2), &job, &blocks)
+            };
+            // The host keeps all workers in step whatever the model, and refuses keys that were not announced.
+            let (bsp, sparse) = (run(Model::Bsp), run(Model::SparseSsp(1, 3)));
+            assert_eq!(bsp.table("weights", 0..3000), sparse.table("weights", 0..3000));
+        }
+    }
+}
+
+#[test]
 fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
     let mut sent = job(Optimizer::Adagrad);
     sent.threads = Some(2);
     sent.common.lambda = Some(0.25);
+    sent.common.consistency = Model::SparseSsp(1, 3);
     let params = DynJob::params(&sent).unwrap();
     let came = crate::registry().job("lr", &params).unwrap();
     assert_eq!(came.plan().unwrap().hash(), DynJob::plan(&sent).unwrap().hash());
     assert_eq!(came.params().unwrap(), params);
+    let hash = DynJob::plan(&sent).unwrap().hash();
+    sent.common.consistency = Model::SparseSsp(1, 4);
+    assert_ne!(DynJob::plan(&sent).unwrap().hash(), hash);
 }

@@ -1,15 +1,19 @@
 //! The stage that learns: mini-batch after mini-batch, weights in, changes out.
 //!
-//! Invariant: a batch ends with a clock, so the consistency model says how old the weights of the next one may be.
+//! Invariants: a batch ends with a clock, so the consistency model says how old the weights of the next one may be; where
+//! it asks for keys ahead, so many further batches are chosen beforehand, and their keys announced.
 
 use super::batch::{Batch, Bias, Penalty, Rule};
-use crate::order::{self, Grouping, Order};
+use crate::order::{self, Group, Grouping, Order};
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
 use flexps_common::Result;
+use flexps_common::data::indexer::Indexer;
+use flexps_common::ids::Key;
 use flexps_common::plan::Table;
 use flexps_common::value::{Element, ValuesMut};
-use flexps_common::worker::{Pull, Push, Worker};
+use flexps_common::worker::{Pull, Push, Touch, Worker};
+use std::collections::VecDeque;
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -28,23 +32,32 @@ pub struct Train {
     pub seed: u64,
 }
 
+/// The batches of a worker's next clocks.
+#[derive(Default)]
+struct Queue {
+    indexer: Indexer,
+    next: VecDeque<(Group, Batch)>,
+    /// Memory of batches that were taken.
+    spare: Vec<Batch>,
+}
+
 impl Train {
     /// The stage function.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let mut batch = Batch::default();
+        let mut queue = Queue::default();
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
-            self.learn(worker, &part, &mut batch)?;
+            self.learn(worker, &part, &mut queue)?;
         }
         Ok(())
     }
 
     /// Takes the batches of one of the worker's parts.
-    fn learn(&self, worker: &mut Worker<'_>, part: &Part, batch: &mut Batch) -> Result<()> {
+    fn learn(&self, worker: &mut Worker<'_>, part: &Part, queue: &mut Queue) -> Result<()> {
         let (step, lambda, all_rows) =
             (worker.scalar("step", 0.0), worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
         let mut penalty = Vec::new();
-        worker.get_mapped(self.counts, &part.map, &mut penalty)?;
+        worker.peek_mapped(self.counts, &part.map, &mut penalty)?;
         let dealt = |count: &mut f32| *count = (all_rows * lambda) as f32 / count.max(1.0);
         penalty.iter_mut().for_each(dealt);
         let penalty = Penalty(penalty);
@@ -52,14 +65,32 @@ impl Train {
         let mut order = Order::new(part, Grouping::Rows(self.batch), self.seed, order::stream(worker, part.number));
         let share = 1.0 / self.batch as f32;
         let rule = if self.squares.is_some() { Rule::Adagrad(step as f32) } else { Rule::Sgd(step as f32) };
-        while let Some(group) = order.next(worker, part)? {
-            batch.index(&group.block, group.from, group.to, &part.map, &penalty);
-            let bias = self.fetch(worker, batch)?;
-            let bias = batch.learn(&group.block, group.from, group.to, share, bias, rule);
-            self.push(worker, batch, bias)?;
+        let ahead = worker.ahead().unwrap_or(0) as usize;
+        loop {
+            while queue.next.len() <= ahead
+                && let Some(group) = order.next(worker, part)?
+            {
+                let mut batch = queue.spare.pop().unwrap_or_default();
+                batch.index(&mut queue.indexer, &group, &part.map, &penalty);
+                self.announce(worker, worker.clocks() + queue.next.len() as u64, &batch.keys)?;
+                queue.next.push_back((group, batch));
+            }
+            let Some((group, mut batch)) = queue.next.pop_front() else { return Ok(()) };
+            let bias = self.fetch(worker, &mut batch)?;
+            let bias = batch.learn(&group, share, bias, rule);
+            self.push(worker, &batch, bias)?;
+            queue.spare.push(batch);
             worker.clock()?;
         }
-        Ok(())
+    }
+
+    /// Says which keys a batch will touch.
+    fn announce(&self, worker: &mut Worker<'_>, clock: u64, keys: &[Key]) -> Result<()> {
+        let [weights, squares, biases @ ..] = self.tables().map(|table| table.map(|table| table.id));
+        let features: Vec<_> = weights.into_iter().chain(squares).collect();
+        let biases: Vec<_> = biases.into_iter().flatten().collect();
+        let touches = [Touch { tables: &features, keys }, Touch { tables: &biases, keys: &[0] }];
+        worker.announce(clock, if biases.is_empty() { &touches[..1] } else { &touches })
     }
 
     /// Reads what the batch needs, in one message per shard.

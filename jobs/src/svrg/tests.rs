@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
-use crate::flags::Model;
 use flexps_common::data::Block;
+use flexps_common::error::Fault;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
 
@@ -168,6 +168,14 @@ fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
     let came = crate::registry().job("svrg", &params).unwrap();
     assert_eq!(came.plan().unwrap().hash(), DynJob::plan(&sent).unwrap().hash());
     assert_eq!(came.params().unwrap(), params);
+}
+
+#[test]
+fn sparse_ssp_is_refused_with_the_models_that_it_takes() {
+    let mut sparse = job();
+    sparse.common.consistency = Model::SparseSsp(2, 8);
+    let error = DynJob::plan(&sparse).err().unwrap();
+    assert!(error.fault == Fault::User && error.message.ends_with("must be bsp, ssp or asp"), "{error}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::job::{Job, Registry};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::model::WEIGHTS;
+use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, Plan, SaveSpec, SaveTensor, Threads};
 use flexps_common::report::Report;
 use flexps_common::scheduling::Scheduling;
@@ -103,8 +104,16 @@ pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
 pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
     let mut metrics = Metrics::default();
     metrics.add("loss", Metric::Sum(0.25));
-    let outcome =
-        Outcome { error, metrics, worker_seconds: 0.1, wait_seconds: 0.0, bytes_sent: 1, bytes_received: 2, rows: 3 };
+    let outcome = Outcome {
+        error,
+        metrics,
+        worker_seconds: 0.1,
+        wait_seconds: 0.0,
+        bytes_sent: 1,
+        bytes_received: 2,
+        rows: 3,
+        pace: Pace::default(),
+    };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }
 }
 

@@ -2,8 +2,12 @@
 //!
 //! Invariant: a clock never falls, however often and in whatever order messages about it arrive.
 
+use super::announced::{Announced, Party};
+use flexps_common::announced::Touches;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::Consistency;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The clock of a worker, or of a slave, that has ended.
 pub const ENDED: u64 = u64::MAX;
@@ -14,36 +18,82 @@ pub struct Clocks {
     model: Consistency,
     own: Vec<u64>,
     others: Vec<(SlaveId, u64)>,
+    announced: Announced,
+    /// Workers here that others must hear of before they hear of a clock, since they have yet to announce keys.
+    unstarted: usize,
+    /// The least clock that the others know.
+    told: Option<u64>,
+}
+
+/// What the other slaves must hear.
+#[derive(Debug, Clone, PartialEq)]
+pub struct News {
+    /// The least clock of this slave's workers.
+    pub clock: u64,
+    /// Keys of unfinished clocks that were not told before.
+    pub keys: Vec<(u64, Arc<Touches>)>,
 }
 
 impl Clocks {
     /// All clocks at 0: `own` workers here, and workers on each of `others`.
     pub fn new(model: Consistency, own: usize, others: impl IntoIterator<Item = SlaveId>) -> Self {
-        Self { model, own: vec![0; own], others: others.into_iter().map(|slave| (slave, 0)).collect() }
+        let others: Vec<_> = others.into_iter().map(|slave| (slave, 0)).collect();
+        let announced = Announced::new(own, others.iter().map(|(slave, _)| *slave));
+        // Where keys count, those of the first clocks are news too.
+        let unstarted = if model.ahead() > Some(0) { own } else { 0 };
+        let told = (unstarted == 0).then_some(0);
+        Self { model, own: vec![0; own], others, announced, unstarted, told }
     }
 
-    /// One of this slave's workers ended an iteration. The slave's least clock, when it rose: the others must hear it.
-    pub fn tick(&mut self, worker: usize) -> Option<u64> {
-        self.set(worker, |clock| clock + 1)
+    /// One of this slave's workers will touch these keys at `clock`, and no others.
+    pub fn announce(&mut self, worker: usize, clock: u64, touches: Arc<Touches>) {
+        self.announced.add(Party::Worker(worker), clock, touches);
+    }
+
+    /// One of this slave's workers has announced its first keys, if it ever will. To be called once per worker.
+    pub fn start(&mut self) -> Option<News> {
+        self.unstarted = self.unstarted.saturating_sub(1);
+        self.news()
+    }
+
+    /// One of this slave's workers ended an iteration. What the others must hear of it, if anything.
+    pub fn tick(&mut self, worker: usize) -> Option<News> {
+        self.set(worker, self.own[worker] + 1)
     }
 
     /// One of this slave's workers ended its function.
-    pub fn end(&mut self, worker: usize) -> Option<u64> {
-        self.set(worker, |_| ENDED)
+    pub fn end(&mut self, worker: usize) -> Option<News> {
+        self.set(worker, ENDED)
     }
 
-    fn set(&mut self, worker: usize, change: impl FnOnce(u64) -> u64) -> Option<u64> {
-        let before = self.own_least();
-        self.own[worker] = change(self.own[worker]);
-        let least = self.own_least();
-        (least > before).then_some(least)
+    fn set(&mut self, worker: usize, clock: u64) -> Option<News> {
+        self.own[worker] = clock;
+        self.announced.finished(Party::Worker(worker), clock);
+        self.news()
     }
 
-    /// Another slave told its least clock.
-    pub fn heard(&mut self, slave: SlaveId, clock: u64) {
-        if let Some((_, known)) = self.others.iter_mut().find(|(other, _)| *other == slave) {
-            *known = clock.max(*known);
+    /// What the others must hear: a least clock that rose.
+    fn news(&mut self) -> Option<News> {
+        let clock = self.own_least();
+        if self.unstarted > 0 || self.told.is_some_and(|told| told >= clock) {
+            return None;
         }
+        self.told = Some(clock);
+        let keys = match self.model.ahead() {
+            Some(ahead) if !self.others.is_empty() => self.announced.news(&self.own, ahead),
+            _ => Vec::new(),
+        };
+        Some(News { clock, keys })
+    }
+
+    /// Another slave told its least clock, and keys of its unfinished ones.
+    pub fn heard(&mut self, slave: SlaveId, News { clock, keys }: News) {
+        let Some((_, known)) = self.others.iter_mut().find(|(other, _)| *other == slave) else { return };
+        *known = clock.max(*known);
+        for (clock, touches) in keys {
+            self.announced.add(Party::Slave(slave), clock, touches);
+        }
+        self.announced.finished(Party::Slave(slave), *known);
     }
 
     /// The clock of one of this slave's workers.
@@ -57,12 +107,38 @@ impl Clocks {
     }
 
     /// Whether one of this slave's workers may start its next iteration.
-    pub fn may_go_on(&self, worker: usize) -> bool {
+    pub fn may_go_on(&mut self, worker: usize) -> bool {
+        let (least, Range { start, end }) = (self.least(), self.bounds(worker));
+        // Nearly always the clocks alone decide.
+        least >= end || (least >= start && self.waits_for(worker).is_empty())
+    }
+
+    /// The unfinished clocks, as far as they are known here, that one of this slave's workers must wait for.
+    pub fn waits_for(&mut self, worker: usize) -> Vec<(Party, u64)> {
+        let (clock, Range { start, end }) = (self.own[worker], self.bounds(worker));
+        let own = self.own.iter().enumerate().map(|(sibling, clock)| (Party::Worker(sibling), *clock));
+        let others = self.others.iter().map(|(slave, clock)| (Party::Slave(*slave), *clock));
+        let mut found = Vec::new();
+        for (party, first) in own.chain(others) {
+            let meets = |other: &u64| *other < start || self.announced.meet(worker, clock, party, *other);
+            // The worker's own clock is not below the end.
+            found.extend((first..end).filter(meets).map(|other| (party, other)));
+        }
+        found
+    }
+
+    /// At its present clock a worker waits for each clock below the start that is unfinished, and for those in the range
+    /// whose keys meet its own.
+    fn bounds(&self, worker: usize) -> Range<u64> {
         let clock = self.own[worker];
+        let less = |clock: u64, by: u32| clock.saturating_sub(by.into());
         match self.model {
-            Consistency::Bsp => self.least() >= clock,
-            Consistency::Ssp { staleness } => self.least() >= clock.saturating_sub(u64::from(staleness)),
-            Consistency::Asp => true,
+            Consistency::Bsp => clock..clock,
+            Consistency::Ssp { staleness } => less(clock, staleness)..less(clock, staleness),
+            Consistency::Asp => 0..0,
+            Consistency::SparseSsp { staleness, speculation } => {
+                less(less(clock, staleness), speculation)..less(clock, staleness)
+            }
         }
     }
 
@@ -72,6 +148,11 @@ impl Clocks {
             Consistency::Bsp => self.least(),
             _ => ENDED,
         }
+    }
+
+    /// How many pairs of clocks were found to touch the same keys.
+    pub fn conflicts(&self) -> u64 {
+        self.announced.conflicts()
     }
 
     fn own_least(&self) -> u64 {

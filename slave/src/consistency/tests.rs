@@ -1,4 +1,4 @@
-//! The promises of the consistency models, on random interleavings of workers and messages.
+//! The promises of BSP, SSP and ASP, on random interleavings of workers and messages.
 //!
 //! A world of slaves with a shard and workers each runs fixed programs; who acts next, and which clock message arrives
 //! next, is drawn. A fault can be put into the world: each check must then fail, or it checks nothing.
@@ -59,8 +59,44 @@ struct World {
     fault: Fault,
     slaves: Vec<Slave>,
     workers: Vec<Worker>,
-    /// (to, from, clock), in any order.
-    messages: Vec<(usize, usize, u64)>,
+    /// (to, from, news), in any order.
+    messages: Vec<(usize, usize, News)>,
+}
+
+/// What acts in drawn order.
+pub trait Game {
+    /// Workers, then messages; 0 when the game is over.
+    fn actors(&self) -> usize;
+    /// Whether one of them could act; it then has.
+    fn act(&mut self, actor: usize) -> bool;
+}
+
+/// Plays to the end, in the order that `choices` draw; somebody must always be able to act.
+pub fn play(game: &mut impl Game, choices: &[u16]) {
+    for round in 0.. {
+        let actors = game.actors();
+        if actors == 0 {
+            return;
+        }
+        let first = choices.get(round).map_or(0, |choice| usize::from(*choice)) + round;
+        let moved = (0..actors).any(|i| game.act((first + i) % actors));
+        assert!(moved, "nobody can go on");
+    }
+}
+
+impl Game for World {
+    fn actors(&self) -> usize {
+        let over = self.messages.is_empty() && self.workers.iter().all(|w| w.ended);
+        if over { 0 } else { self.workers.len() + self.messages.len() }
+    }
+
+    fn act(&mut self, actor: usize) -> bool {
+        if actor < self.workers.len() {
+            return self.step(actor);
+        }
+        self.deliver(actor - self.workers.len());
+        true
+    }
 }
 
 impl World {
@@ -117,9 +153,9 @@ impl World {
         slave.applied.extend(ready);
     }
 
-    fn announce(&mut self, from: usize, least: Option<u64>) {
-        let Some(least) = least else { return };
-        self.messages.extend((0..self.slaves.len()).filter(|to| *to != from).map(|to| (to, from, least)));
+    fn tell(&mut self, from: usize, news: Option<News>) {
+        let Some(news) = news else { return };
+        self.messages.extend((0..self.slaves.len()).filter(|to| *to != from).map(|to| (to, from, news.clone())));
         self.apply_due(from);
     }
 
@@ -130,7 +166,7 @@ impl World {
             return false;
         }
         if self.workers[index].waits {
-            let clocks = &self.slaves[slave].clocks;
+            let clocks = &mut self.slaves[slave].clocks;
             let early = self.fault == Fault::GoOnEarly && clocks.least() + 1 >= self.workers[index].clock;
             if !clocks.may_go_on(local) && !early {
                 assert!(self.model != Consistency::Asp, "an ASP worker waits");
@@ -142,8 +178,8 @@ impl World {
         let worker = &mut self.workers[index];
         let Some(action) = worker.program.get(worker.at).copied() else {
             worker.ended = true;
-            let least = self.slaves[slave].clocks.end(local);
-            self.announce(slave, least);
+            let news = self.slaves[slave].clocks.end(local);
+            self.tell(slave, news);
             return true;
         };
         let (clock, model) = (worker.clock, self.model);
@@ -173,9 +209,9 @@ impl World {
             Action::Clock => {
                 worker.clock += 1;
                 worker.waits = true;
-                let least = self.slaves[slave].clocks.tick(local);
+                let news = self.slaves[slave].clocks.tick(local);
                 assert_eq!(self.slaves[slave].clocks.of(local), clock + 1);
-                self.announce(slave, least);
+                self.tell(slave, news);
             }
         }
         self.workers[index].at += 1;
@@ -187,7 +223,7 @@ impl World {
         let lead = match self.model {
             Consistency::Bsp => 0,
             Consistency::Ssp { staleness } => u64::from(staleness),
-            Consistency::Asp => return,
+            _ => return,
         };
         let slowest = self.workers.iter().filter(|w| !w.ended).map(|w| w.clock).min().unwrap_or(0);
         let clock = self.workers[index].clock;
@@ -206,32 +242,19 @@ impl World {
                 let due = expected.into_iter().filter(|u| u.0 + u64::from(staleness) < clock);
                 due.for_each(|u| assert!(seen.contains(&u), "a read at clock {clock} misses {u:?}"));
             }
-            Consistency::Asp => {}
+            _ => {}
         }
     }
 
     fn deliver(&mut self, message: usize) {
-        let (to, from, clock) = self.messages.swap_remove(message);
-        self.slaves[to].clocks.heard(SlaveId(from as u32), clock);
+        let (to, from, news) = self.messages.swap_remove(message);
+        self.slaves[to].clocks.heard(SlaveId(from as u32), news);
         self.apply_due(to);
     }
 
     /// Runs to the end, in the order that `choices` draw; then checks what the shards hold.
     fn run(mut self, choices: &[u16]) {
-        let mut choices = choices.iter().copied().chain(std::iter::repeat(0)).enumerate();
-        while self.workers.iter().any(|w| !w.ended) || !self.messages.is_empty() {
-            let (round, choice) = choices.next().expect("endless");
-            let (workers, messages) = (self.workers.len(), self.messages.len());
-            let first = (usize::from(choice) + round) % (workers + messages);
-            let moved = (0..workers + messages).map(|i| (first + i) % (workers + messages)).any(|i| {
-                if i < workers {
-                    return self.step(i);
-                }
-                self.deliver(i - workers);
-                true
-            });
-            assert!(moved, "nobody can go on");
-        }
+        play(&mut self, choices);
         for shard in 0..self.slaves.len() {
             assert!(self.slaves[shard].pending.is_empty(), "updates are left");
             let mut applied = self.slaves[shard].applied.clone();

@@ -1,15 +1,18 @@
 //! The engine behind one worker thread: the tables over all shards, the clock, the slave's rows.
 //!
 //! Invariants: every call fails once the run is cancelled, also while it waits; at most `WINDOW` bytes of a worker's
-//! reads, and of its updates, are under way at once; what a worker waited and moved is counted.
+//! reads, and of its updates, are under way at once; what a worker waited and moved is counted; where the consistency
+//! model asks for announced keys, no others are read or updated.
 
 use super::cut::{self, Cutter, Item, Message};
 use super::link::UnderWay;
 use super::run::{Run, Source, Update};
 use super::slices;
 use super::wait::block_on;
+use crate::consistency::News;
 use crate::job::OpenJob;
 use crate::kv::Keys;
+use flexps_common::announced::Announcements;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
@@ -19,7 +22,7 @@ use flexps_common::value::{OwnedValues, Type, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::Origin;
 use flexps_common::wire::lists;
-use flexps_common::worker::{Backend, Place, Pull, Push, Ticket};
+use flexps_common::worker::{Backend, Place, Pull, Push, Ticket, Touch};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -54,6 +57,10 @@ pub struct Engine {
     tickets: FxHashMap<u64, Started>,
     next_ticket: u64,
     updates: Queue,
+    /// Where the consistency model asks for them.
+    announced: Option<Announcements>,
+    /// Whether the first keys, if any, are announced.
+    started: bool,
     /// What was counted so far.
     pub counters: Counters,
 }
@@ -95,7 +102,10 @@ impl Queue {
 impl Engine {
     /// The backend of the worker at `place`.
     pub fn new(job: Arc<OpenJob>, run: Arc<Run>, place: Place, scalars: Arc<BTreeMap<String, f64>>) -> Self {
+        let announced = run.consistency.ahead().map(|_| Announcements::default());
         Self {
+            started: announced.is_none(),
+            announced,
             job,
             run,
             place,
@@ -109,11 +119,40 @@ impl Engine {
         }
     }
 
-    /// Waits until all updates are at their shards, and takes this worker out of the clock table. The slave's least
-    /// clock, if it rose.
-    pub fn end(&mut self) -> Result<Option<u64>> {
+    /// Waits until all updates are at their shards, and takes this worker out of the clock table.
+    pub fn end(&mut self) -> Result<()> {
+        self.start();
         self.settle(0)?;
-        Ok(self.run.end(&self.place))
+        let news = self.run.end(&self.place);
+        self.tell(news);
+        Ok(())
+    }
+
+    /// The worker has announced its first keys, if it ever will: the others must hear them before a clock ends.
+    fn start(&mut self) {
+        if !std::mem::replace(&mut self.started, true) {
+            let news = self.run.start();
+            self.tell(news);
+        }
+    }
+
+    fn tell(&self, news: Option<News>) {
+        if let Some(news) = news {
+            self.job.tell(&self.run, &news);
+        }
+    }
+
+    /// An error unless the keys were announced for this clock, where that is asked for.
+    fn touch(&mut self, items: &[Item<'_>]) -> Result<()> {
+        self.start();
+        let Some(announced) = &self.announced else { return Ok(()) };
+        items.iter().try_for_each(|item| match item.keys {
+            Keys::List(keys) => announced.check(item.table, &item.spec.name, keys),
+            Keys::Range { start, count } => {
+                let start = u64::from(start);
+                announced.check_range(item.table, &item.spec.name, start..start + u64::from(count))
+            }
+        })
     }
 
     fn origin(&self) -> Origin {
@@ -175,6 +214,9 @@ impl Engine {
         self.run.check()?;
         let job = self.job.clone();
         let items = self.describe(&job, &[(table, keys)])?;
+        if !peek {
+            self.touch(&items)?;
+        }
         check_out(&items, std::slice::from_ref(&out))?;
         let out = std::slice::from_mut(&mut out);
         let mut cutter = Cutter::new(&items, job.placement)?;
@@ -190,6 +232,7 @@ impl Engine {
         self.run.check()?;
         let job = self.job.clone();
         let items = self.describe(&job, items)?;
+        self.touch(&items)?;
         for (item, values) in items.iter().zip(values) {
             // All of it, not only the part of this shard: a wrong length must not shift the values of others.
             check_len(item, values.len(), values.kind())?;
@@ -298,6 +341,7 @@ impl Backend for Engine {
         let job = self.job.clone();
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
         let items = self.describe(&job, &items)?;
+        self.touch(&items)?;
         let mut cutter = Cutter::new(&items, job.placement)?;
         let mut under_way = Queue::default();
         self.send(false, &mut under_way, || cutter.message())?;
@@ -331,6 +375,21 @@ impl Backend for Engine {
         self.read(pull.table, Keys::List(pull.keys), true, out)
     }
 
+    fn peek_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()> {
+        self.read(table, Keys::range(&keys), true, out)
+    }
+
+    fn announce(&mut self, clock: u64, touches: &[Touch<'_>]) -> Result<()> {
+        let Some(announced) = &mut self.announced else { return Ok(()) };
+        let touches = announced.announce(clock, touches)?;
+        self.run.announce(&self.place, clock, touches);
+        Ok(())
+    }
+
+    fn ahead(&self) -> Option<u32> {
+        self.run.consistency.ahead()
+    }
+
     fn add(&mut self, pushes: &[Push<'_>]) -> Result<()> {
         if let [push] = pushes {
             return self.update(&[(push.table, Keys::List(push.keys))], &[push.values]);
@@ -350,11 +409,12 @@ impl Backend for Engine {
 
     fn clock(&mut self) -> Result<()> {
         self.run.check()?;
+        self.start();
         self.settle(0)?;
         self.clock += 1;
-        if let Some(least) = self.run.tick(&self.place) {
-            self.job.announce(&self.run, least);
-        }
+        self.announced.iter_mut().for_each(Announcements::tick);
+        let news = self.run.tick(&self.place);
+        self.tell(news);
         let start = Instant::now();
         let result = self.run.wait(&self.place);
         self.counters.waited += start.elapsed();

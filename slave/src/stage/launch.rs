@@ -100,10 +100,9 @@ impl Crew {
             result?;
             engine.end()
         }));
-        match result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic))))) {
-            Ok(Some(least)) => self.job.announce(&self.run, least),
-            Ok(None) => {}
-            Err(e) => self.run.cancel(e.context(self.name(&place))),
+        let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic)))));
+        if let Err(e) = result {
+            self.run.cancel(e.context(self.name(&place)));
         }
         self.run.siblings.end(None);
         self.run.leave();
@@ -134,6 +133,7 @@ impl Crew {
             bytes_sent: 0,
             bytes_received: 0,
             rows: 0,
+            pace: self.run.pace(),
         };
         for part in results.into_iter().flatten() {
             outcome.metrics.merge(&part.metrics);
@@ -142,6 +142,7 @@ impl Crew {
             outcome.bytes_sent += part.counters.sent;
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;
+            outcome.pace.worker_waits.push(part.counters.waited.as_secs_f64());
         }
         if let Some(done) = done {
             done(outcome);

@@ -3,10 +3,12 @@
 //! Invariants: updates of a clock reach the shard in one order (worker, sequence) and before anybody reads at a later
 //! clock; once the run is cancelled, every wait in it ends.
 
-use crate::consistency::{Clocks, ENDED, Pending};
+use crate::consistency::{Clocks, ENDED, News, Pending};
 use crate::kv::{Keys, Shard};
+use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{SlaveId, StageRun};
+use flexps_common::pace::Pace;
 use flexps_common::plan::Consistency;
 use flexps_common::siblings::Siblings;
 use flexps_common::wire::body::ReceivedValues;
@@ -47,6 +49,8 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
+    /// The other slaves that have workers.
+    others: Vec<SlaveId>,
     shard: Arc<Shard>,
     cancelled: AtomicBool,
     state: Mutex<State>,
@@ -66,6 +70,8 @@ struct State {
     threads: Vec<Thread>,
     /// Reads from other slaves that wait for a clock.
     readers: Vec<(u64, oneshot::Sender<()>)>,
+    /// How the workers here kept in step so far.
+    pace: Pace,
 }
 
 impl Run {
@@ -77,7 +83,8 @@ impl Run {
         own: usize,
         others: impl IntoIterator<Item = SlaveId>,
     ) -> Self {
-        let clocks = Clocks::new(consistency, own, others);
+        let others: Vec<_> = others.into_iter().collect();
+        let clocks = Clocks::new(consistency, own, others.iter().copied());
         let state = State {
             applied: clocks.due(),
             clocks,
@@ -86,9 +93,11 @@ impl Run {
             error: None,
             threads: Vec::new(),
             readers: Vec::new(),
+            pace: Pace::default(),
         };
         let (cancelled, changed) = (AtomicBool::new(false), Condvar::new());
-        Self { id, consistency, siblings: Siblings::new(own), shard, cancelled, state: Mutex::new(state), changed }
+        let (siblings, state) = (Siblings::new(own), Mutex::new(state));
+        Self { id, consistency, siblings, others, shard, cancelled, state, changed }
     }
 
     /// The calling thread works for this run until [`Run::leave`].
@@ -124,20 +133,47 @@ impl Run {
         self.state.lock().error.clone()
     }
 
-    /// A worker here ended an iteration, all of its updates being at their shards. The slave's least clock, if it rose.
-    pub fn tick(&self, place: &Place) -> Option<u64> {
-        let mut state = self.state.lock();
-        let least = state.clocks.tick(place.local_index);
-        self.moved(&mut state);
-        least
+    /// A worker here will touch these keys at `clock`, and no others.
+    pub fn announce(&self, place: &Place, clock: u64, touches: Arc<Touches>) {
+        self.state.lock().clocks.announce(place.local_index, clock, touches);
+        self.changed.notify_all();
     }
 
-    /// A worker here ended, all of its updates being at their shards. The slave's least clock, if it rose.
-    pub fn end(&self, place: &Place) -> Option<u64> {
+    /// A worker here has announced its first keys, if it ever will. What the other slaves must hear of it.
+    pub fn start(&self) -> Option<News> {
+        self.state.lock().clocks.start()
+    }
+
+    /// A worker here ended an iteration, all of its updates being at their shards. What the other slaves must hear of it.
+    pub fn tick(&self, place: &Place) -> Option<News> {
         let mut state = self.state.lock();
-        let least = state.clocks.end(place.local_index);
+        let news = state.clocks.tick(place.local_index);
         self.moved(&mut state);
-        least
+        news
+    }
+
+    /// A worker here ended, all of its updates being at their shards. What the other slaves must hear of it.
+    pub fn end(&self, place: &Place) -> Option<News> {
+        let mut state = self.state.lock();
+        let news = state.clocks.end(place.local_index);
+        self.moved(&mut state);
+        news
+    }
+
+    /// Whether another slave must hear of this one's clocks: to go on, or to apply what its shard keeps.
+    pub fn is_heard_by(&self, slave: SlaveId) -> bool {
+        !self.keeps_none() || self.others.contains(&slave)
+    }
+
+    /// So many bytes were sent to other slaves to tell of clocks.
+    pub fn told(&self, bytes: usize) {
+        self.state.lock().pace.control_bytes += bytes as u64;
+    }
+
+    /// How the workers here kept in step so far; without what each of them waited.
+    pub fn pace(&self) -> Pace {
+        let state = self.state.lock();
+        Pace { conflicts: state.clocks.conflicts(), ..state.pace.clone() }
     }
 
     /// Waits until a worker here may start its next iteration.
@@ -147,16 +183,18 @@ impl Run {
             self.check()?;
             let clock = state.clocks.of(place.local_index);
             if state.clocks.may_go_on(place.local_index) && state.applied >= clock {
+                let least = state.clocks.least();
+                state.pace.began(clock - least);
                 return Ok(());
             }
             self.changed.wait(&mut state);
         }
     }
 
-    /// Another slave told its least clock. Whether updates may be due: somebody must then call [`Run::apply_due`].
-    pub fn heard(&self, slave: SlaveId, clock: u64) -> bool {
+    /// Another slave told its news. Whether updates may be due: somebody must then call [`Run::apply_due`].
+    pub fn heard(&self, slave: SlaveId, news: News) -> bool {
         let mut state = self.state.lock();
-        state.clocks.heard(slave, clock);
+        state.clocks.heard(slave, news);
         if state.pending.is_empty() && !state.applying {
             self.moved(&mut state);
             return false;

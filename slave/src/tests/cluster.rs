@@ -150,18 +150,32 @@ impl Cluster {
 
     /// Launches a stage with so many workers on each slave.
     pub async fn launch(&mut self, stage: u32, workers: &[u32]) -> StageRun {
+        let launch = self.next_launch(stage, workers);
+        self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+        StageRun(self.runs)
+    }
+
+    /// Like [`Cluster::launch`], one slave after the other with `pause` in between.
+    pub async fn launch_in_turn(&mut self, stage: u32, workers: &[u32], pause: Duration) -> StageRun {
+        let launch = ToSlave::Launch(self.next_launch(stage, workers));
+        for channel in &self.control {
+            let _: FromSlave = channel.ask(&launch, LIMIT).await.unwrap();
+            tokio::time::sleep(pause).await;
+        }
+        StageRun(self.runs)
+    }
+
+    fn next_launch(&mut self, stage: u32, workers: &[u32]) -> Launch {
         self.runs += 1;
         let placed = self.peers.iter().zip(workers).filter(|(_, n)| **n > 0).map(|(peer, n)| (peer.id, *n));
-        let launch = Launch {
+        Launch {
             job: JOB,
             run: StageRun(self.runs),
             stage,
             epoch: 2,
             workers: placed.collect(),
             scalars: BTreeMap::from([("half".to_owned(), 0.5)]),
-        };
-        self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
-        StageRun(self.runs)
+        }
     }
 
     /// The outcome on each slave that has workers, by slave.

@@ -3,4 +3,5 @@
 mod cluster;
 mod forgotten;
 mod reading;
+mod sparse;
 mod stages;

@@ -104,7 +104,7 @@ fn counting(worker: &mut Worker<'_>, table: Table<f32>, consistency: Consistency
             Consistency::Ssp { staleness } => {
                 (clock.saturating_sub(staleness.into()), clock + 1 + u64::from(staleness))
             }
-            Consistency::Asp => (0, CLOCKS),
+            _ => (0, CLOCKS),
         };
         for value in &out {
             ensure(*value >= least as f32 * per_clock && *value <= most as f32 * per_clock, || {

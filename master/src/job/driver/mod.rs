@@ -12,6 +12,7 @@ use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::Metrics;
+use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, Plan, Progress, TableOp};
 use flexps_common::report::{EpochReport, StageReport};
 use flexps_common::wire::control::{Launch, Outcome};
@@ -384,7 +385,11 @@ impl Driver {
             bytes_sent: 0,
             bytes_received: 0,
             rows: 0,
+            pace: Pace::default(),
         };
+        for outcome in workers.iter().filter_map(|(id, _)| done.get(id)) {
+            report.pace.merge(&outcome.pace);
+        }
         for outcome in self.slaves.iter().filter_map(|id| done.get(id)) {
             metrics.merge(&outcome.metrics);
             report.worker_seconds += outcome.worker_seconds;

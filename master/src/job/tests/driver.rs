@@ -5,6 +5,7 @@ use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
+use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, Plan, SaveSpec, TableOp};
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
@@ -36,6 +37,7 @@ fn outcome(loss: f64) -> Outcome {
         bytes_sent: 10,
         bytes_received: 20,
         rows: 100,
+        pace: Pace { worker_waits: vec![loss], lead: vec![4, 2], most_lead: 1, conflicts: 3, control_bytes: 50 },
     }
 }
 
@@ -64,6 +66,8 @@ fn stages_run_one_after_the_other_and_the_job_ends() {
     let b = &driver.stages[1];
     assert_eq!((b.name.as_str(), b.epoch, b.threads, b.slaves.join(" ")), ("b", 1, 3, "h1 h2".to_owned()));
     assert_eq!((b.worker_seconds, b.wait_seconds, b.bytes_sent, b.bytes_received, b.rows), (4.0, 1.0, 20, 40, 200));
+    let pace = Pace { worker_waits: vec![0.0; 2], lead: vec![8, 4], most_lead: 1, conflicts: 6, control_bytes: 100 };
+    assert_eq!(b.pace, pace);
 }
 
 #[test]
