@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// MiB that a worker may take for values by feature.
-const MODEL_MEMORY: u32 = 48;
+const MODEL_MEMORY: u32 = 40;
 
 /// Flags of every job that trains a linear model on rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -89,7 +89,7 @@ pub struct Common {
     #[arg(long, value_name = "NEGATIVE,POSITIVE", allow_hyphen_values = true)]
     pub labels: Option<LabelMap>,
 
-    /// Memory, in MiB, that a worker may take for values by feature; rows with more features come in parts [default: 48]
+    /// Memory, in MiB, that a worker may take for values by feature; rows with more features come in parts [default: 40]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32))]
     pub model_memory: Option<u32>,
 

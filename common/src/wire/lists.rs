@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of key lists that a receiver keeps.
-pub const MEMORY: usize = 32 << 20;
+pub const MEMORY: usize = 16 << 20;
 
 /// Shorter lists always go inline and are not remembered: the digest would take half as much.
 const SHORT: usize = 32;
