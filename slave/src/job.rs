@@ -175,8 +175,12 @@ impl OpenJob {
 
     /// Tells this slave's news to all other slaves that must hear it.
     pub fn tell(&self, run: &Arc<Run>, news: &News) {
+        let mut links = self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)).peekable();
+        if links.peek().is_none() {
+            return;
+        }
         let packet = self.clock_message(run, news);
-        for link in self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)) {
+        for link in links {
             let pending = packet.clone().map(|packet| {
                 run.told(packet.len());
                 link.control.start(packet, DEADLINE)
