@@ -48,6 +48,21 @@ fn made(shape: Shape) -> Vec<u8> {
     text
 }
 
+/// Rows of a hundred features whose values are written by `write`, given a number in (0, 1) and a whole one.
+fn written(write: impl Fn(f64, u64) -> String) -> Vec<u8> {
+    let (mut text, mut random) = (String::new(), 1u64);
+    for _ in 0..10_000 {
+        text.push_str("1");
+        for i in 0..100 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let value = write(((random >> 12) as f64 + 0.5) / (1u64 << 52) as f64, random >> 40);
+            text.push_str(&format!(" {}:{value}", 1 + i * 1000 + (random >> 33) % 1000));
+        }
+        text.push('\n');
+    }
+    text.into_bytes()
+}
+
 fn parse_speed(name: &str, text: &[u8], negative: f32) {
     let mut chunks = Vec::new();
     let mut rest = text;
@@ -104,6 +119,11 @@ fn index_speed(name: &str, text: &[u8], negative: f32) {
 fn main() {
     parse_speed("webspam", &made(Shape::new(Kind::Webspam, 3000)), -1.0);
     parse_speed("kdd", &made(Shape::new(Kind::Kdd, 500_000)), 0.0);
+    parse_speed("counts", &written(|x, _| format!("{}", (1.0 / x) as u64)), -1.0);
+    parse_speed("six decimals with sign", &written(|x, n| format!("{:.6}", if n % 2 == 0 { x } else { -x })), -1.0);
+    parse_speed("single precision", &written(|x, _| format!("{}", x as f32)), -1.0);
+    parse_speed("double precision", &written(|x, _| format!("{x}")), -1.0);
+    parse_speed("scientific", &written(|x, n| format!("{:.6e}", x * 10f64.powi(-((n % 20) as i32)))), -1.0);
     let lr = Shape { features: 1_000_000, nonzeros: 50, ..Shape::new(Kind::Webspam, 20_000) };
     index_speed("1M features", &made(lr), -1.0);
     index_speed("kdd", &made(Shape::new(Kind::Kdd, 100_000)), 0.0);

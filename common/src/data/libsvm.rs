@@ -8,6 +8,7 @@
 use super::block::Block;
 use super::number::{PAD, ends_token, float, integer, token_end};
 use super::schema::{Facts, Schema};
+use super::wide::{self, Seen};
 use crate::error::{Error, Result};
 use crate::ids::Key;
 
@@ -19,6 +20,9 @@ pub use writer::{write, write_row};
 
 /// Messages of bad rows that are kept of one text.
 pub const KEPT_MESSAGES: usize = 5;
+
+/// Unusual features in a row after which the rest of it is thought to be so.
+const PATIENCE: u32 = 4;
 
 /// Characters of a bad token that a message shows.
 const SHOWN: usize = 40;
@@ -185,13 +189,16 @@ impl Parser {
         let base = u64::from(self.schema.index_base);
         // One past the largest allowed index.
         let limit = self.schema.features.unwrap_or(1 << 32).min(1 << 32) + base;
-        // The least index that may come next.
-        let mut least = base;
-        let first = run.count;
-        let mut count = first;
-        let mut other_values = 0;
+        let mut seen = Seen { end, count: run.count, least: base, other_values: 0 };
+        // Features in a row that were not usual ones.
+        let mut unusual = 0;
         loop {
-            // Here `end` is where the last token ended.
+            if unusual < PATIENCE {
+                let before = seen.count;
+                wide::take(text, &mut seen, base, limit, &mut self.indices, &mut self.values);
+                unusual = if seen.count > before { 0 } else { unusual + 1 };
+            }
+            end = seen.end;
             at = end + 1;
             if text[end] != b' ' || !text[at].is_ascii_digit() {
                 at = skip_blanks(text, end);
@@ -199,7 +206,7 @@ impl Parser {
                     break;
                 }
                 if text[at..].starts_with(b"qid:") {
-                    end = token_end(text, at);
+                    seen.end = token_end(text, at);
                     continue;
                 }
             }
@@ -211,21 +218,19 @@ impl Parser {
             if !value.is_finite() {
                 return Err((Reason::NotFinite, at));
             }
-            if index < least || index >= limit {
-                return Err((self.range(index, least, base), at));
+            if index < seen.least || index >= limit {
+                return Err((self.range(index, seen.least, base), at));
             }
-            if count >= self.indices.len() || count >= self.values.len() {
+            if seen.count >= self.indices.len() || seen.count >= self.values.len() {
                 self.grow();
             }
-            self.indices[count] = (index - base) as Key;
-            self.values[count] = value;
-            other_values |= value.to_bits() ^ 1f32.to_bits();
-            count += 1;
-            least = index + 1;
-            end = value_end;
+            self.indices[seen.count] = (index - base) as Key;
+            self.values[seen.count] = value;
+            seen.other_values |= value.to_bits() ^ 1f32.to_bits();
+            seen = Seen { end: value_end, count: seen.count + 1, least: index + 1, ..seen };
         }
-        self.finish_row(run, count, label_sign(positive), least - base);
-        run.other_values |= other_values;
+        self.finish_row(run, seen.count, label_sign(positive), seen.least - base);
+        run.other_values |= seen.other_values;
         Ok(next_line(text, at))
     }
 

@@ -9,6 +9,7 @@ pub mod libsvm;
 mod number;
 pub mod schema;
 pub mod sniff;
+mod wide;
 
 pub use block::{Block, Row};
 pub use schema::{Facts, InputSpec, LabelMap, Schema};
