@@ -52,7 +52,7 @@ fn made(shape: Shape) -> Vec<u8> {
 fn written(write: impl Fn(f64, u64) -> String) -> Vec<u8> {
     let (mut text, mut random) = (String::new(), 1u64);
     for _ in 0..10_000 {
-        text.push_str("1");
+        text.push('1');
         for i in 0..100 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let value = write(((random >> 12) as f64 + 0.5) / (1u64 << 52) as f64, random >> 40);
