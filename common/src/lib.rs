@@ -2,6 +2,7 @@
 //! how they say it. Master, slave and jobs meet here and nowhere else.
 
 pub mod announced;
+pub mod background;
 pub mod data;
 pub mod error;
 pub mod host;

@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         let (started, busy) = (Instant::now(), processor());
         let options = Options { parsers, ..Options::new("here") };
-        let reader = Reader::start(options, schema.clone(), storage.clone(), next, runtime.handle())?;
+        let reader = Reader::start(options, schema.clone(), storage.clone(), next)?;
         let done = runtime.block_on(reader.done())?;
         let read = started.elapsed().as_secs_f64();
         working.push(processor() - busy);

@@ -12,6 +12,7 @@ use crate::memory;
 use crate::reader::{self, NextSplit, Reader};
 use crate::stage::launch::launch;
 use crate::stage::pool::Pool;
+use flexps_common::background::Background;
 use flexps_common::data::Schema;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::{InputId, JobId, SlaveId};
@@ -144,20 +145,17 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
     memory::give_back();
     let (events, receive) = mpsc::unbounded_channel();
     let jobs = Jobs::default();
-    let bulk_runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(BULK_THREADS)
-        .thread_name("bulk")
-        .enable_all()
-        .build()
-        .map_err(|e| Error::cluster(format!("no threads for bulk requests: {e}")))?;
-    let bulk_runtime = Background(Some(bulk_runtime));
+    let bulk_runtime = Background::new("bulk", BULK_THREADS)?;
     let bulk = {
         // The listener serves on the runtime on which it was made.
         let (network, address) = (network.clone(), options.bulk.clone());
         let service = Arc::new(Bulk { jobs: jobs.clone(), memory: Arc::default() });
         let listen = async move { network.listen(&address, service).await };
-        let listening = bulk_runtime.0.as_ref().map(|runtime| runtime.spawn(listen)).ok_or_else(ended)?;
-        listening.await.map_err(|e| Error::bug(format!("the bulk listener did not start: {e}")))??
+        bulk_runtime
+            .handle
+            .spawn(listen)
+            .await
+            .map_err(|e| Error::bug(format!("the bulk listener did not start: {e}")))??
     };
     let control = network.listen(&options.control, Arc::new(Control(events.clone()))).await?;
     let registration = Registration {
@@ -221,17 +219,6 @@ impl Handle {
         match reached {
             Ok(State::Ended(result)) => result,
             _ => Ok(()),
-        }
-    }
-}
-
-/// A runtime that may be dropped anywhere.
-struct Background(Option<tokio::runtime::Runtime>);
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
         }
     }
 }
@@ -428,8 +415,7 @@ impl Node {
                 }
             })
         });
-        let runtime = tokio::runtime::Handle::current();
-        let reader = Reader::start(options, schema, self.options.storage.clone(), next_split, &runtime)?;
+        let reader = Reader::start(options, schema, self.options.storage.clone(), next_split)?;
         let reader = Arc::new(reader);
         job.read(input, reader.clone())?;
         let (master, jobs) = (self.master.clone(), self.jobs.clone());

@@ -106,7 +106,7 @@ impl Hdfs {
     }
 }
 
-/// The runtime of all these tests: a storage's clients stay with the one that they started in.
+/// The runtime of all these tests.
 pub fn runtime() -> &'static tokio::runtime::Runtime {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     let make = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();

@@ -11,13 +11,15 @@ mod reader;
 
 pub use reader::{ByteStream, Reader};
 
+use crate::background::Background;
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
-#[cfg(feature = "hdfs")]
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// Bytes of a local file's pseudo-blocks, so that one file can be cut into splits for several slaves.
 pub const LOCAL_BLOCK: u64 = 64 << 20;
@@ -87,11 +89,27 @@ pub struct Check {
     pub result: Result<String, String>,
 }
 
-/// The way to all files. Cheap to clone; shares its HDFS clients, which stay with the first tokio runtime that uses them.
+/// The way to all files. Cheap to clone; shares its HDFS clients and their thread.
 #[derive(Clone)]
 pub struct Storage {
+    thread: Arc<Thread>,
     #[cfg(feature = "hdfs")]
     hdfs: Arc<hdfs::Hdfs>,
+}
+
+/// The thread of a storage, started when it is first needed.
+#[derive(Default)]
+struct Thread(Mutex<Option<Background>>);
+
+impl Thread {
+    fn runtime(&self) -> Result<Handle> {
+        let mut started = self.0.lock();
+        let thread = match started.take() {
+            Some(thread) => thread,
+            None => Background::new("read", 1)?,
+        };
+        Ok(started.insert(thread).handle.clone())
+    }
 }
 
 impl Default for Storage {
@@ -105,10 +123,18 @@ impl Storage {
     /// As `options` say.
     #[cfg_attr(not(feature = "hdfs"), expect(unused_variables, reason = "all of them are about HDFS"))]
     pub fn new(options: StorageOptions) -> Self {
+        let thread = Arc::new(Thread::default());
         Self {
             #[cfg(feature = "hdfs")]
-            hdfs: Arc::new(hdfs::Hdfs::new(options)),
+            hdfs: Arc::new(hdfs::Hdfs::new(options, thread.clone())),
+            thread,
         }
+    }
+
+    /// A runtime of one thread, on which the HDFS clients work: who reads much should do so there, since between two
+    /// threads each packet would wake the other one, which takes a third of the speed.
+    pub fn runtime(&self) -> Result<Handle> {
+        self.thread.runtime()
     }
 
     /// Lists files, directories (their files, but not hidden ones, whose names start with `.` or `_`, and not their

@@ -24,7 +24,6 @@ use futures::future::BoxFuture;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::Store;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// Bytes of text that make a block, unless a row is longer or a split ends.
@@ -74,16 +73,11 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Starts to read on `runtime`.
-    pub fn start(
-        options: Options,
-        schema: Schema,
-        storage: Storage,
-        next_split: NextSplit,
-        runtime: &Handle,
-    ) -> Result<Self> {
+    /// Starts to read, on the storage's thread.
+    pub fn start(options: Options, schema: Schema, storage: Storage, next_split: NextSplit) -> Result<Self> {
         let store = Arc::new(Store::new(schema.clone(), options.cache_memory, options.spill.clone()));
         let ring = parsers::start(&options, &schema, &store)?;
+        let runtime = storage.runtime()?;
         let pump = runtime.spawn(pump::run(options, storage, next_split, ring, store.clone()));
         Ok(Self { store, pump })
     }

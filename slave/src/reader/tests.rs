@@ -75,7 +75,7 @@ fn from_list(splits: Vec<Split>) -> NextSplit {
 }
 
 fn start(options: Options, schema: Schema, next: NextSplit) -> Reader {
-    Reader::start(options, schema, Storage::default(), next, &Handle::current()).unwrap()
+    Reader::start(options, schema, Storage::default(), next).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

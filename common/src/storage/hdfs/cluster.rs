@@ -17,6 +17,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// The longest wait for the NameNodes.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -85,7 +86,7 @@ struct OpenFile {
 }
 
 impl Cluster {
-    pub fn new(scheme: &str, authority: &str, prefix: String, conf: Conf) -> Result<Self> {
+    pub fn new(scheme: &str, authority: &str, prefix: String, conf: Conf, runtime: &Handle) -> Result<Self> {
         let addresses = conf.rpc_addresses(authority);
         let ids = conf.namenode_ids(authority);
         if addresses.is_empty() {
@@ -104,7 +105,7 @@ impl Cluster {
             if let Some(id) = ids.get(namenode) {
                 config.push((format!("dfs.ha.namenodes.{authority}"), id.clone()));
             }
-            let mut builder = ClientBuilder::new().with_url(&url).with_config(config);
+            let mut builder = ClientBuilder::new().with_url(&url).with_config(config).with_io_runtime(runtime.clone());
             if let Some(folder) = &conf.folder {
                 builder = builder.with_config_dir(folder.to_string_lossy());
             }

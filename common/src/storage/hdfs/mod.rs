@@ -13,7 +13,8 @@ pub(super) use explain::readable;
 pub(super) use read::RemoteFile;
 
 use super::{
-    Check, FileMeta, StorageOptions, directory_in_glob, even_blocks, is_hidden, no_files, nothing_matches, pattern,
+    Check, FileMeta, StorageOptions, Thread, directory_in_glob, even_blocks, is_hidden, no_files, nothing_matches,
+    pattern,
 };
 use crate::error::{Error, Result};
 use cluster::{Cluster, Patience};
@@ -31,12 +32,13 @@ const DEFAULT_BLOCK: u64 = 128 << 20;
 /// The way to files in HDFS.
 pub(super) struct Hdfs {
     options: StorageOptions,
+    thread: Arc<Thread>,
     clusters: Mutex<HashMap<String, Arc<Cluster>>>,
 }
 
 impl Hdfs {
-    pub fn new(options: StorageOptions) -> Self {
-        Self { options, clusters: Mutex::default() }
+    pub fn new(options: StorageOptions, thread: Arc<Thread>) -> Self {
+        Self { options, thread, clusters: Mutex::default() }
     }
 
     /// The files that `url` stands for, with the hosts of their blocks, and a remark when those stay unknown.
@@ -81,7 +83,7 @@ impl Hdfs {
             })?,
             named => named.to_owned(),
         };
-        let made = Arc::new(Cluster::new(scheme, &named, key.clone(), conf)?);
+        let made = Arc::new(Cluster::new(scheme, &named, key.clone(), conf, &self.thread.runtime()?)?);
         clusters.insert(key, made.clone());
         Ok((made, path))
     }
