@@ -8,6 +8,7 @@
 use super::conf::Conf;
 use super::explain::{explain, is_final, is_standby, no_answer};
 use crate::error::{Error, Result};
+use crate::storage::Thread;
 use futures::stream::{FuturesUnordered, StreamExt};
 use hdfs_native::file::FileReader;
 use hdfs_native::{Client, ClientBuilder};
@@ -17,7 +18,6 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::runtime::Handle;
 
 /// The longest wait for the NameNodes.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -74,6 +74,8 @@ pub(super) struct Cluster {
     /// When a DataNode was last seen to hang.
     hung: Mutex<Option<Instant>>,
     files: Mutex<VecDeque<OpenFile>>,
+    /// Where the clients work: it must not end before the last file is closed.
+    _thread: Arc<Thread>,
 }
 
 /// A file's block list, as a client with some patience got it.
@@ -86,7 +88,7 @@ struct OpenFile {
 }
 
 impl Cluster {
-    pub fn new(scheme: &str, authority: &str, prefix: String, conf: Conf, runtime: &Handle) -> Result<Self> {
+    pub fn new(scheme: &str, authority: &str, prefix: String, conf: Conf, thread: Arc<Thread>) -> Result<Self> {
         let addresses = conf.rpc_addresses(authority);
         let ids = conf.namenode_ids(authority);
         if addresses.is_empty() {
@@ -100,6 +102,7 @@ impl Cluster {
             ("hdfs", true) => format!("hdfs://{}", addresses[0]),
             _ => format!("{scheme}://{authority}"),
         };
+        let runtime = thread.runtime()?;
         let build = |namenode: usize, patience| {
             let mut config = settings(scheme, patience);
             if let Some(id) = ids.get(namenode) {
@@ -124,6 +127,7 @@ impl Cluster {
             answered: AtomicBool::new(false),
             hung: Mutex::default(),
             files: Mutex::default(),
+            _thread: thread,
         })
     }
 

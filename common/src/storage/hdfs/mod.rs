@@ -83,7 +83,7 @@ impl Hdfs {
             })?,
             named => named.to_owned(),
         };
-        let made = Arc::new(Cluster::new(scheme, &named, key.clone(), conf, &self.thread.runtime()?)?);
+        let made = Arc::new(Cluster::new(scheme, &named, key.clone(), conf, self.thread.clone())?);
         clusters.insert(key, made.clone());
         Ok((made, path))
     }
