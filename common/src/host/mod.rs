@@ -13,7 +13,7 @@ pub use table::HostTable;
 
 use crate::data::{Block, Facts};
 use crate::error::{Error, Result};
-use crate::plan::{Flow, Plan, Progress, Step, TableOp, Threads};
+use crate::plan::{Flow, LoadSpec, Plan, Progress, Step, TableOp, Threads};
 use crate::report::EpochReport;
 use crate::worker::Place;
 use rows::HostRows;
@@ -186,7 +186,7 @@ impl Run<'_> {
                     self.stages.push((stage.name.clone(), epoch));
                 }
                 Step::Op(op) => self.op(op),
-                Step::Load { table, model, tensor } => {
+                Step::Load(LoadSpec { table, model, tensor }) => {
                     let values = self.host.tensors.get(&(model.0.clone(), tensor.clone()));
                     let values =
                         values.ok_or_else(|| Error::user(format!("{model}: no tensor {tensor}; see Host::tensor")))?;

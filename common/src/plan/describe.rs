@@ -2,7 +2,7 @@
 //!
 //! Invariant: the text holds every name, number and order that nodes must agree on.
 
-use super::{Plan, Step, TableOp};
+use super::{LoadSpec, Plan, Step, TableOp};
 use crate::ids::TableId;
 
 impl Plan {
@@ -52,7 +52,7 @@ impl Plan {
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),
                 Step::Op(TableOp::Scale { table, by }) => writeln!(out, "scale {} by {by}", name(table)),
                 Step::Op(TableOp::Norm2 { table, into }) => writeln!(out, "norm2 of {} into {into}", name(table)),
-                Step::Load { table, model, tensor } => {
+                Step::Load(LoadSpec { table, model, tensor }) => {
                     writeln!(out, "load {} from {tensor} of {model}", name(table))
                 }
                 Step::Decide(_) => writeln!(out, "decide"),

@@ -31,6 +31,17 @@ pub struct Input {
     pub id: InputId,
 }
 
+/// A table that is filled from a saved model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadSpec {
+    /// The table to fill.
+    pub table: TableId,
+    /// The model's folder.
+    pub model: DataPath,
+    /// The tensor's name in it.
+    pub tensor: String,
+}
+
 /// What is kept of a finished job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaveSpec {

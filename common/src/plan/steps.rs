@@ -1,9 +1,8 @@
 //! The steps of a plan, and how a job writes them down.
 
-use super::{Consistency, DecideFn, Flow, Progress, StageBuilder, StageSpec, Table, TableOp, Threads};
+use super::{Consistency, DecideFn, Flow, LoadSpec, Progress, StageBuilder, StageSpec, Table, TableOp, Threads};
 use crate::data::schema::DataPath;
 use crate::error::Result;
-use crate::ids::TableId;
 use crate::worker::Worker;
 use std::sync::Arc;
 
@@ -15,14 +14,7 @@ pub enum Step {
     /// The servers change tables.
     Op(TableOp),
     /// The master fills a table from a saved model.
-    Load {
-        /// The table to fill.
-        table: TableId,
-        /// The model's folder.
-        model: DataPath,
-        /// The tensor's name in it.
-        tensor: String,
-    },
+    Load(LoadSpec),
     /// The master decides how the innermost repeat goes on.
     Decide(DecideFn),
     /// The body again and again.
@@ -80,7 +72,7 @@ impl Steps {
 
     /// Fills `table` from a tensor of a saved model.
     pub fn load<T>(&mut self, table: Table<T>, model: &DataPath, tensor: &str) -> &mut Self {
-        self.0.push(Step::Load { table: table.id, model: model.clone(), tensor: tensor.to_owned() });
+        self.0.push(Step::Load(LoadSpec { table: table.id, model: model.clone(), tensor: tensor.to_owned() }));
         self
     }
 

@@ -2,9 +2,7 @@
 //!
 //! Invariant: every [`Code::Enter`] has its [`Code::Close`], each names the other's place, and loops nest.
 
-use flexps_common::data::schema::DataPath;
-use flexps_common::ids::TableId;
-use flexps_common::plan::{DecideFn, Plan, StageSpec, Step, TableOp};
+use flexps_common::plan::{DecideFn, LoadSpec, Plan, StageSpec, Step, TableOp};
 
 /// One instruction.
 #[derive(Clone)]
@@ -14,14 +12,7 @@ pub enum Code {
     /// Change tables.
     Op(TableOp),
     /// Fill a table, which is zero, from a model.
-    Load {
-        /// The table.
-        table: TableId,
-        /// The model's folder.
-        model: DataPath,
-        /// The tensor's name.
-        tensor: String,
-    },
+    Load(LoadSpec),
     /// Ask the plan how to go on.
     Decide(DecideFn),
     /// Begin a repeat.
@@ -62,10 +53,10 @@ impl Program {
                     self.stages.push(stage.clone());
                 }
                 Step::Op(op) => self.code.push(Code::Op(op.clone())),
-                Step::Load { table, model, tensor } => {
+                Step::Load(load) => {
                     // The values are added, so the table must be zero first.
-                    self.code.push(Code::Op(TableOp::Zero { table: *table }));
-                    self.code.push(Code::Load { table: *table, model: model.clone(), tensor: tensor.clone() });
+                    self.code.push(Code::Op(TableOp::Zero { table: load.table }));
+                    self.code.push(Code::Load(load.clone()));
                 }
                 Step::Decide(decide) => self.code.push(Code::Decide(decide.clone())),
                 Step::Repeat { times, body } => {

@@ -11,6 +11,7 @@ use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
+use flexps_common::plan::LoadSpec;
 use flexps_common::wire::control::{FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::{Error, Result};
 use std::sync::Arc;
@@ -182,7 +183,7 @@ impl Master {
             Command::Ops { run, count, ops } => {
                 self.ask_all(id, &slaves, Asked::Ops(count), &ToSlave::Ops { job: id, run, ops }, OPS_WITHIN)?;
             }
-            Command::Load { table, model, tensor } => {
+            Command::Load(LoadSpec { table, model, tensor }) => {
                 let spec = plan.tables[table.0 as usize].clone();
                 self.transfer(id, Event::Loaded, move |shards| shards.load(table, &spec, &model, &tensor));
             }

@@ -36,10 +36,10 @@ impl Driver {
                     self.order(ops, Flow::Next, out);
                     return Ok(());
                 }
-                Code::Load { table, model, tensor } => {
+                Code::Load(load) => {
                     self.phase = Phase::Loading;
                     self.transferring = true;
-                    out.push(Command::Load { table: *table, model: model.clone(), tensor: tensor.clone() });
+                    out.push(Command::Load(load.clone()));
                     self.at += 1;
                     self.idle_decisions = 0;
                     return Ok(());

@@ -8,12 +8,11 @@ mod flow;
 
 use super::program::Program;
 use flexps_common::data::Facts;
-use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
-use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::pace::Pace;
-use flexps_common::plan::{Flow, Plan, Progress, TableOp};
+use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{EpochReport, StageReport};
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::{Error, Result};
@@ -71,14 +70,7 @@ pub enum Command {
         ops: Vec<TableOp>,
     },
     /// Fill a table.
-    Load {
-        /// The table.
-        table: TableId,
-        /// From this model.
-        model: DataPath,
-        /// This tensor of it.
-        tensor: String,
-    },
+    Load(LoadSpec),
     /// Save the model as the plan says.
     Save,
     /// Tell these slaves to end their workers.

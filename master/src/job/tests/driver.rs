@@ -6,7 +6,7 @@ use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
-use flexps_common::plan::{Flow, Plan, SaveSpec, TableOp};
+use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp};
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -222,7 +222,7 @@ fn a_model_is_loaded_into_a_table_that_was_set_to_zero() {
     assert_eq!(ops, &[TableOp::Zero { table: t.id }]);
     let count = *count;
     driver.step(at(0), Event::Numbers(S1, count, vec![0.0]));
-    let load = Command::Load { table: t.id, model, tensor: "weights".to_owned() };
+    let load = Command::Load(LoadSpec { table: t.id, model, tensor: "weights".to_owned() });
     assert_eq!(driver.step(at(0), Event::Numbers(S2, count, vec![0.0])), [load]);
     assert_eq!(driver.step(at(0), Event::Loaded(Ok(()))), [Command::End(Ok(()))]);
 }
