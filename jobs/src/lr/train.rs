@@ -65,14 +65,16 @@ impl Train {
         let mut order = Order::new(part, Grouping::Rows(self.batch), self.seed, order::stream(worker, part.number));
         let share = 1.0 / self.batch as f32;
         let rule = if self.squares.is_some() { Rule::Adagrad(step as f32) } else { Rule::Sgd(step as f32) };
-        let ahead = worker.ahead().unwrap_or(0) as usize;
+        let ahead = worker.ahead();
         loop {
-            while queue.next.len() <= ahead
+            while queue.next.len() <= ahead.unwrap_or(0) as usize
                 && let Some(group) = order.next(worker, part)?
             {
                 let mut batch = queue.spare.pop().unwrap_or_default();
                 batch.index(&mut queue.indexer, &group, &part.map, &penalty);
-                self.announce(worker, worker.clocks() + queue.next.len() as u64, &batch.keys)?;
+                if ahead.is_some() {
+                    self.announce(worker, worker.clocks() + queue.next.len() as u64, &batch.keys)?;
+                }
                 queue.next.push_back((group, batch));
             }
             let Some((group, mut batch)) = queue.next.pop_front() else { return Ok(()) };

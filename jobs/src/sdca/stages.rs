@@ -14,7 +14,6 @@ use super::loss::Loss;
 use super::rows::Own;
 use super::visit::{Met, Scale, Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
-use crate::order;
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
 use flexps_common::metrics::Metric;
@@ -134,7 +133,7 @@ impl Stages {
         let usual = 1.0 + OVERLAP * (worker.place.threads - 1) as f64;
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
-        let mut visit = Visit::new(part, self.seed, order::stream(worker, 0));
+        let mut visit = Visit::new(worker, part, self.seed);
         let first = worker.place.epoch as u32 * self.joins;
         let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
         if alone {
@@ -163,7 +162,7 @@ impl Stages {
         let mut start = Vec::new();
         worker.get_mapped(self.weights, &part.map, &mut start)?;
         let mut weights = start.clone();
-        let mut visit = Visit::new(part, self.seed, order::stream(worker, part.number));
+        let mut visit = Visit::new(worker, part, self.seed);
         visit.go::<L>(worker, own, &mut weights, scale, usize::MAX, None)?;
         let by = 1.0 / sigma as f32;
         weights.iter_mut().zip(&start).for_each(|(way, start)| *way = (*way - start) * by);

@@ -7,7 +7,7 @@
 use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
-use crate::order::{Grouping, WINDOW};
+use crate::order::{self, Grouping, WINDOW};
 use crate::parts::Part;
 use crate::prefetch::{prefetch, prefetch_all};
 use flexps_common::Result;
@@ -86,10 +86,10 @@ pub struct Scale {
 }
 
 impl<'a> Visit<'a> {
-    /// The order of a part's rows that `seed` makes for the worker, epoch and part that `stream` stands for.
-    pub fn new(part: &'a Part, seed: u64, stream: u64) -> Self {
+    /// The order of a part's rows that `seed` makes for this worker and epoch.
+    pub fn new(worker: &Worker<'_>, part: &'a Part, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(stream);
+        rng.set_stream(order::stream(worker, part.number));
         let mut blocks: Vec<_> = (part.start..part.start + part.blocks()).collect();
         blocks.shuffle(&mut rng);
         let (window, groups) = Default::default();
