@@ -7,6 +7,7 @@ use flexps_common::data::indexer::Indexer;
 use flexps_common::data::keys::KeySet;
 use flexps_common::data::libsvm::{Parser, Place};
 use flexps_common::data::{LabelMap, Schema};
+use flexps_common::random::SplitMix64;
 
 const ROUNDS: usize = 15;
 
@@ -48,15 +49,14 @@ fn made(shape: Shape) -> Vec<u8> {
     text
 }
 
-/// Rows of a hundred features whose values are written by `write`, given a number in (0, 1) and a whole one.
+/// Rows of a hundred features whose values are written by `write`, given a number in (0, 1] and a whole one.
 fn written(write: impl Fn(f64, u64) -> String) -> Vec<u8> {
-    let (mut text, mut random) = (String::new(), 1u64);
+    let (mut text, mut random) = (String::new(), SplitMix64(1));
     for _ in 0..10_000 {
         text.push('1');
         for i in 0..100 {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let value = write(((random >> 12) as f64 + 0.5) / (1u64 << 52) as f64, random >> 40);
-            text.push_str(&format!(" {}:{value}", 1 + i * 1000 + (random >> 33) % 1000));
+            let value = write(1.0 - random.unit(), random.draw() >> 40);
+            text.push_str(&format!(" {}:{value}", 1 + i * 1000 + random.draw() % 1000));
         }
         text.push('\n');
     }
