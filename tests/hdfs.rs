@@ -101,7 +101,7 @@ fn a_hundred_files_are_listed_in_seconds() {
     }
     hdfs.script(&["put", &local.path().to_string_lossy(), "/many"]);
     hdfs.replicated("/many");
-    let listing = within(30, || hdfs.list("/many"));
+    let listing = within(10, || hdfs.list("/many"));
     assert_eq!(listing.files.len(), 100);
     assert!(listing.files.iter().all(|f| f.blocks.len() == 1 && f.blocks[0].hosts.len() == 2));
 }
@@ -239,7 +239,7 @@ impl std::io::Write for Warnings {
 fn a_killed_data_node_costs_no_byte() {
     let (hdfs, _alone) = Hdfs::alone();
     let stall = longest_stall(hdfs, "/killed", "kill", "start");
-    assert!(stall < Duration::from_secs(10), "stalled for {stall:?}");
+    assert!(stall < Duration::from_secs(5), "stalled for {stall:?}");
 }
 
 #[test]
