@@ -12,6 +12,7 @@ mod example;
 mod hdfs;
 mod hdfs_jobs;
 mod house;
+mod inject;
 mod model;
 mod spamassassin;
 mod support;

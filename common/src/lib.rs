@@ -5,6 +5,7 @@ pub mod announced;
 pub mod background;
 pub mod data;
 pub mod error;
+pub mod experiment;
 pub mod host;
 pub mod ids;
 pub mod job;

@@ -36,11 +36,15 @@ impl Service for Bulk {
             match request.message()? {
                 ToShard::Get { origin, sections, peek } => {
                     let job = jobs.find(origin.job)?;
-                    get(&job, &memory, origin, &sections, peek, request.body).await
+                    let answer = get(&job, &memory, origin, &sections, peek, request.body).await;
+                    put_off(&job, origin).await;
+                    answer
                 }
                 ToShard::Add { origin, sequence, sections } => {
                     let job = jobs.find(origin.job)?;
-                    add(&job, &memory, origin, sequence, &sections, request.body).await
+                    let answer = add(&job, &memory, origin, sequence, &sections, request.body).await;
+                    put_off(&job, origin).await;
+                    answer
                 }
             }
         })
@@ -116,6 +120,14 @@ async fn add(
         job.run(origin.run).await?.add(source, update)?;
     }
     Packet::control(&FromShard::Added)
+}
+
+/// Holds back an answer to another slave by the delay that is put in here, if one is.
+async fn put_off(job: &OpenJob, origin: Origin) {
+    let delay = job.experiment.delays(job.here()).filter(|_| origin.run != MASTER);
+    if let Some(delay) = delay {
+        tokio::time::sleep(delay).await;
+    }
 }
 
 fn unknown() -> Result<Packet> {

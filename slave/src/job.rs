@@ -10,6 +10,7 @@ use crate::stage::link::{DEADLINE, Link};
 use crate::stage::run::Run;
 use flexps_common::data::Facts;
 use flexps_common::error::{Error, Result};
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
 use flexps_common::transport::{Network, Packet};
@@ -34,6 +35,8 @@ pub struct Opening {
     pub slaves: Vec<Peer>,
     /// Which of them this is.
     pub you: SlaveId,
+    /// How it is to run, to see what comes of it.
+    pub experiment: Experiment,
 }
 
 /// An open job.
@@ -48,6 +51,8 @@ pub struct OpenJob {
     pub placement: Placement,
     stages: Vec<StageSpec>,
     inputs: Vec<Input>,
+    /// How it is to run, to see what comes of it.
+    pub experiment: Experiment,
     slaves: Vec<Peer>,
     you: SlaveId,
     /// By shard; none for this slave's own.
@@ -77,12 +82,14 @@ impl Input {
 impl OpenJob {
     /// Opens a job with an empty shard.
     pub fn new(opening: Opening, network: &Network, functions: &Functions) -> Result<Self> {
-        let Opening { id, name, plan, slaves, you } = opening;
+        let Opening { id, name, plan, slaves, you, experiment } = opening;
         let index = slaves.iter().position(|peer| peer.id == you);
         let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
         let placement = Placement { index: index as u32, shards: slaves.len() as u32 };
         let shard = Arc::new(Shard::new(&plan.tables, placement, functions)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
+        let delay = experiment.delays(&slaves[index].name);
+        let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));
         let input = |_: &_| Input { rows: OnceLock::new(), facts: watch::Sender::new(None) };
         Ok(Self {
             id,
@@ -90,7 +97,8 @@ impl OpenJob {
             placement,
             stages: plan.stages().into_iter().cloned().collect(),
             inputs: plan.inputs.iter().map(input).collect(),
-            links: slaves.iter().map(|peer| (peer.id != you).then(|| Link::new(network, peer))).collect(),
+            links: slaves.iter().map(link).collect(),
+            experiment,
             slaves,
             you,
             shard,

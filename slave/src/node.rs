@@ -17,10 +17,11 @@ use flexps_common::data::Schema;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::job::Registry;
+use flexps_common::plan::Plan;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
-    FromMaster, FromSlave, HEARTBEAT_MS, Launch, Peer, Registration, SILENCE_MS, ToMaster, ToSlave,
+    FromMaster, FromSlave, HEARTBEAT_MS, Launch, Registration, SILENCE_MS, ToMaster, ToSlave,
 };
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -338,9 +339,9 @@ impl Node {
             let _ = reply.send(result.and_then(|message| Packet::control(&message)));
         };
         let result = match message {
-            ToSlave::Open { job, name, params, plan_hash, slaves, you } => {
-                self.open(job, name, &params, plan_hash, slaves, you)
-            }
+            ToSlave::Open { job, name, params, plan_hash, slaves, you, experiment } => self
+                .plan(&name, &params, plan_hash)
+                .and_then(|plan| self.open(Opening { id: job, name, plan, slaves, you, experiment })),
             ToSlave::Launch(launch) => self.launch(launch),
             ToSlave::Clock { job, run, slave, clock, announced } => {
                 let keys =
@@ -375,16 +376,8 @@ impl Node {
         answer(reply, result.map(|()| FromSlave::Ok));
     }
 
-    fn open(
-        &mut self,
-        id: JobId,
-        name: String,
-        params: &str,
-        plan_hash: u64,
-        slaves: Vec<Peer>,
-        you: SlaveId,
-    ) -> Result<()> {
-        let plan = self.registry.job(&name, params)?.plan()?;
+    fn plan(&self, name: &str, params: &str, plan_hash: u64) -> Result<Plan> {
+        let plan = self.registry.job(name, params)?.plan()?;
         if plan.hash() != plan_hash {
             return Err(Error::cluster(format!(
                 "job {name} has plan {:016x} on slave {}, {plan_hash:016x} at the master; run the same build on both",
@@ -392,7 +385,10 @@ impl Node {
                 self.options.name
             )));
         }
-        let opening = Opening { id, name, plan, slaves, you };
+        Ok(plan)
+    }
+
+    fn open(&self, opening: Opening) -> Result<()> {
         let job = OpenJob::new(opening, &self.network, &self.options.functions)?;
         self.jobs.insert(Arc::new(job));
         Ok(())

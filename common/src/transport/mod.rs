@@ -60,6 +60,7 @@ pub trait Service: Send + Sync + 'static {
     fn gone(&self, _from: Connection) {}
 }
 
+mod delayed;
 mod in_process;
 mod options;
 mod zmq;
@@ -159,6 +160,12 @@ impl Channel {
     /// What errors call the other side.
     pub fn peer(&self) -> &str {
         self.0.peer()
+    }
+
+    /// The same way for requests that leave by `delay` later, for experiments. Called within the runtime that is to send
+    /// them.
+    pub fn delayed(self, delay: Duration) -> Self {
+        Self(Arc::new(delayed::Delayed::new(self, delay)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use crate::data::{Facts, Schema};
 use crate::error::Error;
+use crate::experiment::Experiment;
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
@@ -191,6 +192,8 @@ pub enum ToMaster {
         token: u64,
         /// When it is to run.
         scheduling: Scheduling,
+        /// How it is to run, to see what comes of it.
+        experiment: Experiment,
     },
     /// A client wants news of a job; answered when there is some after `seen`, or after `wait_ms`.
     Watch {
@@ -336,6 +339,8 @@ pub enum ToSlave {
         slaves: Vec<Peer>,
         /// The identity of the receiver.
         you: SlaveId,
+        /// How it is to run, to see what comes of it.
+        experiment: Experiment,
     },
     /// Start pulling splits of an input.
     Read {

@@ -14,6 +14,7 @@ use crate::announced::Touches;
 use crate::data::schema::LabelMap;
 use crate::data::{Facts, Schema};
 use crate::error::Error;
+use crate::experiment::Experiment;
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
@@ -186,6 +187,7 @@ fn to_master() -> Vec<ToMaster> {
             reproducible: true,
             token: 5,
             scheduling: Scheduling { priority: -3, user: "ann".into(), after: vec![job], ..Scheduling::default() },
+            experiment: experiment(),
         },
         ToMaster::Watch { job, seen: 3, wait_ms: 1000 },
         ToMaster::Cancel { job },
@@ -272,6 +274,7 @@ fn to_slave() -> Vec<ToSlave> {
             plan_hash: 1,
             slaves: vec![peer.clone(), peer],
             you: SlaveId(1),
+            experiment: experiment(),
         },
         ToSlave::Read { job, input, schema },
         ToSlave::Facts { job, input, facts: facts() },
@@ -282,6 +285,11 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX, announced: Vec::new() },
         ToSlave::Clock { job, run, slave: SlaveId(2), clock: 70, announced: announced() },
     ]
+}
+
+fn experiment() -> Experiment {
+    let inject = ["slow:worker=3,factor=4", "delay:slave=s2,ms=5"];
+    Experiment { inject: inject.iter().map(|text| text.parse().unwrap()).collect() }
 }
 
 fn announced() -> Vec<Announced> {

@@ -3,6 +3,7 @@
 //! Invariant: parsing validates and never acts. A job's own flags come from the registry; the engine's flags are global
 //! to `run`, so they may stand before or after them.
 
+use super::experiment::ExperimentArgs;
 use super::scheduling::{SchedulingArgs, weight};
 use super::workload::args::{HistoryCommand, WorkloadCommand};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -153,6 +154,9 @@ pub struct RunArgs {
     /// When it is to run.
     #[command(flatten)]
     pub scheduling: SchedulingArgs,
+    /// What is tried with it.
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
     /// What the embedded slave may use.
     #[command(flatten)]
     pub resources: Resources,

@@ -4,6 +4,7 @@
 
 use super::args::{Access, Remote};
 use super::node;
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::JobId;
 use flexps_common::job::DynJob;
 use flexps_common::scheduling::Scheduling;
@@ -44,7 +45,13 @@ impl Client {
     }
 
     /// Submits a job. A repeated message is recognised by its token, so one call makes one job.
-    pub async fn submit(&self, job: &dyn DynJob, reproducible: bool, scheduling: Scheduling) -> Result<JobId> {
+    pub async fn submit(
+        &self,
+        job: &dyn DynJob,
+        reproducible: bool,
+        scheduling: Scheduling,
+        experiment: Experiment,
+    ) -> Result<JobId> {
         let request = ToMaster::Submit {
             name: job.name().to_owned(),
             params: job.params()?,
@@ -52,6 +59,7 @@ impl Client {
             reproducible,
             token: rand::random(),
             scheduling,
+            experiment,
         };
         match self.ask(&request, DEADLINE).await? {
             FromMaster::Submitted(id) => Ok(id),

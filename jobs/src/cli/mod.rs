@@ -7,6 +7,7 @@ mod args;
 mod client;
 mod doctor;
 mod evaluate;
+mod experiment;
 mod export;
 mod file;
 mod follow;

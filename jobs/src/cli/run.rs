@@ -30,10 +30,11 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     job.prepare(&Prepare { cache: cache_folder(), say })?;
     job.plan()?;
     let mut interrupt = Interrupt::new()?;
+    let (scheduling, experiment) = (args.scheduling.scheduling(), args.experiment.experiment());
     let report = match master {
         Some(address) => {
             let client = Client::connect(address, &args.access)?;
-            let id = client.submit(&*job, args.reproducible, args.scheduling.scheduling()).await?;
+            let id = client.submit(&*job, args.reproducible, scheduling, experiment).await?;
             if args.detach {
                 return out(&format!("{id}\n"));
             }
@@ -42,7 +43,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
         None => {
             let embedded = Embedded::start(&args.resources, registry).await?;
             let client = embedded.client();
-            let followed = match client.submit(&*job, args.reproducible, args.scheduling.scheduling()).await {
+            let followed = match client.submit(&*job, args.reproducible, scheduling, experiment).await {
                 Ok(id) => follow(&client, id, &mut interrupt).await,
                 Err(e) => Err(e),
             };

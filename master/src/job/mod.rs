@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod driver;
+pub mod experiment;
 pub mod program;
 pub mod reading;
 
@@ -11,6 +12,7 @@ mod tests;
 use crate::prepare::Prepared;
 use driver::Driver;
 use flexps_common::Error;
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::plan::Plan;
 use flexps_common::report::{ReadReport, Report, State};
@@ -67,6 +69,8 @@ pub struct Job {
     pub reproducible: bool,
     /// Made up by the client.
     pub token: u64,
+    /// How it is to run, to see what comes of it.
+    pub experiment: Experiment,
     /// Its plan.
     pub plan: Arc<Plan>,
     /// How far it is.
@@ -94,7 +98,7 @@ pub struct Job {
 impl Job {
     /// A job that was just submitted.
     pub fn new(id: JobId, submission: Submission, plan: Plan, now: Duration) -> Self {
-        let Submission { name, params, plan_hash, reproducible, token, scheduling } = submission;
+        let Submission { name, params, plan_hash, reproducible, token, scheduling, experiment } = submission;
         let report = Report {
             job: name.clone(),
             id,
@@ -120,6 +124,7 @@ impl Job {
             plan_hash,
             reproducible,
             token,
+            experiment,
             plan: Arc::new(plan),
             phase: Phase::Preparing,
             version: 1,
@@ -167,6 +172,8 @@ impl Job {
             Err(_) => State::Failed,
         };
         if result.is_ok() {
+            let widest = report.stages.iter().map(|stage| stage.threads).max();
+            report.notes.extend(experiment::at_end(&self.experiment, widest.unwrap_or(0)));
             report.model = self.plan.save.as_ref().map(|s| s.path.to_string());
         }
         report.error = result.err();
@@ -252,4 +259,6 @@ pub struct Submission {
     pub reproducible: bool,
     /// Made up by the client.
     pub token: u64,
+    /// How it is to run, to see what comes of it.
+    pub experiment: Experiment,
 }

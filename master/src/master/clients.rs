@@ -5,7 +5,7 @@ use super::drive::peak_memory_bytes;
 use crate::event::{Event, Reply};
 use crate::history::Record;
 use crate::job::driver::panic_text;
-use crate::job::{Job, Phase, Submission, admission};
+use crate::job::{Job, Phase, Submission, admission, experiment};
 use crate::prepare::prepare;
 use crate::scheduler;
 use flexps_common::ids::JobId;
@@ -31,8 +31,8 @@ impl Master {
     pub(super) fn request(&mut self, from: Connection, message: ToMaster, reply: Reply, now: Duration) {
         let answer = match message {
             ToMaster::Register(registration) => self.register(registration, from, now),
-            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling } => {
-                self.submit(Submission { name, params, plan_hash, reproducible, token, scheduling }, now)
+            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment } => {
+                self.submit(Submission { name, params, plan_hash, reproducible, token, scheduling, experiment }, now)
             }
             ToMaster::Watch { job, seen, wait_ms } => {
                 let wait = Duration::from_millis(wait_ms).min(LONGEST_WATCH);
@@ -65,7 +65,10 @@ impl Master {
         let plan = self.plan(&submission)?;
         admission::check(&plan)?;
         if self.slaves.iter().next().is_some() {
-            admission::choose(&plan, &self.candidates(None))?;
+            let candidates = self.candidates(None);
+            let names: Vec<_> = candidates.iter().map(|slave| slave.name.as_str()).collect();
+            experiment::check(&submission.experiment, &names)?;
+            admission::choose(&plan, &candidates)?;
         }
         self.submitted += 1;
         let id = JobId(self.submitted);

@@ -6,7 +6,7 @@ use crate::event::Asked;
 use crate::job::admission::{self, Candidate};
 use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
-use crate::job::{Phase, Started};
+use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
 use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, note_overtaken};
 use crate::{assigner, job::Job};
@@ -211,6 +211,8 @@ impl Master {
         }
         job.report.notes.extend(prepared.notes);
         job.report.state = State::Running;
+        let names: Vec<_> = peers.iter().map(|p| p.name.as_str()).collect();
+        job.report.notes.extend(experiment::at_start(&job.experiment, &names));
         let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
         job.phase = Phase::Started(Box::new(Started {
             driver: Driver::new(id, &job.plan, &names),
@@ -222,9 +224,11 @@ impl Master {
         }));
         tracing::info!(job = %id, slaves = slaves.len(), "job starts");
         let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);
+        let experiment = job.experiment.clone();
         for you in slaves {
             let (name, params, slaves) = (name.clone(), params.clone(), peers.clone());
-            match Packet::control(&ToSlave::Open { job: id, name, params, plan_hash, slaves, you }) {
+            let experiment = experiment.clone();
+            match Packet::control(&ToSlave::Open { job: id, name, params, plan_hash, slaves, you, experiment }) {
                 Ok(packet) => self.ask(id, you, Asked::Open, &packet, OPEN_WITHIN),
                 Err(e) => return self.fail(id, e, now),
             }

@@ -63,6 +63,7 @@ async fn another_plan_or_an_unknown_job_is_refused() {
         reproducible: false,
         token: 1,
         scheduling: Default::default(),
+        experiment: Default::default(),
     };
     let error = cluster.ask(submit("rounds")).await.unwrap_err();
     assert!(error.message.contains("the same build"), "{error}");

@@ -268,7 +268,8 @@ impl Cluster {
         let mut plan = Plan::default();
         Job::plan(&job, &mut plan).unwrap();
         let (name, plan_hash) = (Rounds::NAME.to_owned(), plan.hash());
-        let submit = ToMaster::Submit { name, params, plan_hash, reproducible: false, token, scheduling };
+        let experiment = Default::default();
+        let submit = ToMaster::Submit { name, params, plan_hash, reproducible: false, token, scheduling, experiment };
         match self.ask(submit).await? {
             FromMaster::Submitted(id) => Ok(id),
             other => panic!("{other:?}"),

@@ -8,6 +8,7 @@ use super::cut::{self, Cutter, Item, Message};
 use super::link::UnderWay;
 use super::run::{Run, Source, Update};
 use super::slices;
+use super::slow::Slow;
 use super::wait::block_on;
 use crate::consistency::News;
 use crate::job::OpenJob;
@@ -61,6 +62,8 @@ pub struct Engine {
     announced: Option<Announcements>,
     /// Whether the first keys, if any, are announced.
     started: bool,
+    /// Set for a worker that an experiment slows.
+    slow: Option<Slow>,
     /// What was counted so far.
     pub counters: Counters,
 }
@@ -106,6 +109,7 @@ impl Engine {
         Self {
             started: announced.is_none(),
             announced,
+            slow: job.experiment.slows(place.index).map(Slow::new),
             job,
             run,
             place,
@@ -121,6 +125,7 @@ impl Engine {
 
     /// Waits until all updates are at their shards, and takes this worker out of the clock table.
     pub fn end(&mut self) -> Result<()> {
+        self.lag()?;
         self.start();
         self.settle(0)?;
         let news = self.run.end(&self.place);
@@ -133,6 +138,14 @@ impl Engine {
         if !std::mem::replace(&mut self.started, true) {
             let news = self.run.start();
             self.tell(news);
+        }
+    }
+
+    /// Before others hear of this worker: sleeps for as long as it is to be slower.
+    fn lag(&mut self) -> Result<()> {
+        match &mut self.slow {
+            Some(slow) => slow.lag(self.counters.waited, || self.run.check()),
+            None => Ok(()),
         }
     }
 
@@ -409,6 +422,7 @@ impl Backend for Engine {
 
     fn clock(&mut self) -> Result<()> {
         self.run.check()?;
+        self.lag()?;
         self.start();
         self.settle(0)?;
         self.clock += 1;
@@ -445,6 +459,7 @@ impl Backend for Engine {
 
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
+        self.lag()?;
         let start = Instant::now();
         let result = self.run.siblings.sum(self.place.local_index, values);
         self.counters.waited += start.elapsed();

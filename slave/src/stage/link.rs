@@ -38,14 +38,13 @@ pub struct UnderWay {
 }
 
 impl Link {
-    /// The way to `peer`.
-    pub fn new(network: &Network, peer: &Peer) -> Self {
-        Self {
-            slave: peer.id,
-            control: network.channel(&peer.control, &peer.name),
-            bulk: network.channel(&peer.bulk, &peer.name),
-            sent: SentLists::default(),
-        }
+    /// The way to `peer`, for messages that leave by `delay` later, if one is put in.
+    pub fn new(network: &Network, peer: &Peer, delay: Option<Duration>) -> Self {
+        let channel = |address: &str| {
+            let channel = network.channel(address, &peer.name);
+            delay.map_or(channel.clone(), |delay| channel.delayed(delay))
+        };
+        Self { slave: peer.id, control: channel(&peer.control), bulk: channel(&peer.bulk), sent: SentLists::default() }
     }
 
     /// Sends a read.

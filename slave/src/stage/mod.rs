@@ -9,4 +9,5 @@ pub mod link;
 pub mod pool;
 pub mod run;
 pub mod slices;
+mod slow;
 pub mod wait;

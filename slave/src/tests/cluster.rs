@@ -3,6 +3,7 @@
 use crate::node::{Handle, Options, start};
 use flexps_common::data::Schema;
 use flexps_common::error::Result;
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::job::Registry;
 use flexps_common::plan::{Plan, TableOp};
@@ -88,6 +89,17 @@ const JOB: JobId = JobId(1);
 impl Cluster {
     /// `slaves` slaves that have opened the job `name` with `params`.
     pub async fn open(registry: Registry, slaves: usize, name: &str, params: &str) -> Self {
+        Self::open_with(registry, slaves, name, params, Experiment::default()).await
+    }
+
+    /// The same under an experiment.
+    pub async fn open_with(
+        registry: Registry,
+        slaves: usize,
+        name: &str,
+        params: &str,
+        experiment: Experiment,
+    ) -> Self {
         let network = Network::in_process();
         let (send, done) = mpsc::unbounded_channel();
         let (send_read, read) = mpsc::unbounded_channel();
@@ -132,6 +144,7 @@ impl Cluster {
                 plan_hash: cluster.plan.hash(),
                 slaves: cluster.peers.clone(),
                 you: peer.id,
+                experiment: experiment.clone(),
             };
             let _: FromSlave = channel.ask(&open, LIMIT).await.unwrap();
         }

@@ -38,8 +38,14 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
         bulk: format!("h{i} bulk"),
     };
     let open = |you| {
-        let opening =
-            Opening { id: JobId(1), name: "j".into(), plan: plan.clone(), slaves: vec![peer(1), peer(2)], you };
+        let opening = Opening {
+            id: JobId(1),
+            name: "j".into(),
+            plan: plan.clone(),
+            slaves: vec![peer(1), peer(2)],
+            you,
+            experiment: Default::default(),
+        };
         Arc::new(OpenJob::new(opening, &network, &Functions::default()).unwrap())
     };
     let (here, there) = (open(SlaveId(1)), open(SlaveId(2)));

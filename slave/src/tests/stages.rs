@@ -401,6 +401,7 @@ async fn a_slave_refuses_a_plan_that_differs_from_the_masters() {
         plan_hash: 7,
         slaves: cluster.peers.clone(),
         you: cluster.peers[0].id,
+        experiment: Default::default(),
     };
     let answer: Result<FromSlave> = cluster.tell(&open).await.remove(0);
     assert!(answer.unwrap_err().message.contains("run the same build on both"));

@@ -166,7 +166,7 @@ async fn play(
                 after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
                 deadline: spec.deadline.map(|d| d.as_secs_f64()),
             };
-            ids.insert(at, client.submit(&*jobs[at], false, scheduling).await?);
+            ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default()).await?);
         }
         loop {
             // One that is no longer listed has ended long ago.

@@ -1,0 +1,66 @@
+//! What a job's experiment asks for that this cluster, or this job, does not have, and how a user hears of it.
+//!
+//! Invariant: a report names every injection that its times were made under.
+
+use flexps_common::experiment::Experiment;
+use flexps_common::{Error, Result};
+
+/// Refuses slaves that the cluster does not have.
+pub fn check(experiment: &Experiment, slaves: &[&str]) -> Result<()> {
+    match experiment.delayed().find(|name| !slaves.contains(name)) {
+        None => Ok(()),
+        Some(name) => {
+            Err(Error::user(format!("--inject delay: no slave is called {name}; give one of {}", slaves.join(", "))))
+        }
+    }
+}
+
+/// Notes of a job that starts on `slaves`.
+pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
+    let mut notes: Vec<_> = experiment.inject.iter().map(|injection| format!("with {injection}")).collect();
+    for name in experiment.delayed() {
+        if !slaves.contains(&name) {
+            notes.push(format!("the delay of {name} changes nothing: the job does not run there"));
+        } else if slaves.len() == 1 {
+            notes.push(format!("the delay of {name} changes nothing: the job runs on no other slave"));
+        }
+    }
+    notes
+}
+
+/// Notes of a job whose stages had at most so many workers.
+pub fn at_end(experiment: &Experiment, widest: u32) -> Vec<String> {
+    let absent = experiment.slowed().filter(|worker| *worker >= widest);
+    let note =
+        |worker| format!("no worker {worker} was slowed: no stage had more than {widest} workers, counted from 0");
+    absent.map(note).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn experiment(texts: &[&str]) -> Experiment {
+        Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect() }
+    }
+
+    #[test]
+    fn a_slave_that_the_cluster_does_not_have_is_refused_with_those_that_it_has() {
+        let told = experiment(&["slow:worker=9,factor=2", "delay:slave=h1,ms=1", "delay:slave=h3,ms=1"]);
+        let error = check(&told, &["h1", "h2"]).unwrap_err();
+        assert_eq!(error.message, "--inject delay: no slave is called h3; give one of h1, h2");
+        check(&told, &["h1", "h2", "h3"]).unwrap();
+    }
+
+    #[test]
+    fn the_report_names_each_injection_and_those_that_change_nothing() {
+        let told = experiment(&["slow:worker=2,factor=2", "delay:slave=h1,ms=1"]);
+        let with = ["with slow:worker=2,factor=2", "with delay:slave=h1,ms=1"];
+        assert_eq!(at_start(&told, &["h1", "h2"]), with);
+        let notes = |slaves: &[&str]| at_start(&told, slaves)[2..].join("; ");
+        assert_eq!(notes(&["h1"]), "the delay of h1 changes nothing: the job runs on no other slave");
+        assert_eq!(notes(&["h2"]), "the delay of h1 changes nothing: the job does not run there");
+        assert_eq!(at_end(&told, 3), Vec::<String>::new());
+        assert_eq!(at_end(&told, 2), ["no worker 2 was slowed: no stage had more than 2 workers, counted from 0"]);
+    }
+}

@@ -1,0 +1,75 @@
+//! Slowness that is put in: it shows where it should, and changes nothing else.
+
+use crate::support::{Cluster, Rows, flexps, folder, model};
+
+/// Mini-batches under BSP: each clock waits for the slowest.
+const BATCHES: [&str; 9] = ["run", "lr", "--solver", "sgd", "--epochs", "3", "--consistency", "bsp", "--reproducible"];
+
+/// What the workers waited in the stages of this name, by worker, in seconds.
+fn waits(report: &serde_json::Value, stage: &str) -> Vec<f64> {
+    let mut sums = Vec::new();
+    for stage in report["stages"].as_array().unwrap().iter().filter(|s| s["name"] == stage) {
+        let waits = stage["pace"]["worker_waits"].as_array().unwrap();
+        sums.resize(waits.len(), 0.0);
+        sums.iter_mut().zip(waits).for_each(|(sum, wait)| *sum += wait.as_f64().unwrap());
+    }
+    sums
+}
+
+fn notes(report: &serde_json::Value) -> Vec<&str> {
+    report["notes"].as_array().unwrap().iter().filter_map(|note| note.as_str()).collect()
+}
+
+#[test]
+fn the_others_wait_for_a_slowed_worker_and_the_model_is_the_same_to_the_bit() {
+    let here = folder();
+    let rows = Rows::generate(40, 4000, 300, 20).write(here.path(), "rows");
+    let run = |name: &str, inject: &[&str]| {
+        let run = flexps(BATCHES).args(["--slots", "2"]).args(inject).arg("--input").arg(&rows);
+        let report = run.arg("--model").arg(here.path().join(name)).json();
+        (model::read(&here.path().join(name)).bytes, report)
+    };
+    let (bits, _) = run("usual", &[]);
+    let (slow_bits, report) = run("slow", &["--inject", "slow:worker=1,factor=20"]);
+    assert!(bits == slow_bits, "a slow worker changed the model");
+    let waits = waits(&report, "train");
+    assert!(waits[0] > 3.0 * waits[1], "worker 0 waited {} s for worker 1, which waited {} s", waits[0], waits[1]);
+    assert!(notes(&report).contains(&"with slow:worker=1,factor=20"), "{}", report["notes"]);
+}
+
+#[test]
+fn a_delayed_slave_is_waited_for_at_every_clock_and_the_model_is_the_same_to_the_bit() {
+    const MS: u64 = 15;
+    let cluster = Cluster::start(2, 1);
+    let rows = Rows::generate(41, 2000, 300, 20).write(cluster.folder(), "rows");
+    let run = |name: &str, inject: &[String]| {
+        let folder = cluster.folder().join(name);
+        let run = cluster.ask(BATCHES).args(inject).arg("--input").arg(&rows).arg("--model").arg(&folder);
+        let report = run.json();
+        (model::read(&folder).bytes, report)
+    };
+    let (bits, _) = run("usual", &[]);
+    let (late_bits, report) = run("late", &["--inject".to_owned(), format!("delay:slave=h2,ms={MS}")]);
+    assert!(bits == late_bits, "a slow network changed the model");
+    let trained = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "train");
+    for stage in trained {
+        let begun: u64 = stage["pace"]["lead"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).sum();
+        // Each of two workers begins a clock when it has heard that the other's ended.
+        let least = (begun / 2 * MS) as f64 / 1000.0;
+        assert!(stage["seconds"].as_f64().unwrap() >= least, "{begun} clocks in {} s", stage["seconds"]);
+    }
+    let refused = cluster.ask(BATCHES).args(["--inject", "delay:slave=h7,ms=1"]).arg("--input").arg(&rows);
+    refused.exits(2).says(&["h7", "h1, h2"]);
+}
+
+#[test]
+fn what_cannot_be_put_in_is_refused_or_noted() {
+    flexps(["run", "svrg", "--inject", "slow:worker=1"]).exits(2).says(&["--inject", "slow:worker=N,factor=F"]);
+    flexps(["run", "svrg", "--inject", "delay:slave=h1,ms=0"]).exits(2).says(&["delay:slave=NAME,ms=N", "10000"]);
+    let here = folder();
+    let rows = Rows::generate(42, 200, 30, 5).write(here.path(), "rows");
+    let run = flexps(["run", "lr", "--slots", "2", "--inject", "slow:worker=2,factor=4"]).arg("--input").arg(rows);
+    let report = run.json();
+    let absent = "no worker 2 was slowed: no stage had more than 2 workers, counted from 0";
+    assert!(notes(&report).contains(&absent), "{}", report["notes"]);
+}
