@@ -6,6 +6,7 @@ pub mod background;
 pub mod data;
 pub mod error;
 pub mod experiment;
+pub mod home;
 pub mod host;
 pub mod ids;
 pub mod job;

@@ -46,6 +46,11 @@ impl Service for Bulk {
                     put_off(&job, origin).await;
                     answer
                 }
+                ToShard::Move(message) => {
+                    let job = jobs.find(message.of().job)?;
+                    let answer = job.staging.receive(&job.shard, message, request.body)?;
+                    Packet::control(&FromShard::Moved(answer))
+                }
             }
         })
     }

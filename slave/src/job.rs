@@ -4,10 +4,11 @@
 //! a clock that arrives before its launch is kept for it.
 
 use crate::consistency::News;
-use crate::kv::{Functions, Placement, Shard};
+use crate::kv::{Functions, Shard};
 use crate::reader::Reader;
 use crate::stage::link::{DEADLINE, Link};
 use crate::stage::run::Run;
+use crate::staging::Staging;
 use flexps_common::data::Facts;
 use flexps_common::error::{Error, Result};
 use flexps_common::experiment::Experiment;
@@ -47,8 +48,8 @@ pub struct OpenJob {
     pub name: String,
     /// Its shard here.
     pub shard: Arc<Shard>,
-    /// The shard's place.
-    pub placement: Placement,
+    /// Chunks that came for it and are not taken over yet.
+    pub staging: Staging,
     stages: Vec<StageSpec>,
     inputs: Vec<Input>,
     /// How it is to run, to see what comes of it.
@@ -85,8 +86,7 @@ impl OpenJob {
         let Opening { id, name, plan, slaves, you, experiment } = opening;
         let index = slaves.iter().position(|peer| peer.id == you);
         let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
-        let placement = Placement { index: index as u32, shards: slaves.len() as u32 };
-        let shard = Arc::new(Shard::new(&plan.tables, placement, functions)?);
+        let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), functions)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         let delay = experiment.delays(&slaves[index].name);
         let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));
@@ -94,7 +94,7 @@ impl OpenJob {
         Ok(Self {
             id,
             name,
-            placement,
+            staging: Staging::default(),
             stages: plan.stages().into_iter().cloned().collect(),
             inputs: plan.inputs.iter().map(input).collect(),
             links: slaves.iter().map(link).collect(),
@@ -111,7 +111,7 @@ impl OpenJob {
 
     /// The name of this slave.
     pub fn here(&self) -> &str {
-        &self.slaves[self.placement.index as usize].name
+        &self.slaves[self.shard.index() as usize].name
     }
 
     /// The identity of this slave.
@@ -142,6 +142,7 @@ impl OpenJob {
             return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
         }
         before.finish();
+        self.staging.begin(&self.shard, launch.phase, &launch.homes)?;
         let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
         let mut early = self.early.lock();
         for (of, slave, news) in std::mem::take(&mut *early) {
@@ -215,9 +216,10 @@ impl OpenJob {
     }
 
     /// Runs table operations behind everything pending; a number for each.
-    pub fn ops(&self, ops: &[TableOp]) -> Result<Vec<f64>> {
+    pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<f64>> {
         self.current().finish();
-        ops.iter().map(|op| self.shard.op(op)).collect()
+        self.staging.begin_ops(&self.shard, phase);
+        self.shard.ops(ops)
     }
 
     /// One of the plan's inputs.

@@ -7,9 +7,11 @@ pub mod consistency;
 pub mod job;
 pub mod kv;
 mod memory;
+mod moves;
 pub mod node;
 pub mod reader;
 pub mod stage;
+pub mod staging;
 
 pub use node::{Handle, Options, start};
 

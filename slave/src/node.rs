@@ -9,6 +9,7 @@ use crate::consistency::News;
 use crate::job::{OpenJob, Opening};
 use crate::kv::Functions;
 use crate::memory;
+use crate::moves;
 use crate::reader::{self, NextSplit, Reader};
 use crate::stage::launch::launch;
 use crate::stage::pool::Pool;
@@ -353,9 +354,18 @@ impl Node {
                     Ok(())
                 })
             }
-            ToSlave::Ops { job, ops, .. } => match self.jobs.find(job) {
+            ToSlave::Ops { job, phase, ops } => match self.jobs.find(job) {
                 Ok(job) => {
-                    tokio::task::spawn_blocking(move || answer(reply, job.ops(&ops).map(FromSlave::Numbers)));
+                    tokio::task::spawn_blocking(move || answer(reply, job.ops(phase, &ops).map(FromSlave::Numbers)));
+                    return;
+                }
+                Err(e) => Err(e),
+            },
+            ToSlave::Move { of, homes } => match self.jobs.find(of.job) {
+                Ok(job) => {
+                    tokio::task::spawn_blocking(move || {
+                        answer(reply, moves::send(&job, of, &homes).map(FromSlave::Sent));
+                    });
                     return;
                 }
                 Err(e) => Err(e),

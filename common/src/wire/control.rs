@@ -4,6 +4,7 @@
 use crate::data::{Facts, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
+use crate::home::Home;
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
@@ -11,6 +12,7 @@ use crate::plan::TableOp;
 use crate::report::{Report, State};
 use crate::scheduling::Scheduling;
 use crate::wire::announced::Announced;
+use crate::wire::moved::{MoveId, Sent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -52,6 +54,10 @@ pub struct Launch {
     pub workers: Vec<(SlaveId, u32)>,
     /// The job's scalars.
     pub scalars: BTreeMap<String, f64>,
+    /// The phase of the job that begins: it counts stage runs and operations.
+    pub phase: u64,
+    /// Where the tables live from now on, by table: where they did, or where a move of this phase has brought them.
+    pub homes: Vec<Home>,
 }
 
 /// A slave as others see it.
@@ -367,10 +373,18 @@ pub enum ToSlave {
     Ops {
         /// The job.
         job: JobId,
-        /// The count of stage runs so far: pending updates of these runs come first.
-        run: StageRun,
+        /// The phase that begins; pending updates of stage runs so far come first.
+        phase: u64,
         /// In this order.
         ops: Vec<TableOp>,
+    },
+    /// Send the chunks that this slave serves, and that are to live elsewhere, to where they are to live. Answered by
+    /// [`FromSlave::Sent`]. Nothing changes before a launch of that phase takes them over.
+    Move {
+        /// Which move.
+        of: MoveId,
+        /// Where the tables are to live, by table.
+        homes: Vec<Home>,
     },
     /// End the workers of a stage run at their next call.
     CancelStage {
@@ -408,6 +422,8 @@ pub enum FromSlave {
     Ok,
     /// The numbers of [`ToSlave::Ops`].
     Numbers(Vec<f64>),
+    /// What a slave sent in a [`ToSlave::Move`].
+    Sent(Vec<Sent>),
 }
 
 /// A shard's table seen from outside: what saving a model asks for. The values travel as a bulk body.

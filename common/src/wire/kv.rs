@@ -7,6 +7,7 @@
 
 use crate::ids::{JobId, StageRun, TableId};
 use crate::value::Type;
+use crate::wire::moved::{FromReceiver, ToReceiver};
 use serde::{Deserialize, Serialize};
 
 /// How a section names its keys.
@@ -83,6 +84,8 @@ pub enum ToShard {
         /// Tables, keys and values.
         sections: Vec<Section>,
     },
+    /// Chunks that are to be served here in the next phase.
+    Move(ToReceiver),
 }
 
 /// What a shard answers.
@@ -94,4 +97,6 @@ pub enum FromShard {
     Added,
     /// Some `Known` list was forgotten: send the request again with all lists inline.
     UnknownKeys,
+    /// To chunks that move here.
+    Moved(FromReceiver),
 }

@@ -8,6 +8,7 @@ pub mod control;
 pub mod keys;
 pub mod kv;
 pub mod lists;
+pub mod moved;
 
 #[cfg(test)]
 pub(crate) mod mutated;

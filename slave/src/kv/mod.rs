@@ -6,25 +6,35 @@
 mod chunk;
 pub mod function;
 mod memory;
+mod moved;
 mod ops;
 pub mod placement;
 mod table;
 
 pub use function::{Functions, Update};
+pub use moved::Staged;
 pub use placement::{Keys, Placement};
 
 use flexps_common::error::{Error, Result};
+use flexps_common::home::{self, Home};
 use flexps_common::ids::TableId;
-use flexps_common::plan::TableSpec;
+use flexps_common::plan::{TableOp, TableSpec};
 use flexps_common::value::{Type, Values, ValuesMut};
 use memory::Memory;
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use table::Table;
 
 /// The shard of one job on one slave.
 pub struct Shard {
     specs: Vec<TableSpec>,
     tables: Vec<Any>,
+    /// This shard's number, and how many the job has.
+    index: u32,
+    shards: usize,
+    homes: Mutex<Vec<Home>>,
+    phase: Arc<AtomicU64>,
 }
 
 /// A table of one of the four element types.
@@ -49,24 +59,58 @@ macro_rules! with_table {
 use with_table;
 
 impl Shard {
-    /// The empty shard at `placement` of tables as described.
-    pub fn new(specs: &[TableSpec], placement: Placement, functions: &Functions) -> Result<Self> {
+    /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
+    pub fn new(specs: &[TableSpec], index: u32, shards: usize, functions: &Functions) -> Result<Self> {
         let memory = Arc::new(Memory::default());
+        let phase = Arc::new(AtomicU64::new(1));
+        let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
-            let memory = memory.clone();
+            let (memory, placement, phase) = (memory.clone(), placement.clone(), phase.clone());
             let function = functions.make(spec).map_err(|e| {
                 let table = &spec.name;
                 e.context(format!("table {table}"))
             })?;
             Ok(match spec.element {
-                Type::F32 => Any::F32(Table::new(spec, placement, function.f32, memory)?),
-                Type::F64 => Any::F64(Table::new(spec, placement, function.f64, memory)?),
-                Type::U32 => Any::U32(Table::new(spec, placement, function.u32, memory)?),
-                Type::I32 => Any::I32(Table::new(spec, placement, function.i32, memory)?),
+                Type::F32 => Any::F32(Table::new(spec, placement, phase, function.f32, memory)?),
+                Type::F64 => Any::F64(Table::new(spec, placement, phase, function.f64, memory)?),
+                Type::U32 => Any::U32(Table::new(spec, placement, phase, function.u32, memory)?),
+                Type::I32 => Any::I32(Table::new(spec, placement, phase, function.i32, memory)?),
             })
         };
         let tables = specs.iter().map(make).collect::<Result<_>>()?;
-        Ok(Self { specs: specs.to_vec(), tables })
+        let homes = Mutex::new(vec![Home::All; specs.len()]);
+        Ok(Self { specs: specs.to_vec(), tables, index, shards, homes, phase })
+    }
+
+    /// This shard's number among those of the job.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Where the tables live, by [`TableId`].
+    pub fn homes(&self) -> Vec<Home> {
+        self.homes.lock().clone()
+    }
+
+    /// `home` as this shard sees it.
+    pub fn placement(&self, home: &Home) -> Placement {
+        Placement::new(self.index, home, self.shards)
+    }
+
+    /// A new phase of the job begins: what is changed from now on is newer than all before.
+    pub fn begin_phase(&self, phase: u64) {
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
+    /// Runs operations in order; a number for each: the partial squared norm, else 0.
+    pub fn ops(&self, ops: &[TableOp]) -> Result<Vec<f64>> {
+        ops.iter()
+            .map(|op| {
+                let number = self.op(op)?;
+                home::after(&mut self.homes.lock(), op);
+                Ok(number)
+            })
+            .collect()
     }
 
     /// What the tables are, by [`TableId`].

@@ -3,6 +3,7 @@
 //! Invariant: an operation depends on the values alone, never on which chunks happen to live or in which order they came
 //! to life, so equal tables give equal bits.
 
+use super::chunk::Data;
 use super::table::Table;
 use super::{Any, Shard, with_table};
 use flexps_common::error::{Error, Result};
@@ -10,8 +11,8 @@ use flexps_common::plan::TableOp;
 use flexps_common::value::Element;
 
 impl Shard {
-    /// Runs `op` on this shard's part and returns its number: the partial squared norm, else 0.
-    pub fn op(&self, op: &TableOp) -> Result<f64> {
+    /// Runs `op` on this shard's part.
+    pub(super) fn op(&self, op: &TableOp) -> Result<f64> {
         match op {
             TableOp::Copy { from, to } => {
                 let (source, target) = (self.spec(*from)?, self.spec(*to)?);
@@ -33,33 +34,43 @@ impl Shard {
                 Ok(0.0)
             }
             TableOp::Zero { table } => {
-                with_table!(self.table(*table)?, t => t.chunks().for_each(|(_, chunk)| chunk.lock().zero()));
+                with_table!(self.table(*table)?, t => t.change_all(|data| data.zero()));
                 Ok(0.0)
             }
             TableOp::Scale { table, by } => {
-                with_table!(self.table(*table)?, t => t.chunks().for_each(|(_, chunk)| chunk.lock().scale(*by)));
+                with_table!(self.table(*table)?, t => t.change_all(|data| data.scale(*by)));
                 Ok(0.0)
             }
             TableOp::Norm2 { table, .. } => Ok(with_table!(self.table(*table)?, t => {
-                t.chunks().map(|(_, chunk)| chunk.lock().norm2(t.width())).sum()
+                t.own_chunks().map(|(_, chunk)| chunk.data.lock().norm2(t.width())).sum()
             })),
         }
     }
 }
 
 impl<T: Element> Table<T> {
-    /// Takes over all values of `from`, which is as wide.
+    fn change_all(&self, mut change: impl FnMut(&mut Data<T>)) {
+        for (_, chunk) in self.own_chunks() {
+            change(&mut chunk.data.lock());
+            self.changed(chunk);
+        }
+    }
+
+    /// Takes over all values of `from`, which is as wide, and lives where it does from then on.
     fn copy(&self, from: &Table<T>) {
-        for (number, chunk) in self.chunks() {
+        self.place(from.placement());
+        for (number, chunk) in self.own_chunks() {
             if from.find(number).is_none() {
-                chunk.lock().zero();
+                chunk.data.lock().zero();
+                self.changed(chunk);
             }
         }
-        for (number, chunk) in from.chunks() {
+        for (number, chunk) in from.own_chunks() {
             let target = self.made(number);
             // The two tables differ, and nobody else ever holds two chunks: no order of locks is needed.
-            let source = chunk.lock();
-            target.lock().copy(&source, self.width());
+            let source = chunk.data.lock();
+            target.data.lock().copy(&source, self.width());
+            self.changed(target);
         }
     }
 }

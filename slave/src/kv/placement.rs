@@ -1,17 +1,18 @@
-//! Which shard serves which keys: chunk c of a table is served by the job's slave number c modulo their number.
+//! Which shard serves which keys of a table, and requests cut by it.
 //!
 //! Invariant: workers and shards cut key lists by the same rule, so a request that was cut right is never refused.
 
+use flexps_common::home::Home;
 use flexps_common::ids::Key;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// A shard's place among the shards of its job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A table's home as one of the job's shards sees it. Cheap to clone.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// Its number.
+    /// This shard's number among those of the job.
     pub index: u32,
-    /// How many there are.
-    pub shards: u32,
+    members: Arc<[u32]>,
 }
 
 /// Keys of a request.
@@ -92,12 +93,33 @@ pub fn rises(keys: &[Key]) -> bool {
 }
 
 impl Placement {
-    /// The only shard of its job.
-    pub const ALONE: Self = Self { index: 0, shards: 1 };
+    /// `home` as shard `index` of `shards` sees it.
+    pub fn new(index: u32, home: &Home, shards: usize) -> Self {
+        Self { index, members: home.members(shards).into() }
+    }
+
+    /// Of the only shard of its job.
+    pub fn alone() -> Self {
+        Self::new(0, &Home::All, 1)
+    }
+
+    /// Shards that serve the table.
+    pub fn members(&self) -> &[u32] {
+        &self.members
+    }
+
+    /// Whether this shard serves the whole table.
+    pub fn is_here(&self) -> bool {
+        *self.members == [self.index]
+    }
 
     /// The number of the shard that serves `chunk`.
+    #[inline]
     pub fn owner(&self, chunk: u32) -> u32 {
-        if self.shards == 1 { 0 } else { chunk % self.shards }
+        match &self.members[..] {
+            [only] => *only,
+            members => members[chunk as usize % members.len()],
+        }
     }
 
     /// Whether this shard serves `chunk`.

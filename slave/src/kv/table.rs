@@ -9,13 +9,20 @@ use super::placement::{Keys, Placement};
 use flexps_common::error::{Error, Result};
 use flexps_common::plan::{Storage, TableSpec};
 use flexps_common::value::Element;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Most elements per key: one key's values still fit a message.
 const WIDEST: u32 = 1 << 20;
 
-type Chunk<T> = Mutex<Data<T>>;
+/// A chunk of a table on this shard: served here, or left from when it was.
+pub(super) struct Chunk<T> {
+    pub(super) data: Mutex<Data<T>>,
+    /// The phase in which it was last changed, wherever it lived then; 0 for zeros that nobody wrote.
+    pub(super) version: AtomicU64,
+}
+
 type Page<T> = Box<[OnceLock<Box<Chunk<T>>>]>;
 
 /// A table's part on one shard.
@@ -25,7 +32,9 @@ pub(super) struct Table<T> {
     shift: u32,
     width: usize,
     storage: Storage,
-    placement: Placement,
+    placement: RwLock<Placement>,
+    /// The phase of the job: a number for each time in which chunks stay where they are.
+    phase: Arc<AtomicU64>,
     function: Box<dyn Apply<T>>,
     memory: Arc<Memory>,
     /// Two levels of equal size, since a table with wide keys has up to 2^32 chunks of which few live.
@@ -38,6 +47,7 @@ impl<T: Element> Table<T> {
     pub(super) fn new(
         spec: &TableSpec,
         placement: Placement,
+        phase: Arc<AtomicU64>,
         function: Box<dyn Apply<T>>,
         memory: Arc<Memory>,
     ) -> Result<Self> {
@@ -54,7 +64,8 @@ impl<T: Element> Table<T> {
             shift,
             width: spec.width as usize,
             storage: spec.storage,
-            placement,
+            placement: RwLock::new(placement),
+            phase,
             function,
             memory,
             pages: (0..1usize << (32 - shift - page_shift)).map(|_| OnceLock::new()).collect(),
@@ -66,16 +77,17 @@ impl<T: Element> Table<T> {
     pub(super) fn get(&self, keys: Keys<'_>, mut out: &mut [T]) -> Result<()> {
         self.check_len(keys, out.len())?;
         let mask = self.mask();
+        let placement = self.placement();
         let mut rest = keys;
         while let Some((chunk, run, next)) = rest.split_run(self.shift) {
-            self.check_owner(chunk)?;
+            self.check_owner(&placement, chunk)?;
             let (part, after) = out.split_at_mut(run.len() * self.width);
             match (self.find(chunk), run) {
                 (None, _) => part.fill(T::default()),
-                (Some(chunk), Keys::List(keys)) => chunk.lock().get(mask, self.width, keys, part),
+                (Some(chunk), Keys::List(keys)) => chunk.data.lock().get(mask, self.width, keys, part),
                 (Some(chunk), Keys::Range { start, count }) => {
                     let at = (start & mask) as usize;
-                    chunk.lock().get_range(at..at + count as usize, self.width, part);
+                    chunk.data.lock().get_range(at..at + count as usize, self.width, part);
                 }
             }
             (rest, out) = (next, after);
@@ -90,7 +102,9 @@ impl<T: Element> Table<T> {
         let mut rest = keys;
         while let Some((chunk, run, next)) = rest.split_run(self.shift) {
             let (part, after) = values.split_at(run.len() * self.width);
-            let mut data = self.made(chunk).lock();
+            let chunk = self.made(chunk);
+            let mut data = chunk.data.lock();
+            self.changed(chunk);
             match run {
                 Keys::List(keys) => data.add(mask, self.width, keys, part, function),
                 Keys::Range { start, count } => {
@@ -106,18 +120,25 @@ impl<T: Element> Table<T> {
     /// Whether a request for `keys` with `len` values can be served.
     pub(super) fn check(&self, keys: Keys<'_>, len: usize) -> Result<()> {
         self.check_len(keys, len)?;
-        if self.placement.shards == 1 {
+        let placement = self.placement();
+        if placement.is_here() {
             return Ok(());
         }
         let mut rest = keys;
         while let Some((chunk, _, next)) = rest.split_run(self.shift) {
-            self.check_owner(chunk)?;
+            self.check_owner(&placement, chunk)?;
             rest = next;
         }
         Ok(())
     }
 
-    /// The living chunks with their numbers, in order.
+    /// The chunks that live here and are served here, with their numbers, in order.
+    pub(super) fn own_chunks(&self) -> impl Iterator<Item = (u32, &Chunk<T>)> {
+        let placement = self.placement();
+        self.chunks().filter(move |(number, _)| placement.owns(*number))
+    }
+
+    /// All chunks that live here, those among them that other shards serve now.
     pub(super) fn chunks(&self) -> impl Iterator<Item = (u32, &Chunk<T>)> {
         let pages = self.pages.iter().enumerate().filter_map(|(i, page)| Some((i, page.get()?)));
         pages.flat_map(move |(i, page)| {
@@ -137,11 +158,55 @@ impl<T: Element> Table<T> {
         let page = self.pages[(chunk >> self.page_shift) as usize]
             .get_or_init(|| (0..1usize << self.page_shift).map(|_| OnceLock::new()).collect());
         page[self.in_page(chunk)]
-            .get_or_init(|| Box::new(Mutex::new(Data::new(self.storage, 1 << self.shift, self.width, &self.memory))))
+            .get_or_init(|| Box::new(Chunk { data: Mutex::new(self.zeros()), version: AtomicU64::new(0) }))
+    }
+
+    /// A chunk's values before anybody wrote to it.
+    pub(super) fn zeros(&self) -> Data<T> {
+        Data::new(self.storage, 1 << self.shift, self.width, &self.memory)
+    }
+
+    /// Notes that a chunk is changed now.
+    #[inline]
+    pub(super) fn changed(&self, chunk: &Chunk<T>) {
+        chunk.version.store(self.phase.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Where the table lives.
+    pub(super) fn placement(&self) -> Placement {
+        self.placement.read().clone()
+    }
+
+    /// From now on it lives there.
+    pub(super) fn place(&self, placement: Placement) {
+        *self.placement.write() = placement;
     }
 
     fn in_page(&self, chunk: u32) -> usize {
         (chunk & ((1 << self.page_shift) - 1)) as usize
+    }
+
+    /// Chunk `chunk`, if it lives; an error when the table has no such chunk.
+    pub(super) fn find_checked(&self, chunk: u32) -> Result<Option<&Chunk<T>>> {
+        if u64::from(chunk) << self.shift > u64::from(u32::MAX) {
+            return Err(Error::bug(format!("table {} has no chunk {chunk}", self.name)));
+        }
+        Ok(self.find(chunk))
+    }
+
+    /// What the plan calls it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Keys of a chunk.
+    pub(super) fn chunk_keys(&self) -> u64 {
+        1 << self.shift
+    }
+
+    /// Bytes of a dense chunk's values.
+    pub(super) fn chunk_bytes(&self) -> u64 {
+        self.chunk_keys() * (self.width * size_of::<T>()) as u64
     }
 
     /// Elements per key.
@@ -161,16 +226,11 @@ impl<T: Element> Table<T> {
         Err(Error::bug(format!("{len} values for {} keys of table {name}, which has {width} per key", keys.len())))
     }
 
-    fn check_owner(&self, chunk: u32) -> Result<()> {
-        if self.placement.owns(chunk) {
+    fn check_owner(&self, placement: &Placement, chunk: u32) -> Result<()> {
+        if placement.owns(chunk) {
             return Ok(());
         }
-        Err(Error::bug(format!(
-            "chunk {chunk} of table {} is served by shard {} of {}, not by {}",
-            self.name,
-            self.placement.owner(chunk),
-            self.placement.shards,
-            self.placement.index
-        )))
+        let (name, owner, here) = (&self.name, placement.owner(chunk), placement.index);
+        Err(Error::bug(format!("chunk {chunk} of table {name} is served by shard {owner}, not by {here}")))
     }
 }

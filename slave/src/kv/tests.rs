@@ -19,7 +19,7 @@ fn spec(name: &str, width: u32, storage: Storage, update: &str, params: &[f64]) 
 }
 
 fn shard(specs: &[TableSpec]) -> Shard {
-    Shard::new(specs, Placement::ALONE, &Functions::default()).unwrap()
+    Shard::new(specs, 0, 1, &Functions::default()).unwrap()
 }
 
 const A: TableId = TableId(0);
@@ -223,7 +223,7 @@ fn ftrl_minimises_what_follows_the_regularised_leader() {
 
 #[test]
 fn a_function_that_keeps_state_refuses_a_table_without_room_for_it() {
-    let make = |spec: TableSpec| Shard::new(&[spec], Placement::ALONE, &Functions::default()).err().unwrap().message;
+    let make = |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default()).err().unwrap().message;
     let odd = make(spec("w", 3, Storage::Dense, "adagrad", &[0.1]));
     assert!(odd.starts_with("table w: adagrad keeps values, sums of squares side by side"), "{odd}");
     let whole = TableSpec { element: Type::I32, ..spec("w", 3, Storage::Dense, "ftrl", &[0.1, 1.0, 0.0, 0.0]) };
@@ -262,7 +262,7 @@ fn a_users_function_sees_all_values_of_a_key() {
     }
     let functions = Functions::default().with("counting", |params| Ok(Counting(params[0])));
     let spec = spec("t", 3, Storage::Sparse, "counting", &[2.0]);
-    let store = Shard::new(&[spec], Placement::ALONE, &functions).unwrap();
+    let store = Shard::new(&[spec], 0, 1, &functions).unwrap();
     for _ in 0..3 {
         store.add(A, Keys::List(&[1]), Values::F32(&[1.0, 2.0, 0.0])).unwrap();
     }
@@ -273,12 +273,11 @@ fn a_users_function_sees_all_values_of_a_key() {
 
 #[test]
 fn requests_that_do_not_fit_are_refused_and_change_nothing() {
-    let placement = Placement { index: 1, shards: 3 };
     let spec = spec("w", 1, Storage::Dense, "add", &[]);
-    let store = Shard::new(std::slice::from_ref(&spec), placement, &Functions::default()).unwrap();
+    let store = Shard::new(std::slice::from_ref(&spec), 1, 3, &Functions::default()).unwrap();
     let mine = 65_536;
     let message = |r: Result<()>| r.unwrap_err().message;
-    assert!(message(store.add(A, Keys::List(&[3]), Values::F32(&[1.0]))).contains("served by shard 0 of 3, not by 1"));
+    assert!(message(store.add(A, Keys::List(&[3]), Values::F32(&[1.0]))).contains("served by shard 0, not by 1"));
     assert!(message(store.add(A, Keys::List(&[mine]), Values::F32(&[1.0, 2.0]))).contains("2 values for 1 keys"));
     assert!(message(store.add(A, Keys::List(&[mine]), Values::F64(&[1.0]))).contains("holds F32, not F64"));
     assert!(message(store.add(B, Keys::List(&[mine]), Values::F32(&[1.0]))).contains("table t1 of a plan with 1"));
@@ -286,7 +285,7 @@ fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     assert!(store.check(A, Keys::Range { start: mine, count: 65_536 }, Type::F32, 65_536).is_ok());
     assert_eq!(store.op(&TableOp::Norm2 { table: A, into: "n".into() }).unwrap(), 0.0);
     let bad = TableSpec { update: "sum".into(), ..spec };
-    let error = Shard::new(&[bad], placement, &Functions::default()).err().unwrap();
+    let error = Shard::new(&[bad], 1, 3, &Functions::default()).err().unwrap();
     let known = "table w: no update function is called 'sum'; this build knows adagrad, add, assign, ftrl, max, sgd";
     assert_eq!(error.message, known);
 }

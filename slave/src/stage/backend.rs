@@ -172,12 +172,6 @@ impl Engine {
         Origin { job: self.job.id, run: self.run.id, worker: self.place.index as u32, clock: self.clock }
     }
 
-    fn describe<'a>(&self, job: &'a OpenJob, items: &[(TableId, Keys<'a>)]) -> Result<Vec<Item<'a>>> {
-        let item = |(table, keys): &(TableId, Keys<'a>)| {
-            Ok(Item { table: *table, spec: job.shard.spec(*table)?, keys: *keys })
-        };
-        items.iter().map(item).collect()
-    }
 
     /// Sends messages of a read while there is room.
     fn send(&mut self, peek: bool, queue: &mut Queue, mut more: impl FnMut() -> Option<Message>) -> Result<()> {
@@ -215,7 +209,7 @@ impl Engine {
     /// Reads this slave's own part.
     fn read_local(&self, items: &[Item<'_>], local: &[(usize, Range<usize>)], out: &mut [ValuesMut<'_>]) -> Result<()> {
         for (item, places) in local {
-            let Item { table, spec, keys } = items[*item];
+            let Item { table, spec, keys, .. } = items[*item];
             let width = spec.width as usize;
             let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
             self.job.shard.get(table, cut::part(keys, places.clone()), to)?;
@@ -225,14 +219,14 @@ impl Engine {
 
     fn read(&mut self, table: TableId, keys: Keys<'_>, peek: bool, mut out: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
-        let job = self.job.clone();
-        let items = self.describe(&job, &[(table, keys)])?;
+        let (job, run) = (self.job.clone(), self.run.clone());
+        let items = describe(&job, &run, &[(table, keys)])?;
         if !peek {
             self.touch(&items)?;
         }
         check_out(&items, std::slice::from_ref(&out))?;
         let out = std::slice::from_mut(&mut out);
-        let mut cutter = Cutter::new(&items, job.placement)?;
+        let mut cutter = Cutter::new(&items)?;
         let mut queue = Queue::default();
         // The others work while this slave's part is read, unless there is more than fits the window.
         self.send(peek, &mut queue, || cutter.message())?;
@@ -243,14 +237,14 @@ impl Engine {
 
     fn update(&mut self, items: &[(TableId, Keys<'_>)], values: &[Values<'_>]) -> Result<()> {
         self.run.check()?;
-        let job = self.job.clone();
-        let items = self.describe(&job, items)?;
+        let (job, run) = (self.job.clone(), self.run.clone());
+        let items = describe(&job, &run, items)?;
         self.touch(&items)?;
         for (item, values) in items.iter().zip(values) {
             // All of it, not only the part of this shard: a wrong length must not shift the values of others.
             check_len(item, values.len(), values.kind())?;
         }
-        let mut cutter = Cutter::new(&items, job.placement)?;
+        let mut cutter = Cutter::new(&items)?;
         while let Some(message) = cutter.message() {
             self.settle(WINDOW)?;
             // One of its own for each: a shard takes two of the same number for the same message.
@@ -261,7 +255,7 @@ impl Engine {
         }
         let mut kept = Vec::new();
         for (item, places) in cutter.local {
-            let (values, Item { table, spec, keys }) = (values[item], items[item]);
+            let (values, Item { table, spec, keys, .. }) = (values[item], items[item]);
             let width = spec.width as usize;
             let values = slices::part(values, places.start * width..places.end * width);
             let keys = cut::part(keys, places);
@@ -315,6 +309,15 @@ impl Engine {
     }
 }
 
+/// The tables and homes of a request's keys.
+fn describe<'a>(job: &'a OpenJob, run: &'a Run, items: &[(TableId, Keys<'a>)]) -> Result<Vec<Item<'a>>> {
+    let item = |(table, keys): &(TableId, Keys<'a>)| {
+        let spec = job.shard.spec(*table)?;
+        Ok(Item { table: *table, spec, keys: *keys, home: run.home(*table) })
+    };
+    items.iter().map(item).collect()
+}
+
 fn check_out(items: &[Item<'_>], out: &[ValuesMut<'_>]) -> Result<()> {
     if out.len() != items.len() {
         return Err(Error::bug(format!("{} slices for a read of {} tables", out.len(), items.len())));
@@ -351,11 +354,11 @@ fn keep(table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<Update> {
 impl Backend for Engine {
     fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket> {
         self.run.check()?;
-        let job = self.job.clone();
+        let (job, run) = (self.job.clone(), self.run.clone());
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
-        let items = self.describe(&job, &items)?;
+        let items = describe(&job, &run, &items)?;
         self.touch(&items)?;
-        let mut cutter = Cutter::new(&items, job.placement)?;
+        let mut cutter = Cutter::new(&items)?;
         let mut under_way = Queue::default();
         self.send(false, &mut under_way, || cutter.message())?;
         let waiting = std::iter::from_fn(|| cutter.message()).collect();
@@ -372,8 +375,8 @@ impl Backend for Engine {
         let found = self.tickets.remove(&ticket.0);
         let Started { items, read } = found.ok_or_else(|| Error::bug("a ticket that this worker does not hold"))?;
         let items: Vec<_> = items.iter().map(|(table, keys)| (*table, Keys::List(keys))).collect();
-        let job = self.job.clone();
-        let items = self.describe(&job, &items)?;
+        let (job, run) = (self.job.clone(), self.run.clone());
+        let items = describe(&job, &run, &items)?;
         check_out(&items, out)?;
         let Read { local, mut waiting, under_way } = read;
         self.read_local(&items, &local, out)?;

@@ -24,12 +24,13 @@ pub struct Item<'a> {
     pub spec: &'a TableSpec,
     /// The keys.
     pub keys: Keys<'a>,
+    /// Where the table lives, as seen from the worker's slave.
+    pub home: &'a Placement,
 }
 
 /// A request being cut.
 pub struct Cutter<'a> {
     items: &'a [Item<'a>],
-    placement: Placement,
     /// Where the cut stands: an item, what is left of its keys, and their first place.
     item: usize,
     rest: Keys<'a>,
@@ -102,8 +103,8 @@ pub fn part(keys: Keys<'_>, places: Range<usize>) -> Keys<'_> {
 }
 
 impl<'a> Cutter<'a> {
-    /// Starts to cut a request of a worker beside the shard at `placement`.
-    pub fn new(items: &'a [Item<'a>], placement: Placement) -> Result<Self> {
+    /// Starts to cut a request.
+    pub fn new(items: &'a [Item<'a>]) -> Result<Self> {
         for item in items {
             if let Keys::List(keys) = item.keys
                 && !rises(keys)
@@ -112,15 +113,17 @@ impl<'a> Cutter<'a> {
                 return Err(Error::bug(format!("the keys of a request for table {table} don't rise strictly")));
             }
         }
-        let open = (0..placement.shards).map(|_| None).collect();
         let rest = items.first().map_or(Keys::List(&[]), |item| item.keys);
-        Ok(Self { items, placement, item: 0, rest, at: 0, open, local: Vec::new() })
+        let last = items.iter().filter_map(|item| item.home.members().last()).max();
+        let open = (0..=*last.unwrap_or(&0)).map(|_| None).collect();
+        Ok(Self { items, item: 0, rest, at: 0, open, local: Vec::new() })
     }
 
     /// The next message to another shard; none when the request is cut, [`Cutter::local`] then being complete.
     pub fn message(&mut self) -> Option<Message> {
         while let Some(item) = self.items.get(self.item) {
-            if self.placement.shards == 1 {
+            let home = item.home;
+            if home.is_here() {
                 self.local.push((self.item, 0..item.keys.len()));
                 self.next_item();
                 continue;
@@ -131,8 +134,8 @@ impl<'a> Cutter<'a> {
             };
             let places = self.at..self.at + run.len();
             (self.at, self.rest) = (places.end, next);
-            let shard = self.placement.owner(chunk);
-            if shard == self.placement.index {
+            let shard = home.owner(chunk);
+            if shard == home.index {
                 match self.local.last_mut() {
                     Some((item, known)) if *item == self.item && known.end == places.start => known.end = places.end,
                     _ => self.local.push((self.item, places)),
@@ -142,7 +145,7 @@ impl<'a> Cutter<'a> {
             let open = &mut self.open[shard as usize];
             let message = open.get_or_insert_with(|| Message { shard, pieces: Vec::new(), bytes: 0 });
             let left = item.keys.len() - places.start;
-            message.push(self.item, item, run, places, left / self.placement.shards as usize);
+            message.push(self.item, item, run, places, left / home.members().len());
             if message.bytes >= MESSAGE {
                 return open.take();
             }
@@ -188,6 +191,7 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flexps_common::home::Home;
     use flexps_common::plan::Storage;
     use proptest::prelude::*;
 
@@ -206,17 +210,19 @@ mod tests {
         #[test]
         fn every_key_is_in_one_piece_that_its_shard_serves(
             list in proptest::collection::btree_set(0u32..3_000_000, 0..400),
-            start in 0u32..500_000, count in 0u32..3_000_000, width in 1u32..4, shards in 1u32..5, index in 0u32..5
+            start in 0u32..500_000, count in 0u32..3_000_000, width in 1u32..4, shards in 1u32..5, index in 0u32..5,
+            home in 0u32..32
         ) {
-            let placement = Placement { index: index % shards, shards };
+            let members: Vec<u32> = (0..shards).filter(|s| home & (1 << s) != 0).collect();
+            let placement = Placement::new(index % shards, &Home::on(&members, shards as usize), shards as usize);
             let list: Vec<_> = list.into_iter().collect();
             let spec = spec(width);
             let shift = spec.chunk_keys().ilog2();
             let items = [
-                Item { table: TableId(0), spec: &spec, keys: Keys::List(&list) },
-                Item { table: TableId(1), spec: &spec, keys: Keys::Range { start, count } },
+                Item { table: TableId(0), spec: &spec, keys: Keys::List(&list), home: &placement },
+                Item { table: TableId(1), spec: &spec, keys: Keys::Range { start, count }, home: &placement },
             ];
-            let mut cutter = Cutter::new(&items, placement).unwrap();
+            let mut cutter = Cutter::new(&items).unwrap();
             let messages: Vec<_> = std::iter::from_fn(|| cutter.message()).collect();
             let mut seen = [vec![0u8; list.len()], vec![0u8; count as usize]];
             for (item, places) in &cutter.local {
@@ -247,8 +253,9 @@ mod tests {
     #[test]
     fn keys_that_do_not_rise_are_refused() {
         let spec = spec(1);
-        let items = [Item { table: TableId(0), spec: &spec, keys: Keys::List(&[3, 3]) }];
-        let error = Cutter::new(&items, Placement::ALONE).err().unwrap();
+        let home = &Placement::alone();
+        let items = [Item { table: TableId(0), spec: &spec, keys: Keys::List(&[3, 3]), home }];
+        let error = Cutter::new(&items).err().unwrap();
         assert_eq!(error.message, "the keys of a request for table t don't rise strictly");
     }
 }

@@ -5,6 +5,7 @@
 
 use super::cut::{Message, PieceKeys};
 use super::slices;
+use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::SlaveId;
 use flexps_common::transport::{Channel, Network, Packet, Pending};
@@ -13,6 +14,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::Peer;
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use flexps_common::wire::lists::SentLists;
+use flexps_common::wire::moved::ToReceiver;
 use std::time::Duration;
 
 /// How long a shard may take for an answer. A read waits no longer than clock messages are under way, so whoever is
@@ -87,7 +89,13 @@ impl Link {
                 })?;
                 self.send(message, ToShard::Add { origin, sequence, sections }, body)
             }
+            ToShard::Move(_) => Err(Error::bug("a chunk was sent as a message of a worker")),
         }
+    }
+
+    /// Sends what has to do with chunks that move.
+    pub fn ask(&self, message: ToReceiver, body: Bytes) -> Result<Pending> {
+        Ok(self.bulk.start(Packet::bulk(&ToShard::Move(message), body)?, DEADLINE))
     }
 
     fn name_all(
@@ -143,7 +151,7 @@ impl UnderWay {
         match answer.message()? {
             FromShard::Added => Ok(None),
             FromShard::UnknownKeys => link.again(self).map(Some),
-            FromShard::Values => Err(Error::bug("values came back for an update")),
+            FromShard::Values | FromShard::Moved(_) => Err(Error::bug("values came back for an update")),
         }
     }
 
@@ -151,7 +159,7 @@ impl UnderWay {
     pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Option<Self>> {
         match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Some),
-            FromShard::Added => return Err(Error::bug("no values came back for a read")),
+            FromShard::Added | FromShard::Moved(_) => return Err(Error::bug("no values came back for a read")),
             FromShard::Values => {}
         }
         let mut body = BodyReader::new(answer.body);

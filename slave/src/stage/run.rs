@@ -4,7 +4,7 @@
 //! clock; once the run is cancelled, every wait in it ends.
 
 use crate::consistency::{Clocks, ENDED, News, Pending};
-use crate::kv::{Keys, Shard};
+use crate::kv::{Keys, Placement, Shard};
 use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{SlaveId, StageRun};
@@ -52,6 +52,7 @@ pub struct Run {
     /// The other slaves that have workers.
     others: Vec<SlaveId>,
     shard: Arc<Shard>,
+    homes: Vec<Placement>,
     cancelled: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
@@ -97,7 +98,13 @@ impl Run {
         };
         let (cancelled, changed) = (AtomicBool::new(false), Condvar::new());
         let (siblings, state) = (Siblings::new(own), Mutex::new(state));
-        Self { id, consistency, siblings, others, shard, cancelled, state, changed }
+        let homes = shard.homes().iter().map(|home| shard.placement(home)).collect();
+        Self { id, consistency, siblings, others, shard, homes, cancelled, state, changed }
+    }
+
+    /// Where `table`, which the plan has, lives during this run.
+    pub fn home(&self, table: TableId) -> &Placement {
+        &self.homes[usize::from(table.0)]
     }
 
     /// The calling thread works for this run until [`Run::leave`].

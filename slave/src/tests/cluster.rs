@@ -4,6 +4,7 @@ use crate::node::{Handle, Options, start};
 use flexps_common::data::Schema;
 use flexps_common::error::Result;
 use flexps_common::experiment::Experiment;
+use flexps_common::home::{self, Home};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::job::Registry;
 use flexps_common::plan::{Plan, TableOp};
@@ -15,10 +16,12 @@ use flexps_common::wire::control::{
     FromMaster, FromSlave, Launch, Outcome, Peer, ReadDone, Registration, Split, ToMaster, ToSlave,
 };
 use flexps_common::wire::kv::{KeyList, Origin, Section, ToShard};
+use flexps_common::wire::moved::{MoveId, Sent};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -79,6 +82,10 @@ pub struct Cluster {
     done: mpsc::UnboundedReceiver<(SlaveId, StageRun, Outcome)>,
     read: mpsc::UnboundedReceiver<Result<ReadDone>>,
     runs: u64,
+    /// Counts runs and operations.
+    pub phase: std::sync::atomic::AtomicU64,
+    /// Where the tables live, by table.
+    pub homes: Mutex<Vec<Home>>,
     pub master: Arc<Master>,
     listener: Option<Listener>,
     network: Network,
@@ -135,7 +142,10 @@ impl Cluster {
         let channels = |f: fn(&Peer) -> &str| peers.iter().map(|p| network.channel(f(p), &p.name)).collect();
         let (control, bulk) = (channels(|p| &p.control), channels(|p| &p.bulk));
         let listener = Some(listener);
-        let cluster = Self { peers, handles, plan, control, bulk, done, read, runs: 0, master, listener, network };
+        let homes = Mutex::new(vec![Home::All; plan.tables.len()]);
+        let phase = AtomicU64::new(0);
+        let cluster =
+            Self { peers, handles, plan, control, bulk, done, read, runs: 0, phase, homes, master, listener, network };
         for (channel, peer) in cluster.control.iter().zip(&cluster.peers) {
             let open = ToSlave::Open {
                 job: JOB,
@@ -178,6 +188,10 @@ impl Cluster {
         StageRun(self.runs)
     }
 
+    fn next_phase(&self) -> u64 {
+        self.phase.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
     fn next_launch(&mut self, stage: u32, workers: &[u32]) -> Launch {
         self.runs += 1;
         let placed = self.peers.iter().zip(workers).filter(|(_, n)| **n > 0).map(|(peer, n)| (peer.id, *n));
@@ -188,6 +202,8 @@ impl Cluster {
             epoch: 2,
             workers: placed.collect(),
             scalars: BTreeMap::from([("half".to_owned(), 0.5)]),
+            phase: self.next_phase(),
+            homes: self.homes.lock().clone(),
         }
     }
 
@@ -231,11 +247,30 @@ impl Cluster {
     /// Runs table operations; the sum of each one's numbers.
     pub async fn ops(&self, ops: &[TableOp]) -> Vec<f64> {
         let mut sums = vec![0.0; ops.len()];
-        for answer in self.tell(&ToSlave::Ops { job: JOB, run: StageRun(self.runs), ops: ops.to_vec() }).await {
+        let phase = self.next_phase();
+        ops.iter().for_each(|op| home::after(&mut self.homes.lock(), op));
+        for answer in self.tell(&ToSlave::Ops { job: JOB, phase, ops: ops.to_vec() }).await {
             let FromSlave::Numbers(numbers) = answer.unwrap() else { panic!("no numbers") };
             sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
         }
         sums
+    }
+
+    /// Moves the tables, to be taken over by the next launch; what each slave sent.
+    pub async fn move_to(&self, homes: &[Home]) -> Vec<Result<Vec<Sent>>> {
+        let phase = self.phase.load(Ordering::Relaxed) + 1;
+        let of = MoveId { job: JOB, phase };
+        let mut sent = Vec::new();
+        for answer in self.tell(&ToSlave::Move { of, homes: homes.to_vec() }).await {
+            sent.push(answer.map(|answer| match answer {
+                FromSlave::Sent(sent) => sent,
+                other => panic!("{other:?}"),
+            }));
+        }
+        if sent.iter().all(Result::is_ok) {
+            *self.homes.lock() = homes.to_vec();
+        }
+        sent
     }
 
     /// Lets all slaves read an input; the splits come by [`Cluster::give`].
@@ -307,7 +342,8 @@ impl Cluster {
                 ToShard::Add { origin, sequence: 0, sections }
             }
         };
-        (Packet::bulk(&request, body.finish()).unwrap(), chunk as usize % self.peers.len())
+        let owner = self.homes.lock()[usize::from(table.0)].owner(chunk.into(), self.peers.len());
+        (Packet::bulk(&request, body.finish()).unwrap(), owner as usize)
     }
 
     /// Sends a request to a shard.

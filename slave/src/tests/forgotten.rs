@@ -6,6 +6,7 @@ use crate::kv::{Functions, Keys};
 use crate::node::Jobs;
 use crate::stage::backend::Engine;
 use flexps_common::Result;
+use flexps_common::home::Home;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan};
 use flexps_common::transport::{Connection, Network, Packet, Service};
@@ -62,6 +63,8 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
         epoch: 0,
         workers: vec![(SlaveId(1), 1)],
         scalars: Default::default(),
+        phase: 1,
+        homes: vec![Home::All; plan.tables.len()],
     };
     let run = here.begin(&launch).unwrap();
     there.begin(&launch).unwrap();

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod forgotten;
+mod moves;
 mod reading;
 mod sparse;
 mod stages;

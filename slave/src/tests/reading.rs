@@ -210,6 +210,6 @@ async fn a_slave_outlives_its_master_and_registers_again_when_it_is_forgotten() 
     let new = tokio::time::timeout(LIMIT, again).await.expect("the slave does not register again");
     assert_eq!(cluster.master.slaves.lock().len(), 2, "registered once more as {new}");
     // What a master has forgotten is not kept.
-    let ops = ToSlave::Ops { job: flexps_common::ids::JobId(1), run: flexps_common::ids::StageRun(0), ops: vec![] };
+    let ops = ToSlave::Ops { job: flexps_common::ids::JobId(1), phase: 1, ops: vec![] };
     assert!(cluster.tell(&ops).await[0].as_ref().unwrap_err().message.contains("not open here"));
 }

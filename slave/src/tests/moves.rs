@@ -1,0 +1,250 @@
+//! Models that move from the slaves of one stage to those of the next.
+
+use super::cluster::Cluster;
+use flexps_common::error::Result;
+use flexps_common::home::Home;
+use flexps_common::ids::{JobId, Key, TableId};
+use flexps_common::job::{Job, Registry};
+use flexps_common::plan::{Plan, Storage, Table, TableOp, TableSpec};
+use flexps_common::transport::Packet;
+use flexps_common::value::{Element, Type, Values};
+use flexps_common::wire::body::BodyWriter;
+use flexps_common::wire::kv::{FromShard, ToShard};
+use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
+use flexps_common::worker::Worker;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+const DENSE: TableId = TableId(0);
+const SPARSE: TableId = TableId(1);
+const WIDE: TableId = TableId(2);
+const COPY: TableId = TableId(3);
+/// Keys of a chunk of `DENSE`.
+const CHUNK: u32 = 1 << 16;
+/// More than a message of chunks, with chunks of all shards.
+const KEYS: u32 = 9 * CHUNK + 17;
+
+#[derive(Clone, clap::Args, Serialize, Deserialize)]
+struct Moving {}
+
+impl Job for Moving {
+    const NAME: &'static str = "moving";
+    const ABOUT: &'static str = "Stages whose model moves";
+
+    fn plan(&self, plan: &mut Plan) -> Result<()> {
+        let dense = plan.table::<f32>("dense", 1);
+        let sparse = plan.table_with::<f32>(TableSpec {
+            name: "sparse".into(),
+            element: Type::F32,
+            width: 3,
+            storage: Storage::Sparse,
+            update: "add".into(),
+            update_params: Vec::new(),
+        });
+        let wide = plan.table::<f32>("wide", 5000);
+        plan.table::<f32>("copy", 1);
+        plan.body.stage("work", move |w| work(w, dense, sparse, wide));
+        plan.body.stage("rest", |_| Ok(()));
+        Ok(())
+    }
+}
+
+/// Some keys of all chunks.
+fn some(salt: u32) -> Vec<Key> {
+    (0..400).map(|i| i * 1471 + (salt * 31 + i * i) % 1471).collect()
+}
+
+/// What the worker of this number adds: whole numbers, so that the order of additions does not show.
+fn work(worker: &mut Worker<'_>, dense: Table<f32>, sparse: Table<f32>, wide: Table<f32>) -> Result<()> {
+    let me = worker.place.index as u32 + 1;
+    let keys = some(me);
+    worker.add(dense, &keys, &vec![me as f32; keys.len()])?;
+    worker.add(sparse, &keys, &vec![2.0 * me as f32; 3 * keys.len()])?;
+    worker.add(wide, &[me, 40 * me], &vec![3.0; 10_000])?;
+    if me == 1 {
+        worker.add_range(dense, 0..KEYS, &vec![1.0; KEYS as usize])?;
+    }
+    let mut seen = Vec::new();
+    worker.clock()?;
+    // What others wrote is there wherever it lives.
+    worker.get(dense, &keys, &mut seen)?;
+    if seen.iter().all(|x| *x >= me as f32) {
+        return Ok(());
+    }
+    Err(flexps_common::Error::bug("an update is lost"))
+}
+
+/// The same on plain arrays.
+#[derive(Clone)]
+struct Twin {
+    dense: Vec<f32>,
+    sparse: Vec<f32>,
+    wide: Vec<f32>,
+}
+
+impl Twin {
+    fn new() -> Self {
+        Self { dense: vec![0.0; 600_000], sparse: vec![0.0; 3 * 600_000], wide: vec![0.0; 5000 * 400] }
+    }
+
+    fn work(&mut self, workers: u32) {
+        for me in 1..=workers {
+            for key in some(me) {
+                self.dense[key as usize] += me as f32;
+                self.sparse[3 * key as usize..][..3].iter_mut().for_each(|x| *x += 2.0 * me as f32);
+            }
+            for key in [me, 40 * me] {
+                self.wide[5000 * key as usize..][..5000].iter_mut().for_each(|x| *x += 3.0);
+            }
+        }
+        self.dense[..KEYS as usize].iter_mut().for_each(|x| *x += 1.0);
+    }
+}
+
+async fn check(cluster: &Cluster, twin: &Twin) {
+    assert!(cluster.read(DENSE, 0..600_000).await == twin.dense);
+    assert!(cluster.read(SPARSE, 0..600_000).await == twin.sparse);
+    assert!(cluster.read(WIDE, 0..400).await == twin.wide);
+}
+
+async fn open() -> Cluster {
+    let registry = Registry::default().with::<Moving>();
+    Cluster::open(registry, 3, "moving", "{}").await
+}
+
+/// The homes of all tables.
+fn all_at(home: &Home) -> Vec<Home> {
+    vec![home.clone(); 4]
+}
+
+/// Where a stage's workers are and its model with them.
+fn kinds() -> [(&'static str, [u32; 3], Home); 4] {
+    [
+        ("one worker", [1, 0, 0], Home::on(&[0], 3)),
+        ("one slave", [0, 3, 0], Home::on(&[1], 3)),
+        ("several slaves", [2, 0, 1], Home::on(&[0, 2], 3)),
+        ("all shards", [1, 1, 1], Home::All),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_moves_between_stages_of_every_kind_and_keeps_its_values() {
+    for (from, workers, home) in kinds() {
+        for (to, next_workers, next_home) in kinds() {
+            let (mut cluster, mut twin) = (open().await, Twin::new());
+            // Twice there and back: the second time, copies of the first are left everywhere.
+            for _ in 0..2 {
+                for (workers, home) in [(workers, &home), (next_workers, &next_home)] {
+                    for sent in cluster.move_to(&all_at(home)).await {
+                        sent.unwrap();
+                    }
+                    cluster.run(0, &workers).await;
+                    twin.work(workers.iter().sum());
+                }
+            }
+            check(&cluster, &twin).await;
+            let norm = cluster.ops(&[TableOp::Norm2 { table: DENSE, into: "n".into() }]).await[0];
+            let plain: f64 = twin.dense.iter().map(|x| f64::from(*x).powi(2)).sum();
+            assert!((norm - plain).abs() <= 1e-9 * plain, "from {from} to {to}: {norm} {plain}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_did_not_change_and_what_stays_is_not_sent() {
+    let mut cluster = open().await;
+    cluster.run(0, &[1, 1, 1]).await;
+    let bytes = |sent: Vec<Result<Vec<flexps_common::wire::moved::Sent>>>| {
+        sent.into_iter().flat_map(Result::unwrap).map(|sent| (sent.bytes, sent.chunks, sent.kept)).fold(
+            (0, 0, 0),
+            |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2),
+        )
+    };
+    let one = all_at(&Home::on(&[1], 3));
+    let (first, chunks, kept) = bytes(cluster.move_to(&one).await);
+    assert!(first > 2 * u64::from(KEYS) && chunks > 10 && kept == 0, "{first} {chunks} {kept}");
+    cluster.run(1, &[0, 2, 0]).await;
+    // Nobody wrote: the shards' own copies still hold, and so does the one copy after that.
+    assert_eq!(bytes(cluster.move_to(&all_at(&Home::All)).await), (0, 0, chunks));
+    cluster.run(1, &[1, 1, 1]).await;
+    assert_eq!(bytes(cluster.move_to(&one).await), (0, 0, chunks));
+    cluster.run(0, &[0, 2, 0]).await;
+    // The same slave goes on: nothing is even offered.
+    assert_eq!(bytes(cluster.move_to(&one).await), (0, 0, 0));
+    cluster.run(0, &[0, 1, 0]).await;
+    let mut twin = Twin::new();
+    [3, 2, 1].into_iter().for_each(|workers| twin.work(workers));
+    check(&cluster, &twin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_follow_the_tables_and_leave_nothing_old_behind() {
+    let mut cluster = open().await;
+    cluster.run(0, &[1, 1, 1]).await;
+    let mut twin = Twin::new();
+    twin.work(3);
+    let copy = TableOp::Copy { from: DENSE, to: COPY };
+    cluster.ops(&[copy.clone(), TableOp::Scale { table: COPY, by: 2.0 }]).await;
+    // The copy is made anew elsewhere, from a table that is zero: of the old one nothing may come back.
+    let one = Home::on(&[2], 3);
+    cluster.move_to(&[one.clone(), one.clone(), one, Home::All]).await.into_iter().for_each(|s| drop(s.unwrap()));
+    cluster.run(1, &[0, 0, 1]).await;
+    let doubled: Vec<f32> = twin.dense.iter().map(|x| 2.0 * x).collect();
+    assert!(cluster.read(COPY, 0..600_000).await == doubled);
+    let old = twin.dense.clone();
+    cluster.ops(&[TableOp::Zero { table: DENSE }, copy]).await;
+    assert!(cluster.read(COPY, 0..600_000).await.iter().all(|x| *x == 0.0));
+    cluster.move_to(&all_at(&Home::All)).await.into_iter().for_each(|s| drop(s.unwrap()));
+    cluster.run(1, &[1, 1, 1]).await;
+    assert!(cluster.read(COPY, 0..600_000).await.iter().all(|x| *x == 0.0));
+    assert!(cluster.read(DENSE, 0..600_000).await.iter().all(|x| *x == 0.0) && old[0] > 0.0);
+}
+
+/// A message of a sender about chunk 1 of `DENSE`, which lives on slave 2 and is to move to slave 1.
+fn chunk(phase: u64, break_it: bool) -> Packet {
+    let of = MoveId { job: JobId(1), phase };
+    let mut body = BodyWriter::default();
+    body.values(Values::F32(&vec![7.0; CHUNK as usize]));
+    let body = body.finish();
+    let id = ChunkId { table: DENSE, chunk: 1 };
+    let chunks = vec![ChunkHead { id, version: 99, element: f32::TYPE, keys: None }];
+    let checksum = xxh3_64(&body) ^ u64::from(break_it);
+    Packet::bulk(&ToShard::Move(ToReceiver::Chunks { of, chunks, checksum }), body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sender_that_dies_half_way_leaves_the_old_model_whole() {
+    let mut cluster = open().await;
+    cluster.run(0, &[1, 1, 1]).await;
+    let mut twin = Twin::new();
+    twin.work(3);
+    let of = MoveId { job: JobId(1), phase: 2 };
+    let offered = [1, 4].map(|chunk| Offered { id: ChunkId { table: DENSE, chunk }, version: 99 });
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: offered.to_vec() });
+    let answer = cluster.ask_shard(0, Packet::control(&offer).unwrap()).await.unwrap();
+    assert_eq!(answer.message::<FromShard>().unwrap(), FromShard::Moved(FromReceiver::Wanted(vec![0, 1])));
+    // One of two chunks comes, then nothing more: the stage starts with the model where it was.
+    cluster.ask_shard(0, chunk(2, false)).await.unwrap();
+    cluster.run(1, &[1, 1, 1]).await;
+    check(&cluster, &twin).await;
+    // It comes to life again, too late.
+    let late = cluster.ask_shard(0, chunk(2, false)).await.unwrap_err();
+    assert!(late.message.contains("a chunk came for phase 2, which is over"), "{late}");
+    // Later moves are not disturbed.
+    cluster.move_to(&all_at(&Home::on(&[0], 3))).await.into_iter().for_each(|s| drop(s.unwrap()));
+    cluster.run(0, &[1, 0, 0]).await;
+    twin.work(1);
+    check(&cluster, &twin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_that_are_broken_or_unasked_are_refused() {
+    let cluster = open().await;
+    let message = |answer: Result<Packet>| answer.unwrap_err().message;
+    assert!(message(cluster.ask_shard(0, chunk(1, true)).await).contains("wrong checksum"));
+    assert!(message(cluster.ask_shard(0, chunk(1, false)).await).contains("came unasked"));
+    let of = MoveId { job: JobId(1), phase: 1 };
+    let beyond = Offered { id: ChunkId { table: DENSE, chunk: 1 << 16 }, version: 1 };
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![beyond] });
+    assert!(message(cluster.ask_shard(0, Packet::control(&offer).unwrap()).await).contains("has no chunk 65536"));
+}
