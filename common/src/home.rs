@@ -49,6 +49,17 @@ impl Home {
     }
 }
 
+/// How a model goes from stage to stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transfer {
+    /// From slave to slave, to where the next stage's workers are, where that costs less.
+    #[default]
+    Direct,
+    /// Tables stay on all slaves; each stage reaches them over the network.
+    Kv,
+}
+
 /// What an operation does to the homes of all tables: a copy lives where its source does.
 pub fn after(homes: &mut [Home], op: &TableOp) {
     if let TableOp::Copy { from, to } = op

@@ -72,6 +72,55 @@ pub struct StageReport {
     pub pace: Pace,
 }
 
+/// A model's way from one stage's slaves to the next one's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TransferReport {
+    /// The stage that it went to.
+    pub stage: String,
+    /// The round, from 1.
+    pub epoch: u64,
+    /// The tables that were to move.
+    pub tables: Vec<String>,
+    /// The slaves where they were.
+    pub from: Vec<String>,
+    /// The slaves where they were to be.
+    pub to: Vec<String>,
+    /// How it went.
+    pub way: Way,
+    /// Bytes of values that went.
+    pub bytes: u64,
+    /// Chunks that went.
+    pub chunks: u64,
+    /// Chunks that did not need to: they lay there already, unchanged.
+    pub kept: u64,
+    /// From the order to the last acknowledgement.
+    pub milliseconds: f64,
+    /// Bytes that this transfer and the stage behind it were expected to send through the busiest slave.
+    pub expected_bytes: u64,
+    /// The same for the way over all slaves' shards, which was not taken.
+    pub shards_bytes: u64,
+    /// How long these would take at the rate of this transfer.
+    pub shards_milliseconds: Option<f64>,
+    /// Why it failed, if it did: the stage then found the model where it was.
+    pub failed: Option<String>,
+}
+
+/// The way that a transfer took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// To one slave.
+    Gather,
+    /// From one slave to several.
+    Scatter,
+    /// From several to several.
+    Exchange,
+    /// Nothing had to be sent.
+    Kept,
+    /// It failed; the model stayed where it was.
+    Stayed,
+}
+
 /// How the inputs were read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReadReport {
@@ -127,6 +176,9 @@ pub struct Report {
     pub epochs: Vec<EpochReport>,
     /// Its stage runs, in order.
     pub stages: Vec<StageReport>,
+    /// How its model went from stage to stage.
+    #[serde(default)]
+    pub transfers: Vec<TransferReport>,
     /// Its reading.
     pub read: ReadReport,
     /// The model's folder.

@@ -20,8 +20,10 @@ pub enum Asked {
     Order,
     /// To run workers.
     Launch(StageRun),
-    /// To change tables; the driver's count comes back.
+    /// To change tables in this phase.
     Ops(u64),
+    /// To send the tables that move before this phase.
+    Move(u64),
     /// To cancel a stage or to close a job: a failure changes nothing any more.
     Farewell,
 }

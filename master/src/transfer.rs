@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use flexps_common::data::schema::DataPath;
+use flexps_common::home::Home;
 use flexps_common::ids::{JobId, StageRun, TableId};
 use flexps_common::model::{Description, Reader, TensorSpec, Writer};
 use flexps_common::plan::TableSpec;
@@ -30,6 +31,8 @@ pub struct Shards {
     pub job: JobId,
     /// The bulk listeners of its slaves, in shard order.
     pub bulk: Vec<Channel>,
+    /// Where the tables live, by table.
+    pub homes: Vec<Home>,
     /// Set by who wants the work to stop.
     pub stop: Arc<AtomicBool>,
 }
@@ -60,12 +63,13 @@ impl Shards {
         let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
         let section = Section { table: tensor.table, element: tensor.spec.element, keys: range };
         let request = ToShard::Get { origin: self.origin(), sections: vec![section], peek: true };
-        Ok(self.owner(&tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
+        Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
     }
 
-    fn owner(&self, spec: &TableSpec, keys: &Range<u64>) -> &Channel {
+    fn owner(&self, table: TableId, spec: &TableSpec, keys: &Range<u64>) -> &Channel {
         let chunk = keys.start / u64::from(spec.chunk_keys());
-        &self.bulk[(chunk % self.bulk.len() as u64) as usize]
+        let home = &self.homes[usize::from(table.0)];
+        &self.bulk[home.owner(chunk, self.bulk.len()) as usize]
     }
 
     /// Writes a model from the shards' values.
@@ -122,7 +126,7 @@ impl Shards {
             let section = Section { table, element: spec.element, keys: range };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
-            flight.push_back(self.owner(spec, &keys).start(packet, DEADLINE));
+            flight.push_back(self.owner(table, spec, &keys).start(packet, DEADLINE));
             if flight.len() >= WINDOW * self.bulk.len() {
                 added(flight.pop_front())?;
             }

@@ -119,6 +119,11 @@ impl OpenJob {
         self.you
     }
 
+    /// How many slaves it has.
+    pub fn slaves(&self) -> usize {
+        self.slaves.len()
+    }
+
     /// A stage of the plan.
     pub fn stage(&self, stage: u32) -> Result<&StageSpec> {
         let stages = self.stages.len();

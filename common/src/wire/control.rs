@@ -111,6 +111,19 @@ pub struct Outcome {
     pub rows: u64,
     /// How they kept in step.
     pub pace: Pace,
+    /// What they did with each table of the plan.
+    pub tables: Vec<TableUse>,
+}
+
+/// What the workers of a stage run on one slave did with a table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableUse {
+    /// Bytes of values that they read, here and from others.
+    pub read_bytes: u64,
+    /// Bytes of values in their updates.
+    pub written_bytes: u64,
+    /// Bytes of the table's values that this slave serves.
+    pub held_bytes: u64,
 }
 
 /// What a slave reports when it has read its part of an input.

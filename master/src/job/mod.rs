@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod driver;
 pub mod experiment;
+pub mod homes;
 pub mod program;
 pub mod reading;
 
@@ -110,6 +111,7 @@ impl Job {
             stopped: None,
             epochs: Vec::new(),
             stages: Vec::new(),
+            transfers: Vec::new(),
             read: ReadReport::default(),
             model: None,
             peak_memory_bytes: 0,
@@ -202,6 +204,7 @@ impl Job {
             epoch.metrics.retain(|_, value| value.is_finite());
         }
         report.stages = driver.stages[driver.stages.len().saturating_sub(stages)..].to_vec();
+        report.transfers = driver.transfers[driver.transfers.len().saturating_sub(stages)..].to_vec();
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         for reading in readings {
             reading.report(now, &mut report.read);

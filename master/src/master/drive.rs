@@ -13,6 +13,7 @@ use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
 use flexps_common::plan::LoadSpec;
 use flexps_common::wire::control::{FromSlave, Outcome, ReadDone, ToSlave};
+use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -91,6 +92,7 @@ impl Master {
             (Asked::Ops(count), FromSlave::Numbers(numbers)) => {
                 self.step(id, Step::Numbers(slave, count, numbers), now)
             }
+            (Asked::Move(phase), FromSlave::Sent(sent)) => self.step(id, Step::Sent(slave, phase, Ok(sent)), now),
             (Asked::Open, _) => self.opened(id, slave, now),
             _ => {}
         }
@@ -103,6 +105,8 @@ impl Master {
             Asked::Launch(run) if !error.retry && self.give_back(slave, id, run, now) => {
                 self.step(id, Step::StageDone(slave, run, Outcome { error: Some(error), ..Outcome::default() }), now);
             }
+            // The stage does without: if the slave is gone, that is noticed otherwise.
+            Asked::Move(phase) => self.step(id, Step::Sent(slave, phase, Err(error)), now),
             _ => self.fail(id, error, now),
         }
     }
@@ -180,8 +184,12 @@ impl Master {
                 let asked = Asked::Launch(launch.run);
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;
             }
-            Command::Ops { run, count, ops } => {
-                self.ask_all(id, &slaves, Asked::Ops(count), &ToSlave::Ops { job: id, run, ops }, OPS_WITHIN)?;
+            Command::Ops { phase, ops } => {
+                self.ask_all(id, &slaves, Asked::Ops(phase), &ToSlave::Ops { job: id, phase, ops }, OPS_WITHIN)?;
+            }
+            Command::Move { phase, homes, within } => {
+                let message = ToSlave::Move { of: MoveId { job: id, phase }, homes };
+                self.ask_all(id, &slaves, Asked::Move(phase), &message, within)?;
             }
             Command::Load(LoadSpec { table, model, tensor }) => {
                 let spec = plan.tables[table.0 as usize].clone();
@@ -246,7 +254,8 @@ impl Master {
         let stop = Arc::clone(&started.stop);
         let peers = started.slaves.iter().filter_map(|s| self.slaves.peer(*s));
         let bulk = peers.map(|p| self.network.channel(&p.bulk, &format!("slave {} ({})", p.id, p.name))).collect();
-        let (shards, events) = (Shards { job: id, bulk, stop }, self.events.clone());
+        let homes = started.driver.homes().to_vec();
+        let (shards, events) = (Shards { job: id, bulk, homes, stop }, self.events.clone());
         tokio::spawn(async move {
             let worked = tokio::task::spawn_blocking(move || work(&shards)).await;
             let result = worked.unwrap_or_else(|e| Err(Error::bug(format!("moving a model ended early: {e}"))));

@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 /// A chunk's values that came from another shard, until they are taken over.
 pub struct Staged(Form);
 
-enum Form {
+pub(super) enum Form {
     F32(Data<f32>),
     F64(Data<f64>),
     U32(Data<u32>),
@@ -26,7 +26,7 @@ enum Form {
 }
 
 /// An element type whose chunks can be staged.
-trait Stage: Element {
+pub(super) trait Stage: Element {
     fn stage(data: Data<Self>) -> Form;
     fn unstage(form: Form) -> Option<Data<Self>>;
     fn values(received: &ReceivedValues) -> Option<&[Self]>;

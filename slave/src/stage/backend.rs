@@ -21,6 +21,7 @@ use flexps_common::ids::{InputId, Key, TableId};
 use flexps_common::transport::Packet;
 use flexps_common::value::{OwnedValues, Type, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
 use flexps_common::wire::lists;
 use flexps_common::worker::{Backend, Place, Pull, Push, Ticket, Touch};
@@ -66,6 +67,8 @@ pub struct Engine {
     slow: Option<Slow>,
     /// What was counted so far.
     pub counters: Counters,
+    /// Bytes of values read and written, by table.
+    pub uses: Vec<TableUse>,
 }
 
 /// A read that was started.
@@ -106,6 +109,7 @@ impl Engine {
     /// The backend of the worker at `place`.
     pub fn new(job: Arc<OpenJob>, run: Arc<Run>, place: Place, scalars: Arc<BTreeMap<String, f64>>) -> Self {
         let announced = run.consistency.ahead().map(|_| Announcements::default());
+        let uses = vec![TableUse::default(); job.shard.specs().len()];
         Self {
             started: announced.is_none(),
             announced,
@@ -120,6 +124,7 @@ impl Engine {
             next_ticket: 0,
             updates: Queue::default(),
             counters: Counters::default(),
+            uses,
         }
     }
 
@@ -166,6 +171,13 @@ impl Engine {
                 announced.check_range(item.table, &item.spec.name, start..start + u64::from(count))
             }
         })
+    }
+
+    fn count(&mut self, items: &[Item<'_>], of: fn(&mut TableUse) -> &mut u64) {
+        for Item { table, spec, keys, .. } in items {
+            let bytes = keys.len() * spec.width as usize * spec.element.size();
+            *of(&mut self.uses[usize::from(table.0)]) += bytes as u64;
+        }
     }
 
     fn origin(&self) -> Origin {
@@ -225,6 +237,7 @@ impl Engine {
             self.touch(&items)?;
         }
         check_out(&items, std::slice::from_ref(&out))?;
+        self.count(&items, |used| &mut used.read_bytes);
         let out = std::slice::from_mut(&mut out);
         let mut cutter = Cutter::new(&items)?;
         let mut queue = Queue::default();
@@ -244,6 +257,7 @@ impl Engine {
             // All of it, not only the part of this shard: a wrong length must not shift the values of others.
             check_len(item, values.len(), values.kind())?;
         }
+        self.count(&items, |used| &mut used.written_bytes);
         let mut cutter = Cutter::new(&items)?;
         while let Some(message) = cutter.message() {
             self.settle(WINDOW)?;
@@ -378,6 +392,7 @@ impl Backend for Engine {
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &items)?;
         check_out(&items, out)?;
+        self.count(&items, |used| &mut used.read_bytes);
         let Read { local, mut waiting, under_way } = read;
         self.read_local(&items, &local, out)?;
         self.receive(false, under_way, || waiting.pop_front(), out)

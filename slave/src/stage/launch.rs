@@ -8,9 +8,10 @@ use super::pool::{Pool, Task};
 use super::run::Run;
 use crate::job::OpenJob;
 use flexps_common::error::{Error, Result};
+use flexps_common::ids::TableId;
 use flexps_common::metrics::Metrics;
 use flexps_common::plan::StageSpec;
-use flexps_common::wire::control::{Launch, Outcome};
+use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::worker::{Place, Worker};
 use parking_lot::Mutex;
 use std::any::Any;
@@ -41,6 +42,7 @@ struct Part {
     metrics: Metrics,
     elapsed: Duration,
     counters: Counters,
+    uses: Vec<TableUse>,
 }
 
 /// Starts this slave's workers of a stage run; `done` gets the outcome when the last one has ended. A slave without
@@ -106,7 +108,7 @@ impl Crew {
         }
         self.run.siblings.end(None);
         self.run.leave();
-        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters };
+        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters, uses: engine.uses };
         self.report(place.local_index, part);
     }
 
@@ -134,6 +136,7 @@ impl Crew {
             bytes_received: 0,
             rows: 0,
             pace: self.run.pace(),
+            tables: self.held(),
         };
         for part in results.into_iter().flatten() {
             outcome.metrics.merge(&part.metrics);
@@ -143,10 +146,23 @@ impl Crew {
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;
             outcome.pace.worker_waits.push(part.counters.waited.as_secs_f64());
+            for (sum, used) in outcome.tables.iter_mut().zip(part.uses) {
+                sum.read_bytes += used.read_bytes;
+                sum.written_bytes += used.written_bytes;
+            }
         }
         if let Some(done) = done {
             done(outcome);
         }
+    }
+
+    /// What this slave serves of each table.
+    fn held(&self) -> Vec<TableUse> {
+        let tables = (0..self.job.shard.specs().len() as u16).map(TableId);
+        // With one slave nothing ever moves, and nobody asks.
+        let moves = self.job.slaves() > 1;
+        let held = |table| if moves { self.job.shard.bytes(table).unwrap_or(0) } else { 0 };
+        tables.map(|table| TableUse { held_bytes: held(table), ..TableUse::default() }).collect()
     }
 }
 

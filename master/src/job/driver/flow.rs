@@ -4,7 +4,6 @@
 
 use super::{Command, Driver, IDLE_DECISIONS, LISTED_EPOCHS, Loop, Phase, panic_text};
 use crate::job::program::Code;
-use flexps_common::ids::StageRun;
 use flexps_common::plan::{DecideFn, Flow, TableOp};
 use flexps_common::report::EpochReport;
 use flexps_common::{Error, Result};
@@ -92,9 +91,10 @@ impl Driver {
     }
 
     fn order(&mut self, ops: Vec<TableOp>, flow: Flow, out: &mut Vec<Command>) {
-        self.counts += 1;
-        out.push(Command::Ops { run: StageRun(self.runs), count: self.counts, ops: ops.clone() });
-        self.phase = Phase::Ops { count: self.counts, ops, answers: BTreeMap::new(), flow };
+        self.phases += 1;
+        self.homes.operated(self.phases, &ops);
+        out.push(Command::Ops { phase: self.phases, ops: ops.clone() });
+        self.phase = Phase::Ops { phase: self.phases, ops, answers: BTreeMap::new(), flow };
     }
 
     pub(super) fn ops_ended(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {

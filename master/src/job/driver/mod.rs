@@ -5,16 +5,21 @@
 //! [`Command::End`] comes once, when the workers of all slaves have ended or had their time.
 
 mod flow;
+mod moving;
 
+use super::homes::Homes;
 use super::program::Program;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
+use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
-use flexps_common::report::{EpochReport, StageReport};
+use flexps_common::report::{EpochReport, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome};
+use flexps_common::wire::moved::Sent;
+use moving::Moving;
 use flexps_common::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -37,8 +42,10 @@ pub enum Event {
     Placed(Vec<(SlaveId, u32)>),
     /// The workers of a run on one slave ended.
     StageDone(SlaveId, StageRun, Outcome),
-    /// A slave answered operations, told apart by their count.
+    /// A slave answered the operations of a phase.
     Numbers(SlaveId, u64, Vec<f64>),
+    /// A slave sent what a phase's stage wants elsewhere, or could not.
+    Sent(SlaveId, u64, Result<Vec<Sent>>),
     /// An input was read by all slaves.
     Facts(InputId, Facts),
     /// The load ended.
@@ -62,12 +69,19 @@ pub enum Command {
     Launch(Launch),
     /// Send to all slaves of the job.
     Ops {
-        /// The count of stage runs so far.
-        run: StageRun,
         /// Goes back with the answer.
-        count: u64,
+        phase: u64,
         /// In this order.
         ops: Vec<TableOp>,
+    },
+    /// Send to all slaves of the job, which have so long for it.
+    Move {
+        /// Goes back with the answer.
+        phase: u64,
+        /// Where the tables are to live.
+        homes: Vec<Home>,
+        /// When it has failed.
+        within: Duration,
     },
     /// Fill a table.
     Load(LoadSpec),
@@ -90,12 +104,14 @@ enum Phase {
     Running {
         run: StageRun,
         stage: u32,
+        phase: u64,
         since: Duration,
         workers: Vec<(SlaveId, u32)>,
         done: BTreeMap<SlaveId, Outcome>,
     },
+    Moving(Moving),
     Ops {
-        count: u64,
+        phase: u64,
         ops: Vec<TableOp>,
         answers: BTreeMap<SlaveId, Vec<f64>>,
         flow: Flow,
@@ -129,12 +145,17 @@ pub struct Driver {
     saves: bool,
     slaves: Vec<SlaveId>,
     names: BTreeMap<SlaveId, String>,
+    /// The tables' names.
+    tables: Vec<String>,
     at: usize,
     loops: Vec<Loop>,
     phase: Phase,
     started: Duration,
     runs: u64,
-    counts: u64,
+    /// Phases begun or ordered: each launch and each message of operations has one.
+    phases: u64,
+    homes: Homes,
+    transfer: Transfer,
     idle_decisions: u32,
     /// Whether a load or a save was ordered and has not ended.
     transferring: bool,
@@ -144,25 +165,30 @@ pub struct Driver {
     pub epochs: Vec<EpochReport>,
     /// The stage runs.
     pub stages: Vec<StageReport>,
+    /// How the model went from stage to stage.
+    pub transfers: Vec<TransferReport>,
     /// Why a decision stopped a repeat.
     pub stopped: Option<String>,
 }
 
 impl Driver {
     /// A driver at the plan's begin; `slaves` are the job's, with their names, in shard order.
-    pub fn new(job: JobId, plan: &Plan, slaves: &[(SlaveId, String)]) -> Self {
+    pub fn new(job: JobId, plan: &Plan, slaves: &[(SlaveId, String)], transfer: Transfer) -> Self {
         Self {
             job,
             program: Program::of(plan),
             saves: plan.save.is_some(),
             slaves: slaves.iter().map(|(id, _)| *id).collect(),
             names: slaves.iter().cloned().collect(),
+            tables: plan.tables.iter().map(|table| table.name.clone()).collect(),
             at: 0,
             loops: Vec::new(),
             phase: Phase::Opening,
             started: Duration::ZERO,
             runs: 0,
-            counts: 0,
+            phases: 0,
+            homes: Homes::new(plan.tables.len(), slaves.len()),
+            transfer,
             idle_decisions: 0,
             transferring: false,
             progress: Progress {
@@ -177,8 +203,14 @@ impl Driver {
             },
             epochs: Vec::new(),
             stages: Vec::new(),
+            transfers: Vec::new(),
             stopped: None,
         }
+    }
+
+    /// Where the tables live, for who loads or saves them.
+    pub fn homes(&self) -> &[Home] {
+        self.homes.now()
     }
 
     /// The stage that runs now: name, workers, round from 1.
@@ -189,12 +221,15 @@ impl Driver {
     }
 
     /// Where it stands, for errors and for those who wait: e.g. `in stage full-gradient, epoch 3`.
-    pub fn place(&self) -> String {
+    pub fn whereabouts(&self) -> String {
         let epoch = self.progress.epoch + 1;
         match &self.phase {
             Phase::Opening => "while the job was opened".to_owned(),
             Phase::Placing { stage } | Phase::Running { stage, .. } => {
-                format!("in stage {}, epoch {epoch}", self.program.stages[*stage as usize].name)
+                format!("in stage {}, epoch {epoch}", self.stage_name(*stage))
+            }
+            Phase::Moving(moving) => {
+                format!("while the model moved to stage {}, epoch {epoch}", self.stage_name(moving.stage))
             }
             Phase::Ops { .. } => format!("while tables were changed, epoch {epoch}"),
             Phase::Loading => "while a model was loaded".to_owned(),
@@ -227,7 +262,13 @@ impl Driver {
             }
             (Phase::Placing { stage }, Event::Placed(workers)) => {
                 let stage = *stage;
-                self.launch(now, stage, workers, out);
+                self.place(now, stage, workers, out);
+            }
+            (Phase::Moving(moving), Event::Sent(slave, phase, result)) if moving.phase == phase => {
+                moving.answers.insert(slave, result);
+                if moving.answers.len() == self.slaves.len() {
+                    self.moved(now, out);
+                }
             }
             (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
                 if let Some(error) = &outcome.error {
@@ -243,7 +284,7 @@ impl Driver {
                     self.advance(now, out)?;
                 }
             }
-            (Phase::Ops { count, ops, answers, .. }, Event::Numbers(slave, of, numbers)) if *count == of => {
+            (Phase::Ops { phase, ops, answers, .. }, Event::Numbers(slave, of, numbers)) if *phase == of => {
                 if numbers.len() != ops.len() {
                     let (got, asked) = (numbers.len(), ops.len());
                     return Err(Error::bug(format!("{} numbers from {slave} for {asked} operations", got)));
@@ -294,6 +335,7 @@ impl Driver {
                 *transfer = false;
                 self.end_if_stopped(now, out);
             }
+            (Phase::Moving(moving), Event::Tick) if now >= moving.until => self.moved(now, out),
             (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
             (_, Event::Gone(slave, error)) => self.fail(now, error, Some(slave), out),
             (_, Event::Fail(error)) => return Err(error),
@@ -345,6 +387,10 @@ impl Driver {
         self.names.get(&id).map_or("?", String::as_str)
     }
 
+    fn stage_name(&self, stage: u32) -> &str {
+        &self.program.stages[stage as usize].name
+    }
+
     fn launch(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
         self.runs += 1;
         let run = StageRun(self.runs);
@@ -355,12 +401,14 @@ impl Driver {
             epoch: self.progress.epoch,
             workers: workers.clone(),
             scalars: self.progress.scalars.clone(),
+            phase: self.phases,
+            homes: self.homes.now().to_vec(),
         }));
-        self.phase = Phase::Running { run, stage, since: now, workers, done: BTreeMap::new() };
+        self.phase = Phase::Running { run, stage, phase: self.phases, since: now, workers, done: BTreeMap::new() };
     }
 
     fn stage_ended(&mut self, now: Duration) {
-        let Phase::Running { stage, since, workers, done, .. } = std::mem::replace(&mut self.phase, Phase::Opening)
+        let Phase::Running { stage, phase, since, workers, done, .. } = std::mem::replace(&mut self.phase, Phase::Opening)
         else {
             return;
         };
@@ -390,6 +438,8 @@ impl Driver {
             report.bytes_received += outcome.bytes_received;
             report.rows += outcome.rows;
         }
+        let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
+        self.homes.ended(stage, phase, by_shard);
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);

@@ -260,7 +260,7 @@ fn workers_that_do_not_stop_are_waited_for_so_long_and_named() {
 fn a_gone_slave_fails_the_job_by_name_even_when_a_broken_connection_was_seen_first() {
     let gone = Error::cluster("slave s2 (h2) is gone (connection closed) in stage s, epoch 1");
     let (mut driver, run) = one_stage();
-    assert_eq!(driver.place(), "in stage s, epoch 1");
+    assert_eq!(driver.whereabouts(), "in stage s, epoch 1");
     let cancel = Command::CancelStage(run, vec![S1], gone.message.clone());
     assert_eq!(driver.step(at(1), Event::Gone(S2, gone.clone())), [cancel], "the dead one is not waited for");
     let commands = driver.step(at(2), Event::StageDone(S1, run, failed("cancelled")));
