@@ -1,7 +1,9 @@
-//! What a user asks of a run beyond its job, to see how the engine takes it: slowness put in on purpose.
+//! What a user asks of a run beyond its job, to see how the engine takes it: slowness put in on purpose, a way of the model
+//! that the engine would not have chosen.
 //!
 //! Invariant: an experiment changes when things happen and which way they go, never what a job computes.
 
+use crate::home::Transfer;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +19,8 @@ const MOST_MS: u64 = 10_000;
 pub struct Experiment {
     /// Slowness that is put in, in the order in which it was asked for.
     pub inject: Vec<Injection>,
+    /// How the model goes from stage to stage.
+    pub transfer: Transfer,
 }
 
 /// Slowness that is put in on purpose. As text `slow:worker=3,factor=4` or `delay:slave=s2,ms=5`.
@@ -124,7 +128,7 @@ mod tests {
     use super::*;
 
     fn experiment(texts: &[&str]) -> Experiment {
-        Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect() }
+        Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect(), ..Experiment::default() }
     }
 
     #[test]

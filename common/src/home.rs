@@ -60,6 +60,27 @@ pub enum Transfer {
     Kv,
 }
 
+impl std::str::FromStr for Transfer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "direct" => Ok(Transfer::Direct),
+            "kv" => Ok(Transfer::Kv),
+            _ => Err(format!("'{text}' is no way of a model; give direct or kv")),
+        }
+    }
+}
+
+impl std::fmt::Display for Transfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Transfer::Direct => "direct",
+            Transfer::Kv => "kv",
+        })
+    }
+}
+
 /// What an operation does to the homes of all tables: a copy lives where its source does.
 pub fn after(homes: &mut [Home], op: &TableOp) {
     if let TableOp::Copy { from, to } = op

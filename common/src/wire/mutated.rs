@@ -5,16 +5,18 @@ use super::announced::Announced;
 use super::body::{BodyReader, BodyWriter};
 use super::control::{
     FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
-    Split, ToMaster, ToSlave,
+    Split, ToMaster, ToSlave, TableUse,
 };
 use super::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use super::lists::{KeyMemory, Keys};
+use super::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::{codec, keys};
 use crate::announced::Touches;
 use crate::data::schema::LabelMap;
 use crate::data::{Facts, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
+use crate::home::{Home, Transfer};
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
@@ -164,6 +166,7 @@ fn to_master() -> Vec<ToMaster> {
         bytes_received: 12,
         rows: 300,
         pace: Pace { worker_waits: vec![0.5], lead: vec![3, 1 << 40], most_lead: 1, conflicts: 7, control_bytes: 90 },
+        tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
     };
     let done = ReadDone {
         facts: facts(),
@@ -260,6 +263,8 @@ fn to_slave() -> Vec<ToSlave> {
         epoch: 4,
         workers: vec![(SlaveId(1), 2), (SlaveId(2), 2)],
         scalars: [("eta".to_owned(), 0.1)].into(),
+        phase: 12,
+        homes: vec![Home::All, Home::Some(vec![1, 7])],
     };
     let ops = vec![
         TableOp::Copy { from: TableId(0), to: TableId(1) },
@@ -279,7 +284,8 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Read { job, input, schema },
         ToSlave::Facts { job, input, facts: facts() },
         ToSlave::Launch(launch),
-        ToSlave::Ops { job, run, ops },
+        ToSlave::Ops { job, phase: 3, ops },
+        ToSlave::Move { of: MoveId { job, phase: 4 }, homes: vec![Home::Some(vec![2]), Home::All] },
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
         ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX, announced: Vec::new() },
@@ -289,7 +295,7 @@ fn to_slave() -> Vec<ToSlave> {
 
 fn experiment() -> Experiment {
     let inject = ["slow:worker=3,factor=4", "delay:slave=s2,ms=5"];
-    Experiment { inject: inject.iter().map(|text| text.parse().unwrap()).collect() }
+    Experiment { inject: inject.iter().map(|text| text.parse().unwrap()).collect(), transfer: Transfer::Kv }
 }
 
 fn announced() -> Vec<Announced> {
@@ -299,6 +305,9 @@ fn announced() -> Vec<Announced> {
     let coded = |clock| Announced::encode(clock, &Touches::new(&touches).unwrap()).unwrap();
     vec![coded(70), coded(300)]
 }
+
+const MOVE: MoveId = MoveId { job: JobId(1), phase: 300 };
+const CHUNK: ChunkId = ChunkId { table: TableId(1), chunk: 70_000 };
 
 fn to_shard() -> Vec<ToShard> {
     let origin = Origin { job: JobId(1), run: StageRun(1), worker: 3, clock: 70 };
@@ -311,6 +320,12 @@ fn to_shard() -> Vec<ToShard> {
     vec![
         ToShard::Get { origin, sections: sections.clone(), peek: true },
         ToShard::Add { origin, sequence: 300, sections },
+        ToShard::Move(ToReceiver::Offer { of: MOVE, chunks: vec![Offered { id: CHUNK, version: 3 }] }),
+        ToShard::Move(ToReceiver::Chunks {
+            of: MOVE,
+            chunks: vec![ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) }],
+            checksum: u64::MAX,
+        }),
     ]
 }
 
@@ -319,9 +334,13 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_master(), 200_000);
     survives(&from_master(), 200_000);
     survives(&to_slave(), 200_000);
-    survives(&[FromSlave::Ok, FromSlave::Numbers(vec![1.0, f64::NAN, 3.0])], 100_000);
+    let sent = Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300 };
+    let from_slave = [FromSlave::Ok, FromSlave::Numbers(vec![1.0, f64::NAN, 3.0]), FromSlave::Sent(vec![sent])];
+    survives(&from_slave, 100_000);
     survives(&to_shard(), 200_000);
-    survives(&[FromShard::Values, FromShard::Added, FromShard::UnknownKeys], 50_000);
+    let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);
+    let from_shard = [FromShard::Values, FromShard::Added, FromShard::UnknownKeys].into_iter().chain(moved);
+    survives(&from_shard.collect::<Vec<_>>(), 50_000);
     survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);
 }
 

@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
-use flexps_common::report::{Report, StageReport};
+use flexps_common::report::{Report, StageReport, TransferReport};
 use std::ops::Range;
 
 /// A table whose columns `numbers` are aligned to the right.
@@ -123,6 +123,9 @@ pub fn result(report: &Report) -> String {
     if let Some(pace) = pace(&report.stages) {
         lines.push(("pace", pace));
     }
+    if let Some(transfers) = transfers(&report.transfers) {
+        lines.push(("transfers", transfers));
+    }
     let memory = ByteSize(report.peak_memory_bytes).display().si();
     lines.push(("time", format!("{}, at most {memory} of memory in a process", seconds(report.seconds))));
     for note in &report.notes {
@@ -145,6 +148,26 @@ fn pace(runs: &[StageReport]) -> Option<String> {
         bytes => format!(", {} to tell of clocks", ByteSize(bytes).display().si()),
     };
     Some(format!("{} at most {} ahead{conflicts}{told}", most.name, count(most.pace.most_lead, "clock")))
+}
+
+/// How the model went from stage to stage: `10 in 12.0 ms, 1.2 MB; the busiest slave was to carry 4 MB, over all shards 9 MB`.
+fn transfers(transfers: &[TransferReport]) -> Option<String> {
+    if transfers.is_empty() {
+        return None;
+    }
+    let size = |bytes| ByteSize(bytes).display().si().to_string();
+    let sum = |of: fn(&TransferReport) -> u64| size(transfers.iter().map(of).sum());
+    let took: f64 = transfers.iter().map(|t| t.milliseconds).sum();
+    let failed = transfers.iter().filter(|t| t.failed.is_some()).count();
+    let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    Some(format!(
+        "{} in {}, {}{failed}; the busiest slave was to carry {} with them, {} over all shards",
+        transfers.len(),
+        seconds(took / 1e3),
+        sum(|t| t.bytes),
+        sum(|t| t.expected_bytes),
+        sum(|t| t.shards_bytes),
+    ))
 }
 
 /// `3` or `1-3`.

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     fn experiment(texts: &[&str]) -> Experiment {
-        Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect() }
+        Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect(), ..Experiment::default() }
     }
 
     #[test]

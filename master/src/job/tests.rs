@@ -1,5 +1,6 @@
-//! Promises of a job's driver, of its choice of slaves, and of its reading: events in, commands out.
+//! Promises of a job's driver, of its choice of slaves and of its tables' homes, and of its reading: events in, commands out.
 
 mod admission;
 mod driver;
+mod homes;
 mod reading;

@@ -11,7 +11,6 @@ use crate::prepare::Prepared;
 use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, note_overtaken};
 use crate::{assigner, job::Job};
 use flexps_common::Error;
-use flexps_common::home::Transfer;
 use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::report::State;
 use flexps_common::transport::Packet;
@@ -216,7 +215,7 @@ impl Master {
         job.report.notes.extend(experiment::at_start(&job.experiment, &names));
         let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
         job.phase = Phase::Started(Box::new(Started {
-            driver: Driver::new(id, &job.plan, &names, Transfer::Direct),
+            driver: Driver::new(id, &job.plan, &names, job.experiment.transfer),
             opening: slaves.iter().copied().collect(),
             slaves: slaves.clone(),
             readings,

@@ -121,6 +121,8 @@ async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
                     epoch: 0,
                     workers: vec![(me, 1)],
                     scalars: Default::default(),
+                    phase: 1,
+                    homes: Vec::new(),
                 };
                 (Ok(FromSlave::Ok), vec![done(me, &launch, Some(flexps_common::Error::cancelled()))])
             }

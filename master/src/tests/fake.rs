@@ -87,6 +87,7 @@ type Script = Arc<dyn Fn(SlaveId, &ToSlave) -> Reaction + Send + Sync>;
 /// A slave that does all it is told.
 pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
     match message {
+        ToSlave::Move { .. } => (Ok(FromSlave::Sent(Vec::new())), Vec::new()),
         ToSlave::Ops { ops, .. } => (Ok(FromSlave::Numbers(vec![0.0; ops.len()])), Vec::new()),
         ToSlave::Launch(launch) if launch.workers.iter().any(|(id, _)| *id == me) => {
             (Ok(FromSlave::Ok), vec![done(me, launch, None)])
@@ -113,6 +114,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         bytes_received: 2,
         rows: 3,
         pace: Pace::default(),
+        tables: Vec::new(),
     };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }
 }

@@ -3,6 +3,7 @@
 use crate::job::driver::{Command, Driver, Event, STOP_WITHIN};
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
+use flexps_common::home::Transfer;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
@@ -19,7 +20,7 @@ fn at(seconds: u64) -> Duration {
 }
 
 fn driver(plan: &Plan) -> Driver {
-    Driver::new(JobId(7), plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())])
+    Driver::new(JobId(7), plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], Transfer::Direct)
 }
 
 fn input(plan: &mut Plan) -> flexps_common::plan::Input {
@@ -38,6 +39,7 @@ fn outcome(loss: f64) -> Outcome {
         bytes_received: 20,
         rows: 100,
         pace: Pace { worker_waits: vec![loss], lead: vec![4, 2], most_lead: 1, conflicts: 3, control_bytes: 50 },
+        tables: Vec::new(),
     }
 }
 
@@ -94,12 +96,12 @@ fn operations_in_a_row_are_one_message_and_norms_add_up() {
     plan.body.copy(t, u).zero(t).norm2(u, "norm");
     let mut driver = driver(&plan);
     let commands = driver.step(at(0), Event::Opened);
-    let [Command::Ops { run: StageRun(0), count, ops }] = commands.as_slice() else { panic!("{commands:?}") };
+    let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops.len(), 3);
-    let count = *count;
-    assert!(driver.step(at(0), Event::Numbers(S2, count, vec![0.0, 0.0, 9.0])).is_empty());
-    assert!(driver.step(at(0), Event::Numbers(S1, count + 1, vec![0.0])).is_empty(), "an answer of another message");
-    assert_eq!(driver.step(at(0), Event::Numbers(S1, count, vec![0.0, 0.0, 16.0])), [Command::End(Ok(()))]);
+    let phase = *phase;
+    assert!(driver.step(at(0), Event::Numbers(S2, phase, vec![0.0, 0.0, 9.0])).is_empty());
+    assert!(driver.step(at(0), Event::Numbers(S1, phase + 1, vec![0.0])).is_empty(), "an answer of another message");
+    assert_eq!(driver.step(at(0), Event::Numbers(S1, phase, vec![0.0, 0.0, 16.0])), [Command::End(Ok(()))]);
     assert_eq!(driver.progress.scalar("norm", 0.0), 25.0);
 }
 
@@ -146,11 +148,11 @@ fn a_round_that_is_made_again_is_not_counted() {
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
     let commands = run_stage(&mut driver, 1, [5.0, 1.0]);
-    let [Command::Ops { run: StageRun(1), count, ops }] = commands.as_slice() else { panic!("{commands:?}") };
+    let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Copy { from: TableId(0), to: TableId(1) }]);
-    let count = *count;
-    driver.step(at(1), Event::Numbers(S1, count, vec![0.0]));
-    assert_eq!(driver.step(at(1), Event::Numbers(S2, count, vec![0.0])), [Command::Place(0)]);
+    let phase = *phase;
+    driver.step(at(1), Event::Numbers(S1, phase, vec![0.0]));
+    assert_eq!(driver.step(at(1), Event::Numbers(S2, phase, vec![0.0])), [Command::Place(0)]);
     assert_eq!(driver.progress.epoch, 0);
     assert_eq!(run_stage(&mut driver, 2, [0.0, 1.0]), [Command::End(Ok(()))]);
     assert_eq!((driver.epochs.len(), driver.progress.scalar("step", 0.0)), (1, 4.0));
@@ -218,12 +220,12 @@ fn a_model_is_loaded_into_a_table_that_was_set_to_zero() {
     plan.body.load(t, &model, "weights");
     let mut driver = driver(&plan);
     let commands = driver.step(at(0), Event::Opened);
-    let [Command::Ops { count, ops, .. }] = commands.as_slice() else { panic!("{commands:?}") };
+    let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Zero { table: t.id }]);
-    let count = *count;
-    driver.step(at(0), Event::Numbers(S1, count, vec![0.0]));
+    let phase = *phase;
+    driver.step(at(0), Event::Numbers(S1, phase, vec![0.0]));
     let load = Command::Load(LoadSpec { table: t.id, model, tensor: "weights".to_owned() });
-    assert_eq!(driver.step(at(0), Event::Numbers(S2, count, vec![0.0])), [load]);
+    assert_eq!(driver.step(at(0), Event::Numbers(S2, phase, vec![0.0])), [load]);
     assert_eq!(driver.step(at(0), Event::Loaded(Ok(()))), [Command::End(Ok(()))]);
 }
 
@@ -287,6 +289,8 @@ fn a_job_can_be_cancelled_wherever_it_is() {
             Event::Numbers(S1, 1, vec![0.0]),
             Event::Numbers(S2, 1, vec![0.0]),
             Event::Placed(vec![(S1, 1)]),
+            Event::Sent(S1, 2, Ok(Vec::new())),
+            Event::Sent(S2, 2, Ok(Vec::new())),
             Event::StageDone(S1, StageRun(1), outcome(0.0)),
             Event::Facts(InputId(0), Facts::default()),
         ];
@@ -295,15 +299,15 @@ fn a_job_can_be_cancelled_wherever_it_is() {
         }
         driver
     };
-    // Opening, changing tables, waiting for slots, reading: nothing runs that must stop first.
-    for steps in [0, 1, 2, 3, 5] {
+    // Opening, changing tables, waiting for slots, moving the model, reading: nothing runs that must stop first.
+    for steps in [0, 1, 2, 3, 4, 5, 7] {
         let mut driver = to(steps);
         assert_eq!(driver.step(at(1), Event::Fail(Error::cancelled())), [cancelled_copy(&cancelled)], "{steps}");
     }
-    let mut running = to(4);
+    let mut running = to(6);
     let commands = running.step(at(1), Event::Fail(Error::cancelled()));
     assert_eq!(commands, [Command::CancelStage(StageRun(1), vec![S1], "cancelled".to_owned())]);
-    let mut saving = to(6);
+    let mut saving = to(8);
     assert_eq!(saving.step(at(1), Event::Fail(Error::cancelled())), [Command::StopTransfer]);
     assert_eq!(saving.step(at(1), Event::Saved(Err(Error::cancelled()))), [cancelled]);
 }

@@ -1,0 +1,155 @@
+//! Where tables live: what is chosen for which stage, and how a driver brings it about.
+
+use crate::job::driver::{Command, Driver, Event};
+use crate::job::homes::Homes;
+use flexps_common::home::{Home, Transfer};
+use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
+use flexps_common::plan::{Plan, TableOp};
+use flexps_common::report::Way;
+use flexps_common::wire::control::{Launch, Outcome, TableUse};
+use flexps_common::wire::moved::Sent;
+use flexps_common::{Error, Result};
+use std::time::Duration;
+
+const WIDE: u32 = 0;
+const NARROW: u32 = 1;
+const MB: u64 = 1 << 20;
+
+/// What a slave's workers read and wrote of the only table, of which it serves `held`.
+fn used(read: u64, written: u64, held: u64) -> Outcome {
+    let tables = vec![TableUse { read_bytes: read, written_bytes: written, held_bytes: held }];
+    Outcome { tables, ..Outcome::default() }
+}
+
+/// A table of 12 MB on `shards` slaves, after a wide stage on all that read and wrote all of it.
+fn wide(shards: u32) -> Homes {
+    let mut homes = Homes::new(1, shards as usize);
+    assert!(homes.choose(WIDE, &(0..shards).collect::<Vec<_>>()).moved.is_empty());
+    let outcome = used(12 * MB, 12 * MB, 12 * MB / u64::from(shards));
+    homes.ended(WIDE, 1, (0..shards).map(|shard| (shard, &outcome)));
+    homes
+}
+
+#[test]
+fn a_stage_on_one_slave_that_works_on_all_of_a_table_gets_it_and_keeps_it_while_few_others_want_it() {
+    for (shards, goes_back) in [(2, false), (3, false), (6, true)] {
+        let mut homes = wide(shards);
+        let one = Home::on(&[1], shards as usize);
+        let choice = homes.choose(NARROW, &[1]);
+        assert_eq!((choice.homes.as_slice(), choice.moved.as_slice()), (&[one.clone()][..], &[0][..]), "{shards}");
+        let expected = 12.0 * MB as f64 * f64::from(shards - 1) / f64::from(shards);
+        assert!((choice.moving - expected).abs() < 1.0, "{shards}: {choice:?}");
+        assert!(choice.busiest[0] <= choice.busiest[1], "{choice:?}");
+        homes.begin(2, choice.homes);
+        homes.ended(NARROW, 2, [(1, &used(12 * MB, 12 * MB, 12 * MB))].into_iter());
+        assert!(homes.choose(NARROW, &[1]).moved.is_empty(), "it is there");
+        // Many slaves would all go through the one: from some number on the table is spread again.
+        let choice = homes.choose(WIDE, &(0..shards).collect::<Vec<_>>());
+        assert_eq!(!choice.moved.is_empty(), goes_back, "{shards}: {choice:?}");
+        assert_eq!(choice.homes[0] == Home::All, goes_back);
+    }
+}
+
+#[test]
+fn a_stage_that_touches_little_reaches_for_it_over_the_network() {
+    let mut homes = wide(3);
+    homes.ended(NARROW, 2, [(1, &used(1000, 1000, 4 * MB))].into_iter());
+    assert!(homes.choose(NARROW, &[1]).moved.is_empty());
+}
+
+#[test]
+fn a_table_that_nobody_changed_since_goes_back_for_nothing() {
+    let mut homes = wide(6);
+    homes.begin(2, vec![Home::on(&[1], 6)]);
+    homes.ended(NARROW, 2, [(1, &used(12 * MB, 0, 12 * MB))].into_iter());
+    let all: Vec<_> = (0..6).collect();
+    let choice = homes.choose(WIDE, &all);
+    assert_eq!((choice.moving, choice.homes[0].clone()), (0.0, Home::All));
+    homes.operated(3, &[TableOp::Scale { table: TableId(0), by: 2.0 }]);
+    assert!(homes.choose(WIDE, &all).moving > 11.9 * MB as f64 * 5.0 / 6.0);
+}
+
+const S1: SlaveId = SlaveId(1);
+const S2: SlaveId = SlaveId(2);
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A driver on two slaves whose table was just written by a wide stage, and that has asked for slots for a narrow one.
+fn driver(transfer: Transfer) -> Driver {
+    let mut plan = Plan::default();
+    plan.table::<f32>("w", 1);
+    plan.body.stage("wide", |_| Ok(()));
+    plan.body.stage("narrow", |_| Ok(()));
+    let mut driver = Driver::new(JobId(7), &plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], transfer);
+    driver.step(at(0), Event::Opened);
+    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)]));
+    for slave in [S1, S2] {
+        driver.step(at(0), Event::StageDone(slave, StageRun(1), used(12 * MB, 12 * MB, 6 * MB)));
+    }
+    driver
+}
+
+fn launched(commands: &[Command]) -> &Launch {
+    let [Command::Launch(launch)] = commands else { panic!("{commands:?}") };
+    launch
+}
+
+fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
+    Ok(vec![Sent { to, chunks: bytes / 1000, bytes, kept: 0 }])
+}
+
+#[test]
+fn the_model_moves_before_the_stage_starts_and_the_report_says_how() {
+    let mut driver = driver(Transfer::Direct);
+    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    let [Command::Move { phase: 2, homes, .. }] = commands.as_slice() else { panic!("{commands:?}") };
+    assert_eq!(*homes, [Home::Some(vec![1])]);
+    assert!(driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000))).is_empty());
+    assert!(driver.step(at(2), Event::Sent(S2, 1, Ok(vec![]))).is_empty(), "an answer to another move");
+    let commands = driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
+    assert_eq!((launched(&commands).phase, &launched(&commands).homes), (2, &vec![Home::Some(vec![1])]));
+    let [report] = driver.transfers.as_slice() else { panic!("{:?}", driver.transfers) };
+    assert_eq!((report.stage.as_str(), report.tables.as_slice()), ("narrow", &["w".to_owned()][..]));
+    assert_eq!((report.from.join(" "), report.to.join(" "), report.way), ("h1 h2".into(), "h2".into(), Way::Gather));
+    assert_eq!((report.bytes, report.chunks, report.milliseconds, &report.failed), (5000, 5, 2000.0, &None));
+    assert!(report.shards_milliseconds.unwrap() > 0.0);
+}
+
+#[test]
+fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_runs() {
+    for hangs in [false, true] {
+        let mut driver = driver(Transfer::Direct);
+        driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+        let commands = if hangs {
+            driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])));
+            assert!(driver.step(at(10), Event::Tick).is_empty());
+            driver.step(at(20), Event::Tick)
+        } else {
+            driver.step(at(2), Event::Sent(S1, 2, Err(Error::cluster("no way to h2"))));
+            driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])))
+        };
+        assert_eq!(launched(&commands).homes, [Home::All]);
+        let why = if hangs { "slave s1 (h1) did not send its part in time" } else { "no way to h2" };
+        assert_eq!((driver.transfers[0].failed.as_deref(), driver.transfers[0].way), (Some(why), Way::Stayed));
+        assert!(driver.step(at(21), Event::Sent(S1, 2, sent(S2, 5000))).is_empty(), "too late");
+    }
+}
+
+#[test]
+fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
+    let mut driver = driver(Transfer::Direct);
+    driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    let commands = driver.step(at(2), Event::Gone(S1, Error::cluster("slave s1 (h1) is gone")));
+    let [Command::End(Err(e))] = commands.as_slice() else { panic!("{commands:?}") };
+    assert_eq!(e.message, "slave s1 (h1) is gone");
+}
+
+#[test]
+fn without_direct_transfer_tables_stay_on_all_slaves() {
+    let mut driver = driver(Transfer::Kv);
+    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    assert_eq!(launched(&commands).homes, [Home::All]);
+    assert!(driver.transfers.is_empty());
+}
