@@ -160,6 +160,7 @@ mod tests {
             stopped: None,
             epochs: Vec::new(),
             stages,
+            transfers: Vec::new(),
             read,
             model: None,
             peak_memory_bytes: 0,
