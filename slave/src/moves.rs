@@ -61,9 +61,8 @@ impl Way {
         let link = job.link(shard)?;
         let mut left = VecDeque::new();
         let offers: Vec<_> = offered.chunks(OFFER).collect();
-        let asked = offers.iter().map(|chunks| {
-            link.ask(ToReceiver::Offer { of, chunks: chunks.to_vec() }, Default::default())
-        });
+        let asked =
+            offers.iter().map(|chunks| link.ask(ToReceiver::Offer { of, chunks: chunks.to_vec() }, Default::default()));
         for (chunks, asked) in offers.iter().zip(asked.collect::<Result<Vec<_>>>()?) {
             let FromReceiver::Wanted(places) = answer(asked)? else {
                 return Err(Error::bug("a slave was offered chunks and says that it has them"));
@@ -136,4 +135,3 @@ fn answer(pending: Pending) -> Result<FromReceiver> {
         other => Err(Error::bug(format!("a slave answered {other:?} to chunks"))),
     }
 }
-

@@ -4,11 +4,11 @@
 //! dropped when another phase begins. A chunk that comes late finds its phase begun and is refused.
 
 use crate::kv::{Shard, Staged};
+use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::wire::body::BodyReader;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
-use bytes::Bytes;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use xxhash_rust::xxh3::xxh3_64;

@@ -5,7 +5,7 @@ use super::announced::Announced;
 use super::body::{BodyReader, BodyWriter};
 use super::control::{
     FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
-    Split, ToMaster, ToSlave, TableUse,
+    Split, TableUse, ToMaster, ToSlave,
 };
 use super::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use super::lists::{KeyMemory, Keys};

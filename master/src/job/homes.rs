@@ -58,8 +58,7 @@ impl Homes {
     /// Where a stage with workers on these slaves, which rise, is to find the tables.
     pub fn choose(&self, stage: u32, workers: &[u32]) -> Choice {
         let near = Home::on(workers, self.shards);
-        let mut choice =
-            Choice { homes: self.homes.clone(), moved: Vec::new(), busiest: [0.0; 2], moving: 0.0 };
+        let mut choice = Choice { homes: self.homes.clone(), moved: Vec::new(), busiest: [0.0; 2], moving: 0.0 };
         let (mut loads, mut shard_loads) = (vec![0.0; self.shards], vec![0.0; self.shards]);
         for (table, now) in self.homes.iter().enumerate() {
             let uses = self.used(stage, table, workers);

@@ -135,7 +135,8 @@ impl Master {
         self.books.gone(id, now);
         self.log.push(&Record::Gone { at: now.as_secs_f64(), slave: id });
         for job in self.jobs.iter().filter(|(_, j)| j.uses(id)).map(|(id, _)| *id).collect::<Vec<_>>() {
-            let place = self.jobs.get_mut(&job).and_then(Job::started).map(|s| s.driver.whereabouts()).unwrap_or_default();
+            let place =
+                self.jobs.get_mut(&job).and_then(Job::started).map(|s| s.driver.whereabouts()).unwrap_or_default();
             self.step(job, Step::Gone(id, Error::cluster(format!("{called} is gone ({why}) {place}"))), now);
         }
         self.unplaced = true;

@@ -167,7 +167,8 @@ impl<T: Stage> Table<T> {
             (Data::Sparse { places, values }, Some(count)) => {
                 let keys = body.values(Type::U32, count as usize)?;
                 let keys = u32::values(&keys).ok_or_else(wrong)?;
-                if keys.len() as u64 > self.chunk_keys() || keys.iter().any(|key| u64::from(*key) >= self.chunk_keys()) {
+                if keys.len() as u64 > self.chunk_keys() || keys.iter().any(|key| u64::from(*key) >= self.chunk_keys())
+                {
                     return Err(wrong());
                 }
                 places.extend(keys.iter().enumerate().map(|(i, key)| (*key, i * self.width())));

@@ -5,7 +5,8 @@
 //! model asks for announced keys, no others are read or updated.
 
 use super::cut::{self, Cutter, Item, Message};
-use super::link::UnderWay;
+use super::items::{check_len, check_out, describe};
+use super::link::{Queue, UnderWay};
 use super::run::{Run, Source, Update};
 use super::slices;
 use super::slow::Slow;
@@ -19,7 +20,7 @@ use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, TableId};
 use flexps_common::transport::Packet;
-use flexps_common::value::{OwnedValues, Type, Values, ValuesMut};
+use flexps_common::value::{OwnedValues, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
@@ -82,27 +83,6 @@ struct Read {
     local: Vec<(usize, Range<usize>)>,
     waiting: VecDeque<Message>,
     under_way: Queue,
-}
-
-/// Messages under way, in order of sending.
-#[derive(Default)]
-struct Queue {
-    messages: VecDeque<UnderWay>,
-    /// Of their values, sent or asked for.
-    bytes: usize,
-}
-
-impl Queue {
-    fn push(&mut self, message: UnderWay) {
-        self.bytes += message.values();
-        self.messages.push_back(message);
-    }
-
-    fn pop(&mut self) -> Option<UnderWay> {
-        let message = self.messages.pop_front()?;
-        self.bytes -= message.values();
-        Some(message)
-    }
 }
 
 impl Engine {
@@ -183,7 +163,6 @@ impl Engine {
     fn origin(&self) -> Origin {
         Origin { job: self.job.id, run: self.run.id, worker: self.place.index as u32, clock: self.clock }
     }
-
 
     /// Sends messages of a read while there is room.
     fn send(&mut self, peek: bool, queue: &mut Queue, mut more: impl FnMut() -> Option<Message>) -> Result<()> {
@@ -321,36 +300,6 @@ impl Engine {
         self.counters.waited += start.elapsed();
         result
     }
-}
-
-/// The tables and homes of a request's keys.
-fn describe<'a>(job: &'a OpenJob, run: &'a Run, items: &[(TableId, Keys<'a>)]) -> Result<Vec<Item<'a>>> {
-    let item = |(table, keys): &(TableId, Keys<'a>)| {
-        let spec = job.shard.spec(*table)?;
-        Ok(Item { table: *table, spec, keys: *keys, home: run.home(*table) })
-    };
-    items.iter().map(item).collect()
-}
-
-fn check_out(items: &[Item<'_>], out: &[ValuesMut<'_>]) -> Result<()> {
-    if out.len() != items.len() {
-        return Err(Error::bug(format!("{} slices for a read of {} tables", out.len(), items.len())));
-    }
-    items.iter().zip(out).try_for_each(|(item, out)| check_len(item, out.len(), out.kind()))
-}
-
-fn check_len(item: &Item<'_>, len: usize, kind: Type) -> Result<()> {
-    let spec = item.spec;
-    if len == item.keys.len() * spec.width as usize && kind == spec.element {
-        return Ok(());
-    }
-    Err(Error::bug(format!(
-        "{len} values of {kind:?} for {} keys of table {}, which has {} of {:?} per key",
-        item.keys.len(),
-        spec.name,
-        spec.width,
-        spec.element
-    )))
 }
 
 /// A copy of an update that its shard keeps.

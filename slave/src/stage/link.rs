@@ -15,6 +15,7 @@ use flexps_common::wire::control::Peer;
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use flexps_common::wire::lists::SentLists;
 use flexps_common::wire::moved::ToReceiver;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// How long a shard may take for an answer. A read waits no longer than clock messages are under way, so whoever is
@@ -175,5 +176,28 @@ impl UnderWay {
         }
         body.end()?;
         Ok(None)
+    }
+}
+
+/// Messages under way, in order of sending.
+#[derive(Default)]
+pub struct Queue {
+    messages: VecDeque<UnderWay>,
+    /// Of their values, sent or asked for.
+    pub bytes: usize,
+}
+
+impl Queue {
+    /// Adds a message that was just sent.
+    pub fn push(&mut self, message: UnderWay) {
+        self.bytes += message.values();
+        self.messages.push_back(message);
+    }
+
+    /// Takes the message that was sent first.
+    pub fn pop(&mut self) -> Option<UnderWay> {
+        let message = self.messages.pop_front()?;
+        self.bytes -= message.values();
+        Some(message)
     }
 }

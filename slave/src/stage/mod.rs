@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod cut;
+pub mod items;
 pub mod launch;
 pub mod link;
 pub mod pool;

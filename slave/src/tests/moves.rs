@@ -155,10 +155,10 @@ async fn what_did_not_change_and_what_stays_is_not_sent() {
     let mut cluster = open().await;
     cluster.run(0, &[1, 1, 1]).await;
     let bytes = |sent: Vec<Result<Vec<flexps_common::wire::moved::Sent>>>| {
-        sent.into_iter().flat_map(Result::unwrap).map(|sent| (sent.bytes, sent.chunks, sent.kept)).fold(
-            (0, 0, 0),
-            |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2),
-        )
+        sent.into_iter()
+            .flat_map(Result::unwrap)
+            .map(|sent| (sent.bytes, sent.chunks, sent.kept))
+            .fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2))
     };
     let one = all_at(&Home::on(&[1], 3));
     let (first, chunks, kept) = bytes(cluster.move_to(&one).await);

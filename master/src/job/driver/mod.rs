@@ -19,8 +19,8 @@ use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{EpochReport, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::wire::moved::Sent;
-use moving::Moving;
 use flexps_common::{Error, Result};
+use moving::Moving;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -408,7 +408,8 @@ impl Driver {
     }
 
     fn stage_ended(&mut self, now: Duration) {
-        let Phase::Running { stage, phase, since, workers, done, .. } = std::mem::replace(&mut self.phase, Phase::Opening)
+        let Phase::Running { stage, phase, since, workers, done, .. } =
+            std::mem::replace(&mut self.phase, Phase::Opening)
         else {
             return;
         };
