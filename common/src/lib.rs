@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod model;
 pub mod pace;
 pub mod plan;
+pub mod prefetch;
 pub mod random;
 pub mod report;
 pub mod scheduling;

@@ -15,7 +15,6 @@ mod newton;
 mod objective;
 mod order;
 pub mod parts;
-mod prefetch;
 pub mod rules;
 mod sample;
 pub mod sdca;

@@ -19,8 +19,8 @@
 //! Invariant: the steps in `Slot::seen` never exceed `steps`; after [`Replica::settle`] all are equal to it.
 
 use crate::logistic::slope;
-use crate::prefetch::prefetch;
 use flexps_common::data::Block;
+use flexps_common::prefetch::prefetch;
 use std::ops::Range;
 
 /// What a step needs of one feature, on a quarter of a cache line.

@@ -6,9 +6,55 @@ use super::function::Apply;
 use super::memory::{Memory, Values};
 use flexps_common::ids::Key;
 use flexps_common::plan::Storage;
+use flexps_common::prefetch::prefetch;
 use flexps_common::value::Element;
+use parking_lot::{Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Keys between one that is worked on and one whose values are asked for: enough to keep all of the processor's reads of
+/// memory busy.
+pub(super) const AHEAD: usize = 128;
+
+/// A chunk of a table on this shard: served here, or left from when it was.
+pub(super) struct Chunk<T> {
+    /// Address of a dense chunk's first value, to be asked for without the lock; 0 for a sparse one.
+    start: AtomicUsize,
+    data: Mutex<Data<T>>,
+    /// The phase in which it was last changed, wherever it lived then; 0 for zeros that nobody wrote.
+    pub(super) version: AtomicU64,
+}
+
+impl<T: Element> Chunk<T> {
+    /// A chunk of zeros.
+    pub(super) fn new(zeros: Data<T>) -> Self {
+        Self { start: AtomicUsize::new(zeros.start()), data: Mutex::new(zeros), version: AtomicU64::new(0) }
+    }
+
+    /// From now on the values are `data`.
+    pub(super) fn replace(&self, data: Data<T>) {
+        let mut held = self.lock();
+        self.start.store(data.start(), Ordering::Relaxed);
+        *held = data;
+    }
+
+    /// The chunk's values, for one thread at a time.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Data<T>> {
+        self.data.lock()
+    }
+
+    /// Asks for the values of keys of this chunk that are worked on next; of many, the first ones.
+    #[inline]
+    pub(super) fn ask(&self, mask: Key, width: usize, keys: &[Key]) {
+        let start = self.start.load(Ordering::Relaxed);
+        if start != 0 {
+            for key in keys.iter().take(AHEAD) {
+                prefetch((start + (key & mask) as usize * width * size_of::<T>()) as *const T);
+            }
+        }
+    }
+}
 
 /// Values of `keys` keys, `width` elements each.
 pub(super) enum Data<T> {
@@ -31,6 +77,14 @@ impl<T: Element> Data<T> {
         }
     }
 
+    /// The address of the first value of a dense chunk, else 0.
+    fn start(&self) -> usize {
+        match self {
+            Data::Dense(values) => values.as_ptr().addr(),
+            Data::Sparse { .. } => 0,
+        }
+    }
+
     /// Reads keys of this chunk; `mask` takes a key to its place.
     #[inline]
     pub(super) fn get(&self, mask: Key, width: usize, keys: &[Key], out: &mut [T]) {
@@ -38,7 +92,13 @@ impl<T: Element> Data<T> {
             Data::Dense(data) if width == 1 => {
                 // The length is a function of the mask, so that no index needs a check.
                 let data = &data[..=mask as usize];
-                for (out, key) in out.iter_mut().zip(keys) {
+                let (ready, last) = keys.split_at(keys.len().saturating_sub(AHEAD));
+                let (out, last_out) = out.split_at_mut(ready.len());
+                for ((out, key), next) in out.iter_mut().zip(ready).zip(keys.iter().skip(AHEAD)) {
+                    prefetch(&data[(next & mask) as usize]);
+                    *out = data[(key & mask) as usize];
+                }
+                for (out, key) in last_out.iter_mut().zip(last) {
                     *out = data[(key & mask) as usize];
                 }
             }

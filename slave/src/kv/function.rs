@@ -3,9 +3,11 @@
 //! Invariant: a function is compiled for each element type and for scattered as for consecutive keys, so a user's own
 //! function runs as fast as a built-in one.
 
+use super::chunk::AHEAD;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
 use flexps_common::plan::TableSpec;
+use flexps_common::prefetch::prefetch;
 use flexps_common::update::{Adagrad, Ftrl};
 use flexps_common::value::{Element, Type};
 use std::collections::BTreeMap;
@@ -34,7 +36,13 @@ impl<T: Element, U: Update> Apply<T> for U {
         if width == 1 {
             // The length is a function of the mask, so that no index needs a check.
             let chunk = &mut chunk[..=mask as usize];
-            for (key, update) in keys.iter().zip(update) {
+            let (ready, last) = keys.split_at(keys.len().saturating_sub(AHEAD));
+            let (update, last_update) = update.split_at(ready.len());
+            for ((key, update), next) in ready.iter().zip(update).zip(keys.iter().skip(AHEAD)) {
+                prefetch(&chunk[(next & mask) as usize]);
+                self.apply(std::slice::from_mut(&mut chunk[(key & mask) as usize]), std::slice::from_ref(update));
+            }
+            for (key, update) in last.iter().zip(last_update) {
                 self.apply(std::slice::from_mut(&mut chunk[(key & mask) as usize]), std::slice::from_ref(update));
             }
             return;

@@ -42,7 +42,7 @@ impl Shard {
                 Ok(0.0)
             }
             TableOp::Norm2 { table, .. } => Ok(with_table!(self.table(*table)?, t => {
-                t.own_chunks().map(|(_, chunk)| chunk.data.lock().norm2(t.width())).sum()
+                t.own_chunks().map(|(_, chunk)| chunk.lock().norm2(t.width())).sum()
             })),
         }
     }
@@ -51,7 +51,7 @@ impl Shard {
 impl<T: Element> Table<T> {
     fn change_all(&self, mut change: impl FnMut(&mut Data<T>)) {
         for (_, chunk) in self.own_chunks() {
-            change(&mut chunk.data.lock());
+            change(&mut chunk.lock());
             self.changed(chunk);
         }
     }
@@ -61,15 +61,15 @@ impl<T: Element> Table<T> {
         self.place(from.placement());
         for (number, chunk) in self.own_chunks() {
             if from.find(number).is_none() {
-                chunk.data.lock().zero();
+                chunk.lock().zero();
                 self.changed(chunk);
             }
         }
         for (number, chunk) in from.own_chunks() {
             let target = self.made(number);
             // The two tables differ, and nobody else ever holds two chunks: no order of locks is needed.
-            let source = chunk.data.lock();
-            target.data.lock().copy(&source, self.width());
+            let source = chunk.lock();
+            target.lock().copy(&source, self.width());
             self.changed(target);
         }
     }

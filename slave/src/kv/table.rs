@@ -2,26 +2,19 @@
 //!
 //! Invariant: the directory only grows; a chunk's address never changes, so finding one takes no lock.
 
-use super::chunk::Data;
+use super::chunk::{AHEAD, Chunk, Data};
 use super::function::Apply;
 use super::memory::Memory;
 use super::placement::{Keys, Placement};
 use flexps_common::error::{Error, Result};
 use flexps_common::plan::{Storage, TableSpec};
 use flexps_common::value::Element;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Most elements per key: one key's values still fit a message.
 const WIDEST: u32 = 1 << 20;
-
-/// A chunk of a table on this shard: served here, or left from when it was.
-pub(super) struct Chunk<T> {
-    pub(super) data: Mutex<Data<T>>,
-    /// The phase in which it was last changed, wherever it lived then; 0 for zeros that nobody wrote.
-    pub(super) version: AtomicU64,
-}
 
 type Page<T> = Box<[OnceLock<Box<Chunk<T>>>]>;
 
@@ -77,44 +70,74 @@ impl<T: Element> Table<T> {
     pub(super) fn get(&self, keys: Keys<'_>, mut out: &mut [T]) -> Result<()> {
         self.check_len(keys, out.len())?;
         let mask = self.mask();
-        let placement = self.placement();
-        let mut rest = keys;
-        while let Some((chunk, run, next)) = rest.split_run(self.shift) {
-            self.check_owner(&placement, chunk)?;
+        let runs = self.runs(keys)?;
+        let mut next = runs.iter();
+        let mut ahead = 0;
+        for (chunk, run) in &runs {
+            self.ask(&mut next, &mut ahead, run.len());
             let (part, after) = out.split_at_mut(run.len() * self.width);
-            match (self.find(chunk), run) {
+            match (self.find(*chunk), *run) {
                 (None, _) => part.fill(T::default()),
-                (Some(chunk), Keys::List(keys)) => chunk.data.lock().get(mask, self.width, keys, part),
+                (Some(chunk), Keys::List(keys)) => chunk.lock().get(mask, self.width, keys, part),
                 (Some(chunk), Keys::Range { start, count }) => {
                     let at = (start & mask) as usize;
-                    chunk.data.lock().get_range(at..at + count as usize, self.width, part);
+                    chunk.lock().get_range(at..at + count as usize, self.width, part);
                 }
             }
-            (rest, out) = (next, after);
+            out = after;
         }
         Ok(())
     }
 
     /// Updates `width` values per key: all of them or, with an error, none.
     pub(super) fn add(&self, keys: Keys<'_>, mut values: &[T]) -> Result<()> {
-        self.check(keys, values.len())?;
+        self.check_len(keys, values.len())?;
         let (mask, function) = (self.mask(), self.function.as_ref());
-        let mut rest = keys;
-        while let Some((chunk, run, next)) = rest.split_run(self.shift) {
+        let runs = self.runs(keys)?;
+        let mut next = runs.iter();
+        let mut ahead = 0;
+        for (chunk, run) in &runs {
+            self.ask(&mut next, &mut ahead, run.len());
             let (part, after) = values.split_at(run.len() * self.width);
-            let chunk = self.made(chunk);
-            let mut data = chunk.data.lock();
+            let chunk = self.made(*chunk);
+            let mut data = chunk.lock();
             self.changed(chunk);
-            match run {
+            match *run {
                 Keys::List(keys) => data.add(mask, self.width, keys, part, function),
                 Keys::Range { start, count } => {
                     let at = (start & mask) as usize;
                     data.add_range(at..at + count as usize, self.width, part, function);
                 }
             }
-            (rest, values) = (next, after);
+            values = after;
         }
         Ok(())
+    }
+
+    /// A request's runs of keys, each of one chunk; an error when a chunk is served elsewhere.
+    fn runs<'a>(&self, keys: Keys<'a>) -> Result<Vec<(u32, Keys<'a>)>> {
+        let placement = self.placement();
+        let (mut runs, mut rest) = (Vec::new(), keys);
+        while let Some((chunk, run, next)) = rest.split_run(self.shift) {
+            self.check_owner(&placement, chunk)?;
+            runs.push((chunk, run));
+            rest = next;
+        }
+        Ok(runs)
+    }
+
+    /// Before a run of `len` keys is worked on: asks for the values of so many of the `next` runs that [`AHEAD`] keys
+    /// behind it are on their way. `ahead` counts those that are asked for and not worked on.
+    fn ask<'a>(&self, next: &mut impl Iterator<Item = &'a (u32, Keys<'a>)>, ahead: &mut usize, len: usize) {
+        while *ahead < len + AHEAD
+            && let Some((chunk, run)) = next.next()
+        {
+            if let (Keys::List(keys), Some(chunk)) = (run, self.find(*chunk)) {
+                chunk.ask(self.mask(), self.width, keys);
+            }
+            *ahead += run.len();
+        }
+        *ahead -= len;
     }
 
     /// Whether a request for `keys` with `len` values can be served.
@@ -158,7 +181,7 @@ impl<T: Element> Table<T> {
         let page = self.pages[(chunk >> self.page_shift) as usize]
             .get_or_init(|| (0..1usize << self.page_shift).map(|_| OnceLock::new()).collect());
         page[self.in_page(chunk)]
-            .get_or_init(|| Box::new(Chunk { data: Mutex::new(self.zeros()), version: AtomicU64::new(0) }))
+            .get_or_init(|| Box::new(Chunk::new(self.zeros())))
     }
 
     /// A chunk's values before anybody wrote to it.
