@@ -97,11 +97,20 @@ impl BodyWriter {
     }
 
     fn append(&mut self, bytes: &[u8]) {
+        // Up to the end of a word that was begun, then whole words, which need no zeros first, then what is left.
+        let (begun, bytes) = bytes.split_at(bytes.len().min(self.len.next_multiple_of(8) - self.len));
+        let (words, rest) = bytes.as_chunks::<8>();
         let start = self.len;
-        self.len += bytes.len();
-        self.words.resize(self.len.div_ceil(8), 0);
-        let all: &mut [u8] = bytemuck::cast_slice_mut(&mut self.words);
-        all[start..self.len].copy_from_slice(bytes);
+        self.len += begun.len();
+        bytemuck::cast_slice_mut::<_, u8>(&mut self.words)[start..self.len].copy_from_slice(begun);
+        self.words.extend(words.iter().map(|word| u64::from_ne_bytes(*word)));
+        self.len += 8 * words.len();
+        if !rest.is_empty() {
+            let mut last = [0; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            self.words.push(u64::from_ne_bytes(last));
+            self.len += rest.len();
+        }
     }
 }
 

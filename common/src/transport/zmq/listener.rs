@@ -33,6 +33,8 @@ const MEMORY: Duration = Duration::from_secs(60);
 const URGED: usize = 16;
 /// Greetings under way.
 const GREETINGS: usize = 1024;
+/// Bytes of a request that the loop may begin itself.
+const SHORT: usize = 16 << 10;
 /// Messages that are taken before the loop looks at what else there is.
 const BURST: usize = 64;
 
@@ -347,14 +349,21 @@ impl Shared {
     }
 }
 
-/// Starts a session's next request, if it may. It waits in `last`; the one that waited there becomes a task.
+/// Starts a session's next request, if it may. A short one waits in `last`, and the one that waited there becomes a task;
+/// so does a long one at once, so that the next is read meanwhile.
 fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool, last: &mut Option<BoxFuture<'static, ()>>) -> bool {
     let next = known.cell.lock().session.next(shared.options.answers, urge);
     let Some((id, packet)) = next else { return false };
     if let Some(before) = last.take() {
         shared.runtime.spawn(before);
     }
-    *last = Some(start(shared.clone(), known.cell.clone(), known.connection, id, packet));
+    let long = packet.len() > SHORT;
+    let request = start(shared.clone(), known.cell.clone(), known.connection, id, packet);
+    if long {
+        shared.runtime.spawn(request);
+    } else {
+        *last = Some(request);
+    }
     true
 }
 
