@@ -180,8 +180,7 @@ impl<T: Element> Table<T> {
     pub(super) fn made(&self, chunk: u32) -> &Chunk<T> {
         let page = self.pages[(chunk >> self.page_shift) as usize]
             .get_or_init(|| (0..1usize << self.page_shift).map(|_| OnceLock::new()).collect());
-        page[self.in_page(chunk)]
-            .get_or_init(|| Box::new(Chunk::new(self.zeros())))
+        page[self.in_page(chunk)].get_or_init(|| Box::new(Chunk::new(self.zeros())))
     }
 
     /// A chunk's values before anybody wrote to it.
