@@ -69,7 +69,7 @@ pub struct Common {
     pub seed: u64,
 
     /// What workers must see of one another: bsp, ssp, ssp:STALENESS, asp, sparse-ssp or sparse-ssp:STALENESS:SPECULATION
-    /// (lr by sgd alone; 2:8 unless given)
+    /// (2:8 unless given; svrg's workers touch all of their features at each clock, so there it is ssp:STALENESS)
     #[arg(long, default_value = "bsp", value_name = "MODEL")]
     pub consistency: Model,
 

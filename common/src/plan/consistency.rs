@@ -32,4 +32,13 @@ impl Consistency {
             _ => None,
         }
     }
+
+    /// What this comes to for workers whose clocks all touch the same keys: no clock may be passed for its keys, so none
+    /// need be announced.
+    pub fn of_same_keys(self) -> Self {
+        match self {
+            Self::SparseSsp { staleness, .. } => Self::Ssp { staleness },
+            other => other,
+        }
+    }
 }

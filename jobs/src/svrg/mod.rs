@@ -10,7 +10,7 @@ mod replica;
 mod stochastic;
 
 use crate::first::First;
-use crate::flags::{self, Common, Model, Step};
+use crate::flags::{self, Common, Step};
 use crate::objective;
 use crate::parts::Parts;
 use crate::rules::Rules;
@@ -20,11 +20,11 @@ use crate::step::Growth;
 use crate::validation;
 use crate::vector::Vector;
 use clap::Args;
+use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
 use flexps_common::plan::{Consistency, Flow, Plan, Threads};
 use flexps_common::worker::Worker;
-use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use stochastic::Stochastic;
 
@@ -80,12 +80,6 @@ impl Job for Svrg {
     fn plan(&self, plan: &mut Plan) -> Result<()> {
         let flags = &self.common;
         flags.check()?;
-        if let Model::SparseSsp(..) = flags.consistency {
-            return Err(Error::user(
-                "svrg's workers touch all of their features at every clock, so none could go ahead: --consistency must be \
-                 bsp, ssp or asp",
-            ));
-        }
         let inputs = flags.inputs(plan)?;
         let rows = inputs.rows;
         let mut vector = |name| Vector::new(plan, name, flags.bias);
@@ -137,7 +131,8 @@ impl Job for Svrg {
             seed: flags.seed,
         };
         let (rules, growth) = (Rules::new(flags), Growth::new(self.step, GROW));
-        let consistency = flags.consistency();
+        // A merge touches all features of a worker.
+        let consistency = flags.consistency().of_same_keys();
         steps.repeat(flags.epochs, |epoch| {
             epoch
                 .stage("stochastic", move |worker| stochastic.run(worker))

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
+use crate::flags::Model;
 use flexps_common::data::Block;
-use flexps_common::error::Fault;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
 
@@ -171,11 +171,13 @@ fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
 }
 
 #[test]
-fn sparse_ssp_is_refused_with_the_models_that_it_takes() {
+fn sparse_ssp_is_ssp_for_workers_that_touch_all_of_their_features() {
     let mut sparse = job();
-    sparse.common.consistency = Model::SparseSsp(2, 8);
-    let error = DynJob::plan(&sparse).err().unwrap();
-    assert!(error.fault == Fault::User && error.message.ends_with("must be bsp, ssp or asp"), "{error}");
+    sparse.common.consistency = Model::SparseSsp(3, 8);
+    let plan = DynJob::plan(&sparse).unwrap();
+    let stochastic = plan.stages().into_iter().find(|stage| stage.name == "stochastic").unwrap();
+    assert_eq!(stochastic.consistency, Consistency::Ssp { staleness: 3 });
+    run(Host::new(), &sparse, &Rows::sparse(15).blocks(2));
 }
 
 #[test]
