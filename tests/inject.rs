@@ -1,5 +1,6 @@
 //! Slowness that is put in: it shows where it should, and changes nothing else.
 
+use crate::support::optimum::optimum;
 use crate::support::{Cluster, Rows, flexps, folder, model};
 
 /// Mini-batches under BSP: each clock waits for the slowest.
@@ -72,4 +73,25 @@ fn what_cannot_be_put_in_is_refused_or_noted() {
     let report = run.json();
     let absent = "no worker 2 was slowed: no stage had more than 2 workers, counted from 0";
     assert!(notes(&report).contains(&absent), "{}", report["notes"]);
+}
+
+#[test]
+fn svrg_and_lr_reach_1e_4_beside_a_straggler_under_all_four_models() {
+    let cluster = Cluster::start(2, 1);
+    let rows = Rows::generate(43, 4000, 120, 14);
+    let path = rows.write(cluster.folder(), "rows");
+    let (least, _) = optimum(&rows, 1.0 / 4000.0);
+    let lr = ["lr", "--solver", "sgd", "--optimizer", "saga", "--batch", "10"];
+    for job in [&["svrg"][..], &lr] {
+        for model in ["bsp", "ssp:2", "asp", "sparse-ssp:2:8"] {
+            let run = cluster.ask(["run"]).args(job).args(["--epochs", "25", "--tolerance", "0"]);
+            let run = run.args(["--consistency", model, "--inject", "slow:worker=1,factor=4"]);
+            let report = run.arg("--input").arg(&path).json();
+            let gap = report["objective"].as_f64().unwrap() / least - 1.0;
+            assert!((-1e-7..1e-4).contains(&gap), "{} under {model}: {gap:.2e} above the optimum", job[0]);
+            let stage = if job[0] == "svrg" { "stochastic" } else { "train" };
+            let waits = waits(&report, stage);
+            assert!(model == "asp" || waits[0] > waits[1], "{} under {model}: {waits:?} s waited", job[0]);
+        }
+    }
 }

@@ -19,7 +19,10 @@ pub struct Pace {
     pub most_lead: u64,
     /// How often a worker at one clock met the keys of an unfinished one of a slower worker, or slower slave, and waited.
     pub conflicts: u64,
-    /// Bytes that slaves sent one another to tell of clocks and their keys.
+    /// Messages that slaves sent one another to tell of clocks and their keys: one to each for a clock, however many
+    /// workers they have.
+    pub control_messages: u64,
+    /// Bytes of these messages.
     pub control_bytes: u64,
 }
 
@@ -43,6 +46,7 @@ impl Pace {
         self.lead.iter_mut().zip(&other.lead).for_each(|(sum, count)| *sum += count);
         self.most_lead = self.most_lead.max(other.most_lead);
         self.conflicts += other.conflicts;
+        self.control_messages += other.control_messages;
         self.control_bytes += other.control_bytes;
     }
 }

@@ -54,6 +54,8 @@ pub fn stream(worker: &Worker<'_>, part: usize) -> u64 {
 pub struct Group {
     /// The block.
     pub block: Arc<Block>,
+    /// Its place in the part.
+    pub at: usize,
     /// First row.
     pub from: usize,
     /// Behind the last row.
@@ -65,7 +67,7 @@ pub struct Order {
     rng: ChaCha8Rng,
     blocks: Vec<usize>,
     grouping: Grouping,
-    window: Vec<Arc<Block>>,
+    window: Vec<(usize, Arc<Block>)>,
     /// Block in the window, first row, last row + 1.
     groups: Vec<(u32, u32, u32)>,
 }
@@ -84,8 +86,8 @@ impl Order {
     pub fn next(&mut self, worker: &mut Worker<'_>, part: &Part) -> Result<Option<Group>> {
         loop {
             if let Some((block, from, to)) = self.groups.pop() {
-                let block = self.window[block as usize].clone();
-                return Ok(Some(Group { block, from: from as usize, to: to as usize }));
+                let (at, block) = self.window[block as usize].clone();
+                return Ok(Some(Group { block, at, from: from as usize, to: to as usize }));
             }
             if self.blocks.is_empty() {
                 return Ok(None);
@@ -99,10 +101,10 @@ impl Order {
                     return Err(Error::bug(format!("block {at} has a feature that is not in its key map")));
                 }
                 bytes += block.bytes();
-                self.window.push(block);
+                self.window.push((at, block));
             }
-            for (at, block) in self.window.iter().enumerate() {
-                self.groups.extend(self.grouping.cut(block).map(|(from, to)| (at as u32, from, to)));
+            for (place, (_, block)) in self.window.iter().enumerate() {
+                self.groups.extend(self.grouping.cut(block).map(|(from, to)| (place as u32, from, to)));
             }
             self.groups.shuffle(&mut self.rng);
         }

@@ -47,13 +47,15 @@ pub struct Part {
     pub number: usize,
     /// The place of its first block among the worker's.
     pub start: usize,
+    /// Its blocks' numbers among the slave's.
+    numbers: Vec<usize>,
     rows: Blocks,
 }
 
 #[derive(Debug)]
 enum Blocks {
-    /// All rows of the worker, by their blocks' numbers.
-    All(Input, Vec<usize>),
+    /// All rows of the worker.
+    All(Input),
     /// Blocks in the part's own numbers.
     Some(Vec<Arc<Block>>),
 }
@@ -88,7 +90,7 @@ impl Parts {
             return Ok(None);
         }
         let map = worker.key_map(self.input)?;
-        Ok(Some(Part { map, number: 0, start: 0, rows: Blocks::All(self.input, self.own.clone()) }))
+        Ok(Some(Part { map, number: 0, start: 0, numbers: self.own.clone(), rows: Blocks::All(self.input) }))
     }
 
     /// The next part, or None behind the last.
@@ -104,16 +106,14 @@ impl Parts {
             return Ok(None);
         }
         let start = number * blocks;
-        let mut own = Vec::new();
-        for at in self.own.iter().skip(start).take(blocks) {
-            own.push(block(worker, self.input, *at)?);
-        }
-        Ok(Some(Part::of(number, start, own)))
+        let numbers: Vec<_> = self.own.iter().skip(start).take(blocks).copied().collect();
+        let own = numbers.iter().map(|at| block(worker, self.input, *at)).collect::<Result<_>>()?;
+        Ok(Some(Part::of(number, start, numbers, own)))
     }
 }
 
 impl Part {
-    fn of(number: usize, start: usize, blocks: Vec<Arc<Block>>) -> Self {
+    fn of(number: usize, start: usize, numbers: Vec<usize>, blocks: Vec<Arc<Block>>) -> Self {
         let mut features = KeySet::default();
         blocks.iter().for_each(|block| features.insert(&block.indices));
         let ranks = features.into_ranks();
@@ -123,7 +123,7 @@ impl Part {
             Arc::new(block)
         };
         let map = Arc::new(ranks.map(u64::MAX));
-        Self { map, number, start, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
+        Self { map, number, start, numbers, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
     }
 
     /// Whether it is all of the worker's rows.
@@ -133,24 +133,23 @@ impl Part {
 
     /// Number of blocks.
     pub fn blocks(&self) -> usize {
-        match &self.rows {
-            Blocks::All(_, own) => own.len(),
-            Blocks::Some(blocks) => blocks.len(),
-        }
+        self.numbers.len()
     }
 
     /// The number of the first block among the slave's, when it is all of the worker's rows.
     pub fn first(&self) -> Option<usize> {
-        match &self.rows {
-            Blocks::All(_, own) => own.first().copied(),
-            Blocks::Some(_) => None,
-        }
+        self.numbers.first().copied().filter(|_| self.is_all())
+    }
+
+    /// The number of the part's block `at` among the slave's.
+    pub fn number_of(&self, at: usize) -> usize {
+        self.numbers[at]
     }
 
     /// Block `at` of the part.
     pub fn block(&self, worker: &mut Worker<'_>, at: usize) -> Result<Arc<Block>> {
         match &self.rows {
-            Blocks::All(input, own) => block(worker, *input, own[at]),
+            Blocks::All(input) => block(worker, *input, self.numbers[at]),
             Blocks::Some(blocks) => Ok(blocks[at].clone()),
         }
     }

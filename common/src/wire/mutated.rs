@@ -165,7 +165,14 @@ fn to_master() -> Vec<ToMaster> {
         bytes_sent: 1 << 50,
         bytes_received: 12,
         rows: 300,
-        pace: Pace { worker_waits: vec![0.5], lead: vec![3, 1 << 40], most_lead: 1, conflicts: 7, control_bytes: 90 },
+        pace: Pace {
+            worker_waits: vec![0.5],
+            lead: vec![3, 1 << 40],
+            most_lead: 1,
+            conflicts: 7,
+            control_messages: 4,
+            control_bytes: 90,
+        },
         tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
     };
     let done = ReadDone {

@@ -3,6 +3,7 @@
 //! Invariant: everything is indexed by place among the batch's own features; no memory is asked for once the largest
 //! batch was seen.
 
+use super::Optimizer;
 use crate::logistic::slope;
 use crate::order::Group;
 use flexps_common::data::block::KeyMap;
@@ -16,42 +17,45 @@ pub struct Batch {
     pub keys: Vec<Key>,
     /// Weights of the features, before.
     pub weights: Vec<f32>,
-    /// AdaGrad's sums of squares of the features, before.
-    pub squares: Vec<f32>,
+    /// What the optimizer remembers of the features, before.
+    pub state: Vec<f32>,
     /// Gradient of the batch's losses, then what the weights change by.
     pub change: Vec<f32>,
-    /// What the sums of squares change by.
-    pub squares_change: Vec<f32>,
+    /// What the optimizer's state changes by.
+    pub state_change: Vec<f32>,
     /// Place of each non-zero's feature among the batch's.
     places: Vec<u32>,
-    /// Penalty of each feature.
-    penalties: Vec<f32>,
+    /// All rows by those with the feature.
+    dealt: Vec<f32>,
 }
 
-/// The penalty as it is dealt out to rows: n lambda / c_j by local feature.
+/// What concerns all rows as it is dealt out to those that have a feature: n / c_j by local feature.
 #[derive(Debug)]
-pub struct Penalty(pub Vec<f32>);
+pub struct Dealt(pub Vec<f32>);
 
-/// Bias and its AdaGrad state, before; or what they change by.
+/// Bias and its optimizer's state, before; or what they change by.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Bias {
     pub value: f32,
-    pub square: f32,
+    pub state: f32,
 }
 
 /// How gradients become changes.
 #[derive(Debug, Clone, Copy)]
-pub enum Rule {
-    /// This step, the same for all features.
-    Sgd(f32),
-    /// This step over the root of a feature's sum of squares.
-    Adagrad(f32),
+pub struct Rule {
+    pub optimizer: Optimizer,
+    pub step: f32,
+    pub lambda: f32,
+    /// All rows.
+    pub rows: f32,
+    /// What a row of a batch weighs: the short batch at a block's end must not count for more.
+    pub share: f32,
 }
 
 impl Batch {
     /// Finds the features of the group's rows and sizes what is kept by feature.
-    pub fn index(&mut self, indexer: &mut Indexer, group: &Group, map: &KeyMap, penalty: &Penalty) {
-        let Group { block, from, to } = group;
+    pub fn index(&mut self, indexer: &mut Indexer, group: &Group, map: &KeyMap, dealt: &Dealt) {
+        let Group { block, from, to, .. } = group;
         let (features, places) = indexer.index((*from..*to).map(|i| block.row(i).indices));
         self.places.clear();
         self.places.extend_from_slice(places);
@@ -60,21 +64,20 @@ impl Batch {
             KeyMap::Identity(_) => self.keys.extend_from_slice(features),
             KeyMap::Sorted(keys) => self.keys.extend(features.iter().map(|f| keys[*f as usize])),
         }
-        self.penalties.clear();
-        self.penalties.extend(features.iter().map(|f| penalty.0[*f as usize]));
+        self.dealt.clear();
+        self.dealt.extend(features.iter().map(|f| dealt.0[*f as usize]));
         let count = self.keys.len();
-        for sized in [&mut self.weights, &mut self.squares, &mut self.squares_change] {
+        for sized in [&mut self.weights, &mut self.state, &mut self.state_change] {
             sized.resize(count, 0.0);
         }
         self.change.clear();
         self.change.resize(count, 0.0);
     }
 
-    /// Turns weights into changes, by the rows that were indexed, and gives the bias's change.
-    ///
-    /// Each row weighs `share`, whatever their number: the short batch at a block's end must not count for more.
-    pub fn learn(&mut self, group: &Group, share: f32, bias: Bias, rule: Rule) -> Bias {
-        let Group { block, from, to } = group;
+    /// Turns weights into changes, by the rows that were indexed, and gives the bias's change. `slopes` are those that the
+    /// rows of the group's block had when they were last visited, for an optimizer that remembers them.
+    pub fn learn(&mut self, group: &Group, bias: Bias, rule: Rule, mut slopes: Option<&mut [f32]>) -> Bias {
+        let Group { block, from, to, .. } = group;
         let mut bias_slope = 0.0;
         let mut places = &self.places[..];
         for i in *from..*to {
@@ -86,45 +89,66 @@ impl Batch {
                 Some(values) => own.iter().zip(values).for_each(|(p, v)| score += v * self.weights[*p as usize]),
                 None => own.iter().for_each(|p| score += self.weights[*p as usize]),
             }
-            let by = share * slope(row.label, row.label * score);
+            let mut slope = slope(row.label, row.label * score);
+            if let Some(slopes) = &mut slopes {
+                slope -= std::mem::replace(&mut slopes[i], slope);
+            }
+            let by = rule.share * slope;
             bias_slope += by;
             match row.values {
                 Some(values) => own.iter().zip(values).for_each(|(p, v)| self.change[*p as usize] += by * v),
                 None => own.iter().for_each(|p| self.change[*p as usize] += by),
             }
         }
-        // A feature's penalty comes once per row that contains it: turn the penalty of a row into that of the batch.
-        self.squares_change.fill(0.0);
+        // What is dealt to a row comes once per row that contains the feature: turn it into the batch's.
+        self.state_change.fill(0.0);
         for place in &self.places {
-            self.squares_change[*place as usize] += share;
+            self.state_change[*place as usize] += rule.share;
         }
-        match rule {
-            Rule::Sgd(step) => self.sgd(step),
-            Rule::Adagrad(step) => self.adagrad(step),
+        match rule.optimizer {
+            Optimizer::Sgd => self.sgd(rule),
+            Optimizer::Adagrad => self.adagrad(rule),
+            Optimizer::Saga => self.saga(rule),
         }
-        bias_change(bias, bias_slope, rule)
+        bias_change(bias, bias_slope, rule, (to - from) as f32 * rule.share)
     }
 
     /// The penalty's part is taken at the new weight, so that it shrinks the weight however long the step is:
     /// w' = (w - step g) / (1 + step p).
-    fn sgd(&mut self, step: f32) {
-        let features = self.change.iter_mut().zip(&self.weights).zip(&self.penalties).zip(&self.squares_change);
-        for (((change, weight), penalty), rows) in features {
-            let shrink = step * penalty * rows;
-            *change = -(step * *change + shrink * weight) / (1.0 + shrink);
+    fn sgd(&mut self, rule: Rule) {
+        let features = self.change.iter_mut().zip(&self.weights).zip(&self.dealt).zip(&self.state_change);
+        for (((change, weight), dealt), rows) in features {
+            *change = shrunk(rule, *change, rule.lambda * dealt * rows, *weight);
         }
     }
 
-    fn adagrad(&mut self, step: f32) {
-        let features = self.change.iter_mut().zip(&self.weights).zip(&self.penalties);
-        let features = features.zip(&mut self.squares_change).zip(&self.squares);
-        for ((((change, weight), penalty), rows), squares) in features {
-            let gradient = *change + penalty * *rows * weight;
+    fn adagrad(&mut self, rule: Rule) {
+        let features = self.change.iter_mut().zip(&self.weights).zip(&self.dealt);
+        let features = features.zip(&mut self.state_change).zip(&self.state);
+        for ((((change, weight), dealt), rows), squares) in features {
+            let gradient = *change + rule.lambda * dealt * *rows * weight;
             let square = gradient * gradient;
-            *change = adagrad(step, gradient, squares + square);
+            *change = adagrad(rule.step, gradient, squares + square);
             *rows = square;
         }
     }
+
+    /// The gradient here is what it changed by since the rows were last visited; that of all rows as they were then is
+    /// dealt out like the penalty (Leblond, Pedregosa and Lacoste-Julien 2017).
+    fn saga(&mut self, rule: Rule) {
+        let features = self.change.iter_mut().zip(&self.weights).zip(&self.dealt);
+        let features = features.zip(&mut self.state_change).zip(&self.state);
+        for ((((change, weight), dealt), rows), sum) in features {
+            let (new, part) = (*change, dealt * *rows);
+            *change = shrunk(rule, new + part * (sum / rule.rows), rule.lambda * part, *weight);
+            *rows = new / rule.share;
+        }
+    }
+}
+
+fn shrunk(rule: Rule, gradient: f32, penalty: f32, weight: f32) -> f32 {
+    let shrink = rule.step * penalty;
+    -(rule.step * gradient + shrink * weight) / (1.0 + shrink)
 }
 
 fn adagrad(step: f32, gradient: f32, squares: f32) -> f32 {
@@ -132,12 +156,17 @@ fn adagrad(step: f32, gradient: f32, squares: f32) -> f32 {
     -step * gradient / (squares.sqrt() + f32::MIN_POSITIVE)
 }
 
-fn bias_change(bias: Bias, gradient: f32, rule: Rule) -> Bias {
-    match rule {
-        Rule::Sgd(step) => Bias { value: -step * gradient, square: 0.0 },
-        Rule::Adagrad(step) => {
+/// The bias's change by its gradient over a batch that is `part` of a full one.
+fn bias_change(bias: Bias, gradient: f32, rule: Rule, part: f32) -> Bias {
+    match rule.optimizer {
+        Optimizer::Sgd => Bias { value: -rule.step * gradient, state: 0.0 },
+        Optimizer::Adagrad => {
             let square = gradient * gradient;
-            Bias { value: adagrad(step, gradient, bias.square + square), square }
+            Bias { value: adagrad(rule.step, gradient, bias.state + square), state: square }
+        }
+        Optimizer::Saga => {
+            let value = -rule.step * (gradient + part * (bias.state / rule.rows));
+            Bias { value, state: gradient / rule.share }
         }
     }
 }

@@ -19,11 +19,11 @@ fn assert_reaches(host: Host, job: &Lr, blocks: &[Block], most: f64) -> Outcome 
     fixtures::assert_reaches(host, job, &job.common, blocks, most)
 }
 
-const BOTH: [Optimizer; 2] = [Optimizer::Sgd, Optimizer::Adagrad];
+const ALL: [Optimizer; 3] = [Optimizer::Sgd, Optimizer::Adagrad, Optimizer::Saga];
 
 #[test]
 fn it_comes_near_newtons_optimum_on_sparse_rows() {
-    for optimizer in BOTH {
+    for optimizer in ALL {
         for seed in 0..3 {
             assert_reaches(Host::new(), &job(optimizer), &Rows::sparse(seed).blocks(3), REACH);
         }
@@ -33,7 +33,7 @@ fn it_comes_near_newtons_optimum_on_sparse_rows() {
 #[test]
 fn it_comes_near_newtons_optimum_on_one_hot_rows() {
     let rows = Rows { rows: 3000, features: 120, nonzeros: 12, one_hot: true, ..Rows::sparse(5) };
-    for optimizer in BOTH {
+    for optimizer in ALL {
         assert_reaches(Host::new(), &job(optimizer), &rows.blocks(4), 3.0 * REACH);
     }
 }
@@ -41,7 +41,7 @@ fn it_comes_near_newtons_optimum_on_one_hot_rows() {
 #[test]
 fn it_comes_near_newtons_optimum_with_a_bias_and_several_workers() {
     let blocks = Rows::sparse(6).blocks(6);
-    for optimizer in BOTH {
+    for optimizer in ALL {
         for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
             let mut biased = job(optimizer);
             biased.common.bias = true;
@@ -51,9 +51,22 @@ fn it_comes_near_newtons_optimum_with_a_bias_and_several_workers() {
 }
 
 #[test]
+fn saga_gets_to_the_optimum_itself_with_and_without_a_bias_and_in_parts() {
+    let one_hot = Rows { rows: 3000, features: 120, nonzeros: 12, one_hot: true, ..Rows::sparse(8) };
+    for rows in [Rows::sparse(9), one_hot] {
+        for (bias, model_memory) in [(false, None), (true, None), (false, Some(0))] {
+            let mut tight = job(Optimizer::Saga);
+            tight.common = Common { bias, model_memory, ..tight.common };
+            tight.batch = 5;
+            assert_reaches(Host::cluster(2, 1), &tight, &rows.blocks(4), 1e-6);
+        }
+    }
+}
+
+#[test]
 fn a_strong_penalty_is_honoured_by_touching_a_batchs_features_only() {
     // With lambda this large the penalty decides the weights: an approximation would show.
-    for optimizer in BOTH {
+    for optimizer in ALL {
         let mut strong = job(optimizer);
         strong.common.lambda = Some(0.1);
         assert_reaches(Host::new(), &strong, &Rows { features: 300, ..Rows::sparse(7) }.blocks(2), REACH);
@@ -81,7 +94,7 @@ fn a_start_model_shortens_the_way_and_its_unused_features_become_zero() {
 
 #[test]
 fn a_step_that_is_far_too_long_is_halved_until_it_works() {
-    for optimizer in BOTH {
+    for optimizer in ALL {
         let mut wild = job(optimizer);
         wild.step = Step::Fixed(1e5);
         wild.common.lambda = Some(0.01);
@@ -95,7 +108,7 @@ fn a_step_that_is_far_too_long_is_halved_until_it_works() {
 #[test]
 fn the_same_plan_gives_the_same_bits() {
     let blocks = Rows { one_hot: true, ..Rows::sparse(12) }.blocks(6);
-    for optimizer in BOTH {
+    for optimizer in ALL {
         for (slaves, slots) in [(1, 1), (2, 2)] {
             let mut again = job(optimizer);
             again.common.epochs = 3;
@@ -108,7 +121,7 @@ fn the_same_plan_gives_the_same_bits() {
 #[test]
 fn batches_that_are_announced_ahead_are_the_same_batches() {
     let blocks = Rows { features: 3000, ..Rows::sparse(13) }.blocks(6);
-    for optimizer in BOTH {
+    for optimizer in ALL {
         for (bias, model_memory) in [(false, None), (true, None), (false, Some(0))] {
             let run = |consistency| {
                 let mut job = job(optimizer);

@@ -3,14 +3,15 @@
 //! Invariants: a batch ends with a clock, so the consistency model says how old the weights of the next one may be; where
 //! it asks for keys ahead, so many further batches are chosen beforehand, and their keys announced.
 
-use super::batch::{Batch, Bias, Penalty, Rule};
+use super::Optimizer;
+use super::batch::{Batch, Bias, Dealt, Rule};
 use crate::order::{self, Group, Grouping, Order};
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
 use flexps_common::Result;
 use flexps_common::data::indexer::Indexer;
 use flexps_common::ids::Key;
-use flexps_common::plan::Table;
+use flexps_common::plan::{Input, Table};
 use flexps_common::value::{Element, ValuesMut};
 use flexps_common::worker::{Pull, Push, Touch, Worker};
 use std::collections::VecDeque;
@@ -22,8 +23,11 @@ pub struct Train {
     pub rows: Rows,
     /// What is learned.
     pub weights: Vector,
-    /// Sums of squared gradients; SGD has none.
-    pub squares: Option<Vector>,
+    /// How a gradient becomes an update.
+    pub optimizer: Optimizer,
+    /// What the optimizer remembers: sums of squared gradients, or of the rows' gradients when they were last visited;
+    /// SGD remembers nothing.
+    pub state: Option<Vector>,
     /// Rows per feature.
     pub counts: Table<f32>,
     /// Rows of a batch.
@@ -31,6 +35,9 @@ pub struct Train {
     /// Seed of the order.
     pub seed: u64,
 }
+
+/// Of each row: its slope when it was last visited.
+const SLOPES: &str = "slopes";
 
 /// The batches of a worker's next clocks.
 #[derive(Default)]
@@ -56,30 +63,35 @@ impl Train {
     fn learn(&self, worker: &mut Worker<'_>, part: &Part, queue: &mut Queue) -> Result<()> {
         let (step, lambda, all_rows) =
             (worker.scalar("step", 0.0), worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
-        let mut penalty = Vec::new();
-        worker.peek_mapped(self.counts, &part.map, &mut penalty)?;
-        let dealt = |count: &mut f32| *count = (all_rows * lambda) as f32 / count.max(1.0);
-        penalty.iter_mut().for_each(dealt);
-        let penalty = Penalty(penalty);
+        let mut dealt = Vec::new();
+        worker.peek_mapped(self.counts, &part.map, &mut dealt)?;
+        dealt.iter_mut().for_each(|count| *count = all_rows as f32 / count.max(1.0));
+        let dealt = Dealt(dealt);
 
         let mut order = Order::new(part, Grouping::Rows(self.batch), self.seed, order::stream(worker, part.number));
-        let share = 1.0 / self.batch as f32;
-        let rule = if self.squares.is_some() { Rule::Adagrad(step as f32) } else { Rule::Sgd(step as f32) };
+        let rule = Rule {
+            optimizer: self.optimizer,
+            step: step as f32,
+            lambda: lambda as f32,
+            rows: all_rows as f32,
+            share: 1.0 / self.batch as f32,
+        };
+        let mut slopes = Slopes::new(self, part);
         let ahead = worker.ahead();
         loop {
             while queue.next.len() <= ahead.unwrap_or(0) as usize
                 && let Some(group) = order.next(worker, part)?
             {
                 let mut batch = queue.spare.pop().unwrap_or_default();
-                batch.index(&mut queue.indexer, &group, &part.map, &penalty);
+                batch.index(&mut queue.indexer, &group, &part.map, &dealt);
                 if ahead.is_some() {
                     self.announce(worker, worker.clocks() + queue.next.len() as u64, &batch.keys)?;
                 }
                 queue.next.push_back((group, batch));
             }
-            let Some((group, mut batch)) = queue.next.pop_front() else { return Ok(()) };
+            let Some((group, mut batch)) = queue.next.pop_front() else { return slopes.keep(worker) };
             let bias = self.fetch(worker, &mut batch)?;
-            let bias = batch.learn(&group, share, bias, rule);
+            let bias = batch.learn(&group, bias, rule, slopes.of(worker, &group)?);
             self.push(worker, &batch, bias)?;
             queue.spare.push(batch);
             worker.clock()?;
@@ -88,8 +100,8 @@ impl Train {
 
     /// Says which keys a batch will touch.
     fn announce(&self, worker: &mut Worker<'_>, clock: u64, keys: &[Key]) -> Result<()> {
-        let [weights, squares, biases @ ..] = self.tables().map(|table| table.map(|table| table.id));
-        let features: Vec<_> = weights.into_iter().chain(squares).collect();
+        let [weights, state, biases @ ..] = self.tables().map(|table| table.map(|table| table.id));
+        let features: Vec<_> = weights.into_iter().chain(state).collect();
         let biases: Vec<_> = biases.into_iter().flatten().collect();
         let touches = [Touch { tables: &features, keys }, Touch { tables: &biases, keys: &[0] }];
         worker.announce(clock, if biases.is_empty() { &touches[..1] } else { &touches })
@@ -98,16 +110,16 @@ impl Train {
     /// Reads what the batch needs, in one message per shard.
     fn fetch(&self, worker: &mut Worker<'_>, batch: &mut Batch) -> Result<Bias> {
         let mut bias = Bias::default();
-        let Batch { keys, weights, squares, .. } = batch;
-        if self.squares.is_none() && self.weights.bias.is_none() {
+        let Batch { keys, weights, state, .. } = batch;
+        if self.state.is_none() && self.weights.bias.is_none() {
             worker.get(self.weights.features, keys, weights)?;
             return Ok(bias);
         }
-        let (mut value, mut square) = ([0.0f32], [0.0f32]);
+        let (mut value, mut bias_state) = ([0.0f32], [0.0f32]);
         let tables = self.tables();
         let mut pulls = [Pull { table: self.weights.features.id, keys }; 4];
         let mut out =
-            [f32::wrap_mut(weights), f32::wrap_mut(squares), f32::wrap_mut(&mut value), f32::wrap_mut(&mut square)];
+            [f32::wrap_mut(weights), f32::wrap_mut(state), f32::wrap_mut(&mut value), f32::wrap_mut(&mut bias_state)];
         let mut count = 0;
         for (i, table) in tables.into_iter().enumerate() {
             let Some(table) = table else { continue };
@@ -117,14 +129,14 @@ impl Train {
         }
         let ticket = worker.start_get(&pulls[..count])?;
         worker.finish_get(ticket, &mut out[..count] as &mut [ValuesMut<'_>])?;
-        (bias.value, bias.square) = (value[0], square[0]);
+        (bias.value, bias.state) = (value[0], bias_state[0]);
         Ok(bias)
     }
 
     /// Pushes what the batch changes, in one message per shard.
     fn push(&self, worker: &mut Worker<'_>, batch: &Batch, bias: Bias) -> Result<()> {
-        let (value, square) = ([bias.value], [bias.square]);
-        let values: [&[f32]; 4] = [&batch.change, &batch.squares_change, &value, &square];
+        let (value, bias_state) = ([bias.value], [bias.state]);
+        let values: [&[f32]; 4] = [&batch.change, &batch.state_change, &value, &bias_state];
         let mut pushes = [Push { table: self.weights.features.id, keys: &[], values: f32::wrap(&[]) }; 4];
         let mut count = 0;
         for (i, (table, values)) in self.tables().into_iter().zip(values).enumerate() {
@@ -136,9 +148,43 @@ impl Train {
         worker.add_many(&pushes[..count])
     }
 
-    /// Weights, squares, and both of the bias.
+    /// Weights, the optimizer's state, and both of the bias.
     fn tables(&self) -> [Option<Table<f32>>; 4] {
-        let squares = self.squares;
-        [Some(self.weights.features), squares.map(|s| s.features), self.weights.bias, squares.and_then(|s| s.bias)]
+        let state = self.state;
+        [Some(self.weights.features), state.map(|s| s.features), self.weights.bias, state.and_then(|s| s.bias)]
+    }
+}
+
+/// What a worker remembers of each row of a part, if the optimizer asks for it.
+struct Slopes<'a> {
+    input: Input,
+    part: &'a Part,
+    /// By block of the part; none before its first batch. Nothing when they are not asked for.
+    blocks: Vec<Option<Vec<f32>>>,
+}
+
+impl<'a> Slopes<'a> {
+    fn new(train: &Train, part: &'a Part) -> Self {
+        let blocks = if train.optimizer == Optimizer::Saga { part.blocks() } else { 0 };
+        Self { input: train.rows.input, part, blocks: vec![None; blocks] }
+    }
+
+    /// Those of the group's block.
+    fn of(&mut self, worker: &mut Worker<'_>, group: &Group) -> Result<Option<&mut [f32]>> {
+        let Some(held) = self.blocks.get_mut(group.at) else { return Ok(None) };
+        if held.is_none() {
+            *held = Some(worker.take_column(self.input, self.part.number_of(group.at), SLOPES, group.block.rows())?);
+        }
+        Ok(held.as_deref_mut())
+    }
+
+    /// Keeps them for the next epoch.
+    fn keep(self, worker: &mut Worker<'_>) -> Result<()> {
+        for (at, held) in self.blocks.into_iter().enumerate() {
+            if let Some(slopes) = held {
+                worker.put_column(self.input, self.part.number_of(at), SLOPES, slopes)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -172,9 +172,11 @@ impl Run {
         !self.keeps_none() || self.others.contains(&slave)
     }
 
-    /// So many bytes were sent to other slaves to tell of clocks.
+    /// A message of so many bytes was sent to another slave to tell of clocks.
     pub fn told(&self, bytes: usize) {
-        self.state.lock().pace.control_bytes += bytes as u64;
+        let pace = &mut self.state.lock().pace;
+        pace.control_messages += 1;
+        pace.control_bytes += bytes as u64;
     }
 
     /// How the workers here kept in step so far; without what each of them waited.

@@ -38,7 +38,14 @@ fn outcome(loss: f64) -> Outcome {
         bytes_sent: 10,
         bytes_received: 20,
         rows: 100,
-        pace: Pace { worker_waits: vec![loss], lead: vec![4, 2], most_lead: 1, conflicts: 3, control_bytes: 50 },
+        pace: Pace {
+            worker_waits: vec![loss],
+            lead: vec![4, 2],
+            most_lead: 1,
+            conflicts: 3,
+            control_messages: 5,
+            control_bytes: 50,
+        },
         tables: Vec::new(),
     }
 }
@@ -68,7 +75,14 @@ fn stages_run_one_after_the_other_and_the_job_ends() {
     let b = &driver.stages[1];
     assert_eq!((b.name.as_str(), b.epoch, b.threads, b.slaves.join(" ")), ("b", 1, 3, "h1 h2".to_owned()));
     assert_eq!((b.worker_seconds, b.wait_seconds, b.bytes_sent, b.bytes_received, b.rows), (4.0, 1.0, 20, 40, 200));
-    let pace = Pace { worker_waits: vec![0.0; 2], lead: vec![8, 4], most_lead: 1, conflicts: 6, control_bytes: 100 };
+    let pace = Pace {
+        worker_waits: vec![0.0; 2],
+        lead: vec![8, 4],
+        most_lead: 1,
+        conflicts: 6,
+        control_messages: 10,
+        control_bytes: 100,
+    };
     assert_eq!(b.pace, pace);
 }
 

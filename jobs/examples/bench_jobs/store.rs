@@ -1,13 +1,8 @@
-//! Jobs that measure the engine, for `scripts/bench`: a user's own crate in miniature, with the whole `flexps` command.
-//!
-//! `empty` runs stages whose workers do nothing; `read` fills the slaves' memory with rows; `store` reads and updates
-//! random keys as fast as they go. Each reports its
-//! figures as metrics, so `--json` holds them.
+//! `store`: how fast keys are read and updated.
 
-use flexps_common::data::schema::{DataPath, InputSpec};
 use flexps_common::error::Result;
 use flexps_common::ids::Key;
-use flexps_common::job::{Job, Registry};
+use flexps_common::job::Job;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Consistency, Plan, Table, Threads};
 use flexps_common::value::Element;
@@ -16,58 +11,14 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-use std::process::ExitCode;
 use std::time::Instant;
 
 /// Keys of a chunk of a table of one f32 per key. Chunks alternate between two shards.
 const CHUNK_KEYS: u32 = 1 << 16;
 
-/// Stages whose workers return at once.
-#[derive(Clone, Serialize, Deserialize, clap::Args)]
-struct Empty {
-    /// Stage runs.
-    #[arg(long, default_value_t = 2000)]
-    runs: u64,
-    /// Workers of each.
-    #[arg(long, default_value_t = 2)]
-    threads: u32,
-}
-
-impl Job for Empty {
-    const NAME: &'static str = "empty";
-    const ABOUT: &'static str = "Runs stages that do nothing";
-
-    fn plan(&self, plan: &mut Plan) -> Result<()> {
-        let threads = Threads::Count(self.threads);
-        plan.body.repeat(self.runs, |round| {
-            round.stage("nothing", |_| Ok(())).threads(threads);
-        });
-        Ok(())
-    }
-}
-
-/// Rows read into the slaves' memory, and nothing else.
-#[derive(Clone, Serialize, Deserialize, clap::Args)]
-struct Read {
-    /// Rows in libsvm format
-    #[arg(long, required = true, num_args = 1..)]
-    input: Vec<DataPath>,
-}
-
-impl Job for Read {
-    const NAME: &'static str = "read";
-    const ABOUT: &'static str = "Reads rows into memory";
-
-    fn plan(&self, plan: &mut Plan) -> Result<()> {
-        let rows = plan.input(InputSpec::new("input", self.input.clone()))?;
-        plan.body.stage("wait", move |worker| worker.facts(rows).map(drop)).threads(Threads::PerSlave(1)).input(rows);
-        Ok(())
-    }
-}
-
 /// Random keys, read and updated by one worker; half of the chunks are the other slave's when there are two.
 #[derive(Clone, Serialize, Deserialize, clap::Args)]
-struct Store {
+pub struct Store {
     /// Keys of the table that one of two slaves serves.
     #[arg(long, default_value_t = 10_000_000)]
     keys: u32,
@@ -183,8 +134,4 @@ impl Store {
         }
         Ok(())
     }
-}
-
-fn main() -> ExitCode {
-    flexps_jobs::cli::main(Registry::new().with::<Empty>().with::<Read>().with::<Store>())
 }
