@@ -70,6 +70,26 @@ pub struct StageReport {
     /// How its workers kept in step.
     #[serde(default)]
     pub pace: Pace,
+    /// What of its tables went to disk and came back.
+    #[serde(default)]
+    pub model_disk: DiskUse,
+}
+
+/// Bytes of tables that went to the slaves' disks and came back, where they take more than `--model-memory`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskUse {
+    /// Written, since memory was needed for others.
+    pub written_bytes: u64,
+    /// Read back.
+    pub read_bytes: u64,
+}
+
+impl DiskUse {
+    /// Adds another slave's, or another stage's.
+    pub fn merge(&mut self, other: &Self) {
+        self.written_bytes += other.written_bytes;
+        self.read_bytes += other.read_bytes;
+    }
 }
 
 /// A model's way from one stage's slaves to the next one's.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 
 /// MiB that a worker may take for values by feature.
-const MODEL_MEMORY: u32 = 40;
+const WORKER_MEMORY: u32 = 40;
 
 /// Flags of every job that trains a linear model on rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -91,7 +91,7 @@ pub struct Common {
 
     /// Memory, in MiB, that a worker may take for values by feature; rows with more features come in parts [default: 40]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32))]
-    pub model_memory: Option<u32>,
+    pub worker_memory: Option<u32>,
 
     /// Bad rows to skip before the job fails
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -215,7 +215,7 @@ impl Common {
             bad_rows: self.bad_rows,
             like: None,
         };
-        let memory = u64::from(self.model_memory.unwrap_or(MODEL_MEMORY)) << 20;
+        let memory = u64::from(self.worker_memory.unwrap_or(WORKER_MEMORY)) << 20;
         let rows = Rows { input: plan.input(spec.clone())?, memory };
         if self.validation.is_empty() {
             return Ok(Inputs { rows, validation: None });

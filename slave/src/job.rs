@@ -4,7 +4,7 @@
 //! a clock that arrives before its launch is kept for it.
 
 use crate::consistency::News;
-use crate::kv::{Functions, Shard};
+use crate::kv::{Functions, Room, Shard};
 use crate::reader::Reader;
 use crate::stage::link::{DEADLINE, Link};
 use crate::stage::run::Run;
@@ -82,11 +82,11 @@ impl Input {
 
 impl OpenJob {
     /// Opens a job with an empty shard.
-    pub fn new(opening: Opening, network: &Network, functions: &Functions) -> Result<Self> {
+    pub fn new(opening: Opening, network: &Network, functions: &Functions, room: &Arc<Room>) -> Result<Self> {
         let Opening { id, name, plan, slaves, you, experiment } = opening;
         let index = slaves.iter().position(|peer| peer.id == you);
         let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
-        let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), functions)?);
+        let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), functions, room)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         let delay = experiment.delays(&slaves[index].name);
         let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));

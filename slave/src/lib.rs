@@ -12,6 +12,7 @@ pub mod node;
 pub mod reader;
 pub mod stage;
 pub mod staging;
+mod unnamed;
 
 pub use node::{Handle, Options, start};
 

@@ -7,7 +7,7 @@
 use crate::bulk::Bulk;
 use crate::consistency::News;
 use crate::job::{OpenJob, Opening};
-use crate::kv::Functions;
+use crate::kv::{Functions, Room};
 use crate::memory;
 use crate::moves;
 use crate::reader::{self, NextSplit, Reader};
@@ -53,7 +53,9 @@ pub struct Options {
     pub slots: u32,
     /// Bytes of rows that it keeps in memory; the rest goes to `spill_dir`.
     pub cache_memory: u64,
-    /// Where rows go that memory does not hold.
+    /// Bytes of tables that it keeps in memory, over all jobs; the rest goes to `spill_dir`. No limit when none is given.
+    pub model_memory: Option<u64>,
+    /// Where rows and parts of tables go that memory does not hold.
     pub spill_dir: PathBuf,
     /// Where the master listens.
     pub master: String,
@@ -170,6 +172,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         incarnation: incarnation(),
     };
     let (state, watch) = watch::channel(State::Registering);
+    let room = Room::new(options.model_memory.unwrap_or(u64::MAX), &options.spill_dir);
     let node = Node {
         master: network.channel(&options.master, "the master"),
         network,
@@ -177,6 +180,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         options,
         jobs,
         pool: Pool::default(),
+        room,
         registration,
         id: None,
         asking: false,
@@ -232,6 +236,8 @@ struct Node {
     master: Channel,
     jobs: Jobs,
     pool: Pool,
+    /// What the tables of all jobs may take.
+    room: Arc<Room>,
     registration: Registration,
     /// As registered; none before, and after the master has forgotten this slave.
     id: Option<SlaveId>,
@@ -399,7 +405,7 @@ impl Node {
     }
 
     fn open(&self, opening: Opening) -> Result<()> {
-        let job = OpenJob::new(opening, &self.network, &self.options.functions)?;
+        let job = OpenJob::new(opening, &self.network, &self.options.functions, &self.room)?;
         self.jobs.insert(Arc::new(job));
         Ok(())
     }

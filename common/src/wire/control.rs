@@ -9,7 +9,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{Report, State};
+use crate::report::{DiskUse, Report, State};
 use crate::scheduling::Scheduling;
 use crate::wire::announced::Announced;
 use crate::wire::moved::{MoveId, Sent};
@@ -113,6 +113,8 @@ pub struct Outcome {
     pub pace: Pace,
     /// What they did with each table of the plan.
     pub tables: Vec<TableUse>,
+    /// What of the tables here went to disk and came back since the stage before.
+    pub model_disk: DiskUse,
 }
 
 /// What the workers of a stage run on one slave did with a table.

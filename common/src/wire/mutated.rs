@@ -21,7 +21,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::State;
+use crate::report::{DiskUse, State};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -174,6 +174,7 @@ fn to_master() -> Vec<ToMaster> {
             control_bytes: 90,
         },
         tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
+        model_disk: DiskUse { written_bytes: 1 << 40, read_bytes: 5 },
     };
     let done = ReadDone {
         facts: facts(),

@@ -122,7 +122,10 @@ pub struct Resources {
     /// Memory for cached rows, e.g. 4GiB; further rows go to disk [default: half of what is free]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
     pub cache_memory: Option<u64>,
-    /// Folder for rows that exceed the memory [default: the system's folder for temporary files]
+    /// Memory for the jobs' tables, e.g. 2GiB; what was used least lately goes to disk [default: no limit]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub model_memory: Option<u64>,
+    /// Folder for rows and tables that exceed the memory [default: the system's folder for temporary files]
     #[arg(long, global = true, value_name = "DIR")]
     pub spill_dir: Option<PathBuf>,
 }

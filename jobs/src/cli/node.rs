@@ -51,6 +51,7 @@ pub fn slave_options(
         host,
         slots: resources.slots.unwrap_or_else(cores),
         cache_memory: resources.cache_memory.unwrap_or_else(default_cache),
+        model_memory: resources.model_memory,
         spill_dir: resources.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
         master: "master".to_owned(),
         control: "control".to_owned(),
@@ -84,7 +85,7 @@ impl Embedded {
 
     /// Starts a master and so many slaves of so many slots, all on this machine.
     pub async fn of(registry: Registry, slaves: u32, slots: u32) -> Result<Self> {
-        let resources = Resources { slots: Some(slots), cache_memory: None, spill_dir: None };
+        let resources = Resources { slots: Some(slots), cache_memory: None, model_memory: None, spill_dir: None };
         Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry).await
     }
 

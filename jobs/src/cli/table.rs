@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
-use flexps_common::report::{Report, StageReport, TransferReport};
+use flexps_common::report::{DiskUse, Report, StageReport, TransferReport};
 use std::ops::Range;
 
 /// A table whose columns `numbers` are aligned to the right.
@@ -123,6 +123,13 @@ pub fn result(report: &Report) -> String {
     if let Some(pace) = pace(&report.stages) {
         lines.push(("pace", pace));
     }
+    let mut disk = DiskUse::default();
+    report.stages.iter().for_each(|stage| disk.merge(&stage.model_disk));
+    if disk.written_bytes > 0 {
+        let size = |bytes| ByteSize(bytes).display().si();
+        let (written, back) = (size(disk.written_bytes), size(disk.read_bytes));
+        lines.push(("model memory", format!("exceeded: {written} of tables went to disk, {back} came back")));
+    }
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));
     }
@@ -218,6 +225,7 @@ mod tests {
             bytes_received: 500,
             rows: 10,
             pace: Pace::default(),
+            model_disk: Default::default(),
         };
         assert_eq!(pace(&[run("wide", 1, 4)]), None);
         let mut ahead = [run("wide", 1, 4), run("narrow", 1, 2), run("narrow", 2, 2)];

@@ -122,10 +122,10 @@ fn the_same_plan_gives_the_same_bits() {
 fn batches_that_are_announced_ahead_are_the_same_batches() {
     let blocks = Rows { features: 3000, ..Rows::sparse(13) }.blocks(6);
     for optimizer in ALL {
-        for (bias, model_memory) in [(false, None), (true, None), (false, Some(0))] {
+        for (bias, worker_memory) in [(false, None), (true, None), (false, Some(0))] {
             let run = |consistency| {
                 let mut job = job(optimizer);
-                job.common = Common { bias, model_memory, consistency, epochs: 2, ..job.common };
+                job.common = Common { bias, worker_memory, consistency, epochs: 2, ..job.common };
                 run(Host::cluster(2, 2), &job, &blocks)
             };
             // The host keeps all workers in step whatever the model, and refuses keys that were not announced.

@@ -179,7 +179,7 @@ fn rows_that_come_in_parts_reach_the_same_optimum() {
     for kind in ALL {
         for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
             let plan = |memory| {
-                let common = Common { tolerance: 1e-6, epochs: 3000, model_memory: memory, ..fixtures::flags() };
+                let common = Common { tolerance: 1e-6, epochs: 3000, worker_memory: memory, ..fixtures::flags() };
                 made(kind, &common, Flags::default()).plan().unwrap()
             };
             let run = |plan| Host::cluster(slaves, slots).rows(blocks.clone()).run(&plan).unwrap();

@@ -67,9 +67,9 @@ fn rows_that_come_in_parts_reach_the_same_optimum() {
             let mut parts = job();
             parts.narrow = Some((slaves * slots) as u32);
             parts.common.bias = bias;
-            parts.common.model_memory = Some(0);
+            parts.common.worker_memory = Some(0);
             let outcome = assert_reaches(Host::cluster(slaves, slots), &parts, &blocks, 1e-6);
-            let whole = Svrg { common: Common { model_memory: None, ..parts.common.clone() }, ..parts };
+            let whole = Svrg { common: Common { worker_memory: None, ..parts.common.clone() }, ..parts };
             let other = run(Host::cluster(slaves, slots), &whole, &blocks);
             assert_ne!(outcome.table("weights", 0..3000), other.table("weights", 0..3000), "the rows came in one part");
         }

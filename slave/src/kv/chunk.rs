@@ -4,44 +4,145 @@
 
 use super::function::Apply;
 use super::memory::{Memory, Values};
+use super::tier::{Extent, Resident, Tier};
+use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
 use flexps_common::plan::Storage;
 use flexps_common::prefetch::prefetch;
 use flexps_common::value::Element;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Keys between one that is worked on and one whose values are asked for: enough to keep all of the processor's reads of
 /// memory busy.
 pub(super) const AHEAD: usize = 128;
 
+/// The form of a table's chunks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Blank {
+    pub(super) storage: Storage,
+    /// Keys of a chunk.
+    pub(super) keys: usize,
+    /// Elements per key.
+    pub(super) width: usize,
+}
+
+impl Blank {
+    /// A chunk's values before anybody wrote to it.
+    pub(super) fn zeros<T: Element>(self, memory: &Memory) -> Data<T> {
+        match self.storage {
+            Storage::Dense => Data::Dense(memory.zeros(self.keys * self.width)),
+            Storage::Sparse => Data::Sparse { places: FxHashMap::default(), values: Vec::new() },
+        }
+    }
+
+    /// Bytes that count against the slave's memory for models. What a sparse chunk takes is not counted.
+    fn bytes<T>(self) -> u64 {
+        match self.storage {
+            Storage::Dense => (self.keys * self.width * size_of::<T>()) as u64,
+            Storage::Sparse => 0,
+        }
+    }
+}
+
 /// A chunk of a table on this shard: served here, or left from when it was.
 pub(super) struct Chunk<T> {
     /// Address of a dense chunk's first value, to be asked for without the lock; 0 for a sparse one.
     start: AtomicUsize,
-    data: Mutex<Data<T>>,
+    held: Mutex<Held<T>>,
+    /// Whether it was opened since the clock's hand came by.
+    used: AtomicBool,
     /// The phase in which it was last changed, wherever it lived then; 0 for zeros that nobody wrote.
     pub(super) version: AtomicU64,
 }
 
+/// A chunk's values, for one thread at a time.
+pub(super) type Open<'a, T> = MappedMutexGuard<'a, Data<T>>;
+
+/// What a chunk's lock guards.
+struct Held<T> {
+    /// The values; none while they are on disk, or nobody needs the zeros yet.
+    data: Option<Data<T>>,
+    /// Where they lie on disk, as they were when they left last.
+    extent: Option<Extent>,
+    /// Whether they may differ from what lies there, or from zeros.
+    changed: bool,
+}
+
 impl<T: Element> Chunk<T> {
     /// A chunk of zeros.
-    pub(super) fn new(zeros: Data<T>) -> Self {
-        Self { start: AtomicUsize::new(zeros.start()), data: Mutex::new(zeros), version: AtomicU64::new(0) }
+    pub(super) fn new() -> Self {
+        Self {
+            start: AtomicUsize::new(0),
+            held: Mutex::new(Held { data: None, extent: None, changed: false }),
+            used: AtomicBool::new(false),
+            version: AtomicU64::new(0),
+        }
+    }
+
+    /// The chunk's values, brought to memory if need be.
+    pub(super) fn open(self: &Arc<Self>, tier: &Tier, blank: Blank) -> Result<Open<'_, T>> {
+        self.open_to(tier, blank, false)
+    }
+
+    /// The chunk's values, which are going to be changed, brought to memory if need be.
+    pub(super) fn change(self: &Arc<Self>, tier: &Tier, blank: Blank) -> Result<Open<'_, T>> {
+        self.open_to(tier, blank, true)
+    }
+
+    #[inline]
+    fn open_to(self: &Arc<Self>, tier: &Tier, blank: Blank, change: bool) -> Result<Open<'_, T>> {
+        let mut held = self.held.lock();
+        if tier.is_limited() {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        held.changed |= change;
+        if held.data.is_none() {
+            self.bring(&mut held, tier, blank)?;
+        }
+        MutexGuard::try_map(held, |held| held.data.as_mut()).map_err(|_| Error::bug("a chunk without values"))
+    }
+
+    #[cold]
+    fn bring(self: &Arc<Self>, held: &mut Held<T>, tier: &Tier, blank: Blank) -> Result<()> {
+        // First, so that the memory of what leaves is there for this one.
+        tier.make_room(blank.bytes::<T>())?;
+        let mut data = blank.zeros(&tier.memory);
+        if let (Some(extent), Data::Dense(values)) = (&held.extent, &mut data) {
+            tier.read(extent, bytemuck::cast_slice_mut::<T, u8>(values))?;
+        }
+        self.hold(held, tier, data);
+        Ok(())
     }
 
     /// From now on the values are `data`.
-    pub(super) fn replace(&self, data: Data<T>) {
-        let mut held = self.lock();
-        self.start.store(data.start(), Ordering::Relaxed);
-        *held = data;
+    pub(super) fn replace(self: &Arc<Self>, tier: &Tier, blank: Blank, data: Data<T>) -> Result<()> {
+        let mut held = self.held.lock();
+        held.changed = true;
+        match held.data.take() {
+            Some(Data::Dense(old)) => {
+                tier.memory.recycle(old);
+                self.start.store(data.start(), Ordering::Relaxed);
+                held.data = Some(data);
+            }
+            _ => {
+                tier.make_room(blank.bytes::<T>())?;
+                self.hold(&mut held, tier, data);
+            }
+        }
+        Ok(())
     }
 
-    /// The chunk's values, for one thread at a time.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Data<T>> {
-        self.data.lock()
+    /// Takes values for which there is room.
+    fn hold(self: &Arc<Self>, held: &mut Held<T>, tier: &Tier, data: Data<T>) {
+        self.start.store(data.start(), Ordering::Relaxed);
+        if let Data::Dense(_) = data {
+            tier.came(self.clone());
+        }
+        held.data = Some(data);
     }
 
     /// Asks for the values of keys of this chunk that are worked on next; of many, the first ones.
@@ -53,6 +154,29 @@ impl<T: Element> Chunk<T> {
                 prefetch((start + (key & mask) as usize * width * size_of::<T>()) as *const T);
             }
         }
+    }
+}
+
+impl<T: Element> Resident for Chunk<T> {
+    fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
+    fn leave(&self, tier: &Tier) -> Result<u64> {
+        let Some(mut held) = self.held.try_lock() else { return Ok(0) };
+        let Held { data, extent, changed } = &mut *held;
+        let Some(Data::Dense(values)) = data else { return Ok(0) };
+        let bytes = bytemuck::cast_slice::<T, u8>(values);
+        let len = bytes.len() as u64;
+        if *changed {
+            *extent = Some(tier.write(bytes, extent.take())?);
+            *changed = false;
+        }
+        self.start.store(0, Ordering::Relaxed);
+        if let Some(Data::Dense(values)) = data.take() {
+            tier.memory.recycle(values);
+        }
+        Ok(len)
     }
 }
 
@@ -70,13 +194,6 @@ pub(super) enum Data<T> {
 }
 
 impl<T: Element> Data<T> {
-    pub(super) fn new(storage: Storage, keys: usize, width: usize, memory: &Memory) -> Self {
-        match storage {
-            Storage::Dense => Data::Dense(memory.zeros(keys * width)),
-            Storage::Sparse => Data::Sparse { places: FxHashMap::default(), values: Vec::new() },
-        }
-    }
-
     /// The address of the first value of a dense chunk, else 0.
     fn start(&self) -> usize {
         match self {

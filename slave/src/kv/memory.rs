@@ -1,7 +1,8 @@
 //! Memory for the values of dense chunks: cut from slabs of huge pages. A table read at random spends much of its time
 //! in address translation otherwise.
 //!
-//! Invariants: what is handed out is zero and belongs to one owner alone; a slab lives as long as anything cut from it.
+//! Invariants: what is handed out is zero and belongs to one owner alone; a slab lives as long as anything cut from it, in
+//! use or given back.
 
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut};
@@ -18,7 +19,11 @@ const LINE: usize = 64;
 
 /// A shard's memory.
 #[derive(Default)]
-pub(super) struct Memory(Mutex<Option<Slab>>);
+pub(super) struct Memory {
+    open: Mutex<Option<Slab>>,
+    /// What was given back.
+    spare: Mutex<Vec<Values<u8>>>,
+}
 
 /// A slab and how much of it is handed out.
 struct Slab {
@@ -55,8 +60,12 @@ unsafe impl<T: Sync> Sync for Values<T> {}
 impl Memory {
     /// `len` zeros.
     pub fn zeros<T: Pod>(&self, len: usize) -> Values<T> {
-        let bytes = (len * size_of::<T>()).next_multiple_of(LINE);
-        let mut open = self.0.lock();
+        let bytes = len * size_of::<T>();
+        if let Some(spare) = self.spare(bytes) {
+            return Values { _map: spare._map.clone(), start: spare.start.cast(), len, element: PhantomData };
+        }
+        let bytes = bytes.next_multiple_of(LINE);
+        let mut open = self.open.lock();
         let slab = match open.take() {
             Some(slab) if slab.used + bytes <= slab.end => open.insert(slab),
             _ => open.insert(Slab::new(bytes.max(HUGE))),
@@ -65,6 +74,24 @@ impl Memory {
         let start = unsafe { slab.map.start.add(slab.used) };
         slab.used += bytes;
         Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }
+    }
+}
+
+impl Memory {
+    /// Takes values back, to hand their memory out again.
+    pub fn recycle<T>(&self, values: Values<T>) {
+        let len = values.len * size_of::<T>();
+        self.spare.lock().push(Values { _map: values._map, start: values.start.cast(), len, element: PhantomData });
+    }
+
+    /// So many bytes that were given back, zero again.
+    fn spare(&self, bytes: usize) -> Option<Values<u8>> {
+        let mut spare = self.spare.lock();
+        let at = spare.iter().rposition(|values| values.len == bytes)?;
+        let mut values = spare.swap_remove(at);
+        drop(spare);
+        values.fill(0);
+        Some(values)
     }
 }
 
@@ -117,6 +144,12 @@ mod tests {
             assert!(part.iter().all(|x| *x == 0.0) && (part.as_ptr() as usize).is_multiple_of(LINE));
             part.fill(i as f64 + 1.0);
         }
+        let given = parts.swap_remove(3);
+        let start = given.as_ptr();
+        memory.recycle(given);
+        let again: Values<f64> = memory.zeros(300_000);
+        assert!(again.as_ptr() == start && again.iter().all(|x| *x == 0.0), "what is given back is used again, as zeros");
+        parts[3].fill(4.0);
         drop(memory);
         for (i, part) in parts.iter().enumerate() {
             assert!(part.iter().all(|x| *x == i as f64 + 1.0), "part {i}");

@@ -10,26 +10,30 @@ mod moved;
 mod ops;
 pub mod placement;
 mod table;
+mod tier;
 
 pub use function::{Functions, Update};
 pub use moved::Staged;
 pub use placement::{Keys, Placement};
+pub use tier::Room;
 
 use flexps_common::error::{Error, Result};
 use flexps_common::home::{self, Home};
 use flexps_common::ids::TableId;
 use flexps_common::plan::{TableOp, TableSpec};
+use flexps_common::report::DiskUse;
 use flexps_common::value::{Type, Values, ValuesMut};
-use memory::Memory;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use table::Table;
+use tier::Tier;
 
 /// The shard of one job on one slave.
 pub struct Shard {
     specs: Vec<TableSpec>,
     tables: Vec<Any>,
+    tier: Arc<Tier>,
     /// This shard's number, and how many the job has.
     index: u32,
     shards: usize,
@@ -60,26 +64,37 @@ use with_table;
 
 impl Shard {
     /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
-    pub fn new(specs: &[TableSpec], index: u32, shards: usize, functions: &Functions) -> Result<Self> {
-        let memory = Arc::new(Memory::default());
+    pub fn new(
+        specs: &[TableSpec],
+        index: u32,
+        shards: usize,
+        functions: &Functions,
+        room: &Arc<Room>,
+    ) -> Result<Self> {
+        let tier = Arc::new(Tier::new(room.clone()));
         let phase = Arc::new(AtomicU64::new(1));
         let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
-            let (memory, placement, phase) = (memory.clone(), placement.clone(), phase.clone());
+            let (tier, placement, phase) = (tier.clone(), placement.clone(), phase.clone());
             let function = functions.make(spec).map_err(|e| {
                 let table = &spec.name;
                 e.context(format!("table {table}"))
             })?;
             Ok(match spec.element {
-                Type::F32 => Any::F32(Table::new(spec, placement, phase, function.f32, memory)?),
-                Type::F64 => Any::F64(Table::new(spec, placement, phase, function.f64, memory)?),
-                Type::U32 => Any::U32(Table::new(spec, placement, phase, function.u32, memory)?),
-                Type::I32 => Any::I32(Table::new(spec, placement, phase, function.i32, memory)?),
+                Type::F32 => Any::F32(Table::new(spec, placement, phase, function.f32, tier)?),
+                Type::F64 => Any::F64(Table::new(spec, placement, phase, function.f64, tier)?),
+                Type::U32 => Any::U32(Table::new(spec, placement, phase, function.u32, tier)?),
+                Type::I32 => Any::I32(Table::new(spec, placement, phase, function.i32, tier)?),
             })
         };
         let tables = specs.iter().map(make).collect::<Result<_>>()?;
         let homes = Mutex::new(vec![Home::All; specs.len()]);
-        Ok(Self { specs: specs.to_vec(), tables, index, shards, homes, phase })
+        Ok(Self { specs: specs.to_vec(), tables, tier, index, shards, homes, phase })
+    }
+
+    /// What went to disk and came back since this was asked last.
+    pub fn take_disk_use(&self) -> DiskUse {
+        self.tier.take_use()
     }
 
     /// This shard's number among those of the job.

@@ -134,7 +134,7 @@ impl Shard {
 impl<T: Stage> Table<T> {
     fn export(&self, chunk: u32, body: &mut BodyWriter) -> Result<Option<u32>> {
         let held = self.find(chunk).ok_or_else(|| Error::bug(format!("chunk {chunk} is offered and not here")))?;
-        match &*held.lock() {
+        match &*self.open(held)? {
             Data::Dense(values) => {
                 body.pad();
                 body.values(T::wrap(values));
@@ -190,7 +190,7 @@ impl<T: Stage> Table<T> {
         for (number, held) in self.chunks() {
             let version = held.version.load(Ordering::Relaxed);
             if to.owns(number) && !before.owns(number) && !came.contains_key(&number) && !is_current(number, version) {
-                held.lock().zero();
+                self.change(held)?.zero();
                 held.version.store(0, Ordering::Relaxed);
             }
         }
@@ -198,8 +198,7 @@ impl<T: Stage> Table<T> {
             if to.owns(number) {
                 let held = self.made(number);
                 let data = T::unstage(form).ok_or_else(|| Error::bug("a chunk came of another type"))?;
-                held.replace(data);
-                held.version.store(version, Ordering::Relaxed);
+                self.replace(held, version, data)?;
             }
         }
         self.place(to);

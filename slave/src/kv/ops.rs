@@ -24,53 +24,52 @@ impl Shard {
                 }
                 if from != to {
                     match (self.table(*from)?, self.table(*to)?) {
-                        (Any::F32(from), Any::F32(to)) => to.copy(from),
-                        (Any::F64(from), Any::F64(to)) => to.copy(from),
-                        (Any::U32(from), Any::U32(to)) => to.copy(from),
-                        (Any::I32(from), Any::I32(to)) => to.copy(from),
+                        (Any::F32(from), Any::F32(to)) => to.copy(from)?,
+                        (Any::F64(from), Any::F64(to)) => to.copy(from)?,
+                        (Any::U32(from), Any::U32(to)) => to.copy(from)?,
+                        (Any::I32(from), Any::I32(to)) => to.copy(from)?,
                         _ => {}
                     }
                 }
                 Ok(0.0)
             }
             TableOp::Zero { table } => {
-                with_table!(self.table(*table)?, t => t.change_all(|data| data.zero()));
+                with_table!(self.table(*table)?, t => t.change_all(|data| data.zero())?);
                 Ok(0.0)
             }
             TableOp::Scale { table, by } => {
-                with_table!(self.table(*table)?, t => t.change_all(|data| data.scale(*by)));
+                with_table!(self.table(*table)?, t => t.change_all(|data| data.scale(*by))?);
                 Ok(0.0)
             }
             TableOp::Norm2 { table, .. } => Ok(with_table!(self.table(*table)?, t => {
-                t.own_chunks().map(|(_, chunk)| chunk.lock().norm2(t.width())).sum()
+                t.own_chunks().map(|(_, chunk)| Ok(t.open(chunk)?.norm2(t.width()))).sum::<Result<f64>>()?
             })),
         }
     }
 }
 
 impl<T: Element> Table<T> {
-    fn change_all(&self, mut change: impl FnMut(&mut Data<T>)) {
+    fn change_all(&self, mut change: impl FnMut(&mut Data<T>)) -> Result<()> {
         for (_, chunk) in self.own_chunks() {
-            change(&mut chunk.lock());
-            self.changed(chunk);
+            change(&mut *self.change(chunk)?);
         }
+        Ok(())
     }
 
     /// Takes over all values of `from`, which is as wide, and lives where it does from then on.
-    fn copy(&self, from: &Table<T>) {
+    fn copy(&self, from: &Table<T>) -> Result<()> {
         self.place(from.placement());
         for (number, chunk) in self.own_chunks() {
             if from.find(number).is_none() {
-                chunk.lock().zero();
-                self.changed(chunk);
+                self.change(chunk)?.zero();
             }
         }
         for (number, chunk) in from.own_chunks() {
             let target = self.made(number);
             // The two tables differ, and nobody else ever holds two chunks: no order of locks is needed.
-            let source = chunk.lock();
-            target.lock().copy(&source, self.width());
-            self.changed(target);
+            let source = from.open(chunk)?;
+            self.change(target)?.copy(&source, self.width());
         }
+        Ok(())
     }
 }

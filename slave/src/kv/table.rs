@@ -2,12 +2,12 @@
 //!
 //! Invariant: the directory only grows; a chunk's address never changes, so finding one takes no lock.
 
-use super::chunk::{AHEAD, Chunk, Data};
+use super::chunk::{AHEAD, Blank, Chunk, Data, Open};
 use super::function::Apply;
-use super::memory::Memory;
 use super::placement::{Keys, Placement};
+use super::tier::Tier;
 use flexps_common::error::{Error, Result};
-use flexps_common::plan::{Storage, TableSpec};
+use flexps_common::plan::TableSpec;
 use flexps_common::value::Element;
 use parking_lot::RwLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// Most elements per key: one key's values still fit a message.
 const WIDEST: u32 = 1 << 20;
 
-type Page<T> = Box<[OnceLock<Box<Chunk<T>>>]>;
+type Page<T> = Box<[OnceLock<Arc<Chunk<T>>>]>;
 
 /// A table's part on one shard.
 pub(super) struct Table<T> {
@@ -24,12 +24,12 @@ pub(super) struct Table<T> {
     /// A key's chunk is `key >> shift`.
     shift: u32,
     width: usize,
-    storage: Storage,
+    blank: Blank,
     placement: RwLock<Placement>,
     /// The phase of the job: a number for each time in which chunks stay where they are.
     phase: Arc<AtomicU64>,
     function: Box<dyn Apply<T>>,
-    memory: Arc<Memory>,
+    tier: Arc<Tier>,
     /// Two levels of equal size, since a table with wide keys has up to 2^32 chunks of which few live.
     pages: Box<[OnceLock<Page<T>>]>,
     /// A chunk's page is `chunk >> page_shift`.
@@ -42,7 +42,7 @@ impl<T: Element> Table<T> {
         placement: Placement,
         phase: Arc<AtomicU64>,
         function: Box<dyn Apply<T>>,
-        memory: Arc<Memory>,
+        tier: Arc<Tier>,
     ) -> Result<Self> {
         if spec.width == 0 || spec.width > WIDEST {
             return Err(Error::user(format!(
@@ -56,11 +56,11 @@ impl<T: Element> Table<T> {
             name: spec.name.clone(),
             shift,
             width: spec.width as usize,
-            storage: spec.storage,
+            blank: Blank { storage: spec.storage, keys: 1 << shift, width: spec.width as usize },
             placement: RwLock::new(placement),
             phase,
             function,
-            memory,
+            tier,
             pages: (0..1usize << (32 - shift - page_shift)).map(|_| OnceLock::new()).collect(),
             page_shift,
         })
@@ -78,10 +78,10 @@ impl<T: Element> Table<T> {
             let (part, after) = out.split_at_mut(run.len() * self.width);
             match (self.find(*chunk), *run) {
                 (None, _) => part.fill(T::default()),
-                (Some(chunk), Keys::List(keys)) => chunk.lock().get(mask, self.width, keys, part),
+                (Some(chunk), Keys::List(keys)) => self.open(chunk)?.get(mask, self.width, keys, part),
                 (Some(chunk), Keys::Range { start, count }) => {
                     let at = (start & mask) as usize;
-                    chunk.lock().get_range(at..at + count as usize, self.width, part);
+                    self.open(chunk)?.get_range(at..at + count as usize, self.width, part);
                 }
             }
             out = after;
@@ -100,8 +100,7 @@ impl<T: Element> Table<T> {
             self.ask(&mut next, &mut ahead, run.len());
             let (part, after) = values.split_at(run.len() * self.width);
             let chunk = self.made(*chunk);
-            let mut data = chunk.lock();
-            self.changed(chunk);
+            let mut data = self.change(chunk)?;
             match *run {
                 Keys::List(keys) => data.add(mask, self.width, keys, part, function),
                 Keys::Range { start, count } => {
@@ -156,42 +155,57 @@ impl<T: Element> Table<T> {
     }
 
     /// The chunks that live here and are served here, with their numbers, in order.
-    pub(super) fn own_chunks(&self) -> impl Iterator<Item = (u32, &Chunk<T>)> {
+    pub(super) fn own_chunks(&self) -> impl Iterator<Item = (u32, &Arc<Chunk<T>>)> {
         let placement = self.placement();
         self.chunks().filter(move |(number, _)| placement.owns(*number))
     }
 
     /// All chunks that live here, those among them that other shards serve now.
-    pub(super) fn chunks(&self) -> impl Iterator<Item = (u32, &Chunk<T>)> {
+    pub(super) fn chunks(&self) -> impl Iterator<Item = (u32, &Arc<Chunk<T>>)> {
         let pages = self.pages.iter().enumerate().filter_map(|(i, page)| Some((i, page.get()?)));
         pages.flat_map(move |(i, page)| {
             let living = page.iter().enumerate().filter_map(|(j, slot)| Some((j, slot.get()?)));
-            living.map(move |(j, chunk)| (((i << self.page_shift) + j) as u32, chunk.as_ref()))
+            living.map(move |(j, chunk)| (((i << self.page_shift) + j) as u32, chunk))
         })
     }
 
     /// Chunk `chunk`, if it lives.
-    pub(super) fn find(&self, chunk: u32) -> Option<&Chunk<T>> {
+    pub(super) fn find(&self, chunk: u32) -> Option<&Arc<Chunk<T>>> {
         let page = self.pages[(chunk >> self.page_shift) as usize].get()?;
-        page[self.in_page(chunk)].get().map(Box::as_ref)
+        page[self.in_page(chunk)].get()
     }
 
     /// Chunk `chunk`, made when nobody has written to it yet.
-    pub(super) fn made(&self, chunk: u32) -> &Chunk<T> {
+    pub(super) fn made(&self, chunk: u32) -> &Arc<Chunk<T>> {
         let page = self.pages[(chunk >> self.page_shift) as usize]
             .get_or_init(|| (0..1usize << self.page_shift).map(|_| OnceLock::new()).collect());
-        page[self.in_page(chunk)].get_or_init(|| Box::new(Chunk::new(self.zeros())))
+        page[self.in_page(chunk)].get_or_init(|| Arc::new(Chunk::new()))
     }
 
     /// A chunk's values before anybody wrote to it.
     pub(super) fn zeros(&self) -> Data<T> {
-        Data::new(self.storage, 1 << self.shift, self.width, &self.memory)
+        self.blank.zeros(&self.tier.memory)
     }
 
-    /// Notes that a chunk is changed now.
+    /// A chunk's values.
     #[inline]
-    pub(super) fn changed(&self, chunk: &Chunk<T>) {
+    pub(super) fn open<'a>(&self, chunk: &'a Arc<Chunk<T>>) -> Result<Open<'a, T>> {
+        chunk.open(&self.tier, self.blank)
+    }
+
+    /// A chunk's values, which are changed now.
+    #[inline]
+    pub(super) fn change<'a>(&self, chunk: &'a Arc<Chunk<T>>) -> Result<Open<'a, T>> {
+        let open = chunk.change(&self.tier, self.blank)?;
         chunk.version.store(self.phase.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(open)
+    }
+
+    /// Puts values that came, of this version, in the place of a chunk's.
+    pub(super) fn replace(&self, chunk: &Arc<Chunk<T>>, version: u64, data: Data<T>) -> Result<()> {
+        chunk.replace(&self.tier, self.blank, data)?;
+        chunk.version.store(version, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Where the table lives.
@@ -209,7 +223,7 @@ impl<T: Element> Table<T> {
     }
 
     /// Chunk `chunk`, if it lives; an error when the table has no such chunk.
-    pub(super) fn find_checked(&self, chunk: u32) -> Result<Option<&Chunk<T>>> {
+    pub(super) fn find_checked(&self, chunk: u32) -> Result<Option<&Arc<Chunk<T>>>> {
         if u64::from(chunk) << self.shift > u64::from(u32::MAX) {
             return Err(Error::bug(format!("table {} has no chunk {chunk}", self.name)));
         }

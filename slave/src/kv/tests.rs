@@ -19,7 +19,7 @@ fn spec(name: &str, width: u32, storage: Storage, update: &str, params: &[f64]) 
 }
 
 fn shard(specs: &[TableSpec]) -> Shard {
-    Shard::new(specs, 0, 1, &Functions::default()).unwrap()
+    Shard::new(specs, 0, 1, &Functions::default(), &Room::unlimited()).unwrap()
 }
 
 const A: TableId = TableId(0);
@@ -223,7 +223,7 @@ fn ftrl_minimises_what_follows_the_regularised_leader() {
 
 #[test]
 fn a_function_that_keeps_state_refuses_a_table_without_room_for_it() {
-    let make = |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default()).err().unwrap().message;
+    let make = |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default(), &Room::unlimited()).err().unwrap().message;
     let odd = make(spec("w", 3, Storage::Dense, "adagrad", &[0.1]));
     assert!(odd.starts_with("table w: adagrad keeps values, sums of squares side by side"), "{odd}");
     let whole = TableSpec { element: Type::I32, ..spec("w", 3, Storage::Dense, "ftrl", &[0.1, 1.0, 0.0, 0.0]) };
@@ -262,7 +262,7 @@ fn a_users_function_sees_all_values_of_a_key() {
     }
     let functions = Functions::default().with("counting", |params| Ok(Counting(params[0])));
     let spec = spec("t", 3, Storage::Sparse, "counting", &[2.0]);
-    let store = Shard::new(&[spec], 0, 1, &functions).unwrap();
+    let store = Shard::new(&[spec], 0, 1, &functions, &Room::unlimited()).unwrap();
     for _ in 0..3 {
         store.add(A, Keys::List(&[1]), Values::F32(&[1.0, 2.0, 0.0])).unwrap();
     }
@@ -274,7 +274,7 @@ fn a_users_function_sees_all_values_of_a_key() {
 #[test]
 fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     let spec = spec("w", 1, Storage::Dense, "add", &[]);
-    let store = Shard::new(std::slice::from_ref(&spec), 1, 3, &Functions::default()).unwrap();
+    let store = Shard::new(std::slice::from_ref(&spec), 1, 3, &Functions::default(), &Room::unlimited()).unwrap();
     let mine = 65_536;
     let message = |r: Result<()>| r.unwrap_err().message;
     assert!(message(store.add(A, Keys::List(&[3]), Values::F32(&[1.0]))).contains("served by shard 0, not by 1"));
@@ -285,7 +285,103 @@ fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     assert!(store.check(A, Keys::Range { start: mine, count: 65_536 }, Type::F32, 65_536).is_ok());
     assert_eq!(store.op(&TableOp::Norm2 { table: A, into: "n".into() }).unwrap(), 0.0);
     let bad = TableSpec { update: "sum".into(), ..spec };
-    let error = Shard::new(&[bad], 1, 3, &Functions::default()).err().unwrap();
+    let error = Shard::new(&[bad], 1, 3, &Functions::default(), &Room::unlimited()).err().unwrap();
     let known = "table w: no update function is called 'sum'; this build knows adagrad, add, assign, ftrl, max, sgd";
     assert_eq!(error.message, known);
+}
+
+fn within(specs: &[TableSpec], limit: u64, folder: &std::path::Path) -> Shard {
+    Shard::new(specs, 0, 1, &Functions::default(), &Room::new(limit, folder)).unwrap()
+}
+
+/// The bytes of one chunk of a table of one f32 per key.
+const CHUNK: u64 = 1 << 18;
+
+#[test]
+fn a_table_of_four_times_the_memory_holds_the_same_bits_as_one_that_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = [spec("a", 1, Storage::Dense, "add", &[]), spec("b", 3, Storage::Dense, "add", &[])];
+    let (all, little) = (shard(&specs), within(&specs, 6 * CHUNK, folder.path()));
+    // 16 chunks of the first table and 12 smaller ones of the second.
+    std::thread::scope(|scope| {
+        for store in [&all, &little] {
+            for worker in 0..2u32 {
+                scope.spawn(move || {
+                    for round in 0..30u32 {
+                        // Each worker's keys are its own, so that the order of the two does not matter.
+                        let keys: Vec<Key> = (0..3000).map(|i| (i * 349 + round * 13 & !1) + worker).collect();
+                        let values: Vec<f32> = keys.iter().map(|k| *k as f32 * 1e-3 + round as f32).collect();
+                        store.add(A, Keys::List(&keys), f32::wrap(&values)).unwrap();
+                        let keys = &keys[..600];
+                        let values: Vec<f32> = keys.iter().flat_map(|k| [*k as f32, 1.0, round as f32]).collect();
+                        store.add(B, Keys::List(keys), f32::wrap(&values)).unwrap();
+                    }
+                });
+            }
+        }
+    });
+    for store in [&all, &little] {
+        store.ops(&[TableOp::Scale { table: A, by: 1.0 / 3.0 }]).unwrap();
+    }
+    let read = |store: &Shard, table, values: usize, count| {
+        let mut out = vec![0.0f32; values];
+        store.get(table, Keys::Range { start: 0, count }, f32::wrap_mut(&mut out)).unwrap();
+        out.into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&little, A, 1 << 20, 1 << 20), read(&all, A, 1 << 20, 1 << 20));
+    assert_eq!(read(&little, B, 600_000, 200_000), read(&all, B, 600_000, 200_000));
+    let norm = |store: &Shard| store.ops(&[TableOp::Norm2 { table: A, into: String::new() }]).unwrap()[0].to_bits();
+    assert_eq!(norm(&little), norm(&all));
+    let used = little.take_disk_use();
+    assert!(used.written_bytes > 10 * CHUNK && used.read_bytes > 10 * CHUNK, "{used:?}");
+    assert_eq!(all.take_disk_use(), Default::default());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+}
+
+#[test]
+fn what_is_used_stays_in_memory_and_what_did_not_change_is_not_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = within(&[spec("a", 1, Storage::Dense, "add", &[])], 4 * CHUNK, folder.path());
+    let touch = |chunk: u32| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0])).unwrap();
+    let mut out = [0.0f32];
+    (0..8).for_each(touch);
+    assert_eq!(store.take_disk_use().written_bytes, 4 * CHUNK);
+    for round in 0..50u32 {
+        store.get(A, Keys::List(&[7 << 16]), f32::wrap_mut(&mut out)).unwrap();
+        store.get(A, Keys::List(&[(round % 7) << 16]), f32::wrap_mut(&mut out)).unwrap();
+        assert_eq!(out, [1.0]);
+    }
+    let used = store.take_disk_use();
+    // Chunk 7 is read at every other request and never leaves, once the hand has come by the others; of these four
+    // were written already, and the other four leave changed once.
+    assert!(used.written_bytes <= 4 * CHUNK, "{used:?}");
+    assert!((35 * CHUNK..=50 * CHUNK + CHUNK).contains(&used.read_bytes), "{used:?}");
+}
+
+#[test]
+fn the_models_of_two_jobs_share_the_memory_and_a_closed_one_gives_it_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let room = Room::new(4 * CHUNK, folder.path());
+    let specs = [spec("a", 1, Storage::Dense, "add", &[])];
+    let make = || Shard::new(&specs, 0, 1, &Functions::default(), &room).unwrap();
+    let fill = |store: &Shard| {
+        (0..3u32).for_each(|chunk| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0])).unwrap());
+        store.take_disk_use().written_bytes
+    };
+    let first = make();
+    assert_eq!(fill(&first), 0);
+    let second = make();
+    assert!(fill(&second) > 0, "six chunks don't fit where four may be");
+    drop(first);
+    drop(second);
+    assert_eq!(fill(&make()), 0);
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_is_named_with_the_flag() {
+    let store = within(&[spec("a", 1, Storage::Dense, "add", &[])], CHUNK, std::path::Path::new("/proc/none"));
+    let touch = |chunk: u32| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0]));
+    touch(0).unwrap();
+    let error = (1..4).find_map(|chunk| touch(chunk).err()).unwrap();
+    assert!(error.message.contains("/proc/none") && error.message.contains("--model-memory"), "{error}");
 }

@@ -3,6 +3,7 @@
 //! Invariant: the file has no name from its first byte on, so it is gone when the process is, however it ends; a block that
 //! reads back otherwise than it was written is an error.
 
+use crate::unnamed;
 use flexps_common::data::Block;
 use flexps_common::error::{Error, Result, io};
 use std::fs::File;
@@ -40,15 +41,7 @@ impl Extent {
 impl Spill {
     /// An empty file in `folder`, which is made if need be.
     pub fn create(folder: &Path) -> Result<Self> {
-        let make = || {
-            std::fs::create_dir_all(folder)?;
-            let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-            let path = folder.join(format!(".flexps-rows-{}-{unique}", std::process::id()));
-            let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-            std::fs::remove_file(&path)?;
-            Ok(file)
-        };
-        let file = make().map_err(|e| explained(folder, &e))?;
+        let file = unnamed::file(folder, "rows").map_err(|e| explained(folder, &e))?;
         Ok(Self::on(file, folder))
     }
 

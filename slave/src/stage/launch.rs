@@ -137,6 +137,7 @@ impl Crew {
             rows: 0,
             pace: self.run.pace(),
             tables: self.held(),
+            model_disk: self.job.shard.take_disk_use(),
         };
         for part in results.into_iter().flatten() {
             outcome.metrics.merge(&part.metrics);

@@ -125,6 +125,7 @@ impl Cluster {
                 host: format!("h{i}"),
                 slots: 4,
                 cache_memory: 1 << 30,
+                model_memory: None,
                 spill_dir: std::env::temp_dir(),
                 master: "master".into(),
                 control: format!("h{i} control"),

@@ -16,7 +16,7 @@ use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
-use flexps_common::report::{EpochReport, StageReport, TransferReport};
+use flexps_common::report::{DiskUse, EpochReport, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
@@ -427,6 +427,7 @@ impl Driver {
             bytes_received: 0,
             rows: 0,
             pace: Pace::default(),
+            model_disk: DiskUse::default(),
         };
         for outcome in workers.iter().filter_map(|(id, _)| done.get(id)) {
             report.pace.merge(&outcome.pace);
@@ -438,6 +439,7 @@ impl Driver {
             report.bytes_sent += outcome.bytes_sent;
             report.bytes_received += outcome.bytes_received;
             report.rows += outcome.rows;
+            report.model_disk.merge(&outcome.model_disk);
         }
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);

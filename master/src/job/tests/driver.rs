@@ -7,6 +7,7 @@ use flexps_common::home::Transfer;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
+use flexps_common::report::DiskUse;
 use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp};
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
@@ -47,6 +48,7 @@ fn outcome(loss: f64) -> Outcome {
             control_bytes: 50,
         },
         tables: Vec::new(),
+        model_disk: DiskUse::default(),
     }
 }
 
