@@ -239,3 +239,28 @@ fn without_input_rows_are_made_once_and_the_held_out_auc_is_reported() {
     let second = run();
     assert!(!second.stderr.contains("making"), "the rows were made again\n{second}");
 }
+
+#[test]
+fn a_model_of_four_times_the_memory_trains_to_the_same_bits() {
+    let here = folder();
+    let rows = Rows::generate(11, 400, 2_000_000, 12);
+    let path = rows.write(here.path(), "rows");
+    // 8 MB a table; `svrg` has five, and `lr` by SGD three.
+    for (job, memory) in [(&["svrg"][..], "10MB"), (&["lr", "--solver", "sgd", "--batch", "50"], "6MB")] {
+        let run = |more: &[&str]| {
+            let run = flexps(["run"]).args(job).args(["--slots", "2", "--consistency", "bsp", "--epochs", "3"]);
+            run.args(["--tolerance", "0"]).args(more).arg("--input").arg(&path).json()
+        };
+        let all = run(&[]);
+        let little = run(&["--model-memory", memory]);
+        let disk = |report: &serde_json::Value, which: &str| {
+            let stages = report["stages"].as_array().unwrap().iter();
+            stages.map(|stage| stage["model_disk"][which].as_u64().unwrap()).sum::<u64>()
+        };
+        assert_eq!(disk(&all, "written_bytes"), 0);
+        assert!(disk(&little, "written_bytes") > 8 << 20, "{job:?}: {little}");
+        assert!(disk(&little, "read_bytes") > 8 << 20, "{job:?}: {little}");
+        assert_eq!(little["objective"], all["objective"], "{job:?}");
+        assert_eq!(little["epochs"].as_array().unwrap().len(), all["epochs"].as_array().unwrap().len());
+    }
+}

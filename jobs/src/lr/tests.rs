@@ -54,9 +54,9 @@ fn it_comes_near_newtons_optimum_with_a_bias_and_several_workers() {
 fn saga_gets_to_the_optimum_itself_with_and_without_a_bias_and_in_parts() {
     let one_hot = Rows { rows: 3000, features: 120, nonzeros: 12, one_hot: true, ..Rows::sparse(8) };
     for rows in [Rows::sparse(9), one_hot] {
-        for (bias, model_memory) in [(false, None), (true, None), (false, Some(0))] {
+        for (bias, worker_memory) in [(false, None), (true, None), (false, Some(0))] {
             let mut tight = job(Optimizer::Saga);
-            tight.common = Common { bias, model_memory, ..tight.common };
+            tight.common = Common { bias, worker_memory, ..tight.common };
             tight.batch = 5;
             assert_reaches(Host::cluster(2, 1), &tight, &rows.blocks(4), 1e-6);
         }

@@ -148,7 +148,10 @@ mod tests {
         let start = given.as_ptr();
         memory.recycle(given);
         let again: Values<f64> = memory.zeros(300_000);
-        assert!(again.as_ptr() == start && again.iter().all(|x| *x == 0.0), "what is given back is used again, as zeros");
+        assert!(
+            again.as_ptr() == start && again.iter().all(|x| *x == 0.0),
+            "what is given back is used again, as zeros"
+        );
         parts[3].fill(4.0);
         drop(memory);
         for (i, part) in parts.iter().enumerate() {

@@ -223,7 +223,8 @@ fn ftrl_minimises_what_follows_the_regularised_leader() {
 
 #[test]
 fn a_function_that_keeps_state_refuses_a_table_without_room_for_it() {
-    let make = |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default(), &Room::unlimited()).err().unwrap().message;
+    let make =
+        |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default(), &Room::unlimited()).err().unwrap().message;
     let odd = make(spec("w", 3, Storage::Dense, "adagrad", &[0.1]));
     assert!(odd.starts_with("table w: adagrad keeps values, sums of squares side by side"), "{odd}");
     let whole = TableSpec { element: Type::I32, ..spec("w", 3, Storage::Dense, "ftrl", &[0.1, 1.0, 0.0, 0.0]) };
