@@ -310,7 +310,7 @@ fn a_table_of_four_times_the_memory_holds_the_same_bits_as_one_that_fits() {
                 scope.spawn(move || {
                     for round in 0..30u32 {
                         // Each worker's keys are its own, so that the order of the two does not matter.
-                        let keys: Vec<Key> = (0..3000).map(|i| (i * 349 + round * 13 & !1) + worker).collect();
+                        let keys: Vec<Key> = (0..3000).map(|i| ((i * 349 + round * 13) & !1) + worker).collect();
                         let values: Vec<f32> = keys.iter().map(|k| *k as f32 * 1e-3 + round as f32).collect();
                         store.add(A, Keys::List(&keys), f32::wrap(&values)).unwrap();
                         let keys = &keys[..600];
