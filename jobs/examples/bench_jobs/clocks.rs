@@ -38,8 +38,11 @@ impl Job for Clocks {
             Ok(())
         };
         plan.body.stage("clocks", tick).threads(Threads::Count(self.threads)).consistency(Consistency::Bsp);
-        let trips = move |worker: &mut Worker<'_>| round_trips(worker, table);
-        plan.body.stage("round-trips", trips).threads(Threads::Count(1)).consistency(Consistency::Asp);
+        let trips = move |worker: &mut Worker<'_>| {
+            // A worker beside each shard, so that the table stays on both; one of them reads.
+            if worker.place.index > 0 { Ok(()) } else { round_trips(worker, table) }
+        };
+        plan.body.stage("round-trips", trips).threads(Threads::PerSlave(1)).consistency(Consistency::Asp);
         Ok(())
     }
 }

@@ -23,6 +23,8 @@ pub struct Clocks {
     unstarted: usize,
     /// The least clock that the others know.
     told: Option<u64>,
+    /// The least of all clocks.
+    least: u64,
 }
 
 /// What the other slaves must hear.
@@ -42,7 +44,8 @@ impl Clocks {
         // Where keys count, those of the first clocks are news too.
         let unstarted = if model.ahead() > Some(0) { own } else { 0 };
         let told = (unstarted == 0).then_some(0);
-        Self { model, own: vec![0; own], others, announced, unstarted, told }
+        let least = if own == 0 && others.is_empty() { ENDED } else { 0 };
+        Self { model, own: vec![0; own], others, announced, unstarted, told, least }
     }
 
     /// One of this slave's workers will touch these keys at `clock`, and no others.
@@ -68,6 +71,7 @@ impl Clocks {
 
     fn set(&mut self, worker: usize, clock: u64) -> Option<News> {
         self.own[worker] = clock;
+        self.find_least();
         self.announced.finished(Party::Worker(worker), clock);
         self.news()
     }
@@ -90,10 +94,12 @@ impl Clocks {
     pub fn heard(&mut self, slave: SlaveId, News { clock, keys }: News) {
         let Some((_, known)) = self.others.iter_mut().find(|(other, _)| *other == slave) else { return };
         *known = clock.max(*known);
+        let known = *known;
         for (clock, touches) in keys {
             self.announced.add(Party::Slave(slave), clock, touches);
         }
-        self.announced.finished(Party::Slave(slave), *known);
+        self.announced.finished(Party::Slave(slave), known);
+        self.find_least();
     }
 
     /// The clock of one of this slave's workers.
@@ -103,7 +109,11 @@ impl Clocks {
 
     /// The least clock of the stage, as far as it is known here.
     pub fn least(&self) -> u64 {
-        self.others.iter().map(|(_, clock)| *clock).fold(self.own_least(), u64::min)
+        self.least
+    }
+
+    fn find_least(&mut self) {
+        self.least = self.others.iter().map(|(_, clock)| *clock).fold(self.own_least(), u64::min);
     }
 
     /// Whether one of this slave's workers may start its next iteration.

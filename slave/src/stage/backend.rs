@@ -113,8 +113,9 @@ impl Engine {
         self.lag()?;
         self.start();
         self.settle(0)?;
-        let news = self.run.end(&self.place);
+        let (news, woken) = self.run.end(&self.place);
         self.tell(news);
+        drop(woken);
         Ok(())
     }
 
@@ -394,8 +395,10 @@ impl Backend for Engine {
         self.settle(0)?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);
-        let news = self.run.tick(&self.place);
+        // The other slaves hear of it first: they have the longer way.
+        let (news, woken) = self.run.tick(&self.place);
         self.tell(news);
+        drop(woken);
         let start = Instant::now();
         let result = self.run.wait(&self.place);
         self.counters.waited += start.elapsed();

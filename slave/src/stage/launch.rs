@@ -91,7 +91,7 @@ pub fn launch(
 
 impl Crew {
     fn work(&self, place: Place) {
-        self.run.enter();
+        self.run.enter(&place);
         let start = Instant::now();
         let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone());
         let mut metrics = Metrics::default();
@@ -107,7 +107,7 @@ impl Crew {
             self.run.cancel(e.context(self.name(&place)));
         }
         self.run.siblings.end(None);
-        self.run.leave();
+        self.run.leave(&place);
         let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters, uses: engine.uses };
         self.report(place.local_index, part);
     }

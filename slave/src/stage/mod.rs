@@ -4,11 +4,15 @@
 
 pub mod backend;
 pub mod cut;
+mod gate;
 pub mod items;
 pub mod launch;
 pub mod link;
 pub mod pool;
 pub mod run;
+#[cfg(test)]
+mod schedules;
 pub mod slices;
 mod slow;
+mod sync;
 pub mod wait;

@@ -3,6 +3,8 @@
 //! Invariants: updates of a clock reach the shard in one order (worker, sequence) and before anybody reads at a later
 //! clock; once the run is cancelled, every wait in it ends.
 
+use super::gate::Gate;
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Clocks, ENDED, News, Pending};
 use crate::kv::{Keys, Placement, Shard};
 use flexps_common::announced::Touches;
@@ -14,10 +16,7 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::body::ReceivedValues;
 use flexps_common::wire::lists;
 use flexps_common::{ids::TableId, worker::Place};
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
 use tokio::sync::oneshot;
 
 /// One table's part of a kept update.
@@ -55,7 +54,12 @@ pub struct Run {
     homes: Vec<Placement>,
     cancelled: AtomicBool,
     state: Mutex<State>,
-    changed: Condvar,
+    /// By worker here: it may go on. Who sets it has taken it off `State::waits`.
+    granted: Vec<AtomicBool>,
+    /// Where they wait for that.
+    gate: Gate,
+    /// Nobody applies updates any more.
+    applied: Condvar,
 }
 
 struct State {
@@ -67,8 +71,12 @@ struct State {
     applying: bool,
     /// The first error, or why the run was cancelled.
     error: Option<Error>,
-    /// Threads of this slave's workers, to wake them from waits for messages.
-    threads: Vec<Thread>,
+    /// By worker here: its thread, while it works.
+    threads: Vec<Option<Thread>>,
+    /// By worker here: whether it waits to go on.
+    waits: Vec<bool>,
+    /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
+    looked: (u64, u64),
     /// Reads from other slaves that wait for a clock.
     readers: Vec<(u64, oneshot::Sender<()>)>,
     /// How the workers here kept in step so far.
@@ -92,14 +100,29 @@ impl Run {
             pending: Pending::default(),
             applying: false,
             error: None,
-            threads: Vec::new(),
+            threads: vec![None; own],
+            waits: vec![false; own],
+            looked: (0, 0),
             readers: Vec::new(),
             pace: Pace::default(),
         };
-        let (cancelled, changed) = (AtomicBool::new(false), Condvar::new());
+        let (cancelled, applied) = (AtomicBool::new(false), Condvar::new());
         let (siblings, state) = (Siblings::new(own), Mutex::new(state));
+        let granted = (0..own).map(|_| AtomicBool::new(false)).collect();
         let homes = shard.homes().iter().map(|home| shard.placement(home)).collect();
-        Self { id, consistency, siblings, others, shard, homes, cancelled, state, changed }
+        Self {
+            id,
+            consistency,
+            siblings,
+            others,
+            shard,
+            homes,
+            cancelled,
+            state,
+            granted,
+            gate: Gate::default(),
+            applied,
+        }
     }
 
     /// Where `table`, which the plan has, lives during this run.
@@ -108,14 +131,13 @@ impl Run {
     }
 
     /// The calling thread works for this run until [`Run::leave`].
-    pub fn enter(&self) {
-        self.state.lock().threads.push(std::thread::current());
+    pub fn enter(&self, place: &Place) {
+        self.state.lock().threads[place.local_index] = Some(current());
     }
 
     /// The calling thread has ended its work.
-    pub fn leave(&self) {
-        let me = std::thread::current().id();
-        self.state.lock().threads.retain(|thread| thread.id() != me);
+    pub fn leave(&self, place: &Place) {
+        self.state.lock().threads[place.local_index] = None;
     }
 
     /// An error once the run is cancelled.
@@ -126,13 +148,16 @@ impl Run {
 
     /// Ends the run with `error`, unless it has one already: all waits end, all later calls fail.
     pub fn cancel(&self, error: Error) {
-        let mut state = self.state.lock();
+        self.fail(&mut self.state.lock(), error);
+    }
+
+    fn fail(&self, state: &mut State, error: Error) {
         state.error.get_or_insert(error);
         self.cancelled.store(true, Ordering::Release);
         state.readers.clear();
         self.siblings.end(Some(Error::cancelled()));
-        state.threads.iter().for_each(Thread::unpark);
-        self.changed.notify_all();
+        state.threads.iter().flatten().for_each(Thread::unpark);
+        self.gate.open();
     }
 
     /// Why the run was cancelled, if it was.
@@ -142,8 +167,10 @@ impl Run {
 
     /// A worker here will touch these keys at `clock`, and no others.
     pub fn announce(&self, place: &Place, clock: u64, touches: Arc<Touches>) {
-        self.state.lock().clocks.announce(place.local_index, clock, touches);
-        self.changed.notify_all();
+        let mut state = self.state.lock();
+        state.clocks.announce(place.local_index, clock, touches);
+        let woken = self.look(&mut state);
+        drop((state, woken));
     }
 
     /// A worker here has announced its first keys, if it ever will. What the other slaves must hear of it.
@@ -151,20 +178,22 @@ impl Run {
         self.state.lock().clocks.start()
     }
 
-    /// A worker here ended an iteration, all of its updates being at their shards. What the other slaves must hear of it.
-    pub fn tick(&self, place: &Place) -> Option<News> {
-        let mut state = self.state.lock();
-        let news = state.clocks.tick(place.local_index);
-        self.moved(&mut state);
-        news
+    /// A worker here ended an iteration, all of its updates being at their shards. What the other slaves must hear of it,
+    /// and who is to be woken then.
+    pub fn tick(&self, place: &Place) -> (Option<News>, Woken<'_>) {
+        self.step(|clocks| clocks.tick(place.local_index))
     }
 
-    /// A worker here ended, all of its updates being at their shards. What the other slaves must hear of it.
-    pub fn end(&self, place: &Place) -> Option<News> {
+    /// A worker here ended, all of its updates being at their shards. What the other slaves must hear of it, and who is to
+    /// be woken then.
+    pub fn end(&self, place: &Place) -> (Option<News>, Woken<'_>) {
+        self.step(|clocks| clocks.end(place.local_index))
+    }
+
+    fn step(&self, step: impl FnOnce(&mut Clocks) -> Option<News>) -> (Option<News>, Woken<'_>) {
         let mut state = self.state.lock();
-        let news = state.clocks.end(place.local_index);
-        self.moved(&mut state);
-        news
+        let news = step(&mut state.clocks);
+        (news, self.moved(&mut state))
     }
 
     /// Whether another slave must hear of this one's clocks: to go on, or to apply what its shard keeps.
@@ -187,17 +216,18 @@ impl Run {
 
     /// Waits until a worker here may start its next iteration.
     pub fn wait(&self, place: &Place) -> Result<()> {
-        let mut state = self.state.lock();
-        loop {
-            self.check()?;
-            let clock = state.clocks.of(place.local_index);
-            if state.clocks.may_go_on(place.local_index) && state.applied >= clock {
-                let least = state.clocks.least();
-                state.pace.began(clock - least);
-                return Ok(());
-            }
-            self.changed.wait(&mut state);
+        let (me, mut state) = (place.local_index, self.state.lock());
+        self.check()?;
+        if state.grant(me) {
+            return Ok(());
         }
+        state.waits[me] = true;
+        drop(state);
+        // Who grants has done all that is to be done: nobody who is woken needs the lock.
+        self.gate.wait(|| match self.check() {
+            Ok(()) => self.granted[me].swap(false, Ordering::Acquire).then_some(Ok(())),
+            cancelled => Some(cancelled),
+        })
     }
 
     /// Another slave told its news. Whether updates may be due: somebody must then call [`Run::apply_due`].
@@ -205,7 +235,8 @@ impl Run {
         let mut state = self.state.lock();
         state.clocks.heard(slave, news);
         if state.pending.is_empty() && !state.applying {
-            self.moved(&mut state);
+            let woken = self.moved(&mut state);
+            drop((state, woken));
             return false;
         }
         true
@@ -214,10 +245,11 @@ impl Run {
     /// Applies what is due, or waits for who does.
     pub fn apply_due(&self) {
         let mut state = self.state.lock();
-        self.moved(&mut state);
+        let woken = self.moved(&mut state);
         while state.applying {
-            self.changed.wait(&mut state);
+            self.applied.wait(&mut state);
         }
+        drop((state, woken));
     }
 
     /// Takes an update to this slave's shard: at once, or when its clock is complete.
@@ -239,7 +271,8 @@ impl Run {
         let mut state = self.state.lock();
         state.pending.keep(source.clock, source.worker, source.sequence, update);
         // The clock may have been completed meanwhile.
-        self.advance(&mut state);
+        let woken = self.moved(&mut state);
+        drop((state, woken));
         Ok(())
     }
 
@@ -250,10 +283,11 @@ impl Run {
 
     /// Waits until a read at `clock` sees what it must.
     pub async fn readable(&self, clock: u64) -> Result<()> {
-        self.check()?;
         let (send, receive) = oneshot::channel();
         {
             let mut state = self.state.lock();
+            // Under the lock: behind a cancel nobody would answer.
+            self.check()?;
             if state.applied >= clock {
                 return Ok(());
             }
@@ -266,16 +300,34 @@ impl Run {
     pub fn finish(&self) {
         let mut state = self.state.lock();
         while state.applying {
-            self.changed.wait(&mut state);
+            self.applied.wait(&mut state);
         }
         let left: Vec<_> = state.pending.take_all().collect();
         self.apply_all(&mut state, left, ENDED);
     }
 
-    /// A clock moved: applies what is due, and lets waiting workers look again.
-    fn moved(&self, state: &mut MutexGuard<'_, State>) {
+    /// A clock moved: applies what is due, and lets those go on that now may.
+    fn moved(&self, state: &mut MutexGuard<'_, State>) -> Woken<'_> {
         self.advance(state);
-        self.changed.notify_all();
+        self.look(state)
+    }
+
+    /// Lets those go on that now may: no others are woken.
+    fn look(&self, state: &mut State) -> Woken<'_> {
+        let now = (state.clocks.least(), state.applied);
+        // Keys matter under one model only.
+        if std::mem::replace(&mut state.looked, now) == now && self.consistency.ahead().is_none() {
+            return Woken(None);
+        }
+        let mut found = false;
+        for worker in 0..state.waits.len() {
+            if state.waits[worker] && state.grant(worker) {
+                state.waits[worker] = false;
+                self.granted[worker].store(true, Ordering::Release);
+                found = true;
+            }
+        }
+        Woken(found.then_some(&self.gate))
     }
 
     /// Applies what is due, unless another thread does: that one then looks again.
@@ -296,10 +348,10 @@ impl Run {
             let result =
                 MutexGuard::unlocked(state, || updates.iter().flatten().try_for_each(|update| self.apply(update)));
             state.applying = false;
+            self.applied.notify_all();
             if let Err(e) = result {
                 // Checked when it was kept: can't fail.
-                state.error.get_or_insert(e);
-                self.cancelled.store(true, Ordering::Release);
+                self.fail(state, e);
             }
         }
         state.applied = due.max(state.applied);
@@ -308,11 +360,32 @@ impl Run {
             // A reader that has gone needs no answer.
             let _ = reader.send(());
         }
-        self.changed.notify_all();
     }
 
     fn apply(&self, update: &Update) -> Result<()> {
         self.shard.add(update.table, view(&update.keys), update.values.get())
+    }
+}
+
+impl State {
+    /// Whether a worker here may begin its present clock; counts that it does.
+    fn grant(&mut self, worker: usize) -> bool {
+        let clock = self.clocks.of(worker);
+        if self.applied < clock || !self.clocks.may_go_on(worker) {
+            return false;
+        }
+        self.pace.began(clock - self.clocks.least());
+        true
+    }
+}
+
+/// Workers that may go on, if any: they are woken when it is dropped, which needs no lock of the run's.
+#[must_use = "who may go on waits until then"]
+pub struct Woken<'a>(Option<&'a Gate>);
+
+impl Drop for Woken<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|gate| gate.open());
     }
 }
 

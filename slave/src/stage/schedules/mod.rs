@@ -1,0 +1,371 @@
+//! What a stage run promises, under schedules that shuttle draws: at every lock, wait and message it decides who goes on.
+//!
+//! Two slaves with a shard each; three workers add 1 to a key of their own in both shards at each clock, and read those of
+//! the others; news, and updates for the other slave, are on their way as threads of their own, so that they overtake one
+//! another. Workers take part as the engine does: updates are at their shards before a clock ends, and a read at the other
+//! slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
+
+#[path = "../gate.rs"]
+mod gate;
+#[allow(dead_code, reason = "what a schedule does not need")]
+#[path = "../run.rs"]
+mod run;
+mod sync;
+
+use flexps_common::announced::Touches;
+use flexps_common::error::Error;
+use flexps_common::ids::{Key, SlaveId, StageRun, TableId};
+use flexps_common::plan::{Consistency, Storage, TableSpec};
+use flexps_common::value::{Type, Values, ValuesMut};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::lists;
+use flexps_common::worker::{Place, Touch};
+use run::{Run, Source, Update};
+use shuttle::thread;
+use std::sync::{Arc, Mutex};
+
+use crate::consistency::News;
+use crate::kv::{Functions, Keys, Shard};
+
+const TABLE: TableId = TableId(0);
+/// Keys of a chunk of the table: the second one is the other shard's.
+const CHUNK: Key = 1 << 16;
+/// Of each worker: its slave, and its place there.
+const WORKERS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
+const SCHEDULES: usize = 400;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// A worker does not wait for its next clock.
+    GoOn,
+    /// A read at the other slave is answered at once.
+    ReadEarly,
+    /// A worker ends its clock before its updates are at their shards.
+    TickEarly,
+    /// An update is lost on its way.
+    Lose,
+    /// An update is applied twice.
+    Repeat,
+    /// Workers announce keys that they don't touch.
+    FalseKeys,
+    /// Nobody is woken.
+    Deaf,
+}
+
+#[derive(Clone, Copy)]
+struct Case {
+    model: Consistency,
+    clocks: u64,
+    fault: Fault,
+    /// Somebody cancels the stage at any moment.
+    cancelled: bool,
+}
+
+/// What really happened: looked at in between, since a schedule runs one thread at a time.
+#[derive(Default)]
+struct Seen {
+    /// By worker: clocks that it has finished; none behind its end.
+    clocks: [Option<u64>; 3],
+    /// By worker and shard: updates that were taken.
+    taken: [[u32; 2]; 3],
+}
+
+struct World {
+    case: Case,
+    shards: [Arc<Shard>; 2],
+    runs: [Run; 2],
+    seen: Mutex<Seen>,
+}
+
+/// Whether worker `worker` touches, at this clock, the key that several have in common.
+fn meets(worker: usize, clock: u64) -> bool {
+    worker != 1 && clock != 1
+}
+
+impl World {
+    fn new(case: Case) -> Self {
+        let spec = TableSpec {
+            name: "t".into(),
+            element: Type::F32,
+            width: 1,
+            storage: Storage::Dense,
+            update: "add".into(),
+            update_params: Vec::new(),
+        };
+        let shards =
+            [0, 1].map(|index| Arc::new(Shard::new(&[spec.clone()], index, 2, &Functions::default()).unwrap()));
+        let run = |here: usize| {
+            let own = WORKERS.iter().filter(|(slave, _)| *slave == here).count();
+            Run::new(StageRun(1), case.model, shards[here].clone(), own, [SlaveId(1 - here as u32)])
+        };
+        let runs = [run(0), run(1)];
+        let seen = Seen { clocks: [Some(0); 3], ..Seen::default() };
+        Self { case, shards, runs, seen: Mutex::new(seen) }
+    }
+
+    fn place(worker: usize) -> Place {
+        let (slave, local_index) = WORKERS[worker];
+        let local_threads = WORKERS.iter().filter(|(other, _)| *other == slave).count();
+        Place { index: worker, threads: WORKERS.len(), local_index, local_threads, slaves: 2, epoch: 0 }
+    }
+
+    /// Tells the other slave, in whatever order.
+    fn tell(self: &Arc<Self>, from: usize, news: Option<News>) {
+        let Some(news) = news else { return };
+        let world = self.clone();
+        thread::spawn(move || {
+            let run = &world.runs[1 - from];
+            if run.heard(SlaveId(from as u32), news) {
+                run.apply_due();
+            }
+        });
+    }
+
+    fn announce(&self, worker: usize, clock: u64) {
+        let place = Self::place(worker);
+        let common = meets(worker, clock) && self.case.fault != Fault::FalseKeys;
+        let keys: Vec<Key> = (0..Key::from(common)).map(|_| 9).chain([10 + worker as Key]).collect();
+        let touches = Touches::new(&[Touch { tables: &[TABLE], keys: &keys }]).unwrap();
+        self.runs[WORKERS[worker].0].announce(&place, clock, Arc::new(touches));
+    }
+
+    /// Takes an update of a worker to a shard. Whether it was taken.
+    fn add(&self, shard: usize, worker: usize, clock: u64, sequence: u64) -> bool {
+        let mut times = 1;
+        match self.case.fault {
+            Fault::Lose if clock == 1 => times = 0,
+            Fault::Repeat if clock == 1 => times = 2,
+            _ => {}
+        }
+        for again in 0..times {
+            let mut body = BodyWriter::default();
+            body.values(Values::F32(&[1.0]));
+            let values = BodyReader::new(body.finish()).values(Type::F32, 1).unwrap();
+            let key = worker as Key + shard as Key * CHUNK;
+            let update = Update { table: TABLE, keys: lists::Keys::List(Arc::new(vec![key])), values };
+            let source = Source { clock, worker: worker as u32, sequence: sequence + again };
+            if self.runs[shard].add(source, vec![update]).is_err() {
+                return false;
+            }
+        }
+        self.seen.lock().unwrap().taken[worker][shard] += 1;
+        true
+    }
+
+    /// What a shard holds of each worker.
+    fn values(&self, shard: usize) -> [f32; 3] {
+        let mut out = [0.0; 3];
+        let keys: Vec<Key> = (0..3).map(|worker| worker + shard as Key * CHUNK).collect();
+        self.shards[shard].get(TABLE, Keys::List(&keys), ValuesMut::F32(&mut out)).unwrap();
+        out
+    }
+
+    fn work(self: &Arc<Self>, worker: usize) -> Result<(), Error> {
+        let (here, place) = (WORKERS[worker].0, Self::place(worker));
+        let run = &self.runs[here];
+        let ahead = self.case.model.ahead();
+        if let Some(ahead) = ahead {
+            (0..=u64::from(ahead)).for_each(|clock| self.announce(worker, clock));
+            self.tell(here, run.start());
+        }
+        for clock in 0..self.case.clocks {
+            self.begins(worker, clock);
+            for shard in [0, 1] {
+                if shard != here && self.case.fault != Fault::ReadEarly {
+                    shuttle::future::block_on(self.runs[shard].readable(clock))?;
+                }
+                run.check()?;
+                self.check_read(worker, shard, clock);
+            }
+            let world = self.clone();
+            let remote = thread::spawn(move || world.add(1 - here, worker, clock, 4 * clock));
+            run.check()?;
+            if !self.add(here, worker, clock, 4 * clock + 2) {
+                return Err(Error::cancelled());
+            }
+            if self.case.fault != Fault::TickEarly && !remote.join().unwrap() {
+                return Err(Error::cancelled());
+            }
+            if let Some(ahead) = ahead {
+                self.announce(worker, clock + 1 + u64::from(ahead));
+            }
+            self.seen.lock().unwrap().clocks[worker] = Some(clock + 1);
+            let (news, woken) = run.tick(&place);
+            self.tell(here, news);
+            drop(woken);
+            if self.case.fault != Fault::GoOn {
+                run.wait(&place)?;
+            }
+        }
+        self.seen.lock().unwrap().clocks[worker] = None;
+        let (news, woken) = run.end(&place);
+        self.tell(here, news);
+        drop(woken);
+        Ok(())
+    }
+
+    /// A worker begins a clock: nobody may be so far behind.
+    fn begins(&self, worker: usize, clock: u64) {
+        let seen = self.seen.lock().unwrap().clocks;
+        for (other, behind) in seen.iter().enumerate().filter_map(|(other, clock)| Some((other, (*clock)?))) {
+            let lead = clock.saturating_sub(behind);
+            match self.case.model {
+                Consistency::Bsp => assert!(lead == 0, "{lead} clocks ahead under BSP"),
+                Consistency::Ssp { staleness } => {
+                    assert!(lead <= staleness.into(), "{lead} clocks ahead under SSP");
+                }
+                Consistency::Asp => {}
+                Consistency::SparseSsp { staleness, speculation } => {
+                    assert!(lead <= u64::from(staleness + speculation), "{lead} clocks ahead under SparseSSP");
+                    let first = behind..clock.saturating_sub(staleness.into());
+                    let met = first.into_iter().find(|other_clock| meets(worker, clock) && meets(other, *other_clock));
+                    assert!(met.is_none(), "clock {clock} and clock {met:?} touch a key beyond the staleness");
+                }
+            }
+        }
+    }
+
+    fn check_read(&self, worker: usize, shard: usize, clock: u64) {
+        for (other, value) in self.values(shard).into_iter().enumerate() {
+            let least = match self.case.model {
+                Consistency::Bsp => clock,
+                Consistency::Ssp { staleness } => clock.saturating_sub(staleness.into()),
+                _ => 0,
+            };
+            let most = if self.case.model == Consistency::Bsp { clock } else { u64::MAX };
+            assert!(
+                value >= least as f32 && value <= most as f32,
+                "worker {worker} reads {value} of worker {other} at clock {clock}"
+            );
+        }
+    }
+
+    /// At the end: the shards hold what was taken, each update once.
+    fn check_end(&self) {
+        self.runs.iter().for_each(Run::finish);
+        let taken = self.seen.lock().unwrap().taken;
+        for shard in [0, 1] {
+            for (worker, value) in self.values(shard).into_iter().enumerate() {
+                let taken = taken[worker][shard];
+                assert!(value == taken as f32, "{taken} updates of worker {worker} were taken, {value} applied");
+                assert!(self.case.cancelled || u64::from(taken) == self.case.clocks, "{taken} updates were taken");
+            }
+        }
+    }
+}
+
+/// Plays a case under random schedules, and under ones with few, but ill-chosen, switches.
+fn explore(case: Case) {
+    let play = move || {
+        sync::SLEPT.set(0);
+        sync::DEAF.set(case.fault == Fault::Deaf);
+        let world = Arc::new(World::new(case));
+        let work = |worker: usize| {
+            let world = world.clone();
+            thread::spawn(move || {
+                let (run, place) = (&world.runs[WORKERS[worker].0], World::place(worker));
+                run.enter(&place);
+                let result = world.work(worker);
+                run.leave(&place);
+                assert!(result.is_ok() || case.cancelled, "{result:?}");
+            })
+        };
+        let workers: Vec<_> = (0..WORKERS.len()).map(work).collect();
+        if case.cancelled {
+            let world = world.clone();
+            let cancel = thread::spawn(move || world.runs.iter().for_each(|run| run.cancel(Error::cancelled())));
+            cancel.join().unwrap();
+        }
+        workers.into_iter().for_each(|worker| worker.join().unwrap());
+        if case.model == Consistency::Asp {
+            assert_eq!(sync::SLEPT.get(), 0, "an ASP worker waits");
+        }
+        world.check_end();
+    };
+    shuttle::check_random(play, SCHEDULES);
+    shuttle::check_pct(play, SCHEDULES, 3);
+}
+
+fn case(model: Consistency, fault: Fault) -> Case {
+    Case { model, clocks: 3, fault, cancelled: false }
+}
+
+const SSP: Consistency = Consistency::Ssp { staleness: 1 };
+const SPARSE: Consistency = Consistency::SparseSsp { staleness: 0, speculation: 2 };
+
+#[test]
+fn no_read_under_bsp_misses_an_update_of_the_clock_before() {
+    explore(case(Consistency::Bsp, Fault::None));
+}
+
+#[test]
+fn no_ssp_worker_is_ever_more_than_its_staleness_ahead() {
+    explore(case(SSP, Fault::None));
+    explore(case(Consistency::Ssp { staleness: 0 }, Fault::None));
+}
+
+#[test]
+fn sparse_ssp_never_lets_two_workers_touch_the_same_key_beyond_the_staleness() {
+    explore(case(SPARSE, Fault::None));
+}
+
+#[test]
+fn asp_never_waits() {
+    explore(case(Consistency::Asp, Fault::None));
+}
+
+#[test]
+fn no_update_is_lost_or_applied_twice_and_nobody_hangs_whenever_a_stage_is_cancelled() {
+    for model in [Consistency::Bsp, SSP, Consistency::Asp, SPARSE] {
+        explore(Case { cancelled: true, ..case(model, Fault::None) });
+    }
+}
+
+#[test]
+#[should_panic(expected = "clocks ahead under BSP")]
+fn a_bsp_worker_that_does_not_wait_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::GoOn));
+}
+
+#[test]
+#[should_panic(expected = "reads")]
+fn a_read_that_is_answered_too_early_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::ReadEarly));
+}
+
+#[test]
+#[should_panic(expected = "reads")]
+fn a_clock_that_ends_before_its_updates_arrived_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::TickEarly));
+}
+
+#[test]
+#[should_panic(expected = "clocks ahead under SSP")]
+fn an_ssp_worker_that_does_not_wait_is_noticed() {
+    explore(case(SSP, Fault::GoOn));
+}
+
+#[test]
+#[should_panic(expected = "touch a key beyond the staleness")]
+fn keys_that_were_not_announced_are_noticed() {
+    explore(case(SPARSE, Fault::FalseKeys));
+}
+
+#[test]
+#[should_panic(expected = "updates of worker")]
+fn a_lost_update_is_noticed() {
+    explore(case(Consistency::Asp, Fault::Lose));
+}
+
+#[test]
+#[should_panic(expected = "updates of worker")]
+fn an_update_that_is_applied_twice_is_noticed() {
+    explore(case(Consistency::Asp, Fault::Repeat));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_worker_that_nobody_wakes_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::Deaf));
+}
