@@ -4,6 +4,11 @@ pub use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::atomic::AtomicU32;
 pub use std::sync::atomic::{AtomicBool, Ordering};
 pub use std::thread::{Thread, current};
+use std::time::{Duration, Instant};
+
+/// What changes within this is not slept for: where there are more workers than cores, to wake them takes longer than
+/// all they do in a short clock, and here others use the processor meanwhile.
+const MOMENT: Duration = Duration::from_micros(250);
 
 /// A number to sleep on: who has read it sleeps unless it has changed meanwhile, and one call wakes all who sleep.
 #[derive(Default)]
@@ -17,6 +22,13 @@ impl Word {
 
     /// Sleeps while the number is `seen`; may end at any time.
     pub fn sleep(&self, seen: u32) {
+        let start = Instant::now();
+        while start.elapsed() < MOMENT {
+            if self.0.load(Ordering::Relaxed) != seen {
+                return;
+            }
+            std::thread::yield_now();
+        }
         atomic_wait::wait(&self.0, seen);
     }
 

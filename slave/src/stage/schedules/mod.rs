@@ -25,7 +25,7 @@ use shuttle::thread;
 use std::sync::{Arc, Mutex};
 
 use crate::consistency::News;
-use crate::kv::{Functions, Keys, Shard};
+use crate::kv::{Functions, Keys, Room, Shard};
 
 const TABLE: TableId = TableId(0);
 /// Keys of a chunk of the table: the second one is the other shard's.
@@ -93,8 +93,11 @@ impl World {
             update: "add".into(),
             update_params: Vec::new(),
         };
-        let shards =
-            [0, 1].map(|index| Arc::new(Shard::new(&[spec.clone()], index, 2, &Functions::default()).unwrap()));
+        let shards = [0, 1].map(|index| {
+            Arc::new(
+                Shard::new(std::slice::from_ref(&spec), index, 2, &Functions::default(), &Room::unlimited()).unwrap(),
+            )
+        });
         let run = |here: usize| {
             let own = WORKERS.iter().filter(|(slave, _)| *slave == here).count();
             Run::new(StageRun(1), case.model, shards[here].clone(), own, [SlaveId(1 - here as u32)])
