@@ -5,8 +5,10 @@
 //! another. Workers take part as the engine does: updates are at their shards before a clock ends, and a read at the other
 //! slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
 
+#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[path = "../gate.rs"]
 mod gate;
+#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../run.rs"]
 mod run;
