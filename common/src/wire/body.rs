@@ -131,10 +131,16 @@ impl BodyReader {
         self.part(len as usize)
     }
 
+    /// The next part as the bytes of `count` values, at any alignment.
+    pub fn value_bytes(&mut self, element: Type, count: usize) -> Result<Bytes> {
+        let bytes = count.checked_mul(element.size()).ok_or_else(|| too_long(usize::MAX, self.rest.len()))?;
+        self.part(bytes)
+    }
+
     /// The next part as `count` values. Borrowed from the received message when that is aligned, else copied.
     pub fn values(&mut self, element: Type, count: usize) -> Result<ReceivedValues> {
-        let bytes = count.checked_mul(element.size()).ok_or_else(|| too_long(usize::MAX, self.rest.len()))?;
-        let part = self.part(bytes)?;
+        let part = self.value_bytes(element, count)?;
+        let bytes = part.len();
         if part.as_ptr().addr().is_multiple_of(element.size()) {
             return Ok(ReceivedValues { element, bytes: part });
         }

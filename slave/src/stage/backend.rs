@@ -74,7 +74,8 @@ pub struct Engine {
 
 /// A read that was started.
 struct Started {
-    items: Vec<(TableId, Vec<Key>)>,
+    /// Tables, how many keys of each, and the keys where this slave serves some of them.
+    items: Vec<(TableId, usize, Vec<Key>)>,
     read: Read,
 }
 
@@ -327,7 +328,10 @@ impl Backend for Engine {
         self.send(false, &mut under_way, || cutter.message())?;
         let waiting = std::iter::from_fn(|| cutter.message()).collect();
         let read = Read { local: cutter.local, waiting, under_way };
-        let items = pulls.iter().map(|pull| (pull.table, pull.keys.to_vec())).collect();
+        // The keys of messages are in these; a large read need not copy them again.
+        let keys = |at: usize| if read.local.iter().any(|(item, _)| *item == at) { pulls[at].keys } else { &[] };
+        let items = pulls.iter().enumerate().map(|(at, pull)| (pull.table, pull.keys.len(), keys(at).to_vec()));
+        let items = items.collect();
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.tickets.insert(ticket, Started { items, read });
@@ -338,7 +342,11 @@ impl Backend for Engine {
         self.run.check()?;
         let found = self.tickets.remove(&ticket.0);
         let Started { items, read } = found.ok_or_else(|| Error::bug("a ticket that this worker does not hold"))?;
-        let items: Vec<_> = items.iter().map(|(table, keys)| (*table, Keys::List(keys))).collect();
+        let items = items.iter().map(|(table, count, keys)| match keys.len() == *count {
+            true => (*table, Keys::List(keys)),
+            false => (*table, Keys::Range { start: 0, count: *count as u32 }),
+        });
+        let items: Vec<_> = items.collect();
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &items)?;
         check_out(&items, out)?;

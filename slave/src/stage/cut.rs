@@ -13,7 +13,7 @@ use flexps_common::value::Type;
 use std::ops::Range;
 
 /// Bytes of values after which a message is full.
-pub const MESSAGE: usize = 1 << 16;
+pub const MESSAGE: usize = 1 << 17;
 
 /// One table's keys of a request.
 #[derive(Debug, Clone, Copy)]

@@ -165,13 +165,17 @@ impl UnderWay {
         }
         let mut body = BodyReader::new(answer.body);
         for piece in &self.message.pieces {
-            let received = body.values(piece.element, piece.values())?;
-            let (values, mut at) = (received.get(), 0);
+            // As bytes: wherever they lie in the message, they are copied once.
+            let values = body.value_bytes(piece.element, piece.values())?;
+            let (mut rest, out) = (&values[..], &mut out[piece.item]);
+            if out.kind() != piece.element {
+                return Err(Error::bug(format!("values of {:?} for {:?}", piece.element, out.kind())));
+            }
+            let key = piece.width * piece.element.size();
             for places in &piece.places {
-                let to = slices::part_mut(&mut out[piece.item], places.start * piece.width..places.end * piece.width);
-                let len = to.len();
-                slices::copy(slices::part(values, at..at + len), to)?;
-                at += len;
+                let (here, after) = rest.split_at(places.len() * key);
+                out.bytes_mut()[places.start * key..places.end * key].copy_from_slice(here);
+                rest = after;
             }
         }
         body.end()?;
