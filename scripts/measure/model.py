@@ -8,6 +8,8 @@ MODELS = ["asp", "ssp:2", "bsp", "sparse-ssp:2:8"]
 # Seconds a pass of FlexPS, as measured on this size of machine; in two processes the models were not told apart.
 QUOTED = {"asp": 0.65, "ssp:2": 0.68, "bsp": 0.78}
 QUOTED_TWO = {"sparse-ssp:2:8": 1.04}
+# Epochs that svrg and lr may take.
+EPOCHS = 40
 CONFLICTS = [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1]
 
 
@@ -113,7 +115,7 @@ class Convergence:
             flags = ["--narrow", 2] if job == "svrg" else ["--solver", "sgd", "--optimizer", "saga", "--batch", 10]
             for slow in [[], ["--inject", "slow:worker=1,factor=4"]]:
                 for model in MODELS:
-                    _, result = self.report([self.flexps, "run", job, *flags, "--slots", 2, "--input", rows, "--epochs", 20,
+                    _, result = self.report([self.flexps, "run", job, *flags, "--slots", 2, "--input", rows, "--epochs", EPOCHS,
                                              "--tolerance", 0, "--consistency", model, *slow])
                     stages = [s for s in result["stages"] if s["name"] == stage]
                     each = median([s["seconds"] for s in stages])
@@ -121,9 +123,10 @@ class Convergence:
                     waits = [sum(s["pace"]["worker_waits"][worker] for s in stages) / total for worker in [0, 1]]
                     hit = next((e["epoch"] for e in result["epochs"] if e["objective"] <= optimum * (1 + 1e-4)), None)
                     reached[job, model, bool(slow)] = hit
+                    when = hit or f"not in {EPOCHS}"
                     above = max(result["objective"] / optimum - 1, 0)
-                    print(f"| {job} | {model} | {'x 4' if slow else ''} | {hit or 'not in 20'} | {each:.3f} | {waits[0]:.0%} | "
+                    print(f"| {job} | {model} | {'x 4' if slow else ''} | {when} | {each:.3f} | {waits[0]:.0%} | "
                           f"{waits[1]:.0%} | {above:.0e} |", flush=True)
         slowest = max((hit or 10**6 for hit in reached.values()))
         self.bench.table.add(f"{name}: svrg and lr to 1e-4 under four models, with and without a straggler: most epochs", f"{slowest}",
-                             "", "", "<= 20", slowest <= 20)
+                             "", "", f"<= {EPOCHS}", slowest <= EPOCHS)
