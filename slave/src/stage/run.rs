@@ -265,10 +265,12 @@ impl Run {
             let values = part.values.get();
             self.shard.check(part.table, view(&part.keys), values.kind(), values.len())?;
         }
-        if self.keeps_none() || source.clock < self.state.lock().applied {
+        let mut state = self.state.lock();
+        // Under the lock under which it is kept: nobody looks for what is kept behind a run's end.
+        if self.keeps_none() || source.clock < state.applied {
+            drop(state);
             return update.iter().try_for_each(|part| self.apply(part));
         }
-        let mut state = self.state.lock();
         state.pending.keep(source.clock, source.worker, source.sequence, update);
         // The clock may have been completed meanwhile.
         let woken = self.moved(&mut state);

@@ -333,7 +333,9 @@ async fn closing_a_job_or_ending_a_slave_ends_its_workers() {
     let run = cluster.launch(ENDLESS, &[1, 1]).await;
     cluster.close().await;
     for outcome in cluster.outcomes(run, &[1, 1]).await {
-        assert_eq!(outcome.error.unwrap().fault, Fault::Cancelled);
+        // A worker may hear of it first from the other slave, where it was closed a moment earlier.
+        let error = outcome.error.unwrap();
+        assert!(error.fault == Fault::Cancelled || error.message.contains("is not open here"), "{error}");
     }
     let answers = cluster.tell(&ToSlave::Ops { job: flexps_common::ids::JobId(1), phase: 2, ops: Vec::new() }).await;
     assert!(answers.iter().all(|a| a.as_ref().unwrap_err().message.contains("job j1 is not open here")));
