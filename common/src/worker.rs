@@ -5,6 +5,7 @@
 //! one-thread host's in [`crate::host`].
 
 use crate::data::block::KeyMap;
+use crate::data::drawn::Drawn;
 use crate::data::{Block, Facts};
 use crate::error::Result;
 use crate::ids::{InputId, Key, TableId};
@@ -98,6 +99,8 @@ pub trait Backend {
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>>;
     /// Facts of the whole input; waits until every slave has read its part.
     fn facts(&mut self, input: InputId) -> Result<Facts>;
+    /// The rows that the slave has for a stage that draws, one numbering for all of its workers; waits until they are here.
+    fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>>;
     /// Number of blocks on this slave; waits until all are read.
     fn blocks(&mut self, input: InputId) -> Result<usize>;
     /// Replaces `values` by the sum over the stage's workers on this slave; waits for all of them.
@@ -249,6 +252,12 @@ impl<'a> Worker<'a> {
     /// blocks, in every worker of the stage or in none.
     pub fn key_map(&mut self, input: Input) -> Result<Arc<KeyMap>> {
         self.backend.key_map(input.id)
+    }
+
+    /// The rows that this slave has for a stage that draws ([`crate::plan::StageBuilder::draws`]): its own and those that
+    /// it fetched from others, the same for all workers here and in each run. Waits until they are there.
+    pub fn draw(&mut self, input: Input) -> Result<Arc<Drawn>> {
+        self.backend.draw(input.id)
     }
 
     /// Facts of the whole input; waits until it is read.

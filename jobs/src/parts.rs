@@ -8,7 +8,7 @@
 
 use flexps_common::data::Block;
 use flexps_common::data::block::KeyMap;
-use flexps_common::data::keys::KeySet;
+use flexps_common::data::drawn::Drawn;
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
@@ -114,16 +114,26 @@ impl Parts {
 
 impl Part {
     fn of(number: usize, start: usize, numbers: Vec<usize>, blocks: Vec<Arc<Block>>) -> Self {
-        let mut features = KeySet::default();
-        blocks.iter().for_each(|block| features.insert(&block.indices));
-        let ranks = features.into_ranks();
-        let renumbered = |block: Arc<Block>| {
-            let mut block = Block::clone(&block);
-            ranks.renumber(&mut block.indices);
-            Arc::new(block)
-        };
-        let map = Arc::new(ranks.map(u64::MAX));
-        Self { map, number, start, numbers, rows: Blocks::Some(blocks.into_iter().map(renumbered).collect()) }
+        // Never the identity: a part's few features must not cost the memory of all.
+        let Drawn { map, blocks } = Drawn::of(blocks, u64::MAX);
+        Self { map, number, start, numbers, rows: Blocks::Some(blocks) }
+    }
+
+    /// The worker's share of rows that were drawn: every so-manieth block.
+    pub fn drawn(drawn: &Drawn, worker: &Worker<'_>) -> Self {
+        let (first, step) = (worker.place.local_index, worker.place.local_threads.max(1));
+        let numbers: Vec<_> = (first..drawn.blocks.len()).step_by(step).collect();
+        let blocks = numbers.iter().map(|at| drawn.blocks[*at].clone()).collect();
+        Self { map: drawn.map.clone(), number: 0, start: 0, numbers, rows: Blocks::Some(blocks) }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self, worker: &mut Worker<'_>) -> Result<u64> {
+        let mut rows = 0;
+        for at in 0..self.blocks() {
+            rows += self.block(worker, at)?.rows() as u64;
+        }
+        Ok(rows)
     }
 
     /// Whether it is all of the worker's rows.

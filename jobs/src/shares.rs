@@ -9,7 +9,6 @@
 
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
-use flexps_common::data::block::KeyMap;
 use flexps_common::plan::{Steps, Table};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
@@ -104,25 +103,25 @@ impl Share {
         Ok(Self { rows: u64::from(rows), counts })
     }
 
-    /// Turns the counts into weights, all workers together having `rows` rows, in `parts` parts each.
-    pub fn weights(
-        mut self,
-        worker: &mut Worker<'_>,
-        totals: Table<f32>,
-        map: &KeyMap,
-        rows: f64,
-        parts: usize,
-    ) -> Result<Weights> {
-        let mut densities = Vec::new();
-        worker.get_mapped(totals, map, &mut densities)?;
-        let workers = worker.place.threads;
+    /// The share of rows that were drawn, and the counts of all of the stage's workers, which are on one slave.
+    pub fn drawn(worker: &mut Worker<'_>, part: &Part) -> Result<(Self, Vec<f32>)> {
+        let share = Self::count(worker, part)?;
+        let mut totals = share.counts.clone();
+        worker.sum_local(&mut totals)?;
+        Ok((share, totals))
+    }
+
+    /// Turns the counts into weights, `workers` workers together having `rows` rows, in `parts` parts each, and `totals` of
+    /// them each feature.
+    pub fn weights(mut self, totals: Vec<f32>, workers: usize, rows: f64, parts: usize) -> Weights {
+        let mut densities = totals;
         let times = (rows / (self.rows * workers as u64) as f64) as f32;
         for (own, all) in self.counts.iter_mut().zip(&mut densities) {
             let density = if *own > 0.0 { *own / *all * times } else { 1.0 };
             *own = weight(*own, *all, workers, parts);
             *all = density.max(1.0);
         }
-        Ok(Weights { weights: self.counts, densities: (parts > 1).then_some(densities) })
+        Weights { weights: self.counts, densities: (parts > 1).then_some(densities) }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that was not launched here yet
 //! waits for the launch, one of a run that is over fails.
 
+use crate::draw;
 use crate::job::OpenJob;
 use crate::node::Jobs;
 use crate::stage::run::{Source, Update, view};
@@ -46,6 +47,11 @@ impl Service for Bulk {
                     put_off(&job, origin).await;
                     answer
                 }
+                ToShard::Blocks { job, input } => {
+                    let blocks = jobs.find(job)?.rows(input)?.blocks().await?;
+                    Packet::control(&FromShard::Blocks(blocks as u32))
+                }
+                ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
                     let job = jobs.find(message.of().job)?;
                     let answer = job.staging.receive(&job.shard, message, request.body)?;

@@ -4,12 +4,14 @@
 //! a clock that arrives before its launch is kept for it.
 
 use crate::consistency::News;
+use crate::draw;
 use crate::kv::{Functions, Room, Shard};
 use crate::reader::Reader;
 use crate::stage::link::{DEADLINE, Link};
 use crate::stage::run::Run;
 use crate::staging::Staging;
 use flexps_common::data::Facts;
+use flexps_common::data::drawn::Drawn;
 use flexps_common::error::{Error, Result};
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
@@ -22,7 +24,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 /// What a slave is told when a job begins.
 pub struct Opening {
@@ -69,6 +71,9 @@ pub struct OpenJob {
 pub struct Input {
     rows: OnceLock<Arc<Reader>>,
     facts: watch::Sender<Option<Facts>>,
+    /// What the stages that draw from it get, and the share that they are to have.
+    drawn: OnceCell<Arc<Drawn>>,
+    share: Option<f64>,
 }
 
 impl Input {
@@ -90,13 +95,19 @@ impl OpenJob {
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         let delay = experiment.delays(&slaves[index].name);
         let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));
-        let input = |_: &_| Input { rows: OnceLock::new(), facts: watch::Sender::new(None) };
+        let stages: Vec<_> = plan.stages().into_iter().cloned().collect();
+        let share =
+            |input| stages.iter().filter_map(move |s| s.draws.filter(|(of, _)| *of == input)).map(|(_, share)| share);
+        let input = |input| {
+            let share = share(InputId(input)).reduce(f64::max);
+            Input { rows: OnceLock::new(), facts: watch::Sender::new(None), drawn: OnceCell::new(), share }
+        };
         Ok(Self {
             id,
             name,
             staging: Staging::default(),
-            stages: plan.stages().into_iter().cloned().collect(),
-            inputs: plan.inputs.iter().map(input).collect(),
+            inputs: (0..plan.inputs.len() as u16).map(input).collect(),
+            stages,
             links: slaves.iter().map(link).collect(),
             experiment,
             slaves,
@@ -237,6 +248,14 @@ impl OpenJob {
     pub fn rows(&self, input: InputId) -> Result<&Arc<Reader>> {
         let rows = self.input(input)?.rows.get();
         rows.ok_or_else(|| Error::bug(format!("input {input} of job {} is not being read", self.id)))
+    }
+
+    /// The rows for the stages that draw from an input; waits until they are here.
+    pub async fn draw(&self, input: InputId) -> Result<Arc<Drawn>> {
+        let of = self.input(input)?;
+        let share = of.share.ok_or_else(|| Error::bug(format!("no stage draws from input {input}")))?;
+        let drawn = of.drawn.get_or_try_init(|| async { draw::draw(self, input, share).await.map(Arc::new) });
+        drawn.await.cloned()
     }
 
     /// From now on the input's rows are `rows`. An error when it has some.

@@ -4,6 +4,7 @@
 
 pub mod bulk;
 pub mod consistency;
+mod draw;
 pub mod job;
 pub mod kv;
 mod memory;

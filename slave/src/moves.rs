@@ -9,7 +9,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::TableId;
 use flexps_common::transport::Pending;
 use flexps_common::wire::body::BodyWriter;
-use flexps_common::wire::kv::FromShard;
+use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::wire::moved::{FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use std::collections::{BTreeMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
@@ -61,8 +61,9 @@ impl Way {
         let link = job.link(shard)?;
         let mut left = VecDeque::new();
         let offers: Vec<_> = offered.chunks(OFFER).collect();
-        let asked =
-            offers.iter().map(|chunks| link.ask(ToReceiver::Offer { of, chunks: chunks.to_vec() }, Default::default()));
+        let asked = offers.iter().map(|chunks| {
+            link.ask(&ToShard::Move(ToReceiver::Offer { of, chunks: chunks.to_vec() }), Default::default())
+        });
         for (chunks, asked) in offers.iter().zip(asked.collect::<Result<Vec<_>>>()?) {
             let FromReceiver::Wanted(places) = answer(asked)? else {
                 return Err(Error::bug("a slave was offered chunks and says that it has them"));
@@ -91,7 +92,8 @@ impl Way {
         let (bytes, checksum) = (body.len(), xxh3_64(&body));
         self.sent.chunks += chunks.len() as u64;
         self.sent.bytes += bytes as u64;
-        let pending = job.link(self.shard)?.ask(ToReceiver::Chunks { of, chunks, checksum }, body)?;
+        let message = ToShard::Move(ToReceiver::Chunks { of, chunks, checksum });
+        let pending = job.link(self.shard)?.ask(&message, body)?;
         under_way.push(pending, bytes);
         Ok(())
     }

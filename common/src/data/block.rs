@@ -79,6 +79,12 @@ pub enum KeyMap {
     Sorted(Box<[Key]>),
 }
 
+impl Default for KeyMap {
+    fn default() -> Self {
+        KeyMap::Identity(0)
+    }
+}
+
 impl KeyMap {
     /// Number of local features.
     pub fn len(&self) -> usize {

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod compression;
+pub mod drawn;
 pub mod generate;
 pub mod indexer;
 pub mod keys;

@@ -144,10 +144,12 @@ impl Host {
         let wanted = match threads {
             Threads::All => slots,
             Threads::PerSlave(n) => n as usize * self.slaves,
-            Threads::Count(n) => n as usize,
+            Threads::Count(n) | Threads::OneSlave(n) => n as usize,
         };
-        let threads = wanted.clamp(if with_rows { self.slaves } else { 1 }, slots);
-        let slaves = self.slaves.min(threads);
+        let one = matches!(threads, Threads::OneSlave(_));
+        let most = if one { self.slots } else { slots };
+        let threads = wanted.clamp(if with_rows { self.slaves } else { 1 }, most);
+        let slaves = if one { 1 } else { self.slaves.min(threads) };
         let mut places = Vec::with_capacity(threads);
         for slave in 0..slaves {
             let local_threads = threads / slaves + usize::from(slave < threads % slaves);

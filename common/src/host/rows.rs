@@ -4,11 +4,12 @@
 
 use super::facts;
 use crate::data::block::KeyMap;
+use crate::data::drawn::{Drawn, with_features};
 use crate::data::{Block, Facts};
 use crate::value::OwnedValues;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The rows of one input.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ pub struct HostRows {
     /// Facts of all rows.
     pub facts: Facts,
     slaves: Vec<Mutex<SlaveRows>>,
+    drawn: OnceLock<Arc<Drawn>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,7 +34,8 @@ impl HostRows {
         for (i, block) in blocks.iter().enumerate() {
             dealt[i % slaves].blocks.push(Arc::new(block.clone()));
         }
-        Self { facts: facts(blocks, features), slaves: dealt.into_iter().map(Mutex::new).collect() }
+        let slaves = dealt.into_iter().map(Mutex::new).collect();
+        Self { facts: facts(blocks, features), slaves, drawn: OnceLock::new() }
     }
 
     pub fn block(&self, slave: usize, at: usize) -> Option<Arc<Block>> {
@@ -41,6 +44,21 @@ impl HostRows {
 
     pub fn blocks(&self, slave: usize) -> usize {
         self.slaves[slave].lock().blocks.len()
+    }
+
+    /// All rows, whatever share is asked for: the host has them.
+    pub fn draw(&self) -> Arc<Drawn> {
+        self.drawn
+            .get_or_init(|| {
+                let features = |rows: &Mutex<SlaveRows>| {
+                    let rows = rows.lock();
+                    let map = rows.map.clone().unwrap_or_default();
+                    rows.blocks.iter().map(|block| with_features(block.clone(), &map)).collect::<Vec<_>>()
+                };
+                let blocks = self.slaves.iter().flat_map(features).collect();
+                Arc::new(Drawn::of(blocks, self.facts.features))
+            })
+            .clone()
     }
 
     pub fn key_map(&self, slave: usize) -> Arc<KeyMap> {

@@ -7,6 +7,7 @@ use super::rows::HostRows;
 use super::table::HostTable;
 use crate::announced::Announcements;
 use crate::data::block::KeyMap;
+use crate::data::drawn::Drawn;
 use crate::data::{Block, Facts};
 use crate::error::{Error, Result};
 use crate::ids::{InputId, Key, TableId};
@@ -297,6 +298,10 @@ impl Backend for HostBackend<'_> {
 
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
         Ok(self.rows(input)?.key_map(self.slave))
+    }
+
+    fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
+        Ok(self.rows(input)?.draw())
     }
 
     fn facts(&mut self, input: InputId) -> Result<Facts> {

@@ -46,7 +46,10 @@ impl Plan {
                 Step::Stage(s) => {
                     let input =
                         s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
-                    writeln!(out, "stage {}: threads {:?}, {:?}{input}", s.name, s.threads, s.consistency)
+                    let draws = s.draws.map_or(String::new(), |(i, share)| {
+                        format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
+                    });
+                    writeln!(out, "stage {}: threads {:?}, {:?}{input}{draws}", s.name, s.threads, s.consistency)
                 }
                 Step::Op(TableOp::Copy { from, to }) => writeln!(out, "copy {} to {}", name(from), name(to)),
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),

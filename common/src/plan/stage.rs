@@ -16,6 +16,8 @@ pub enum Threads {
     All,
     /// So many on each slave that holds rows of the stage's input.
     PerSlave(u32),
+    /// So many on one slave.
+    OneSlave(u32),
 }
 
 /// The function that a stage's workers run.
@@ -32,6 +34,8 @@ pub struct StageSpec {
     pub consistency: Consistency,
     /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
     pub input: Option<InputId>,
+    /// The input of which it draws rows, and which share of all of them its slave is to have; it runs anywhere.
+    pub draws: Option<(InputId, f64)>,
     /// What each worker runs.
     pub run: StageFn,
 }
@@ -55,6 +59,13 @@ impl StageBuilder<'_> {
     /// The input whose rows it passes over.
     pub fn input(self, input: Input) -> Self {
         self.0.input = Some(input.id);
+        self
+    }
+
+    /// The input of which it draws rows, by [`Worker::draw`]: what the slave lacks of `share` of all rows, from above 0 to
+    /// 1, it fetches from others once, in random blocks.
+    pub fn draws(self, input: Input, share: f64) -> Self {
+        self.0.draws = Some((input.id, share));
         self
     }
 }

@@ -42,6 +42,7 @@ impl Steps {
             threads: Threads::All,
             consistency: Consistency::Bsp,
             input: None,
+            draws: None,
             run: Arc::new(run),
         }));
         match self.0.last_mut() {

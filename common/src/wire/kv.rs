@@ -5,7 +5,7 @@
 //! [`crate::wire::keys`]). A receiver remembers key lists by hash (see [`crate::wire::lists`]), so that the same list is
 //! sent once.
 
-use crate::ids::{JobId, StageRun, TableId};
+use crate::ids::{InputId, JobId, StageRun, TableId};
 use crate::value::Type;
 use crate::wire::moved::{FromReceiver, ToReceiver};
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,22 @@ pub enum ToShard {
     },
     /// Chunks that are to be served here in the next phase.
     Move(ToReceiver),
+    /// How many blocks of rows the slave has, once all are read; answered by [`FromShard::Blocks`].
+    Blocks {
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+    },
+    /// A block of rows; answered by [`FromShard::Rows`].
+    Rows {
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+        /// The block's number.
+        at: u32,
+    },
 }
 
 /// What a shard answers.
@@ -99,4 +115,15 @@ pub enum FromShard {
     UnknownKeys,
     /// To chunks that move here.
     Moved(FromReceiver),
+    /// So many blocks.
+    Blocks(u32),
+    /// The body holds labels, offsets, features and, where they are not all 1, values, each padded to 8 bytes.
+    Rows {
+        /// Number of rows.
+        rows: u32,
+        /// Number of non-zeros.
+        nonzeros: u32,
+        /// Whether values follow.
+        values: bool,
+    },
 }

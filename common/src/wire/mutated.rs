@@ -328,6 +328,8 @@ fn to_shard() -> Vec<ToShard> {
     vec![
         ToShard::Get { origin, sections: sections.clone(), peek: true },
         ToShard::Add { origin, sequence: 300, sections },
+        ToShard::Blocks { job: JobId(1), input: InputId(2) },
+        ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
         ToShard::Move(ToReceiver::Offer { of: MOVE, chunks: vec![Offered { id: CHUNK, version: 3 }] }),
         ToShard::Move(ToReceiver::Chunks {
             of: MOVE,
@@ -347,7 +349,9 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&from_slave, 100_000);
     survives(&to_shard(), 200_000);
     let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);
-    let from_shard = [FromShard::Values, FromShard::Added, FromShard::UnknownKeys].into_iter().chain(moved);
+    let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
+    let others = [FromShard::Values, FromShard::Added, FromShard::UnknownKeys];
+    let from_shard = others.into_iter().chain(rows).chain(moved);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
     survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);
 }

@@ -31,6 +31,12 @@ use stochastic::Stochastic;
 /// Growth of the step per epoch.
 const GROW: f64 = 1.4;
 
+/// A share of the rows.
+fn share(text: &str) -> std::result::Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| format!("'{text}' is no share of the rows; give a number above 0, at most 1"))
+}
+
 /// The first step: 0.2 / L, where L = max |x|^2 / 4 + lambda is the largest curvature of a single row. Short enough that the
 /// first epochs, far from the optimum, are seldom taken back; growth soon makes up for it.
 fn first_step(step: Step, facts: &Facts, bias: bool, lambda: f64) -> f64 {
@@ -56,9 +62,14 @@ pub struct Svrg {
     #[arg(long, value_name = "N", value_parser = flags::threads)]
     pub wide: Option<u32>,
 
-    /// Threads of the stochastic stage [default: 1 on each slave]
+    /// Threads of the stochastic stage [default: 1 on each slave, or 1 with --sample-share]
     #[arg(long, value_name = "N", value_parser = flags::threads)]
     pub narrow: Option<u32>,
+
+    /// Run the stochastic stage on one slave, on this share of all rows, above 0 to 1: what that slave lacks of it comes
+    /// once from others, in random blocks. A feature that none of these rows has stays as it is
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub sample_share: Option<f64>,
 
     /// Step size
     #[arg(long, default_value_t, value_name = "auto|SIZE", value_parser = flags::step)]
@@ -87,7 +98,10 @@ impl Job for Svrg {
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
         let wide = self.wide.map_or(Threads::All, Threads::Count);
-        let narrow = self.narrow.map_or(Threads::PerSlave(1), Threads::Count);
+        let narrow = match self.sample_share {
+            Some(_) => Threads::OneSlave(self.narrow.unwrap_or(1)),
+            None => self.narrow.map_or(Threads::PerSlave(1), Threads::Count),
+        };
 
         let steps = &mut plan.body;
         if let (Some(start), Some(model)) = (start, &flags.init_model) {
@@ -95,12 +109,15 @@ impl Job for Svrg {
         }
         let first = First { rows, start, gradient: Some(next), counts: None };
         steps.stage("first-gradient", move |worker| first.run(worker)).threads(wide).input(rows.input);
-        let always = start.is_some();
+        let (always, sampled) = (start.is_some(), self.sample_share.is_some());
         let share = move |worker: &mut Worker<'_>| {
-            let merges = always || worker.place.threads > 1 || Parts::new(worker, rows)?.count() > 1;
+            let merges = !sampled && (worker.place.threads > 1 || Parts::new(worker, rows)?.count() > 1);
+            let merges = always || merges;
             if merges { shares::count(worker, rows, counts) } else { Ok(()) }
         };
-        steps.stage("shares", share).threads(narrow).input(rows.input);
+        // The same workers as the stochastic stage's: what they count of their rows is kept beside these.
+        let counting = if sampled { Threads::PerSlave(1) } else { narrow };
+        steps.stage("shares", share).threads(counting).input(rows.input);
         let (lambda, bias, step) = (flags.lambda, flags.bias, self.step);
         steps.decide(move |progress| {
             let facts = objective::begin(progress, rows, lambda)?;
@@ -129,16 +146,20 @@ impl Job for Svrg {
             inner: self.inner,
             joins: self.joins.unwrap_or(0),
             seed: flags.seed,
+            draws: sampled,
         };
         let (rules, growth) = (Rules::new(flags), Growth::new(self.step, GROW));
         // A merge touches all features of a worker.
-        let consistency = flags.consistency().of_same_keys();
+        let (consistency, sample_share) = (flags.consistency().of_same_keys(), self.sample_share);
         steps.repeat(flags.epochs, |epoch| {
-            epoch
+            let stage = epoch
                 .stage("stochastic", move |worker| stochastic.run(worker))
                 .threads(narrow)
-                .consistency(consistency)
-                .input(rows.input);
+                .consistency(consistency);
+            match sample_share {
+                Some(share) => stage.draws(rows.input, share),
+                None => stage.input(rows.input),
+            };
             next.zero(epoch);
             epoch
                 .stage("full-gradient", move |worker| gradient::full(worker, rows, weights, next))

@@ -35,11 +35,17 @@ pub struct Stochastic {
     pub joins: u32,
     /// Seed of the order.
     pub seed: u64,
+    /// Whether it draws rows on one slave, instead of passing over each slave's own.
+    pub draws: bool,
 }
 
 impl Stochastic {
     /// The stage function.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
+        if self.draws {
+            let drawn = worker.draw(self.rows.input)?;
+            return self.learn(worker, &Part::drawn(&drawn, worker), 1);
+        }
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
             self.learn(worker, &part, parts.count())?;
@@ -52,18 +58,23 @@ impl Stochastic {
         let map = &part.map;
         let (eta, lambda, all_rows) =
             (worker.scalar("step", 0.0), worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
-        let alone = worker.place.threads == 1 && part.is_all();
+        let alone = worker.place.threads == 1 && (part.is_all() || self.draws);
         let joins = match self.joins {
             0 if alone => 1,
             0 => 4,
             n => n,
         };
         let joins = joins.div_ceil(parts as u32);
+        let workers = worker.place.threads;
         let (rows, share) = if alone {
-            (all_rows, None)
+            (part.rows(worker)? as f64, None)
+        } else if self.draws {
+            let (share, totals) = Share::drawn(worker, part)?;
+            (share.rows as f64, Some(share.weights(totals, workers, all_rows, parts)))
         } else {
-            let share = Share::recall(worker, self.rows, part)?;
-            (share.rows as f64, Some(share.weights(worker, self.counts, map, all_rows, parts)?))
+            let (share, mut totals) = (Share::recall(worker, self.rows, part)?, Vec::new());
+            worker.get_mapped(self.counts, map, &mut totals)?;
+            (share.rows as f64, Some(share.weights(totals, workers, all_rows, parts)))
         };
         let bias_weight = shares::weight(rows as f32, all_rows as f32, worker.place.threads, parts);
 

@@ -60,6 +60,20 @@ fn several_workers_on_several_slaves_reach_the_same_optimum() {
 }
 
 #[test]
+fn a_stochastic_stage_on_one_slave_that_draws_all_rows_reaches_the_same_optimum() {
+    let blocks = Rows { rows: 800, features: 300, ..Rows::sparse(8) }.blocks(8);
+    for (slaves, slots, narrow) in [(1, 1, 1), (3, 1, 1), (3, 2, 2)] {
+        for bias in [false, true] {
+            let mut draws = Svrg { sample_share: Some(1.0), narrow: Some(narrow), ..job() };
+            draws.common.bias = bias;
+            let outcome = assert_reaches(Host::cluster(slaves, slots), &draws, &blocks, 1e-6);
+            let stages = outcome.stages.iter().filter(|(name, _)| name == "stochastic");
+            assert!(stages.count() > 0);
+        }
+    }
+}
+
+#[test]
 fn rows_that_come_in_parts_reach_the_same_optimum() {
     let blocks = Rows { rows: 800, features: 3000, ..Rows::sparse(8) }.blocks(9);
     for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {

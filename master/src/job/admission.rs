@@ -29,6 +29,7 @@ pub fn want(stage: &StageSpec) -> Want {
     match stage.threads {
         Threads::All => Want::All,
         Threads::PerSlave(n) => Want::PerSlave(n),
+        Threads::OneSlave(n) => Want::OneSlave(n),
         Threads::Count(threads) => Want::Spread { threads, each: u32::from(stage.input.is_some()) },
     }
 }
@@ -36,7 +37,7 @@ pub fn want(stage: &StageSpec) -> Want {
 /// Stages that ask for no thread at all are refused whatever the cluster is.
 pub fn check(plan: &Plan) -> Result<()> {
     for stage in plan.stages() {
-        if matches!(stage.threads, Threads::Count(0) | Threads::PerSlave(0)) {
+        if matches!(stage.threads, Threads::Count(0) | Threads::PerSlave(0) | Threads::OneSlave(0)) {
             return Err(Error::user(format!("stage {} asks for 0 threads; give at least 1", stage.name)));
         }
     }
@@ -47,21 +48,29 @@ pub fn check(plan: &Plan) -> Result<()> {
 /// input has. There must be at least one candidate.
 pub fn choose(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
     let stages = plan.stages();
-    let per_slave =
-        stages.iter().filter_map(|s| if let Threads::PerSlave(n) = s.threads { Some((n, s)) } else { None });
+    let per_slave = |s: &&StageSpec| if let Threads::PerSlave(n) = s.threads { Some(n) } else { None };
+    let one_slave = |s: &&StageSpec| if let Threads::OneSlave(n) = s.threads { Some(n) } else { None };
     let mut fitting = candidates.to_vec();
-    if let Some((n, stage)) = per_slave.max_by_key(|(n, _)| *n) {
-        fitting.retain(|c| c.slots >= n);
-        if fitting.is_empty() {
-            let most = candidates.iter().map(|c| c.slots).max().unwrap_or(0);
+    let each = stages.iter().filter_map(per_slave).max().unwrap_or(0);
+    fitting.retain(|c| c.slots >= each);
+    let most = candidates.iter().map(|c| c.slots).max().unwrap_or(0);
+    for stage in &stages {
+        let (n, where_to) = match stage.threads {
+            Threads::PerSlave(n) => (n, "each slave"),
+            Threads::OneSlave(n) => (n, "one slave"),
+            _ => continue,
+        };
+        if n > most {
             return Err(Error::user(format!(
-                "stage {} needs {n} slots on each slave, the largest slave has {most}; give it at most {most} threads",
+                "stage {} needs {n} slots on {where_to}, the largest slave has {most}; give it at most {most} threads",
                 stage.name
             )));
         }
     }
     let count = |s: &&StageSpec| if let Threads::Count(n) = s.threads { Some(n as usize) } else { None };
-    let widest = stages.iter().map(|s| count(s).unwrap_or(usize::MAX)).max().unwrap_or(1);
+    // A stage on one slave needs no second one, but needs one that is large enough.
+    let slaves = |s: &&StageSpec| if one_slave(s).is_some() { 1 } else { count(s).unwrap_or(usize::MAX) };
+    let widest = stages.iter().map(slaves).max().unwrap_or(1);
     let narrowest =
         stages.iter().filter(|s| s.input.is_some()).filter_map(|s| Some((count(s)?, s.name.as_str()))).min();
     let limit = widest.min(narrowest.map_or(usize::MAX, |(n, _)| n)).min(fitting.len()).max(1);
@@ -69,7 +78,9 @@ pub fn choose(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
         fitting.sort_by_key(|c| (c.free == 0, Reverse((c.local_bytes, c.free)), c.name.clone()));
         let total = |chosen: &[Candidate]| chosen.iter().map(|c| u64::from(c.slots)).sum::<u64>();
         let needed = stages.iter().filter_map(count).max().unwrap_or(0) as u64;
-        if total(&fitting[..limit]) < needed {
+        let largest = stages.iter().filter_map(one_slave).max().unwrap_or(0);
+        let fits_one = fitting[..limit].iter().any(|c| c.slots >= largest);
+        if total(&fitting[..limit]) < needed || !fits_one {
             fitting.sort_by_key(|c| (Reverse(c.slots), c.name.clone()));
         }
         fitting.truncate(limit);

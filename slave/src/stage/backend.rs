@@ -16,6 +16,7 @@ use crate::job::OpenJob;
 use crate::kv::Keys;
 use flexps_common::announced::Announcements;
 use flexps_common::data::block::KeyMap;
+use flexps_common::data::drawn::Drawn;
 use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, TableId};
@@ -423,6 +424,12 @@ impl Backend for Engine {
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.key_map())?
+    }
+
+    fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
+        let job = self.job.clone();
+        let drawn = self.wait_for(job.draw(input))??;
+        Ok(drawn)
     }
 
     fn facts(&mut self, input: InputId) -> Result<Facts> {

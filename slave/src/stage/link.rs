@@ -14,7 +14,6 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::Peer;
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
 use flexps_common::wire::lists::SentLists;
-use flexps_common::wire::moved::ToReceiver;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -90,13 +89,13 @@ impl Link {
                 })?;
                 self.send(message, ToShard::Add { origin, sequence, sections }, body)
             }
-            ToShard::Move(_) => Err(Error::bug("a chunk was sent as a message of a worker")),
+            _ => Err(Error::bug("a slave asks for keys where none were sent")),
         }
     }
 
-    /// Sends what has to do with chunks that move.
-    pub fn ask(&self, message: ToReceiver, body: Bytes) -> Result<Pending> {
-        Ok(self.bulk.start(Packet::bulk(&ToShard::Move(message), body)?, DEADLINE))
+    /// Sends what is not a worker's: chunks that move, and requests for rows.
+    pub fn ask(&self, message: &ToShard, body: Bytes) -> Result<Pending> {
+        Ok(self.bulk.start(Packet::bulk(message, body)?, DEADLINE))
     }
 
     fn name_all(
@@ -152,7 +151,7 @@ impl UnderWay {
         match answer.message()? {
             FromShard::Added => Ok(None),
             FromShard::UnknownKeys => link.again(self).map(Some),
-            FromShard::Values | FromShard::Moved(_) => Err(Error::bug("values came back for an update")),
+            _ => Err(Error::bug("something else came back for an update")),
         }
     }
 
@@ -160,8 +159,8 @@ impl UnderWay {
     pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Option<Self>> {
         match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Some),
-            FromShard::Added | FromShard::Moved(_) => return Err(Error::bug("no values came back for a read")),
             FromShard::Values => {}
+            _ => return Err(Error::bug("no values came back for a read")),
         }
         let mut body = BodyReader::new(answer.body);
         for piece in &self.message.pieces {

@@ -18,6 +18,7 @@ struct Rows {}
 const PASSING: u32 = 0;
 const MAPPED: u32 = 1;
 const COLUMNS: u32 = 2;
+const DRAWING: u32 = 3;
 
 impl Job for Rows {
     const NAME: &'static str = "rows";
@@ -28,6 +29,7 @@ impl Job for Rows {
         plan.body.stage("passing", move |w| passing(w, input)).input(input);
         plan.body.stage("mapped", move |w| mapped(w, input)).input(input);
         plan.body.stage("columns", move |w| columns(w, input)).input(input);
+        plan.body.stage("drawing", move |w| drawing(w, input)).draws(input, 0.8);
         Ok(())
     }
 }
@@ -57,6 +59,25 @@ fn mapped(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     }
     worker.report("features", Metric::Sum(sum));
     worker.report("rows", Metric::Max(facts.rows as f64));
+    Ok(())
+}
+
+/// Reports what was drawn: rows, and a number that depends on which and in which order.
+fn drawing(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let drawn = worker.draw(input)?;
+    let (mut mixed, mut place) = (0.0, 0.0);
+    for block in &drawn.blocks {
+        for i in 0..block.rows() {
+            let features: Vec<_> = block.row(i).indices.iter().map(|local| drawn.map.key(*local)).collect();
+            if features.len() != 2 || features[0] + 5000 != features[1] {
+                return Err(Error::bug(format!("no row of the file has the features {features:?}")));
+            }
+            place += 1.0;
+            mixed += f64::from(features[0]) * place;
+        }
+    }
+    worker.report("rows", Metric::Max(drawn.rows() as f64));
+    worker.report("mixed", Metric::Max(mixed));
     Ok(())
 }
 
@@ -149,6 +170,14 @@ async fn stages_pass_over_rows_while_they_are_read_and_after() {
     for visits in 1..4 {
         let outcomes = cluster.run(COLUMNS, &[2, 2]).await;
         assert_eq!(sum(&outcomes, "visits"), (visits * LINES) as f64);
+    }
+    // The rows of both slaves, as many as are asked for, the same for each worker and each time.
+    let value = |o: &flexps_common::wire::control::Outcome, name| o.metrics.value(name).unwrap();
+    for workers in [[2, 0], [0, 1]] {
+        let first = cluster.run(DRAWING, &workers).await;
+        assert!(value(&first[0], "rows") >= 0.8 * LINES as f64, "{}", value(&first[0], "rows"));
+        let again = cluster.run(DRAWING, &workers).await;
+        assert_eq!(value(&first[0], "mixed"), value(&again[0], "mixed"));
     }
 }
 

@@ -43,6 +43,11 @@ fn a_job_uses_all_slaves_unless_it_has_fewer_threads() {
     assert_eq!(chosen(&two, &[2, 4, 2]).len(), 2);
     let beside = [("wide", Threads::All, true), ("narrow", Threads::Count(1), false)];
     assert_eq!(chosen(&beside, &[2, 2, 2]), [1, 2, 3]);
+    // A stage on one slave does not keep the others from it, and needs a slave that is large enough.
+    let on_one = [("wide", Threads::All, true), ("narrow", Threads::OneSlave(2), false)];
+    assert_eq!(chosen(&on_one, &[1, 2, 1]), [1, 2, 3]);
+    let alone = [("narrow", Threads::OneSlave(3), false)];
+    assert_eq!(chosen(&alone, &[1, 2, 3]), [3]);
 }
 
 #[test]
@@ -63,6 +68,8 @@ fn a_job_that_can_never_fit_is_refused_with_the_numbers() {
     assert!(error.message.starts_with("stage full-gradient needs 12 slots, the cluster has 8"), "{error}");
     let error = choose(&plan(&[("s", Threads::PerSlave(5), true)]), &candidates(&[4, 2])).unwrap_err();
     assert!(error.message.contains("needs 5 slots on each slave, the largest slave has 4"), "{error}");
+    let error = choose(&plan(&[("s", Threads::OneSlave(5), false)]), &candidates(&[4, 4])).unwrap_err();
+    assert!(error.message.contains("needs 5 slots on one slave, the largest slave has 4"), "{error}");
     let both = plan(&[("wide", Threads::Count(6), false), ("narrow", Threads::Count(1), true)]);
     let error = choose(&both, &candidates(&[4, 4])).unwrap_err();
     assert!(error.message.contains("narrow") && error.message.contains("1 of 2 slaves"), "{error}");
