@@ -16,4 +16,5 @@ mod inject;
 mod model;
 mod spamassassin;
 mod support;
+mod transfer;
 mod workload;

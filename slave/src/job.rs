@@ -19,7 +19,7 @@ use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
 use flexps_common::transport::{Network, Packet};
 use flexps_common::value::OwnedValues;
 use flexps_common::wire::announced::Announced;
-use flexps_common::wire::control::{Launch, Peer, ToSlave};
+use flexps_common::wire::control::{Launch, Partials, Peer, ToSlave};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, OnceLock};
@@ -231,8 +231,8 @@ impl OpenJob {
         Packet::control(&ToSlave::Clock { job, run, slave, clock, announced })
     }
 
-    /// Runs table operations behind everything pending; a number for each.
-    pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<f64>> {
+    /// Runs table operations behind everything pending; the numbers of each.
+    pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<Partials>> {
         self.current().finish();
         self.staging.begin_ops(&self.shard, phase);
         self.shard.ops(ops)

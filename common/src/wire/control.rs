@@ -384,7 +384,7 @@ pub enum ToSlave {
     /// Run workers. Answered at once; [`ToMaster::StageDone`] follows from each slave that [`Launch::workers`] lists. Goes
     /// to every slave of the job, since those without workers serve their shards under the stage's consistency too.
     Launch(Launch),
-    /// Change the shards; answered with a number per op (the partial norm, else 0).
+    /// Change the shards; answered by [`FromSlave::Numbers`].
     Ops {
         /// The job.
         job: JobId,
@@ -430,13 +430,17 @@ pub enum ToSlave {
     },
 }
 
+/// An operation's number in parts: of a squared norm those of the chunks that a slave serves, by chunk; of another
+/// operation none. Summed in the order of the chunks, they give the same bits wherever the table lives.
+pub type Partials = Vec<(u32, f64)>;
+
 /// A slave's answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum FromSlave {
     /// Done.
     Ok,
-    /// The numbers of [`ToSlave::Ops`].
-    Numbers(Vec<f64>),
+    /// The numbers of [`ToSlave::Ops`], by operation.
+    Numbers(Vec<Partials>),
     /// What a slave sent in a [`ToSlave::Move`].
     Sent(Vec<Sent>),
 }

@@ -88,7 +88,7 @@ type Script = Arc<dyn Fn(SlaveId, &ToSlave) -> Reaction + Send + Sync>;
 pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Move { .. } => (Ok(FromSlave::Sent(Vec::new())), Vec::new()),
-        ToSlave::Ops { ops, .. } => (Ok(FromSlave::Numbers(vec![0.0; ops.len()])), Vec::new()),
+        ToSlave::Ops { ops, .. } => (Ok(FromSlave::Numbers(vec![Vec::new(); ops.len()])), Vec::new()),
         ToSlave::Launch(launch) if launch.workers.iter().any(|(id, _)| *id == me) => {
             (Ok(FromSlave::Ok), vec![done(me, launch, None)])
         }

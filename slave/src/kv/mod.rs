@@ -23,6 +23,7 @@ use flexps_common::ids::TableId;
 use flexps_common::plan::{TableOp, TableSpec};
 use flexps_common::report::DiskUse;
 use flexps_common::value::{Type, Values, ValuesMut};
+use flexps_common::wire::control::Partials;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,8 +118,8 @@ impl Shard {
         self.phase.store(phase, Ordering::Relaxed);
     }
 
-    /// Runs operations in order; a number for each: the partial squared norm, else 0.
-    pub fn ops(&self, ops: &[TableOp]) -> Result<Vec<f64>> {
+    /// Runs operations in order; the numbers of each.
+    pub fn ops(&self, ops: &[TableOp]) -> Result<Vec<Partials>> {
         ops.iter()
             .map(|op| {
                 let number = self.op(op)?;

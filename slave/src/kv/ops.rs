@@ -9,10 +9,11 @@ use super::{Any, Shard, with_table};
 use flexps_common::error::{Error, Result};
 use flexps_common::plan::TableOp;
 use flexps_common::value::Element;
+use flexps_common::wire::control::Partials;
 
 impl Shard {
     /// Runs `op` on this shard's part.
-    pub(super) fn op(&self, op: &TableOp) -> Result<f64> {
+    pub(super) fn op(&self, op: &TableOp) -> Result<Partials> {
         match op {
             TableOp::Copy { from, to } => {
                 let (source, target) = (self.spec(*from)?, self.spec(*to)?);
@@ -31,18 +32,19 @@ impl Shard {
                         _ => {}
                     }
                 }
-                Ok(0.0)
+                Ok(Vec::new())
             }
             TableOp::Zero { table } => {
                 with_table!(self.table(*table)?, t => t.change_all(|data| data.zero())?);
-                Ok(0.0)
+                Ok(Vec::new())
             }
             TableOp::Scale { table, by } => {
                 with_table!(self.table(*table)?, t => t.change_all(|data| data.scale(*by))?);
-                Ok(0.0)
+                Ok(Vec::new())
             }
             TableOp::Norm2 { table, .. } => Ok(with_table!(self.table(*table)?, t => {
-                t.own_chunks().map(|(_, chunk)| Ok(t.open(chunk)?.norm2(t.width()))).sum::<Result<f64>>()?
+                let norm = |(number, chunk)| Ok((number, t.open(chunk)?.norm2(t.width())));
+                t.own_chunks().map(norm).collect::<Result<_>>()?
             })),
         }
     }

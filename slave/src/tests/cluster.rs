@@ -252,7 +252,9 @@ impl Cluster {
         ops.iter().for_each(|op| home::after(&mut self.homes.lock(), op));
         for answer in self.tell(&ToSlave::Ops { job: JOB, phase, ops: ops.to_vec() }).await {
             let FromSlave::Numbers(numbers) = answer.unwrap() else { panic!("no numbers") };
-            sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+            for (sum, parts) in sums.iter_mut().zip(numbers) {
+                *sum += parts.into_iter().map(|(_, part)| part).sum::<f64>();
+            }
         }
         sums
     }

@@ -1,7 +1,7 @@
 //! Drives a job through its plan: a pure state machine, event and time in, commands out.
 //!
 //! Invariants: at most one thing is under way (a stage, operations, a load, a save); metrics merge in shard order and norms
-//! sum in shard order, so the order of arrival decides nothing; after the first error no new work begins, and
+//! sum in chunk order, so the order of arrival decides nothing; after the first error no new work begins, and
 //! [`Command::End`] comes once, when the workers of all slaves have ended or had their time.
 
 mod flow;
@@ -17,7 +17,7 @@ use flexps_common::metrics::Metrics;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{DiskUse, EpochReport, StageReport, TransferReport};
-use flexps_common::wire::control::{Launch, Outcome};
+use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
 use moving::Moving;
@@ -43,7 +43,7 @@ pub enum Event {
     /// The workers of a run on one slave ended.
     StageDone(SlaveId, StageRun, Outcome),
     /// A slave answered the operations of a phase.
-    Numbers(SlaveId, u64, Vec<f64>),
+    Numbers(SlaveId, u64, Vec<Partials>),
     /// A slave sent what a phase's stage wants elsewhere, or could not.
     Sent(SlaveId, u64, Result<Vec<Sent>>),
     /// An input was read by all slaves.
@@ -113,7 +113,7 @@ enum Phase {
     Ops {
         phase: u64,
         ops: Vec<TableOp>,
-        answers: BTreeMap<SlaveId, Vec<f64>>,
+        answers: BTreeMap<SlaveId, Vec<Partials>>,
         flow: Flow,
     },
     Loading,

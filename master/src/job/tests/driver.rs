@@ -115,9 +115,9 @@ fn operations_in_a_row_are_one_message_and_norms_add_up() {
     let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops.len(), 3);
     let phase = *phase;
-    assert!(driver.step(at(0), Event::Numbers(S2, phase, vec![0.0, 0.0, 9.0])).is_empty());
-    assert!(driver.step(at(0), Event::Numbers(S1, phase + 1, vec![0.0])).is_empty(), "an answer of another message");
-    assert_eq!(driver.step(at(0), Event::Numbers(S1, phase, vec![0.0, 0.0, 16.0])), [Command::End(Ok(()))]);
+    assert!(driver.step(at(0), Event::Numbers(S2, phase, vec![vec![], vec![], vec![(1, 9.0)]])).is_empty());
+    assert!(driver.step(at(0), Event::Numbers(S1, phase + 1, vec![vec![]])).is_empty(), "an answer of another message");
+    assert_eq!(driver.step(at(0), Event::Numbers(S1, phase, vec![vec![], vec![], vec![(0, 16.0)]])), [Command::End(Ok(()))]);
     assert_eq!(driver.progress.scalar("norm", 0.0), 25.0);
 }
 
@@ -167,8 +167,8 @@ fn a_round_that_is_made_again_is_not_counted() {
     let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Copy { from: TableId(0), to: TableId(1) }]);
     let phase = *phase;
-    driver.step(at(1), Event::Numbers(S1, phase, vec![0.0]));
-    assert_eq!(driver.step(at(1), Event::Numbers(S2, phase, vec![0.0])), [Command::Place(0)]);
+    driver.step(at(1), Event::Numbers(S1, phase, vec![vec![]]));
+    assert_eq!(driver.step(at(1), Event::Numbers(S2, phase, vec![vec![]])), [Command::Place(0)]);
     assert_eq!(driver.progress.epoch, 0);
     assert_eq!(run_stage(&mut driver, 2, [0.0, 1.0]), [Command::End(Ok(()))]);
     assert_eq!((driver.epochs.len(), driver.progress.scalar("step", 0.0)), (1, 4.0));
@@ -239,9 +239,9 @@ fn a_model_is_loaded_into_a_table_that_was_set_to_zero() {
     let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Zero { table: t.id }]);
     let phase = *phase;
-    driver.step(at(0), Event::Numbers(S1, phase, vec![0.0]));
+    driver.step(at(0), Event::Numbers(S1, phase, vec![vec![]]));
     let load = Command::Load(LoadSpec { table: t.id, model, tensor: "weights".to_owned() });
-    assert_eq!(driver.step(at(0), Event::Numbers(S2, phase, vec![0.0])), [load]);
+    assert_eq!(driver.step(at(0), Event::Numbers(S2, phase, vec![vec![]])), [load]);
     assert_eq!(driver.step(at(0), Event::Loaded(Ok(()))), [Command::End(Ok(()))]);
 }
 
@@ -302,8 +302,8 @@ fn a_job_can_be_cancelled_wherever_it_is() {
         let mut driver = driver(&plan);
         let events = [
             Event::Opened,
-            Event::Numbers(S1, 1, vec![0.0]),
-            Event::Numbers(S2, 1, vec![0.0]),
+            Event::Numbers(S1, 1, vec![vec![]]),
+            Event::Numbers(S2, 1, vec![vec![]]),
             Event::Placed(vec![(S1, 1)]),
             Event::Sent(S1, 2, Ok(Vec::new())),
             Event::Sent(S2, 2, Ok(Vec::new())),

@@ -1,0 +1,65 @@
+//! A model on its way between stages of real processes: the same bits by every way, and a report that tells it.
+
+use crate::support::process::Invocation;
+use crate::support::{Cluster, Rows, flexps, folder};
+use std::path::Path;
+
+/// A wide stage on all slaves and a narrow one on one of them, on rows drawn from all.
+const FLAGS: [&str; 9] =
+    ["run", "svrg", "--epochs", "2", "--tolerance", "0", "--sample-share", "1", "--reproducible"];
+
+/// The bits of the model that a run makes, and its report.
+fn train(run: Invocation, rows: &Path, here: &Path) -> (Vec<u8>, serde_json::Value) {
+    let model = here.join("model");
+    let run = run.arg("--input").arg(rows).arg("--overwrite").arg("--model").arg(&model);
+    let report = run.json();
+    (std::fs::read(model.join("model.safetensors")).unwrap(), report)
+}
+
+#[test]
+fn twenty_runs_on_three_slaves_give_the_same_bits_directly_and_over_the_shards() {
+    let here = folder();
+    // Features in several chunks, so that the tables have parts on all slaves.
+    let rows = Rows::generate(31, 1500, 300_000, 12).write(here.path(), "rows");
+    let cluster = Cluster::start(3, 1);
+    let mut first = None;
+    for run in 0..20 {
+        for way in ["direct", "kv"] {
+            let (bits, report) = train(cluster.ask(FLAGS).args(["--transfer", way]), &rows, here.path());
+            assert_eq!(report["stages"][2]["name"], "stochastic");
+            assert_eq!(report["stages"][2]["slaves"].as_array().map(Vec::len), Some(1));
+            let transfers = report["transfers"].as_array().map_or(0, Vec::len);
+            assert_eq!(transfers > 0, way == "direct", "{}", report["transfers"]);
+            let first = first.get_or_insert_with(|| bits.clone());
+            assert!(*first == bits, "run {run}, {way}: other bits than the first run's");
+        }
+    }
+}
+
+#[test]
+fn twenty_runs_in_one_process_give_the_same_bits() {
+    let here = folder();
+    let rows = Rows::generate(32, 1500, 300_000, 12).write(here.path(), "rows");
+    let run = || train(flexps(FLAGS).args(["--slots", "2", "--narrow", "2"]), &rows, here.path()).0;
+    let first = run();
+    assert!((1..20).all(|_| run() == first));
+}
+
+#[test]
+fn the_report_lists_each_transfer_with_its_way_and_what_the_shards_would_have_cost() {
+    let here = folder();
+    let rows = Rows::generate(33, 1500, 300_000, 12).write(here.path(), "rows");
+    let cluster = Cluster::start(3, 1);
+    let (_, report) = train(cluster.ask(FLAGS), &rows, here.path());
+    let transfers = report["transfers"].as_array().unwrap();
+    let first = &transfers[0];
+    assert_eq!((first["stage"].as_str(), first["way"].as_str()), (Some("stochastic"), Some("gather")), "{first}");
+    assert_eq!(first["to"].as_array().map(Vec::len), Some(1), "{first}");
+    assert!(first["bytes"].as_u64() > Some(100_000) && first["milliseconds"].as_f64() > Some(0.0), "{first}");
+    assert!(first["expected_bytes"].as_u64() <= first["shards_bytes"].as_u64(), "{first}");
+    // The slave that has the model keeps it: the second epoch's narrow stage finds it there.
+    let narrow = transfers.iter().filter(|t| t["stage"] == "stochastic").count();
+    assert_eq!(narrow, 1, "{transfers:?}");
+    let run = cluster.ask(FLAGS).arg("--input").arg(&rows).ok();
+    assert!(run.stdout.contains("transfers  "), "{run}");
+}
