@@ -5,8 +5,7 @@ use crate::support::{Cluster, Rows, flexps, folder};
 use std::path::Path;
 
 /// A wide stage on all slaves and a narrow one on one of them, on rows drawn from all.
-const FLAGS: [&str; 9] =
-    ["run", "svrg", "--epochs", "2", "--tolerance", "0", "--sample-share", "1", "--reproducible"];
+const FLAGS: [&str; 9] = ["run", "svrg", "--epochs", "2", "--tolerance", "0", "--sample-share", "1", "--reproducible"];
 
 /// The bits of the model that a run makes, and its report.
 fn train(run: Invocation, rows: &Path, here: &Path) -> (Vec<u8>, serde_json::Value) {

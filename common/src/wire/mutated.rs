@@ -345,7 +345,11 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&from_master(), 200_000);
     survives(&to_slave(), 200_000);
     let sent = Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300 };
-    let from_slave = [FromSlave::Ok, FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]), FromSlave::Sent(vec![sent])];
+    let from_slave = [
+        FromSlave::Ok,
+        FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),
+        FromSlave::Sent(vec![sent]),
+    ];
     survives(&from_slave, 100_000);
     survives(&to_shard(), 200_000);
     let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);

@@ -1,13 +1,14 @@
 //! Where a job's tables live, and where they are to live for the next stage.
 //!
 //! A stage may reach a table where it is, over the network, or have it brought beside its workers first. What is compared
-//! is the bytes through the busiest slave: those of the stage's reads and updates, as its last run had them, and those of
-//! the chunks that would move, twice where the stage changes them, since they will be wanted elsewhere again. Pure: no
-//! clock, no messages. Invariant: the homes are those of the last launch or operation that was sent.
+//! is bytes through the busiest slave: those of the reads and updates of all stages that use the table, or what is copied
+//! from it, as their last runs had them, and those of the chunks that would move: once, if the table then stays; twice, if
+//! it goes back for the other stages. Pure: no clock, no messages. Invariant: the homes are those of the last launch or
+//! operation that was sent.
 
 use flexps_common::home::{self, Home};
 use flexps_common::plan::TableOp;
-use flexps_common::wire::control::{Outcome, TableUse};
+use flexps_common::wire::control::Outcome;
 use std::collections::BTreeMap;
 
 /// A job's tables and what is known of them.
@@ -16,19 +17,25 @@ pub struct Homes {
     shards: usize,
     homes: Vec<Home>,
     tables: Vec<Known>,
-    /// By stage, table and shard: what its workers there read and wrote in its last run.
-    uses: BTreeMap<u32, Vec<Vec<TableUse>>>,
+    /// By stage and table: what its workers did with it in its last run.
+    uses: BTreeMap<u32, Vec<Vec<Use>>>,
 }
+
+/// A shard, and the bytes of values that the workers beside it read and write.
+type Use = (u32, f64);
 
 /// What is known of one table.
 #[derive(Debug, Clone, Default)]
 struct Known {
-    /// Bytes of its values.
+    /// Bytes of its values, and how many of them each shard told last.
     bytes: u64,
+    held: Vec<u64>,
     /// The phase in which it was changed last.
     changed: u64,
     /// Homes that it left, and the phase in which it did: their chunks are still there.
     left: Vec<(Home, u64)>,
+    /// Tables that were copied from it: they live where it does.
+    copies: Vec<usize>,
 }
 
 /// What a stage is to find.
@@ -62,46 +69,82 @@ impl Homes {
         let (mut loads, mut shard_loads) = (vec![0.0; self.shards], vec![0.0; self.shards]);
         for (table, now) in self.homes.iter().enumerate() {
             let uses = self.used(stage, table, workers);
-            let stays = self.over_network(now, &uses);
-            let mut comes = self.over_network(&near, &uses);
-            let moving = self.transfer(table, now, &near);
-            let again = if uses.iter().any(|(_, used)| used.written_bytes > 0) { 2.0 } else { 1.0 };
-            comes.iter_mut().zip(&moving).for_each(|(load, moved)| *load += again * moved);
-            let (stay, come) = (most(&stays), most(&comes));
+            let others = self.others(stage, table);
+            let to = self.best(table, now, &near, &uses, &others);
             add(&mut shard_loads, &self.over_network(&Home::All, &uses));
-            // On a tie the model goes to one slave, where nothing is shared, but not to many.
-            if near != *now && (come < stay || come == stay && workers.len() == 1) {
-                choice.homes[table] = near.clone();
-                choice.moved.push(table);
+            add(&mut loads, &self.over_network(&to, &uses));
+            if to != *now {
+                let moving = self.transfer(table, now, &to);
                 choice.moving += moving.iter().sum::<f64>() / 2.0;
-                add(&mut loads, &comes);
-            } else {
-                add(&mut loads, &stays);
+                add(&mut loads, &moving);
+                choice.moved.push(table);
+                choice.homes[table] = to;
             }
         }
         choice.busiest = [most(&loads), most(&shard_loads)];
         choice
     }
 
-    /// What the stage's workers read and write; what is not known yet is taken to be all of the table, once.
-    fn used(&self, stage: u32, table: usize, workers: &[u32]) -> Vec<(u32, TableUse)> {
-        let all = self.tables[table].bytes;
-        let unknown = TableUse { read_bytes: all, written_bytes: all, held_bytes: 0 };
-        let known = self.uses.get(&stage);
-        let of = |shard: u32| known.map_or(unknown, |uses| uses[table][shard as usize]);
-        workers.iter().map(|shard| (*shard, of(*shard))).collect()
+    /// The home of a table that costs least; of those that cost the same, the one on the fewest slaves.
+    fn best(&self, table: usize, now: &Home, near: &Home, uses: &[Use], others: &[Vec<Use>]) -> Home {
+        let cost = |home: &Home, uses: &[Use]| most(&self.over_network(home, uses));
+        let of_others = |home: &Home| others.iter().map(|uses| cost(home, uses)).sum::<f64>();
+        let stay = cost(now, uses) + of_others(now);
+        let places = others.iter().map(|uses| uses.iter().map(|(shard, _)| *shard).collect::<Vec<_>>());
+        let mut best = (stay, now.clone());
+        for home in places.map(|shards| Home::on(&shards, self.shards)).chain([near.clone()]) {
+            if home == *now {
+                continue;
+            }
+            let (there, moved) = (cost(&home, uses), most(&self.transfer(table, now, &home)));
+            let back_and_forth = if home == *near { 2.0 * moved + of_others(now) } else { f64::INFINITY };
+            let whole = there + back_and_forth.min(moved + of_others(&home));
+            let (gain, same) = (best.0 - whole, 1e-6 * best.0.max(whole));
+            let fewer = home.members(self.shards).len() < best.1.members(self.shards).len();
+            if gain > same || gain >= -same && fewer {
+                best = (whole, home);
+            }
+        }
+        best.1
+    }
+
+    /// What a stage's workers read and write; what is not known yet is taken to be all of the table, once. A worker's slave
+    /// that the stage's last run did not have is taken to do what the average of the others did.
+    fn used(&self, stage: u32, table: usize, workers: &[u32]) -> Vec<Use> {
+        let bytes = self.tables[table].bytes as f64;
+        let Some(known) = self.uses.get(&stage) else { return workers.iter().map(|w| (*w, 2.0 * bytes)).collect() };
+        let average = known[table].iter().map(|(_, bytes)| bytes).sum::<f64>() / known[table].len().max(1) as f64;
+        let of =
+            |worker: u32| known[table].iter().find(|(shard, _)| *shard == worker).map_or(average, |(_, bytes)| *bytes);
+        workers.iter().map(|worker| (*worker, of(*worker))).collect()
+    }
+
+    /// What the workers of each other stage do with a table and with those that are copied from it.
+    fn others(&self, stage: u32, table: usize) -> Vec<Vec<Use>> {
+        let tables = || [table].into_iter().chain(self.tables[table].copies.iter().copied());
+        let sum = |uses: &Vec<Vec<Use>>| {
+            let mut sums = uses[table].clone();
+            for ((_, sum), at) in sums.iter_mut().zip(0..) {
+                *sum = tables().map(|table| uses[table][at].1).sum();
+            }
+            sums
+        };
+        let others = self.uses.iter().filter(|(other, _)| **other != stage).map(|(_, uses)| sum(uses));
+        others.filter(|uses| uses.iter().any(|(_, bytes)| *bytes > 0.0)).collect()
     }
 
     /// Bytes through each slave for these reads and updates of a table at `home`.
-    fn over_network(&self, home: &Home, uses: &[(u32, TableUse)]) -> Vec<f64> {
+    fn over_network(&self, home: &Home, uses: &[Use]) -> Vec<f64> {
         let (mut loads, members) = (vec![0.0; self.shards], home.members(self.shards));
         let part = 1.0 / members.len().max(1) as f64;
+        let all: f64 = uses.iter().map(|(_, used)| used).sum();
+        for member in &members {
+            loads[*member as usize] += part * all;
+        }
         for (worker, used) in uses {
-            let bytes = (used.read_bytes + used.written_bytes) as f64 * part;
-            for member in members.iter().filter(|member| *member != worker) {
-                loads[*member as usize] += bytes;
-                loads[*worker as usize] += bytes;
-            }
+            // What it has beside it goes over no network, neither from it nor to it.
+            let beside = members.binary_search(worker).is_ok();
+            loads[*worker as usize] += used * if beside { 1.0 - 2.0 * part } else { 1.0 };
         }
         loads
     }
@@ -115,10 +158,10 @@ impl Homes {
         }
         let (from, to) = (from.members(self.shards), to.members(self.shards));
         let part = known.bytes as f64 / (from.len() * to.len()).max(1) as f64;
-        for sender in &from {
-            for receiver in to.iter().filter(|receiver| *receiver != sender) {
-                loads[*sender as usize] += part;
-                loads[*receiver as usize] += part;
+        for (ends, others) in [(&from, &to), (&to, &from)] {
+            for end in ends {
+                let away = others.len() - usize::from(others.binary_search(end).is_ok());
+                loads[*end as usize] += part * away as f64;
             }
         }
         loads
@@ -128,6 +171,7 @@ impl Homes {
     pub fn begin(&mut self, phase: u64, homes: Vec<Home>) {
         for ((old, new), known) in self.homes.iter().zip(&homes).zip(&mut self.tables) {
             if old != new {
+                known.held.clear();
                 known.left.retain(|(home, _)| home != old && home != new);
                 known.left.push((old.clone(), phase));
             }
@@ -137,23 +181,22 @@ impl Homes {
 
     /// A run of `stage` in `phase` ended; its outcomes by shard.
     pub fn ended<'a>(&mut self, stage: u32, phase: u64, outcomes: impl Iterator<Item = (u32, &'a Outcome)>) {
-        let mut uses = vec![vec![TableUse::default(); self.shards]; self.homes.len()];
-        let mut held = vec![None; self.homes.len()];
+        let mut uses = vec![Vec::new(); self.homes.len()];
         for (shard, outcome) in outcomes {
-            for (table, used) in outcome.tables.iter().enumerate().take(self.homes.len()) {
-                if let Some(place) = uses[table].get_mut(shard as usize) {
-                    *place = *used;
+            for (table, uses) in uses.iter_mut().enumerate() {
+                let used = outcome.tables.get(table).copied().unwrap_or_default();
+                uses.push((shard, (used.read_bytes + used.written_bytes) as f64));
+                let known = &mut self.tables[table];
+                if used.written_bytes > 0 {
+                    known.changed = phase;
                 }
-                let sum: &mut Option<u64> = &mut held[table];
-                *sum = Some(sum.unwrap_or(0) + used.held_bytes);
+                if known.held.len() < self.shards {
+                    known.held.resize(self.shards, 0);
+                }
+                known.held[shard as usize] = used.held_bytes;
+                // A shard without workers does not tell; what it told last may be of another home: a bound from below.
+                known.bytes = known.bytes.max(known.held.iter().sum());
             }
-        }
-        for (table, known) in self.tables.iter_mut().enumerate() {
-            if uses[table].iter().any(|used| used.written_bytes > 0) {
-                known.changed = phase;
-            }
-            // Shards without workers don't tell: what a part of them holds is a bound from below.
-            known.bytes = known.bytes.max(held[table].unwrap_or(0));
         }
         self.uses.insert(stage, uses);
     }
@@ -163,7 +206,14 @@ impl Homes {
         for op in ops {
             let changed = match op {
                 TableOp::Copy { from, to } => {
-                    let bytes = self.tables.get(usize::from(from.0)).map_or(0, |known| known.bytes);
+                    let from = self.tables.get_mut(usize::from(from.0));
+                    let bytes = from.map_or(0, |known| {
+                        let to = usize::from(to.0);
+                        if !known.copies.contains(&to) {
+                            known.copies.push(to);
+                        }
+                        known.bytes
+                    });
                     if let Some(known) = self.tables.get_mut(usize::from(to.0)) {
                         known.bytes = known.bytes.max(bytes);
                         // Its old chunks are of no use wherever they are.

@@ -103,7 +103,8 @@ impl Driver {
         };
         for (i, op) in ops.iter().enumerate() {
             if let TableOp::Norm2 { into, .. } = op {
-                let mut parts: Vec<(u32, f64)> = answers.values().flat_map(|numbers| numbers[i].iter().copied()).collect();
+                let mut parts: Vec<(u32, f64)> =
+                    answers.values().flat_map(|numbers| numbers[i].iter().copied()).collect();
                 parts.sort_unstable_by_key(|(chunk, _)| *chunk);
                 self.progress.set(into, parts.into_iter().map(|(_, part)| part).sum());
             }

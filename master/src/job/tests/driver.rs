@@ -117,7 +117,10 @@ fn operations_in_a_row_are_one_message_and_norms_add_up() {
     let phase = *phase;
     assert!(driver.step(at(0), Event::Numbers(S2, phase, vec![vec![], vec![], vec![(1, 9.0)]])).is_empty());
     assert!(driver.step(at(0), Event::Numbers(S1, phase + 1, vec![vec![]])).is_empty(), "an answer of another message");
-    assert_eq!(driver.step(at(0), Event::Numbers(S1, phase, vec![vec![], vec![], vec![(0, 16.0)]])), [Command::End(Ok(()))]);
+    assert_eq!(
+        driver.step(at(0), Event::Numbers(S1, phase, vec![vec![], vec![], vec![(0, 16.0)]])),
+        [Command::End(Ok(()))]
+    );
     assert_eq!(driver.progress.scalar("norm", 0.0), 25.0);
 }
 
