@@ -47,7 +47,7 @@ pub struct Part {
     pub number: usize,
     /// The place of its first block among the worker's.
     pub start: usize,
-    /// Its blocks' numbers among the slave's.
+    /// Its blocks' numbers among the slave's, or among those drawn.
     numbers: Vec<usize>,
     rows: Blocks,
 }

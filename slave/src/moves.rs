@@ -14,8 +14,8 @@ use flexps_common::wire::moved::{FromReceiver, MoveId, Offered, Sent, ToReceiver
 use std::collections::{BTreeMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes of values in one message.
-const MESSAGE: usize = 1 << 20;
+/// Bytes of values in one message: two chunks. Larger ones would be mapped and cleared by the system each time.
+const MESSAGE: usize = 512 << 10;
 /// Bytes under way.
 const WINDOW: usize = 16 << 20;
 /// Chunks in one offer.
@@ -23,8 +23,11 @@ const OFFER: usize = 1 << 16;
 
 /// Sends what this slave serves and `homes` places elsewhere.
 pub fn send(job: &OpenJob, of: MoveId, homes: &[Home]) -> Result<Vec<Sent>> {
+    let before = job.current();
+    // A run that began meanwhile is not this one's to end.
+    job.staging.check(of.phase)?;
     // Updates that wait for the end of their stage belong to what is sent.
-    job.current().finish();
+    before.finish();
     let mut leaving: BTreeMap<u32, Vec<Offered>> = BTreeMap::new();
     for (table, home) in (0..).map(TableId).zip(homes) {
         for (shard, chunks) in job.shard.leaving(table, home)? {
@@ -78,7 +81,7 @@ impl Way {
     }
 
     fn send_next(&mut self, job: &OpenJob, of: MoveId, under_way: &mut UnderWay) -> Result<()> {
-        let mut body = BodyWriter::with_capacity(MESSAGE + MESSAGE / 4);
+        let mut body = BodyWriter::with_capacity(MESSAGE);
         let mut chunks = Vec::new();
         while body.len() < MESSAGE
             && let Some(next) = self.left.pop_front()

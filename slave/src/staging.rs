@@ -1,44 +1,37 @@
-//! Chunks that came from other slaves and are not taken over yet.
+//! Chunks that come from other slaves for the next phase.
 //!
-//! Invariant: what is staged belongs to one move, the latest; it changes no table before the launch of its phase, and is
-//! dropped when another phase begins. A chunk that comes late finds its phase begun and is refused.
+//! Invariant: what comes belongs to one move, the latest; it changes no table that this slave serves, and is of use only if
+//! the launch of its phase says that the tables live here. A chunk that comes late finds its phase begun and is refused.
 
-use crate::kv::{Shard, Staged};
+use crate::kv::{Expected, Shard};
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::wire::body::BodyReader;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
-use parking_lot::Mutex;
-use rustc_hash::FxHashMap;
+use parking_lot::{RwLock, RwLockReadGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// What came for a job.
+/// What comes for a job. Chunks are written under the shared lock, side by side; a phase begins under the other.
 #[derive(Default)]
-pub struct Staging(Mutex<State>);
+pub struct Staging(RwLock<State>);
 
 #[derive(Default)]
 struct State {
     /// The last phase that began here.
     begun: u64,
-    /// The move's phase; 0 when nothing is staged.
+    /// The move's phase; 0 before the first.
     phase: u64,
-    /// What was wanted: the versions that must come.
-    wanted: FxHashMap<ChunkId, u64>,
-    came: FxHashMap<ChunkId, (u64, Staged)>,
-    /// Offered chunks that lay here already, with their versions.
-    current: FxHashMap<ChunkId, u64>,
+    /// What was offered, whether it lay here already or has to come.
+    offered: Expected,
 }
 
 impl State {
-    fn of(&mut self, phase: u64) -> Result<&mut Self> {
-        if phase <= self.begun || phase < self.phase {
-            return Err(Error::cluster(format!("a chunk came for phase {phase}, which is over")));
+    fn check(&self, phase: u64) -> Result<()> {
+        if phase > self.begun && phase >= self.phase {
+            return Ok(());
         }
-        if phase > self.phase {
-            *self = State { begun: self.begun, phase, ..State::default() };
-        }
-        Ok(self)
+        Err(Error::cluster(format!("a chunk came for phase {phase}, which is over")))
     }
 }
 
@@ -48,62 +41,72 @@ impl Staging {
         match message {
             ToReceiver::Offer { of, chunks } => self.offered(shard, of.phase, &chunks).map(FromReceiver::Wanted),
             ToReceiver::Chunks { of, chunks, checksum } => {
-                self.stage(shard, of.phase, &chunks, checksum, body).map(|()| FromReceiver::Staged)
+                self.write(shard, of.phase, &chunks, checksum, body).map(|()| FromReceiver::Staged)
             }
         }
     }
 
     fn offered(&self, shard: &Shard, phase: u64, chunks: &[Offered]) -> Result<Vec<u32>> {
-        let mut state = self.0.lock();
-        let state = state.of(phase)?;
+        let mut state = self.0.write();
+        state.check(phase)?;
+        if phase > state.phase {
+            state.phase = phase;
+            state.offered.clear();
+        }
         let mut wanted = Vec::new();
         for (place, offered) in (0..).zip(chunks) {
-            if shard.has(offered)? {
-                state.current.insert(offered.id, offered.version);
-            } else {
-                state.wanted.insert(offered.id, offered.version);
+            if !shard.has(offered)? {
                 wanted.push(place);
             }
+            state.offered.insert(offered.id, offered.version);
         }
         Ok(wanted)
     }
 
-    fn stage(&self, shard: &Shard, phase: u64, chunks: &[ChunkHead], checksum: u64, body: Bytes) -> Result<()> {
-        self.0.lock().of(phase)?;
+    fn write(&self, shard: &Shard, phase: u64, chunks: &[ChunkHead], checksum: u64, body: Bytes) -> Result<()> {
         if xxh3_64(&body) != checksum {
             return Err(Error::cluster("chunks came with a wrong checksum").retryable());
         }
-        // Without the lock: several messages are read side by side.
+        let state = self.open(phase)?;
         let mut body = BodyReader::new(body);
-        let came = chunks.iter().map(|head| Ok((head, shard.stage(head, &mut body)?)));
-        let came = came.collect::<Result<Vec<_>>>()?;
-        body.end()?;
-        let mut state = self.0.lock();
-        let state = state.of(phase)?;
-        for (head, staged) in came {
-            if state.wanted.get(&head.id) != Some(&head.version) {
+        for head in chunks {
+            if state.phase != phase || state.offered.get(&head.id) != Some(&head.version) {
                 let ChunkId { table, chunk } = head.id;
                 return Err(Error::bug(format!("chunk {chunk} of table {table} came unasked")));
             }
-            state.came.insert(head.id, (head.version, staged));
+            shard.import(head, &mut body)?;
         }
-        Ok(())
+        body.end()
     }
 
-    /// A phase begins, with the tables at `homes`: takes over what came for it, drops everything else.
+    /// While this is held no phase begins.
+    fn open(&self, phase: u64) -> Result<RwLockReadGuard<'_, State>> {
+        let state = self.0.read();
+        state.check(phase)?;
+        Ok(state)
+    }
+
+    /// An error when the phase has begun here.
+    pub fn check(&self, phase: u64) -> Result<()> {
+        self.open(phase).map(drop)
+    }
+
+    /// A phase begins, with the tables at `homes`: what came for it may be needed, whatever else came is not.
     pub fn begin(&self, shard: &Shard, phase: u64, homes: &[Home]) -> Result<()> {
-        let mut state = self.0.lock();
-        let State { phase: of, came, current, .. } = std::mem::take(&mut *state);
+        let mut state = self.0.write();
+        let offered = std::mem::take(&mut state.offered);
         state.begun = phase;
-        let (came, current) = if of == phase { (came, current) } else { Default::default() };
-        shard.settle(homes, came, &current)?;
+        let expected = if state.phase == phase { offered } else { Expected::default() };
+        shard.settle(homes, &expected)?;
         shard.begin_phase(phase);
         Ok(())
     }
 
     /// A phase of operations begins: the tables stay where they are.
     pub fn begin_ops(&self, shard: &Shard, phase: u64) {
-        *self.0.lock() = State { begun: phase, ..State::default() };
+        let mut state = self.0.write();
+        state.begun = phase;
+        state.offered.clear();
         shard.begin_phase(phase);
     }
 }

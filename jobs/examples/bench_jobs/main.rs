@@ -2,11 +2,12 @@
 //!
 //! `empty` runs stages whose workers do nothing; `read` fills the slaves' memory with rows; `store` reads and updates
 //! random keys as fast as they go; `clocks` ends clocks in which nothing happens; `meet` touches keys that meet those of
-//! others as often as it is told. Each reports its figures as metrics, so `--json` holds them.
+//! others as often as it is told; `transfer` wants a model whole on one slave. Each reports its figures as metrics, so `--json` holds them.
 
 mod clocks;
 mod meet;
 mod store;
+mod transfer;
 
 use clocks::Clocks;
 use flexps_common::data::schema::{DataPath, InputSpec};
@@ -17,6 +18,7 @@ use meet::Meet;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 use store::Store;
+use transfer::Transfer;
 
 /// Stages whose workers return at once.
 #[derive(Clone, Serialize, Deserialize, clap::Args)]
@@ -63,6 +65,12 @@ impl Job for Read {
 
 fn main() -> ExitCode {
     flexps_jobs::cli::main(
-        Registry::new().with::<Empty>().with::<Read>().with::<Store>().with::<Clocks>().with::<Meet>(),
+        Registry::new()
+            .with::<Empty>()
+            .with::<Read>()
+            .with::<Store>()
+            .with::<Clocks>()
+            .with::<Meet>()
+            .with::<Transfer>(),
     )
 }

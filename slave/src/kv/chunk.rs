@@ -118,24 +118,6 @@ impl<T: Element> Chunk<T> {
         Ok(())
     }
 
-    /// From now on the values are `data`.
-    pub(super) fn replace(self: &Arc<Self>, tier: &Tier, blank: Blank, data: Data<T>) -> Result<()> {
-        let mut held = self.held.lock();
-        held.changed = true;
-        match held.data.take() {
-            Some(Data::Dense(old)) => {
-                tier.memory.recycle(old);
-                self.start.store(data.start(), Ordering::Relaxed);
-                held.data = Some(data);
-            }
-            _ => {
-                tier.make_room(blank.bytes::<T>())?;
-                self.hold(&mut held, tier, data);
-            }
-        }
-        Ok(())
-    }
-
     /// Takes values for which there is room.
     fn hold(self: &Arc<Self>, held: &mut Held<T>, tier: &Tier, data: Data<T>) {
         self.start.store(data.start(), Ordering::Relaxed);

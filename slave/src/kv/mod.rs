@@ -13,7 +13,7 @@ mod table;
 mod tier;
 
 pub use function::{Functions, Update};
-pub use moved::Staged;
+pub use moved::Expected;
 pub use placement::{Keys, Placement};
 pub use tier::Room;
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the directory only grows; a chunk's address never changes, so finding one takes no lock.
 
-use super::chunk::{AHEAD, Blank, Chunk, Data, Open};
+use super::chunk::{AHEAD, Blank, Chunk, Open};
 use super::function::Apply;
 use super::placement::{Keys, Placement};
 use super::tier::Tier;
@@ -182,11 +182,6 @@ impl<T: Element> Table<T> {
         page[self.in_page(chunk)].get_or_init(|| Arc::new(Chunk::new()))
     }
 
-    /// A chunk's values before anybody wrote to it.
-    pub(super) fn zeros(&self) -> Data<T> {
-        self.blank.zeros(&self.tier.memory)
-    }
-
     /// A chunk's values.
     #[inline]
     pub(super) fn open<'a>(&self, chunk: &'a Arc<Chunk<T>>) -> Result<Open<'a, T>> {
@@ -196,16 +191,14 @@ impl<T: Element> Table<T> {
     /// A chunk's values, which are changed now.
     #[inline]
     pub(super) fn change<'a>(&self, chunk: &'a Arc<Chunk<T>>) -> Result<Open<'a, T>> {
-        let open = chunk.change(&self.tier, self.blank)?;
-        chunk.version.store(self.phase.load(Ordering::Relaxed), Ordering::Relaxed);
-        Ok(open)
+        self.rewrite(chunk, self.phase.load(Ordering::Relaxed))
     }
 
-    /// Puts values that came, of this version, in the place of a chunk's.
-    pub(super) fn replace(&self, chunk: &Arc<Chunk<T>>, version: u64, data: Data<T>) -> Result<()> {
-        chunk.replace(&self.tier, self.blank, data)?;
+    /// A chunk's values, to be made those of this version.
+    pub(super) fn rewrite<'a>(&self, chunk: &'a Arc<Chunk<T>>, version: u64) -> Result<Open<'a, T>> {
+        let open = chunk.change(&self.tier, self.blank)?;
         chunk.version.store(version, Ordering::Relaxed);
-        Ok(())
+        Ok(open)
     }
 
     /// Where the table lives.
