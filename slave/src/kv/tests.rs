@@ -336,7 +336,7 @@ fn a_table_of_four_times_the_memory_holds_the_same_bits_as_one_that_fits() {
     };
     assert_eq!(read(&little, A, 1 << 20, 1 << 20), read(&all, A, 1 << 20, 1 << 20));
     assert_eq!(read(&little, B, 600_000, 200_000), read(&all, B, 600_000, 200_000));
-    let norm = |store: &Shard| store.ops(&[TableOp::Norm2 { table: A, into: String::new() }]).unwrap()[0].to_bits();
+    let norm = |store: &Shard| norm2(store, A).to_bits();
     assert_eq!(norm(&little), norm(&all));
     let used = little.take_disk_use();
     assert!(used.written_bytes > 10 * CHUNK && used.read_bytes > 10 * CHUNK, "{used:?}");
