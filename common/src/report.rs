@@ -73,6 +73,33 @@ pub struct StageReport {
     /// What of its tables went to disk and came back.
     #[serde(default)]
     pub model_disk: DiskUse,
+    /// How they reached the model.
+    #[serde(default)]
+    pub model: ModelReport,
+}
+
+/// How the workers of a stage run reached the tables that they used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// In which form.
+    pub access: Access,
+    /// Why.
+    pub why: String,
+}
+
+/// The form in which a stage's workers find the model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Access {
+    /// They used no table.
+    #[default]
+    None,
+    /// One worker, the whole model beside it: nobody else wants a chunk's lock.
+    Own,
+    /// Several workers on one slave, the whole model beside them: one copy in chunks, a lock for each.
+    Shared,
+    /// Chunks on several slaves, or on another one, reached over the network.
+    Shards,
 }
 
 /// Bytes of tables that went to the slaves' disks and came back, where they take more than `--model-memory`.

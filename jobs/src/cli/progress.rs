@@ -190,6 +190,7 @@ mod tests {
             rows: 0,
             pace: Pace::default(),
             model_disk: Default::default(),
+            model: Default::default(),
         };
         let shown = |run: &StageReport| stages(&news, &report(ReadReport::default(), vec![run.clone()]));
         assert_eq!(shown(&run)[0].1, "shares: epoch 2");

@@ -10,7 +10,9 @@ pub fn check(experiment: &Experiment, slaves: &[&str]) -> Result<()> {
     match experiment.delayed().find(|name| !slaves.contains(name)) {
         None => Ok(()),
         Some(name) => {
-            Err(Error::user(format!("--inject delay: no slave is called {name}; give one of {}", slaves.join(", "))))
+            let mut known = slaves.to_vec();
+            known.sort_unstable();
+            Err(Error::user(format!("--inject delay: no slave is called {name}; give one of {}", known.join(", "))))
         }
     }
 }

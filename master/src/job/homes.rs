@@ -8,6 +8,7 @@
 
 use flexps_common::home::{self, Home};
 use flexps_common::plan::TableOp;
+use flexps_common::report::{Access, ModelReport};
 use flexps_common::wire::control::Outcome;
 use std::collections::BTreeMap;
 
@@ -85,27 +86,42 @@ impl Homes {
         choice
     }
 
-    /// The home of a table that costs least; of those that cost the same, the one on the fewest slaves.
+    /// The home of a table that costs least, this stage and those that follow taken together; of those that cost the same,
+    /// the one on the fewest slaves.
     fn best(&self, table: usize, now: &Home, near: &Home, uses: &[Use], others: &[Vec<Use>]) -> Home {
-        let cost = |home: &Home, uses: &[Use]| most(&self.over_network(home, uses));
-        let of_others = |home: &Home| others.iter().map(|uses| cost(home, uses)).sum::<f64>();
-        let stay = cost(now, uses) + of_others(now);
-        let places = others.iter().map(|uses| uses.iter().map(|(shard, _)| *shard).collect::<Vec<_>>());
-        let mut best = (stay, now.clone());
-        for home in places.map(|shards| Home::on(&shards, self.shards)).chain([near.clone()]) {
-            if home == *now {
-                continue;
+        let mut homes = vec![now.clone(), near.clone()];
+        homes.extend(others.iter().map(|uses| {
+            let shards: Vec<u32> = uses.iter().map(|(shard, _)| *shard).collect();
+            Home::on(&shards, self.shards)
+        }));
+        let mut seen = Vec::with_capacity(homes.len());
+        homes.retain(|home| {
+            !seen.contains(home) && {
+                seen.push(home.clone());
+                true
             }
-            let (there, moved) = (cost(&home, uses), most(&self.transfer(table, now, &home)));
-            let back_and_forth = if home == *near { 2.0 * moved + of_others(now) } else { f64::INFINITY };
-            let whole = there + back_and_forth.min(moved + of_others(&home));
+        });
+        let cost = |home: &Home, uses: &[Use]| most(&self.over_network(home, uses));
+        let later: Vec<f64> = homes.iter().map(|home| others.iter().map(|uses| cost(home, uses)).sum()).collect();
+        let moved = |from: &Home, to: &Home| if from == to { 0.0 } else { most(&self.transfer(table, from, to)) };
+        let whole = |home: &Home| {
+            // The others find it there too, or it goes to where they want it, and comes back.
+            let follows = homes.iter().zip(&later).map(|(next, later)| {
+                let first = if next == now { 0.0 } else { moved(now, home) };
+                later + first + moved(home, next) + moved(next, home)
+            });
+            cost(home, uses) + follows.fold(f64::INFINITY, f64::min)
+        };
+        let mut best = (whole(now), now);
+        for home in &homes[1..] {
+            let whole = whole(home);
             let (gain, same) = (best.0 - whole, 1e-6 * best.0.max(whole));
             let fewer = home.members(self.shards).len() < best.1.members(self.shards).len();
             if gain > same || gain >= -same && fewer {
                 best = (whole, home);
             }
         }
-        best.1
+        best.1.clone()
     }
 
     /// What a stage's workers read and write; what is not known yet is taken to be all of the table, once. A worker's slave
@@ -229,6 +245,25 @@ impl Homes {
             }
             home::after(&mut self.homes, op);
         }
+    }
+
+    /// How the last run of a stage, which had `threads` workers, reached the tables.
+    pub fn access(&self, stage: u32, threads: u32) -> ModelReport {
+        let Some(uses) = self.uses.get(&stage) else { return ModelReport::default() };
+        let used = |table: &usize| uses[*table].iter().any(|(_, bytes)| *bytes > 0.0);
+        let living = self.living(&(0..uses.len()).filter(used).collect::<Vec<_>>());
+        let workers = uses.first().map_or(0, Vec::len);
+        let (access, why) = match (living.as_slice(), uses.first().map(Vec::as_slice)) {
+            ([], _) => (Access::None, String::new()),
+            ([home], Some([(slave, _)])) if home == slave && threads == 1 => {
+                (Access::Own, "one worker, and all that it uses lives beside it".to_owned())
+            }
+            ([home], Some([(slave, _)])) if home == slave => {
+                (Access::Shared, format!("{threads} workers on one slave, and all that they use lives beside them"))
+            }
+            _ => (Access::Shards, format!("workers on {workers} slaves, what they use lives on {}", living.len())),
+        };
+        ModelReport { access, why }
     }
 
     /// The shards among which these tables live now.

@@ -6,6 +6,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::{JobId, Key, TableId};
 use flexps_common::job::{Job, Registry};
 use flexps_common::plan::{Plan, Storage, Table, TableOp, TableSpec};
+use flexps_common::random::SplitMix64;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::BodyWriter;
@@ -247,4 +248,47 @@ async fn chunks_that_are_broken_or_unasked_are_refused() {
     let beyond = Offered { id: ChunkId { table: DENSE, chunk: 1 << 16 }, version: 1 };
     let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![beyond] });
     assert!(message(cluster.ask_shard(0, Packet::control(&offer).unwrap()).await).contains("has no chunk 65536"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_update_is_lost_or_doubled_in_any_history_of_stages_moves_and_operations() {
+    for seed in 0..24 {
+        let mut random = SplitMix64(seed);
+        let (mut cluster, mut twin, mut copy) = (open().await, Twin::new(), vec![0.0; 600_000]);
+        for _ in 0..9 {
+            let (_, workers, home) = kinds()[(random.draw() % 4) as usize].clone();
+            match random.draw() % 7 {
+                // A move that the master gives up: the next stage finds the tables where they were.
+                0 => {
+                    let before = cluster.homes.lock().clone();
+                    cluster.move_to(&all_at(&home)).await.into_iter().for_each(|sent| drop(sent.unwrap()));
+                    *cluster.homes.lock() = before;
+                }
+                1 => {
+                    cluster.ops(&[TableOp::Scale { table: DENSE, by: 2.0 }]).await;
+                    twin.dense.iter_mut().for_each(|x| *x *= 2.0);
+                }
+                2 => {
+                    cluster.ops(&[TableOp::Copy { from: DENSE, to: COPY }]).await;
+                    copy.clone_from(&twin.dense);
+                }
+                3 => {
+                    cluster.ops(&[TableOp::Zero { table: DENSE }]).await;
+                    twin.dense.fill(0.0);
+                }
+                moves => {
+                    if moves < 6 {
+                        // Some tables only, so that their homes differ.
+                        let mut homes = cluster.homes.lock().clone();
+                        homes.iter_mut().filter(|_| random.draw() % 3 > 0).for_each(|place| *place = home.clone());
+                        cluster.move_to(&homes).await.into_iter().for_each(|sent| drop(sent.unwrap()));
+                    }
+                    cluster.run(0, &workers).await;
+                    twin.work(workers.iter().sum());
+                }
+            }
+        }
+        check(&cluster, &twin).await;
+        assert!(cluster.read(COPY, 0..600_000).await == copy, "seed {seed}");
+    }
 }

@@ -16,7 +16,7 @@ use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
-use flexps_common::report::{DiskUse, EpochReport, StageReport, TransferReport};
+use flexps_common::report::{DiskUse, EpochReport, ModelReport, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
@@ -428,6 +428,7 @@ impl Driver {
             rows: 0,
             pace: Pace::default(),
             model_disk: DiskUse::default(),
+            model: ModelReport::default(),
         };
         for outcome in workers.iter().filter_map(|(id, _)| done.get(id)) {
             report.pace.merge(&outcome.pace);
@@ -443,6 +444,7 @@ impl Driver {
         }
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);
+        report.model = self.homes.access(stage, report.threads);
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);

@@ -5,7 +5,7 @@ use crate::job::homes::Homes;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Plan, TableOp};
-use flexps_common::report::Way;
+use flexps_common::report::{Access, Way};
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
@@ -43,6 +43,11 @@ fn a_stage_on_one_slave_that_works_on_all_of_a_table_gets_it_and_keeps_it_while_
         homes.begin(2, choice.homes);
         homes.ended(NARROW, 2, [(1, &used(12 * MB, 12 * MB, 12 * MB))].into_iter());
         assert!(homes.choose(NARROW, &[1]).moved.is_empty(), "it is there");
+        let access = |stage, threads| homes.access(stage, threads).access;
+        assert_eq!(
+            (access(NARROW, 1), access(NARROW, 4), access(WIDE, shards)),
+            (Access::Own, Access::Shared, Access::Shards)
+        );
         // Many slaves would all go through the one: from some number on the table is spread again.
         let choice = homes.choose(WIDE, &(0..shards).collect::<Vec<_>>());
         assert_eq!(!choice.moved.is_empty(), goes_back, "{shards}: {choice:?}");
