@@ -280,7 +280,10 @@ async fn no_update_is_lost_or_doubled_in_any_history_of_stages_moves_and_operati
                     if moves < 6 {
                         // Some tables only, so that their homes differ.
                         let mut homes = cluster.homes.lock().clone();
-                        homes.iter_mut().filter(|_| !random.draw().is_multiple_of(3)).for_each(|place| *place = home.clone());
+                        homes
+                            .iter_mut()
+                            .filter(|_| !random.draw().is_multiple_of(3))
+                            .for_each(|place| *place = home.clone());
                         cluster.move_to(&homes).await.into_iter().for_each(|sent| drop(sent.unwrap()));
                     }
                     cluster.run(0, &workers).await;
