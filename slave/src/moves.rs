@@ -4,6 +4,7 @@
 //! nothing but time; at most `WINDOW` bytes are under way; a receiver that is silent fails the move by its deadline.
 
 use crate::job::OpenJob;
+use crate::stage::wait::block_on;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::ids::TableId;
@@ -14,8 +15,8 @@ use flexps_common::wire::moved::{FromReceiver, MoveId, Offered, Sent, ToReceiver
 use std::collections::{BTreeMap, VecDeque};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes of values in one message: two chunks. Larger ones would be mapped and cleared by the system each time.
-const MESSAGE: usize = 512 << 10;
+/// Bytes of values in one message: a chunk. Much larger ones would be mapped and cleared by the system each time.
+const MESSAGE: usize = 256 << 10;
 /// Bytes under way.
 const WINDOW: usize = 16 << 20;
 /// Chunks in one offer.
@@ -135,7 +136,8 @@ impl UnderWay {
 }
 
 fn answer(pending: Pending) -> Result<FromReceiver> {
-    match pending.wait()?.message()? {
+    // Not slept for at once: threads that only wake one another in turn would be put on one core.
+    match block_on(pending.answer(), || Ok(()))??.message()? {
         FromShard::Moved(answer) => Ok(answer),
         other => Err(Error::bug(format!("a slave answered {other:?} to chunks"))),
     }
