@@ -3,7 +3,7 @@
 use flexps_common::error::Result;
 use flexps_common::job::Job;
 use flexps_common::metrics::Metric;
-use flexps_common::plan::{Plan, Table, Threads};
+use flexps_common::plan::{Consistency, Plan, Table, Threads};
 use flexps_common::worker::Worker;
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -35,7 +35,11 @@ impl Job for Transfer {
             worker.clock()
         };
         plan.body.stage("make", own).threads(Threads::Count(2));
-        plan.body.stage("use", move |worker| work(worker, table, chunks)).threads(Threads::OneSlave(1));
+        // Asynchronous: its updates go to the table at once, so that what is timed is their way.
+        plan.body
+            .stage("use", move |worker| work(worker, table, chunks))
+            .threads(Threads::OneSlave(1))
+            .consistency(Consistency::Asp);
         Ok(())
     }
 }

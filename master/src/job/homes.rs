@@ -12,6 +12,10 @@ use flexps_common::report::{Access, ModelReport};
 use flexps_common::wire::control::Outcome;
 use std::collections::BTreeMap;
 
+/// Bytes of a job's tables that a slave is to hold at most when they live on fewer than all of them: what the whole job's
+/// slaves have room for, one of them may not.
+const MOST_ON_FEW: u64 = 2 << 30;
+
 /// A job's tables and what is known of them.
 #[derive(Debug)]
 pub struct Homes {
@@ -89,18 +93,18 @@ impl Homes {
     /// The home of a table that costs least, this stage and those that follow taken together; of those that cost the same,
     /// the one on the fewest slaves.
     fn best(&self, table: usize, now: &Home, near: &Home, uses: &[Use], others: &[Vec<Use>]) -> Home {
-        let mut homes = vec![now.clone(), near.clone()];
-        homes.extend(others.iter().map(|uses| {
+        let all: u64 = self.tables.iter().map(|known| known.bytes).sum();
+        let fits = |home: &Home| *home == Home::All || all / home.members(self.shards).len() as u64 <= MOST_ON_FEW;
+        let mut homes = vec![now.clone()];
+        let of_others = others.iter().map(|uses| {
             let shards: Vec<u32> = uses.iter().map(|(shard, _)| *shard).collect();
             Home::on(&shards, self.shards)
-        }));
-        let mut seen = Vec::with_capacity(homes.len());
-        homes.retain(|home| {
-            !seen.contains(home) && {
-                seen.push(home.clone());
-                true
-            }
         });
+        for home in std::iter::once(near.clone()).chain(of_others) {
+            if !homes.contains(&home) && fits(&home) {
+                homes.push(home);
+            }
+        }
         let cost = |home: &Home, uses: &[Use]| most(&self.over_network(home, uses));
         let later: Vec<f64> = homes.iter().map(|home| others.iter().map(|uses| cost(home, uses)).sum()).collect();
         let moved = |from: &Home, to: &Home| if from == to { 0.0 } else { most(&self.transfer(table, from, to)) };

@@ -63,6 +63,15 @@ fn a_stage_that_touches_little_reaches_for_it_over_the_network() {
 }
 
 #[test]
+fn tables_that_one_slave_may_have_no_room_for_stay_spread() {
+    let mut homes = Homes::new(1, 3);
+    let outcome = used(12 * MB, 12 * MB, 1 << 30);
+    homes.ended(WIDE, 1, (0..3).map(|shard| (shard, &outcome)));
+    homes.ended(NARROW, 2, [(1, &used(3 << 30, 3 << 30, 1 << 30))].into_iter());
+    assert!(homes.choose(NARROW, &[1]).moved.is_empty());
+}
+
+#[test]
 fn a_table_that_nobody_changed_since_goes_back_for_nothing() {
     let mut homes = wide(6);
     homes.begin(2, vec![Home::on(&[1], 6)]);
