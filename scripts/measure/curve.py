@@ -35,7 +35,7 @@ def picture(curve, levels):
     parts.append(f'<polyline points="{points}" fill="none" stroke="black" stroke-width="2"/>')
     parts += [f'<circle cx="{x(p):.1f}" cy="{y(value):.1f}" r="3.5"/>' for p, value in curve]
     middle = curve[len(curve) // 2]
-    parts.append(f'<text x="{x(middle[0]) - 8:.1f}" y="{y(middle[1]) - 10:.1f}" text-anchor="end">SparseSSP</text>')
+    parts.append(f'<text x="{x(middle[0]) + 8:.1f}" y="{y(middle[1]) + 22:.1f}">SparseSSP</text>')
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">'
                  'probability that clocks of two workers have a key in common</text>'
                  f'<text x="14" y="{HEIGHT / 2 - 15}" text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2 - 15})">seconds</text>')
