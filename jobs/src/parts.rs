@@ -127,13 +127,12 @@ impl Part {
         Self { map: drawn.map.clone(), number: 0, start: 0, numbers, rows: Blocks::Some(blocks) }
     }
 
-    /// Number of rows.
-    pub fn rows(&self, worker: &mut Worker<'_>) -> Result<u64> {
-        let mut rows = 0;
-        for at in 0..self.blocks() {
-            rows += self.block(worker, at)?.rows() as u64;
+    /// Number of rows, where the part holds its own blocks: nothing is read for it.
+    pub fn rows(&self) -> Option<u64> {
+        match &self.rows {
+            Blocks::All(_) => None,
+            Blocks::Some(blocks) => Some(blocks.iter().map(|block| block.rows() as u64).sum()),
         }
-        Ok(rows)
     }
 
     /// Whether it is all of the worker's rows.

@@ -1,6 +1,6 @@
 """The part `model` of scripts/bench: how workers keep in step, and what that costs under each consistency model."""
 
-import statistics
+from statistics import median
 
 from .curve import picture
 
@@ -11,10 +11,6 @@ QUOTED_TWO = {"sparse-ssp:2:8": 1.04}
 # Epochs that svrg and lr may take.
 EPOCHS = 40
 CONFLICTS = [0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1]
-
-
-def median(values):
-    return statistics.median(values)
 
 
 class Model:

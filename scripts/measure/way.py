@@ -1,15 +1,11 @@
 """The part `way` of scripts/bench: how a model goes from one stage's slaves to the next one's, and what that is worth."""
 
 import json
-import statistics
+from statistics import median
 
 BYTES = 100_000_000
 # Threads of the two stages of svrg: the model's own, and one count for both.
 COUNTS = [(100, 10), (10, 10), (50, 50), (100, 100)]
-
-
-def median(values):
-    return statistics.median(values)
 
 
 class Way:

@@ -11,8 +11,8 @@ use flexps_common::data::drawn::{Drawn, with_features};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::InputId;
 use flexps_common::random::SplitMix64;
-use flexps_common::transport::{Packet, Pending};
-use flexps_common::value::{Element, Type, Values};
+use flexps_common::transport::Packet;
+use flexps_common::value::Element;
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, ToShard};
 use std::collections::VecDeque;
@@ -47,7 +47,7 @@ pub async fn draw(job: &OpenJob, input: InputId, share: f64) -> Result<Drawn> {
             under_way.push_back(link.ask(&ToShard::Rows { job: job.id, input, at }, Bytes::new())?);
         }
         let Some(next) = under_way.pop_front() else { break };
-        let block = receive(next).await?;
+        let block = decode(next.answer().await?)?;
         if have < wanted {
             have += block.rows() as u64;
             blocks.push(Arc::new(block));
@@ -100,19 +100,15 @@ fn encode(block: &Block) -> Result<Packet> {
     Packet::bulk(&head, body.finish())
 }
 
-async fn receive(asked: Pending) -> Result<Block> {
-    decode(asked.answer().await?)
-}
-
 fn decode(packet: Packet) -> Result<Block> {
     let FromShard::Rows { rows, nonzeros, values: has_values } = packet.message()? else {
         return Err(Error::bug("no rows came for a request for rows"));
     };
     let mut body = BodyReader::new(packet.body);
-    let labels = floats(&mut body, rows as usize)?;
-    let offsets = numbers(&mut body, rows as usize + 1)?;
-    let indices = numbers(&mut body, nonzeros as usize)?;
-    let values = if has_values { Some(floats(&mut body, nonzeros as usize)?) } else { None };
+    let labels = part(&mut body, rows as usize)?;
+    let offsets: Box<[u32]> = part(&mut body, rows as usize + 1)?;
+    let indices = part(&mut body, nonzeros as usize)?;
+    let values = if has_values { Some(part(&mut body, nonzeros as usize)?) } else { None };
     body.end()?;
     let whole = offsets.first() == Some(&0) && offsets.last() == Some(&nonzeros) && offsets.is_sorted();
     if !whole {
@@ -121,18 +117,9 @@ fn decode(packet: Packet) -> Result<Block> {
     Ok(Block { labels, offsets, indices, values })
 }
 
-fn floats(body: &mut BodyReader, count: usize) -> Result<Box<[f32]>> {
-    match body.values(Type::F32, count)?.get() {
-        Values::F32(values) => Ok(values.into()),
-        _ => Err(Error::bug("values of another type than was asked for")),
-    }
-}
-
-fn numbers(body: &mut BodyReader, count: usize) -> Result<Box<[u32]>> {
-    match body.values(Type::U32, count)?.get() {
-        Values::U32(values) => Ok(values.into()),
-        _ => Err(Error::bug("values of another type than was asked for")),
-    }
+fn part<T: Element>(body: &mut BodyReader, count: usize) -> Result<Box<[T]>> {
+    let values = body.values(T::TYPE, count)?;
+    values.typed().map(Box::from).ok_or_else(|| Error::bug("values of another type than was asked for"))
 }
 
 #[cfg(test)]

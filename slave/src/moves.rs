@@ -44,12 +44,12 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home]) -> Result<Vec<Sent>> {
     while ways.iter().any(|way| !way.left.is_empty()) {
         for way in &mut ways {
             job.current().check()?;
-            under_way.make_room()?;
+            under_way.wait(WINDOW)?;
             way.send_next(job, of, &mut under_way)?;
         }
     }
     under_way.wait(0)?;
-    ways.iter().map(|way| Ok(Sent { to: job.link(way.shard)?.slave, ..way.sent })).collect()
+    Ok(ways.into_iter().map(|way| way.sent).collect())
 }
 
 /// What goes to one receiver.
@@ -114,10 +114,6 @@ impl UnderWay {
     fn push(&mut self, message: Pending, bytes: usize) {
         self.messages.push_back((message, bytes));
         self.bytes += bytes;
-    }
-
-    fn make_room(&mut self) -> Result<()> {
-        self.wait(WINDOW)
     }
 
     /// Waits until at most so many bytes are under way.

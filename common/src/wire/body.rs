@@ -184,6 +184,11 @@ pub struct ReceivedValues {
 }
 
 impl ReceivedValues {
+    /// The values, if they are of this type.
+    pub fn typed<T: Element>(&self) -> Option<&[T]> {
+        (self.element == T::TYPE).then(|| bytemuck::cast_slice(&self.bytes))
+    }
+
     /// The values.
     pub fn get(&self) -> Values<'_> {
         match self.element {

@@ -81,7 +81,7 @@ pub fn stages(runs: &[StageReport]) -> String {
             seconds(stage.seconds),
             seconds(stage.worker_seconds),
             seconds(stage.wait_seconds),
-            ByteSize(stage.bytes).display().si().to_string(),
+            size(stage.bytes),
         ]);
     }
     lines(&table)
@@ -92,7 +92,6 @@ pub fn result(report: &Report) -> String {
     let mut lines: Vec<(&str, String)> = Vec::new();
     let read = &report.read;
     if read.rows > 0 {
-        let size = |bytes| ByteSize(bytes).display().si();
         let local = read.local_share().map_or(String::new(), |share| format!(", {:.0} % local", 100.0 * share));
         let kept =
             if read.spilled_bytes > 0 { format!(", {} kept on disk", size(read.spilled_bytes)) } else { String::new() };
@@ -126,14 +125,13 @@ pub fn result(report: &Report) -> String {
     let mut disk = DiskUse::default();
     report.stages.iter().for_each(|stage| disk.merge(&stage.model_disk));
     if disk.written_bytes > 0 {
-        let size = |bytes| ByteSize(bytes).display().si();
         let (written, back) = (size(disk.written_bytes), size(disk.read_bytes));
         lines.push(("model memory", format!("exceeded: {written} of tables went to disk, {back} came back")));
     }
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));
     }
-    let memory = ByteSize(report.peak_memory_bytes).display().si();
+    let memory = size(report.peak_memory_bytes);
     lines.push(("time", format!("{}, at most {memory} of memory in a process", seconds(report.seconds))));
     for note in &report.notes {
         lines.push(("note", note.clone()));
@@ -152,7 +150,7 @@ fn pace(runs: &[StageReport]) -> Option<String> {
     };
     let told = match sum(|pace| pace.control_bytes) {
         0 => String::new(),
-        bytes => format!(", {} to tell of clocks", ByteSize(bytes).display().si()),
+        bytes => format!(", {} to tell of clocks", size(bytes)),
     };
     Some(format!("{} at most {} ahead{conflicts}{told}", most.name, count(most.pace.most_lead, "clock")))
 }
@@ -162,7 +160,6 @@ fn transfers(transfers: &[TransferReport]) -> Option<String> {
     if transfers.is_empty() {
         return None;
     }
-    let size = |bytes| ByteSize(bytes).display().si().to_string();
     let sum = |of: fn(&TransferReport) -> u64| size(transfers.iter().map(of).sum());
     let took: f64 = transfers.iter().map(|t| t.milliseconds).sum();
     let failed = transfers.iter().filter(|t| t.failed.is_some()).count();
@@ -185,6 +182,11 @@ fn span<T: PartialEq + std::fmt::Display>((least, most): (T, T)) -> String {
 /// `1 row`, `2 rows`.
 pub fn count(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// `1.2 MB`.
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().si().to_string()
 }
 
 /// `1.2 ms`, `3.45 s`, `12 min 3 s`.

@@ -111,8 +111,7 @@ impl Job for Svrg {
         steps.stage("first-gradient", move |worker| first.run(worker)).threads(wide).input(rows.input);
         let (always, sampled) = (start.is_some(), self.sample_share.is_some());
         let share = move |worker: &mut Worker<'_>| {
-            let merges = !sampled && (worker.place.threads > 1 || Parts::new(worker, rows)?.count() > 1);
-            let merges = always || merges;
+            let merges = always || !sampled && (worker.place.threads > 1 || Parts::new(worker, rows)?.count() > 1);
             if merges { shares::count(worker, rows, counts) } else { Ok(()) }
         };
         // The same workers as the stochastic stage's: what they count of their rows is kept beside these.

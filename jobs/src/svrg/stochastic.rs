@@ -67,7 +67,8 @@ impl Stochastic {
         let joins = joins.div_ceil(parts as u32);
         let workers = worker.place.threads;
         let (rows, share) = if alone {
-            (part.rows(worker)? as f64, None)
+            // Who is alone has all rows, unless it has drawn some.
+            (part.rows().map_or(all_rows, |rows| rows as f64), None)
         } else if self.draws {
             let (share, totals) = Share::drawn(worker, part)?;
             (share.rows as f64, Some(share.weights(totals, workers, all_rows, parts)))

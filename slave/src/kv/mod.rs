@@ -104,12 +104,12 @@ impl Shard {
     }
 
     /// Where the tables live, by [`TableId`].
-    pub fn homes(&self) -> Vec<Home> {
-        self.homes.lock().clone()
+    pub fn placements(&self) -> Vec<Placement> {
+        self.tables.iter().map(|any| with_table!(any, table => table.placement())).collect()
     }
 
     /// `home` as this shard sees it.
-    pub fn placement(&self, home: &Home) -> Placement {
+    fn placement(&self, home: &Home) -> Placement {
         Placement::new(self.index, home, self.shards)
     }
 

@@ -12,7 +12,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::ids::{Key, TableId};
 use flexps_common::value::{Element, Type};
-use flexps_common::wire::body::{BodyReader, BodyWriter, ReceivedValues};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::moved::{ChunkHead, ChunkId, Offered};
 use rustc_hash::FxHashMap;
 use std::sync::atomic::Ordering;
@@ -127,11 +127,11 @@ impl<T: Element> Table<T> {
         match (&mut *data, head.keys) {
             (Data::Dense(to), None) => {
                 let values = body.values(T::TYPE, to.len())?;
-                to.copy_from_slice(typed(&values).ok_or_else(wrong)?);
+                to.copy_from_slice(values.typed().ok_or_else(wrong)?);
             }
             (Data::Sparse { places, values }, Some(count)) => {
                 let keys = body.values(Type::U32, count as usize)?;
-                let keys: &[u32] = typed(&keys).ok_or_else(wrong)?;
+                let keys: &[u32] = keys.typed().ok_or_else(wrong)?;
                 let most = self.chunk_keys();
                 if keys.len() as u64 > most || keys.iter().any(|key| u64::from(*key) >= most) {
                     return Err(wrong());
@@ -140,7 +140,7 @@ impl<T: Element> Table<T> {
                 places.clear();
                 places.extend(keys.iter().enumerate().map(|(i, key)| (*key, i * self.width())));
                 values.clear();
-                values.extend_from_slice(typed(&came).ok_or_else(wrong)?);
+                values.extend_from_slice(came.typed().ok_or_else(wrong)?);
             }
             _ => return Err(wrong()),
         }
@@ -164,9 +164,4 @@ impl<T: Element> Table<T> {
         self.place(to);
         Ok(())
     }
-}
-
-/// The received values, if they are of this type.
-fn typed<T: Element>(received: &ReceivedValues) -> Option<&[T]> {
-    (received.get().kind() == T::TYPE).then(|| bytemuck::cast_slice(received.get().bytes()))
 }

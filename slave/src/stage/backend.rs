@@ -428,8 +428,7 @@ impl Backend for Engine {
 
     fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
         let job = self.job.clone();
-        let drawn = self.wait_for(job.draw(input))??;
-        Ok(drawn)
+        self.wait_for(job.draw(input))?
     }
 
     fn facts(&mut self, input: InputId) -> Result<Facts> {

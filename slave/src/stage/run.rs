@@ -109,7 +109,7 @@ impl Run {
         let (cancelled, applied) = (AtomicBool::new(false), Condvar::new());
         let (siblings, state) = (Siblings::new(own), Mutex::new(state));
         let granted = (0..own).map(|_| AtomicBool::new(false)).collect();
-        let homes = shard.homes().iter().map(|home| shard.placement(home)).collect();
+        let homes = shard.placements();
         Self {
             id,
             consistency,
