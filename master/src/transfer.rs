@@ -62,7 +62,7 @@ impl Shards {
     fn get(&self, tensor: &Tensor, keys: &Range<u64>) -> Result<Pending> {
         let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
         let section = Section { table: tensor.table, element: tensor.spec.element, keys: range };
-        let request = ToShard::Get { origin: self.origin(), sections: vec![section], peek: true };
+        let request = ToShard::Get { origin: self.origin(), sections: vec![section], after: 0, peek: true };
         Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
     }
 

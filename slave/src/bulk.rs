@@ -6,7 +6,7 @@
 use crate::draw;
 use crate::job::OpenJob;
 use crate::node::Jobs;
-use crate::stage::run::{Source, Update, view};
+use crate::stage::run::{Need, Source, Update, view};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::StageRun;
 use flexps_common::transport::{Connection, Packet, Service};
@@ -35,9 +35,9 @@ impl Service for Bulk {
         let (jobs, memory) = (self.jobs.clone(), self.memory.clone());
         Box::pin(async move {
             match request.message()? {
-                ToShard::Get { origin, sections, peek } => {
+                ToShard::Get { origin, sections, after, peek } => {
                     let job = jobs.find(origin.job)?;
-                    let answer = get(&job, &memory, origin, &sections, peek, request.body).await;
+                    let answer = get(&job, &memory, (origin, after), &sections, peek, request.body).await;
                     put_off(&job, origin).await;
                     answer
                 }
@@ -65,7 +65,7 @@ impl Service for Bulk {
 async fn get(
     job: &OpenJob,
     memory: &KeyMemory,
-    origin: Origin,
+    (origin, after): (Origin, u64),
     sections: &[Section],
     peek: bool,
     body: bytes::Bytes,
@@ -85,12 +85,8 @@ async fn get(
     if origin.run == MASTER {
         job.current().finish();
     } else {
-        let run = job.run(origin.run).await?;
-        if peek {
-            run.check()?;
-        } else {
-            run.readable(origin.clock).await?;
-        }
+        let clock = if peek { 0 } else { origin.clock };
+        job.run(origin.run).await?.readable(Need { clock, worker: origin.worker, after }).await?;
     }
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
     for (section, (keys, width)) in sections.iter().zip(&keys) {

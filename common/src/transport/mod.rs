@@ -175,6 +175,15 @@ impl Pending {
         self.answer.await.unwrap_or_else(|_| Err(gone(&self.peer)))
     }
 
+    /// The answer, if it has come; none comes after it.
+    pub fn try_answer(&mut self) -> Option<Result<Packet>> {
+        match self.answer.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(gone(&self.peer))),
+        }
+    }
+
     /// The answer, waited for on a thread that is not the runtime's.
     pub fn wait(self) -> Result<Packet> {
         self.answer.blocking_recv().unwrap_or_else(|_| Err(gone(&self.peer)))

@@ -326,7 +326,7 @@ fn to_shard() -> Vec<ToShard> {
         section(KeyList::Range { start: 1, count: u32::MAX }),
     ];
     vec![
-        ToShard::Get { origin, sections: sections.clone(), peek: true },
+        ToShard::Get { origin, sections: sections.clone(), after: 0, peek: true },
         ToShard::Add { origin, sequence: 300, sections },
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },

@@ -13,7 +13,7 @@ use flexps_common::data::indexer::Indexer;
 use flexps_common::ids::Key;
 use flexps_common::plan::{Input, Table};
 use flexps_common::value::{Element, ValuesMut};
-use flexps_common::worker::{Pull, Push, Touch, Worker};
+use flexps_common::worker::{Pull, Push, Ticket, Touch, Worker};
 use std::collections::VecDeque;
 
 /// What the stage needs of the plan.
@@ -77,25 +77,35 @@ impl Train {
             share: 1.0 / self.batch as f32,
         };
         let mut slopes = Slopes::new(self, part);
-        let ahead = worker.ahead();
-        loop {
-            while queue.next.len() <= ahead.unwrap_or(0) as usize
+        let (ahead, announces) = (worker.ahead().unwrap_or(0) as usize, worker.ahead().is_some());
+        // The batches of the present clock and of so many behind it are known before its weights are asked for, one more
+        // while they are under way.
+        let mut fill = |worker: &mut Worker<'_>, queue: &mut Queue, from: u64, count: usize| -> Result<()> {
+            while queue.next.len() < count
                 && let Some(group) = order.next(worker, part)?
             {
                 let mut batch = queue.spare.pop().unwrap_or_default();
                 batch.index(&mut queue.indexer, &group, &part.map, &dealt);
-                if ahead.is_some() {
-                    self.announce(worker, worker.clocks() + queue.next.len() as u64, &batch.keys)?;
+                if announces {
+                    self.announce(worker, from + queue.next.len() as u64, &batch.keys)?;
                 }
                 queue.next.push_back((group, batch));
             }
-            let Some((group, mut batch)) = queue.next.pop_front() else { return slopes.keep(worker) };
-            let bias = self.fetch(worker, &mut batch)?;
+            Ok(())
+        };
+        let first = worker.clocks();
+        fill(worker, queue, first, ahead + 1)?;
+        while let Some((group, mut batch)) = queue.next.pop_front() {
+            let next = worker.clocks() + 1;
+            let ticket = self.ask(worker, &batch)?;
+            fill(worker, queue, next, ahead.max(1))?;
+            let bias = self.take(worker, ticket, &mut batch)?;
             let bias = batch.learn(&group, bias, rule, slopes.of(worker, &group)?);
             self.push(worker, &batch, bias)?;
             queue.spare.push(batch);
             worker.clock()?;
         }
+        slopes.keep(worker)
     }
 
     /// Says which keys a batch will touch.
@@ -107,30 +117,33 @@ impl Train {
         worker.announce(clock, if biases.is_empty() { &touches[..1] } else { &touches })
     }
 
-    /// Reads what the batch needs, in one message per shard.
-    fn fetch(&self, worker: &mut Worker<'_>, batch: &mut Batch) -> Result<Bias> {
-        let mut bias = Bias::default();
-        let Batch { keys, weights, state, .. } = batch;
-        if self.state.is_none() && self.weights.bias.is_none() {
-            worker.get(self.weights.features, keys, weights)?;
-            return Ok(bias);
-        }
-        let (mut value, mut bias_state) = ([0.0f32], [0.0f32]);
-        let tables = self.tables();
-        let mut pulls = [Pull { table: self.weights.features.id, keys }; 4];
-        let mut out =
-            [f32::wrap_mut(weights), f32::wrap_mut(state), f32::wrap_mut(&mut value), f32::wrap_mut(&mut bias_state)];
+    /// Asks for what the batch needs, in one message per shard.
+    fn ask(&self, worker: &mut Worker<'_>, batch: &Batch) -> Result<Ticket> {
+        let mut pulls = [Pull { table: self.weights.features.id, keys: &[] }; 4];
         let mut count = 0;
-        for (i, table) in tables.into_iter().enumerate() {
+        for (i, table) in self.tables().into_iter().enumerate() {
             let Some(table) = table else { continue };
-            pulls[count] = Pull { table: table.id, keys: if i < 2 { keys } else { &[0] } };
-            out.swap(count, i);
+            pulls[count] = Pull { table: table.id, keys: if i < 2 { &batch.keys } else { &[0] } };
             count += 1;
         }
-        let ticket = worker.start_get(&pulls[..count])?;
+        worker.start_get(&pulls[..count])
+    }
+
+    /// Takes what was asked for.
+    fn take(&self, worker: &mut Worker<'_>, ticket: Ticket, batch: &mut Batch) -> Result<Bias> {
+        let (mut value, mut state) = ([0.0f32], [0.0f32]);
+        let Batch { weights, state: states, .. } = batch;
+        let mut out =
+            [f32::wrap_mut(weights), f32::wrap_mut(states), f32::wrap_mut(&mut value), f32::wrap_mut(&mut state)];
+        let mut count = 0;
+        for (i, table) in self.tables().into_iter().enumerate() {
+            if table.is_some() {
+                out.swap(count, i);
+                count += 1;
+            }
+        }
         worker.finish_get(ticket, &mut out[..count] as &mut [ValuesMut<'_>])?;
-        (bias.value, bias.state) = (value[0], bias_state[0]);
-        Ok(bias)
+        Ok(Bias { value: value[0], state: state[0] })
     }
 
     /// Pushes what the batch changes, in one message per shard.

@@ -118,14 +118,27 @@ impl Clocks {
 
     /// Whether one of this slave's workers may start its next iteration.
     pub fn may_go_on(&mut self, worker: usize) -> bool {
-        let (least, Range { start, end }) = (self.least(), self.bounds(worker));
+        let (least, Range { start, end }) = (self.least(), self.bounds(self.own[worker]));
         // Nearly always the clocks alone decide.
         least >= end || (least >= start && self.waits_for(worker).is_empty())
     }
 
+    /// Whether one of this slave's workers may start the iteration behind its present one while that one still counts as
+    /// unfinished, which the clocks alone decide; how far ahead of the slowest other worker it then is.
+    pub fn may_start_next(&self, worker: usize) -> Option<u64> {
+        let next = self.own[worker] + 1;
+        if self.least < self.bounds(next).end {
+            return None;
+        }
+        let siblings = self.own.iter().enumerate().filter(|(sibling, _)| *sibling != worker).map(|(_, clock)| *clock);
+        let others = self.others.iter().map(|(_, clock)| *clock);
+        Some(next - siblings.chain(others).fold(next, u64::min))
+    }
+
     /// The unfinished clocks, as far as they are known here, that one of this slave's workers must wait for.
     pub fn waits_for(&mut self, worker: usize) -> Vec<(Party, u64)> {
-        let (clock, Range { start, end }) = (self.own[worker], self.bounds(worker));
+        let clock = self.own[worker];
+        let Range { start, end } = self.bounds(clock);
         let own = self.own.iter().enumerate().map(|(sibling, clock)| (Party::Worker(sibling), *clock));
         let others = self.others.iter().map(|(slave, clock)| (Party::Slave(*slave), *clock));
         let mut found = Vec::new();
@@ -137,10 +150,9 @@ impl Clocks {
         found
     }
 
-    /// At its present clock a worker waits for each clock below the start that is unfinished, and for those in the range
-    /// whose keys meet its own.
-    fn bounds(&self, worker: usize) -> Range<u64> {
-        let clock = self.own[worker];
+    /// At a clock a worker waits for each clock below the start that is unfinished, and for those in the range whose keys
+    /// meet its own.
+    fn bounds(&self, clock: u64) -> Range<u64> {
         let less = |clock: u64, by: u32| clock.saturating_sub(by.into());
         match self.model {
             Consistency::Bsp => clock..clock,

@@ -1,14 +1,13 @@
 //! The engine behind one worker thread: the tables over all shards, the clock, the slave's rows.
 //!
-//! Invariants: every call fails once the run is cancelled, also while it waits; at most `WINDOW` bytes of a worker's
-//! reads, and of its updates, are under way at once; what a worker waited and moved is counted; where the consistency
-//! model asks for announced keys, no others are read or updated.
+//! Invariants: every call fails once the run is cancelled, also while it waits; what a worker waited and moved is counted;
+//! where the consistency model asks for announced keys, no others are read or updated; a worker sees its own updates of
+//! earlier clocks.
 
-use super::cut::{self, Cutter, Item, Message};
-use super::items::{check_len, check_out, describe};
-use super::link::{Queue, UnderWay};
-use super::run::{Run, Source, Update};
-use super::slices;
+use super::cut::{Cutter, Item, Message};
+use super::items::{check_out, describe};
+use super::link::Queue;
+use super::run::Run;
 use super::slow::Slow;
 use super::wait::block_on;
 use crate::consistency::News;
@@ -20,12 +19,9 @@ use flexps_common::data::drawn::Drawn;
 use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, TableId};
-use flexps_common::transport::Packet;
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
-use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
-use flexps_common::wire::lists;
 use flexps_common::worker::{Backend, Place, Pull, Push, Ticket, Touch};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
@@ -33,9 +29,6 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Bytes of values under way in each direction of one worker: enough to keep a network busy.
-const WINDOW: usize = 16 << 20;
 
 /// What a worker waited and moved.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,15 +45,23 @@ pub struct Counters {
 
 /// A worker's backend.
 pub struct Engine {
-    job: Arc<OpenJob>,
-    run: Arc<Run>,
-    place: Place,
+    pub(super) job: Arc<OpenJob>,
+    pub(super) run: Arc<Run>,
+    pub(super) place: Place,
     scalars: Arc<BTreeMap<String, f64>>,
-    clock: u64,
-    sequence: u64,
+    pub(super) clock: u64,
+    pub(super) sequence: u64,
     tickets: FxHashMap<u64, Started>,
     next_ticket: u64,
-    updates: Queue,
+    /// Updates that were not answered yet.
+    pub(super) updates: Queue,
+    /// How many of them, the first ones, belong to a clock that has ended here, and of which the others have not heard;
+    /// there is at most one such clock.
+    pub(super) untold: usize,
+    /// By shard: updates sent to it in this run.
+    pub(super) sent: FxHashMap<u32, u64>,
+    /// The same when that clock ended.
+    pub(super) ended: FxHashMap<u32, u64>,
     /// Where the consistency model asks for them.
     announced: Option<Announcements>,
     /// Whether the first keys, if any, are announced.
@@ -105,6 +106,9 @@ impl Engine {
             tickets: FxHashMap::default(),
             next_ticket: 0,
             updates: Queue::default(),
+            untold: 0,
+            sent: FxHashMap::default(),
+            ended: FxHashMap::default(),
             counters: Counters::default(),
             uses,
         }
@@ -137,6 +141,14 @@ impl Engine {
         }
     }
 
+    /// The others hear that this worker's present clock has ended.
+    pub(super) fn tick(&mut self) {
+        // The other slaves first: they have the longer way.
+        let (news, woken) = self.run.tick(&self.place);
+        self.tell(news);
+        drop(woken);
+    }
+
     fn tell(&self, news: Option<News>) {
         if let Some(news) = news {
             self.job.tell(&self.run, &news);
@@ -144,7 +156,7 @@ impl Engine {
     }
 
     /// An error unless the keys were announced for this clock, where that is asked for.
-    fn touch(&mut self, items: &[Item<'_>]) -> Result<()> {
+    pub(super) fn touch(&mut self, items: &[Item<'_>]) -> Result<()> {
         self.start();
         let Some(announced) = &self.announced else { return Ok(()) };
         items.iter().try_for_each(|item| match item.keys {
@@ -156,165 +168,23 @@ impl Engine {
         })
     }
 
-    fn count(&mut self, items: &[Item<'_>], of: fn(&mut TableUse) -> &mut u64) {
+    pub(super) fn count(&mut self, items: &[Item<'_>], of: fn(&mut TableUse) -> &mut u64) {
         for Item { table, spec, keys, .. } in items {
             let bytes = keys.len() * spec.width as usize * spec.element.size();
             *of(&mut self.uses[usize::from(table.0)]) += bytes as u64;
         }
     }
 
-    fn origin(&self) -> Origin {
+    pub(super) fn origin(&self) -> Origin {
         Origin { job: self.job.id, run: self.run.id, worker: self.place.index as u32, clock: self.clock }
     }
 
-    /// Sends messages of a read while there is room.
-    fn send(&mut self, peek: bool, queue: &mut Queue, mut more: impl FnMut() -> Option<Message>) -> Result<()> {
-        while queue.bytes < WINDOW
-            && let Some(message) = more()
-        {
-            let under_way = self.job.link(message.shard)?.get(self.origin(), peek, message)?;
-            self.counters.sent += under_way.bytes() as u64;
-            queue.push(under_way);
-        }
-        Ok(())
-    }
-
-    /// Takes the answers of a read, sending on as they come.
-    fn receive(
-        &mut self,
-        peek: bool,
-        mut queue: Queue,
-        mut more: impl FnMut() -> Option<Message>,
-        out: &mut [ValuesMut<'_>],
-    ) -> Result<()> {
-        let job = self.job.clone();
-        loop {
-            self.send(peek, &mut queue, &mut more)?;
-            let Some(mut first) = queue.pop() else { return Ok(()) };
-            let answer = self.answer(&mut first)?;
-            let link = job.link(first.shard())?;
-            if let Some(again) = first.read(link, answer, out)? {
-                self.counters.sent += again.bytes() as u64;
-                queue.push(again);
-            }
-        }
-    }
-
-    /// Reads this slave's own part.
-    fn read_local(&self, items: &[Item<'_>], local: &[(usize, Range<usize>)], out: &mut [ValuesMut<'_>]) -> Result<()> {
-        for (item, places) in local {
-            let Item { table, spec, keys, .. } = items[*item];
-            let width = spec.width as usize;
-            let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
-            self.job.shard.get(table, cut::part(keys, places.clone()), to)?;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, table: TableId, keys: Keys<'_>, peek: bool, mut out: ValuesMut<'_>) -> Result<()> {
-        self.run.check()?;
-        let (job, run) = (self.job.clone(), self.run.clone());
-        let items = describe(&job, &run, &[(table, keys)])?;
-        if !peek {
-            self.touch(&items)?;
-        }
-        check_out(&items, std::slice::from_ref(&out))?;
-        self.count(&items, |used| &mut used.read_bytes);
-        let out = std::slice::from_mut(&mut out);
-        let mut cutter = Cutter::new(&items)?;
-        let mut queue = Queue::default();
-        // The others work while this slave's part is read, unless there is more than fits the window.
-        self.send(peek, &mut queue, || cutter.message())?;
-        self.read_local(&items, &std::mem::take(&mut cutter.local), out)?;
-        self.receive(peek, queue, || cutter.message(), out)?;
-        self.read_local(&items, &cutter.local, out)
-    }
-
-    fn update(&mut self, items: &[(TableId, Keys<'_>)], values: &[Values<'_>]) -> Result<()> {
-        self.run.check()?;
-        let (job, run) = (self.job.clone(), self.run.clone());
-        let items = describe(&job, &run, items)?;
-        self.touch(&items)?;
-        for (item, values) in items.iter().zip(values) {
-            // All of it, not only the part of this shard: a wrong length must not shift the values of others.
-            check_len(item, values.len(), values.kind())?;
-        }
-        self.count(&items, |used| &mut used.written_bytes);
-        let mut cutter = Cutter::new(&items)?;
-        while let Some(message) = cutter.message() {
-            self.settle(WINDOW)?;
-            // One of its own for each: a shard takes two of the same number for the same message.
-            let (origin, sequence) = (self.origin(), self.next_sequence());
-            let under_way = job.link(message.shard)?.add(origin, sequence, message, values)?;
-            self.counters.sent += under_way.bytes() as u64;
-            self.updates.push(under_way);
-        }
-        let mut kept = Vec::new();
-        for (item, places) in cutter.local {
-            let (values, Item { table, spec, keys, .. }) = (values[item], items[item]);
-            let width = spec.width as usize;
-            let values = slices::part(values, places.start * width..places.end * width);
-            let keys = cut::part(keys, places);
-            if self.run.keeps_none() {
-                self.job.shard.add(table, keys, values)?;
-            } else {
-                kept.push(keep(table, keys, values)?);
-            }
-        }
-        if kept.is_empty() {
-            return Ok(());
-        }
-        let (clock, worker) = (self.clock, self.place.index as u32);
-        let sequence = self.next_sequence();
-        self.run.add(Source { clock, worker, sequence }, kept)
-    }
-
-    fn next_sequence(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    /// Waits until fewer than `room` bytes of updates, or none, are under way.
-    fn settle(&mut self, room: usize) -> Result<()> {
-        while self.updates.bytes >= room
-            && let Some(mut first) = self.updates.pop()
-        {
-            let answer = self.answer(&mut first)?;
-            let job = self.job.clone();
-            let link = job.link(first.shard())?;
-            if let Some(again) = first.added(link, &answer)? {
-                self.counters.sent += again.bytes() as u64;
-                self.updates.push(again);
-            }
-        }
-        Ok(())
-    }
-
-    fn answer(&mut self, under_way: &mut UnderWay) -> Result<Packet> {
-        let pending = under_way.pending().ok_or_else(|| Error::bug("an answer was taken twice"))?;
-        let answer = self.wait_for(pending.answer())??;
-        self.counters.received += answer.len() as u64;
-        Ok(answer)
-    }
-
-    fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
+    pub(super) fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
         let start = Instant::now();
         let result = block_on(future, || self.run.check());
         self.counters.waited += start.elapsed();
         result
     }
-}
-
-/// A copy of an update that its shard keeps.
-fn keep(table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<Update> {
-    let mut body = BodyWriter::with_capacity(values.bytes().len());
-    body.values(values);
-    let values = BodyReader::new(body.finish()).values(values.kind(), values.len())?;
-    let keys = match keys {
-        Keys::List(keys) => lists::Keys::List(Arc::new(keys.to_vec())),
-        Keys::Range { start, count } => lists::Keys::Range(u64::from(start)..u64::from(start) + u64::from(count)),
-    };
-    Ok(Update { table, keys, values })
 }
 
 impl Backend for Engine {
@@ -401,13 +271,19 @@ impl Backend for Engine {
         self.run.check()?;
         self.lag()?;
         self.start();
-        self.settle(0)?;
+        // One clock may be untold, not two.
+        self.settle_untold()?;
+        self.settle_answered()?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);
-        // The other slaves hear of it first: they have the longer way.
-        let (news, woken) = self.run.tick(&self.place);
-        self.tell(news);
-        drop(woken);
+        // What is under way need not be waited for where the others do not count: they hear of this clock when it arrived.
+        if !self.updates.is_empty() && self.run.begins_early(&self.place) {
+            self.untold = self.updates.len();
+            self.ended.clone_from(&self.sent);
+            return Ok(());
+        }
+        self.settle(0)?;
+        self.tick();
         let start = Instant::now();
         let result = self.run.wait(&self.place);
         self.counters.waited += start.elapsed();
@@ -444,6 +320,8 @@ impl Backend for Engine {
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
         self.lag()?;
+        // A sibling may wait for who has yet to hear of this worker's clock.
+        self.settle_untold()?;
         let start = Instant::now();
         let result = self.run.siblings.sum(self.place.local_index, values);
         self.counters.waited += start.elapsed();

@@ -49,11 +49,11 @@ impl Link {
         Self { slave: peer.id, control: channel(&peer.control), bulk: channel(&peer.bulk), sent: SentLists::default() }
     }
 
-    /// Sends a read.
-    pub fn get(&self, origin: Origin, peek: bool, message: Message) -> Result<UnderWay> {
+    /// Sends a read that must see so many of the worker's updates.
+    pub fn get(&self, origin: Origin, after: u64, peek: bool, message: Message) -> Result<UnderWay> {
         let mut body = BodyWriter::default();
         let sections = self.name_all(&message, &mut body, |_, _| Ok(()))?;
-        self.send(message, ToShard::Get { origin, sections, peek }, body)
+        self.send(message, ToShard::Get { origin, sections, after, peek }, body)
     }
 
     /// Sends an update with the values of each item.
@@ -75,7 +75,7 @@ impl Link {
         self.sent.forget();
         let UnderWay { message, request, packet, .. } = under_way;
         match request {
-            ToShard::Get { origin, peek, .. } => self.get(origin, peek, message),
+            ToShard::Get { origin, after, peek, .. } => self.get(origin, after, peek, message),
             ToShard::Add { origin, sequence, sections } => {
                 let mut old = BodyReader::new(packet.body);
                 let mut body = BodyWriter::default();
@@ -146,6 +146,11 @@ impl UnderWay {
         self.pending.take()
     }
 
+    /// The answer, if it has come and was not taken yet.
+    fn answered(&mut self) -> Option<Result<Packet>> {
+        self.pending.as_mut()?.try_answer()
+    }
+
     /// What became of an update: None when the shard has it, else the message that was sent again.
     pub fn added(self, link: &Link, answer: &Packet) -> Result<Option<Self>> {
         match answer.message()? {
@@ -195,6 +200,21 @@ impl Queue {
     pub fn push(&mut self, message: UnderWay) {
         self.bytes += message.values();
         self.messages.push_back(message);
+    }
+
+    /// How many they are.
+    pub fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+    }
+
+    /// The answer of the message that was sent first, if it has come; the message is to be taken then.
+    pub fn answered(&mut self) -> Option<Result<Packet>> {
+        self.messages.front_mut()?.answered()
     }
 
     /// Takes the message that was sent first.

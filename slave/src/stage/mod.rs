@@ -15,4 +15,5 @@ mod schedules;
 pub mod slices;
 mod slow;
 mod sync;
+mod traffic;
 pub mod wait;

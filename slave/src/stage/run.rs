@@ -16,6 +16,7 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::body::ReceivedValues;
 use flexps_common::wire::lists;
 use flexps_common::{ids::TableId, worker::Place};
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -38,6 +39,17 @@ pub struct Source {
     pub worker: u32,
     /// The update's place among the worker's.
     pub sequence: u64,
+}
+
+/// What a read from another slave must see.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// All updates of the clocks below this one, as far as the model asks for it.
+    pub clock: u64,
+    /// Of this worker,
+    pub worker: u32,
+    /// so many updates.
+    pub after: u64,
 }
 
 /// A stage run.
@@ -77,8 +89,10 @@ struct State {
     waits: Vec<bool>,
     /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
     looked: (u64, u64),
-    /// Reads from other slaves that wait for a clock.
-    readers: Vec<(u64, oneshot::Sender<()>)>,
+    /// Updates of workers elsewhere that were applied at once, by worker.
+    arrived: FxHashMap<u32, u64>,
+    /// Reads from other slaves that wait.
+    readers: Vec<(Need, oneshot::Sender<()>)>,
     /// How the workers here kept in step so far.
     pace: Pace,
 }
@@ -103,6 +117,7 @@ impl Run {
             threads: vec![None; own],
             waits: vec![false; own],
             looked: (0, 0),
+            arrived: FxHashMap::default(),
             readers: Vec::new(),
             pace: Pace::default(),
         };
@@ -190,6 +205,14 @@ impl Run {
         self.step(|clocks| clocks.end(place.local_index))
     }
 
+    /// A worker here ended an iteration, but some of its updates are under way. Whether it may start the next one before
+    /// others hear of that; [`Run::tick`] is to be called when they have arrived.
+    pub fn begins_early(&self, place: &Place) -> bool {
+        let mut state = self.state.lock();
+        let lead = state.clocks.may_start_next(place.local_index);
+        lead.inspect(|lead| state.pace.began(*lead)).is_some()
+    }
+
     fn step(&self, step: impl FnOnce(&mut Clocks) -> Option<News>) -> (Option<News>, Woken<'_>) {
         let mut state = self.state.lock();
         let news = step(&mut state.clocks);
@@ -258,7 +281,9 @@ impl Run {
         if let [part] = &update[..]
             && self.keeps_none()
         {
-            return self.apply(part);
+            self.apply(part)?;
+            self.arrived(source.worker);
+            return Ok(());
         }
         // All of it or nothing.
         for part in &update {
@@ -269,7 +294,9 @@ impl Run {
         // Under the lock under which it is kept: nobody looks for what is kept behind a run's end.
         if self.keeps_none() || source.clock < state.applied {
             drop(state);
-            return update.iter().try_for_each(|part| self.apply(part));
+            update.iter().try_for_each(|part| self.apply(part))?;
+            self.arrived(source.worker);
+            return Ok(());
         }
         state.pending.keep(source.clock, source.worker, source.sequence, update);
         // The clock may have been completed meanwhile.
@@ -278,22 +305,29 @@ impl Run {
         Ok(())
     }
 
+    /// An update of a worker was applied at once.
+    fn arrived(&self, worker: u32) {
+        let mut state = self.state.lock();
+        *state.arrived.entry(worker).or_default() += 1;
+        state.answer_readers();
+    }
+
     /// Whether updates are applied at once in this run.
     pub fn keeps_none(&self) -> bool {
         self.consistency != Consistency::Bsp
     }
 
-    /// Waits until a read at `clock` sees what it must.
-    pub async fn readable(&self, clock: u64) -> Result<()> {
+    /// Waits until a read sees what it must.
+    pub async fn readable(&self, need: Need) -> Result<()> {
         let (send, receive) = oneshot::channel();
         {
             let mut state = self.state.lock();
             // Under the lock: behind a cancel nobody would answer.
             self.check()?;
-            if state.applied >= clock {
+            if state.meets(&need) {
                 return Ok(());
             }
-            state.readers.push((clock, send));
+            state.readers.push((need, send));
         }
         receive.await.map_err(|_| Error::cancelled())
     }
@@ -357,11 +391,7 @@ impl Run {
             }
         }
         state.applied = due.max(state.applied);
-        let applied = state.applied;
-        for (_, reader) in state.readers.extract_if(.., |(clock, _)| *clock <= applied) {
-            // A reader that has gone needs no answer.
-            let _ = reader.send(());
-        }
+        state.answer_readers();
     }
 
     fn apply(&self, update: &Update) -> Result<()> {
@@ -370,6 +400,21 @@ impl Run {
 }
 
 impl State {
+    fn meets(&self, need: &Need) -> bool {
+        let arrived = || self.arrived.get(&need.worker).copied().unwrap_or(0);
+        self.applied >= need.clock && (need.after == 0 || arrived() >= need.after)
+    }
+
+    /// Lets the reads go on that now see what they must.
+    fn answer_readers(&mut self) {
+        let mut readers = std::mem::take(&mut self.readers);
+        for (_, reader) in readers.extract_if(.., |(need, _)| self.meets(need)) {
+            // A reader that has gone needs no answer.
+            let _ = reader.send(());
+        }
+        self.readers = readers;
+    }
+
     /// Whether a worker here may begin its present clock; counts that it does.
     fn grant(&mut self, worker: usize) -> bool {
         let clock = self.clocks.of(worker);

@@ -339,7 +339,7 @@ impl Cluster {
         let sections = vec![Section { table, element: Type::F32, keys }];
         let mut body = BodyWriter::default();
         let request = match values {
-            None => ToShard::Get { origin, sections, peek: true },
+            None => ToShard::Get { origin, sections, after: 0, peek: true },
             Some(values) => {
                 body.values(Values::F32(values));
                 ToShard::Add { origin, sequence: 0, sections }

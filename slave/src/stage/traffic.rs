@@ -1,0 +1,222 @@
+//! What a worker's reads and updates are on the way: cut by shard, sent, answered, sent again.
+//!
+//! Invariants: at most `WINDOW` bytes of a worker's reads, and of its updates, are under way at once; a clock is told to
+//! others only when all updates of the worker until then are at their shards.
+
+use super::backend::Engine;
+use super::cut::{self, Cutter, Item, Message};
+use super::items::{check_len, check_out, describe};
+use super::link::{Queue, UnderWay};
+use super::run::{Source, Update};
+use super::slices;
+use crate::kv::Keys;
+use flexps_common::error::{Error, Result};
+use flexps_common::ids::TableId;
+use flexps_common::transport::Packet;
+use flexps_common::value::{Values, ValuesMut};
+use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::lists;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes of values under way in each direction of one worker: enough to keep a network busy.
+const WINDOW: usize = 16 << 20;
+
+impl Engine {
+    /// How many updates of this worker's ended clocks a read at the shard must see.
+    fn due(&self, shard: u32) -> u64 {
+        if self.untold == 0 { 0 } else { self.ended.get(&shard).copied().unwrap_or(0) }
+    }
+
+    /// Sends messages of a read while there is room.
+    pub(super) fn send(
+        &mut self,
+        peek: bool,
+        queue: &mut Queue,
+        mut more: impl FnMut() -> Option<Message>,
+    ) -> Result<()> {
+        while queue.bytes < WINDOW
+            && let Some(message) = more()
+        {
+            let under_way = self.job.link(message.shard)?.get(self.origin(), self.due(message.shard), peek, message)?;
+            self.counters.sent += under_way.bytes() as u64;
+            queue.push(under_way);
+        }
+        Ok(())
+    }
+
+    /// Takes the answers of a read, sending on as they come.
+    pub(super) fn receive(
+        &mut self,
+        peek: bool,
+        mut queue: Queue,
+        mut more: impl FnMut() -> Option<Message>,
+        out: &mut [ValuesMut<'_>],
+    ) -> Result<()> {
+        let job = self.job.clone();
+        loop {
+            self.send(peek, &mut queue, &mut more)?;
+            let Some(mut first) = queue.pop() else { return Ok(()) };
+            // Some may have to be sent again before the read can be answered.
+            self.settle_untold()?;
+            let answer = self.answer(&mut first)?;
+            let link = job.link(first.shard())?;
+            if let Some(again) = first.read(link, answer, out)? {
+                self.counters.sent += again.bytes() as u64;
+                queue.push(again);
+            }
+        }
+    }
+
+    /// Reads this slave's own part.
+    pub(super) fn read_local(
+        &self,
+        items: &[Item<'_>],
+        local: &[(usize, Range<usize>)],
+        out: &mut [ValuesMut<'_>],
+    ) -> Result<()> {
+        for (item, places) in local {
+            let Item { table, spec, keys, .. } = items[*item];
+            let width = spec.width as usize;
+            let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
+            self.job.shard.get(table, cut::part(keys, places.clone()), to)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn read(&mut self, table: TableId, keys: Keys<'_>, peek: bool, mut out: ValuesMut<'_>) -> Result<()> {
+        self.run.check()?;
+        let (job, run) = (self.job.clone(), self.run.clone());
+        let items = describe(&job, &run, &[(table, keys)])?;
+        if !peek {
+            self.touch(&items)?;
+        }
+        check_out(&items, std::slice::from_ref(&out))?;
+        self.count(&items, |used| &mut used.read_bytes);
+        let out = std::slice::from_mut(&mut out);
+        let mut cutter = Cutter::new(&items)?;
+        let mut queue = Queue::default();
+        // The others work while this slave's part is read, unless there is more than fits the window.
+        self.send(peek, &mut queue, || cutter.message())?;
+        self.read_local(&items, &std::mem::take(&mut cutter.local), out)?;
+        self.receive(peek, queue, || cutter.message(), out)?;
+        self.read_local(&items, &cutter.local, out)
+    }
+
+    pub(super) fn update(&mut self, items: &[(TableId, Keys<'_>)], values: &[Values<'_>]) -> Result<()> {
+        self.run.check()?;
+        let (job, run) = (self.job.clone(), self.run.clone());
+        let items = describe(&job, &run, items)?;
+        self.touch(&items)?;
+        for (item, values) in items.iter().zip(values) {
+            // All of it, not only the part of this shard: a wrong length must not shift the values of others.
+            check_len(item, values.len(), values.kind())?;
+        }
+        self.count(&items, |used| &mut used.written_bytes);
+        let mut cutter = Cutter::new(&items)?;
+        while let Some(message) = cutter.message() {
+            self.settle(WINDOW)?;
+            // One of its own for each: a shard takes two of the same number for the same message.
+            let (origin, sequence) = (self.origin(), self.next_sequence());
+            let under_way = job.link(message.shard)?.add(origin, sequence, message, values)?;
+            self.counters.sent += under_way.bytes() as u64;
+            *self.sent.entry(under_way.shard()).or_default() += 1;
+            self.updates.push(under_way);
+        }
+        let mut kept = Vec::new();
+        for (item, places) in cutter.local {
+            let (values, Item { table, spec, keys, .. }) = (values[item], items[item]);
+            let width = spec.width as usize;
+            let values = slices::part(values, places.start * width..places.end * width);
+            let keys = cut::part(keys, places);
+            if self.run.keeps_none() {
+                self.job.shard.add(table, keys, values)?;
+            } else {
+                kept.push(keep(table, keys, values)?);
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let (clock, worker) = (self.clock, self.place.index as u32);
+        let sequence = self.next_sequence();
+        self.run.add(Source { clock, worker, sequence }, kept)
+    }
+
+    pub(super) fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// Waits until fewer than `room` bytes of updates, or none, are under way.
+    pub(super) fn settle(&mut self, room: usize) -> Result<()> {
+        while self.updates.bytes >= room
+            && let Some(mut first) = self.updates.pop()
+        {
+            let answer = self.answer(&mut first)?;
+            self.added(first, answer)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the updates of a clock that was not told yet, if there is one.
+    pub(super) fn settle_untold(&mut self) -> Result<()> {
+        while self.untold > 0
+            && let Some(mut first) = self.updates.pop()
+        {
+            let answer = self.answer(&mut first)?;
+            self.added(first, answer)?;
+        }
+        Ok(())
+    }
+
+    /// Takes the answers for updates that have come.
+    pub(super) fn settle_answered(&mut self) -> Result<()> {
+        while let Some(answer) = self.updates.answered()
+            && let Some(first) = self.updates.pop()
+        {
+            let answer = answer?;
+            self.counters.received += answer.len() as u64;
+            self.added(first, answer)?;
+        }
+        Ok(())
+    }
+
+    /// The update that was sent first was answered.
+    fn added(&mut self, first: UnderWay, mut answer: Packet) -> Result<()> {
+        let job = self.job.clone();
+        let link = job.link(first.shard())?;
+        let mut message = first;
+        while let Some(mut again) = message.added(link, &answer)? {
+            self.counters.sent += again.bytes() as u64;
+            answer = self.answer(&mut again)?;
+            message = again;
+        }
+        if self.untold > 0 {
+            self.untold -= 1;
+            if self.untold == 0 {
+                self.tick();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn answer(&mut self, under_way: &mut UnderWay) -> Result<Packet> {
+        let pending = under_way.pending().ok_or_else(|| Error::bug("an answer was taken twice"))?;
+        let answer = self.wait_for(pending.answer())??;
+        self.counters.received += answer.len() as u64;
+        Ok(answer)
+    }
+}
+
+/// A copy of an update that its shard keeps.
+fn keep(table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<Update> {
+    let mut body = BodyWriter::with_capacity(values.bytes().len());
+    body.values(values);
+    let values = BodyReader::new(body.finish()).values(values.kind(), values.len())?;
+    let keys = match keys {
+        Keys::List(keys) => lists::Keys::List(Arc::new(keys.to_vec())),
+        Keys::Range { start, count } => lists::Keys::Range(u64::from(start)..u64::from(start) + u64::from(count)),
+    };
+    Ok(Update { table, keys, values })
+}
