@@ -3,10 +3,11 @@
 //! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that was not launched here yet
 //! waits for the launch, one of a run that is over fails.
 
+use crate::consistency::News;
 use crate::draw;
 use crate::job::OpenJob;
 use crate::node::Jobs;
-use crate::stage::run::{Need, Source, Update, view};
+use crate::stage::exchange::{Due, Need, Source, Update, view};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::StageRun;
 use flexps_common::transport::{Connection, Packet, Service};
@@ -46,6 +47,19 @@ impl Service for Bulk {
                     let answer = add(&job, &memory, origin, sequence, &sections, request.body).await;
                     put_off(&job, origin).await;
                     answer
+                }
+                ToShard::Clock { job, run, slave, clock, updates, announced } => {
+                    let keys = announced.iter().map(|next| Ok((next.clock, Arc::new(next.decode()?))));
+                    let news = News { clock, keys: keys.collect::<Result<_>>()? };
+                    // Of a run that is over nobody needs to hear.
+                    if let Some(run) = jobs.find(job)?.run_unless_over(run).await? {
+                        match run.heard(slave, news, updates) {
+                            Due::Nothing => {}
+                            Due::Little => run.apply_due(),
+                            Due::Much => drop(tokio::task::spawn_blocking(move || run.apply_due())),
+                        }
+                    }
+                    Packet::control(&FromShard::Heard)
                 }
                 ToShard::Blocks { job, input } => {
                     let blocks = jobs.find(job)?.rows(input)?.blocks().await?;

@@ -1,13 +1,12 @@
 //! A job as one of its slaves has it open: plan, shard, links to the other slaves, rows, columns.
 //!
-//! Invariants: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more;
-//! a clock that arrives before its launch is kept for it.
+//! Invariant: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more.
 
-use crate::consistency::News;
 use crate::draw;
 use crate::kv::{Functions, Room, Shard};
 use crate::reader::Reader;
-use crate::stage::link::{DEADLINE, Link};
+use crate::stage::exchange::Told;
+use crate::stage::link::Link;
 use crate::stage::run::Run;
 use crate::staging::Staging;
 use flexps_common::data::Facts;
@@ -16,10 +15,11 @@ use flexps_common::error::{Error, Result};
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
-use flexps_common::transport::{Network, Packet};
+use flexps_common::transport::Network;
 use flexps_common::value::OwnedValues;
 use flexps_common::wire::announced::Announced;
-use flexps_common::wire::control::{Launch, Partials, Peer, ToSlave};
+use flexps_common::wire::control::{Launch, Partials, Peer};
+use flexps_common::wire::kv::ToShard;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, OnceLock};
@@ -61,8 +61,6 @@ pub struct OpenJob {
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
     current: watch::Sender<Arc<Run>>,
-    /// News of runs that were not launched here yet.
-    early: Mutex<Vec<(StageRun, SlaveId, News)>>,
     columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
     runtime: Handle,
 }
@@ -114,7 +112,6 @@ impl OpenJob {
             you,
             shard,
             current: watch::Sender::new(Arc::new(before)),
-            early: Mutex::default(),
             columns: Mutex::default(),
             runtime: Handle::current(),
         })
@@ -152,7 +149,12 @@ impl OpenJob {
     pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
         let spec = self.stage(launch.stage)?;
         let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
-        let others = launch.workers.iter().map(|(slave, _)| *slave).filter(|slave| *slave != self.you);
+        let mut first = 0;
+        let others = launch.workers.iter().map(|(slave, n)| {
+            first += n;
+            (*slave, first - n..first)
+        });
+        let others = others.filter(|(slave, _)| *slave != self.you);
         let before = self.current();
         if launch.run <= before.id {
             return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
@@ -160,14 +162,6 @@ impl OpenJob {
         before.finish();
         self.staging.begin(&self.shard, launch.phase, &launch.homes)?;
         let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
-        let mut early = self.early.lock();
-        for (of, slave, news) in std::mem::take(&mut *early) {
-            if of == run.id {
-                run.heard(slave, news);
-            } else if of > run.id {
-                early.push((of, slave, news));
-            }
-        }
         self.current.send_replace(run.clone());
         Ok(run)
     }
@@ -179,41 +173,33 @@ impl OpenJob {
 
     /// Stage run `id`; waits until it is launched here.
     pub async fn run(&self, id: StageRun) -> Result<Arc<Run>> {
-        let mut current = self.current.subscribe();
-        let found = current.wait_for(|run| run.id >= id).await.map(|run| run.clone());
-        match found {
-            Ok(run) if run.id == id => Ok(run),
-            _ => Err(Error::cluster(format!("stage run {id} of job {} is over", self.id))),
-        }
+        let run = self.run_unless_over(id).await?;
+        run.ok_or_else(|| Error::cluster(format!("stage run {id} of job {} is over", self.id)))
     }
 
-    /// Another slave's news in a run. The run, when updates became due: its [`Run::apply_due`] is to be called.
-    pub fn heard(&self, id: StageRun, slave: SlaveId, news: News) -> Option<Arc<Run>> {
-        let mut early = self.early.lock();
-        let run = self.current();
-        if run.id < id {
-            early.push((id, slave, news));
-            return None;
-        }
-        (run.id == id && run.heard(slave, news)).then_some(run)
+    /// The same; none of one that is over.
+    pub async fn run_unless_over(&self, id: StageRun) -> Result<Option<Arc<Run>>> {
+        let mut current = self.current.subscribe();
+        let found = current.wait_for(|run| run.id >= id).await.map(|run| run.clone());
+        let found = found.map_err(|_| Error::cluster(format!("job {} is closed", self.id)))?;
+        Ok((found.id == id).then_some(found))
     }
 
     /// Tells this slave's news to all other slaves that must hear it.
-    pub fn tell(&self, run: &Arc<Run>, news: &News) {
-        let mut links = self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)).peekable();
-        if links.peek().is_none() {
-            return;
-        }
-        let packet = self.clock_message(run, news);
-        for link in links {
-            let pending = packet.clone().map(|packet| {
-                run.told(packet.len());
-                link.control.start(packet, DEADLINE)
+    pub fn tell(&self, run: &Arc<Run>, told: &Told) {
+        let keys = told.news.keys.iter().map(|(clock, touches)| Announced::encode(*clock, touches));
+        let announced: Result<Vec<_>> = keys.collect();
+        for link in self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)) {
+            let updates = told.updates.iter().find(|(slave, _)| *slave == link.slave).map_or(0, |(_, count)| *count);
+            let (job, run_id, slave, clock) = (self.id, run.id, self.you, told.news.clock);
+            let message = announced.clone().and_then(|announced| {
+                link.tell(&ToShard::Clock { job, run: run_id, slave, clock, updates, announced })
             });
             let run = run.clone();
+            let pending = message.inspect(|(bytes, _)| run.told(*bytes));
             self.runtime.spawn(async move {
                 let answer = match pending {
-                    Ok(pending) => pending.answer().await,
+                    Ok((_, pending)) => pending.answer().await,
                     Err(e) => Err(e),
                 };
                 if let Err(e) = answer {
@@ -222,13 +208,6 @@ impl OpenJob {
                 }
             });
         }
-    }
-
-    fn clock_message(&self, run: &Run, news: &News) -> Result<Packet> {
-        let announced = news.keys.iter().map(|(clock, touches)| Announced::encode(*clock, touches));
-        let announced = announced.collect::<Result<_>>()?;
-        let (job, run, slave, clock) = (self.id, run.id, self.you, news.clock);
-        Packet::control(&ToSlave::Clock { job, run, slave, clock, announced })
     }
 
     /// Runs table operations behind everything pending; the numbers of each.

@@ -5,7 +5,7 @@
 //! them.
 
 use crate::bulk::Bulk;
-use crate::consistency::News;
+
 use crate::job::{OpenJob, Opening};
 use crate::kv::{Functions, Room};
 use crate::memory;
@@ -350,16 +350,6 @@ impl Node {
                 .plan(&name, &params, plan_hash)
                 .and_then(|plan| self.open(Opening { id: job, name, plan, slaves, you, experiment })),
             ToSlave::Launch(launch) => self.launch(launch),
-            ToSlave::Clock { job, run, slave, clock, announced } => {
-                let keys =
-                    announced.iter().map(|next| Ok((next.clock, Arc::new(next.decode()?)))).collect::<Result<_>>();
-                keys.and_then(|keys| {
-                    if let Some(run) = self.jobs.find(job)?.heard(run, slave, News { clock, keys }) {
-                        tokio::task::spawn_blocking(move || run.apply_due());
-                    }
-                    Ok(())
-                })
-            }
             ToSlave::Ops { job, phase, ops } => match self.jobs.find(job) {
                 Ok(job) => {
                     tokio::task::spawn_blocking(move || answer(reply, job.ops(phase, &ops).map(FromSlave::Numbers)));

@@ -11,7 +11,6 @@ use crate::pace::Pace;
 use crate::plan::TableOp;
 use crate::report::{DiskUse, Report, State};
 use crate::scheduling::Scheduling;
-use crate::wire::announced::Announced;
 use crate::wire::moved::{MoveId, Sent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -414,19 +413,6 @@ pub enum ToSlave {
     Close {
         /// The job.
         job: JobId,
-    },
-    /// Another slave's least clock in a stage run. Sent once per slave and clock.
-    Clock {
-        /// The job.
-        job: JobId,
-        /// The stage run.
-        run: StageRun,
-        /// Whose.
-        slave: SlaveId,
-        /// The least clock of its workers; `u64::MAX` when all have ended.
-        clock: u64,
-        /// Keys of its next clocks that were not told before, where the consistency model asks for them.
-        announced: Vec<Announced>,
     },
 }
 

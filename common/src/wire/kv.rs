@@ -5,8 +5,9 @@
 //! [`crate::wire::keys`]). A receiver remembers key lists by hash (see [`crate::wire::lists`]), so that the same list is
 //! sent once.
 
-use crate::ids::{InputId, JobId, StageRun, TableId};
+use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::value::Type;
+use crate::wire::announced::Announced;
 use crate::wire::moved::{FromReceiver, ToReceiver};
 use serde::{Deserialize, Serialize};
 
@@ -64,7 +65,7 @@ pub struct Origin {
 }
 
 /// What a shard is asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToShard {
     /// Values of the keys; `peek` skips the clock check.
     Get {
@@ -85,6 +86,21 @@ pub enum ToShard {
         sequence: u64,
         /// Tables, keys and values.
         sections: Vec<Section>,
+    },
+    /// Another slave's least clock in a stage run. Sent once per slave and clock; answered by [`FromShard::Heard`].
+    Clock {
+        /// The job.
+        job: JobId,
+        /// The stage run.
+        run: StageRun,
+        /// Whose.
+        slave: SlaveId,
+        /// The least clock of its workers; `u64::MAX` when all have ended.
+        clock: u64,
+        /// How many updates its workers sent to this shard below that clock: until they have arrived it does not count.
+        updates: u64,
+        /// Keys of its next clocks that were not told before, where the consistency model asks for them.
+        announced: Vec<Announced>,
     },
     /// Chunks that are to be served here in the next phase.
     Move(ToReceiver),
@@ -113,6 +129,8 @@ pub enum FromShard {
     Values,
     /// The updates are applied, or kept until their clock is complete.
     Added,
+    /// The clock is known.
+    Heard,
     /// Some `Known` list was forgotten: send the request again with all lists inline.
     UnknownKeys,
     /// To chunks that move here.

@@ -296,8 +296,6 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Move { of: MoveId { job, phase: 4 }, homes: vec![Home::Some(vec![2]), Home::All] },
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
-        ToSlave::Clock { job, run, slave: SlaveId(2), clock: u64::MAX, announced: Vec::new() },
-        ToSlave::Clock { job, run, slave: SlaveId(2), clock: 70, announced: announced() },
     ]
 }
 
@@ -327,6 +325,22 @@ fn to_shard() -> Vec<ToShard> {
     ];
     vec![
         ToShard::Get { origin, sections: sections.clone(), after: 0, peek: true },
+        ToShard::Clock {
+            job: JobId(1),
+            run: StageRun(1),
+            slave: SlaveId(2),
+            clock: u64::MAX,
+            updates: 9,
+            announced: Vec::new(),
+        },
+        ToShard::Clock {
+            job: JobId(1),
+            run: StageRun(1),
+            slave: SlaveId(2),
+            clock: 70,
+            updates: 0,
+            announced: announced(),
+        },
         ToShard::Add { origin, sequence: 300, sections },
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },

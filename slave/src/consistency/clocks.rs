@@ -164,6 +164,15 @@ impl Clocks {
         }
     }
 
+    /// Whether a shard that has all updates of clocks below the least one may answer a read at `clock`.
+    pub fn shows(&self, clock: u64) -> bool {
+        match self.model {
+            Consistency::Bsp | Consistency::Ssp { .. } => self.least() >= self.bounds(clock).end,
+            // A worker waits for the clocks that matter before it reads, and others hear of these when all is at the shards.
+            Consistency::Asp | Consistency::SparseSsp { .. } => true,
+        }
+    }
+
     /// Updates of clocks below this one are due at this slave's shard; those of later ones must be kept.
     pub fn due(&self) -> u64 {
         match self.model {

@@ -1,7 +1,7 @@
 //! Who may go on, and who may see what: the rules of BSP, SSP, ASP and SparseSSP.
 //!
 //! Control is local: a slave decides for its own workers from its own table of clocks, and slaves tell one another only
-//! their least clock, and under SparseSSP the keys of the clocks behind it. Everything here is pure and synchronous; the
+//! their least clock, with the number of updates until then, and under SparseSSP the keys of the clocks behind it. Everything here is pure and synchronous; the
 //! stage runner adds locks and messages.
 //!
 //! Invariants: under BSP a worker at clock c sees all updates of clocks below c and no other; under SSP(s) no worker is
@@ -9,13 +9,15 @@
 //! waits; each update is applied once. Under SparseSSP(s, speculation) no worker is more than s + speculation ahead, so
 //! each sees all updates of clocks below its own less both; and of the keys that it announced it sees, as under SSP(s),
 //! all updates of clocks below its own less s: the unfinished ones among these touch none of its keys, or it waits for
-//! them, and the finished ones are in the shards, since a worker's clock ends when its updates have arrived.
+//! them, and the finished ones are in the shards, since others hear of a worker's clock when its updates have arrived.
 
 mod announced;
+mod arrivals;
 mod clocks;
 mod pending;
 
 pub use announced::Party;
+pub use arrivals::Arrivals;
 pub use clocks::{Clocks, ENDED, News};
 pub use pending::Pending;
 

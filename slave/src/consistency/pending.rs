@@ -32,6 +32,11 @@ impl<A> Pending<A> {
         std::mem::take(&mut self.0).into_values()
     }
 
+    /// The updates, in the order in which they are to be applied.
+    pub fn iter(&self) -> impl Iterator<Item = &A> {
+        self.0.values()
+    }
+
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

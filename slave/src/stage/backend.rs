@@ -2,15 +2,15 @@
 //!
 //! Invariants: every call fails once the run is cancelled, also while it waits; what a worker waited and moved is counted;
 //! where the consistency model asks for announced keys, no others are read or updated; a worker sees its own updates of
-//! earlier clocks.
+//! earlier clocks; what it reads, waits for and updates at a clock does so after the clock may begin.
 
 use super::cut::{Cutter, Item, Message};
+use super::exchange::Told;
 use super::items::{check_out, describe};
 use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
 use super::wait::block_on;
-use crate::consistency::News;
 use crate::job::OpenJob;
 use crate::kv::Keys;
 use flexps_common::announced::Announcements;
@@ -18,7 +18,7 @@ use flexps_common::data::block::KeyMap;
 use flexps_common::data::drawn::Drawn;
 use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
-use flexps_common::ids::{InputId, Key, TableId};
+use flexps_common::ids::{InputId, Key, SlaveId, TableId};
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
@@ -55,13 +55,14 @@ pub struct Engine {
     next_ticket: u64,
     /// Updates that were not answered yet.
     pub(super) updates: Queue,
-    /// How many of them, the first ones, belong to a clock that has ended here, and of which the others have not heard;
-    /// there is at most one such clock.
-    pub(super) untold: usize,
-    /// By shard: updates sent to it in this run.
-    pub(super) sent: FxHashMap<u32, u64>,
-    /// The same when that clock ended.
-    pub(super) ended: FxHashMap<u32, u64>,
+    /// How many of them, the first ones, belong to clocks that have ended here.
+    pub(super) ended: usize,
+    /// The others have yet to hear that the present clock's predecessor ended: when its updates have arrived.
+    pub(super) untold: bool,
+    /// By shard: updates sent to it in this run, and those of ended clocks among them.
+    pub(super) sent: FxHashMap<u32, (u64, u64)>,
+    /// It is not known yet whether the present clock may begin: reads at other shards may be sent, they wait there.
+    put_off: bool,
     /// Where the consistency model asks for them.
     announced: Option<Announcements>,
     /// Whether the first keys, if any, are announced.
@@ -106,9 +107,10 @@ impl Engine {
             tickets: FxHashMap::default(),
             next_ticket: 0,
             updates: Queue::default(),
-            untold: 0,
+            ended: 0,
+            untold: false,
             sent: FxHashMap::default(),
-            ended: FxHashMap::default(),
+            put_off: false,
             counters: Counters::default(),
             uses,
         }
@@ -119,8 +121,9 @@ impl Engine {
         self.lag()?;
         self.start();
         self.settle(0)?;
-        let (news, woken) = self.run.end(&self.place);
-        self.tell(news);
+        let sent = self.count_sent()?;
+        let (told, woken) = self.run.end(&self.place, &sent);
+        self.tell(told);
         drop(woken);
         Ok(())
     }
@@ -128,8 +131,8 @@ impl Engine {
     /// The worker has announced its first keys, if it ever will: the others must hear them before a clock ends.
     fn start(&mut self) {
         if !std::mem::replace(&mut self.started, true) {
-            let news = self.run.start();
-            self.tell(news);
+            let told = self.run.start();
+            self.tell(told);
         }
     }
 
@@ -141,18 +144,39 @@ impl Engine {
         }
     }
 
-    /// The others hear that this worker's present clock has ended.
-    pub(super) fn tick(&mut self) {
+    /// The others hear that a clock of this worker has ended, and which updates of it are under way.
+    pub(super) fn tick(&mut self, sent: &[(SlaveId, u64)]) {
         // The other slaves first: they have the longer way.
-        let (news, woken) = self.run.tick(&self.place);
-        self.tell(news);
+        let (told, woken) = self.run.tick(&self.place, sent);
+        self.tell(told);
         drop(woken);
     }
 
-    fn tell(&self, news: Option<News>) {
-        if let Some(news) = news {
-            self.job.tell(&self.run, &news);
+    fn tell(&self, told: Option<Told>) {
+        if let Some(told) = told {
+            self.job.tell(&self.run, &told);
         }
+    }
+
+    /// Updates that were sent to each slave since this was asked last.
+    fn count_sent(&mut self) -> Result<Vec<(SlaveId, u64)>> {
+        let job = &self.job;
+        let since = self.sent.iter_mut().filter(|(_, (sent, ended))| sent > ended);
+        since
+            .map(|(shard, (sent, ended))| Ok((job.link(*shard)?.slave, *sent - std::mem::replace(ended, *sent))))
+            .collect()
+    }
+
+    /// Waits until the present clock may begin.
+    pub(super) fn begin(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.put_off, false) {
+            return Ok(());
+        }
+        self.settle(0)?;
+        let start = Instant::now();
+        let result = self.run.wait(&self.place);
+        self.counters.waited += start.elapsed();
+        result
     }
 
     /// An error unless the keys were announced for this clock, where that is asked for.
@@ -222,6 +246,7 @@ impl Backend for Engine {
         let items = describe(&job, &run, &items)?;
         check_out(&items, out)?;
         self.count(&items, |used| &mut used.read_bytes);
+        self.begin()?;
         let Read { local, mut waiting, under_way } = read;
         self.read_local(&items, &local, out)?;
         self.receive(false, under_way, || waiting.pop_front(), out)
@@ -271,23 +296,28 @@ impl Backend for Engine {
         self.run.check()?;
         self.lag()?;
         self.start();
-        // One clock may be untold, not two.
-        self.settle_untold()?;
+        self.begin()?;
         self.settle_answered()?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);
-        // What is under way need not be waited for where the others do not count: they hear of this clock when it arrived.
+        let sent = self.count_sent()?;
+        if self.run.tells_at_once() {
+            self.tick(&sent);
+            self.ended = self.updates.len();
+            self.put_off = !self.run.goes_on(&self.place);
+            // Nothing is won by putting it off where no read can be sent before.
+            return if self.run.has_others() { Ok(()) } else { self.begin() };
+        }
+        // What is under way need not be waited for where others do not count; but no more than one clock is untold.
+        self.settle_ended()?;
         if !self.updates.is_empty() && self.run.begins_early(&self.place) {
-            self.untold = self.updates.len();
-            self.ended.clone_from(&self.sent);
+            (self.ended, self.untold) = (self.updates.len(), true);
             return Ok(());
         }
         self.settle(0)?;
-        self.tick();
-        let start = Instant::now();
-        let result = self.run.wait(&self.place);
-        self.counters.waited += start.elapsed();
-        result
+        self.tick(&[]);
+        self.put_off = true;
+        self.begin()
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {
@@ -320,8 +350,9 @@ impl Backend for Engine {
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
         self.lag()?;
+        self.begin()?;
         // A sibling may wait for who has yet to hear of this worker's clock.
-        self.settle_untold()?;
+        self.settle_ended()?;
         let start = Instant::now();
         let result = self.run.siblings.sum(self.place.local_index, values);
         self.counters.waited += start.elapsed();

@@ -19,14 +19,12 @@ use std::time::Duration;
 
 /// How long a shard may take for an answer. A read waits no longer than clock messages are under way, so whoever is
 /// silent for so long has gone.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Another slave of the job.
 pub struct Link {
     /// Its identity.
     pub slave: SlaveId,
-    /// Takes clocks.
-    pub control: Channel,
     bulk: Channel,
     sent: SentLists,
 }
@@ -46,7 +44,7 @@ impl Link {
             let channel = network.channel(address, &peer.name);
             delay.map_or(channel.clone(), |delay| channel.delayed(delay))
         };
-        Self { slave: peer.id, control: channel(&peer.control), bulk: channel(&peer.bulk), sent: SentLists::default() }
+        Self { slave: peer.id, bulk: channel(&peer.bulk), sent: SentLists::default() }
     }
 
     /// Sends a read that must see so many of the worker's updates.
@@ -91,6 +89,12 @@ impl Link {
             }
             _ => Err(Error::bug("a slave asks for keys where none were sent")),
         }
+    }
+
+    /// Tells of a clock, behind the updates that are under way; how many bytes that takes, and the answer.
+    pub fn tell(&self, clock: &ToShard) -> Result<(usize, Pending)> {
+        let packet = Packet::control(clock)?;
+        Ok((packet.len(), self.bulk.start(packet, DEADLINE)))
     }
 
     /// Sends what is not a worker's: chunks that move, and requests for rows.

@@ -4,6 +4,7 @@
 
 pub mod backend;
 pub mod cut;
+pub mod exchange;
 mod gate;
 pub mod items;
 pub mod launch;

@@ -5,52 +5,22 @@
 
 use super::gate::Gate;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
-use crate::consistency::{Clocks, ENDED, News, Pending};
-use crate::kv::{Keys, Placement, Shard};
+use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
+use crate::kv::{Placement, Shard};
+use crate::stage::exchange::{Due, Need, Source, Told, Update, view};
 use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::pace::Pace;
 use flexps_common::plan::Consistency;
 use flexps_common::siblings::Siblings;
-use flexps_common::wire::body::ReceivedValues;
-use flexps_common::wire::lists;
 use flexps_common::{ids::TableId, worker::Place};
-use rustc_hash::FxHashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// One table's part of a kept update.
-pub struct Update {
-    /// The table.
-    pub table: TableId,
-    /// Its keys.
-    pub keys: lists::Keys,
-    /// Its values.
-    pub values: ReceivedValues,
-}
-
-/// Where an update comes from.
-#[derive(Debug, Clone, Copy)]
-pub struct Source {
-    /// The worker's clock.
-    pub clock: u64,
-    /// The worker's place in the stage.
-    pub worker: u32,
-    /// The update's place among the worker's.
-    pub sequence: u64,
-}
-
-/// What a read from another slave must see.
-#[derive(Debug, Clone, Copy)]
-pub struct Need {
-    /// All updates of the clocks below this one, as far as the model asks for it.
-    pub clock: u64,
-    /// Of this worker,
-    pub worker: u32,
-    /// so many updates.
-    pub after: u64,
-}
+/// Values that are applied sooner than another thread wakes for it.
+const FEW: usize = 16 << 10;
 
 /// A stage run.
 pub struct Run {
@@ -60,8 +30,8 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
-    /// The other slaves that have workers.
-    others: Vec<SlaveId>,
+    /// The other slaves that have workers, and which these are.
+    others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
     homes: Vec<Placement>,
     cancelled: AtomicBool,
@@ -89,8 +59,7 @@ struct State {
     waits: Vec<bool>,
     /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
     looked: (u64, u64),
-    /// Updates of workers elsewhere that were applied at once, by worker.
-    arrived: FxHashMap<u32, u64>,
+    arrivals: Arrivals,
     /// Reads from other slaves that wait.
     readers: Vec<(Need, oneshot::Sender<()>)>,
     /// How the workers here kept in step so far.
@@ -98,16 +67,16 @@ struct State {
 }
 
 impl Run {
-    /// A run with `own` workers here and others on `others`.
+    /// A run with `own` workers here and, on each of `others`, those of a range of the stage's workers.
     pub fn new(
         id: StageRun,
         consistency: Consistency,
         shard: Arc<Shard>,
         own: usize,
-        others: impl IntoIterator<Item = SlaveId>,
+        others: impl IntoIterator<Item = (SlaveId, Range<u32>)>,
     ) -> Self {
         let others: Vec<_> = others.into_iter().collect();
-        let clocks = Clocks::new(consistency, own, others.iter().copied());
+        let clocks = Clocks::new(consistency, own, others.iter().map(|(slave, _)| *slave));
         let state = State {
             applied: clocks.due(),
             clocks,
@@ -117,7 +86,7 @@ impl Run {
             threads: vec![None; own],
             waits: vec![false; own],
             looked: (0, 0),
-            arrived: FxHashMap::default(),
+            arrivals: Arrivals::default(),
             readers: Vec::new(),
             pace: Pace::default(),
         };
@@ -189,20 +158,28 @@ impl Run {
     }
 
     /// A worker here has announced its first keys, if it ever will. What the other slaves must hear of it.
-    pub fn start(&self) -> Option<News> {
-        self.state.lock().clocks.start()
+    pub fn start(&self) -> Option<Told> {
+        let mut state = self.state.lock();
+        let news = state.clocks.start()?;
+        Some(state.told_with(news))
     }
 
-    /// A worker here ended an iteration, all of its updates being at their shards. What the other slaves must hear of it,
-    /// and who is to be woken then.
-    pub fn tick(&self, place: &Place) -> (Option<News>, Woken<'_>) {
-        self.step(|clocks| clocks.tick(place.local_index))
+    /// A worker here ended an iteration, in which it sent other slaves so many updates. What these must hear of it, and
+    /// who is to be woken then.
+    pub fn tick(&self, place: &Place, sent: &[(SlaveId, u64)]) -> (Option<Told>, Woken<'_>) {
+        self.step(place, sent, |clocks| clocks.tick(place.local_index))
     }
 
     /// A worker here ended, all of its updates being at their shards. What the other slaves must hear of it, and who is to
     /// be woken then.
-    pub fn end(&self, place: &Place) -> (Option<News>, Woken<'_>) {
-        self.step(|clocks| clocks.end(place.local_index))
+    pub fn end(&self, place: &Place, sent: &[(SlaveId, u64)]) -> (Option<Told>, Woken<'_>) {
+        self.step(place, sent, |clocks| clocks.end(place.local_index))
+    }
+
+    /// Whether others hear of a clock at once, with the number of its updates, since their reads wait for these at the
+    /// shards. Else, when all of them have arrived.
+    pub fn tells_at_once(&self) -> bool {
+        self.consistency.ahead().is_none()
     }
 
     /// A worker here ended an iteration, but some of its updates are under way. Whether it may start the next one before
@@ -213,15 +190,30 @@ impl Run {
         lead.inspect(|lead| state.pace.began(*lead)).is_some()
     }
 
-    fn step(&self, step: impl FnOnce(&mut Clocks) -> Option<News>) -> (Option<News>, Woken<'_>) {
+    fn step(
+        &self,
+        place: &Place,
+        sent: &[(SlaveId, u64)],
+        step: impl FnOnce(&mut Clocks) -> Option<News>,
+    ) -> (Option<Told>, Woken<'_>) {
         let mut state = self.state.lock();
-        let news = step(&mut state.clocks);
+        let clock = state.clocks.of(place.local_index);
+        for (slave, count) in sent {
+            state.arrivals.sent(*slave, clock, *count);
+        }
+        let news = step(&mut state.clocks).map(|news| state.told_with(news));
         (news, self.moved(&mut state))
     }
 
-    /// Whether another slave must hear of this one's clocks: to go on, or to apply what its shard keeps.
+    /// Whether another slave must hear of this one's clocks: to go on, to apply what its shard keeps, or to answer reads.
     pub fn is_heard_by(&self, slave: SlaveId) -> bool {
-        !self.keeps_none() || self.others.contains(&slave)
+        matches!(self.consistency, Consistency::Bsp | Consistency::Ssp { .. })
+            || self.others.iter().any(|(other, _)| *other == slave)
+    }
+
+    /// Whether there are workers elsewhere.
+    pub fn has_others(&self) -> bool {
+        !self.others.is_empty()
     }
 
     /// A message of so many bytes was sent to another slave to tell of clocks.
@@ -235,6 +227,11 @@ impl Run {
     pub fn pace(&self) -> Pace {
         let state = self.state.lock();
         Pace { conflicts: state.clocks.conflicts(), ..state.pace.clone() }
+    }
+
+    /// Whether a worker here may start its next iteration; it then does.
+    pub fn goes_on(&self, place: &Place) -> bool {
+        self.state.lock().grant(place.local_index)
     }
 
     /// Waits until a worker here may start its next iteration.
@@ -253,16 +250,19 @@ impl Run {
         })
     }
 
-    /// Another slave told its news. Whether updates may be due: somebody must then call [`Run::apply_due`].
-    pub fn heard(&self, slave: SlaveId, news: News) -> bool {
+    /// Another slave told its news, and how many updates it has sent here below that clock. Whether anything is due at this
+    /// shard: somebody must then call [`Run::apply_due`].
+    pub fn heard(&self, slave: SlaveId, news: News, updates: u64) -> Due {
         let mut state = self.state.lock();
+        let Some(news) = state.arrivals.heard(slave, news, updates) else { return Due::Nothing };
         state.clocks.heard(slave, news);
         if state.pending.is_empty() && !state.applying {
             let woken = self.moved(&mut state);
             drop((state, woken));
-            return false;
+            return Due::Nothing;
         }
-        true
+        let values: usize = state.pending.iter().flatten().map(|update| update.values.get().len()).sum();
+        if state.applying || values > FEW { Due::Much } else { Due::Little }
     }
 
     /// Applies what is due, or waits for who does.
@@ -275,15 +275,37 @@ impl Run {
         drop((state, woken));
     }
 
-    /// Takes an update to this slave's shard: at once, or when its clock is complete.
+    /// Takes an update of another slave's worker to this slave's shard: at once, or when its clock is complete.
     pub fn add(&self, source: Source, update: Vec<Update>) -> Result<()> {
         self.check()?;
+        self.take(source, update)?;
+        let mut state = self.state.lock();
+        if let Some((slave, _)) = self.others.iter().find(|(_, workers)| workers.contains(&source.worker)) {
+            state.arrivals.arrived(*slave, source.worker, source.clock);
+        }
+        for (slave, news) in state.arrivals.complete() {
+            state.clocks.heard(slave, news);
+        }
+        let woken = self.moved(&mut state);
+        drop((state, woken));
+        Ok(())
+    }
+
+    /// Takes an update of a worker here.
+    pub fn add_own(&self, source: Source, update: Vec<Update>) -> Result<()> {
+        self.check()?;
+        self.take(source, update)?;
+        let mut state = self.state.lock();
+        let woken = self.moved(&mut state);
+        drop((state, woken));
+        Ok(())
+    }
+
+    fn take(&self, source: Source, update: Vec<Update>) -> Result<()> {
         if let [part] = &update[..]
             && self.keeps_none()
         {
-            self.apply(part)?;
-            self.arrived(source.worker);
-            return Ok(());
+            return self.apply(part);
         }
         // All of it or nothing.
         for part in &update {
@@ -294,22 +316,10 @@ impl Run {
         // Under the lock under which it is kept: nobody looks for what is kept behind a run's end.
         if self.keeps_none() || source.clock < state.applied {
             drop(state);
-            update.iter().try_for_each(|part| self.apply(part))?;
-            self.arrived(source.worker);
-            return Ok(());
+            return update.iter().try_for_each(|part| self.apply(part));
         }
         state.pending.keep(source.clock, source.worker, source.sequence, update);
-        // The clock may have been completed meanwhile.
-        let woken = self.moved(&mut state);
-        drop((state, woken));
         Ok(())
-    }
-
-    /// An update of a worker was applied at once.
-    fn arrived(&self, worker: u32) {
-        let mut state = self.state.lock();
-        *state.arrived.entry(worker).or_default() += 1;
-        state.answer_readers();
     }
 
     /// Whether updates are applied at once in this run.
@@ -345,6 +355,7 @@ impl Run {
     /// A clock moved: applies what is due, and lets those go on that now may.
     fn moved(&self, state: &mut MutexGuard<'_, State>) -> Woken<'_> {
         self.advance(state);
+        state.answer_readers();
         self.look(state)
     }
 
@@ -391,7 +402,6 @@ impl Run {
             }
         }
         state.applied = due.max(state.applied);
-        state.answer_readers();
     }
 
     fn apply(&self, update: &Update) -> Result<()> {
@@ -400,13 +410,22 @@ impl Run {
 }
 
 impl State {
+    /// News with the number of updates that each slave was sent until then.
+    fn told_with(&mut self, news: News) -> Told {
+        Told { updates: self.arrivals.sent_below(news.clock), news }
+    }
+
     fn meets(&self, need: &Need) -> bool {
-        let arrived = || self.arrived.get(&need.worker).copied().unwrap_or(0);
-        self.applied >= need.clock && (need.after == 0 || arrived() >= need.after)
+        self.applied >= self.clocks.due().min(need.clock)
+            && self.clocks.shows(need.clock)
+            && (need.after == 0 || self.arrivals.of(need.worker) >= need.after)
     }
 
     /// Lets the reads go on that now see what they must.
     fn answer_readers(&mut self) {
+        if self.readers.is_empty() {
+            return;
+        }
         let mut readers = std::mem::take(&mut self.readers);
         for (_, reader) in readers.extract_if(.., |(need, _)| self.meets(need)) {
             // A reader that has gone needs no answer.
@@ -433,13 +452,5 @@ pub struct Woken<'a>(Option<&'a Gate>);
 impl Drop for Woken<'_> {
     fn drop(&mut self) {
         self.0.iter().for_each(|gate| gate.open());
-    }
-}
-
-/// Received keys as the store takes them.
-pub fn view(keys: &lists::Keys) -> Keys<'_> {
-    match keys {
-        lists::Keys::List(keys) => Keys::List(keys),
-        lists::Keys::Range(range) => Keys::Range { start: range.start as u32, count: (range.end - range.start) as u32 },
     }
 }

@@ -1,13 +1,13 @@
 //! What a worker's reads and updates are on the way: cut by shard, sent, answered, sent again.
 //!
-//! Invariants: at most `WINDOW` bytes of a worker's reads, and of its updates, are under way at once; a clock is told to
-//! others only when all updates of the worker until then are at their shards.
+//! Invariants: at most `WINDOW` bytes of a worker's reads, and of its updates, are under way at once; nobody waits for
+//! others before the answers for updates of ended clocks were taken, since some may have to be sent again.
 
 use super::backend::Engine;
 use super::cut::{self, Cutter, Item, Message};
+use super::exchange::{Source, Update};
 use super::items::{check_len, check_out, describe};
 use super::link::{Queue, UnderWay};
-use super::run::{Source, Update};
 use super::slices;
 use crate::kv::Keys;
 use flexps_common::error::{Error, Result};
@@ -25,7 +25,7 @@ const WINDOW: usize = 16 << 20;
 impl Engine {
     /// How many updates of this worker's ended clocks a read at the shard must see.
     fn due(&self, shard: u32) -> u64 {
-        if self.untold == 0 { 0 } else { self.ended.get(&shard).copied().unwrap_or(0) }
+        if self.ended == 0 { 0 } else { self.sent.get(&shard).map_or(0, |(_, ended)| *ended) }
     }
 
     /// Sends messages of a read while there is room.
@@ -57,8 +57,7 @@ impl Engine {
         loop {
             self.send(peek, &mut queue, &mut more)?;
             let Some(mut first) = queue.pop() else { return Ok(()) };
-            // Some may have to be sent again before the read can be answered.
-            self.settle_untold()?;
+            self.settle_ended()?;
             let answer = self.answer(&mut first)?;
             let link = job.link(first.shard())?;
             if let Some(again) = first.read(link, answer, out)? {
@@ -88,7 +87,9 @@ impl Engine {
         self.run.check()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &[(table, keys)])?;
-        if !peek {
+        if peek {
+            self.begin()?;
+        } else {
             self.touch(&items)?;
         }
         check_out(&items, std::slice::from_ref(&out))?;
@@ -98,6 +99,7 @@ impl Engine {
         let mut queue = Queue::default();
         // The others work while this slave's part is read, unless there is more than fits the window.
         self.send(peek, &mut queue, || cutter.message())?;
+        self.begin()?;
         self.read_local(&items, &std::mem::take(&mut cutter.local), out)?;
         self.receive(peek, queue, || cutter.message(), out)?;
         self.read_local(&items, &cutter.local, out)
@@ -108,6 +110,7 @@ impl Engine {
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, items)?;
         self.touch(&items)?;
+        self.begin()?;
         for (item, values) in items.iter().zip(values) {
             // All of it, not only the part of this shard: a wrong length must not shift the values of others.
             check_len(item, values.len(), values.kind())?;
@@ -120,7 +123,7 @@ impl Engine {
             let (origin, sequence) = (self.origin(), self.next_sequence());
             let under_way = job.link(message.shard)?.add(origin, sequence, message, values)?;
             self.counters.sent += under_way.bytes() as u64;
-            *self.sent.entry(under_way.shard()).or_default() += 1;
+            self.sent.entry(under_way.shard()).or_default().0 += 1;
             self.updates.push(under_way);
         }
         let mut kept = Vec::new();
@@ -140,7 +143,7 @@ impl Engine {
         }
         let (clock, worker) = (self.clock, self.place.index as u32);
         let sequence = self.next_sequence();
-        self.run.add(Source { clock, worker, sequence }, kept)
+        self.run.add_own(Source { clock, worker, sequence }, kept)
     }
 
     pub(super) fn next_sequence(&mut self) -> u64 {
@@ -159,9 +162,9 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the updates of a clock that was not told yet, if there is one.
-    pub(super) fn settle_untold(&mut self) -> Result<()> {
-        while self.untold > 0
+    /// Waits for the updates of ended clocks.
+    pub(super) fn settle_ended(&mut self) -> Result<()> {
+        while self.ended > 0
             && let Some(mut first) = self.updates.pop()
         {
             let answer = self.answer(&mut first)?;
@@ -192,11 +195,9 @@ impl Engine {
             answer = self.answer(&mut again)?;
             message = again;
         }
-        if self.untold > 0 {
-            self.untold -= 1;
-            if self.untold == 0 {
-                self.tick();
-            }
+        self.ended = self.ended.saturating_sub(1);
+        if self.ended == 0 && std::mem::replace(&mut self.untold, false) {
+            self.tick(&[]);
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A listener: one ROUTER on a private unix socket, behind the gate. A loop greets, takes requests and starts them in order;
-//! each request then runs as a task of its own, which keeps its answer and hands it to the loop to send. When nothing else
-//! has come the loop begins the last one itself: a lone short request is answered without changing threads.
+//! each request then runs as a task of its own, which keeps its answer and hands it to the loop to send. Short ones the loop
+//! begins itself, all of them while they take no longer than another thread takes to wake, else the last that has come.
 //!
 //! Invariants: a session's requests start in order, each once; the loop alone decides who is who and touches the socket;
 //! what it holds for a session is bounded, and dropped with the session.
@@ -35,6 +35,8 @@ const URGED: usize = 16;
 const GREETINGS: usize = 1024;
 /// Bytes of a request that the loop may begin itself.
 const SHORT: usize = 16 << 10;
+/// What takes no longer is not worth another thread's waking.
+const QUICK: Duration = Duration::from_micros(30);
 /// Messages that are taken before the loop looks at what else there is.
 const BURST: usize = 64;
 
@@ -71,8 +73,7 @@ struct Known {
 pub(super) struct Router {
     shared: Arc<Shared>,
     outgoing: UnboundedReceiver<ZmqMessage>,
-    /// The request that was started last, before it runs.
-    last: Option<BoxFuture<'static, ()>>,
+    line: Line,
     registry: Registry,
     /// Told to those who connect, unless they are to use TCP.
     path: Option<String>,
@@ -92,7 +93,7 @@ impl Router {
         Self {
             shared: Arc::new(Shared { service, options, runtime, out }),
             outgoing,
-            last: None,
+            line: Line { last: None, quick: true },
             registry,
             path,
             incarnation: rand::random(),
@@ -120,7 +121,7 @@ impl Router {
                         let Some(message) = receive.recv().now_or_never() else { break };
                         self.receive(message);
                     }
-                    self.begin_last();
+                    self.line.begin(&self.shared.runtime);
                 }
                 // The connection may have gone; the channel then asks again over a new one.
                 Some(message) = self.outgoing.recv() => if let Err(error) = send.send(message).await {
@@ -146,15 +147,6 @@ impl Router {
                 }
             }
             Err(error) => tracing::warn!(%error, "a message can't be received"),
-        }
-    }
-
-    /// Runs the request that was started last as far as it goes at once; the rest of it is a task.
-    fn begin_last(&mut self) {
-        let Some(mut request) = self.last.take() else { return };
-        let _entered = self.shared.runtime.enter();
-        if request.as_mut().now_or_never().is_none() {
-            tokio::spawn(request);
         }
     }
 
@@ -203,7 +195,7 @@ impl Router {
             Up::Hello(_) | Up::Proof(_) | Up::Declined(_) => {}
         }
         // Acknowledgements may have made room.
-        while start_next(&self.shared, known, false, &mut self.last) {}
+        while start_next(&self.shared, known, false, &mut self.line) {}
         Ok(())
     }
 
@@ -296,7 +288,7 @@ impl Router {
         let mut forgotten = Vec::new();
         for known in self.sessions.values_mut() {
             for _ in 0..URGED {
-                if !start_next(&self.shared, known, true, &mut self.last) {
+                if !start_next(&self.shared, known, true, &mut self.line) {
                     break;
                 }
             }
@@ -313,7 +305,7 @@ impl Router {
         for id in forgotten {
             self.sessions.remove(&id);
         }
-        self.begin_last();
+        self.line.begin(&self.shared.runtime);
     }
 
     /// Ends a session for good.
@@ -349,20 +341,46 @@ impl Shared {
     }
 }
 
-/// Starts a session's next request, if it may. A short one waits in `last`, and the one that waited there becomes a task;
-/// so does a long one at once, so that the next is read meanwhile.
-fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool, last: &mut Option<BoxFuture<'static, ()>>) -> bool {
+/// The short requests that the loop begins itself.
+struct Line {
+    /// The one that was started last, before it runs.
+    last: Option<BoxFuture<'static, ()>>,
+    /// The one before took no longer than [`QUICK`].
+    quick: bool,
+}
+
+impl Line {
+    /// Takes a request; the one that waits is begun, or becomes a task.
+    fn push(&mut self, runtime: &Handle, request: BoxFuture<'static, ()>) {
+        if self.quick {
+            self.begin(runtime);
+        } else if let Some(before) = self.last.take() {
+            runtime.spawn(before);
+        }
+        self.last = Some(request);
+    }
+
+    /// Runs the request that waits as far as it goes at once; the rest of it is a task.
+    fn begin(&mut self, runtime: &Handle) {
+        let Some(mut request) = self.last.take() else { return };
+        let (_entered, start) = (runtime.enter(), Instant::now());
+        if request.as_mut().now_or_never().is_none() {
+            runtime.spawn(request);
+        }
+        self.quick = start.elapsed() <= QUICK;
+    }
+}
+
+/// Starts a session's next request, if it may. A long one becomes a task at once, so that the next is read meanwhile.
+fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool, line: &mut Line) -> bool {
     let next = known.cell.lock().session.next(shared.options.answers, urge);
     let Some((id, packet)) = next else { return false };
-    if let Some(before) = last.take() {
-        shared.runtime.spawn(before);
-    }
     let long = packet.len() > SHORT;
     let request = start(shared.clone(), known.cell.clone(), known.connection, id, packet);
     if long {
         shared.runtime.spawn(request);
     } else {
-        *last = Some(request);
+        line.push(&shared.runtime, request);
     }
     true
 }

@@ -1,0 +1,139 @@
+//! Updates between slaves, counted: how many were sent by the end of a clock, and how many have arrived.
+//!
+//! A slave tells another of a clock while updates of it may still be under way, and says how many there were. Invariant:
+//! the other takes the clock for ended when so many have arrived, and no sooner, in whatever order messages come.
+
+use super::News;
+use flexps_common::ids::SlaveId;
+use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
+
+/// Counts of one stage run on one slave.
+#[derive(Debug, Clone, Default)]
+pub struct Arrivals {
+    /// Updates that the workers here sent, by slave.
+    sent: FxHashMap<SlaveId, Ledger>,
+    /// Updates that arrived, by the slave that sent them,
+    from: FxHashMap<SlaveId, Ledger>,
+    /// and by worker.
+    of: FxHashMap<u32, u64>,
+    /// News of which some updates are under way: whose, and how many there are below its clock.
+    held: Vec<(SlaveId, News, u64)>,
+}
+
+impl Arrivals {
+    /// A worker here sent another slave so many updates at this clock.
+    pub fn sent(&mut self, to: SlaveId, clock: u64, count: u64) {
+        self.sent.entry(to).or_default().add(clock, count);
+    }
+
+    /// How many updates each slave was sent below this clock, which is the least of the workers here.
+    pub fn sent_below(&mut self, clock: u64) -> Vec<(SlaveId, u64)> {
+        let below = |(slave, sent): (&SlaveId, &mut Ledger)| {
+            sent.settle(clock);
+            (*slave, sent.below(clock))
+        };
+        self.sent.iter_mut().map(below).collect()
+    }
+
+    /// An update of a worker of another slave arrived, made at this clock.
+    pub fn arrived(&mut self, from: SlaveId, worker: u32, clock: u64) {
+        self.from.entry(from).or_default().add(clock, 1);
+        *self.of.entry(worker).or_default() += 1;
+    }
+
+    /// How many updates of a worker have arrived.
+    pub fn of(&self, worker: u32) -> u64 {
+        self.of.get(&worker).copied().unwrap_or(0)
+    }
+
+    /// News that came with the number of updates below its clock: given back when these are here, else held.
+    pub fn heard(&mut self, slave: SlaveId, news: News, updates: u64) -> Option<News> {
+        if self.from.get(&slave).map_or(0, |from| from.below(news.clock)) >= updates {
+            return Some(news);
+        }
+        self.held.push((slave, news, updates));
+        None
+    }
+
+    /// The news that need be held no longer.
+    pub fn complete(&mut self) -> Vec<(SlaveId, News)> {
+        let Self { held, from, .. } = self;
+        let complete = |(slave, news, updates): &mut (SlaveId, News, u64)| {
+            from.get(slave).is_some_and(|from| from.below(news.clock) >= *updates)
+        };
+        held.extract_if(.., complete).map(|(slave, news, _)| (slave, news)).collect()
+    }
+}
+
+/// Updates by the clock in which they were made.
+#[derive(Debug, Clone, Default)]
+struct Ledger {
+    /// Of clocks that nobody will ask about one by one.
+    settled: u64,
+    later: BTreeMap<u64, u64>,
+}
+
+impl Ledger {
+    /// So many more of this clock.
+    fn add(&mut self, clock: u64, count: u64) {
+        if count > 0 {
+            *self.later.entry(clock).or_default() += count;
+        }
+    }
+
+    /// All of clocks below this one.
+    fn below(&self, clock: u64) -> u64 {
+        self.settled + self.later.range(..clock).map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Nobody will ask for less than all below this clock.
+    fn settle(&mut self, clock: u64) {
+        let later = self.later.split_off(&clock);
+        self.settled += std::mem::replace(&mut self.later, later).into_values().sum::<u64>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn updates_are_counted_below_a_clock_in_whatever_order_they_come() {
+        let mut ledger = Ledger::default();
+        [(3, 1), (1, 2), (2, 0), (1, 1), (7, 5)].into_iter().for_each(|(clock, count)| ledger.add(clock, count));
+        assert_eq!([0, 1, 2, 3, 4, 8, u64::MAX].map(|clock| ledger.below(clock)), [0, 0, 3, 3, 4, 9, 9]);
+        ledger.settle(3);
+        assert_eq!([3, 4, u64::MAX].map(|clock| ledger.below(clock)), [3, 4, 9]);
+        ledger.add(3, 1);
+        assert_eq!(ledger.below(4), 5);
+    }
+
+    #[test]
+    fn news_are_held_until_their_updates_have_arrived_and_no_later_ones_count_for_them() {
+        let (mut arrivals, slave) = (Arrivals::default(), SlaveId(1));
+        let news = |clock| News { clock, keys: Vec::new() };
+        assert_eq!(arrivals.heard(slave, news(1), 0), Some(news(1)));
+        assert_eq!(arrivals.heard(slave, news(3), 2), None);
+        arrivals.arrived(slave, 7, 2);
+        arrivals.arrived(slave, 8, 3);
+        arrivals.arrived(SlaveId(2), 9, 2);
+        assert_eq!(arrivals.complete(), []);
+        arrivals.arrived(slave, 7, 1);
+        assert_eq!(arrivals.complete(), [(slave, news(3))]);
+        assert_eq!((arrivals.complete(), arrivals.of(7), arrivals.of(9), arrivals.of(1)), (vec![], 2, 1, 0));
+    }
+
+    #[test]
+    fn what_was_sent_is_told_below_the_least_clock() {
+        let mut arrivals = Arrivals::default();
+        [(1, 0, 2), (1, 2, 4), (2, 1, 1)]
+            .into_iter()
+            .for_each(|(to, clock, count)| arrivals.sent(SlaveId(to), clock, count));
+        let mut told = arrivals.sent_below(2);
+        told.sort();
+        assert_eq!(told, [(SlaveId(1), 2), (SlaveId(2), 1)]);
+        arrivals.sent(SlaveId(1), 2, 1);
+        assert!(arrivals.sent_below(3).contains(&(SlaveId(1), 7)));
+    }
+}

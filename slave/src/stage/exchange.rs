@@ -1,0 +1,67 @@
+//! What stage runs of different slaves exchange: updates, needs of reads, news of clocks.
+
+use crate::consistency::News;
+use crate::kv::Keys;
+use flexps_common::ids::{SlaveId, TableId};
+use flexps_common::wire::body::ReceivedValues;
+use flexps_common::wire::lists;
+
+/// One table's part of a kept update.
+pub struct Update {
+    /// The table.
+    pub table: TableId,
+    /// Its keys.
+    pub keys: lists::Keys,
+    /// Its values.
+    pub values: ReceivedValues,
+}
+
+/// Where an update comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    /// The worker's clock.
+    pub clock: u64,
+    /// The worker's place in the stage.
+    pub worker: u32,
+    /// The update's place among the worker's.
+    pub sequence: u64,
+}
+
+/// What a read from another slave must see.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// All updates of the clocks below this one, as far as the model asks for it.
+    pub clock: u64,
+    /// Of this worker,
+    pub worker: u32,
+    /// so many updates.
+    pub after: u64,
+}
+
+/// What other slaves must hear.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    /// The news.
+    pub news: News,
+    /// How many updates each of them was sent below the clock in it; none to those who are missing.
+    pub updates: Vec<(SlaveId, u64)>,
+}
+
+/// What is to be applied at a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// So little that whoever heard of it may apply it.
+    Little,
+    /// More, or somebody is at it.
+    Much,
+}
+
+/// Received keys as the store takes them.
+pub fn view(keys: &lists::Keys) -> Keys<'_> {
+    match keys {
+        lists::Keys::List(keys) => Keys::List(keys),
+        lists::Keys::Range(range) => Keys::Range { start: range.start as u32, count: (range.end - range.start) as u32 },
+    }
+}
