@@ -100,7 +100,8 @@ async fn get(
         job.current().finish();
     } else {
         let clock = if peek { 0 } else { origin.clock };
-        job.run(origin.run).await?.readable(Need { clock, worker: origin.worker, after }).await?;
+        let need = Need { clock, worker: origin.worker, ended: origin.clock, after };
+        job.run(origin.run).await?.readable(need).await?;
     }
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
     for (section, (keys, width)) in sections.iter().zip(&keys) {

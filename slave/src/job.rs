@@ -8,6 +8,7 @@ use crate::reader::Reader;
 use crate::stage::exchange::Told;
 use crate::stage::link::Link;
 use crate::stage::run::Run;
+use crate::stage::telling::Telling;
 use crate::staging::Staging;
 use flexps_common::data::Facts;
 use flexps_common::data::drawn::Drawn;
@@ -23,7 +24,6 @@ use flexps_common::wire::kv::ToShard;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, OnceLock};
-use tokio::runtime::Handle;
 use tokio::sync::{OnceCell, watch};
 
 /// What a slave is told when a job begins.
@@ -61,8 +61,8 @@ pub struct OpenJob {
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
     current: watch::Sender<Arc<Run>>,
+    telling: Telling,
     columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
-    runtime: Handle,
 }
 
 /// One input of an open job.
@@ -112,8 +112,8 @@ impl OpenJob {
             you,
             shard,
             current: watch::Sender::new(Arc::new(before)),
+            telling: Telling::start(),
             columns: Mutex::default(),
-            runtime: Handle::current(),
         })
     }
 
@@ -195,18 +195,13 @@ impl OpenJob {
             let message = announced.clone().and_then(|announced| {
                 link.tell(&ToShard::Clock { job, run: run_id, slave, clock, updates, announced })
             });
-            let run = run.clone();
-            let pending = message.inspect(|(bytes, _)| run.told(*bytes));
-            self.runtime.spawn(async move {
-                let answer = match pending {
-                    Ok((_, pending)) => pending.answer().await,
-                    Err(e) => Err(e),
-                };
-                if let Err(e) = answer {
-                    // Who does not hear of a clock waits for ever: the run must end.
-                    run.cancel(e);
+            match message {
+                Ok((bytes, pending)) => {
+                    run.told(bytes);
+                    self.telling.push(run, pending);
                 }
-            });
+                Err(e) => run.cancel(e),
+            }
         }
     }
 

@@ -73,7 +73,7 @@ pub enum ToShard {
         origin: Origin,
         /// Tables and keys; no values in the body.
         sections: Vec<Section>,
-        /// How many of the worker's updates of this run must have arrived before.
+        /// How many updates that the worker made below its clock must have arrived before.
         after: u64,
         /// Whether the clock is not checked.
         peek: bool,

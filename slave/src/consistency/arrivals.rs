@@ -8,6 +8,9 @@ use flexps_common::ids::SlaveId;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
+/// A worker's reads are under way for no more clocks than this.
+const REMEMBERED: u64 = 64;
+
 /// Counts of one stage run on one slave.
 #[derive(Debug, Clone, Default)]
 pub struct Arrivals {
@@ -16,7 +19,7 @@ pub struct Arrivals {
     /// Updates that arrived, by the slave that sent them,
     from: FxHashMap<SlaveId, Ledger>,
     /// and by worker.
-    of: FxHashMap<u32, u64>,
+    of: FxHashMap<u32, Ledger>,
     /// News of which some updates are under way: whose, and how many there are below its clock.
     held: Vec<(SlaveId, News, u64)>,
 }
@@ -39,12 +42,14 @@ impl Arrivals {
     /// An update of a worker of another slave arrived, made at this clock.
     pub fn arrived(&mut self, from: SlaveId, worker: u32, clock: u64) {
         self.from.entry(from).or_default().add(clock, 1);
-        *self.of.entry(worker).or_default() += 1;
+        let of = self.of.entry(worker).or_default();
+        of.add(clock, 1);
+        of.settle(clock.saturating_sub(REMEMBERED));
     }
 
-    /// How many updates of a worker have arrived.
-    pub fn of(&self, worker: u32) -> u64 {
-        self.of.get(&worker).copied().unwrap_or(0)
+    /// How many updates of a worker have arrived that it made below this clock.
+    pub fn of(&self, worker: u32, clock: u64) -> u64 {
+        self.of.get(&worker).map_or(0, |of| of.below(clock))
     }
 
     /// News that came with the number of updates below its clock: given back when these are here, else held.
@@ -121,7 +126,7 @@ mod tests {
         assert_eq!(arrivals.complete(), []);
         arrivals.arrived(slave, 7, 1);
         assert_eq!(arrivals.complete(), [(slave, news(3))]);
-        assert_eq!((arrivals.complete(), arrivals.of(7), arrivals.of(9), arrivals.of(1)), (vec![], 2, 1, 0));
+        assert_eq!((arrivals.complete(), arrivals.of(7, 2), arrivals.of(7, 3), arrivals.of(1, 9)), (vec![], 1, 2, 0));
     }
 
     #[test]

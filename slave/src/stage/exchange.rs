@@ -32,9 +32,11 @@ pub struct Source {
 pub struct Need {
     /// All updates of the clocks below this one, as far as the model asks for it.
     pub clock: u64,
-    /// Of this worker,
+    /// Of this worker's updates that it made below this clock,
     pub worker: u32,
-    /// so many updates.
+    /// see above,
+    pub ended: u64,
+    /// so many.
     pub after: u64,
 }
 

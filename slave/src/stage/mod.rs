@@ -16,5 +16,6 @@ mod schedules;
 pub mod slices;
 mod slow;
 mod sync;
+pub mod telling;
 mod traffic;
 pub mod wait;

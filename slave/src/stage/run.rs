@@ -418,7 +418,7 @@ impl State {
     fn meets(&self, need: &Need) -> bool {
         self.applied >= self.clocks.due().min(need.clock)
             && self.clocks.shows(need.clock)
-            && (need.after == 0 || self.arrivals.of(need.worker) >= need.after)
+            && (need.after == 0 || self.arrivals.of(need.worker, need.ended) >= need.after)
     }
 
     /// Lets the reads go on that now see what they must.

@@ -210,7 +210,7 @@ impl World {
                     self.begins(worker, clock);
                 } else if self.case.fault != Fault::ReadEarly {
                     let after = if self.case.fault == Fault::Overtake { 0 } else { clock };
-                    let need = Need { clock, worker: worker as u32, after };
+                    let need = Need { clock, worker: worker as u32, ended: clock, after };
                     shuttle::future::block_on(self.runs[shard].readable(need))?;
                 }
                 run.check()?;
