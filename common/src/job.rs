@@ -78,6 +78,34 @@ pub struct Kind {
     pub from_params: fn(&str) -> Result<Box<dyn DynJob>>,
 }
 
+impl Kind {
+    /// Makes one from parameters that are named like its flags, `{"batch-size": 100, "bias": true}`; what is not named is
+    /// as on the command line.
+    pub fn from_flags(&self, params: &serde_json::Map<String, serde_json::Value>) -> Result<Box<dyn DynJob>> {
+        let flags = params.iter().flat_map(|(name, value)| flag(name, value));
+        let command = (self.augment)(Command::new(self.name).no_binary_name(true));
+        let made = command.try_get_matches_from(flags).map_err(|e| {
+            let text = e.to_string();
+            Error::user(text.trim_start_matches("error: ").lines().next().unwrap_or_default())
+        });
+        made.and_then(|matches| (self.from_matches)(&matches)).map_err(|e| e.context(self.name))
+    }
+}
+
+/// A parameter as the flag that `flexps run` takes: `batch-size = 100` is `--batch-size=100`, `true` the bare flag, a list
+/// the flag again and again.
+fn flag(name: &str, value: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    let name = format!("--{}", name.replace('_', "-"));
+    match value {
+        Value::Bool(true) => vec![name],
+        Value::Bool(false) | Value::Null => Vec::new(),
+        Value::Array(all) => all.iter().flat_map(|value| flag(&name[2..], value)).collect(),
+        Value::String(text) => vec![format!("{name}={text}")],
+        value => vec![format!("{name}={value}")],
+    }
+}
+
 /// The jobs that a binary knows, by name.
 #[derive(Clone, Default)]
 pub struct Registry {
@@ -117,12 +145,16 @@ impl Registry {
         self.kinds.values()
     }
 
-    /// The job `name` with `params` (JSON).
-    pub fn job(&self, name: &str, params: &str) -> Result<Box<dyn DynJob>> {
-        let kind = self.kinds.get(name).ok_or_else(|| {
+    /// The kind called `name`.
+    pub fn kind(&self, name: &str) -> Result<&Kind> {
+        self.kinds.get(name).ok_or_else(|| {
             let known: Vec<_> = self.kinds.keys().copied().collect();
             Error::user(format!("no job is called '{name}'; this build knows {}", known.join(", ")))
-        })?;
-        (kind.from_params)(params)
+        })
+    }
+
+    /// The job `name` with `params` (JSON).
+    pub fn job(&self, name: &str, params: &str) -> Result<Box<dyn DynJob>> {
+        (self.kind(name)?.from_params)(params)
     }
 }

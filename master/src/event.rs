@@ -1,5 +1,6 @@
 //! What happens to a master, and the listener that makes events of requests.
 
+use crate::master::overview::Overview;
 use crate::prepare::Prepared;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::transport::{Connection, Packet, Service};
@@ -42,6 +43,8 @@ pub enum Event {
     Loaded(JobId, Result<()>),
     /// A model was saved.
     Saved(JobId, Result<()>),
+    /// Somebody wants to see the whole.
+    Look(oneshot::Sender<Overview>),
     /// Time went by.
     Tick,
     /// The master is to end.

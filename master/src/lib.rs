@@ -3,6 +3,7 @@
 pub mod assigner;
 mod event;
 pub mod history;
+pub mod http;
 pub mod job;
 mod master;
 pub mod node;

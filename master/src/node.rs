@@ -4,6 +4,7 @@
 //! block or wait runs elsewhere and comes back as an event.
 
 use crate::event::{Event, Front};
+use crate::http;
 use crate::master::Master;
 use crate::scheduler::Policy;
 use flexps_common::job::Registry;
@@ -33,11 +34,14 @@ pub struct Options {
     pub shares: BTreeMap<String, f64>,
     /// Where records are appended.
     pub history: Option<PathBuf>,
+    /// Where pages are served, if anywhere.
+    pub http: Option<http::Options>,
 }
 
 /// A running master. It ends by [`Handle::stop`] alone.
 pub struct Handle {
     address: String,
+    http: Option<http::Server>,
     events: mpsc::UnboundedSender<Event>,
     task: JoinHandle<()>,
 }
@@ -48,9 +52,14 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
     let listener = network.listen(&options.bind, Arc::new(Front(events.clone()))).await?;
     let address = listener.address().to_owned();
     tracing::info!(address, policy = options.policy.name(), "master listens");
+    let pages = options.http.clone().map(|pages| http::start(pages, registry.clone(), events.clone()));
     let master = Master::new(network, registry, options, events.clone())?;
+    let http = match pages {
+        Some(pages) => Some(pages.await?),
+        None => None,
+    };
     let task = tokio::spawn(run(master, inbox, listener));
-    Ok(Handle { address, events, task })
+    Ok(Handle { address, http, events, task })
 }
 
 async fn run(mut master: Master, mut inbox: mpsc::UnboundedReceiver<Event>, listener: Listener) {
@@ -73,6 +82,11 @@ impl Handle {
     /// Where it listens; the port is the real one.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where its pages are; the port is the real one.
+    pub fn pages(&self) -> Option<&str> {
+        self.http.as_ref().map(http::Server::address)
     }
 
     /// Cancels all jobs, closes them on their slaves, and ends. Returns at once; see [`Handle::wait`].

@@ -1,6 +1,8 @@
 //! What a node says of itself when it greets another, and the limits that it keeps.
 
 use crate::error::{Error, Result};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +32,14 @@ impl Secret {
                 None => Ok(None),
             },
         }
+    }
+
+    /// What a browser or a script shows to a master's pages, as 64 hexadecimal digits. Made of the secret by a one-way
+    /// function, so that who sees it on the wire can look and submit, but can't join the cluster.
+    pub fn token(&self) -> Result<String> {
+        let mac = Hmac::<Sha256>::new_from_slice(&self.0).map_err(|e| Error::bug(format!("the secret: {e}")))?;
+        let bytes = mac.chain_update(b"flexps pages").finalize().into_bytes();
+        Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -95,6 +105,14 @@ mod tests {
         assert_eq!(Secret::new(b"hush\n").unwrap(), Secret::new(b"hush").unwrap());
         assert!(Secret::new(b" \n").is_err());
         assert!(!format!("{:?}", Options { secret: Secret::new(b"hush").ok(), ..Options::new("x") }).contains("hush"));
+    }
+
+    #[test]
+    fn a_token_is_the_secrets_own_and_does_not_show_it() {
+        let token = Secret::new(b"hush").unwrap().token().unwrap();
+        assert_eq!((token.len(), token.contains("hush")), (64, false));
+        assert_eq!(token, Secret::new(b"hush\n").unwrap().token().unwrap());
+        assert_ne!(token, Secret::new(b"hush!").unwrap().token().unwrap());
     }
 
     #[test]

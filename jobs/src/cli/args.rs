@@ -18,6 +18,9 @@ use std::str::FromStr;
 /// Where a master listens unless told otherwise.
 pub const DEFAULT_BIND: &str = "127.0.0.1:7070";
 
+/// Where its pages are when `--http` has no value.
+const DEFAULT_HTTP: &str = "127.0.0.1:7071";
+
 /// Multi-stage parameter-server jobs: on this machine with one command, or on a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "flexps", version, max_term_width = 110)]
@@ -48,6 +51,8 @@ pub enum Command {
     Master(MasterArgs),
     /// Start a slave, which lends threads to a master's jobs
     Slave(SlaveArgs),
+    /// Print the token that opens a master's pages, made of the cluster's secret
+    Token(TokenArgs),
     /// List the jobs of a master
     Jobs(ListArgs),
     /// Show a master, or one of its jobs
@@ -191,6 +196,18 @@ pub struct MasterArgs {
     /// Append what happens to FILE, for `flexps workload replay`
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
+    /// Serve a page for browsers, a JSON API below /api/v1 and /metrics at this address [default: nowhere; without a value
+    /// 127.0.0.1:7071]. With a secret, every request must show the token that `flexps token` prints
+    #[arg(long, value_name = "HOST:PORT", num_args = 0..=1, default_missing_value = DEFAULT_HTTP)]
+    pub http: Option<String>,
+    /// Proof of membership.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// `flexps token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
     /// Proof of membership.
     #[command(flatten)]
     pub access: Access,

@@ -74,6 +74,7 @@ fn start(registry: Registry) -> Result<()> {
         Command::Plan(_) => out(&job(&registry, &matches)?.plan()?.describe()),
         Command::Master(args) => block_on(serve::master(args, registry)),
         Command::Slave(args) => block_on(serve::slave(args, registry)),
+        Command::Token(args) => serve::token(&args.access),
         Command::Jobs(args) => block_on(query::jobs(args)),
         Command::Status(args) => block_on(query::status(args)),
         Command::Cancel(args) => block_on(query::cancel(args)),

@@ -64,7 +64,7 @@ pub fn slave_options(
 /// A master's options.
 pub fn master_options(bind: String, policy: &str, storage: Storage) -> Result<flexps_master::node::Options> {
     let (policy, shares) = (scheduler::policy(policy)?, Default::default());
-    Ok(flexps_master::node::Options { bind, policy, storage, shares, history: None })
+    Ok(flexps_master::node::Options { bind, policy, storage, shares, history: None, http: None })
 }
 
 /// A master and its slaves in this process.

@@ -2,13 +2,15 @@
 //!
 //! Invariant: SIGINT and SIGTERM end both in order; a second one ends them at once.
 
-use super::args::{MasterArgs, SlaveArgs};
+use super::args::{Access, MasterArgs, SlaveArgs};
 use super::interrupt::Interrupt;
 use super::node::{self, machine_name, master_options, slave_options};
 use super::terminal::{out, say, watched};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
+use flexps_common::transport::Secret;
 use flexps_common::{Error, Result};
+use flexps_master::http;
 use std::net::{IpAddr, SocketAddr};
 
 /// Runs a master.
@@ -18,14 +20,29 @@ pub async fn master(args: MasterArgs, registry: Registry) -> Result<()> {
     let mut options = master_options(args.bind, &args.policy, Storage::default())?;
     options.shares = args.share.into_iter().collect();
     options.history = args.history;
+    if let Some(address) = args.http {
+        let secret = Secret::load(args.access.secret_file.as_deref())?;
+        options.http = Some(http::Options { address, secret, names: vec![machine_name()] });
+    }
     let master = flexps_master::node::start(network, registry, options).await?;
-    out(&format!("listening on {}\n", master.address()))?;
+    let mut begun = format!("listening on {}\n", master.address());
+    if let Some(address) = master.pages() {
+        begun.push_str(&format!("pages at http://{address}/\n"));
+    }
+    out(&begun)?;
     interrupt.next().await;
     master.stop();
     tokio::select! {
         ended = master.wait() => ended,
         () = interrupt.next() => Err(Error::cancelled()),
     }
+}
+
+/// Prints the token of the cluster's secret.
+pub fn token(access: &Access) -> Result<()> {
+    let secret = Secret::load(access.secret_file.as_deref())?;
+    let none = || Error::user("no secret, no token: give --secret-file FILE or set FLEXPS_SECRET as the master has it");
+    out(&format!("{}\n", secret.ok_or_else(none)?.token()?))
 }
 
 /// Runs a slave.

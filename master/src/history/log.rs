@@ -64,6 +64,11 @@ impl Log {
         }
     }
 
+    /// The number of the next record of a job or run.
+    pub fn next(&self) -> u64 {
+        self.dropped + self.lines.len() as u64
+    }
+
     /// Records in pages: those of jobs and runs from number `from` on, as many as fit into an answer, and the number of the
     /// next one. The first page has the others in front.
     pub fn page(&self, from: u64) -> (Vec<String>, u64) {

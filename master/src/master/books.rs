@@ -3,6 +3,7 @@
 //!
 //! Invariant: a run is in the books from its launch until its last slave gave its slots back or is gone.
 
+use super::overview::UnderWay;
 use crate::history::Record;
 use crate::scheduler::{Estimates, Near, NearList, Reservation, Running, Runs, Share};
 use flexps_common::ids::{JobId, SlaveId, StageRun};
@@ -102,6 +103,23 @@ impl Books {
         if let Some(share) = self.shares.get_mut(owner as usize) {
             share.slots += threads;
         }
+    }
+
+    /// The stages that run, the oldest first.
+    pub fn begun(&self) -> Vec<UnderWay> {
+        let mut all: Vec<UnderWay> = self
+            .names
+            .iter()
+            .map(|((job, _), begun)| UnderWay {
+                job: *job,
+                stage: begun.stage.clone(),
+                epoch: begun.epoch,
+                start: begun.since.as_secs_f64(),
+                workers: begun.workers.clone(),
+            })
+            .collect();
+        all.sort_by(|a, b| a.start.total_cmp(&b.start));
+        all
     }
 
     /// A slave gave the slots of a run back; the run's record when it was the last.

@@ -71,6 +71,7 @@ impl Master {
             admission::choose(&plan, &candidates)?;
         }
         self.submitted += 1;
+        self.counts.submitted += 1;
         let id = JobId(self.submitted);
         tracing::info!(job = %id, name = submission.name, "job submitted");
         self.log.push(&Record::Job {

@@ -277,6 +277,7 @@ impl Master {
         let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
         let peak = peak_memory_bytes(&self.slaves, &slaves);
         job.report.peak_memory_bytes = job.report.peak_memory_bytes.max(peak);
+        self.counts.ended(&job.report);
         // What can't be encoded can't have been opened either.
         let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
         self.books.job_ended(id, now);

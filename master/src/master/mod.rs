@@ -6,6 +6,7 @@
 mod books;
 mod clients;
 mod drive;
+pub mod overview;
 mod place;
 
 use crate::event::{Asked, Event};
@@ -17,6 +18,7 @@ use crate::scheduler::Policy;
 use crate::slaves::Slaves;
 use books::Books;
 use clients::Waiter;
+use overview::Counts;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
@@ -29,6 +31,9 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// How long a master that is to end waits for its slaves.
 const END_WITHIN: Duration = Duration::from_secs(12);
+
+/// Why a slave is gone that said so.
+const LEFT: &str = "it left";
 
 /// See the module.
 pub struct Master {
@@ -44,6 +49,7 @@ pub struct Master {
     books: Books,
     log: Log,
     waiters: Vec<Waiter>,
+    counts: Counts,
     /// Whether slots or ready stages changed since they were last matched.
     unplaced: bool,
     /// Requests to slaves that have no answer yet.
@@ -72,6 +78,7 @@ impl Master {
             books: Books::new(shares),
             log,
             waiters: Vec::new(),
+            counts: Counts::default(),
             unplaced: false,
             asked: 0,
             stopping: None,
@@ -91,6 +98,10 @@ impl Master {
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
             Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
+            Event::Look(reply) => {
+                // An error means that nobody waits for it any more.
+                let _ = reply.send(self.overview(now));
+            }
             Event::Tick => self.tick(now),
             Event::Stop => self.stop(now),
         }
@@ -133,6 +144,7 @@ impl Master {
         let called = slave.called(id);
         tracing::warn!(slave = %id, name = slave.registration.name, why, "slave is gone");
         self.books.gone(id, now);
+        self.counts.slaves_lost += u64::from(why != LEFT);
         self.log.push(&Record::Gone { at: now.as_secs_f64(), slave: id });
         for job in self.jobs.iter().filter(|(_, j)| j.uses(id)).map(|(id, _)| *id).collect::<Vec<_>>() {
             let place =
@@ -147,6 +159,10 @@ impl Master {
         let gave = self.slaves.give_back(slave, job, run);
         if gave {
             if let Some(record) = self.books.gave_back(job, run, slave, now) {
+                if let Record::Run { start, end, workers, .. } = &record {
+                    let lasted = Duration::try_from_secs_f64(end - start).unwrap_or_default();
+                    self.counts.ran(workers.iter().map(|(_, n)| n).sum(), lasted);
+                }
                 self.log.push(&record);
             }
             self.unplaced = true;
@@ -203,7 +219,7 @@ impl Master {
                     slave.peak_memory_bytes = peak_memory_bytes;
                 }
             }
-            ToMaster::Leave { .. } => self.gone(id, "it left", now),
+            ToMaster::Leave { .. } => self.gone(id, LEFT, now),
             ToMaster::NextSplit { job, input, .. } => {
                 let reading = self.jobs.get_mut(&job).and_then(Job::started);
                 let reading = reading.and_then(|s| s.readings.get_mut(input.0 as usize));

@@ -49,7 +49,9 @@ impl Master {
         }
         let Books { running, reserved, shares, .. } = &self.books;
         let view = View { now, slaves: &slots, ready: &ready, started: &started, running, reserved, shares };
+        let asked = std::time::Instant::now();
         let Decision { placed, reserved } = self.policy.decide(&view);
+        self.counts.decided(asked.elapsed());
         self.books.reserved = reserved;
         let (placed_now, mut left): (Vec<Ready>, Vec<Ready>) =
             ready.into_iter().partition(|r| placed.iter().any(|p| p.job == r.job));

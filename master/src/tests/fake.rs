@@ -206,6 +206,7 @@ impl Cluster {
             storage: Storage::default(),
             shares: Default::default(),
             history: None,
+            http: None,
         };
         let master = start(network.clone(), Registry::new().with::<Rounds>(), options).await.unwrap();
         let client = network.channel(master.address(), "the master");

@@ -263,16 +263,15 @@ fn real(at: &Place<'_>, table: &JobTable, registry: &Registry) -> Result<Option<
         );
     };
     let params = table.params.as_ref().map(Spanned::get_ref).cloned().unwrap_or_default();
-    let flags = params.iter().flat_map(|(name, value)| super::text::flag(name, value));
-    let command = (kind.augment)(clap::Command::new(kind.name).no_binary_name(true));
-    let made = command.try_get_matches_from(flags).map_err(Error::user).and_then(|m| (kind.from_matches)(&m));
-    let made = made.and_then(|job| job.params());
+    let made = serde_json::to_value(params).map_err(Error::user).and_then(|params| {
+        let params = params.as_object().cloned().unwrap_or_default();
+        kind.from_flags(&params)?.params()
+    });
     match made {
         Ok(params) => Ok(Some((kind.name.to_owned(), params))),
         Err(e) => {
             let span = table.params.as_ref().map_or_else(|| run.span(), Spanned::span);
-            let message = e.message.trim_start_matches("error: ");
-            Err(at.error(&span, &format!("{}: {}", kind.name, message.lines().next().unwrap_or_default())))
+            Err(at.error(&span, &e.message))
         }
     }
 }

@@ -80,21 +80,3 @@ impl Place<'_> {
         })
     }
 }
-
-/// A parameter as the flag that `flexps run` takes: `batch-size = 100` is `--batch-size 100`, `true` is the bare flag.
-pub fn flag(name: &str, value: &toml::Value) -> Vec<String> {
-    let name = format!("--{}", name.replace('_', "-"));
-    match value {
-        toml::Value::Boolean(true) => vec![name],
-        toml::Value::Boolean(false) => Vec::new(),
-        toml::Value::Array(all) => {
-            let values = all.iter().map(plain);
-            std::iter::once(name).chain(values).collect()
-        }
-        value => vec![format!("{name}={}", plain(value))],
-    }
-}
-
-fn plain(value: &toml::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned)
-}
