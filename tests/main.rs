@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
 mod bad_input;
+mod browser;
 mod cli;
 mod cluster;
 mod embedded;
@@ -12,6 +13,7 @@ mod example;
 mod hdfs;
 mod hdfs_jobs;
 mod house;
+mod http;
 mod inject;
 mod model;
 mod spamassassin;

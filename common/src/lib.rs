@@ -20,6 +20,7 @@ pub mod report;
 pub mod scheduling;
 pub mod siblings;
 pub mod storage;
+pub mod tail;
 pub mod transport;
 pub mod update;
 pub mod value;

@@ -45,7 +45,7 @@ pub struct EpochReport {
 }
 
 /// One run of one stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageReport {
     /// Its name in the plan.
     pub name: String,
@@ -55,6 +55,13 @@ pub struct StageReport {
     pub threads: u32,
     /// The slaves that they ran on.
     pub slaves: Vec<String>,
+    /// What decided that it ran there: `wanted` (it could run nowhere else), `model`, `cached data`, `block locality` or
+    /// `balance`.
+    #[serde(default)]
+    pub placed: String,
+    /// When it was launched, in seconds since the job's submission.
+    #[serde(default)]
+    pub start: f64,
     /// From launch to the last worker's end.
     pub seconds: f64,
     /// Sum over the workers of the time from their start to their end.
@@ -85,6 +92,15 @@ pub struct ModelReport {
     pub access: Access,
     /// Why.
     pub why: String,
+}
+
+/// The end of the log of the slave whose worker failed first.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FailedLog {
+    /// The slave's name.
+    pub slave: String,
+    /// Its last lines, the oldest first.
+    pub lines: Vec<String>,
 }
 
 /// The form in which a stage's workers find the model.
@@ -211,6 +227,9 @@ pub struct Report {
     pub state: State,
     /// Why it failed.
     pub error: Option<Error>,
+    /// What the slave logged on which it failed, if a worker of a slave with a log of its own did.
+    #[serde(default)]
+    pub failed_log: Option<FailedLog>,
     /// Its parameters.
     pub params: serde_json::Value,
     /// The last round's objective.

@@ -20,6 +20,7 @@ use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::job::Registry;
 use flexps_common::plan::Plan;
 use flexps_common::storage::Storage;
+use flexps_common::tail::Tail;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
     FromMaster, FromSlave, HEARTBEAT_MS, Launch, Registration, SILENCE_MS, ToMaster, ToSlave,
@@ -67,6 +68,8 @@ pub struct Options {
     pub functions: Functions,
     /// The way to the inputs' files.
     pub storage: Storage,
+    /// The end of its log, where it has one of its own.
+    pub log: Tail,
 }
 
 /// A running slave. It goes on when the handle is dropped.
@@ -434,7 +437,11 @@ impl Node {
         let job = self.jobs.find(message.job)?;
         let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
         let (slave, id, run) = (job.you(), job.id, message.run);
-        launch(&job, &self.pool, message, move |outcome| {
+        let log = self.options.log.clone();
+        launch(&job, &self.pool, message, move |mut outcome| {
+            if outcome.error.is_some() {
+                outcome.log = log.lines();
+            }
             let message = ToMaster::StageDone { slave, job: id, run, outcome };
             report(&runtime, master, jobs, id, message);
         })

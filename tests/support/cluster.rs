@@ -13,6 +13,9 @@ use std::time::Duration;
 const AT_ONCE: usize = 2;
 static RUNNING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
 
+/// How a master is started.
+const MASTER: [&str; 5] = ["master", "--bind", "127.0.0.1:0", "--http", "127.0.0.1:0"];
+
 /// The right to run a cluster.
 struct Permit;
 
@@ -128,6 +131,8 @@ pub struct Cluster {
     pub master: Node,
     /// The master's address.
     pub address: String,
+    /// Where its pages are.
+    pub pages: String,
     program: PathBuf,
     env: Vec<(String, String)>,
     folder: tempfile::TempDir,
@@ -152,11 +157,12 @@ impl Cluster {
     pub fn of(program: &Path, slaves: usize, slots: u32, env: &[(&str, &str)]) -> Self {
         let permit = Permit::take();
         let folder = super::folder();
-        let mut master = Node::of(program, folder.path(), "master", &["master", "--bind", "127.0.0.1:0"], env);
+        let mut master = Node::of(program, folder.path(), "master", &MASTER, env);
         let address = master.line("listening on ");
+        let pages = master.line("pages at http://").trim_end_matches('/').to_owned();
         let env = env.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let program = program.to_owned();
-        let mut cluster = Self { slaves: Vec::new(), master, address, program, env, folder, _permit: permit };
+        let mut cluster = Self { slaves: Vec::new(), master, address, pages, program, env, folder, _permit: permit };
         for i in 1..=slaves {
             cluster.add_slave(&format!("h{i}"), slots, &[]);
         }

@@ -1,8 +1,10 @@
 //! What the tests stand on: processes with deadlines, clusters that clean up, rows whose best model is known.
 
+pub mod browser;
 pub mod cluster;
 pub mod hdfs;
 pub mod held;
+pub mod http;
 pub mod model;
 pub mod optimum;
 pub mod process;

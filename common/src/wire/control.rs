@@ -114,6 +114,8 @@ pub struct Outcome {
     pub tables: Vec<TableUse>,
     /// What of the tables here went to disk and came back since the stage before.
     pub model_disk: DiskUse,
+    /// The last lines of the slave's log, when a worker failed.
+    pub log: Vec<String>,
 }
 
 /// What the workers of a stage run on one slave did with a table.

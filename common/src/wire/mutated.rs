@@ -175,6 +175,7 @@ fn to_master() -> Vec<ToMaster> {
         },
         tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
         model_disk: DiskUse { written_bytes: 1 << 40, read_bytes: 5 },
+        log: vec!["INFO a worker panicked".into()],
     };
     let done = ReadDone {
         facts: facts(),

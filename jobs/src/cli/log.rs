@@ -4,34 +4,53 @@
 //! [`AGAIN`].
 
 use super::terminal::watched;
+use flexps_common::tail::Tail;
 use flexps_common::{Error, Result, storage};
 use std::collections::HashMap;
-use std::fmt;
+use std::fmt::Result as Formatted;
+use std::io::Write;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 /// After which time a library's warning is news again.
 const AGAIN: Duration = Duration::from_secs(600);
 
-/// Sends logs that pass `filter` to stderr.
-pub fn to_stderr(filter: &str) -> Result<()> {
+/// Sends logs that pass `filter` to stderr, and all from INFO on to `tail` if there is one.
+pub fn to_stderr(filter: &str, tail: Option<Tail>) -> Result<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|e| Error::user(format!("--log '{filter}': {e}; give warn, info, debug or CRATE=LEVEL")))?;
     let words = Words { ours: tracing_subscriber::fmt::format().with_target(false), said: Mutex::default() };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(watched())
-        .event_format(words)
-        .init();
+    let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(watched()).event_format(words);
+    let kept = tail.map(|tail| {
+        let layer = fmt::layer().with_writer(move || Kept(tail.clone())).with_ansi(false).with_target(false);
+        layer.with_filter(LevelFilter::INFO)
+    });
+    tracing_subscriber::registry().with(stderr.with_filter(filter)).with(kept).init();
     Ok(())
+}
+
+/// Writes to the end of a log.
+struct Kept(Tail);
+
+impl Write for Kept {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.push(&String::from_utf8_lossy(line));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Writes our events as they are, and libraries' warnings in our words.
@@ -55,7 +74,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> Formatted {
         if *event.metadata().level() != Level::WARN {
             return self.ours.format_event(context, writer, event);
         }
@@ -98,7 +117,7 @@ impl Visit for Said {
         }
     }
 
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
             self.message = format!("{value:?}");
         }

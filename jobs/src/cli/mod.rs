@@ -33,6 +33,7 @@ mod workload;
 use args::{Cli, Command, DataCommand, ModelCommand};
 use clap::{ArgMatches, FromArgMatches};
 use flexps_common::job::{DynJob, Registry};
+use flexps_common::tail::Tail;
 use flexps_common::{Error, Result};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -65,7 +66,9 @@ fn start(registry: Registry) -> Result<()> {
         Ok(cli) => cli,
         Err(e) => e.format(&mut grammar).exit(),
     };
-    log::to_stderr(&cli.log)?;
+    // Of a slave the last lines go to the master, when a worker fails.
+    let tail = matches!(cli.command, Command::Slave(_)).then(Tail::default);
+    log::to_stderr(&cli.log, tail.clone())?;
     match cli.command {
         Command::Run(args) => {
             let job = job(&registry, &matches)?;
@@ -73,7 +76,7 @@ fn start(registry: Registry) -> Result<()> {
         }
         Command::Plan(_) => out(&job(&registry, &matches)?.plan()?.describe()),
         Command::Master(args) => block_on(serve::master(args, registry)),
-        Command::Slave(args) => block_on(serve::slave(args, registry)),
+        Command::Slave(args) => block_on(serve::slave(args, registry, tail.unwrap_or_default())),
         Command::Token(args) => serve::token(&args.access),
         Command::Jobs(args) => block_on(query::jobs(args)),
         Command::Status(args) => block_on(query::status(args)),

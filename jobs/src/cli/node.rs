@@ -5,6 +5,7 @@ use super::client::Client;
 use flexps_common::Result;
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
+use flexps_common::tail::Tail;
 use flexps_common::transport::{Network, Options, Secret};
 use flexps_master::scheduler;
 use std::time::Duration;
@@ -58,6 +59,7 @@ pub fn slave_options(
         bulk: "bulk".to_owned(),
         functions: flexps_slave::kv::Functions::default(),
         storage,
+        log: Tail::default(),
     }
 }
 

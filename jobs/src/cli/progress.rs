@@ -154,6 +154,7 @@ mod tests {
             id: JobId(1),
             state: State::Running,
             error: None,
+            failed_log: None,
             params: serde_json::Value::Null,
             objective: None,
             metrics: Default::default(),
@@ -188,9 +189,7 @@ mod tests {
             bytes_sent: 0,
             bytes_received: 0,
             rows: 0,
-            pace: Pace::default(),
-            model_disk: Default::default(),
-            model: Default::default(),
+            ..StageReport::default()
         };
         let shown = |run: &StageReport| stages(&news, &report(ReadReport::default(), vec![run.clone()]));
         assert_eq!(shown(&run)[0].1, "shares: epoch 2");

@@ -8,6 +8,7 @@ use super::node::{self, machine_name, master_options, slave_options};
 use super::terminal::{out, say, watched};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
+use flexps_common::tail::Tail;
 use flexps_common::transport::Secret;
 use flexps_common::{Error, Result};
 use flexps_master::http;
@@ -45,8 +46,8 @@ pub fn token(access: &Access) -> Result<()> {
     out(&format!("{}\n", secret.ok_or_else(none)?.token()?))
 }
 
-/// Runs a slave.
-pub async fn slave(args: SlaveArgs, registry: Registry) -> Result<()> {
+/// Runs a slave, whose log ends in `log`.
+pub async fn slave(args: SlaveArgs, registry: Registry, log: Tail) -> Result<()> {
     let mut interrupt = Interrupt::new()?;
     let host = args.host.unwrap_or_else(machine_name);
     let name = args.name.unwrap_or_else(|| host.clone());
@@ -54,6 +55,7 @@ pub async fn slave(args: SlaveArgs, registry: Registry) -> Result<()> {
     let mut options = slave_options(&args.resources, name.clone(), host, Storage::default());
     options.master.clone_from(&args.remote.master);
     options.control = control;
+    options.log = log;
     options.bulk.clone_from(&options.control);
     let slots = options.slots;
     let network = node::network(&args.remote.access, "slave")?;

@@ -226,9 +226,7 @@ mod tests {
             bytes_sent: 1000,
             bytes_received: 500,
             rows: 10,
-            pace: Pace::default(),
-            model_disk: Default::default(),
-            model: Default::default(),
+            ..StageReport::default()
         };
         assert_eq!(pace(&[run("wide", 1, 4)]), None);
         let mut ahead = [run("wide", 1, 4), run("narrow", 1, 2), run("narrow", 2, 2)];

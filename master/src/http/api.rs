@@ -109,7 +109,10 @@ impl Api {
             },
             (_, ["api", "v1", "jobs"]) => "GET, POST",
             (_, ["api", "v1", "jobs", _, "cancel"]) => "POST",
-            (_, [""] | ["metrics"] | ["api", "v1", "overview" | "events" | "slaves" | "queue" | "kinds" | "history"])
+            (
+                _,
+                [""] | ["metrics"] | ["api", "v1", "overview" | "events" | "slaves" | "queue" | "kinds" | "history"],
+            )
             | (_, ["api", "v1", "jobs", _]) => "GET",
             _ => "",
         };
@@ -149,9 +152,9 @@ impl Api {
             Err(e) => return Ok(answer::refusal(StatusCode::NOT_FOUND, &e.message)),
         };
         let report = RawValue::from_string(news.report).map_err(|e| Error::bug(format!("a report: {e}")))?;
-        let stage = news.stage.map(|(name, threads, epoch)| {
-            serde_json::json!({ "name": name, "threads": threads, "epoch": epoch })
-        });
+        let stage = news
+            .stage
+            .map(|(name, threads, epoch)| serde_json::json!({ "name": name, "threads": threads, "epoch": epoch }));
         #[derive(serde::Serialize)]
         struct News<'a> {
             version: u64,

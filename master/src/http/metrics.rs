@@ -34,7 +34,12 @@ pub fn text(overview: &Overview) -> String {
         ("slave_slots", "gauge", "Slots that a slave lends.", by_slave(|s| f64::from(s.slots))),
         ("slave_busy_slots", "gauge", "Slots in which stages run.", by_slave(|s| f64::from(s.busy))),
         ("slave_silent_seconds", "gauge", "Seconds since a slave was last heard.", by_slave(|s| s.silent)),
-        ("slaves_lost_total", "counter", "Slaves that went without leaving in order.", alone(counts.slaves_lost as f64)),
+        (
+            "slaves_lost_total",
+            "counter",
+            "Slaves that went without leaving in order.",
+            alone(counts.slaves_lost as f64),
+        ),
         (
             "jobs",
             "gauge",
@@ -51,7 +56,12 @@ pub fn text(overview: &Overview) -> String {
         ("decision_seconds_total", "counter", "Seconds that they took.", alone(counts.decision_seconds)),
         ("read_bytes_total", "counter", "Input that ended jobs read.", alone(counts.read_bytes as f64)),
         ("read_local_bytes_total", "counter", "Of which on the reader's own host.", alone(counts.local_bytes as f64)),
-        ("sent_bytes_total", "counter", "Bytes that workers of ended jobs sent to other slaves.", alone(counts.sent_bytes as f64)),
+        (
+            "sent_bytes_total",
+            "counter",
+            "Bytes that workers of ended jobs sent to other slaves.",
+            alone(counts.sent_bytes as f64),
+        ),
     ] {
         // Writing into a text can't fail.
         let _ = write!(out, "# HELP flexps_{name} {help}\n# TYPE flexps_{name} {kind}\n");

@@ -111,7 +111,8 @@ async fn accept(listener: TcpListener, api: Arc<Api>) {
             }
             Err(_) => {
                 // As much as the system takes at once; nobody waits for the rest.
-                let _ = stream.try_write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n");
+                let _ = stream
+                    .try_write(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n");
             }
         }
     }

@@ -105,6 +105,7 @@ impl Job {
             id,
             state: State::Queued,
             error: None,
+            failed_log: None,
             params: serde_json::from_str(&params).unwrap_or_default(),
             objective: None,
             metrics: BTreeMap::new(),
@@ -204,6 +205,10 @@ impl Job {
             epoch.metrics.retain(|_, value| value.is_finite());
         }
         report.stages = driver.stages[driver.stages.len().saturating_sub(stages)..].to_vec();
+        for stage in &mut report.stages {
+            stage.start = (stage.start - self.submitted.as_secs_f64()).max(0.0);
+        }
+        report.failed_log = driver.failed_log.clone();
         report.transfers = driver.transfers[driver.transfers.len().saturating_sub(stages)..].to_vec();
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         for reading in readings {

@@ -8,7 +8,7 @@ use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
 use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
-use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, note_overtaken};
+use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, Why, note_overtaken};
 use crate::{assigner, job::Job};
 use flexps_common::Error;
 use flexps_common::ids::{InputId, JobId, SlaveId};
@@ -69,13 +69,13 @@ impl Master {
                 job.version += 1;
             }
         }
-        for Placement { job, workers, .. } in placed {
+        for Placement { job, workers, why, .. } in placed {
             let slaves = placed_now.iter().find(|r| r.job == job).map(|r| r.slaves.to_vec()).unwrap_or_default();
-            self.placed(job, workers, slaves, now);
+            self.placed(job, workers, why, slaves, now);
         }
     }
 
-    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, slaves: Vec<SlaveId>, now: Duration) {
+    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, why: Why, slaves: Vec<SlaveId>, now: Duration) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.waiting = None;
         job.version += 1;
@@ -90,7 +90,7 @@ impl Master {
                 job.was_ready = job.queued.0;
                 job.queued = (now, 0);
                 job.phase = Phase::Started(started);
-                self.step(id, Step::Placed(workers), now);
+                self.step(id, Step::Placed(workers, why), now);
             }
             other => job.phase = other,
         }

@@ -2,6 +2,7 @@
 
 use flexps_common::ids::{JobId, SlaveId};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,6 +67,18 @@ pub enum Why {
     Near(Near),
     /// These slaves had the most free slots.
     Balance,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Why::Wanted => "wanted",
+            Why::Near(Near::Model) => "model",
+            Why::Near(Near::Data) => "cached data",
+            Why::Near(Near::Blocks) => "block locality",
+            Why::Balance => "balance",
+        })
+    }
 }
 
 /// A stage that could start now, if it had its slots.

@@ -116,6 +116,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         pace: Pace::default(),
         tables: Vec::new(),
         model_disk: DiskUse::default(),
+        log: Vec::new(),
     };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }
 }

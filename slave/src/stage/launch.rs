@@ -104,6 +104,7 @@ impl Crew {
         }));
         let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic)))));
         if let Err(e) = result {
+            tracing::info!(job = %self.job.id, stage = self.spec.name, worker = place.index, error = %e, "a worker failed");
             self.run.cancel(e.context(self.name(&place)));
         }
         self.run.siblings.end(None);
@@ -138,6 +139,7 @@ impl Crew {
             pace: self.run.pace(),
             tables: self.held(),
             model_disk: self.job.shard.take_disk_use(),
+            log: Vec::new(),
         };
         for part in results.into_iter().flatten() {
             outcome.metrics.merge(&part.metrics);

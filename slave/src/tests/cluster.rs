@@ -132,6 +132,7 @@ impl Cluster {
                 bulk: format!("h{i} bulk"),
                 functions: Default::default(),
                 storage: Storage::default(),
+                log: Default::default(),
             };
             let handle = start(network.clone(), registry.clone(), options).await.unwrap();
             let id = handle.registered().await.unwrap();

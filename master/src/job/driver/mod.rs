@@ -9,14 +9,14 @@ mod moving;
 
 use super::homes::Homes;
 use super::program::Program;
+use crate::scheduler::Why;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
-use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
-use flexps_common::report::{DiskUse, EpochReport, ModelReport, StageReport, TransferReport};
+use flexps_common::report::{EpochReport, FailedLog, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
@@ -39,7 +39,7 @@ pub enum Event {
     /// All slaves of the job are open.
     Opened,
     /// The stage that waited got its slots.
-    Placed(Vec<(SlaveId, u32)>),
+    Placed(Vec<(SlaveId, u32)>, Why),
     /// The workers of a run on one slave ended.
     StageDone(SlaveId, StageRun, Outcome),
     /// A slave answered the operations of a phase.
@@ -167,6 +167,10 @@ pub struct Driver {
     pub stages: Vec<StageReport>,
     /// How the model went from stage to stage.
     pub transfers: Vec<TransferReport>,
+    /// What the slave logged whose worker failed first.
+    pub failed_log: Option<FailedLog>,
+    /// What decided where the stage runs that was placed last.
+    placed: Why,
     /// Why a decision stopped a repeat.
     pub stopped: Option<String>,
 }
@@ -204,6 +208,8 @@ impl Driver {
             epochs: Vec::new(),
             stages: Vec::new(),
             transfers: Vec::new(),
+            failed_log: None,
+            placed: Why::Wanted,
             stopped: None,
         }
     }
@@ -260,8 +266,9 @@ impl Driver {
                 self.started = now;
                 self.advance(now, out)?;
             }
-            (Phase::Placing { stage }, Event::Placed(workers)) => {
+            (Phase::Placing { stage }, Event::Placed(workers, why)) => {
                 let stage = *stage;
+                self.placed = why;
                 self.place(now, stage, workers, out);
             }
             (Phase::Moving(moving), Event::Sent(slave, phase, result)) if moving.phase == phase => {
@@ -273,7 +280,9 @@ impl Driver {
             (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
                 if let Some(error) = &outcome.error {
                     let error = error.clone();
-                    done.insert(slave, outcome);
+                    let log =
+                        FailedLog { slave: self.names.get(&slave).cloned().unwrap_or_default(), lines: outcome.log };
+                    self.failed_log = Some(log).filter(|log| !log.lines.is_empty());
                     return Err(error);
                 }
                 if workers.iter().any(|(id, _)| *id == slave) {
@@ -420,15 +429,10 @@ impl Driver {
             epoch: self.progress.epoch + 1,
             threads: workers.iter().map(|(_, n)| n).sum(),
             slaves: workers.iter().map(|(id, _)| self.name(*id).to_owned()).collect(),
+            placed: self.placed.to_string(),
+            start: since.as_secs_f64(),
             seconds: now.saturating_sub(since).as_secs_f64(),
-            worker_seconds: 0.0,
-            wait_seconds: 0.0,
-            bytes_sent: 0,
-            bytes_received: 0,
-            rows: 0,
-            pace: Pace::default(),
-            model_disk: DiskUse::default(),
-            model: ModelReport::default(),
+            ..StageReport::default()
         };
         for outcome in workers.iter().filter_map(|(id, _)| done.get(id)) {
             report.pace.merge(&outcome.pace);

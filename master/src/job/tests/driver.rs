@@ -1,6 +1,7 @@
 //! The driver: events in, commands out.
 
 use crate::job::driver::{Command, Driver, Event, STOP_WITHIN};
+use crate::scheduler::Why;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::home::Transfer;
@@ -8,7 +9,6 @@ use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp};
-use flexps_common::report::DiskUse;
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -47,8 +47,7 @@ fn outcome(loss: f64) -> Outcome {
             control_messages: 5,
             control_bytes: 50,
         },
-        tables: Vec::new(),
-        model_disk: DiskUse::default(),
+        ..Outcome::default()
     }
 }
 
@@ -58,7 +57,7 @@ fn failed(message: &str) -> Outcome {
 
 /// Runs a stage that has just been asked for, on both slaves; gives what follows.
 fn run_stage(driver: &mut Driver, seconds: u64, losses: [f64; 2]) -> Vec<Command> {
-    let launched = driver.step(at(seconds), Event::Placed(vec![(S1, 2), (S2, 1)]));
+    let launched = driver.step(at(seconds), Event::Placed(vec![(S1, 2), (S2, 1)], Why::Balance));
     let [Command::Launch(launch)] = launched.as_slice() else { panic!("{launched:?}") };
     let run = launch.run;
     assert!(driver.step(at(seconds), Event::StageDone(S2, run, outcome(losses[1]))).is_empty());
@@ -99,7 +98,7 @@ fn metrics_merge_in_shard_order_whoever_answers_first() {
     driver.step(at(0), Event::Opened);
     run_stage(&mut driver, 0, losses);
     let first = driver.progress.metric("a", "loss").unwrap();
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)]));
+    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
     driver.step(at(0), Event::StageDone(S1, StageRun(2), outcome(losses[0])));
     driver.step(at(0), Event::StageDone(S2, StageRun(2), outcome(losses[1])));
     assert_eq!(driver.progress.metric("a", "loss").unwrap().to_bits(), first.to_bits());
@@ -253,7 +252,7 @@ fn one_stage() -> (Driver, StageRun) {
     plan.body.stage("s", |_| Ok(()));
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)]));
+    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
     (driver, StageRun(1))
 }
 
@@ -307,7 +306,7 @@ fn a_job_can_be_cancelled_wherever_it_is() {
             Event::Opened,
             Event::Numbers(S1, 1, vec![vec![]]),
             Event::Numbers(S2, 1, vec![vec![]]),
-            Event::Placed(vec![(S1, 1)]),
+            Event::Placed(vec![(S1, 1)], Why::Balance),
             Event::Sent(S1, 2, Ok(Vec::new())),
             Event::Sent(S2, 2, Ok(Vec::new())),
             Event::StageDone(S1, StageRun(1), outcome(0.0)),

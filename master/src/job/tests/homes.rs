@@ -2,6 +2,7 @@
 
 use crate::job::driver::{Command, Driver, Event};
 use crate::job::homes::Homes;
+use crate::scheduler::Why;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Plan, TableOp};
@@ -98,7 +99,7 @@ fn driver(transfer: Transfer) -> Driver {
     plan.body.stage("narrow", |_| Ok(()));
     let mut driver = Driver::new(JobId(7), &plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], transfer);
     driver.step(at(0), Event::Opened);
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)]));
+    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
     for slave in [S1, S2] {
         driver.step(at(0), Event::StageDone(slave, StageRun(1), used(12 * MB, 12 * MB, 6 * MB)));
     }
@@ -117,7 +118,7 @@ fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
 #[test]
 fn the_model_moves_before_the_stage_starts_and_the_report_says_how() {
     let mut driver = driver(Transfer::Direct);
-    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
     let [Command::Move { phase: 2, homes, .. }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(*homes, [Home::Some(vec![1])]);
     assert!(driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000))).is_empty());
@@ -135,7 +136,7 @@ fn the_model_moves_before_the_stage_starts_and_the_report_says_how() {
 fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_runs() {
     for hangs in [false, true] {
         let mut driver = driver(Transfer::Direct);
-        driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+        driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
         let commands = if hangs {
             driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])));
             assert!(driver.step(at(10), Event::Tick).is_empty());
@@ -154,7 +155,7 @@ fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_ru
 #[test]
 fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
     let mut driver = driver(Transfer::Direct);
-    driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
     let commands = driver.step(at(2), Event::Gone(S1, Error::cluster("slave s1 (h1) is gone")));
     let [Command::End(Err(e))] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(e.message, "slave s1 (h1) is gone");
@@ -163,7 +164,7 @@ fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
 #[test]
 fn without_direct_transfer_tables_stay_on_all_slaves() {
     let mut driver = driver(Transfer::Kv);
-    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)]));
+    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
     assert_eq!(launched(&commands).homes, [Home::All]);
     assert!(driver.transfers.is_empty());
 }
