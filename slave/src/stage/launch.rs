@@ -7,10 +7,11 @@ use super::backend::{Counters, Engine};
 use super::pool::{Pool, Task};
 use super::run::Run;
 use crate::job::OpenJob;
-use flexps_common::error::{Error, Result};
+use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
 use flexps_common::metrics::Metrics;
 use flexps_common::plan::StageSpec;
+use flexps_common::tail::Tail;
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::worker::{Place, Worker};
 use parking_lot::Mutex;
@@ -28,6 +29,7 @@ struct Crew {
     run: Arc<Run>,
     spec: StageSpec,
     scalars: Arc<BTreeMap<String, f64>>,
+    log: Tail,
     state: Mutex<State>,
 }
 
@@ -43,14 +45,17 @@ struct Part {
     elapsed: Duration,
     counters: Counters,
     uses: Vec<TableUse>,
+    failed: bool,
 }
 
 /// Starts this slave's workers of a stage run; `done` gets the outcome when the last one has ended. A slave without
-/// workers takes part with its shard alone.
+/// workers takes part with its shard alone. The outcome has the lines of `log` when one of these workers failed, and not
+/// another slave's.
 pub fn launch(
     job: &Arc<OpenJob>,
     pool: &Pool,
     launch: Launch,
+    log: Tail,
     done: impl FnOnce(Outcome) + Send + 'static,
 ) -> Result<()> {
     let run = job.begin(&launch)?;
@@ -80,6 +85,7 @@ pub fn launch(
         run: run.clone(),
         spec: job.stage(launch.stage)?.clone(),
         scalars: Arc::new(launch.scalars),
+        log,
         state: Mutex::new(State { results, left: places.len(), done: Some(Box::new(done)) }),
     });
     let task = |place: Place| -> Task {
@@ -103,13 +109,14 @@ impl Crew {
             engine.end()
         }));
         let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic)))));
+        let failed = result.as_ref().is_err_and(|e| e.fault != Fault::Cancelled);
         if let Err(e) = result {
             tracing::info!(job = %self.job.id, stage = self.spec.name, worker = place.index, error = %e, "a worker failed");
             self.run.cancel(e.context(self.name(&place)));
         }
         self.run.siblings.end(None);
         self.run.leave(&place);
-        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters, uses: engine.uses };
+        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters, uses: engine.uses, failed };
         self.report(place.local_index, part);
     }
 
@@ -141,6 +148,9 @@ impl Crew {
             model_disk: self.job.shard.take_disk_use(),
             log: Vec::new(),
         };
+        if results.iter().flatten().any(|part| part.failed) {
+            outcome.log = self.log.lines();
+        }
         for part in results.into_iter().flatten() {
             outcome.metrics.merge(&part.metrics);
             outcome.worker_seconds += part.elapsed.as_secs_f64();

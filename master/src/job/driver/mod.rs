@@ -277,12 +277,11 @@ impl Driver {
                     self.moved(now, out);
                 }
             }
-            (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
-                if let Some(error) = &outcome.error {
-                    let error = error.clone();
-                    let log =
-                        FailedLog { slave: self.names.get(&slave).cloned().unwrap_or_default(), lines: outcome.log };
-                    self.failed_log = Some(log).filter(|log| !log.lines.is_empty());
+            (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, mut outcome)) if *run == of => {
+                if let Some(error) = outcome.error.clone() {
+                    let lines = std::mem::take(&mut outcome.log);
+                    done.insert(slave, outcome);
+                    self.keep_log(slave, lines);
                     return Err(error);
                 }
                 if workers.iter().any(|(id, _)| *id == slave) {
@@ -323,8 +322,9 @@ impl Driver {
                 self.phase = Phase::Ended;
                 out.push(Command::End(Ok(())));
             }
-            (Phase::Ending { waiting, run, .. }, Event::StageDone(slave, of, _)) if *run == of => {
+            (Phase::Ending { waiting, run, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
                 waiting.remove(&slave);
+                self.keep_log(slave, outcome.log);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { waiting, error, .. }, Event::Gone(slave, cause)) => {
@@ -351,6 +351,13 @@ impl Driver {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Keeps the log of the first slave on which a worker failed by itself.
+    fn keep_log(&mut self, slave: SlaveId, lines: Vec<String>) {
+        if self.failed_log.is_none() && !lines.is_empty() {
+            self.failed_log = Some(FailedLog { slave: self.name(slave).to_owned(), lines });
+        }
     }
 
     /// Begins the end: cancels what runs, except on the slave that is gone.
