@@ -32,7 +32,7 @@ pub enum Asked {
 /// What happened.
 pub enum Event {
     /// A request came.
-    Request(Connection, ToMaster, Reply),
+    Request(Connection, Box<ToMaster>, Reply),
     /// A connection ended.
     Broken(Connection),
     /// A job's inputs were listed.
@@ -57,7 +57,7 @@ pub struct Front(pub mpsc::UnboundedSender<Event>);
 impl Service for Front {
     fn call(&self, from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
         let (reply, answer) = oneshot::channel();
-        let sent = request.message().map(|message| self.0.send(Event::Request(from, message, reply)).is_ok());
+        let sent = request.message().map(|message| self.0.send(Event::Request(from, Box::new(message), reply)).is_ok());
         Box::pin(async move {
             let ended = || Error::cluster("the master is ending").retryable();
             if !sent? {

@@ -145,7 +145,6 @@ fn count(x: f64) -> String {
 mod tests {
     use super::*;
     use flexps_common::ids::JobId;
-    use flexps_common::pace::Pace;
     use flexps_common::report::{ReadReport, State};
 
     fn report(read: ReadReport, stages: Vec<StageReport>) -> Report {

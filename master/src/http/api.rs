@@ -136,7 +136,7 @@ impl Api {
     async fn ask(&self, message: ToMaster) -> Result<FromMaster> {
         let (reply, answer) = oneshot::channel();
         // Connections are told apart for slaves alone, which don't come this way.
-        self.events.send(Event::Request(Connection(u64::MAX), message, reply)).map_err(|_| ending())?;
+        self.events.send(Event::Request(Connection(u64::MAX), Box::new(message), reply)).map_err(|_| ending())?;
         answer.await.map_err(|_| ending())?
     }
 

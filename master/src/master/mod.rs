@@ -89,7 +89,7 @@ impl Master {
     pub fn handle(&mut self, event: Event) {
         let now = self.born.elapsed();
         match event {
-            Event::Request(from, message, reply) => self.request(from, message, reply, now),
+            Event::Request(from, message, reply) => self.request(from, *message, reply, now),
             Event::Broken(connection) => self.slaves.broken(connection, now),
             Event::Prepared(job, result) => self.prepared(job, result, now),
             Event::Answer(job, slave, asked, result) => {
