@@ -1,6 +1,6 @@
 //! The last lines of a process' log, for whoever asks what happened before something failed.
 //!
-//! Invariant: at most [`LINES`] lines of at most [`BYTES`] bytes each are kept.
+//! Invariant: at most 60 lines of at most 500 bytes each are kept.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;

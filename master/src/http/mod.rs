@@ -1,6 +1,6 @@
 //! The master's pages: one small HTTP server with a JSON API, metrics, events and a page for people.
 //!
-//! Invariants: a connection carries one request, lives [`LONGEST`] at most and holds bounded memory, whatever its client
+//! Invariants: a connection carries one request, lives 30 s at most and holds bounded memory, whatever its client
 //! does; no request changes the master's state but through the events that any client's message becomes; beyond loopback
 //! nobody is answered who does not show the cluster's token.
 
