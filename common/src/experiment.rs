@@ -1,9 +1,12 @@
 //! What a user asks of a run beyond its job, to see how the engine takes it: slowness put in on purpose, a way of the model
 //! that the engine would not have chosen.
 //!
-//! Invariant: an experiment changes when things happen and which way they go, never what a job computes.
+//! Invariant: an experiment changes when things happen and which way they go, never what a job computes; but workers that
+//! race may lose updates.
 
 use crate::home::Transfer;
+use crate::plan::Consistency;
+use crate::report::Access;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +24,9 @@ pub struct Experiment {
     pub inject: Vec<Injection>,
     /// How the model goes from stage to stage.
     pub transfer: Transfer,
+    /// How workers are to reach the model, where it can be: `own`, `shared` and `racing` bring it beside those of a stage on
+    /// one slave, whatever that costs; `shards` leaves it on all slaves. The engine chooses when none is given.
+    pub access: Option<Access>,
 }
 
 /// Slowness that is put in on purpose. As text `slow:worker=3,factor=4` or `delay:slave=s2,ms=5`.
@@ -60,6 +66,12 @@ impl Experiment {
             _ => None,
         };
         self.inject.iter().rev().find_map(delay)
+    }
+
+    /// Whether workers of one slave are to race in a stage of this model: under BSP nobody updates a value while others
+    /// read it, so there is nothing to race for.
+    pub fn races(&self, consistency: Consistency) -> bool {
+        self.access == Some(Access::Racing) && consistency != Consistency::Bsp
     }
 
     /// The slaves that are to be delayed.

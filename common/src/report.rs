@@ -114,8 +114,36 @@ pub enum Access {
     Own,
     /// Several workers on one slave, the whole model beside them: one copy in chunks, a lock for each.
     Shared,
+    /// The same without locks: workers race, and of two updates of a value at once one may be lost.
+    Racing,
     /// Chunks on several slaves, or on another one, reached over the network.
     Shards,
+}
+
+impl std::str::FromStr for Access {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "own" => Ok(Access::Own),
+            "shared" => Ok(Access::Shared),
+            "racing" => Ok(Access::Racing),
+            "shards" => Ok(Access::Shards),
+            _ => Err(format!("'{text}' is no access to a model; give own, shared, racing or shards")),
+        }
+    }
+}
+
+impl std::fmt::Display for Access {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Access::None => "none",
+            Access::Own => "own",
+            Access::Shared => "shared",
+            Access::Racing => "racing",
+            Access::Shards => "shards",
+        })
+    }
 }
 
 /// Bytes of tables that went to the slaves' disks and came back, where they take more than `--model-memory`.

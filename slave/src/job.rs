@@ -161,7 +161,9 @@ impl OpenJob {
         }
         before.finish();
         self.staging.begin(&self.shard, launch.phase, &launch.homes)?;
-        let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
+        let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
+        let races = self.experiment.races(spec.consistency) && own > 1 && !run.has_others() && self.shard.may_race();
+        let run = Arc::new(if races { run.racing() } else { run });
         self.current.send_replace(run.clone());
         Ok(run)
     }

@@ -110,6 +110,8 @@ pub struct Outcome {
     pub rows: u64,
     /// How they kept in step.
     pub pace: Pace,
+    /// Whether they raced for values.
+    pub raced: bool,
     /// What they did with each table of the plan.
     pub tables: Vec<TableUse>,
     /// What of the tables here went to disk and came back since the stage before.

@@ -21,7 +21,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{DiskUse, State};
+use crate::report::{Access, DiskUse, State};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -158,6 +158,7 @@ fn to_master() -> Vec<ToMaster> {
         incarnation: u64::MAX,
     };
     let outcome = Outcome {
+        raced: true,
         error: Some(Error::data("row 7: no label").retryable()),
         metrics: metrics(),
         worker_seconds: 1.5,
@@ -302,7 +303,11 @@ fn to_slave() -> Vec<ToSlave> {
 
 fn experiment() -> Experiment {
     let inject = ["slow:worker=3,factor=4", "delay:slave=s2,ms=5"];
-    Experiment { inject: inject.iter().map(|text| text.parse().unwrap()).collect(), transfer: Transfer::Kv }
+    Experiment {
+        inject: inject.iter().map(|text| text.parse().unwrap()).collect(),
+        transfer: Transfer::Kv,
+        access: Some(Access::Racing),
+    }
 }
 
 fn announced() -> Vec<Announced> {

@@ -3,6 +3,7 @@
 use clap::Args;
 use flexps_common::experiment::{Experiment, Injection};
 use flexps_common::home::Transfer;
+use flexps_common::report::Access;
 
 /// What is tried with a job.
 #[derive(Debug, Clone, Args)]
@@ -18,11 +19,17 @@ pub struct ExperimentArgs {
     /// that costs less; `kv`, it stays on all slaves, and each stage reaches it over the network
     #[arg(long, global = true, value_name = "direct|kv", default_value_t)]
     pub transfer: Transfer,
+
+    /// How workers reach the model, instead of what costs least: `own` and `shared`, brought beside the workers of a stage
+    /// on one slave, in one copy with a lock for each chunk; `racing`, the same without locks under any model but bsp, so
+    /// that of two updates of a value at once one may be lost (dense tables that fit memory); `shards`, on all slaves
+    #[arg(long, global = true, value_name = "own|shared|racing|shards")]
+    pub model_access: Option<Access>,
 }
 
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        Experiment { inject: self.inject.clone(), transfer: self.transfer }
+        Experiment { inject: self.inject.clone(), transfer: self.transfer, access: self.model_access }
     }
 }

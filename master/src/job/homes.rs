@@ -67,15 +67,21 @@ impl Homes {
         &self.homes
     }
 
-    /// Where a stage with workers on these slaves, which rise, is to find the tables.
-    pub fn choose(&self, stage: u32, workers: &[u32]) -> Choice {
+    /// Where a stage with workers on these slaves, which rise, is to find the tables: where it costs least, unless an access
+    /// is `wanted` that they can have.
+    pub fn choose(&self, stage: u32, workers: &[u32], wanted: Option<Access>) -> Choice {
         let near = Home::on(workers, self.shards);
+        let forced = match wanted {
+            Some(Access::Shards) => Some(Home::All),
+            Some(_) if workers.len() == 1 => Some(near.clone()),
+            _ => None,
+        };
         let mut choice = Choice { homes: self.homes.clone(), moved: Vec::new(), busiest: [0.0; 2], moving: 0.0 };
         let (mut loads, mut shard_loads) = (vec![0.0; self.shards], vec![0.0; self.shards]);
         for (table, now) in self.homes.iter().enumerate() {
             let uses = self.used(stage, table, workers);
             let others = self.others(stage, table);
-            let to = self.best(table, now, &near, &uses, &others);
+            let to = forced.clone().unwrap_or_else(|| self.best(table, now, &near, &uses, &others));
             add(&mut shard_loads, &self.over_network(&Home::All, &uses));
             add(&mut loads, &self.over_network(&to, &uses));
             if to != *now {

@@ -217,7 +217,7 @@ impl Master {
         job.report.notes.extend(experiment::at_start(&job.experiment, &names));
         let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
         job.phase = Phase::Started(Box::new(Started {
-            driver: Driver::new(id, &job.plan, &names, job.experiment.transfer),
+            driver: Driver::new(id, &job.plan, &names, &job.experiment),
             opening: slaves.iter().copied().collect(),
             slaves: slaves.clone(),
             readings,

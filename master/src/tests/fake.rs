@@ -106,6 +106,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
     let mut metrics = Metrics::default();
     metrics.add("loss", Metric::Sum(0.25));
     let outcome = Outcome {
+        raced: false,
         error,
         metrics,
         worker_seconds: 0.1,

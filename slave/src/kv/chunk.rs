@@ -4,6 +4,7 @@
 
 use super::function::Apply;
 use super::memory::{Memory, Values};
+use super::racing::Raced;
 use super::tier::{Extent, Resident, Tier};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
@@ -120,11 +121,19 @@ impl<T: Element> Chunk<T> {
 
     /// Takes values for which there is room.
     fn hold(self: &Arc<Self>, held: &mut Held<T>, tier: &Tier, data: Data<T>) {
-        self.start.store(data.start(), Ordering::Relaxed);
+        self.start.store(data.start(), Ordering::Release);
         if let Data::Dense(_) = data {
             tier.came(self.clone());
         }
         held.data = Some(data);
+    }
+
+    /// The chunk's values for those who race for them: none while it has none in memory, or is sparse.
+    #[inline]
+    pub(super) fn raced(&self, blank: Blank) -> Option<Raced<'_, T>> {
+        let start = self.start.load(Ordering::Acquire);
+        // SAFETY: while workers race, a dense chunk's memory stays, and nobody reads or writes it in another way.
+        (start != 0).then(|| unsafe { Raced::new(std::ptr::with_exposed_provenance(start), blank.keys * blank.width) })
     }
 
     /// Asks for the values of keys of this chunk that are worked on next; of many, the first ones.
@@ -179,7 +188,7 @@ impl<T: Element> Data<T> {
     /// The address of the first value of a dense chunk, else 0.
     fn start(&self) -> usize {
         match self {
-            Data::Dense(values) => values.as_ptr().addr(),
+            Data::Dense(values) => values.as_ptr().expose_provenance(),
             Data::Sparse { .. } => 0,
         }
     }

@@ -3,7 +3,9 @@
 //! Invariant: a function is compiled for each element type and for scattered as for consecutive keys, so a user's own
 //! function runs as fast as a built-in one.
 
+use super::Keys;
 use super::chunk::AHEAD;
+use super::racing::Raced;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
 use flexps_common::plan::TableSpec;
@@ -29,6 +31,8 @@ pub(super) trait Apply<T>: Send + Sync {
     fn scatter(&self, chunk: &mut [T], mask: Key, width: usize, keys: &[Key], update: &[T]);
     /// Updates consecutive keys; the slices are equally long.
     fn slice(&self, current: &mut [T], width: usize, update: &[T]);
+    /// Updates keys of a chunk for which others race.
+    fn race(&self, chunk: Raced<'_, T>, mask: Key, width: usize, keys: Keys<'_>, update: &[T]);
 }
 
 impl<T: Element, U: Update> Apply<T> for U {
@@ -62,6 +66,14 @@ impl<T: Element, U: Update> Apply<T> for U {
         }
         for (current, update) in current.chunks_exact_mut(width).zip(update.chunks_exact(width)) {
             self.apply(current, update);
+        }
+    }
+
+    fn race(&self, chunk: Raced<'_, T>, mask: Key, width: usize, keys: Keys<'_>, update: &[T]) {
+        // With a width that the compiler knows, the values stay in registers.
+        match width {
+            1 => chunk.update(self, mask, 1, keys, update),
+            width => chunk.update(self, mask, width, keys, update),
         }
     }
 }

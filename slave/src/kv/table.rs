@@ -114,7 +114,7 @@ impl<T: Element> Table<T> {
     }
 
     /// A request's runs of keys, each of one chunk; an error when a chunk is served elsewhere.
-    fn runs<'a>(&self, keys: Keys<'a>) -> Result<Vec<(u32, Keys<'a>)>> {
+    pub(super) fn runs<'a>(&self, keys: Keys<'a>) -> Result<Vec<(u32, Keys<'a>)>> {
         let placement = self.placement();
         let (mut runs, mut rest) = (Vec::new(), keys);
         while let Some((chunk, run, next)) = rest.split_run(self.shift) {
@@ -127,7 +127,7 @@ impl<T: Element> Table<T> {
 
     /// Before a run of `len` keys is worked on: asks for the values of so many of the `next` runs that [`AHEAD`] keys
     /// behind it are on their way. `ahead` counts those that are asked for and not worked on.
-    fn ask<'a>(&self, next: &mut impl Iterator<Item = &'a (u32, Keys<'a>)>, ahead: &mut usize, len: usize) {
+    pub(super) fn ask<'a>(&self, next: &mut impl Iterator<Item = &'a (u32, Keys<'a>)>, ahead: &mut usize, len: usize) {
         while *ahead < len + AHEAD
             && let Some((chunk, run)) = next.next()
         {
@@ -194,6 +194,21 @@ impl<T: Element> Table<T> {
         self.rewrite(chunk, self.phase.load(Ordering::Relaxed))
     }
 
+    /// Whether a chunk was changed in this phase.
+    pub(super) fn is_changed(&self, chunk: &Chunk<T>) -> bool {
+        chunk.version.load(Ordering::Relaxed) == self.phase.load(Ordering::Relaxed)
+    }
+
+    /// The form of its chunks.
+    pub(super) fn blank(&self) -> Blank {
+        self.blank
+    }
+
+    /// What an update does.
+    pub(super) fn function(&self) -> &dyn Apply<T> {
+        self.function.as_ref()
+    }
+
     /// A chunk's values, to be made those of this version.
     pub(super) fn rewrite<'a>(&self, chunk: &'a Arc<Chunk<T>>, version: u64) -> Result<Open<'a, T>> {
         let open = chunk.change(&self.tier, self.blank)?;
@@ -243,11 +258,11 @@ impl<T: Element> Table<T> {
         self.width
     }
 
-    fn mask(&self) -> u32 {
+    pub(super) fn mask(&self) -> u32 {
         ((1u64 << self.shift) - 1) as u32
     }
 
-    fn check_len(&self, keys: Keys<'_>, len: usize) -> Result<()> {
+    pub(super) fn check_len(&self, keys: Keys<'_>, len: usize) -> Result<()> {
         if len == keys.len() * self.width {
             return Ok(());
         }

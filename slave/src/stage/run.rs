@@ -30,6 +30,8 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
+    /// Whether these race for values.
+    pub races: bool,
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
@@ -98,6 +100,7 @@ impl Run {
             id,
             consistency,
             siblings,
+            races: false,
             others,
             shard,
             homes,
@@ -107,6 +110,11 @@ impl Run {
             gate: Gate::default(),
             applied,
         }
+    }
+
+    /// The same run, whose workers race for values. Nobody else may use the tables, and [`Shard::may_race`] holds.
+    pub fn racing(self) -> Self {
+        Self { races: true, ..self }
     }
 
     /// Where `table`, which the plan has, lives during this run.

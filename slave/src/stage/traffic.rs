@@ -78,7 +78,12 @@ impl Engine {
             let Item { table, spec, keys, .. } = items[*item];
             let width = spec.width as usize;
             let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
-            self.job.shard.get(table, cut::part(keys, places.clone()), to)?;
+            let keys = cut::part(keys, places.clone());
+            if self.run.races {
+                self.job.shard.race_get(table, keys, to)?
+            } else {
+                self.job.shard.get(table, keys, to)?
+            }
         }
         Ok(())
     }
@@ -132,7 +137,9 @@ impl Engine {
             let width = spec.width as usize;
             let values = slices::part(values, places.start * width..places.end * width);
             let keys = cut::part(keys, places);
-            if self.run.keeps_none() {
+            if self.run.races {
+                self.job.shard.race_add(table, keys, values)?;
+            } else if self.run.keeps_none() {
                 self.job.shard.add(table, keys, values)?;
             } else {
                 kept.push(keep(table, keys, values)?);

@@ -12,11 +12,12 @@ use super::program::Program;
 use crate::scheduler::Why;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
+use flexps_common::experiment::Experiment;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
-use flexps_common::report::{EpochReport, FailedLog, StageReport, TransferReport};
+use flexps_common::report::{Access, EpochReport, FailedLog, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::Sent;
 use flexps_common::{Error, Result};
@@ -156,6 +157,8 @@ pub struct Driver {
     phases: u64,
     homes: Homes,
     transfer: Transfer,
+    /// How workers are to reach the model, if a user says so.
+    access: Option<Access>,
     idle_decisions: u32,
     /// Whether a load or a save was ordered and has not ended.
     transferring: bool,
@@ -177,7 +180,7 @@ pub struct Driver {
 
 impl Driver {
     /// A driver at the plan's begin; `slaves` are the job's, with their names, in shard order.
-    pub fn new(job: JobId, plan: &Plan, slaves: &[(SlaveId, String)], transfer: Transfer) -> Self {
+    pub fn new(job: JobId, plan: &Plan, slaves: &[(SlaveId, String)], experiment: &Experiment) -> Self {
         Self {
             job,
             program: Program::of(plan),
@@ -192,7 +195,8 @@ impl Driver {
             runs: 0,
             phases: 0,
             homes: Homes::new(plan.tables.len(), slaves.len()),
-            transfer,
+            transfer: experiment.transfer,
+            access: experiment.access,
             idle_decisions: 0,
             transferring: false,
             progress: Progress {
@@ -456,6 +460,12 @@ impl Driver {
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);
         report.model = self.homes.access(stage, report.threads);
+        if done.values().any(|outcome| outcome.raced) {
+            report.model.access = Access::Racing;
+        }
+        if self.access == Some(report.model.access) {
+            report.model.why += "; --model-access asks for it";
+        }
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);

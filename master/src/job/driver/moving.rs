@@ -50,7 +50,7 @@ impl Driver {
         let shards = (0..).zip(&self.slaves).filter(|(_, id)| runs(id));
         let shards: Vec<u32> = shards.map(|(shard, _)| shard).collect();
         match self.transfer {
-            Transfer::Direct => self.homes.choose(stage, &shards),
+            Transfer::Direct => self.homes.choose(stage, &shards, self.access),
             Transfer::Kv => Choice { homes: self.homes.now().to_vec(), moved: vec![], busiest: [0.0; 2], moving: 0.0 },
         }
     }

@@ -4,7 +4,7 @@ use crate::job::driver::{Command, Driver, Event, STOP_WITHIN};
 use crate::scheduler::Why;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
-use flexps_common::home::Transfer;
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
@@ -21,7 +21,7 @@ fn at(seconds: u64) -> Duration {
 }
 
 fn driver(plan: &Plan) -> Driver {
-    Driver::new(JobId(7), plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], Transfer::Direct)
+    Driver::new(JobId(7), plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], &Experiment::default())
 }
 
 fn input(plan: &mut Plan) -> flexps_common::plan::Input {

@@ -3,6 +3,7 @@
 use crate::job::driver::{Command, Driver, Event};
 use crate::job::homes::Homes;
 use crate::scheduler::Why;
+use flexps_common::experiment::Experiment;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Plan, TableOp};
@@ -25,7 +26,7 @@ fn used(read: u64, written: u64, held: u64) -> Outcome {
 /// A table of 12 MB on `shards` slaves, after a wide stage on all that read and wrote all of it.
 fn wide(shards: u32) -> Homes {
     let mut homes = Homes::new(1, shards as usize);
-    assert!(homes.choose(WIDE, &(0..shards).collect::<Vec<_>>()).moved.is_empty());
+    assert!(homes.choose(WIDE, &(0..shards).collect::<Vec<_>>(), None).moved.is_empty());
     let outcome = used(12 * MB, 12 * MB, 12 * MB / u64::from(shards));
     homes.ended(WIDE, 1, (0..shards).map(|shard| (shard, &outcome)));
     homes
@@ -36,21 +37,21 @@ fn a_stage_on_one_slave_that_works_on_all_of_a_table_gets_it_and_keeps_it_while_
     for (shards, goes_back) in [(2, false), (3, false), (6, true)] {
         let mut homes = wide(shards);
         let one = Home::on(&[1], shards as usize);
-        let choice = homes.choose(NARROW, &[1]);
+        let choice = homes.choose(NARROW, &[1], None);
         assert_eq!((choice.homes.as_slice(), choice.moved.as_slice()), (&[one.clone()][..], &[0][..]), "{shards}");
         let expected = 12.0 * MB as f64 * f64::from(shards - 1) / f64::from(shards);
         assert!((choice.moving - expected).abs() < 1.0, "{shards}: {choice:?}");
         assert!(choice.busiest[0] <= choice.busiest[1], "{choice:?}");
         homes.begin(2, choice.homes);
         homes.ended(NARROW, 2, [(1, &used(12 * MB, 12 * MB, 12 * MB))].into_iter());
-        assert!(homes.choose(NARROW, &[1]).moved.is_empty(), "it is there");
+        assert!(homes.choose(NARROW, &[1], None).moved.is_empty(), "it is there");
         let access = |stage, threads| homes.access(stage, threads).access;
         assert_eq!(
             (access(NARROW, 1), access(NARROW, 4), access(WIDE, shards)),
             (Access::Own, Access::Shared, Access::Shards)
         );
         // Many slaves would all go through the one: from some number on the table is spread again.
-        let choice = homes.choose(WIDE, &(0..shards).collect::<Vec<_>>());
+        let choice = homes.choose(WIDE, &(0..shards).collect::<Vec<_>>(), None);
         assert_eq!(!choice.moved.is_empty(), goes_back, "{shards}: {choice:?}");
         assert_eq!(choice.homes[0] == Home::All, goes_back);
     }
@@ -60,7 +61,7 @@ fn a_stage_on_one_slave_that_works_on_all_of_a_table_gets_it_and_keeps_it_while_
 fn a_stage_that_touches_little_reaches_for_it_over_the_network() {
     let mut homes = wide(3);
     homes.ended(NARROW, 2, [(1, &used(1000, 1000, 4 * MB))].into_iter());
-    assert!(homes.choose(NARROW, &[1]).moved.is_empty());
+    assert!(homes.choose(NARROW, &[1], None).moved.is_empty());
 }
 
 #[test]
@@ -69,7 +70,7 @@ fn tables_that_one_slave_may_have_no_room_for_stay_spread() {
     let outcome = used(12 * MB, 12 * MB, 1 << 30);
     homes.ended(WIDE, 1, (0..3).map(|shard| (shard, &outcome)));
     homes.ended(NARROW, 2, [(1, &used(3 << 30, 3 << 30, 1 << 30))].into_iter());
-    assert!(homes.choose(NARROW, &[1]).moved.is_empty());
+    assert!(homes.choose(NARROW, &[1], None).moved.is_empty());
 }
 
 #[test]
@@ -78,10 +79,10 @@ fn a_table_that_nobody_changed_since_goes_back_for_nothing() {
     homes.begin(2, vec![Home::on(&[1], 6)]);
     homes.ended(NARROW, 2, [(1, &used(12 * MB, 0, 12 * MB))].into_iter());
     let all: Vec<_> = (0..6).collect();
-    let choice = homes.choose(WIDE, &all);
+    let choice = homes.choose(WIDE, &all, None);
     assert_eq!((choice.moving, choice.homes[0].clone()), (0.0, Home::All));
     homes.operated(3, &[TableOp::Scale { table: TableId(0), by: 2.0 }]);
-    assert!(homes.choose(WIDE, &all).moving > 11.9 * MB as f64 * 5.0 / 6.0);
+    assert!(homes.choose(WIDE, &all, None).moving > 11.9 * MB as f64 * 5.0 / 6.0);
 }
 
 const S1: SlaveId = SlaveId(1);
@@ -97,7 +98,12 @@ fn driver(transfer: Transfer) -> Driver {
     plan.table::<f32>("w", 1);
     plan.body.stage("wide", |_| Ok(()));
     plan.body.stage("narrow", |_| Ok(()));
-    let mut driver = Driver::new(JobId(7), &plan, &[(S1, "h1".to_owned()), (S2, "h2".to_owned())], transfer);
+    let mut driver = Driver::new(
+        JobId(7),
+        &plan,
+        &[(S1, "h1".to_owned()), (S2, "h2".to_owned())],
+        &Experiment { transfer, ..Experiment::default() },
+    );
     driver.step(at(0), Event::Opened);
     driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
     for slave in [S1, S2] {
@@ -167,4 +173,15 @@ fn without_direct_transfer_tables_stay_on_all_slaves() {
     let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
     assert_eq!(launched(&commands).homes, [Home::All]);
     assert!(driver.transfers.is_empty());
+}
+
+#[test]
+fn an_access_that_is_asked_for_is_given_where_the_workers_can_have_it() {
+    let homes = Homes::new(2, 3);
+    let homes_for = |workers: &[u32], wanted| homes.choose(NARROW, workers, Some(wanted)).homes;
+    for wanted in [Access::Own, Access::Shared, Access::Racing] {
+        assert_eq!(homes_for(&[1], wanted), vec![Home::on(&[1], 3); 2], "nothing else would bring empty tables");
+        assert_eq!(homes_for(&[0, 1], wanted), homes.choose(NARROW, &[0, 1], None).homes);
+    }
+    assert_eq!(homes_for(&[1], Access::Shards), vec![Home::All; 2]);
 }
