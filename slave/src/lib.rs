@@ -12,7 +12,6 @@ mod moves;
 pub mod node;
 pub mod reader;
 pub mod stage;
-pub mod staging;
 mod unnamed;
 
 pub use node::{Handle, Options, start};

@@ -120,6 +120,8 @@ impl Engine {
     pub fn end(&mut self) -> Result<()> {
         self.lag()?;
         self.start();
+        // The last clock counts as begun under every model.
+        self.begin()?;
         self.settle(0)?;
         let sent = self.count_sent()?;
         let (told, woken) = self.run.end(&self.place, &sent);

@@ -15,6 +15,7 @@ pub mod run;
 mod schedules;
 pub mod slices;
 mod slow;
+pub mod staging;
 mod sync;
 pub mod telling;
 mod traffic;

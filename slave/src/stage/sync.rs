@@ -1,6 +1,6 @@
 //! What a stage run waits and wakes with, in one place, so that its tests can put a scheduler of their own there.
 
-pub use parking_lot::{Condvar, Mutex, MutexGuard};
+pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::sync::atomic::AtomicU32;
 pub use std::sync::atomic::{AtomicBool, Ordering};
 pub use std::thread::{Thread, current};

@@ -8,10 +8,15 @@
 #[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[path = "../gate.rs"]
 mod gate;
+mod moves;
 #[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../run.rs"]
 mod run;
+#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
+#[allow(dead_code, reason = "what a schedule does not need")]
+#[path = "../staging.rs"]
+mod staging;
 mod sync;
 
 use crate::stage::exchange::{Due, Need, Source, Told, Update};

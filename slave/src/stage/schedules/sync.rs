@@ -51,6 +51,21 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+#[derive(Default)]
+pub struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+pub use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+
+impl<T> RwLock<T> {
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        self.0.read().unwrap()
+    }
+
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        self.0.write().unwrap()
+    }
+}
+
 pub struct Condvar(shuttle::sync::Condvar);
 
 impl Condvar {

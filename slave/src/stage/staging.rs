@@ -3,13 +3,13 @@
 //! Invariant: what comes belongs to one move, the latest; it changes no table that this slave serves, and is of use only if
 //! the launch of its phase says that the tables live here. A chunk that comes late finds its phase begun and is refused.
 
+use super::sync::{RwLock, RwLockReadGuard};
 use crate::kv::{Expected, Shard};
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::wire::body::BodyReader;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
-use parking_lot::{RwLock, RwLockReadGuard};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What comes for a job. Chunks are written under the shared lock, side by side; a phase begins under the other.
