@@ -1,8 +1,9 @@
 //! A model on its way between stages of real processes: the same bits by every way, and a report that tells it.
 
 use crate::support::process::Invocation;
-use crate::support::{Cluster, Rows, flexps, folder};
+use crate::support::{Cluster, Rows, flexps, folder, wait};
 use std::path::Path;
+use std::time::Duration;
 
 /// A wide stage on all slaves and a narrow one on one of them, on rows drawn from all.
 const FLAGS: [&str; 9] = ["run", "svrg", "--epochs", "2", "--tolerance", "0", "--sample-share", "1", "--reproducible"];
@@ -92,4 +93,30 @@ fn a_models_access_that_is_asked_for_is_in_the_report_and_gives_a_model_as_good(
     let report = cluster.ask(FLAGS).args(["--model-access", "shards"]).arg("--input").arg(&rows).json();
     assert!(report["transfers"].as_array().is_none_or(Vec::is_empty), "{}", report["transfers"]);
     assert!(report["stages"].as_array().unwrap().iter().all(|s| s["model"]["access"] != "own"), "{}", report["stages"]);
+}
+
+#[test]
+fn a_slave_killed_while_it_sends_its_part_leaves_the_saved_model_and_the_cluster_whole() {
+    let here = folder();
+    let rows = Rows::generate(35, 1500, 300_000, 12).write(here.path(), "rows");
+    let mut cluster = Cluster::start(3, 1);
+    let (bits, first) = train(cluster.ask(FLAGS), &rows, here.path());
+    let model = here.path().join("model");
+    // What h2 offers and sends takes seconds to arrive.
+    let slow = cluster.ask(FLAGS).args(["--inject", "delay:slave=h2,ms=3000", "--overwrite", "--model"]).arg(&model);
+    let running = slow.arg("--input").arg(&rows).within(90).start();
+    let begun = |cluster: &Cluster, stage: &str| cluster.master.log().contains(&format!("job=j2 stage=\"{stage}\""));
+    wait::until("the model to be on its way", Duration::from_secs(60), || begun(&cluster, "shares").then_some(()));
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.slaves[1].kill();
+    assert!(!begun(&cluster, "stochastic"), "the kill came too late to tell anything");
+    let run = running.finish();
+    assert_eq!(run.code, 1, "{run}");
+    run.says(&["h2"]);
+    assert!(!begun(&cluster, "stochastic"), "no stage may start on a part of the model");
+    assert!(std::fs::read(model.join("model.safetensors")).unwrap() == bits, "the model that was saved before");
+    cluster.await_slaves(2);
+    let (_, again) = train(cluster.ask(FLAGS), &rows, here.path());
+    let objective = |report: &serde_json::Value| report["objective"].as_f64().unwrap();
+    assert!((objective(&again) - objective(&first)).abs() < 0.05 * objective(&first), "{again}");
 }
