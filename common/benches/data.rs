@@ -6,7 +6,7 @@ use flexps_common::data::generate::{Generator, Kind, Shape};
 use flexps_common::data::indexer::Indexer;
 use flexps_common::data::keys::KeySet;
 use flexps_common::data::libsvm::{Parser, Place};
-use flexps_common::data::{LabelMap, Schema};
+use flexps_common::data::{Labels, Schema};
 use flexps_common::random::SplitMix64;
 
 const ROUNDS: usize = 15;
@@ -37,7 +37,7 @@ fn schema(negative: f32) -> Schema {
         index_base: 1,
         base_detected: true,
         features: None,
-        labels: LabelMap { negative, positive: 1.0 },
+        labels: Labels::two(negative, 1.0),
         labels_detected: true,
         bad_rows: 0,
     }

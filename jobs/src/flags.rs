@@ -6,7 +6,7 @@
 use crate::parts::Rows;
 use clap::Args;
 use flexps_common::data::InputSpec;
-use flexps_common::data::schema::{DataPath, LabelMap};
+use flexps_common::data::schema::{DataPath, Labels, Wanted};
 use flexps_common::plan::{Consistency, Plan, SaveSpec, SaveTensor};
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -85,9 +85,9 @@ pub struct Common {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     pub features: Option<u64>,
 
-    /// Labels of the two classes, e.g. 0,1 [default: found in the rows]
+    /// Labels of the classes, the negative one of two first, e.g. 0,1 [default: found in the rows]
     #[arg(long, value_name = "NEGATIVE,POSITIVE", allow_hyphen_values = true)]
-    pub labels: Option<LabelMap>,
+    pub labels: Option<Labels>,
 
     /// Memory, in MiB, that a worker may take for values by feature; rows with more features come in parts [default: 40]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32))]
@@ -206,12 +206,24 @@ impl Common {
 
     /// Adds the inputs to a plan; the validation rows share the schema of the training rows.
     pub fn inputs(&self, plan: &mut Plan) -> Result<Inputs> {
+        self.inputs_as(plan, Wanted::Two)
+    }
+
+    /// Like [`Common::inputs`], for labels that are wanted as something else than two classes.
+    pub fn inputs_as(&self, plan: &mut Plan, wanted: Wanted) -> Result<Inputs> {
+        if let Some(labels) = self.labels.as_ref().filter(|labels| wanted == Wanted::Two && labels.all().len() > 2) {
+            return Err(Error::user(format!(
+                "--labels names {} classes, this solver learns two; flexps run lr --solver newton learns more",
+                labels.all().len()
+            )));
+        }
         let mut spec = InputSpec {
             name: "input".to_owned(),
             paths: self.input.clone(),
             index_base: self.index_base,
             features: self.features,
-            labels: self.labels,
+            labels: self.labels.clone(),
+            wanted,
             bad_rows: self.bad_rows,
             like: None,
         };
@@ -233,6 +245,12 @@ impl Common {
             plan.save(SaveSpec { path, overwrite: self.overwrite, tensors, input: rows.input.id });
         }
     }
+}
+
+/// A part of a whole.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| format!("'{text}' is no part of a whole; give a number above 0, at most 1"))
 }
 
 /// A number of threads: at least one.

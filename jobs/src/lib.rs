@@ -9,12 +9,14 @@ mod first;
 mod fixtures;
 pub mod flags;
 pub mod logistic;
+pub mod lasso;
 pub mod lr;
 #[cfg(test)]
 mod newton;
 mod objective;
 mod order;
 pub mod parts;
+pub mod primal;
 pub mod rules;
 mod sample;
 pub mod sdca;
@@ -31,5 +33,5 @@ use flexps_common::job::Registry;
 
 /// The jobs of this crate.
 pub fn registry() -> Registry {
-    Registry::new().with::<lr::Lr>().with::<sleep::Sleep>().with::<svm::Svm>().with::<svrg::Svrg>()
+    Registry::new().with::<lasso::Lasso>().with::<lr::Lr>().with::<sleep::Sleep>().with::<svm::Svm>().with::<svrg::Svrg>()
 }

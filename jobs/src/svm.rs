@@ -1,8 +1,9 @@
-//! `svm`: linear support vector machines by dual coordinate ascent.
+//! `svm`: linear support vector machines by dual coordinate ascent, or on the weights themselves.
 //!
 //! minimise P(w) = (1/n) sum f(y w.x) + lambda/2 |w|^2 with f the hinge or its square. Invariant: as [`crate::sdca`]'s.
 
 use crate::flags::{self, Common};
+use crate::primal::{self, Primal};
 use crate::sample;
 use crate::sdca::{self, Sdca, loss::Kind};
 use clap::{Args, ValueEnum};
@@ -24,6 +25,19 @@ pub enum Loss {
     Squared,
 }
 
+/// The way to the optimum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// sdca, unless something is asked for that it can't do
+    #[default]
+    Auto,
+    /// Dual coordinate ascent, to a certified duality gap
+    Sdca,
+    /// Trust-region Newton; under an L1 penalty by coordinate descent
+    Newton,
+}
+
 /// A linear support vector machine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, Args)]
 #[serde(default)]
@@ -36,6 +50,19 @@ pub struct Svm {
     /// The loss of a row
     #[arg(long, value_enum, default_value_t)]
     pub loss: Loss,
+
+    /// The way to the optimum
+    #[arg(long, value_enum, default_value_t)]
+    pub solver: Solver,
+
+    /// What is added to the mean loss
+    #[arg(long, value_enum, default_value_t)]
+    pub penalty: primal::flags::Kind,
+
+    /// Those of the solvers that work on weights.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub primal: primal::flags::Flags,
 
     /// Those of the dual solver.
     #[command(flatten)]
@@ -57,7 +84,18 @@ impl Job for Svm {
             Loss::Hinge => Kind::Hinge,
             Loss::Squared => Kind::Squared,
         };
-        Sdca { common: &self.common, loss, threads: self.threads, flags: self.sdca }.plan(plan)
+        let Self { common, threads, penalty, primal: flags, .. } = self;
+        let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
+        // What only the dual solver can do comes first: the hinge has no other.
+        let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some() && loss != Kind::Hinge;
+        match self.solver {
+            Solver::Newton => primal.plan(plan),
+            Solver::Auto if primal_asked => primal.plan(plan),
+            _ => {
+                primal.refuse("sdca")?;
+                Sdca { common, loss, threads: *threads, flags: self.sdca }.plan(plan)
+            }
+        }
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {

@@ -4,7 +4,7 @@ use crate::assigner::Source;
 use crate::job::reading::Listed;
 use flexps_common::data::compression::{self, Compression, HEAD};
 use flexps_common::data::sniff::{SAMPLE, Sample, sniff, whole_lines};
-use flexps_common::data::{InputSpec, LabelMap, Schema};
+use flexps_common::data::{InputSpec, Schema};
 use flexps_common::plan::Plan;
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
@@ -106,10 +106,10 @@ fn detected(spec: &InputSpec, schema: &Schema) -> Option<String> {
         found.push(format!("index base {}", schema.index_base));
     }
     if schema.labels_detected {
-        let LabelMap { negative, positive } = schema.labels;
         // With a sign where the negative one has its own.
-        let positive = if negative < 0.0 { format!("{positive:+}") } else { positive.to_string() };
-        found.push(format!("labels {negative}/{positive}"));
+        let signed = schema.labels.all().first().is_some_and(|least| *least < 0.0);
+        let text = |label: &f32| if signed && *label > 0.0 { format!("{label:+}") } else { label.to_string() };
+        found.push(format!("labels {}", schema.labels.all().iter().map(text).collect::<Vec<_>>().join("/")));
     }
     (!found.is_empty()).then(|| format!("{} detected in --{}", found.join(", "), spec.name))
 }

@@ -4,7 +4,7 @@
 
 use flexps_common::data::generate::{Generator, Kind, Shape};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::{LabelMap, Schema};
+use flexps_common::data::{Labels, Schema};
 use flexps_common::ids::InputId;
 use flexps_common::storage::Storage;
 use flexps_common::wire::control::Split;
@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         index_base: 1,
         base_detected: true,
         features: None,
-        labels: LabelMap { negative: -1.0, positive: 1.0 },
+        labels: Labels::two(-1.0, 1.0),
         labels_detected: true,
         bad_rows: 0,
     };

@@ -229,7 +229,7 @@ fn random(seed: u64) -> SplitMix64 {
 mod tests {
     use super::*;
     use crate::data::libsvm::{Parser, Place};
-    use crate::data::{LabelMap, Schema};
+    use crate::data::{Labels, Schema};
     use crate::metrics::AucSketch;
 
     fn parsed(shape: Shape, negative: f32) -> crate::data::libsvm::Parsed {
@@ -240,7 +240,7 @@ mod tests {
             index_base: 1,
             base_detected: false,
             features: Some(shape.features.into()),
-            labels: LabelMap { negative, positive: 1.0 },
+            labels: Labels::two(negative, 1.0),
             labels_detected: false,
             bad_rows: 0,
         };

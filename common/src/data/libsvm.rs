@@ -125,6 +125,7 @@ impl Parser {
 
         let facts = &mut run.facts;
         facts.rows = self.labels.len() as u64;
+        facts.labels = self.schema.labels.clone();
         facts.nonzeros = run.count as u64;
         if let Some(features) = self.schema.features {
             facts.features = features;
@@ -182,10 +183,9 @@ impl Parser {
             return Ok(next_line(text, at));
         }
         let Some((label, mut end)) = float(text, at) else { return Err((Reason::Label, at)) };
-        let positive = label == self.schema.labels.positive;
-        if !positive && label != self.schema.labels.negative {
+        let Some(label) = self.schema.labels.code(label) else {
             return Err((if label.is_finite() { Reason::Class(label) } else { Reason::Label }, at));
-        }
+        };
         let base = u64::from(self.schema.index_base);
         // One past the largest allowed index.
         let limit = self.schema.features.unwrap_or(1 << 32).min(1 << 32) + base;
@@ -229,7 +229,7 @@ impl Parser {
             seen.other_values |= value.to_bits() ^ 1f32.to_bits();
             seen = Seen { end: value_end, count: seen.count + 1, least: index + 1, ..seen };
         }
-        self.finish_row(run, seen.count, label_sign(positive), seen.least - base);
+        self.finish_row(run, seen.count, label, seen.least - base);
         run.other_values |= seen.other_values;
         Ok(next_line(text, at))
     }
@@ -276,10 +276,11 @@ impl Parser {
         let why = match reason {
             Reason::Label => format!("label {token} is no number; a row is LABEL INDEX:VALUE INDEX:VALUE …"),
             Reason::Class(_) => format!(
-                "label {token} is neither of the two classes {} and {}{}; give both with --labels NEG,POS",
-                schema.labels.negative,
-                schema.labels.positive,
+                "label {token} is {} {}{}; give {}",
+                if schema.labels.all().len() == 2 { "neither of the two classes" } else { "none of the classes" },
+                schema.labels,
                 if schema.labels_detected { " that were found at the files' ends" } else { "" },
+                if schema.labels.all().len() == 2 { "both with --labels NEG,POS" } else { "all with --labels A,B,C,…" },
             ),
             Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
             Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
@@ -325,10 +326,6 @@ pub fn too_many(bad: &[Error], count: u64, allowed: u64) -> Error {
         return Error::data(format!("{first} (or skip such rows: --bad-rows N)"));
     }
     Error::data(format!("{count} bad rows, at most {allowed} are allowed by --bad-rows; the first: {first}"))
-}
-
-fn label_sign(positive: bool) -> f32 {
-    if positive { 1.0 } else { -1.0 }
 }
 
 /// Behind blanks, tabs and carriage returns.

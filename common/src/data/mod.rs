@@ -13,4 +13,4 @@ pub mod sniff;
 mod wide;
 
 pub use block::{Block, Row};
-pub use schema::{Facts, InputSpec, LabelMap, Schema};
+pub use schema::{Facts, InputSpec, Labels, Schema, Wanted};

@@ -45,8 +45,10 @@ pub struct InputSpec {
     pub index_base: Option<u32>,
     /// Number of features when given; found otherwise.
     pub features: Option<u64>,
-    /// Labels of the negative and the positive class when given; detected otherwise.
-    pub labels: Option<LabelMap>,
+    /// Labels of the classes, the negative one of two first, when given; detected otherwise.
+    pub labels: Option<Labels>,
+    /// What labels are for.
+    pub wanted: Wanted,
     /// How many bad rows may be skipped before the job fails.
     pub bad_rows: u64,
     /// The input whose schema this one shares (a validation set shares the training set's).
@@ -56,28 +58,94 @@ pub struct InputSpec {
 impl InputSpec {
     /// An input of which all is detected and no bad row is skipped.
     pub fn new(name: &str, paths: Vec<DataPath>) -> Self {
-        Self { name: name.to_owned(), paths, index_base: None, features: None, labels: None, bad_rows: 0, like: None }
+        Self { name: name.to_owned(), paths, index_base: None, features: None, labels: None, wanted: Wanted::Two, bad_rows: 0, like: None }
     }
 }
 
-/// The file's labels of the two classes.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LabelMap {
-    /// Becomes -1.
-    pub negative: f32,
-    /// Becomes +1.
-    pub positive: f32,
+/// What the labels of an input mean: the file's labels of two classes, the negative one first; those of more classes,
+/// rising; or none where labels are numbers that a model is to meet.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Labels(Vec<f32>);
+
+/// What labels are taken for unless the user gives them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    /// Those of two classes.
+    #[default]
+    Two,
+    /// Those of two or more classes.
+    Classes,
+    /// Numbers.
+    Numbers,
 }
 
-impl FromStr for LabelMap {
+impl Labels {
+    /// Those of two classes.
+    pub fn two(negative: f32, positive: f32) -> Self {
+        Self(vec![negative, positive])
+    }
+
+    /// Those of so many classes, at least two and no two the same.
+    pub fn classes(labels: Vec<f32>) -> Self {
+        Self(labels)
+    }
+
+    /// Any numbers.
+    pub fn numbers() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The file's labels: by class, or none where they are numbers.
+    pub fn all(&self) -> &[f32] {
+        &self.0
+    }
+
+    /// The file's label for what a row holds.
+    pub fn of(&self, code: f32) -> f32 {
+        match self.0[..] {
+            [negative, positive] => if code > 0.0 { positive } else { negative },
+            [] => code,
+            ref all => all.get(code as usize).copied().unwrap_or(code),
+        }
+    }
+
+    /// What a row holds for the file's `label`: -1 or +1 of two classes, the place among more, the number itself; none
+    /// for a label of no class, or no number.
+    #[inline]
+    pub fn code(&self, label: f32) -> Option<f32> {
+        match self.0[..] {
+            [negative, positive] => {
+                let known = label == positive || label == negative;
+                known.then_some(if label == positive { 1.0 } else { -1.0 })
+            }
+            [] => label.is_finite().then_some(label),
+            ref all => all.iter().position(|one| *one == label).map(|at| at as f32),
+        }
+    }
+}
+
+impl std::fmt::Display for Labels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.split_last() {
+            None => f.write_str("numbers"),
+            Some((last, others)) => {
+                let others: Vec<_> = others.iter().map(f32::to_string).collect();
+                write!(f, "{} and {last}", others.join(", "))
+            }
+        }
+    }
+}
+
+impl FromStr for Labels {
     type Err = Error;
 
-    /// `NEG,POS`, e.g. `1,2`.
+    /// `NEG,POS`, e.g. `1,2`, or more classes, e.g. `1,2,3`.
     fn from_str(s: &str) -> Result<Self> {
-        let parsed = s.split_once(',').and_then(|(n, p)| Some((n.trim().parse().ok()?, p.trim().parse().ok()?)));
+        let parsed: Option<Vec<f32>> = s.split(',').map(|one| one.trim().parse().ok()).collect();
+        let distinct = |all: &[f32]| all.iter().enumerate().all(|(i, one)| one.is_finite() && !all[..i].contains(one));
         match parsed {
-            Some((negative, positive)) if negative != positive => Ok(Self { negative, positive }),
-            _ => Err(Error::user(format!("'{s}' is no pair of labels; give NEGATIVE,POSITIVE, e.g. 1,2"))),
+            Some(all) if all.len() >= 2 && distinct(&all) => Ok(Self(all)),
+            _ => Err(Error::user(format!("'{s}' are no labels of classes; give NEGATIVE,POSITIVE, e.g. 1,2, or more"))),
         }
     }
 }
@@ -92,7 +160,7 @@ pub struct Schema {
     /// Largest allowed number of features, when given.
     pub features: Option<u64>,
     /// Which labels mean what.
-    pub labels: LabelMap,
+    pub labels: Labels,
     /// Whether the labels were found, not given.
     pub labels_detected: bool,
     /// Bad rows allowed over all slaves.
@@ -104,7 +172,9 @@ pub struct Schema {
 pub struct Facts {
     /// Rows.
     pub rows: u64,
-    /// Rows of the positive class.
+    /// What its labels mean.
+    pub labels: Labels,
+    /// Rows of the positive class, of two.
     pub positives: u64,
     /// Non-zeros.
     pub nonzeros: u64,
@@ -124,6 +194,9 @@ impl Facts {
     /// Merges the facts of another part of the same input in.
     pub fn merge(&mut self, other: &Facts) {
         self.rows += other.rows;
+        if self.labels.all().is_empty() {
+            self.labels.clone_from(&other.labels);
+        }
         self.positives += other.positives;
         self.nonzeros += other.nonzeros;
         self.features = self.features.max(other.features);

@@ -3,11 +3,14 @@
 //! Invariant: what the user gave is never overruled; what was found is marked as found, so that a row that contradicts it can
 //! say how to give it.
 
-use super::schema::{InputSpec, LabelMap, Schema};
+use super::schema::{InputSpec, Labels, Schema, Wanted};
 use crate::error::{Error, Result};
 
 /// Bytes of a file's head and of its tail that are worth looking at.
 pub const SAMPLE: usize = 64 << 10;
+
+/// Most classes that are taken for such without being given.
+const MOST_CLASSES: usize = 1000;
 
 /// Labels that an error lists.
 const SHOWN: usize = 10;
@@ -49,17 +52,18 @@ pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
         index_base: spec.index_base.unwrap_or(u32::from(!zero)),
         base_detected: spec.index_base.is_none(),
         features: spec.features,
-        labels: match spec.labels {
-            Some(given) => given,
-            None => classes(&labels, spec, samples)?,
+        labels: match (&spec.labels, spec.wanted) {
+            (_, Wanted::Numbers) => Labels::numbers(),
+            (Some(given), _) => given.clone(),
+            (None, _) => classes(&labels, spec, samples)?,
         },
-        labels_detected: spec.labels.is_none(),
+        labels_detected: spec.labels.is_none() && spec.wanted != Wanted::Numbers,
         bad_rows: spec.bad_rows,
     })
 }
 
-/// The two classes among `labels`, which are sorted.
-fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<LabelMap> {
+/// The classes among `labels`, which are sorted.
+fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Labels> {
     let whence = || match samples {
         [only] => only.path.clone(),
         _ => format!("{} files of --{}", samples.len(), spec.name),
@@ -67,18 +71,27 @@ fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Label
     match *labels {
         [] => Err(Error::data(format!("{}: no row found at its start or end; a row is LABEL INDEX:VALUE …", whence()))),
         // One class at the files' ends; the usual other one may follow in between.
-        [only] if only == -1.0 || only == 0.0 => Ok(LabelMap { negative: only, positive: 1.0 }),
-        [1.0] => Ok(LabelMap { negative: -1.0, positive: 1.0 }),
+        [only] if only == -1.0 || only == 0.0 => Ok(Labels::two(only, 1.0)),
+        [1.0] => Ok(Labels::two(-1.0, 1.0)),
         [only] => {
             Err(Error::data(format!("{}: all rows looked at have label {only}; give --labels NEG,POS", whence())))
         }
-        [negative, positive] => Ok(LabelMap { negative, positive }),
+        [negative, positive] => Ok(Labels::two(negative, positive)),
+        _ if spec.wanted == Wanted::Classes && labels.len() <= MOST_CLASSES && labels.iter().all(|l| l.fract() == 0.0) => {
+            Ok(Labels::classes(labels.to_vec()))
+        }
+        _ if spec.wanted == Wanted::Classes => Err(Error::data(format!(
+            "{}: {} different labels found; classes are at most {MOST_CLASSES} whole numbers; `flexps run lasso` learns \
+             numbers, --labels A,B,C names classes",
+            whence(),
+            labels.len()
+        ))),
         _ => {
             let shown: Vec<_> = labels.iter().take(SHOWN).map(f32::to_string).collect();
             let more = if labels.len() > SHOWN { ", …" } else { "" };
             Err(Error::data(format!(
-                "{}: more than two labels found: {}{more}; two classes can be learnt: give --labels NEG,POS, and \
-                 --bad-rows N to skip rows of others",
+                "{}: more than two labels found: {}{more}; flexps run lr --solver newton learns them all; for \
+                 two of them give --labels NEG,POS, and --bad-rows N to skip rows of others",
                 whence(),
                 shown.join(", ")
             )))
@@ -99,8 +112,8 @@ mod tests {
     }
 
     fn labels(text: &str) -> (f32, f32) {
-        let map = sniffed(text).unwrap().labels;
-        (map.negative, map.positive)
+        let found = sniffed(text).unwrap().labels;
+        (found.all()[0], found.all()[1])
     }
 
     #[test]
@@ -136,7 +149,7 @@ mod tests {
     fn what_the_user_gave_is_not_overruled() {
         let given = InputSpec {
             index_base: Some(1),
-            labels: Some(LabelMap { negative: 3.0, positive: 2.0 }),
+            labels: Some(Labels::two(3.0, 2.0)),
             features: Some(9),
             bad_rows: 4,
             ..spec()

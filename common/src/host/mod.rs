@@ -11,7 +11,7 @@ mod table;
 
 pub use table::HostTable;
 
-use crate::data::{Block, Facts};
+use crate::data::{Block, Facts, Labels};
 use crate::error::{Error, Result};
 use crate::plan::{Flow, LoadSpec, Plan, Progress, Step, TableOp, Threads};
 use crate::report::EpochReport;
@@ -253,14 +253,18 @@ impl Run<'_> {
     }
 }
 
-/// The facts of `blocks`; at least `features` features.
+/// The facts of `blocks`; at least `features` features. Labels beyond 1 are taken for the places of classes, those
+/// between whole numbers for numbers.
 pub fn facts(blocks: &[Block], features: u64) -> Facts {
     let mut facts = Facts { features, ..Facts::default() };
+    let (mut most, mut numbers) = (1.0f32, false);
     for block in blocks {
         for i in 0..block.rows() {
             let row = block.row(i);
             let norm2 = row.norm2();
             facts.rows += 1;
+            most = most.max(row.label);
+            numbers |= row.label.fract() != 0.0;
             facts.positives += u64::from(row.label > 0.0);
             facts.nonzeros += row.indices.len() as u64;
             facts.features = facts.features.max(row.indices.last().map_or(0, |k| u64::from(*k) + 1));
@@ -269,6 +273,11 @@ pub fn facts(blocks: &[Block], features: u64) -> Facts {
             facts.sum_norm2 += norm2;
         }
     }
+    facts.labels = match most {
+        _ if numbers => Labels::numbers(),
+        most if most > 1.0 => Labels::classes((0..=most as u32).map(|class| class as f32).collect()),
+        _ => Labels::two(-1.0, 1.0),
+    };
     facts
 }
 

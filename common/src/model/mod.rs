@@ -10,7 +10,7 @@ pub use reader::{Model, Reader};
 pub use writer::{TensorSpec, Writer, check};
 
 use crate::data::schema::DataPath;
-use crate::data::{Facts, LabelMap};
+use crate::data::{Facts, Labels};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -32,8 +32,8 @@ pub struct Description {
     pub job: String,
     /// The job's parameters.
     pub params: serde_json::Value,
-    /// The labels of the two classes, as in the input.
-    pub labels: LabelMap,
+    /// The labels of the classes, as in the input; none of a model of numbers.
+    pub labels: Labels,
     /// The index of the first feature in the input.
     pub index_base: u32,
     /// Number of features, which is the length of `weights`.
@@ -44,6 +44,16 @@ pub struct Description {
     pub objective: Option<f64>,
     /// Rounds that the job made.
     pub epochs: u64,
+}
+
+impl Description {
+    /// Scores that a row gets: one, or one for each of more than two classes.
+    pub fn outputs(&self) -> usize {
+        match self.labels.all().len() {
+            0..=2 => 1,
+            classes => classes,
+        }
+    }
 }
 
 /// Who writes models of this build.

@@ -32,10 +32,10 @@ pub struct Reader {
 pub struct Model {
     /// What it is.
     pub description: Description,
-    /// One value per feature.
+    /// One value per feature; of more than two classes those of the first, then those of the second, ...
     pub weights: Vec<f32>,
-    /// The constant, when the model has one.
-    pub bias: Option<f32>,
+    /// The constant, when the model has one; of more than two classes one for each.
+    pub bias: Vec<f32>,
     /// All other tensors, by name.
     pub others: BTreeMap<String, Vec<f32>>,
 }
@@ -131,9 +131,10 @@ impl Model {
     pub fn load(path: &DataPath) -> Result<Self> {
         let reader = Reader::open(path)?;
         let weights = reader.whole(WEIGHTS)?;
-        if weights.len() as u64 != reader.description.features {
+        let outputs = reader.description.outputs();
+        if weights.len() as u64 != reader.description.features * outputs as u64 {
             return Err(Error::data(format!(
-                "{path}: {} weights for {} features; the two files are not of one model",
+                "{path}: {} weights for {} features and {outputs} scores; the two files are not of one model",
                 weights.len(),
                 reader.description.features
             )));
@@ -142,7 +143,10 @@ impl Model {
         for (name, _) in reader.tensors().filter(|(name, _)| *name != WEIGHTS) {
             others.insert(name.to_owned(), reader.whole(name)?);
         }
-        let bias = others.remove(BIAS).and_then(|b| b.first().copied());
+        let bias = others.remove(BIAS).unwrap_or_default();
+        if !bias.is_empty() && bias.len() != outputs {
+            return Err(Error::data(format!("{path}: {} constants for {outputs} scores", bias.len())));
+        }
         Ok(Self { description: reader.description, weights, bias, others })
     }
 }

@@ -14,7 +14,7 @@ fn description(features: u64) -> Description {
         created_by: created_by(),
         job: "lr".to_owned(),
         params: serde_json::json!({"eta": 0.1}),
-        labels: LabelMap { negative: 0.0, positive: 1.0 },
+        labels: Labels::two(0.0, 1.0),
         index_base: 1,
         features,
         facts: Facts { rows: 7, features, ..Facts::default() },
@@ -49,7 +49,7 @@ fn what_is_written_in_chunks_is_read_back_whole_and_in_parts() {
     let (at, weights) = (path(dir.path(), "deep/m"), [1.0, -2.0, 3.5, 0.0, f32::MIN_POSITIVE]);
     write(&at, false, &weights).unwrap();
     let model = Model::load(&at).unwrap();
-    assert_eq!((model.weights.as_slice(), model.bias), (&weights[..], Some(0.5)));
+    assert_eq!((model.weights.as_slice(), &model.bias[..]), (&weights[..], &[0.5][..]));
     assert_eq!(model.description, description(5));
     let mut part = [0.0; 2];
     Reader::open(&at).unwrap().read(WEIGHTS, 1, &mut part).unwrap();

@@ -64,6 +64,8 @@ pub struct SaveTensor {
     pub table: TableId,
     /// Number of keys; the input's number of features when none is given.
     pub keys: Option<u32>,
+    /// Whether there are so many for each class, if there are more than two: those of class 0, then those of class 1, ...
+    pub by_class: bool,
 }
 
 /// A job's plan, built by [`crate::job::Job::plan`].

@@ -12,7 +12,7 @@ use super::lists::{KeyMemory, Keys};
 use super::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::{codec, keys};
 use crate::announced::Touches;
-use crate::data::schema::LabelMap;
+use crate::data::schema::Labels;
 use crate::data::{Facts, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
@@ -262,7 +262,7 @@ fn to_slave() -> Vec<ToSlave> {
         index_base: 1,
         base_detected: true,
         features: Some(1000),
-        labels: LabelMap { negative: 1.0, positive: 2.0 },
+        labels: Labels::two(1.0, 2.0),
         labels_detected: true,
         bad_rows: 0,
     };

@@ -1,9 +1,10 @@
-//! `flexps evaluate`: accuracy, log loss and AUC of a saved model.
+//! `flexps evaluate`: accuracy, log loss and AUC of a saved model; of more than two classes accuracy and recall; of
+//! numbers RMSE and R2.
 //!
 //! Invariant: the AUC is exact: the scores of all rows are sorted, and pairs with equal scores count half.
 
 use super::args::EvaluateArgs;
-use super::scoring::Scoring;
+use super::scoring::{Scoring, highest};
 use super::terminal::out;
 use flexps_common::{Error, Result};
 use tokio::runtime::Handle;
@@ -11,27 +12,81 @@ use tokio::runtime::Handle;
 /// Judges a model.
 pub fn evaluate(runtime: &Handle, args: &EvaluateArgs) -> Result<()> {
     let scoring = Scoring::open(runtime, &args.applied)?;
+    let lines = match scoring.labels().all().len() {
+        0 => numbers(&scoring)?,
+        2 => two_classes(&scoring)?,
+        _ => classes(&scoring)?,
+    };
+    if lines[0].1 == Some(0.0) {
+        let paths: Vec<_> = args.applied.input.iter().map(|path| path.0.as_str()).collect();
+        return Err(Error::data(format!("no rows in --input {}: there is nothing to judge", paths.join(" "))));
+    }
+    if args.json {
+        let object: serde_json::Map<_, _> = lines
+            .iter()
+            .map(|(name, value)| match *name {
+                "rows" => ("rows".to_owned(), (value.unwrap_or(0.0) as u64).into()),
+                name => (name.to_lowercase().replace(' ', "_"), (*value).into()),
+            })
+            .collect();
+        return out(&format!("{}\n", serde_json::Value::Object(object)));
+    }
+    let text = |(name, value): &(&str, Option<f64>)| match value {
+        Some(rows) if *name == "rows" => format!("rows      {rows}\n"),
+        Some(value) => format!("{name:<9} {value:.6}\n"),
+        None => format!("{name:<9} undefined: the rows are all alike\n"),
+    };
+    out(&lines.iter().map(text).collect::<String>())
+}
+
+/// Names and values, the number of rows first; a value that the rows don't define is none.
+type Lines = Vec<(&'static str, Option<f64>)>;
+
+fn two_classes(scoring: &Scoring) -> Result<Lines> {
     let mut scored: Vec<(f64, bool)> = Vec::new();
     let (mut right, mut loss) = (0u64, 0.0);
-    scoring.each(|label, score| {
-        let positive = label > 0.0;
+    scoring.each(|label, scores| {
+        let (score, positive) = (scores[0], label > 0.0);
         right += u64::from((score > 0.0) == positive);
         loss += log_loss(if positive { score } else { -score });
         scored.push((score, positive));
         Ok(())
     })?;
-    let rows = scored.len();
-    if rows == 0 {
-        let paths: Vec<_> = args.applied.input.iter().map(|path| path.0.as_str()).collect();
-        return Err(Error::data(format!("no rows in --input {}: there is nothing to judge", paths.join(" "))));
-    }
-    let (accuracy, loss, auc) = (right as f64 / rows as f64, loss / rows as f64, auc(&mut scored));
-    if args.json {
-        let object = serde_json::json!({ "rows": rows, "accuracy": accuracy, "log_loss": loss, "auc": auc });
-        return out(&format!("{object}\n"));
-    }
-    let auc = auc.map_or(String::from("undefined: the rows are of one class"), |auc| format!("{auc:.6}"));
-    out(&format!("rows      {rows}\naccuracy  {accuracy:.6}\nlog loss  {loss:.6}\nAUC       {auc}\n"))
+    let rows = scored.len() as f64;
+    let auc = auc(&mut scored);
+    Ok(vec![("rows", Some(rows)), ("accuracy", Some(right as f64 / rows)), ("log loss", Some(loss / rows)), ("AUC", auc)])
+}
+
+/// The class with the highest score counts; the recall is the mean over the classes that the rows have.
+fn classes(scoring: &Scoring) -> Result<Lines> {
+    let mut counts = vec![(0u64, 0u64); scoring.labels().all().len()];
+    scoring.each(|label, scores| {
+        let (right, rows) = &mut counts[label as usize];
+        *right += u64::from(highest(scores) == label as usize);
+        *rows += 1;
+        Ok(())
+    })?;
+    let (right, rows) = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    let there: Vec<f64> = counts.iter().filter(|(_, n)| *n > 0).map(|(right, n)| *right as f64 / *n as f64).collect();
+    let recall = there.iter().sum::<f64>() / there.len() as f64;
+    Ok(vec![("rows", Some(rows as f64)), ("accuracy", Some(right as f64 / rows as f64)), ("recall", Some(recall))])
+}
+
+/// Root of the mean squared error, and the part of the variance that the model explains.
+fn numbers(scoring: &Scoring) -> Result<Lines> {
+    let (mut rows, mut errors, mut mean, mut spread) = (0.0, 0.0, 0.0, 0.0);
+    scoring.each(|label, scores| {
+        let label = f64::from(label);
+        rows += 1.0;
+        errors += (label - scores[0]).powi(2);
+        // Welford's way: no difference of large sums.
+        let off = label - mean;
+        mean += off / rows;
+        spread += off * (label - mean);
+        Ok(())
+    })?;
+    let explained = (spread > 0.0).then(|| 1.0 - errors / spread);
+    Ok(vec![("rows", Some(rows)), ("RMSE", Some((errors / rows).sqrt())), ("R2", explained)])
 }
 
 /// log(1 + e^-z), without overflow.

@@ -28,19 +28,40 @@ pub fn export(folder: &Path, format: Format, output: &Path) -> Result<()> {
 
 /// liblinear's own text format. Its weights speak for the label that is named first.
 fn liblinear(model: &Model, out: &mut impl Write) -> std::io::Result<()> {
-    let labels = model.description.labels;
-    writeln!(out, "solver_type L2R_LR\nnr_class 2\nlabel {} {}", labels.positive, labels.negative)?;
-    writeln!(out, "nr_feature {}", model.weights.len())?;
-    writeln!(out, "bias {}\nw", if model.bias.is_some() { 1 } else { -1 })?;
-    model.weights.iter().chain(&model.bias).try_for_each(|w| writeln!(out, "{w} "))
+    let about = &model.description;
+    match about.labels.all() {
+        [] => writeln!(out, "solver_type L2R_L2LOSS_SVR\nnr_class 2")?,
+        [negative, positive] => writeln!(out, "solver_type L2R_LR\nnr_class 2\nlabel {positive} {negative}")?,
+        all => {
+            let names: Vec<_> = all.iter().map(f32::to_string).collect();
+            writeln!(out, "solver_type L2R_LR\nnr_class {}\nlabel {}", all.len(), names.join(" "))?;
+        }
+    }
+    writeln!(out, "nr_feature {}", about.features)?;
+    writeln!(out, "bias {}\nw", if model.bias.is_empty() { -1 } else { 1 })?;
+    // A line for each feature, a number for each score.
+    let (features, outputs) = (about.features as usize, about.outputs());
+    for at in 0..features {
+        (0..outputs).try_for_each(|class| write!(out, "{} ", model.weights[class * features + at]))?;
+        writeln!(out)?;
+    }
+    if !model.bias.is_empty() {
+        model.bias.iter().try_for_each(|b| write!(out, "{b} "))?;
+        writeln!(out)?;
+    }
+    Ok(())
 }
 
-/// A line for each weight that is not zero.
+/// A line for each weight that is not zero; of more than two classes it begins with the class's label.
 fn text(model: &Model, out: &mut impl Write) -> std::io::Result<()> {
+    let about = &model.description;
+    let features = (about.features as usize).max(1);
+    let class = |at: usize| if about.outputs() > 1 { format!("{} ", about.labels.of(at as f32)) } else { String::new() };
     for (at, w) in model.weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
-        writeln!(out, "{} {w}", at as u64 + u64::from(model.description.index_base))?;
+        let index = (at % features) as u64 + u64::from(about.index_base);
+        writeln!(out, "{}{index} {w}", class(at / features))?;
     }
-    model.bias.map_or(Ok(()), |bias| writeln!(out, "bias {bias}"))
+    model.bias.iter().enumerate().try_for_each(|(at, bias)| writeln!(out, "{}bias {bias}", class(at)))
 }
 
 /// A NumPy array; the bias, if there is one, is its last element, as in liblinear's files.

@@ -35,7 +35,10 @@ pub fn info(runtime: &Handle, args: &InfoArgs) -> Result<()> {
             "rows": facts.rows,
             "features": facts.features,
             "nonzeros": facts.nonzeros,
-            "labels": { "negative": schema.labels.negative, "positive": schema.labels.positive },
+            "labels": match schema.labels.all() {
+                [negative, positive] => json!({ "negative": negative, "positive": positive }),
+                all => json!(all),
+            },
             "positives": facts.positives,
             "index_base": schema.index_base,
             "empty_rows": facts.empty_rows,
@@ -63,17 +66,15 @@ fn one_file(file: &FileMeta, packed: &str) -> serde_json::Value {
 
 fn text(facts: &Facts, schema: &Schema, bad: Option<&Error>, files: &[FileMeta], packed: &[&str]) -> String {
     let mut text = String::new();
-    let labels = schema.labels;
-    let _ = writeln!(
-        text,
-        "rows       {}: {} of label {}, {} of label {}, {} without features",
-        facts.rows,
-        facts.positives,
-        labels.positive,
-        facts.rows - facts.positives,
-        labels.negative,
-        facts.empty_rows
-    );
+    let labels = match schema.labels.all() {
+        [negative, positive] => {
+            let (positives, negatives) = (facts.positives, facts.rows - facts.positives);
+            format!("{positives} of label {positive}, {negatives} of label {negative}")
+        }
+        [] => String::from("labels are numbers"),
+        _ => format!("of labels {}", schema.labels),
+    };
+    let _ = writeln!(text, "rows       {}: {labels}, {} without features", facts.rows, facts.empty_rows);
     let _ = writeln!(text, "features   {}, indices from {}", facts.features, schema.index_base);
     let a_row = facts.nonzeros as f64 / facts.rows.max(1) as f64;
     let _ = writeln!(text, "non-zeros  {}, {a_row:.1} a row", facts.nonzeros);

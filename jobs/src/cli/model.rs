@@ -13,6 +13,11 @@ pub fn load(folder: &Path) -> Result<Model> {
     Model::load(&text.parse::<DataPath>()?)
 }
 
+fn biases(bias: &[f32]) -> String {
+    let all: Vec<_> = bias.iter().map(|b| number(f64::from(*b))).collect();
+    if all.is_empty() { String::from("none") } else { all.join(" ") }
+}
+
 /// Describes the model in `folder`.
 pub fn show(folder: &Path, json: bool) -> Result<()> {
     let model = load(folder)?;
@@ -23,16 +28,20 @@ pub fn show(folder: &Path, json: bool) -> Result<()> {
         let mut object = serde_json::to_value(about).map_err(|e| Error::bug(format!("a model as JSON: {e}")))?;
         object["nonzero_weights"] = nonzero.into();
         object["norm"] = norm2.sqrt().into();
-        object["bias"] = model.bias.into();
+        object["bias"] = match model.bias[..] {
+            [] => None::<f32>.into(),
+            [one] => one.into(),
+            ref all => all.to_vec().into(),
+        };
         return out(&format!("{object}\n"));
     }
     let mut lines = vec![
         ("job", about.job.clone()),
         ("written by", about.created_by.clone()),
-        ("labels", format!("{} and {}", about.labels.negative, about.labels.positive)),
+        ("labels", about.labels.to_string()),
         ("features", format!("{}, indices from {}", about.features, about.index_base)),
         ("weights", format!("{nonzero} are not zero, norm {}", number(norm2.sqrt()))),
-        ("bias", model.bias.map_or(String::from("none"), |b| number(f64::from(b)))),
+        ("bias", biases(&model.bias)),
         ("trained on", format!("{} rows, {} non-zeros", about.facts.rows, about.facts.nonzeros)),
         ("epochs", about.epochs.to_string()),
         ("objective", about.objective.map_or(String::from("unknown"), |o| format!("{o:.9}"))),

@@ -7,7 +7,7 @@ use flexps_common::data::compression::{Compression, HEAD, SAMPLE};
 use flexps_common::data::libsvm::{Parsed, Parser, Place};
 use flexps_common::data::schema::DataPath;
 use flexps_common::data::sniff::{Sample, whole_lines};
-use flexps_common::data::{InputSpec, Schema, sniff};
+use flexps_common::data::{InputSpec, Schema, Wanted, sniff};
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
 use flexps_common::{Error, Result};
 use std::io::{self, Read};
@@ -47,8 +47,10 @@ impl Files {
 
     /// What the files hold, as far as the samples show.
     pub fn detect(&self) -> Result<Schema> {
-        let spec = InputSpec::new("input", Vec::new());
-        sniff::sniff(&spec, &self.samples()?)
+        let samples = self.samples()?;
+        let of = |wanted| sniff::sniff(&InputSpec { wanted, ..InputSpec::new("input", Vec::new()) }, &samples);
+        // Whole numbers are classes; what else there is can only be numbers.
+        of(Wanted::Classes).or_else(|e| of(Wanted::Numbers).map_err(|_| e))
     }
 
     /// Calls `each` with the rows of every piece of text.

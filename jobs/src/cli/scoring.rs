@@ -5,8 +5,7 @@
 use super::args::Applied;
 use super::model::load;
 use super::rows::Files;
-use flexps_common::data::libsvm::{Parser, Place};
-use flexps_common::data::{LabelMap, Row, Schema};
+use flexps_common::data::{Labels, Row, Schema};
 use flexps_common::model::Model;
 use flexps_common::{Error, Result};
 use tokio::runtime::Handle;
@@ -33,7 +32,7 @@ impl Scoring {
             index_base: model.description.index_base,
             base_detected: false,
             features: None,
-            labels: model.description.labels,
+            labels: model.description.labels.clone(),
             labels_detected: false,
             bad_rows: 0,
         };
@@ -41,37 +40,41 @@ impl Scoring {
     }
 
     /// Takes rows whose labels are not the model's, such as the placeholders of rows whose label nobody knows yet.
-    pub fn ignore_labels(&mut self) -> Result<()> {
-        for sample in self.files.samples()? {
-            let place = Place { path: &sample.path, offset: 0, line: Some(1) };
-            if Parser::new(self.schema.clone()).parse(&sample.text, &place).is_err() {
-                if let Ok(found) = self.files.detect() {
-                    self.schema.labels = found.labels;
-                }
-                return Ok(());
-            }
-        }
-        Ok(())
+    pub fn ignore_labels(&mut self) {
+        self.schema.labels = Labels::numbers();
     }
 
-    /// The labels of the model's classes.
-    pub fn labels(&self) -> LabelMap {
-        self.model.description.labels
+    /// What the model's labels mean.
+    pub fn labels(&self) -> &Labels {
+        &self.model.description.labels
     }
 
-    /// Calls `each` with the label (-1 or +1) and the score of every row, in order.
-    pub fn each(&self, mut each: impl FnMut(f32, f64) -> Result<()>) -> Result<()> {
+    /// Calls `each` with the label, as [`Labels::code`] gives it, and the scores of every row, in order: one score, or one
+    /// for each of more than two classes.
+    pub fn each(&self, mut each: impl FnMut(f32, &[f64]) -> Result<()>) -> Result<()> {
+        let mut scores = vec![0.0; self.model.description.outputs()];
         self.files.each(&self.schema, |parsed| {
-            (0..parsed.block.rows()).map(|i| parsed.block.row(i)).try_for_each(|row| each(row.label, self.score(row)))
+            (0..parsed.block.rows()).map(|i| parsed.block.row(i)).try_for_each(|row| {
+                scores.iter_mut().enumerate().for_each(|(output, score)| *score = self.score(row, output));
+                each(row.label, &scores)
+            })
         })
     }
 
-    fn score(&self, row: Row<'_>) -> f64 {
-        let weight = |index: u32| self.model.weights.get(index as usize).map_or(0.0, |w| f64::from(*w));
+    fn score(&self, row: Row<'_>, output: usize) -> f64 {
+        let features = self.model.description.features as usize;
+        let weights = &self.model.weights[output * features..(output + 1) * features];
+        let weight = |index: u32| weights.get(index as usize).map_or(0.0, |w| f64::from(*w));
         let sum: f64 = match row.values {
             Some(values) => row.indices.iter().zip(values).map(|(i, v)| weight(*i) * f64::from(*v)).sum(),
             None => row.indices.iter().map(|i| weight(*i)).sum(),
         };
-        sum + f64::from(self.model.bias.unwrap_or(0.0))
+        sum + self.model.bias.get(output).copied().map_or(0.0, f64::from)
     }
+}
+
+/// The output with the highest score; the first of equals.
+pub fn highest(scores: &[f64]) -> usize {
+    let better = |best: usize, at: usize| if scores[at] > scores[best] { at } else { best };
+    (1..scores.len()).fold(0, better)
 }

@@ -19,8 +19,9 @@ mod batch;
 mod train;
 
 use crate::first::First;
-use crate::flags::{self, Common, Step};
+use crate::flags::{self, Common, Model, Step};
 use crate::logistic::Judged;
+use crate::primal::{self, Primal};
 use crate::rules::Rules;
 use crate::sdca::{self, Sdca};
 use crate::step::Growth;
@@ -57,11 +58,13 @@ pub enum Optimizer {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// sdca, unless a flag asks for what only sgd has
+    /// sdca, unless a flag asks for what only newton or sgd has
     #[default]
     Auto,
     /// Dual coordinate ascent, up to a certified duality gap of --tolerance
     Sdca,
+    /// Trust-region Newton, up to a certified duality gap; under an L1 penalty by coordinate descent
+    Newton,
     /// Mini-batches through the store, by --optimizer
     Sgd,
 }
@@ -83,6 +86,15 @@ pub struct Lr {
     #[command(flatten)]
     #[serde(flatten)]
     pub sdca: sdca::Flags,
+
+    /// What is added to the mean loss
+    #[arg(long, value_enum, default_value_t)]
+    pub penalty: primal::flags::Kind,
+
+    /// Those of the solvers that work on weights.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub primal: primal::flags::Flags,
 
     /// Worker threads [default: all slots]
     #[arg(long, value_name = "N", value_parser = flags::threads)]
@@ -106,10 +118,17 @@ impl Job for Lr {
     const ABOUT: &'static str = "Logistic regression by dual coordinate ascent, or mini-batches through the store";
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
-        if self.solver() == Solver::Sgd {
-            return self.plan_sgd(plan);
+        let Self { common, threads, sdca, penalty, primal: flags, .. } = self;
+        let loss = sdca::loss::Kind::Logistic;
+        let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
+        match self.solver(&primal) {
+            Solver::Sgd => {
+                primal.refuse("sgd")?;
+                return self.plan_sgd(plan);
+            }
+            Solver::Newton => return primal.plan(plan),
+            _ => primal.refuse("sdca")?,
         }
-        let Self { common, threads, sdca, .. } = self;
         Sdca { common, loss: sdca::loss::Kind::Logistic, threads: *threads, flags: *sdca }.plan(plan)
     }
 
@@ -120,12 +139,16 @@ impl Job for Lr {
 
 impl Lr {
     /// What `auto` stands for.
-    fn solver(&self) -> Solver {
+    fn solver(&self, primal: &Primal<'_>) -> Solver {
         let asks_for_sgd =
             self.optimizer != Optimizer::default() || self.batch != USUAL_BATCH || self.step != Step::default();
+        let stale = self.common.consistency != Model::Bsp;
         match self.solver {
-            Solver::Auto if asks_for_sgd || Sdca::refused(&self.common).is_some() => Solver::Sgd,
-            Solver::Auto => Solver::Sdca,
+            Solver::Auto if asks_for_sgd || stale => Solver::Sgd,
+            Solver::Auto if primal.asked().is_some() => Solver::Newton,
+            Solver::Auto if Sdca::refused(&self.common).is_none() => Solver::Sdca,
+            Solver::Auto if primal::flags::refused(&self.common).is_some() => Solver::Sgd,
+            Solver::Auto => Solver::Newton,
             given => given,
         }
     }

@@ -7,7 +7,7 @@
 //! give, but for rounding, whatever the workers' number.
 
 mod crowd;
-mod fast;
+pub mod fast;
 mod join;
 pub mod loss;
 mod rows;
@@ -129,7 +129,7 @@ impl Sdca<'_> {
 
     fn check(&self) -> Result<()> {
         self.common.check()?;
-        let refuse = |what| Err(Error::user(format!("{what}; flexps run svrg and lr --solver sgd can")));
+        let refuse = |what| Err(Error::user(format!("{what}; --solver newton does")));
         Self::refused(self.common).map_or(Ok(()), refuse)
     }
 

@@ -31,12 +31,6 @@ use stochastic::Stochastic;
 /// Growth of the step per epoch.
 const GROW: f64 = 1.4;
 
-/// A share of the rows.
-fn share(text: &str) -> std::result::Result<f64, String> {
-    let share = text.parse().ok().filter(|share| *share > 0.0 && *share <= 1.0);
-    share.ok_or_else(|| format!("'{text}' is no share of the rows; give a number above 0, at most 1"))
-}
-
 /// The first step: 0.2 / L, where L = max |x|^2 / 4 + lambda is the largest curvature of a single row. Short enough that the
 /// first epochs, far from the optimum, are seldom taken back; growth soon makes up for it.
 fn first_step(step: Step, facts: &Facts, bias: bool, lambda: f64) -> f64 {
@@ -68,7 +62,7 @@ pub struct Svrg {
 
     /// Run the stochastic stage on one slave, on this share of all rows, above 0 to 1: what that slave lacks of it comes
     /// once from others, in random blocks. A feature that none of these rows has stays as it is
-    #[arg(long, value_name = "SHARE", value_parser = share)]
+    #[arg(long, value_name = "SHARE", value_parser = flags::share)]
     pub sample_share: Option<f64>,
 
     /// Step size

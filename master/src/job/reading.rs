@@ -111,9 +111,9 @@ impl Reading {
                 self.name, facts.bad_rows, self.schema.bad_rows
             )));
         }
-        let one = match (facts.positives, self.schema.labels) {
-            (0, labels) => labels.negative,
-            (n, labels) if n == facts.rows => labels.positive,
+        let one = match (facts.positives, self.schema.labels.all()) {
+            (0, [negative, _]) => negative,
+            (n, [_, positive]) if n == facts.rows => positive,
             _ => return Ok(()),
         };
         if !self.checks_classes {

@@ -223,7 +223,7 @@ impl Master {
             created_by: created_by(),
             job: name,
             params,
-            labels: reading.schema().labels,
+            labels: reading.schema().labels.clone(),
             index_base: reading.schema().index_base,
             features: facts.features,
             objective: progress.objective.filter(|x| x.is_finite()),
@@ -236,7 +236,8 @@ impl Master {
             let spec = plan.tables.get(place as usize).cloned();
             let spec =
                 spec.ok_or_else(|| Error::bug(format!("tensor {} is of a table that the plan lacks", tensor.name)))?;
-            let keys = tensor.keys.map_or(description.features, u64::from);
+            let classes = if tensor.by_class { description.labels.all().len() } else { 0 };
+            let keys = tensor.keys.map_or(description.features, u64::from) * if classes > 2 { classes as u64 } else { 1 };
             tensors.push(Tensor { name: tensor.name, table: tensor.table, spec, keys });
         }
         self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));

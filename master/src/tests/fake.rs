@@ -73,7 +73,7 @@ impl Job for Rounds {
             });
         });
         if let (Some(model), Some(rows)) = (&self.model, rows) {
-            let tensors = vec![SaveTensor { name: WEIGHTS.to_owned(), table: table.id, keys: None }];
+            let tensors = vec![SaveTensor { name: WEIGHTS.to_owned(), table: table.id, keys: None, by_class: false }];
             plan.save(SaveSpec { path: DataPath(model.clone()), overwrite: false, tensors, input: rows.id });
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! What the reader promises of files that are packed, cut, long, changing or bad.
 
 use super::*;
-use flexps_common::data::LabelMap;
+use flexps_common::data::Labels;
 use flexps_common::data::generate::{Generator, Kind, Shape};
 use flexps_common::ids::InputId;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ fn schema() -> Schema {
         index_base: 1,
         base_detected: true,
         features: None,
-        labels: LabelMap { negative: -1.0, positive: 1.0 },
+        labels: Labels::two(-1.0, 1.0),
         labels_detected: true,
         bad_rows: 0,
     }

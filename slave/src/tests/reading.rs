@@ -1,7 +1,7 @@
 //! Rows and registration: stages that pass over rows while they are read, and slaves whose master comes and goes.
 
 use super::cluster::{Cluster, LIMIT};
-use flexps_common::data::{Facts, InputSpec, LabelMap, Schema};
+use flexps_common::data::{Facts, InputSpec, Labels, Schema};
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::InputId;
 use flexps_common::job::{Job, Registry};
@@ -128,7 +128,7 @@ fn schema() -> Schema {
         index_base: 1,
         base_detected: true,
         features: None,
-        labels: LabelMap { negative: -1.0, positive: 1.0 },
+        labels: Labels::two(-1.0, 1.0),
         labels_detected: true,
         bad_rows: 0,
     }

@@ -1,7 +1,7 @@
 //! What the parser promises, judged by a plain twin.
 
 use super::*;
-use crate::data::LabelMap;
+use crate::data::Labels;
 use proptest::prelude::*;
 
 fn schema(index_base: u32) -> Schema {
@@ -9,7 +9,7 @@ fn schema(index_base: u32) -> Schema {
         index_base,
         base_detected: true,
         features: None,
-        labels: LabelMap { negative: -1.0, positive: 1.0 },
+        labels: Labels::two(-1.0, 1.0),
         labels_detected: true,
         bad_rows: 0,
     }

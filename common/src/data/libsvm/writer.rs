@@ -34,7 +34,7 @@ pub fn write_row(
 pub fn write(out: &mut impl Write, block: &Block, schema: &Schema) -> std::io::Result<()> {
     for i in 0..block.rows() {
         let row = block.row(i);
-        let label = if row.label > 0.0 { schema.labels.positive } else { schema.labels.negative };
+        let label = schema.labels.of(row.label);
         write_row(out, label, row.indices, row.values, schema.index_base)?;
     }
     Ok(())

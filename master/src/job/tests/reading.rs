@@ -2,7 +2,7 @@
 
 use crate::assigner::{Reader, Source, cut};
 use crate::job::reading::{Listed, Reading};
-use flexps_common::data::{Facts, InputSpec, LabelMap, Schema, schema::DataPath};
+use flexps_common::data::{Facts, InputSpec, Labels, Schema, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, SlaveId};
 use flexps_common::report::ReadReport;
@@ -24,7 +24,7 @@ fn reading(like: bool) -> Reading {
         index_base: 1,
         base_detected: true,
         features: Some(50),
-        labels: LabelMap { negative: 0.0, positive: 1.0 },
+        labels: Labels::two(0.0, 1.0),
         labels_detected: true,
         bad_rows: 1,
     };

@@ -1,0 +1,269 @@
+//! The stage that learns under an L1 penalty: Newton steps on the features that are worked on, each found by coordinate
+//! descent on the workers' own columns, joined, and shortened until the objective falls as it should.
+//!
+//! Per step the workers exchange two numbers a feature that is worked on, whatever the number of rows. Invariant: the
+//! objective never rises, and all workers hold the same weights.
+
+use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
+use super::columns::Columns;
+use super::gradient;
+use super::loss::Smooth;
+use super::quadratic::{Quadratic, Way};
+use super::reduce::Reduce;
+use super::task::Task;
+use crate::order;
+use crate::parts::{Parts, Rows};
+use flexps_common::Result;
+use flexps_common::ids::Key;
+use flexps_common::metrics::Metric;
+use flexps_common::plan::Table;
+use flexps_common::worker::Worker;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Newton steps of a stage at most.
+const STEPS: usize = 50;
+/// The stage ends when the gap of the features that are worked on is this part of what it was, or of the tolerance.
+const ENOUGH: f64 = 0.1;
+/// ... or this part of what is asked for in the end.
+const WELL: f64 = 0.3;
+/// Halvings of a step at most.
+const HALVINGS: u32 = 30;
+/// A step must bring this part of what its slope promises.
+const PROMISED: f64 = 0.01;
+
+/// What the stage needs of the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Descent {
+    /// The rows.
+    pub rows: Rows,
+    /// The weights.
+    pub point: Table<f64>,
+    /// Features that are worked on.
+    pub active: Table<u32>,
+    /// For sums over the workers.
+    pub sums: Table<f64>,
+    /// Whether there is an intercept.
+    pub bias: bool,
+    /// Whether the losses are quadratic, so that one step is all it takes.
+    pub quadratic: bool,
+    /// The gap that is asked for, as a part of the objective.
+    pub tolerance: f64,
+    /// Seed of the order.
+    pub seed: u64,
+}
+
+/// A worker's rows as they stand.
+struct Own {
+    /// Targets and weights; weight 0 is held out.
+    targets: Vec<(f64, f64)>,
+    scores: Vec<f64>,
+    /// Weighted slopes and curvatures, over n.
+    slopes: Vec<f64>,
+    curvatures: Vec<f64>,
+    columns: Columns,
+}
+
+/// What all workers know alike.
+struct Shared {
+    rows: f64,
+    penalty: Penalty,
+    weights: Vec<f64>,
+    bias: f64,
+    gradient: Vec<f64>,
+    diagonal: Vec<f64>,
+    /// Slope and curvature of the intercept.
+    constant: [f64; 2],
+    reduce: Reduce,
+}
+
+impl Descent {
+    /// The stage function. Reports `bias`, `steps`, `halvings`.
+    pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let count = worker.scalar("active", 0.0) as Key;
+        let mut keys = Vec::new();
+        worker.get_range(self.active, 0..count, &mut keys)?;
+        keys.sort_unstable();
+        let mut own = self.own(worker, &keys)?;
+        let mut weights = Vec::new();
+        worker.get(self.point, &keys, &mut weights)?;
+        let start = weights.clone();
+        let mut shared = Shared {
+            rows: worker.scalar("trained_rows", 1.0),
+            penalty: Penalty { l1: worker.scalar("l1", 0.0), l2: worker.scalar("l2", 0.0) },
+            weights,
+            bias: worker.scalar("bias", 0.0),
+            gradient: Vec::new(),
+            diagonal: Vec::new(),
+            constant: [0.0; 2],
+            reduce: Reduce::new(self.sums, 2 * keys.len() + 16),
+        };
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(order::stream(worker, 0));
+        let (mut goal, mut steps, mut halvings) = (None, 0, 0);
+        while steps < STEPS {
+            let (own_diagonal, own_curvature, now) = self.look::<L>(worker, &mut own, &mut shared)?;
+            let goal = *goal.get_or_insert((ENOUGH * now.gap).max(WELL * self.tolerance * now.objective));
+            if steps > 0 && now.gap <= goal || !now.objective.is_finite() {
+                break;
+            }
+            let [slope, curvature] = shared.constant;
+            let way = Quadratic {
+                columns: &own.columns,
+                weights: &shared.weights,
+                gradient: &shared.gradient,
+                own: &own_diagonal,
+                all: &shared.diagonal,
+                curvature: &own.curvatures,
+                penalty: shared.penalty,
+                bias: self.bias.then_some([slope, own_curvature, curvature]),
+                enough: if self.quadratic && worker.place.threads == 1 { 1e-3 } else { 0.0 },
+            }
+            .solve(&mut rng);
+            let way = join(worker, &mut shared, way, &own_diagonal, own_curvature)?;
+            let Some(cut) = go::<L>(worker, &mut own, &mut shared, &way, now.objective)? else { break };
+            halvings += cut;
+            steps += 1;
+        }
+        self.put(worker, &keys, &start, &shared.weights)?;
+        worker.report("bias", Metric::Max(shared.bias));
+        worker.report("steps", Metric::Max(steps as f64));
+        worker.report("halvings", Metric::Max(f64::from(halvings)));
+        Ok(())
+    }
+
+    /// This worker's rows.
+    fn own(&self, worker: &mut Worker<'_>, keys: &[Key]) -> Result<Own> {
+        let columns = Columns::take(worker, self.rows, keys)?;
+        let (task, mut targets) = (Task::of(worker), Vec::new());
+        let mut parts = Parts::new(worker, self.rows)?;
+        while let Some(part) = parts.next(worker)? {
+            for at in 0..part.blocks() {
+                let block = part.block(worker, at)?;
+                task.folds(worker, (self.rows.input, part.number_of(at), block.rows()), |folds| {
+                    let kept = |i: usize| folds.is_none_or(|(folds, held_out)| folds[i] != held_out);
+                    let weight = |i: usize, label| if kept(i) { task.weight(label) } else { 0.0 };
+                    targets.extend(block.labels.iter().enumerate().map(|(i, l)| (task.target(*l), weight(i, *l))));
+                })?;
+            }
+        }
+        let scores = gradient::take_scores(worker, self.rows)?;
+        let (slopes, curvatures) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
+        Ok(Own { targets, scores, slopes, curvatures, columns })
+    }
+
+    /// Slopes, curvatures, gradient and diagonal at the present weights. Gives this worker's part of the diagonal and of
+    /// the intercept's curvature, and the certificate of the features that are worked on.
+    fn look<L: Smooth>(
+        &self,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        shared: &mut Shared,
+    ) -> Result<(Vec<f64>, f64, Certificate)> {
+        let (share, mut sums, mut curvature) = (1.0 / shared.rows, RowSums::default(), 0.0);
+        for (((y, weight), z), (slope, curved)) in
+            own.targets.iter().zip(&own.scores).zip(own.slopes.iter_mut().zip(&mut own.curvatures))
+        {
+            let at = L::at(*y, *z);
+            *slope = share * weight * at.slope;
+            // Where the loss is flat a little of its usual curvature keeps steps finite.
+            *curved = share * weight * at.curvature.max(1e-12);
+            sums.loss += weight * at.loss;
+            sums.inner += weight * at.slope * z;
+            sums.bend += weight * at.bend;
+            sums.slope += weight * at.slope;
+            curvature += *curved;
+        }
+        let count = shared.weights.len();
+        let mut all = Vec::with_capacity(2 * count + 5);
+        all.extend((0..count).map(|j| own.columns.column(j).dot(&own.slopes)));
+        let mut diagonal = vec![0.0; count];
+        for (j, sum) in diagonal.iter_mut().enumerate() {
+            let curvatures = &own.curvatures;
+            // SAFETY: a column's rows are below the number of rows.
+            own.columns.column(j).each(|row, x| *sum += x * x * unsafe { *curvatures.get_unchecked(row) });
+        }
+        all.extend(&diagonal);
+        all.extend([sums.loss, sums.inner, sums.bend, sums.slope, curvature]);
+        shared.reduce.sum(worker, &mut all)?;
+        let (features, rest) = all.split_at(2 * count);
+        shared.gradient.clear();
+        shared.gradient.extend(&features[..count]);
+        shared.diagonal.clear();
+        shared.diagonal.extend(&features[count..]);
+        let sums = RowSums { loss: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
+        shared.constant = [rest[3] / shared.rows, rest[4]];
+        let mut features = FeatureSums::default();
+        for (w, g) in shared.weights.iter().zip(&shared.gradient) {
+            features.penalty += shared.penalty.of(*w);
+            features.excess += (g.abs() - shared.penalty.l1).max(0.0).powi(2);
+            features.most = features.most.max(g.abs());
+        }
+        let now = certify(shared.rows, &sums, &features, shared.penalty, self.bias.then_some(shared.bias));
+        Ok((diagonal, curvature, now))
+    }
+
+    /// Adds what the stage changed to the table, each worker a part of the features.
+    fn put(&self, worker: &mut Worker<'_>, keys: &[Key], start: &[f64], now: &[f64]) -> Result<()> {
+        let (index, threads) = (worker.place.index, worker.place.threads);
+        let part = keys.len() * index / threads..keys.len() * (index + 1) / threads;
+        let changes: Vec<f64> = start[part.clone()].iter().zip(&now[part.clone()]).map(|(old, new)| new - old).collect();
+        worker.add(self.point, &keys[part], &changes)
+    }
+}
+
+/// The common step.
+fn join(worker: &mut Worker<'_>, shared: &mut Shared, way: Way, own: &[f64], own_curvature: f64) -> Result<Way> {
+    if worker.place.threads == 1 {
+        return Ok(way);
+    }
+    let Way { step: mut all, bias } = way;
+    for (step, (own, all)) in all.iter_mut().zip(own.iter().zip(&shared.diagonal)) {
+        *step *= if *all > 0.0 { own / all } else { 0.0 };
+    }
+    let curvature = shared.constant[1];
+    all.push(if curvature > 0.0 { bias * own_curvature / curvature } else { 0.0 });
+    shared.reduce.sum(worker, &mut all)?;
+    let bias = all.pop().unwrap_or(0.0);
+    Ok(Way { step: all, bias })
+}
+
+/// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it
+/// leads nowhere.
+fn go<L: Smooth>(
+    worker: &mut Worker<'_>,
+    own: &mut Own,
+    shared: &mut Shared,
+    way: &Way,
+    objective: f64,
+) -> Result<Option<u32>> {
+    let penalty = shared.penalty;
+    let penalties = |length: f64| {
+        let moved = shared.weights.iter().zip(&way.step).map(|(w, d)| penalty.of(w + length * d));
+        moved.sum::<f64>()
+    };
+    let before = penalties(0.0);
+    let along: f64 = shared.gradient.iter().zip(&way.step).map(|(g, d)| g * d).sum();
+    let promised = along + shared.constant[0] * way.bias + penalties(1.0) - before;
+    let mut moved = vec![way.bias; own.scores.len()];
+    for (j, step) in way.step.iter().enumerate().filter(|(_, step)| **step != 0.0) {
+        // SAFETY: a column's rows are below the number of rows.
+        own.columns.column(j).each(|row, x| unsafe { *moved.get_unchecked_mut(row) += step * x });
+    }
+    let mut length = 1.0;
+    for halvings in 0..HALVINGS {
+        let rows = own.targets.iter().zip(&own.scores).zip(&moved);
+        let losses = rows.map(|(((y, weight), z), d)| weight * L::loss(*y, z + length * d)).sum::<f64>();
+        let mut losses = vec![losses];
+        shared.reduce.sum(worker, &mut losses)?;
+        let after = losses[0] / shared.rows + penalties(length);
+        if after - objective <= PROMISED * length * promised && after < objective {
+            own.scores.iter_mut().zip(&moved).for_each(|(z, d)| *z += length * d);
+            shared.weights.iter_mut().zip(&way.step).for_each(|(w, d)| *w += length * d);
+            shared.bias += length * way.bias;
+            return Ok(Some(halvings));
+        }
+        length /= 2.0;
+    }
+    Ok(None)
+}

@@ -1,0 +1,181 @@
+//! The wide stage over rows: scores, losses and the gradient at a point, in f64.
+//!
+//! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
+//! of its blocks, belongs to the point that the stage saw.
+
+use super::loss::Smooth;
+use super::task::Task;
+use crate::logistic::needed_len;
+use crate::parts::{Part, Parts, Rows};
+use flexps_common::data::{Block, Row};
+use flexps_common::metrics::Metric;
+use flexps_common::plan::Table;
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+use std::sync::Arc;
+
+/// The column, on a worker's first block, of its rows' scores.
+const SCORES: &str = "scores";
+
+/// What the stage needs of the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradient {
+    /// The rows.
+    pub rows: Rows,
+    /// Where the gradient is taken.
+    pub point: Table<f64>,
+    /// Where it goes: (1/n) sum over rows of f'(z) x; zero at the start.
+    pub gradient: Table<f64>,
+    /// Where the diagonal of the losses' second derivative goes, if it is wanted; zero at the start.
+    pub diagonal: Option<Table<f64>>,
+}
+
+/// The score of a row.
+///
+/// # Safety
+/// Every index of the row must be below `weights.len()`.
+#[inline(always)]
+pub unsafe fn dot(row: &Row<'_>, weights: &[f64]) -> f64 {
+    // SAFETY: the caller vouches for the indices.
+    let weight = |index: &u32| unsafe { *weights.get_unchecked(*index as usize) };
+    let mut sums = [0.0f64; 4];
+    let index4 = row.indices.chunks_exact(4);
+    let rest = index4.remainder();
+    match row.values {
+        Some(values) => {
+            let value4 = values.chunks_exact(4);
+            sums[0] = rest.iter().zip(value4.remainder()).map(|(i, v)| f64::from(*v) * weight(i)).sum();
+            for (i, v) in index4.zip(value4) {
+                (0..4).for_each(|lane| sums[lane] += f64::from(v[lane]) * weight(&i[lane]));
+            }
+        }
+        None => {
+            sums[0] = rest.iter().map(weight).sum();
+            for i in index4 {
+                (0..4).for_each(|lane| sums[lane] += weight(&i[lane]));
+            }
+        }
+    }
+    (sums[0] + sums[1]) + (sums[2] + sums[3])
+}
+
+/// sums += by * x, or by * x^2 where `squared`, over a row's non-zeros.
+///
+/// # Safety
+/// Every index of the row must be below `sums.len()`.
+#[inline(always)]
+pub unsafe fn add_scaled(row: &Row<'_>, by: f64, squared: bool, sums: &mut [f64]) {
+    let value = |x: f32| if squared { f64::from(x) * f64::from(x) } else { f64::from(x) };
+    match row.values {
+        Some(values) => {
+            for (index, x) in row.indices.iter().zip(values) {
+                // SAFETY: the caller vouches for the indices.
+                unsafe { *sums.get_unchecked_mut(*index as usize) += by * value(*x) };
+            }
+        }
+        None => {
+            for index in row.indices {
+                // SAFETY: as above.
+                unsafe { *sums.get_unchecked_mut(*index as usize) += by };
+            }
+        }
+    }
+}
+
+/// Block `at` of a part, whose indices are checked.
+pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Block>> {
+    let block = part.block(worker, at)?;
+    if needed_len(&block) > part.map.len() {
+        return Err(Error::bug(format!("block {at} has a feature that is not in its key map")));
+    }
+    Ok(block)
+}
+
+/// Takes the scores that [`Gradient::run`] kept of this worker's rows.
+pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
+    let Some(first) = worker.own_blocks(rows.input)?.first().copied() else { return Ok(Vec::new()) };
+    let scores = worker.find_column(rows.input, first, SCORES)?;
+    scores.ok_or_else(|| Error::bug(format!("block {first} lost its column {SCORES}")))
+}
+
+/// Keeps this worker's scores for later stages of as many threads.
+pub fn keep_scores(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
+    let Some(first) = worker.own_blocks(rows.input)?.first().copied() else { return Ok(()) };
+    worker.put_column(rows.input, first, SCORES, scores)
+}
+
+/// Sums over rows.
+#[derive(Debug, Default)]
+struct Sums {
+    loss: f64,
+    inner: f64,
+    bend: f64,
+    slope: f64,
+    curvature: f64,
+    right: u64,
+}
+
+impl Gradient {
+    /// The stage function. Reports `loss`, `inner`, `bend`, `slope`, `curvature`, `right`, summed over rows.
+    pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
+        let share = 1.0 / worker.scalar("trained_rows", 1.0);
+        let (mut sums, mut scores) = (Sums::default(), Vec::new());
+        let mut parts = Parts::new(worker, self.rows)?;
+        let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
+        while let Some(part) = parts.next(worker)? {
+            worker.get_mapped(self.point, &part.map, &mut weights)?;
+            gradient.clear();
+            gradient.resize(part.map.len(), 0.0);
+            if self.diagonal.is_some() {
+                diagonal.clear();
+                diagonal.resize(part.map.len(), 0.0);
+            }
+            for at in 0..part.blocks() {
+                let block = block(worker, &part, at)?;
+                let place = (self.rows.input, part.number_of(at), block.rows());
+                task.folds(worker, place, |folds| {
+                    for i in 0..block.rows() {
+                        let row = block.row(i);
+                        // SAFETY: `block` checked the indices.
+                        let z = bias + unsafe { dot(&row, &weights) };
+                        scores.push(z);
+                        if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
+                            continue;
+                        }
+                        let (y, weight) = (task.target(row.label), task.weight(row.label));
+                        let at = L::at(y, z);
+                        sums.loss += weight * at.loss;
+                        sums.inner += weight * at.slope * z;
+                        sums.bend += weight * at.bend;
+                        sums.slope += weight * at.slope;
+                        sums.curvature += weight * at.curvature;
+                        sums.right += u64::from(y * z > 0.0);
+                        // SAFETY: as above, and there are as many sums as weights.
+                        unsafe { add_scaled(&row, share * weight * at.slope, false, &mut gradient) };
+                        if self.diagonal.is_some() {
+                            // SAFETY: as above.
+                            unsafe { add_scaled(&row, share * weight * at.curvature, true, &mut diagonal) };
+                        }
+                    }
+                })?;
+            }
+            worker.add_mapped(self.gradient, &part.map, &gradient)?;
+            if let Some(table) = self.diagonal {
+                worker.add_mapped(table, &part.map, &diagonal)?;
+            }
+            if !part.is_all() {
+                // So that the shards need not keep the gradients of all parts.
+                worker.clock()?;
+            }
+        }
+        keep_scores(worker, self.rows, scores)?;
+        let Sums { loss, inner, bend, slope, curvature, right } = sums;
+        let named = [("loss", loss), ("inner", inner), ("bend", bend), ("slope", slope), ("curvature", curvature)];
+        for (name, value) in named {
+            worker.report(name, Metric::Sum(value));
+        }
+        worker.report("right", Metric::Count(right));
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! The first pass, made while rows are still being read: counts rows by class and, for cross-validation, deals them to
+//! folds.
+//!
+//! Invariant: a row's fold depends on its features and its label alone, not on who read it: the same rows make the same
+//! folds on any number of slaves, and rows that are alike are never in two.
+
+use super::task::class_of;
+use flexps_common::data::block::Row;
+use flexps_common::metrics::Metric;
+use flexps_common::plan::{Input, Progress};
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+
+/// The column of each row's fold.
+pub const FOLDS: &str = "folds";
+
+/// What the first pass is to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Measure {
+    /// The rows.
+    pub input: Input,
+    /// Folds, 1 without cross-validation.
+    pub folds: u32,
+    /// Whether labels are numbers.
+    pub numbers: bool,
+    /// Of the folds.
+    pub seed: u64,
+}
+
+/// Counts, summed in the master.
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Rows by fold, then class.
+    pub rows: Vec<Vec<f64>>,
+    /// Sums of the labels by fold, where they are numbers.
+    pub sums: Vec<f64>,
+}
+
+fn rows_of(fold: usize, class: usize) -> String {
+    format!("rows_{fold}_{class}")
+}
+
+impl Measure {
+    /// The stage function.
+    pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
+        let folds = self.folds as usize;
+        let (mut rows, mut sums) = (vec![Vec::<u64>::new(); folds], vec![0.0; folds]);
+        let mut pass = worker.pass(self.input);
+        while let Some((at, block)) = pass.next(worker)? {
+            let of_row = |i| if folds > 1 { self.fold(&block.row(i)) } else { 0 };
+            let dealt: Vec<u32> = (0..block.rows()).map(of_row).collect();
+            for (label, fold) in block.labels.iter().zip(&dealt) {
+                let class = if self.numbers { 0 } else { class_of(*label) };
+                let counts = &mut rows[*fold as usize];
+                if counts.len() <= class {
+                    counts.resize(class + 1, 0);
+                }
+                counts[class] += 1;
+                sums[*fold as usize] += f64::from(*label);
+            }
+            if folds > 1 {
+                worker.put_column(self.input, at, FOLDS, dealt)?;
+            }
+        }
+        for (fold, counts) in rows.iter().enumerate() {
+            for (class, count) in counts.iter().enumerate() {
+                worker.report(&rows_of(fold, class), Metric::Count(*count));
+            }
+            worker.report(&format!("labels_{fold}"), Metric::Sum(sums[fold]));
+        }
+        Ok(())
+    }
+
+    /// A row's fold, by a hash of its content.
+    fn fold(&self, row: &Row<'_>) -> u32 {
+        let mut state = self.seed ^ u64::from(row.label.to_bits());
+        let mut mix = |word: u64| {
+            state = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            state ^= state >> 29;
+        };
+        for (at, key) in row.indices.iter().enumerate() {
+            mix(u64::from(*key) << 32 | u64::from(row.values.map_or(1f32, |v| v[at]).to_bits()));
+        }
+        mix(row.indices.len() as u64);
+        ((state >> 32) * u64::from(self.folds) >> 32) as u32
+    }
+
+    /// What the stage `name` counted; refuses folds and classes without rows.
+    pub fn counts(&self, progress: &Progress, name: &str, classes: usize) -> Result<Counts> {
+        let metric = |metric: &str| progress.metric(name, metric).unwrap_or(0.0);
+        let of_fold = |fold| (0..classes.max(1)).map(|class| metric(&rows_of(fold, class))).collect::<Vec<f64>>();
+        let counts = Counts {
+            rows: (0..self.folds as usize).map(of_fold).collect(),
+            sums: (0..self.folds).map(|fold| metric(&format!("labels_{fold}"))).collect(),
+        };
+        let total: f64 = counts.rows.iter().flatten().sum();
+        if f64::from(self.folds) > total {
+            return Err(Error::user(format!("--cv {} folds need as many rows, there are {total}", self.folds)));
+        }
+        if self.folds > 1 && counts.rows.iter().any(|rows| rows.iter().sum::<f64>() == 0.0) {
+            return Err(Error::user(format!(
+                "one of {} folds got none of the {total} rows (rows that are alike share a fold); give fewer with --cv",
+                self.folds
+            )));
+        }
+        Ok(counts)
+    }
+}
+
+impl Counts {
+    /// Rows of a class outside the fold that is held out.
+    pub fn trained(&self, class: usize, held_out: Option<u32>) -> f64 {
+        let kept = self.rows.iter().enumerate().filter(|(fold, _)| Some(*fold as u32) != held_out);
+        kept.map(|(_, rows)| rows.get(class).copied().unwrap_or(0.0)).sum()
+    }
+
+    /// Sum of the labels outside the fold that is held out.
+    pub fn labels(&self, held_out: Option<u32>) -> f64 {
+        let kept = self.sums.iter().enumerate().filter(|(fold, _)| Some(*fold as u32) != held_out);
+        kept.map(|(_, sum)| sum).sum()
+    }
+}

@@ -1,0 +1,349 @@
+//! Solvers that work on the weights themselves, for smooth losses under L1, L2 or both, to a certified distance from the
+//! optimum.
+//!
+//! minimise P(w, b) = (1/n) sum c f(w.x + b) + l1 |w|_1 + l2/2 |w|^2, c being the weight of a row's class. Rounds of a
+//! wide stage over rows, which makes the gradient, a stage over features, which makes the certificate of it and picks
+//! the features to work on, and one or more stages that learn. One job solves many such problems on the rows that it
+//! read once: a path of penalties, several classes, folds. Invariant: a problem ends behind a certificate, so what is
+//! reported belongs to the weights that are kept.
+
+mod certificate;
+mod columns;
+mod descent;
+pub mod flags;
+mod gradient;
+mod judge;
+pub mod loss;
+mod measure;
+mod newton;
+mod problems;
+mod quadratic;
+mod reduce;
+mod screen;
+mod task;
+
+use crate::flags::Common;
+use crate::parts::Rows;
+use crate::sdca::loss::Kind;
+use descent::Descent;
+use flags::Flags;
+use flexps_common::data::Wanted;
+use flexps_common::metrics::Metric;
+use flexps_common::plan::{Flow, Plan, Progress, SaveTensor, Steps, Table, Threads};
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+use gradient::Gradient;
+use judge::Judge;
+use loss::with_smooth;
+use measure::Measure;
+use newton::Newton;
+use problems::Problems;
+use screen::Screen;
+
+/// A job by these solvers.
+#[derive(Debug, Clone, Copy)]
+pub struct Primal<'a> {
+    /// What it shares with other jobs.
+    pub common: &'a Common,
+    /// Its own.
+    pub flags: &'a Flags,
+    /// What is added to the mean loss.
+    pub penalty: flags::Kind,
+    /// f.
+    pub loss: Kind,
+    /// Workers; all slots if none.
+    pub threads: Option<u32>,
+    /// Whether labels are numbers, not classes.
+    pub numbers: bool,
+}
+
+impl Primal<'_> {
+    /// What only these solvers do, if something of it is asked for.
+    pub fn asked(&self) -> Option<&'static str> {
+        let penalty = (self.penalty != flags::Kind::L2).then_some("--penalty");
+        let labels = self.common.labels.as_ref().is_some_and(|labels| labels.all().len() > 2);
+        let asked = penalty.or(self.flags.l1_ratio.map(|_| "--l1-ratio")).or_else(|| self.flags.asks());
+        asked.or(labels.then_some("more than two --labels"))
+    }
+
+    /// Refuses what only these solvers do on behalf of another one.
+    pub fn refuse(&self, solver: &str) -> Result<()> {
+        match self.asked() {
+            Some(flag) => Err(Error::user(format!("--solver {solver} has no {flag}; leave one of them out"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Plans the job.
+    pub fn plan(&self, plan: &mut Plan) -> Result<()> {
+        let common = self.common;
+        common.check()?;
+        loss::check(self.loss)?;
+        if let Some(what) = flags::refused(common) {
+            return Err(Error::user(format!("of this solver {what}")));
+        }
+        let ratio = self.flags.ratio(self.penalty)?;
+        self.check(ratio)?;
+        let inputs = common.inputs_as(plan, if self.numbers { Wanted::Numbers } else { Wanted::Classes })?;
+        let threads = self.threads.map_or(Threads::All, Threads::Count);
+        let point: Table<f64> = plan.table("point", 1);
+        let gradient: Table<f64> = plan.table("gradient", 1);
+        let sums: Table<f64> = plan.table("sums", 1);
+        let weights: Table<f32> = plan.table("weights", 1);
+        let bias: Option<Table<f32>> = common.bias.then(|| plan.table("bias", 1));
+        let problems = Problems {
+            measure: Measure {
+                input: inputs.rows.input,
+                folds: self.flags.cv.unwrap_or(1),
+                numbers: self.numbers,
+                seed: common.seed,
+            },
+            flags: self.flags.clone(),
+            loss: self.loss,
+            lambda: common.lambda,
+            ratio,
+            bias: common.bias,
+            point,
+            starts: common.init_model.is_some(),
+        };
+        let solver = Solver {
+            rows: inputs.rows,
+            threads,
+            loss: self.loss,
+            point,
+            gradient,
+            sums,
+            epochs: common.epochs,
+            tolerance: common.tolerance,
+            time_limit: common.time_limit,
+            seed: common.seed,
+            problems: problems.clone(),
+        };
+        let learner = if ratio > 0.0 {
+            Learner::Descent(plan.table("active", 1))
+        } else {
+            Learner::Newton(Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]))
+        };
+
+        let (measure, begun) = (problems.measure, problems.clone());
+        let steps = &mut plan.body;
+        if let Some(model) = &common.init_model {
+            steps.load(point, model, "weights");
+            if let Some(bias) = bias {
+                steps.load(bias, model, "bias");
+                steps.stage("intercept", move |worker| read_bias(worker, bias)).threads(Threads::Count(1));
+                steps.decide(|progress| {
+                    let value = progress.metric("intercept", "bias")?;
+                    progress.set("bias", value);
+                    Ok(Flow::Next)
+                });
+                steps.zero(bias);
+            }
+        }
+        steps.stage("measure", move |worker| measure.run(worker)).threads(threads).input(inputs.rows.input);
+        steps.decide(move |progress| begun.begin(progress));
+        steps.repeat(problems::MOST, |problem| {
+            let (starts, ends) = (problems.clone(), problems.clone());
+            problem.decide(move |progress| starts.start(progress));
+            solver.plan(problem, learner);
+            let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
+            if self.flags.cv.is_some() {
+                self.judge(problem, "held-out", judge, threads);
+            }
+            let validation = inputs.validation.map(|rows| Judge { rows, held_out: false, ..judge });
+            if let Some(judge) = validation {
+                self.judge(problem, "validation", judge, Threads::All);
+            }
+            let judged = validation.map(|_| "validation");
+            problem.decide(move |progress| ends.finish(progress, judged));
+            problem.stage("keep", move |worker| keep(worker, point, weights, bias));
+        });
+        let tensor = |name: &str, table: Table<f32>, keys| SaveTensor {
+            name: name.to_owned(),
+            table: table.id,
+            keys,
+            by_class: true,
+        };
+        let tensors = std::iter::once(tensor("weights", weights, None)).chain(bias.map(|b| tensor("bias", b, Some(1))));
+        common.save(plan, inputs.rows, tensors.collect());
+        Ok(())
+    }
+
+    fn judge(&self, steps: &mut Steps, name: &str, judge: Judge, threads: Threads) {
+        let kind = self.loss;
+        steps
+            .stage(name, move |worker| with_smooth!(kind, L => judge.run::<L>(worker)))
+            .threads(threads)
+            .input(judge.rows.input);
+    }
+
+    fn check(&self, ratio: f64) -> Result<()> {
+        if self.flags.path.is_some() && ratio == 0.0 {
+            return Err(Error::user(
+                "--path needs an L1 penalty, which has a largest lambda: give --penalty l1 or elastic-net",
+            ));
+        }
+        if self.common.init_model.is_some() && (self.flags.path.is_some() || self.flags.cv.is_some()) {
+            return Err(Error::user("--init-model starts one problem; it can't be given with --path or --cv"));
+        }
+        if self.common.lambda == Some(0.0) && ratio > 0.0 {
+            return Err(Error::user("--lambda 0 is no L1 penalty; give more, or leave --penalty out"));
+        }
+        Ok(())
+    }
+}
+
+fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
+    let mut value = Vec::new();
+    worker.get(bias, &[0], &mut value)?;
+    worker.report("bias", Metric::Max(f64::from(value[0])));
+    Ok(())
+}
+
+/// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept.
+fn keep(worker: &mut Worker<'_>, point: Table<f64>, weights: Table<f32>, bias: Option<Table<f32>>) -> Result<()> {
+    if worker.scalar("keep", 0.0) == 0.0 {
+        return Ok(());
+    }
+    let class = worker.scalar("class", -1.0).max(0.0) as u32;
+    let first = class * worker.scalar("features", 0.0) as u32;
+    let (mut now, mut old) = (Vec::new(), Vec::new());
+    screen::ranges(worker, |worker, keys| {
+        let to = first + keys.start..first + keys.end;
+        worker.get_range(point, keys, &mut now)?;
+        worker.get_range(weights, to.clone(), &mut old)?;
+        // Differences of what the table can hold, so that it ends with the nearest number to each weight.
+        old.iter_mut().zip(&now).for_each(|(old, now)| *old = *now as f32 - *old);
+        worker.add_range(weights, to, &old)
+    })?;
+    let Some(bias) = bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
+    let value = worker.scalar("bias", 0.0) as f32;
+    worker.get(bias, &[class], &mut old)?;
+    worker.add(bias, &[class], &[value - old[0]])
+}
+
+/// Who learns between two certificates.
+#[derive(Debug, Clone, Copy)]
+enum Learner {
+    /// Coordinate descent on some features, listed in the table.
+    Descent(Table<u32>),
+    /// Newton's method on all.
+    Newton(Newton),
+}
+
+/// The rounds of one problem.
+#[derive(Debug, Clone)]
+struct Solver {
+    rows: Rows,
+    threads: Threads,
+    loss: Kind,
+    point: Table<f64>,
+    gradient: Table<f64>,
+    sums: Table<f64>,
+    epochs: u64,
+    tolerance: f64,
+    time_limit: Option<f64>,
+    seed: u64,
+    problems: Problems,
+}
+
+impl Solver {
+    /// Plans the rounds.
+    fn plan(&self, steps: &mut Steps, learner: Learner) {
+        let (kind, input) = (self.loss, self.rows.input);
+        let (active, diagonal) = match learner {
+            Learner::Descent(active) => (Some(active), None),
+            Learner::Newton(newton) => (None, Some(newton.diagonal)),
+        };
+        let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal };
+        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums };
+        steps.repeat(self.epochs, |round| {
+            round.zero(self.gradient);
+            if let Some(diagonal) = diagonal {
+                round.zero(diagonal);
+            }
+            if let Some(active) = active {
+                round.zero(active);
+            }
+            round
+                .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
+                .threads(self.threads)
+                .input(input);
+            round.stage("screen", move |worker| screen.run(worker));
+            let decided = self.clone();
+            match learner {
+                Learner::Descent(active) => {
+                    round.decide(move |progress| decided.certified(progress));
+                    let descent = Descent {
+                        rows: self.rows,
+                        point: self.point,
+                        active,
+                        sums: self.sums,
+                        bias: self.problems.bias,
+                        quadratic: kind == Kind::Squared,
+                        tolerance: self.tolerance,
+                        seed: self.seed,
+                    };
+                    round
+                        .stage("descent", move |worker| with_smooth!(kind, L => descent.run::<L>(worker)))
+                        .threads(self.threads)
+                        .input(input);
+                    round.decide(|progress| {
+                        let bias = progress.metric("descent", "bias")?;
+                        progress.set("bias", bias);
+                        Ok(Flow::Next)
+                    });
+                }
+                Learner::Newton(newton) => {
+                    round.decide(move |progress| newton.judge(progress, |progress| decided.certified(progress)));
+                    newton.plan(round, self.threads, self.problems.bias);
+                }
+            }
+        });
+    }
+
+    /// Without a penalty there is no certificate: what the last step brought has to do.
+    fn unpenalised(&self, progress: &Progress) -> Result<Option<String>> {
+        let (right, rows) = (progress.scalar("right", 0.0), progress.scalar("trained_rows", 1.0));
+        if self.loss == Kind::Logistic && right == rows {
+            return Err(Error::data(format!(
+                "the rows are separable: weights that tell all {rows} apart get better the larger they are, so without a \
+                 penalty none are best; give --lambda above 0"
+            )));
+        }
+        let decrease = progress.scalar("decrease", f64::INFINITY);
+        let enough = decrease <= 0.1 * self.tolerance || progress.scalar("objective", 1.0) == 0.0;
+        let why = format!("the last step lowered the objective by {decrease:.2e} of it; without a penalty nothing is certified");
+        Ok(enough.then_some(why))
+    }
+
+    /// Behind the certificate of a round.
+    fn certified(&self, progress: &mut Progress) -> Result<Flow> {
+        if self.problems.set_path(progress)? {
+            // The list of features was made for another penalty.
+            return Ok(Flow::Again);
+        }
+        if let Some(why) = self.problems.certified(progress, self.tolerance)? {
+            return Ok(Flow::Stop(why));
+        }
+        if let Ok(active) = progress.metric("screen", "active") {
+            progress.set("active", active);
+        }
+        if progress.scalar("l1", 0.0) == 0.0
+            && progress.scalar("l2", 0.0) == 0.0
+            && let Some(why) = self.unpenalised(progress)?
+        {
+            return Ok(Flow::Stop(why));
+        }
+        if progress.epoch + 1 >= self.epochs {
+            return Ok(Flow::Stop(format!("{} rounds were made", self.epochs)));
+        }
+        if let Some(limit) = self.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit) {
+            return Ok(Flow::Stop(format!("time limit {limit} s reached")));
+        }
+        Ok(Flow::Next)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,315 @@
+//! The problems that one job solves on the same rows, one after the other: each fold held out, and at last none; in
+//! each the classes against the rest; in each the lambdas, from the largest, each from the optimum before.
+//!
+//! Invariant: what is decided of a problem depends on its number and on what earlier ones reported.
+
+use super::certificate;
+use super::flags::Flags;
+use super::loss;
+use super::measure::{Counts, Measure};
+use super::task::{self, name_of};
+use crate::sdca::loss::Kind;
+use flexps_common::data::Facts;
+use flexps_common::plan::{Flow, Progress, Table, TableOp};
+use flexps_common::{Error, Result};
+
+/// The smallest lambda of a path as a part of the largest, unless it is given.
+const SPAN: f64 = 0.01;
+
+/// Most problems of a job.
+pub const MOST: u64 = 1_000_000;
+
+/// All problems of a job.
+#[derive(Debug, Clone)]
+pub struct Problems {
+    /// The first pass.
+    pub measure: Measure,
+    /// The flags.
+    pub flags: Flags,
+    /// f.
+    pub loss: Kind,
+    /// As given; otherwise 1/n.
+    pub lambda: Option<f64>,
+    /// The part of lambda that is L1.
+    pub ratio: f64,
+    /// Whether there is an intercept.
+    pub bias: bool,
+    /// The weights.
+    pub point: Table<f64>,
+    /// Whether the first problem starts from a model.
+    pub starts: bool,
+}
+
+/// Which problem it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The fold that is held out; none at last.
+    pub fold: Option<u32>,
+    /// Of more than two classes.
+    pub class: Option<usize>,
+    /// In the path, from 0.
+    pub step: u32,
+}
+
+impl Problems {
+    /// How many classes a problem is made for: more than two, or none.
+    fn classes(facts: &Facts) -> usize {
+        let classes = facts.labels.all().len();
+        if classes > 2 { classes } else { 1 }
+    }
+
+    /// How many lambdas a path has.
+    pub fn steps(&self) -> u32 {
+        self.flags.path.unwrap_or(1)
+    }
+
+    fn facts<'a>(&self, progress: &'a Progress) -> Result<&'a Facts> {
+        let facts = progress.facts.get(self.measure.input.id.0 as usize).and_then(Option::as_ref);
+        facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))
+    }
+
+    fn counts(&self, progress: &Progress) -> Result<Counts> {
+        let classes = self.facts(progress)?.labels.all().len();
+        self.measure.counts(progress, "measure", classes)
+    }
+
+    /// The place of the problem of this number; none behind the last.
+    pub fn place(&self, facts: &Facts, number: u64) -> Option<Place> {
+        let (classes, steps) = (Self::classes(facts) as u64, u64::from(self.steps()));
+        let folds = self.flags.cv.map_or(0, u64::from);
+        let fold = number / (classes * steps);
+        let class = (number / steps % classes) as usize;
+        let fold = if fold < folds { Some(fold as u32) } else { None };
+        let there = number < (folds + 1) * classes * steps;
+        there.then_some(Place { fold, class: (classes > 1).then_some(class), step: (number % steps) as u32 })
+    }
+
+    /// Behind the first pass: what holds for all problems.
+    pub fn begin(&self, progress: &mut Progress) -> Result<Flow> {
+        let facts = self.facts(progress)?.clone();
+        let counts = self.counts(progress)?;
+        let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
+        if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
+            return Err(Error::data(format!(
+                "no row has the label {}; each class needs some",
+                name_of(&facts.labels, empty)
+            )));
+        }
+        if let Some(weights) = &self.flags.class_weight {
+            if rows.is_empty() {
+                return Err(Error::user("--class-weight needs classes; these labels are numbers"));
+            }
+            task::set_weights(progress, &weights.of(&facts.labels, &rows)?);
+        }
+        if facts.features * Self::classes(&facts) as u64 > 1 << 32 {
+            return Err(Error::user(format!(
+                "{} classes times {} features are more weights than the 2^32 of a table",
+                Self::classes(&facts),
+                facts.features
+            )));
+        }
+        progress.set("rows", facts.rows as f64);
+        progress.set("features", facts.features as f64);
+        Ok(Flow::Next)
+    }
+
+    /// Before a problem's first round.
+    pub fn start(&self, progress: &mut Progress) -> Result<Flow> {
+        let facts = self.facts(progress)?.clone();
+        let Some(place) = self.place(&facts, progress.epoch) else { return Ok(Flow::Stop(format!(
+                "{} solved, the last to a duality gap of {:.2e}",
+                if progress.epoch == 1 { "1 problem".to_owned() } else { format!("{} problems", progress.epoch) },
+                progress.scalar("gap", 0.0)
+            ))) };
+        let counts = self.counts(progress)?;
+        task::set(progress, place.class, place.fold);
+        let all = facts.labels.all().len().max(1);
+        let rows: Vec<f64> = (0..all).map(|class| counts.trained(class, place.fold)).collect();
+        if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
+            return Err(Error::data(format!(
+                "without fold {} no row has the label {}; give fewer folds with --cv",
+                place.fold.map_or(0, |fold| fold + 1),
+                name_of(&facts.labels, empty)
+            )));
+        }
+        let trained: f64 = rows.iter().sum();
+        progress.set("trained_rows", trained);
+        progress.set("path_step", f64::from(place.step));
+        progress.set("decrease", f64::INFINITY);
+        progress.set("tried", 0.0);
+        if place.step > 0 {
+            let (most, least) = (progress.scalar("most_lambda", 0.0), progress.scalar("least_lambda", 0.0));
+            let part = f64::from(place.step) / f64::from(self.steps() - 1);
+            self.set_lambda(progress, most * (least / most).powf(part));
+            return Ok(Flow::Next);
+        }
+        let adopts = self.starts && progress.epoch == 0;
+        if !adopts {
+            progress.ops.push(TableOp::Zero { table: self.point.id });
+            if self.bias {
+                let weighted = |class: usize| rows[class] * task::weight(progress, class);
+                let (targets, sum) = match (place.class, &facts.labels.all().len()) {
+                    (_, 0) => (counts.labels(place.fold), trained),
+                    (class, _) => {
+                        let positive = class.unwrap_or(1);
+                        let total: f64 = (0..all).map(weighted).sum();
+                        (2.0 * weighted(positive) - total, total)
+                    }
+                };
+                progress.set("bias", loss::constant(self.loss, targets, sum));
+            } else {
+                progress.set("bias", 0.0);
+            }
+        }
+        self.set_lambda(progress, self.lambda.unwrap_or(1.0 / facts.rows as f64));
+        if self.flags.path.is_some() {
+            // The largest comes from the first round's gradient.
+            progress.set("most_lambda", 0.0);
+        }
+        Ok(Flow::Next)
+    }
+
+    fn set_lambda(&self, progress: &mut Progress, lambda: f64) {
+        progress.set("lambda", lambda);
+        progress.set("l1", lambda * self.ratio);
+        progress.set("l2", lambda * (1.0 - self.ratio));
+    }
+
+    /// Behind the first gradient of a path: its lambdas. Whether they were set here.
+    pub fn set_path(&self, progress: &mut Progress) -> Result<bool> {
+        if self.flags.path.is_none() || progress.scalar("most_lambda", 0.0) > 0.0 {
+            return Ok(false);
+        }
+        let most = progress.metric("screen", "most")? / self.ratio;
+        if most == 0.0 {
+            return Err(Error::data("no feature tells the labels apart: the model is zero for every lambda; no path"));
+        }
+        let least = self.lambda.unwrap_or(SPAN * most);
+        if least >= most {
+            return Err(Error::user(format!(
+                "--lambda {least} leaves no weight: a path goes down from {most:.6} to it; give less"
+            )));
+        }
+        progress.set("most_lambda", most);
+        progress.set("least_lambda", least);
+        self.set_lambda(progress, most);
+        Ok(true)
+    }
+
+    /// Behind a problem: its numbers, what cross-validation makes of them, and whether its weights are kept.
+    pub fn finish(&self, progress: &mut Progress, judged: Option<&str>) -> Result<Flow> {
+        let facts = self.facts(progress)?.clone();
+        let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
+        for name in ["lambda", "gap", "nonzeros", "rounds"] {
+            if let Some(value) = progress.scalars.get(name).copied() {
+                progress.epoch_metrics.insert(name.to_owned(), value);
+            }
+        }
+        for (name, value) in [("fold", place.fold.map(f64::from)), ("class", place.class.map(|class| class as f64))] {
+            if let Some(value) = value {
+                progress.epoch_metrics.insert(name.to_owned(), value);
+            }
+        }
+        if place.fold.is_some() {
+            return self.finish_fold(progress, place, &facts);
+        }
+        if let Some(name) = judged {
+            let loss = progress.metric(name, "loss")? / progress.metric(name, "weight")?;
+            progress.epoch_metrics.insert(format!("{name}_loss"), loss);
+            progress.set(&format!("{name}_loss"), loss);
+            let right = progress.metric(name, "right")? / progress.metric(name, "rows")?;
+            if self.loss != Kind::Squared {
+                progress.set(&format!("{name}_accuracy"), right);
+                progress.epoch_metrics.insert(format!("{name}_accuracy"), right);
+            }
+            if let Some(auc) = progress.metric(name, "auc").ok().filter(|auc| auc.is_finite()) {
+                progress.set(&format!("{name}_auc"), auc);
+            }
+        }
+        let last = place.step + 1 == self.steps();
+        let keeps = if self.flags.cv.is_some() && self.flags.path.is_some() {
+            place.step == self.best(progress)
+        } else if let (Some(name), Some(_)) = (judged, self.flags.path) {
+            let better = progress.scalar(&format!("{name}_loss"), f64::INFINITY);
+            let first = place.step == 0;
+            let keeps = first || better < progress.scalar("best_validation_loss", f64::INFINITY);
+            if keeps {
+                progress.set("best_validation_loss", better);
+            }
+            keeps
+        } else {
+            last
+        };
+        progress.set("keep", f64::from(u8::from(keeps)));
+        if keeps {
+            progress.set("kept_lambda", progress.scalar("lambda", 0.0));
+            progress.set("kept_nonzeros", progress.scalar("nonzeros", 0.0));
+            progress.set("kept_objective", progress.scalar("objective", 0.0));
+            if facts.labels.all().len() == 2 || facts.labels.all().is_empty() {
+                progress.set("training_accuracy", progress.scalar("right", 0.0) / progress.scalar("rows", 1.0));
+            }
+        }
+        Ok(Flow::Next)
+    }
+
+    /// Adds what the held-out rows showed.
+    fn finish_fold(&self, progress: &mut Progress, place: Place, facts: &Facts) -> Result<Flow> {
+        progress.set("keep", 0.0);
+        let loss = progress.metric("held-out", "loss")?;
+        let weight = progress.metric("held-out", "weight")?;
+        progress.epoch_metrics.insert("held_out_loss".to_owned(), loss / weight);
+        for (name, value) in [("loss", loss), ("weight", weight)] {
+            let name = format!("cv_{name}_{}", place.step);
+            let sum = progress.scalar(&name, 0.0) + value;
+            progress.set(&name, sum);
+        }
+        // Of more than two classes the label is known once the last of them has spoken.
+        if place.class.is_none_or(|class| class + 1 == Self::classes(facts)) && self.loss != Kind::Squared {
+            for name in ["right", "rows"] {
+                let value = progress.metric("held-out", name)?;
+                let name = format!("cv_{name}_{}", place.step);
+                let sum = progress.scalar(&name, 0.0) + value;
+                progress.set(&name, sum);
+            }
+        }
+        let best = self.best(progress);
+        let loss = self.mean(progress, best);
+        progress.set("cv_loss", loss);
+        let rows = progress.scalar(&format!("cv_rows_{best}"), 0.0);
+        if rows > 0.0 {
+            progress.set("cv_accuracy", progress.scalar(&format!("cv_right_{best}"), 0.0) / rows);
+        }
+        Ok(Flow::Next)
+    }
+
+    fn mean(&self, progress: &Progress, step: u32) -> f64 {
+        progress.scalar(&format!("cv_loss_{step}"), f64::INFINITY) / progress.scalar(&format!("cv_weight_{step}"), 1.0)
+    }
+
+    /// The step of the path with the least loss on rows that were held out; the first of equals, with the most penalty.
+    fn best(&self, progress: &Progress) -> u32 {
+        let better = |best: u32, step: u32| if self.mean(progress, step) < self.mean(progress, best) { step } else { best };
+        (1..self.steps()).fold(0, better)
+    }
+
+    /// Behind the certificate of a round: notes it, and says whether it is enough. `tolerance` is asked for as a part of
+    /// the objective.
+    pub fn certified(&self, progress: &mut Progress, tolerance: f64) -> Result<Option<String>> {
+        let (certificate, _) = certificate::read(progress, "gradient", "screen", self.bias)?;
+        let relative = certificate.gap / certificate.objective.abs().max(f64::MIN_POSITIVE);
+        progress.objective = Some(certificate.objective);
+        progress.set("objective", certificate.objective);
+        progress.set("gap", relative);
+        let round = (progress.epoch + 1) as f64;
+        progress.set("rounds", round);
+        let nonzeros = progress.metric("screen", "nonzeros")?;
+        progress.set("nonzeros", nonzeros);
+        let right = progress.metric("gradient", "right")?;
+        progress.set("right", right);
+        if progress.scalar("l1", 0.0) == 0.0 && progress.scalar("l2", 0.0) == 0.0 {
+            return Ok(None);
+        }
+        let why = format!("duality gap {relative:.2e}, at most {tolerance} was asked");
+        Ok((relative <= tolerance || certificate.gap == 0.0).then_some(why))
+    }
+}

@@ -1,0 +1,98 @@
+//! What a row's label means in the problem at hand: its target and its weight.
+//!
+//! One job may solve many problems on the same rows: one class against the rest, one fold held out. Which it is stands in
+//! the job's scalars. Invariant: a row that is held out has weight 0, and so no part in any sum.
+
+use super::measure::FOLDS;
+use flexps_common::Result;
+use flexps_common::data::Labels;
+use flexps_common::plan::{Input, Progress};
+use flexps_common::worker::Worker;
+
+/// The problem at hand, as a worker sees it.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// The class that is learnt against the rest, of more than two.
+    class: Option<f32>,
+    /// Weights by class; none where all are 1.
+    weights: Vec<f64>,
+    /// The fold that is held out.
+    held_out: Option<u32>,
+}
+
+/// The name of the scalar that holds a class's weight.
+fn weight_of(class: usize) -> String {
+    format!("weight_of_class_{class}")
+}
+
+/// The place of a row's label among the classes: of two, whose labels are -1 and +1, 0 is the negative one.
+#[inline]
+pub fn class_of(label: f32) -> usize {
+    label.max(0.0) as usize
+}
+
+/// Sets the scalars of a problem: the class that is learnt, if there are more than two, and the fold that is held out.
+pub fn set(progress: &mut Progress, class: Option<usize>, held_out: Option<u32>) {
+    progress.set("class", class.map_or(-1.0, |class| class as f64));
+    progress.set("held_out", held_out.map_or(-1.0, f64::from));
+}
+
+/// Sets the weights of all classes.
+pub fn set_weights(progress: &mut Progress, weights: &[f64]) {
+    progress.set("weighted_classes", weights.len() as f64);
+    for (class, weight) in weights.iter().enumerate() {
+        progress.set(&weight_of(class), *weight);
+    }
+}
+
+/// The weight of a class.
+pub fn weight(progress: &Progress, class: usize) -> f64 {
+    progress.scalar(&weight_of(class), 1.0)
+}
+
+impl Task {
+    /// The problem that the scalars describe.
+    pub fn of(worker: &Worker<'_>) -> Self {
+        let known = |name| Some(worker.scalar(name, -1.0)).filter(|value| *value >= 0.0);
+        let classes = worker.scalar("weighted_classes", 0.0) as usize;
+        Self {
+            class: known("class").map(|class| class as f32),
+            weights: (0..classes).map(|class| worker.scalar(&weight_of(class), 1.0)).collect(),
+            held_out: known("held_out").map(|fold| fold as u32),
+        }
+    }
+
+    /// What a row with this label should score.
+    #[inline]
+    pub fn target(&self, label: f32) -> f64 {
+        match self.class {
+            Some(class) => if label == class { 1.0 } else { -1.0 },
+            None => f64::from(label),
+        }
+    }
+
+    /// What a row with this label counts.
+    #[inline]
+    pub fn weight(&self, label: f32) -> f64 {
+        if self.weights.is_empty() { 1.0 } else { self.weights[class_of(label)] }
+    }
+
+    /// Calls `each` with the folds of the rows of the slave's block `at`; none where no fold is held out.
+    pub fn folds<T>(
+        &self,
+        worker: &mut Worker<'_>,
+        (input, at, rows): (Input, usize, usize),
+        each: impl FnOnce(Option<(&[u32], u32)>) -> T,
+    ) -> Result<T> {
+        let Some(held_out) = self.held_out else { return Ok(each(None)) };
+        let folds: Vec<u32> = worker.take_column(input, at, FOLDS, rows)?;
+        let made = each(Some((&folds, held_out)));
+        worker.put_column(input, at, FOLDS, folds)?;
+        Ok(made)
+    }
+}
+
+/// The labels of the classes as the user reads them.
+pub fn name_of(labels: &Labels, class: usize) -> String {
+    labels.all().get(class).map_or_else(|| class.to_string(), f32::to_string)
+}
