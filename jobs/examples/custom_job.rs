@@ -100,7 +100,7 @@ impl Job for Ridge {
             });
         });
         if let Some(path) = self.model.clone() {
-            let tensor = SaveTensor { name: "weights".to_owned(), table: weights.id, keys: None };
+            let tensor = SaveTensor { name: "weights".to_owned(), table: weights.id, keys: None, by_class: false };
             plan.save(SaveSpec { path, overwrite: false, tensors: vec![tensor], input: rows.id });
         }
         Ok(())

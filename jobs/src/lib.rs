@@ -8,8 +8,8 @@ mod first;
 #[cfg(test)]
 mod fixtures;
 pub mod flags;
-pub mod logistic;
 pub mod lasso;
+pub mod logistic;
 pub mod lr;
 #[cfg(test)]
 mod newton;
@@ -33,5 +33,10 @@ use flexps_common::job::Registry;
 
 /// The jobs of this crate.
 pub fn registry() -> Registry {
-    Registry::new().with::<lasso::Lasso>().with::<lr::Lr>().with::<sleep::Sleep>().with::<svm::Svm>().with::<svrg::Svrg>()
+    Registry::new()
+        .with::<lasso::Lasso>()
+        .with::<lr::Lr>()
+        .with::<sleep::Sleep>()
+        .with::<svm::Svm>()
+        .with::<svrg::Svrg>()
 }

@@ -280,7 +280,11 @@ impl Parser {
                 if schema.labels.all().len() == 2 { "neither of the two classes" } else { "none of the classes" },
                 schema.labels,
                 if schema.labels_detected { " that were found at the files' ends" } else { "" },
-                if schema.labels.all().len() == 2 { "both with --labels NEG,POS" } else { "all with --labels A,B,C,…" },
+                if schema.labels.all().len() == 2 {
+                    "both with --labels NEG,POS"
+                } else {
+                    "all with --labels A,B,C,…"
+                },
             ),
             Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
             Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),

@@ -58,7 +58,16 @@ pub struct InputSpec {
 impl InputSpec {
     /// An input of which all is detected and no bad row is skipped.
     pub fn new(name: &str, paths: Vec<DataPath>) -> Self {
-        Self { name: name.to_owned(), paths, index_base: None, features: None, labels: None, wanted: Wanted::Two, bad_rows: 0, like: None }
+        Self {
+            name: name.to_owned(),
+            paths,
+            index_base: None,
+            features: None,
+            labels: None,
+            wanted: Wanted::Two,
+            bad_rows: 0,
+            like: None,
+        }
     }
 }
 
@@ -103,7 +112,13 @@ impl Labels {
     /// The file's label for what a row holds.
     pub fn of(&self, code: f32) -> f32 {
         match self.0[..] {
-            [negative, positive] => if code > 0.0 { positive } else { negative },
+            [negative, positive] => {
+                if code > 0.0 {
+                    positive
+                } else {
+                    negative
+                }
+            }
             [] => code,
             ref all => all.get(code as usize).copied().unwrap_or(code),
         }

@@ -77,7 +77,10 @@ fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Label
             Err(Error::data(format!("{}: all rows looked at have label {only}; give --labels NEG,POS", whence())))
         }
         [negative, positive] => Ok(Labels::two(negative, positive)),
-        _ if spec.wanted == Wanted::Classes && labels.len() <= MOST_CLASSES && labels.iter().all(|l| l.fract() == 0.0) => {
+        _ if spec.wanted == Wanted::Classes
+            && labels.len() <= MOST_CLASSES
+            && labels.iter().all(|l| l.fract() == 0.0) =>
+        {
             Ok(Labels::classes(labels.to_vec()))
         }
         _ if spec.wanted == Wanted::Classes => Err(Error::data(format!(

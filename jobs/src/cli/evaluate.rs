@@ -54,7 +54,12 @@ fn two_classes(scoring: &Scoring) -> Result<Lines> {
     })?;
     let rows = scored.len() as f64;
     let auc = auc(&mut scored);
-    Ok(vec![("rows", Some(rows)), ("accuracy", Some(right as f64 / rows)), ("log loss", Some(loss / rows)), ("AUC", auc)])
+    Ok(vec![
+        ("rows", Some(rows)),
+        ("accuracy", Some(right as f64 / rows)),
+        ("log loss", Some(loss / rows)),
+        ("AUC", auc),
+    ])
 }
 
 /// The class with the highest score counts; the recall is the mean over the classes that the rows have.

@@ -56,7 +56,8 @@ fn liblinear(model: &Model, out: &mut impl Write) -> std::io::Result<()> {
 fn text(model: &Model, out: &mut impl Write) -> std::io::Result<()> {
     let about = &model.description;
     let features = (about.features as usize).max(1);
-    let class = |at: usize| if about.outputs() > 1 { format!("{} ", about.labels.of(at as f32)) } else { String::new() };
+    let class =
+        |at: usize| if about.outputs() > 1 { format!("{} ", about.labels.of(at as f32)) } else { String::new() };
     for (at, w) in model.weights.iter().enumerate().filter(|(_, w)| **w != 0.0) {
         let index = (at % features) as u64 + u64::from(about.index_base);
         writeln!(out, "{}{index} {w}", class(at / features))?;

@@ -15,7 +15,9 @@ pub fn predict(runtime: &Handle, args: &PredictArgs) -> Result<()> {
     let labels = scoring.labels();
     let numbers = labels.all().is_empty();
     if numbers && args.output == Output::Probability {
-        return Err(Error::user("the model predicts numbers, which have no probability; leave --output probability out"));
+        return Err(Error::user(
+            "the model predicts numbers, which have no probability; leave --output probability out",
+        ));
     }
     let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
     scoring.each(|_, scores| {

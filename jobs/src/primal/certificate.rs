@@ -85,12 +85,16 @@ pub fn certify(rows: f64, over: &RowSums, features: &FeatureSums, penalty: Penal
 }
 
 /// What the last runs of the stages `over_rows` and `over_features` reported, and the certificate that it makes.
-pub fn read(progress: &Progress, over_rows: &str, over_features: &str, bias: bool) -> Result<(Certificate, FeatureSums)> {
+pub fn read(
+    progress: &Progress,
+    over_rows: &str,
+    over_features: &str,
+    bias: bool,
+) -> Result<(Certificate, FeatureSums)> {
     let row = |name| progress.metric(over_rows, name);
     let feature = |name| progress.metric(over_features, name);
     let sums = RowSums { loss: row("loss")?, inner: row("inner")?, bend: row("bend")?, slope: row("slope")? };
-    let features =
-        FeatureSums { penalty: feature("penalty")?, excess: feature("excess")?, most: feature("most")? };
+    let features = FeatureSums { penalty: feature("penalty")?, excess: feature("excess")?, most: feature("most")? };
     let penalty = Penalty { l1: progress.scalar("l1", 0.0), l2: progress.scalar("l2", 0.0) };
     let bias = bias.then(|| progress.scalar("bias", 0.0));
     let certificate = certify(progress.scalar("trained_rows", 1.0), &sums, &features, penalty, bias);

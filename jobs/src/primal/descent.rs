@@ -207,7 +207,8 @@ impl Descent {
     fn put(&self, worker: &mut Worker<'_>, keys: &[Key], start: &[f64], now: &[f64]) -> Result<()> {
         let (index, threads) = (worker.place.index, worker.place.threads);
         let part = keys.len() * index / threads..keys.len() * (index + 1) / threads;
-        let changes: Vec<f64> = start[part.clone()].iter().zip(&now[part.clone()]).map(|(old, new)| new - old).collect();
+        let changes: Vec<f64> =
+            start[part.clone()].iter().zip(&now[part.clone()]).map(|(old, new)| new - old).collect();
         worker.add(self.point, &keys[part], &changes)
     }
 }

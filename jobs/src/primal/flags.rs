@@ -44,7 +44,9 @@ impl FromStr for ClassWeights {
         };
         let all: Option<Vec<_>> = text.split(',').map(one).collect();
         all.map(Self::Given).ok_or_else(|| {
-            Error::user(format!("'{text}' are no class weights; give balanced, or LABEL=WEIGHT above 0, e.g. -1=1,1=20"))
+            Error::user(format!(
+                "'{text}' are no class weights; give balanced, or LABEL=WEIGHT above 0, e.g. -1=1,1=20"
+            ))
         })
     }
 }
@@ -86,9 +88,7 @@ impl ClassWeights {
             }
             Self::Given(given) => {
                 if let Some((other, _)) = given.iter().find(|(label, _)| !all.contains(label)) {
-                    return Err(Error::user(format!(
-                        "--class-weight names the label {other}; the rows have {labels}"
-                    )));
+                    return Err(Error::user(format!("--class-weight names the label {other}; the rows have {labels}")));
                 }
                 let weight = |label| given.iter().find(|(of, _)| of == label).map_or(1.0, |(_, weight)| *weight);
                 Ok(all.iter().map(weight).collect())
@@ -128,7 +128,9 @@ impl Flags {
             (Kind::L1, None) => Ok(1.0),
             (Kind::ElasticNet, ratio) => Ok(ratio.unwrap_or(0.5)),
             (Kind::L2, Some(_)) => Err(Error::user("--l1-ratio goes with --penalty elastic-net")),
-            (Kind::L1, Some(_)) => Err(Error::user("--l1-ratio goes with --penalty elastic-net, not with l1, which is 1")),
+            (Kind::L1, Some(_)) => {
+                Err(Error::user("--l1-ratio goes with --penalty elastic-net, not with l1, which is 1"))
+            }
         }
     }
 

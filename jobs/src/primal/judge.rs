@@ -43,7 +43,8 @@ impl Judge {
                 let number = part.number_of(at);
                 let place = (self.rows.input, number, block.rows());
                 // SAFETY: `block` checked the indices.
-                let scores: Vec<f64> = (0..block.rows()).map(|i| bias + unsafe { dot(&block.row(i), &weights) }).collect();
+                let scores: Vec<f64> =
+                    (0..block.rows()).map(|i| bias + unsafe { dot(&block.row(i), &weights) }).collect();
                 let guesses = match class {
                     Some(class) => {
                         let mut held: [Vec<f64>; 2] = Default::default();

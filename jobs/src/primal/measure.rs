@@ -82,7 +82,7 @@ impl Measure {
             mix(u64::from(*key) << 32 | u64::from(row.values.map_or(1f32, |v| v[at]).to_bits()));
         }
         mix(row.indices.len() as u64);
-        ((state >> 32) * u64::from(self.folds) >> 32) as u32
+        (((state >> 32) * u64::from(self.folds)) >> 32) as u32
     }
 
     /// What the stage `name` counted; refuses folds and classes without rows.

@@ -157,6 +157,8 @@ impl Primal<'_> {
             let judged = validation.map(|_| "validation");
             problem.decide(move |progress| ends.finish(progress, judged));
             problem.stage("keep", move |worker| keep(worker, point, weights, bias));
+            let last = problems.clone();
+            problem.decide(move |progress| last.end(progress));
         });
         let tensor = |name: &str, table: Table<f32>, keys| SaveTensor {
             name: name.to_owned(),
@@ -313,7 +315,9 @@ impl Solver {
         }
         let decrease = progress.scalar("decrease", f64::INFINITY);
         let enough = decrease <= 0.1 * self.tolerance || progress.scalar("objective", 1.0) == 0.0;
-        let why = format!("the last step lowered the objective by {decrease:.2e} of it; without a penalty nothing is certified");
+        let why = format!(
+            "the last step lowered the objective by {decrease:.2e} of it; without a penalty nothing is certified"
+        );
         Ok(enough.then_some(why))
     }
 

@@ -9,12 +9,18 @@ use super::loss;
 use super::measure::{Counts, Measure};
 use super::task::{self, name_of};
 use crate::sdca::loss::Kind;
-use flexps_common::data::Facts;
+use flexps_common::data::{Facts, Labels};
 use flexps_common::plan::{Flow, Progress, Table, TableOp};
 use flexps_common::{Error, Result};
 
 /// The smallest lambda of a path as a part of the largest, unless it is given.
 const SPAN: f64 = 0.01;
+
+/// Whether a scalar tells something of the model, not of the way to it.
+fn tells(name: &str) -> bool {
+    const NAMES: [&str; 8] = ["rows", "features", "lambda", "objective", "gap", "nonzeros", "rounds", "products"];
+    NAMES.contains(&name) || ["training_", "validation_", "cv_"].iter().any(|of| name.starts_with(of))
+}
 
 /// Most problems of a job.
 pub const MOST: u64 = 1_000_000;
@@ -63,9 +69,12 @@ impl Problems {
         self.flags.path.unwrap_or(1)
     }
 
-    fn facts<'a>(&self, progress: &'a Progress) -> Result<&'a Facts> {
-        let facts = progress.facts.get(self.measure.input.id.0 as usize).and_then(Option::as_ref);
-        facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))
+    /// The rows' facts; labels that are numbers are no classes.
+    fn facts(&self, progress: &Progress) -> Result<Facts> {
+        let facts = progress.facts.get(self.measure.input.id.0 as usize).cloned().flatten();
+        let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+        let labels = if self.measure.numbers { Labels::numbers() } else { facts.labels };
+        Ok(Facts { labels, ..facts })
     }
 
     fn counts(&self, progress: &Progress) -> Result<Counts> {
@@ -86,7 +95,7 @@ impl Problems {
 
     /// Behind the first pass: what holds for all problems.
     pub fn begin(&self, progress: &mut Progress) -> Result<Flow> {
-        let facts = self.facts(progress)?.clone();
+        let facts = self.facts(progress)?;
         let counts = self.counts(progress)?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
@@ -115,12 +124,8 @@ impl Problems {
 
     /// Before a problem's first round.
     pub fn start(&self, progress: &mut Progress) -> Result<Flow> {
-        let facts = self.facts(progress)?.clone();
-        let Some(place) = self.place(&facts, progress.epoch) else { return Ok(Flow::Stop(format!(
-                "{} solved, the last to a duality gap of {:.2e}",
-                if progress.epoch == 1 { "1 problem".to_owned() } else { format!("{} problems", progress.epoch) },
-                progress.scalar("gap", 0.0)
-            ))) };
+        let facts = self.facts(progress)?;
+        let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
         let counts = self.counts(progress)?;
         task::set(progress, place.class, place.fold);
         let all = facts.labels.all().len().max(1);
@@ -198,7 +203,7 @@ impl Problems {
 
     /// Behind a problem: its numbers, what cross-validation makes of them, and whether its weights are kept.
     pub fn finish(&self, progress: &mut Progress, judged: Option<&str>) -> Result<Flow> {
-        let facts = self.facts(progress)?.clone();
+        let facts = self.facts(progress)?;
         let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
         for name in ["lambda", "gap", "nonzeros", "rounds"] {
             if let Some(value) = progress.scalars.get(name).copied() {
@@ -243,13 +248,40 @@ impl Problems {
         progress.set("keep", f64::from(u8::from(keeps)));
         if keeps {
             progress.set("kept_lambda", progress.scalar("lambda", 0.0));
-            progress.set("kept_nonzeros", progress.scalar("nonzeros", 0.0));
-            progress.set("kept_objective", progress.scalar("objective", 0.0));
-            if facts.labels.all().len() == 2 || facts.labels.all().is_empty() {
-                progress.set("training_accuracy", progress.scalar("right", 0.0) / progress.scalar("rows", 1.0));
+            // Of all classes.
+            let first = place.class.is_none_or(|class| class == 0);
+            for (kept, name) in [("kept_nonzeros", "nonzeros"), ("kept_objective", "objective")] {
+                let before = if first { 0.0 } else { progress.scalar(kept, 0.0) };
+                progress.set(kept, before + progress.scalar(name, 0.0));
+            }
+            let rows = progress.scalar("trained_rows", 1.0);
+            progress.set("training_loss", progress.metric("gradient", "loss")? / rows);
+            if facts.labels.all().len() == 2 {
+                progress.set("training_accuracy", progress.scalar("right", 0.0) / rows);
             }
         }
         Ok(Flow::Next)
+    }
+
+    /// Behind all that a problem does: whether it was the last.
+    pub fn end(&self, progress: &mut Progress) -> Result<Flow> {
+        if self.place(&self.facts(progress)?, progress.epoch + 1).is_some() {
+            return Ok(Flow::Next);
+        }
+        let solved = match progress.epoch + 1 {
+            1 => "1 problem".to_owned(),
+            many => format!("{many} problems"),
+        };
+        let gap = progress.scalar("gap", 0.0);
+        for (kept, name) in [("kept_lambda", "lambda"), ("kept_nonzeros", "nonzeros"), ("kept_objective", "objective")]
+        {
+            progress.set(name, progress.scalar(kept, 0.0));
+        }
+        progress.objective = Some(progress.scalar("objective", 0.0));
+        // The report is for who asked for the model.
+        progress.scalars.retain(|name, _| tells(name));
+        progress.metrics.clear();
+        Ok(Flow::Stop(format!("{solved} solved, the last to a duality gap of {gap:.2e}")))
     }
 
     /// Adds what the held-out rows showed.
@@ -288,7 +320,8 @@ impl Problems {
 
     /// The step of the path with the least loss on rows that were held out; the first of equals, with the most penalty.
     fn best(&self, progress: &Progress) -> u32 {
-        let better = |best: u32, step: u32| if self.mean(progress, step) < self.mean(progress, best) { step } else { best };
+        let better =
+            |best: u32, step: u32| if self.mean(progress, step) < self.mean(progress, best) { step } else { best };
         (1..self.steps()).fold(0, better)
     }
 

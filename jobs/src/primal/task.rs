@@ -66,7 +66,13 @@ impl Task {
     #[inline]
     pub fn target(&self, label: f32) -> f64 {
         match self.class {
-            Some(class) => if label == class { 1.0 } else { -1.0 },
+            Some(class) => {
+                if label == class {
+                    1.0
+                } else {
+                    -1.0
+                }
+            }
             None => f64::from(label),
         }
     }

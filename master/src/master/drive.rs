@@ -237,7 +237,8 @@ impl Master {
             let spec =
                 spec.ok_or_else(|| Error::bug(format!("tensor {} is of a table that the plan lacks", tensor.name)))?;
             let classes = if tensor.by_class { description.labels.all().len() } else { 0 };
-            let keys = tensor.keys.map_or(description.features, u64::from) * if classes > 2 { classes as u64 } else { 1 };
+            let keys =
+                tensor.keys.map_or(description.features, u64::from) * if classes > 2 { classes as u64 } else { 1 };
             tensors.push(Tensor { name: tensor.name, table: tensor.table, spec, keys });
         }
         self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));

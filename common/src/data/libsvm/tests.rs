@@ -35,8 +35,8 @@ fn plain_row(line: &[u8], schema: &Schema) -> Option<Option<(f32, Vec<Key>, Vec<
     let Some(label) = tokens.next() else { return Some(None) };
     let label: f32 = std::str::from_utf8(label).ok()?.parse().ok()?;
     let label = match label {
-        l if l == schema.labels.positive => 1.0,
-        l if l == schema.labels.negative => -1.0,
+        l if l == schema.labels.all()[1] => 1.0,
+        l if l == schema.labels.all()[0] => -1.0,
         _ => return None,
     };
     let (mut indices, mut values) = (vec![], vec![]);
@@ -220,7 +220,7 @@ proptest! {
         let mut block = Block { offsets: [0].into(), ..Block::default() };
         let (mut labels, mut offsets, mut indices, mut values) = (vec![], vec![0], vec![], vec![]);
         for (positive, features) in rows {
-            labels.push(label_sign(positive));
+            labels.push(if positive { 1.0 } else { -1.0 });
             for (index, bits) in features {
                 let value = f32::from_bits(bits);
                 indices.push(index);

@@ -29,7 +29,7 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
         (&job("arrival = nan"), "w.toml:3:11: nan is no time"),
         (&job("after = ['b']"), "w.toml:3:10: no job is called b; there are a"),
         (&job("after = ['a']"), "w.toml:3:10: jobs wait for one another: a after a"),
-        (&job("run = 'magic'"), "w.toml:3:7: no job is called magic; there are lr"),
+        (&job("run = 'magic'"), "w.toml:3:7: no job is called magic; there are lasso"),
         (&job("params = { x = 1 }"), "w.toml:3:10: params belong to a real job"),
         (&job("colour = 'red'"), "w.toml:3:1: unknown field `colour`, expected one of `name`, `arrival`"),
         (&job("copies = 0"), "w.toml:3:10: copies is at least 1"),

@@ -2,7 +2,7 @@
 
 use crate::assigner::{Reader, Source, cut};
 use crate::job::reading::{Listed, Reading};
-use flexps_common::data::{Facts, InputSpec, Labels, Schema, schema::DataPath};
+use flexps_common::data::{Facts, InputSpec, Labels, Schema, Wanted, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, SlaveId};
 use flexps_common::report::ReadReport;
@@ -17,6 +17,7 @@ fn reading(like: bool) -> Reading {
         index_base: None,
         features: None,
         labels: None,
+        wanted: Wanted::Two,
         bad_rows: 1,
         like: like.then_some(InputId(0)),
     };
