@@ -16,6 +16,7 @@ mod house;
 mod http;
 mod inject;
 mod model;
+mod penalties;
 mod spamassassin;
 mod support;
 mod transfer;
