@@ -48,8 +48,7 @@ fn three_classes(folder: &Path, rows: usize) -> std::path::PathBuf {
     let hidden: Vec<[f64; 30]> = (0..3).map(|_| std::array::from_fn(|_| random.unit() - 0.5)).collect();
     let mut text = String::new();
     for _ in 0..rows {
-        let row: Vec<(usize, f64)> =
-            (0..30).filter_map(|k| (random.unit() < 0.4).then(|| (k, random.unit()))).collect();
+        let row: Vec<(usize, f64)> = (0..30).map(|k| (k, random.unit())).filter(|(_, v)| *v < 0.4).collect();
         let score = |of: &[f64; 30]| row.iter().map(|(k, v)| of[*k] * v).sum::<f64>();
         let best = (0..3).max_by(|a, b| score(&hidden[*a]).total_cmp(&score(&hidden[*b]))).unwrap();
         let _ = write!(text, "{}", [3, 5, 9][best]);
