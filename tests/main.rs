@@ -12,6 +12,7 @@ mod embedded;
 mod example;
 mod hdfs;
 mod hdfs_jobs;
+mod history;
 mod house;
 mod http;
 mod inject;

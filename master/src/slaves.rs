@@ -57,6 +57,11 @@ impl Slave {
 }
 
 impl Slaves {
+    /// None yet; the first one comes after the identity `last`.
+    pub fn after(last: u32) -> Self {
+        Self { next: last, ..Self::default() }
+    }
+
     /// Takes a slave in. One that asks again gets the same identity; a name that another live slave has is refused, and the
     /// identity of a dead one that had it is returned beside the new one, for its jobs to fail.
     pub fn register(

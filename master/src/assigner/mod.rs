@@ -108,6 +108,11 @@ impl Assigner {
         sum
     }
 
+    /// Bytes of all splits that lie on a slave's host.
+    pub fn local_bytes(&self, slave: SlaveId) -> u64 {
+        self.splits.iter().filter(|split| self.local(slave, split)).map(|split| split.end - split.start).sum()
+    }
+
     fn planned_bytes(&self, slave: SlaveId) -> u64 {
         let queued = self.queues.get(&slave).into_iter().flatten();
         let taken = self.taken.get(&slave).into_iter().flatten();

@@ -3,12 +3,12 @@
 //! Invariants: what tells of the master and its slaves is kept as long as it lives; of jobs and runs the newest are; the file
 //! holds whole lines once [`Log::flush`] has returned.
 
-use super::Record;
+use super::{Record, read};
+use flexps_common::Result;
 use flexps_common::error::io;
-use flexps_common::{Error, Result};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// Records that are kept in memory; older ones are in the file alone.
@@ -26,14 +26,26 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log that appends to `file` as well.
-    pub fn open(file: Option<&Path>) -> Result<Self> {
-        let open = |path: &Path| {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            let file = file.map_err(|e| io(path.display().to_string(), &e).context("--history"))?;
-            Ok::<_, Error>((path.to_owned(), BufWriter::new(file)))
-        };
-        Ok(Self { file: file.map(open).transpose()?, ..Self::default() })
+    /// A log that appends to `file` as well, and the records that stand there already. What was torn at the file's end is
+    /// cut off.
+    pub fn open(file: Option<&Path>) -> Result<(Self, Vec<Record>)> {
+        let Some(path) = file else { return Ok((Self::default(), Vec::new())) };
+        let failed = |e: &std::io::Error| io(path.display().to_string(), e).context("--history");
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(|e| failed(&e))?;
+        let mut text = String::new();
+        (&file).read_to_string(&mut text).map_err(|e| failed(&e))?;
+        let mut records = Vec::new();
+        if !text.is_empty() {
+            let (all, torn) = read(&path.display().to_string(), &text).map_err(|e| e.context("--history"))?;
+            records = all;
+            let whole = text.rfind('\n').map_or(0, |at| at + 1);
+            if whole < text.len() {
+                tracing::warn!("{}", torn.unwrap_or_else(|| "the history's last line had no end".to_owned()));
+                file.set_len(whole as u64).map_err(|e| failed(&e))?;
+                records.truncate(text[..whole].lines().filter(|line| !line.trim().is_empty()).count());
+            }
+        }
+        Ok((Self { file: Some((path.to_owned(), BufWriter::new(file))), ..Self::default() }, records))
     }
 
     /// Appends a record.
@@ -43,6 +55,11 @@ impl Log {
         if let Some((_, file)) = &mut self.file {
             // What fails here fails in `flush` too, and is told there.
             let _ = writeln!(file, "{line}");
+        }
+        if matches!(record, Record::Begin { .. }) {
+            // What is told of masters before this one is in the file alone.
+            self.pinned.clear();
+            self.lines.clear();
         }
         if !matches!(record, Record::Job { .. } | Record::Run { .. } | Record::End { .. }) {
             self.pinned.push(line);

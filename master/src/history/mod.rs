@@ -1,14 +1,17 @@
 //! What the master did, as records: a line of JSON each, appended and never changed. Traces, replays and pictures of a live
 //! cluster are made of them.
 //!
-//! Invariants: a record stands for something that has happened; times are seconds since the master's begin and never fall;
+//! Invariants: a record stands for something that has happened; times are seconds since the begin of the first master
+//! that wrote into the file and never fall;
 //! a file that was cut off is good up to its last whole line.
 
 mod log;
+mod past;
 mod read;
 mod trace;
 
 pub use log::Log;
+pub use past::Past;
 pub use read::read;
 pub use trace::{trace, workload};
 

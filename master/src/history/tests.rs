@@ -49,7 +49,8 @@ fn records() -> Vec<Record> {
 fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let mut log = Log::open(Some(&path)).unwrap();
+    let (mut log, before) = Log::open(Some(&path)).unwrap();
+    assert_eq!(before, []);
     records().iter().for_each(|r| log.push(r));
     log.flush();
     let text = std::fs::read_to_string(&path).unwrap();
@@ -85,4 +86,31 @@ fn a_replay_under_the_same_policy_repeats_what_was_recorded() {
     let bounds = bounds(&workload, &cluster, 1);
     assert_eq!(bounds.alone, [Duration::from_secs(5), Duration::from_secs(1)]);
     assert_eq!(measure(&live, &bounds).worst_wait, 1.5);
+}
+
+#[test]
+fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history");
+    let mut log = Log::open(Some(&path)).unwrap().0;
+    // Without the last record, the end of j1.
+    let left = &records()[..records().len() - 1];
+    left.iter().for_each(|r| log.push(r));
+    log.flush();
+    let whole = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{whole}{{\"what\":")).unwrap();
+    let (_, read) = Log::open(Some(&path)).unwrap();
+    assert_eq!((read.as_slice(), std::fs::read_to_string(&path).unwrap()), (left, whole));
+    // The first master began in millisecond 1.
+    let past = Past::of(&read, 10_001, 200);
+    assert_eq!((past.jobs, past.slaves, past.now), (2, 3, Duration::from_secs(10)));
+    let ended: Vec<_> = past.ended.iter().map(|job| (job.id, job.report.state, job.report.stages.len())).collect();
+    assert_eq!(ended, [(JobId(1), State::Failed, 2), (JobId(2), State::Done, 1)]);
+    let gone = |slave| Record::Gone { at: 10.0, slave: SlaveId(slave) };
+    assert!(matches!(&past.missing[0], Record::End { at: 10.0, job: JobId(1), state: State::Failed, .. }));
+    assert_eq!(past.missing[1..], [gone(1), gone(2)]);
+    assert_eq!(past.runs.len(), 3);
+    // A clock that was set back does not make time fall; of many jobs the newest are kept.
+    assert_eq!(Past::of(&read, 0, 200).now, Duration::from_secs_f64(6.0));
+    assert_eq!(Past::of(&read, 0, 1).ended.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(2)]);
 }

@@ -88,7 +88,7 @@ async fn fill(events: mpsc::UnboundedSender<Event>, publish: watch::Sender<Bytes
 /// What makes a picture another one: not the time alone, as long as nothing runs.
 fn essence(overview: &Overview) -> String {
     let mut still = overview.clone();
-    still.seconds = 0.0;
+    (still.seconds, still.up) = (0.0, 0.0);
     still.slaves.iter_mut().for_each(|slave| slave.silent = 0.0);
     serde_json::to_string(&still).unwrap_or_default()
 }

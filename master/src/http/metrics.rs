@@ -28,7 +28,7 @@ pub fn text(overview: &Overview) -> String {
     let ended = ended.map(|(name, n)| (name, n as f64));
     let mut out = String::new();
     for (name, kind, help, samples) in [
-        ("uptime_seconds", "gauge", "Seconds since the master's begin.", alone(overview.seconds)),
+        ("uptime_seconds", "gauge", "Seconds since the master's begin.", alone(overview.up)),
         ("policy", "gauge", "1 for the policy that decides.", labelled("policy", &[(overview.policy, 1.0)])),
         ("slaves", "gauge", "Live slaves.", alone(slaves.len() as f64)),
         ("slave_slots", "gauge", "Slots that a slave lends.", by_slave(|s| f64::from(s.slots))),

@@ -3,11 +3,13 @@
 //! Invariant: facts come once, when every slave has reported, merged in shard order.
 
 use crate::assigner::{Assigner, Racks, Reader};
+use crate::scheduler::Near;
 use flexps_common::data::{Facts, InputSpec, Schema};
 use flexps_common::ids::SlaveId;
 use flexps_common::report::ReadReport;
 use flexps_common::wire::control::{ReadDone, Split};
 use flexps_common::{Error, Result};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -149,6 +151,19 @@ impl Reading {
         if let Some(facts) = &self.facts {
             report.inputs.insert(self.name.clone(), facts.clone());
         }
+    }
+
+    /// Which slaves have something of it, the most first: rows, once they are read; before that, blocks on their hosts.
+    pub fn near(&self) -> Vec<(SlaveId, Near)> {
+        let (mut bytes, near): (Vec<(SlaveId, u64)>, Near) = match self.under_way() {
+            false => {
+                (self.done.iter().map(|(id, part)| (*id, part.cached_bytes + part.spilled_bytes)).collect(), Near::Data)
+            }
+            true => (self.slaves.iter().map(|id| (*id, self.assigner.local_bytes(*id))).collect(), Near::Blocks),
+        };
+        bytes.retain(|(_, n)| *n > 0);
+        bytes.sort_by_key(|(id, n)| (Reverse(*n), *id));
+        bytes.into_iter().map(|(id, _)| (id, near)).collect()
     }
 
     /// What the slaves remarked, each remark once.

@@ -24,7 +24,7 @@ const ORDER_WITHIN: Duration = Duration::from_secs(10);
 /// How long it may take to change whole tables.
 const OPS_WITHIN: Duration = Duration::from_secs(60);
 /// Jobs that have ended and are still listed.
-const KEPT_JOBS: usize = 200;
+pub(super) const KEPT_JOBS: usize = 200;
 /// Of which so many with all their stage runs.
 const KEPT_WHOLE: usize = 20;
 /// Stage runs that the others keep.

@@ -10,7 +10,7 @@ pub mod overview;
 mod place;
 
 use crate::event::{Asked, Event};
-use crate::history::{FORMAT, Log, Record};
+use crate::history::{FORMAT, Log, Past, Record};
 use crate::job::driver::Event as Step;
 use crate::job::{Job, Phase};
 use crate::node::Options;
@@ -18,6 +18,7 @@ use crate::scheduler::Policy;
 use crate::slaves::Slaves;
 use books::Books;
 use clients::Waiter;
+use drive::KEPT_JOBS;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
@@ -43,6 +44,8 @@ pub struct Master {
     storage: Storage,
     events: UnboundedSender<Event>,
     born: Instant,
+    /// What the clock showed then: more than nothing where a history goes on.
+    before: Duration,
     slaves: Slaves,
     jobs: BTreeMap<JobId, Job>,
     submitted: u64,
@@ -61,9 +64,11 @@ impl Master {
     /// A master without slaves and jobs.
     pub fn new(network: Network, registry: Registry, options: Options, events: UnboundedSender<Event>) -> Result<Self> {
         let Options { policy, storage, shares, history, .. } = options;
-        let mut log = Log::open(history.as_deref())?;
+        let (mut log, records) = Log::open(history.as_deref())?;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (name, unix_ms) = (policy.name().to_owned(), unix.as_millis() as u64);
+        let past = Past::of(&records, unix_ms, KEPT_JOBS);
+        past.missing.iter().for_each(|record| log.push(record));
         log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms });
         Ok(Self {
             network,
@@ -72,10 +77,11 @@ impl Master {
             storage,
             events,
             born: Instant::now(),
-            slaves: Slaves::default(),
-            jobs: BTreeMap::new(),
-            submitted: 0,
-            books: Books::new(shares),
+            before: past.now,
+            slaves: Slaves::after(past.slaves),
+            jobs: past.ended.into_iter().map(|job| (job.id, job)).collect(),
+            submitted: past.jobs,
+            books: Books::new(shares, past.runs),
             log,
             waiters: Vec::new(),
             counts: Counts::default(),
@@ -87,7 +93,7 @@ impl Master {
 
     /// Handles one event.
     pub fn handle(&mut self, event: Event) {
-        let now = self.born.elapsed();
+        let now = self.now();
         match event {
             Event::Request(from, message, reply) => self.request(from, *message, reply, now),
             Event::Broken(connection) => self.slaves.broken(connection, now),
@@ -113,7 +119,11 @@ impl Master {
     /// Whether it was told to end and has.
     pub fn stopped(&self) -> bool {
         let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended));
-        self.stopping.is_some_and(|until| over() || self.born.elapsed() > until)
+        self.stopping.is_some_and(|until| over() || self.now() > until)
+    }
+
+    fn now(&self) -> Duration {
+        self.before + self.born.elapsed()
     }
 
     fn tick(&mut self, now: Duration) {

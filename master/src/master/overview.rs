@@ -15,8 +15,10 @@ use std::time::Duration;
 /// The whole master at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct Overview {
-    /// Seconds since its begin.
+    /// What its clock shows: seconds since the begin of its history.
     pub seconds: f64,
+    /// Seconds since its own begin.
+    pub up: f64,
     /// Its policy.
     pub policy: &'static str,
     /// Its live slaves.
@@ -60,7 +62,7 @@ pub struct UnderWay {
     pub stage: String,
     /// The round, from 1.
     pub epoch: u64,
-    /// When it was launched, in seconds since the master's begin.
+    /// When it was launched, by the master's clock in seconds.
     pub start: f64,
     /// (slave, threads).
     pub workers: Vec<(SlaveId, u32)>,
@@ -145,6 +147,7 @@ impl Master {
         };
         Overview {
             seconds: now.as_secs_f64(),
+            up: self.born.elapsed().as_secs_f64(),
             policy: self.policy.name(),
             slaves: self.slaves.lines(now),
             jobs: self.jobs.values().map(|job| job.line(now)).collect(),

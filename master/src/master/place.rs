@@ -8,7 +8,9 @@ use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
 use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
-use crate::scheduler::{Decision, Placement, Ready, Reservation, Slots, View, Want, Why, note_overtaken};
+use crate::scheduler::{
+    Decision, Near, NearList, Placement, Ready, Reservation, Slots, View, Want, Why, note_overtaken,
+};
 use crate::{assigner, job::Job};
 use flexps_common::Error;
 use flexps_common::ids::{InputId, JobId, SlaveId};
@@ -134,7 +136,7 @@ impl Master {
         let (since, passed_over) = job.queued;
         let threads = needs(want, &job.slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;
-        let near = self.books.near(id, place);
+        let near = near(job, place, self.books.near(id, place));
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
         let (priority, slaves, share) = (scheduling.priority, job.slaves.clone(), scheduling.share().to_owned());
         let owner = self.books.owner(&share);
@@ -236,6 +238,28 @@ impl Master {
             }
         }
     }
+}
+
+/// Which slaves have something of a job's stage, the best first: where it ran last, where tables live that are on one slave,
+/// where the rows are that it takes.
+fn near(job: &Job, place: u32, last: Option<NearList>) -> Option<NearList> {
+    let Phase::Started(started) = &job.phase else { return last };
+    let mut all: Vec<(SlaveId, Near)> = Vec::new();
+    let mut add = |id: SlaveId, near: Near| {
+        if !all.iter().any(|(known, _)| *known == id) {
+            all.push((id, near));
+        }
+    };
+    last.iter().flat_map(|list| list.iter()).for_each(|(id, near)| add(*id, *near));
+    let alone = started.driver.homes().iter().map(|home| home.members(started.slaves.len()));
+    for shard in alone.filter(|members| members.len() == 1 && started.slaves.len() > 1).flatten() {
+        started.slaves.get(shard as usize).into_iter().for_each(|id| add(*id, Near::Model));
+    }
+    let stage = job.plan.stages().get(place as usize).copied();
+    let input = stage.and_then(|stage| stage.input.or(stage.draws.map(|(input, _)| input)));
+    let reading = input.and_then(|input| started.readings.get(input.0 as usize));
+    reading.into_iter().flat_map(Reading::near).for_each(|(id, near)| add(id, near));
+    (!all.is_empty()).then(|| all.into())
 }
 
 /// What a job waits for.

@@ -5,6 +5,7 @@
 
 use super::{Placement, Policy, Ready, Reservation, Running, Runs, Share, Slots, View};
 use flexps_common::ids::{JobId, SlaveId};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the module.
@@ -28,6 +29,18 @@ impl Board {
     pub fn join(&mut self, id: SlaveId, slots: u32, memory: u64) {
         let at = self.slaves.partition_point(|s| s.id < id);
         self.slaves.insert(at, Slots { id, slots, free: slots, memory });
+    }
+
+    /// A slave is gone; what ran there is ended by whoever knows of it. The stages that wait may use `left`.
+    pub fn leave(&mut self, id: SlaveId, left: &Arc<[SlaveId]>) {
+        self.slaves.retain(|s| s.id != id);
+        self.ready.iter_mut().for_each(|ready| ready.slaves = left.clone());
+    }
+
+    /// A slave joins that the stages that wait may use beside all others.
+    pub fn join_again(&mut self, id: SlaveId, slots: u32, memory: u64, all: &Arc<[SlaveId]>) {
+        self.join(id, slots, memory);
+        self.ready.iter_mut().for_each(|ready| ready.slaves = all.clone());
     }
 
     /// A stage waits for its slots.

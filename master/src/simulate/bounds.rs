@@ -4,7 +4,7 @@
 //! of threads; the slot-seconds of all jobs that arrive from some moment on, over all slots, after that moment; and a job's
 //! own stages, one after the other, and those of later jobs that are too wide to run beside any of them.
 
-use super::{Cluster, JobSpec, StageSpec, Workload};
+use super::{Cluster, JobSpec, StageSpec, Threads, Workload};
 use std::time::Duration;
 
 /// See the module.
@@ -47,7 +47,7 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
         return 0.0;
     }
     let slots = u64::from(cluster.total());
-    let least = |stage: &StageSpec| u64::from(stage.threads.limits(cluster).0);
+    let least = |stage: &StageSpec| u64::from(limits(stage, workload, cluster).0);
     let stages: Vec<(usize, u64, f64)> = workload
         .jobs
         .iter()
@@ -74,7 +74,7 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
 /// Seconds that a stage runs in all rounds at its best number of threads.
 fn shortest(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec, place: usize) -> f64 {
     let round = |round| {
-        let threads = best(&spec.stages[place], cluster, round).0;
+        let threads = best(&spec.stages[place], workload, cluster, round).0;
         lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
     };
     (0..spec.rounds).map(round).sum()
@@ -115,9 +115,21 @@ fn lasts(
     sum
 }
 
-/// The number of threads with the shortest time, and the one with the fewest slot-seconds.
-fn best(stage: &StageSpec, cluster: &Cluster, round: u32) -> (u32, u32) {
+/// The fewest and the most threads that a stage may run on: where slaves break down, each slave can be the last one.
+fn limits(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
     let (least, most) = stage.threads.limits(cluster);
+    match stage.threads {
+        Threads::PerSlave(n) if workload.luck.breakdowns.is_some() => (n, most),
+        Threads::All if workload.luck.breakdowns.is_some() => {
+            (cluster.slots.iter().copied().min().unwrap_or(least), most)
+        }
+        _ => (least, most),
+    }
+}
+
+/// The number of threads with the shortest time, and the one with the fewest slot-seconds.
+fn best(stage: &StageSpec, workload: &Workload, cluster: &Cluster, round: u32) -> (u32, u32) {
+    let (least, most) = limits(stage, workload, cluster);
     let quickest = (least..=most).min_by_key(|p| stage.timing.on(*p, round)).unwrap_or(least);
     let cheapest = (least..=most).min_by_key(|p| stage.timing.on(*p, round).saturating_mul(*p)).unwrap_or(least);
     (quickest, cheapest)
@@ -129,7 +141,7 @@ fn alone(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &J
         let mut ends: Vec<Duration> = Vec::with_capacity(spec.stages.len());
         for (place, stage) in spec.stages.iter().enumerate() {
             let begin = stage.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
-            let threads = best(stage, cluster, round).0;
+            let threads = best(stage, workload, cluster, round).0;
             ends.push(begin + stage.timing.gap(round) + lasts(workload, seed, job, spec, round, place, threads));
         }
         sum += ends.into_iter().max().unwrap_or_default();
@@ -141,7 +153,7 @@ fn area(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &Jo
     let rounds = (0..spec.rounds).flat_map(|round| (0..spec.stages.len()).map(move |place| (round, place)));
     rounds
         .map(|(round, place)| {
-            let threads = best(&spec.stages[place], cluster, round).1;
+            let threads = best(&spec.stages[place], workload, cluster, round).1;
             f64::from(threads) * lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
         })
         .sum()

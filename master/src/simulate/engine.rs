@@ -3,6 +3,7 @@
 //! Invariant: all events of a moment are taken before the policy is asked, in an order that the workload fixes; a stage is
 //! ready exactly when the stages before it, and the round before it, have ended.
 
+use super::breakdowns::MOST;
 use super::{JobSpec, JobTrace, Run, SlaveTrace, Trace, Workload};
 use crate::scheduler::{Board, Estimates, Near, NearList, Policy, Ready, Share, Want, Why};
 use flexps_common::ids::{JobId, SlaveId};
@@ -39,6 +40,10 @@ impl Cluster {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Ended(usize, u32),
+    /// A slave (by place) breaks down, for the so manieth time from 0.
+    Broke(u32, u32),
+    /// It is back.
+    Back(u32, u32),
     Arrived(usize),
     Ready(usize, u32),
 }
@@ -71,6 +76,8 @@ struct Engine<'a> {
     events: BinaryHeap<Reverse<(Duration, Event)>>,
     estimates: Estimates,
     running: BTreeMap<(usize, u32), usize>,
+    /// Jobs that have not ended.
+    open: usize,
     trace: Trace,
 }
 
@@ -78,7 +85,10 @@ struct Engine<'a> {
 pub fn simulate(workload: &Workload, cluster: &Cluster, policy: &dyn Policy, seed: u64) -> Result<Trace> {
     fits(workload, cluster)?;
     let mut engine = Engine::new(workload, cluster, seed);
-    while let Some(Reverse((now, event))) = engine.events.pop() {
+    // Slaves break down for ever; what matters is over with the last job.
+    while engine.open > 0
+        && let Some(Reverse((now, event))) = engine.events.pop()
+    {
         engine.happen(event, now);
         while let Some(Reverse((_, event))) = engine.events.peek().filter(|next| next.0.0 == now) {
             let event = *event;
@@ -167,7 +177,13 @@ impl<'a> Engine<'a> {
                 failed: false,
             });
         }
+        if let Some(breakdowns) = workload.luck.breakdowns {
+            for slave in 0..cluster.slots.len() as u32 {
+                events.push(Reverse((breakdowns.holds(seed, slave, 0), Event::Broke(slave, 0))));
+            }
+        }
         Self {
+            open: workload.jobs.len(),
             workload,
             cluster,
             seed,
@@ -191,6 +207,43 @@ impl<'a> Engine<'a> {
             }
             Event::Ready(job, stage) => self.ready(job, stage, now),
             Event::Ended(job, stage) => self.ended(job, stage, now),
+            Event::Broke(slave, count) => self.broke(slave, count, now),
+            Event::Back(slave, count) => self.back(slave, count, now),
+        }
+    }
+
+    /// A slave is gone, and with it what ran there: each of its stages runs again, wherever it fits then.
+    fn broke(&mut self, slave: u32, count: u32, now: Duration) {
+        let Some(breakdowns) = self.workload.luck.breakdowns else { return };
+        self.trace.breakdowns += 1;
+        self.events.push(Reverse((now + breakdowns.repair, Event::Back(slave, count))));
+        let id = SlaveId(slave + 1);
+        self.all = self.all.iter().copied().filter(|other| *other != id).collect();
+        let there = |at: &usize| self.trace.runs[*at].workers.iter().any(|(place, _)| *place == slave);
+        let hit: Vec<((usize, u32), usize)> =
+            self.running.iter().filter(|(_, at)| there(at)).map(|(key, at)| (*key, *at)).collect();
+        for ((job, stage), at) in &hit {
+            self.running.remove(&(*job, *stage));
+            (self.trace.runs[*at].end, self.trace.runs[*at].failed) = (now, true);
+            self.board.ended(JobId(*job as u64 + 1), *stage, now);
+        }
+        self.board.leave(id, &self.all);
+        for ((job, stage), _) in hit {
+            self.ready(job, stage, now);
+        }
+    }
+
+    fn back(&mut self, slave: u32, count: u32, now: Duration) {
+        let id = SlaveId(slave + 1);
+        let at = self.all.partition_point(|other| *other < id);
+        let mut all = self.all.to_vec();
+        all.insert(at, id);
+        self.all = all.into();
+        let memory = self.cluster.memory.unwrap_or(u64::MAX);
+        self.board.join_again(id, self.cluster.slots[slave as usize], memory, &self.all);
+        if let Some(breakdowns) = self.workload.luck.breakdowns.filter(|_| count + 1 < MOST) {
+            let again = breakdowns.holds(self.seed, slave, count + 1);
+            self.events.push(Reverse((now.saturating_add(again), Event::Broke(slave, count + 1))));
         }
     }
 
@@ -276,8 +329,13 @@ impl<'a> Engine<'a> {
     }
 
     fn ended(&mut self, job: usize, stage: u32, now: Duration) {
+        // One that a slave took with it has no end of its own any more.
+        let Some(at) = self.running.get(&(job, stage)).copied().filter(|at| self.trace.runs[*at].end == now) else {
+            return;
+        };
+        self.running.remove(&(job, stage));
         self.board.ended(JobId(job as u64 + 1), stage, now);
-        let Some(run) = self.running.remove(&(job, stage)).map(|at| &self.trace.runs[at]) else { return };
+        let run = &self.trace.runs[at];
         let spec = &self.workload.jobs[job];
         let (round, place) = (stage / spec.stages.len() as u32, stage as usize % spec.stages.len());
         if run.failed {
@@ -303,6 +361,7 @@ impl<'a> Engine<'a> {
     fn job_ended(&mut self, job: usize, now: Duration) {
         self.board.job_ended(JobId(job as u64 + 1));
         self.trace.jobs[job].end = Some(now);
+        self.open -= 1;
         for follower in std::mem::take(&mut self.followers[job]) {
             self.states[follower].waits -= 1;
             self.begin(follower, now);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a draw depends on the seed, the job, the stage and the try, never on when or where it is made.
 
+use super::Breakdowns;
 use flexps_common::random::SplitMix64;
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ pub struct Luck {
     pub straggler_slowdown: f64,
     /// How likely a run fails; it does so at a moment anywhere in it, and the stage runs again.
     pub failure_probability: f64,
+    /// When slaves break down, if they do; what ran there runs again.
+    pub breakdowns: Option<Breakdowns>,
 }
 
 /// A run's luck.
@@ -51,10 +54,10 @@ impl Luck {
 }
 
 /// The random numbers of one try.
-struct Dice(SplitMix64);
+pub(super) struct Dice(SplitMix64);
 
 impl Dice {
-    fn new(parts: [u64; 4]) -> Self {
+    pub fn new(parts: [u64; 4]) -> Self {
         let mut dice = SplitMix64(0x9E37_79B9_7F4A_7C15);
         for part in parts {
             dice.0 ^= part;
@@ -64,7 +67,7 @@ impl Dice {
     }
 
     /// In 0..1.
-    fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         self.0.unit()
     }
 

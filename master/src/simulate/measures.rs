@@ -31,6 +31,10 @@ pub struct Measures {
     pub late: usize,
     /// Jobs that failed or did not end.
     pub failed: usize,
+    /// How often a slave broke down until then.
+    pub breakdowns: usize,
+    /// Slot-seconds of stage runs that failed, or that a slave took with it.
+    pub lost: f64,
 }
 
 /// The measures of a trace.
@@ -61,8 +65,8 @@ pub fn measure(trace: &Trace, bounds: &Bounds) -> Measures {
         _ => rates.into_values().map(|r| mean(r.iter().sum(), r.len())).collect(),
     };
     let slots: f64 = trace.slaves.iter().map(|s| f64::from(s.slots)).sum();
-    let busy: f64 =
-        trace.runs.iter().map(|r| f64::from(r.threads()) * r.end.saturating_sub(r.start).as_secs_f64()).sum();
+    let busy_seconds = |r: &super::Run| f64::from(r.threads()) * r.end.saturating_sub(r.start).as_secs_f64();
+    let busy: f64 = trace.runs.iter().map(busy_seconds).sum();
     let worst = trace.runs.iter().max_by_key(|r| r.start.saturating_sub(r.ready));
     Measures {
         makespan,
@@ -75,6 +79,8 @@ pub fn measure(trace: &Trace, bounds: &Bounds) -> Measures {
         worst_waiter: worst.map_or(String::new(), |r| format!("{} of {}", r.stage, trace.jobs[r.job].name)),
         fairness: jain(&rates),
         late: ended().filter(|(j, time, _)| j.deadline.is_some_and(|d| *time > d)).count(),
+        breakdowns: trace.breakdowns,
+        lost: trace.runs.iter().filter(|r| r.failed).map(busy_seconds).sum(),
         failed: trace.jobs.iter().filter(|j| j.failed || j.end.is_none()).count(),
     }
 }

@@ -5,6 +5,7 @@
 //! and the try alone, so every policy meets the same; memory grows with the number of stage runs.
 
 mod bounds;
+mod breakdowns;
 mod engine;
 mod luck;
 mod measures;
@@ -12,6 +13,7 @@ mod trace;
 mod workload;
 
 pub use bounds::{Bounds, bounds};
+pub use breakdowns::Breakdowns;
 pub use engine::{Cluster, simulate};
 pub use luck::Luck;
 pub use measures::{Measures, measure};

@@ -33,15 +33,22 @@ fn threads() -> impl Strategy<Value = Threads> {
     ]
 }
 
+fn breakdowns() -> impl Strategy<Value = Option<Breakdowns>> {
+    let some = (20.0f64..500.0, 0.5f64..3.0, 1u64..30);
+    prop::option::of(some.prop_map(|(scale, shape, repair)| Breakdowns { scale, shape, repair: seconds(repair) }))
+}
+
 /// Workloads that fit on 3 slaves of 3 slots.
 fn workloads() -> impl Strategy<Value = Workload> {
     let stage = (threads(), 0.1f64..20.0, 0.0f64..0.5, 0.0f64..2.0, any::<u8>());
     let one = (0u64..40, -1i32..2, 1u32..4, prop::collection::vec(stage, 1..4), any::<u8>(), 0usize..3);
     let luck = prop_oneof![
         Just(Luck::default()),
-        (0.0f64..0.5, 0.0f64..0.3, 0.0f64..0.3).prop_map(|(jitter, straggler_probability, failure_probability)| {
-            Luck { jitter, straggler_probability, straggler_slowdown: 4.0, failure_probability }
-        }),
+        (0.0f64..0.5, 0.0f64..0.3, 0.0f64..0.3, breakdowns()).prop_map(
+            |(jitter, straggler_probability, failure_probability, breakdowns)| {
+                Luck { jitter, straggler_probability, straggler_slowdown: 4.0, failure_probability, breakdowns }
+            }
+        ),
     ];
     (prop::collection::vec(one, 1..12), luck).prop_map(|(jobs, luck)| {
         let jobs = jobs.into_iter().enumerate().map(|(i, (arrival, priority, rounds, stages, bits, owner))| {
@@ -175,7 +182,13 @@ fn what_can_never_fit_is_refused_with_the_numbers() {
 
 #[test]
 fn luck_depends_on_the_seed_and_not_on_the_policy() {
-    let luck = Luck { jitter: 0.3, straggler_probability: 0.1, straggler_slowdown: 5.0, failure_probability: 0.1 };
+    let luck = Luck {
+        jitter: 0.3,
+        straggler_probability: 0.1,
+        straggler_slowdown: 5.0,
+        failure_probability: 0.1,
+        breakdowns: None,
+    };
     let jobs = (0..20).map(|i| job(&format!("j{i}"), 0, 3, vec![stage("a", Threads::Count(1), 4.0, &[])])).collect();
     let workload = Workload { jobs, luck, ..Workload::default() };
     let lengths = |name: &str, seed| {
@@ -187,4 +200,26 @@ fn luck_depends_on_the_seed_and_not_on_the_policy() {
     assert_eq!(lengths("greedy", 1), lengths("fair", 1));
     assert_ne!(lengths("greedy", 1), lengths("greedy", 2));
     assert!(lengths("greedy", 1).iter().any(|r| r.2), "nothing failed");
+}
+
+#[test]
+fn what_ran_on_a_slave_that_breaks_down_runs_again_and_nothing_runs_there_meanwhile() {
+    let stages = || vec![stage("a", Threads::Count(3), 60.0, &[]), stage("b", Threads::All, 30.0, &[0])];
+    let jobs = (0..6).map(|i| job(&format!("job{i}"), i * 3, 2, stages())).collect();
+    let breakdowns = Some(Breakdowns { scale: 60.0, shape: 1.0, repair: seconds(7) });
+    let workload = Workload { name: "w".into(), jobs, luck: Luck { breakdowns, ..Luck::default() } };
+    for name in POLICIES {
+        let trace = simulate(&workload, &cluster(3, 2), &*policy(name).unwrap(), 5).unwrap();
+        assert!(trace.breakdowns > 2, "{name}: {} breakdowns", trace.breakdowns);
+        assert!(trace.jobs.iter().all(|j| j.end.is_some()), "{name}");
+        assert_eq!(trace.runs.iter().filter(|r| !r.failed).count(), 6 * 2 * 2, "{name}");
+        let lost: Vec<_> = trace.runs.iter().filter(|r| r.failed).collect();
+        assert!(!lost.is_empty(), "{name}");
+        for run in lost {
+            let away = |r: &&Run| r.start > run.end && r.start < run.end + seconds(7);
+            let elsewhere = |r: &Run| run.workers.iter().any(|(slave, _)| r.workers.iter().all(|w| w.0 != *slave));
+            assert!(trace.runs.iter().filter(away).all(elsewhere), "{name}: a slave that is away was used");
+        }
+        assert_eq!(trace, simulate(&workload, &cluster(3, 2), &*policy(name).unwrap(), 5).unwrap());
+    }
 }

@@ -15,6 +15,8 @@ pub struct Trace {
     pub jobs: Vec<JobTrace>,
     /// The stage runs, in order of their start.
     pub runs: Vec<Run>,
+    /// How often a slave broke down.
+    pub breakdowns: usize,
 }
 
 /// A slave.

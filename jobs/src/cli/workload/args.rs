@@ -3,6 +3,7 @@
 use crate::cli::args::{Access, Remote};
 use clap::{Args, Subcommand};
 use flexps_master::scheduler::POLICIES;
+use flexps_master::simulate::Breakdowns;
 use std::path::PathBuf;
 
 /// `flexps workload …`.
@@ -55,6 +56,10 @@ pub struct SimulateArgs {
     /// Slots of each slave [default: the file's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: Option<u32>,
+    /// When slaves break down and for how long, in seconds: exponential:MEAN:REPAIR or weibull:SCALE:SHAPE:REPAIR; what
+    /// runs on one runs again [default: the file's]
+    #[arg(long, value_name = "DISTRIBUTION")]
+    pub failures: Option<Breakdowns>,
     /// Seed of jitter, stragglers and failures
     #[arg(long, default_value_t = 1)]
     pub seed: u64,

@@ -67,6 +67,7 @@ struct LuckTable {
     jitter: Option<Spanned<f64>>,
     stragglers: Option<Stragglers>,
     failures: Option<Spanned<f64>>,
+    breakdowns: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -203,6 +204,11 @@ fn luck(at: &Place<'_>, table: &LuckTable) -> Result<Luck> {
         straggler_probability: within(stragglers.map(|s| &s.probability), 0.0, 1.0)?,
         straggler_slowdown: within(stragglers.map(|s| &s.slowdown), 1.0, 1e6)?,
         failure_probability: within(table.failures.as_ref(), 0.0, 0.95)?,
+        breakdowns: table
+            .breakdowns
+            .as_ref()
+            .map(|text| text.get_ref().parse().map_err(|e: Error| at.error(&text.span(), &e.message)))
+            .transpose()?,
     })
 }
 

@@ -79,6 +79,10 @@ fn text(comparison: &Comparison) -> String {
         if m.late > 0 {
             text.push_str(&format!("{policy}: {} late\n", count(m.late as u64, "job")));
         }
+        if m.breakdowns > 0 {
+            let (times, lost) = (count(m.breakdowns as u64, "time"), seconds(m.lost));
+            text.push_str(&format!("{policy}: a slave broke down {times}, {lost} of slots were lost\n"));
+        }
         if m.failed > 0 {
             text.push_str(&format!("{policy}: {} failed\n", count(m.failed as u64, "job")));
         }

@@ -42,6 +42,7 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
         (&(job("") + "[cluster]\nslots = 0\n"), "w.toml:9:9: 0 is not in 1..=4096"),
         ("[luck]\nfailures = 1.5\n", "w.toml:1:1: no [[job]]"),
         (&(job("") + "[luck]\nfailures = 1.5\n"), "w.toml:9:12: 1.5 is not in 0..=0.95"),
+        (&(job("") + "[luck]\nbreakdowns = 'often'\n"), "w.toml:9:14: 'often' says not when"),
         (&(job("") + "[shares]\nann = 0.0\n"), "w.toml:9:7: share ann: a weight is a number above 0"),
         (&job("").replace("= 2", "= 'many'"), "w.toml:6:11: \"many\" is no number of threads; give 12, \"8..32\""),
         (&job("").replace("= 2", "= 0"), "w.toml:6:11: 0 is no number of threads"),
