@@ -76,6 +76,21 @@ fn what_cannot_be_put_in_is_refused_or_noted() {
 }
 
 #[test]
+fn with_fixed_threads_every_stage_has_that_number_of_workers() {
+    let here = folder();
+    let rows = Rows::generate(44, 300, 40, 6).write(here.path(), "rows");
+    for more in [&["svrg"][..], &["svrg", "--sample-share", "1"], &["lr", "--solver", "sgd"]] {
+        let run = flexps(["run", "--slots", "4", "--fixed-threads", "3", "--epochs", "2"].iter().chain(more));
+        let report = run.arg("--input").arg(&rows).json();
+        let stages = report["stages"].as_array().unwrap();
+        assert!(stages.len() > 3 && stages.iter().all(|stage| stage["threads"] == 3), "{more:?}: {report}");
+        assert!(notes(&report).contains(&"with --fixed-threads 3"), "{}", report["notes"]);
+    }
+    let run = flexps(["run", "svrg", "--slots", "4", "--fixed-threads", "5", "--input"]).arg(rows).exits(2);
+    run.says(&["needs 5 slots", "has 4"]);
+}
+
+#[test]
 fn svrg_and_lr_reach_1e_4_beside_a_straggler_under_all_four_models() {
     let cluster = Cluster::start(2, 1);
     let rows = Rows::generate(43, 4000, 120, 14);

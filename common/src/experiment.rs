@@ -1,8 +1,8 @@
 //! What a user asks of a run beyond its job, to see how the engine takes it: slowness put in on purpose, a way of the model
-//! that the engine would not have chosen.
+//! that the engine would not have chosen, one number of workers for all stages.
 //!
-//! Invariant: an experiment changes when things happen and which way they go, never what a job computes; but workers that
-//! race may lose updates.
+//! Invariant: an experiment changes when things happen, on how many workers and which way they go, never what each worker
+//! runs; but workers that race may lose updates.
 
 use crate::home::Transfer;
 use crate::plan::Consistency;
@@ -27,6 +27,8 @@ pub struct Experiment {
     /// How workers are to reach the model, where it can be: `own`, `shared` and `racing` bring it beside those of a stage on
     /// one slave, whatever that costs; `shards` leaves it on all slaves. The engine chooses when none is given.
     pub access: Option<Access>,
+    /// The workers of every stage, whatever the plan says.
+    pub fixed_threads: Option<u32>,
 }
 
 /// Slowness that is put in on purpose. As text `slow:worker=3,factor=4` or `delay:slave=s2,ms=5`.

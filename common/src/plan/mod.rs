@@ -124,6 +124,24 @@ impl Plan {
         xxhash_rust::xxh3::xxh3_64(self.describe().as_bytes())
     }
 
+    /// Gives every stage so many workers: on one slave where it is one slave's, over all of them else. The hash is then
+    /// another one.
+    pub fn fix_threads(&mut self, workers: u32) {
+        fn walk(steps: &mut [Step], workers: u32) {
+            for step in steps {
+                match step {
+                    Step::Stage(stage) => {
+                        let one = matches!(stage.threads, Threads::OneSlave(_));
+                        stage.threads = if one { Threads::OneSlave(workers) } else { Threads::Count(workers) };
+                    }
+                    Step::Repeat { body, .. } => walk(body, workers),
+                    _ => {}
+                }
+            }
+        }
+        walk(&mut self.body.0, workers);
+    }
+
     /// All stages, in order, each once.
     pub fn stages(&self) -> Vec<&StageSpec> {
         fn walk<'a>(steps: &'a [Step], found: &mut Vec<&'a StageSpec>) {

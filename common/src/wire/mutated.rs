@@ -307,6 +307,7 @@ fn experiment() -> Experiment {
         inject: inject.iter().map(|text| text.parse().unwrap()).collect(),
         transfer: Transfer::Kv,
         access: Some(Access::Racing),
+        fixed_threads: Some(7),
     }
 }
 

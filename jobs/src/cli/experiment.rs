@@ -25,11 +25,16 @@ pub struct ExperimentArgs {
     /// that of two updates of a value at once one may be lost (dense tables that fit memory); `shards`, on all slaves
     #[arg(long, global = true, value_name = "own|shared|racing|shards")]
     pub model_access: Option<Access>,
+
+    /// Workers of every stage, whatever the job would give each
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub fixed_threads: Option<u32>,
 }
 
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        Experiment { inject: self.inject.clone(), transfer: self.transfer, access: self.model_access }
+        let Self { inject, transfer, model_access, fixed_threads } = self.clone();
+        Experiment { inject, transfer, access: model_access, fixed_threads }
     }
 }

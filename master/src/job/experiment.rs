@@ -20,6 +20,7 @@ pub fn check(experiment: &Experiment, slaves: &[&str]) -> Result<()> {
 /// Notes of a job that starts on `slaves`.
 pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
     let mut notes: Vec<_> = experiment.inject.iter().map(|injection| format!("with {injection}")).collect();
+    notes.extend(experiment.fixed_threads.map(|n| format!("with --fixed-threads {n}")));
     for name in experiment.delayed() {
         if !slaves.contains(&name) {
             notes.push(format!("the delay of {name} changes nothing: the job does not run there"));

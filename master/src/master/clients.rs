@@ -62,7 +62,9 @@ impl Master {
         if let Some(first) = submission.scheduling.after.iter().find(|id| !self.jobs.contains_key(id)) {
             return Err(unknown(*first).context("--after"));
         }
-        let plan = self.plan(&submission)?;
+        let mut plan = self.plan(&submission)?;
+        // The hash that all nodes agree on is that of the job's own plan; how many workers run is the master's affair.
+        submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         admission::check(&plan)?;
         if self.slaves.iter().next().is_some() {
             let candidates = self.candidates(None);
