@@ -80,8 +80,8 @@ fn with_fixed_threads_every_stage_has_that_number_of_workers() {
     let here = folder();
     let rows = Rows::generate(44, 300, 40, 6).write(here.path(), "rows");
     for more in [&["svrg"][..], &["svrg", "--sample-share", "1"], &["lr", "--solver", "sgd"]] {
-        let run = flexps(["run", "--slots", "4", "--fixed-threads", "3", "--epochs", "2"].iter().chain(more));
-        let report = run.arg("--input").arg(&rows).json();
+        let run = flexps(["run", "--slots", "4", "--fixed-threads", "3"].iter().chain(more));
+        let report = run.args(["--epochs", "2", "--input"]).arg(&rows).json();
         let stages = report["stages"].as_array().unwrap();
         assert!(stages.len() > 3 && stages.iter().all(|stage| stage["threads"] == 3), "{more:?}: {report}");
         assert!(notes(&report).contains(&"with --fixed-threads 3"), "{}", report["notes"]);
