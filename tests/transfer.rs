@@ -72,21 +72,21 @@ fn the_report_lists_each_transfer_with_its_way_and_what_the_shards_would_have_co
 fn a_models_access_that_is_asked_for_is_in_the_report_and_gives_a_model_as_good() {
     let here = folder();
     let rows = Rows::generate(34, 1500, 30_000, 12).write(here.path(), "rows");
-    let sgd = ["run", "lr", "--solver", "sgd", "--epochs", "12", "--tolerance", "0", "--consistency", "asp"];
-    let run = |flags: &[&str]| {
-        let report = flexps(sgd).args(["--slots", "2"]).args(flags).arg("--input").arg(&rows).json();
+    let sgd = ["run", "lr", "--solver", "sgd", "--epochs", "12", "--tolerance", "0", "--slots", "2"];
+    let run = |model: &str, flags: &[&str]| {
+        let report = flexps(sgd).args(["--consistency", model]).args(flags).arg("--input").arg(&rows).json();
         let found =
             report["stages"].as_array().unwrap().iter().find(|s| s["name"] == "train").unwrap()["model"].clone();
         (report["objective"].as_f64().unwrap(), found)
     };
-    let (safe, found) = run(&[]);
+    let (safe, found) = run("asp", &[]);
     assert_eq!(found["access"], "shared", "{found}");
-    let (raced, found) = run(&["--model-access", "racing"]);
+    let (raced, found) = run("asp", &["--model-access", "racing"]);
     assert_eq!(found["access"], "racing", "{found}");
     assert!(found["why"].as_str().unwrap().contains("--model-access"), "{found}");
     // Two runs on two threads don't agree to the last digit; a race loses few of their updates.
     assert!((raced - safe).abs() < 0.03 * safe, "{raced} and {safe}");
-    let (_, found) = run(&["--model-access", "racing", "--consistency", "bsp"]);
+    let (_, found) = run("bsp", &["--model-access", "racing"]);
     assert_eq!(found["access"], "shared", "nobody races under bsp: {found}");
 
     let cluster = Cluster::start(2, 1);

@@ -12,7 +12,7 @@ use flexps_common::plan::TableSpec;
 use flexps_common::transport::{Channel, Packet, Pending};
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
-use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::{Error, Result, with_values};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -62,7 +62,8 @@ impl Shards {
     fn get(&self, tensor: &Tensor, keys: &Range<u64>) -> Result<Pending> {
         let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
         let section = Section { table: tensor.table, element: tensor.spec.element, keys: range };
-        let request = ToShard::Get { origin: self.origin(), sections: vec![section], after: 0, peek: true };
+        let request =
+            ToShard::Get { origin: self.origin(), sections: vec![section], seen: Seen::default(), peek: true };
         Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
     }
 

@@ -12,7 +12,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::ids::StageRun;
 use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
-use flexps_common::wire::kv::{FromShard, Origin, Section, ToShard};
+use flexps_common::wire::kv::{FromShard, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::KeyMemory;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -36,9 +36,9 @@ impl Service for Bulk {
         let (jobs, memory) = (self.jobs.clone(), self.memory.clone());
         Box::pin(async move {
             match request.message()? {
-                ToShard::Get { origin, sections, after, peek } => {
+                ToShard::Get { origin, sections, seen, peek } => {
                     let job = jobs.find(origin.job)?;
-                    let answer = get(&job, &memory, (origin, after), &sections, peek, request.body).await;
+                    let answer = get(&job, &memory, (origin, seen), &sections, peek, request.body).await;
                     put_off(&job, origin).await;
                     answer
                 }
@@ -79,7 +79,7 @@ impl Service for Bulk {
 async fn get(
     job: &OpenJob,
     memory: &KeyMemory,
-    (origin, after): (Origin, u64),
+    (origin, seen): (Origin, Seen),
     sections: &[Section],
     peek: bool,
     body: bytes::Bytes,
@@ -100,8 +100,7 @@ async fn get(
         job.current().finish();
     } else {
         let clock = if peek { 0 } else { origin.clock };
-        let need = Need { clock, worker: origin.worker, ended: origin.clock, after };
-        job.run(origin.run).await?.readable(need).await?;
+        job.run(origin.run).await?.readable(Need { clock, seen }).await?;
     }
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
     for (section, (keys, width)) in sections.iter().zip(&keys) {

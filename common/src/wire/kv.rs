@@ -64,6 +64,16 @@ pub struct Origin {
     pub clock: u64,
 }
 
+/// What a reader's slave knows of, so that a shard answers it only when it has the updates: what arrived at one slave may
+/// still be under way to another.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Of its own workers: which, their clocks, and how many updates each has sent to this shard below its clock.
+    pub workers: Vec<(u32, u64, u64)>,
+    /// Of other slaves: the least clocks that they told.
+    pub slaves: Vec<(SlaveId, u64)>,
+}
+
 /// What a shard is asked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToShard {
@@ -73,8 +83,8 @@ pub enum ToShard {
         origin: Origin,
         /// Tables and keys; no values in the body.
         sections: Vec<Section>,
-        /// How many updates that the worker made below its clock must have arrived before.
-        after: u64,
+        /// What must have arrived before.
+        seen: Seen,
         /// Whether the clock is not checked.
         peek: bool,
     },

@@ -7,7 +7,7 @@ use super::control::{
     FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
     Split, TableUse, ToMaster, ToSlave,
 };
-use super::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use super::lists::{KeyMemory, Keys};
 use super::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::{codec, keys};
@@ -331,7 +331,7 @@ fn to_shard() -> Vec<ToShard> {
         section(KeyList::Range { start: 1, count: u32::MAX }),
     ];
     vec![
-        ToShard::Get { origin, sections: sections.clone(), after: 0, peek: true },
+        ToShard::Get { origin, sections: sections.clone(), seen: Seen::default(), peek: true },
         ToShard::Clock {
             job: JobId(1),
             run: StageRun(1),

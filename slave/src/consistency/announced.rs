@@ -34,6 +34,8 @@ pub struct Announced {
     /// Clocks below this one were told to the other slaves, or can't be told.
     told: u64,
     conflicts: u64,
+    /// All workers here have finished the clocks below this one.
+    pruned: u64,
 }
 
 impl Announced {
@@ -45,6 +47,7 @@ impl Announced {
             compared: vec![BTreeMap::new(); own],
             told: 0,
             conflicts: 0,
+            pruned: 0,
         }
     }
 
@@ -55,13 +58,20 @@ impl Announced {
         }
     }
 
-    /// A party's clocks below `clock` are finished.
-    pub fn finished(&mut self, party: Party, clock: u64) {
-        if let Some(ahead) = self.ahead_of(party) {
+    /// Another slave's clocks below `clock` are finished.
+    pub fn finished(&mut self, slave: SlaveId, clock: u64) {
+        if let Some(ahead) = self.others.get_mut(&slave) {
             *ahead = ahead.split_off(&clock);
         }
-        if let Party::Worker(worker) = party {
-            self.compared[worker].clear();
+    }
+
+    /// A worker here finished a clock; those below `least` are finished by all workers here. The keys of later ones are
+    /// still needed: other slaves take a clock for finished when it is for all.
+    pub fn finished_own(&mut self, worker: usize, least: u64) {
+        self.compared[worker].clear();
+        if least > self.pruned {
+            self.pruned = least;
+            self.own.iter_mut().for_each(|ahead| *ahead = ahead.split_off(&least));
         }
     }
 
@@ -94,12 +104,14 @@ impl Announced {
         let (mut news, mut room) = (Vec::new(), MESSAGE_KEYS);
         self.told = self.told.max(least);
         while self.told < least.saturating_add(ahead.into()) {
-            let unfinished = clocks.iter().zip(&self.own).filter(|(clock, _)| **clock <= self.told);
-            let parts: Option<Vec<_>> = unfinished.map(|(_, ahead)| ahead.get(&self.told)).collect();
-            let touches = match parts.as_deref() {
-                None => break,
-                Some([one]) => Arc::clone(one),
-                Some(parts) => Arc::new(Touches::merged(parts.iter().map(|part| &***part))),
+            let workers = || clocks.iter().zip(&self.own).map(|(clock, ahead)| (*clock, ahead.get(&self.told)));
+            if workers().any(|(clock, touches)| clock <= self.told && touches.is_none()) {
+                break;
+            }
+            let parts: Vec<_> = workers().filter_map(|(_, touches)| touches).collect();
+            let touches = match parts.as_slice() {
+                [one] => Arc::clone(one),
+                parts => Arc::new(Touches::merged(parts.iter().map(|part| &***part))),
             };
             if touches.keys() <= room {
                 room -= touches.keys();

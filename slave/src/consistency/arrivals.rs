@@ -9,13 +9,17 @@ use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
 /// A worker's reads are under way for no more clocks than this.
-const REMEMBERED: u64 = 64;
+const UNDER_WAY: u64 = 64;
 
 /// Counts of one stage run on one slave.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Arrivals {
-    /// Updates that the workers here sent, by slave.
+    /// For how many clocks a worker's updates are counted one by one.
+    remembered: u64,
+    /// Updates that the workers here sent, by slave,
     sent: FxHashMap<SlaveId, Ledger>,
+    /// and those of ended clocks by worker here and slave.
+    sent_by: FxHashMap<(usize, SlaveId), u64>,
     /// Updates that arrived, by the slave that sent them,
     from: FxHashMap<SlaveId, Ledger>,
     /// and by worker.
@@ -25,9 +29,27 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// A worker here sent another slave so many updates at this clock.
-    pub fn sent(&mut self, to: SlaveId, clock: u64, count: u64) {
+    /// None yet. Nobody asks about clocks of a worker more than `lead` behind its last one, but for reads under way.
+    pub fn new(lead: u32) -> Self {
+        Self {
+            remembered: UNDER_WAY + u64::from(lead),
+            sent: FxHashMap::default(),
+            sent_by: FxHashMap::default(),
+            from: FxHashMap::default(),
+            of: FxHashMap::default(),
+            held: Vec::new(),
+        }
+    }
+
+    /// A worker here sent another slave so many updates at this clock, which has ended.
+    pub fn sent(&mut self, worker: usize, to: SlaveId, clock: u64, count: u64) {
         self.sent.entry(to).or_default().add(clock, count);
+        *self.sent_by.entry((worker, to)).or_default() += count;
+    }
+
+    /// How many updates of its ended clocks a worker here sent another slave.
+    pub fn sent_by(&self, worker: usize, to: SlaveId) -> u64 {
+        self.sent_by.get(&(worker, to)).copied().unwrap_or(0)
     }
 
     /// How many updates each slave was sent below this clock, which is the least of the workers here.
@@ -44,7 +66,7 @@ impl Arrivals {
         self.from.entry(from).or_default().add(clock, 1);
         let of = self.of.entry(worker).or_default();
         of.add(clock, 1);
-        of.settle(clock.saturating_sub(REMEMBERED));
+        of.settle(clock.saturating_sub(self.remembered));
     }
 
     /// How many updates of a worker have arrived that it made below this clock.
@@ -116,7 +138,7 @@ mod tests {
 
     #[test]
     fn news_are_held_until_their_updates_have_arrived_and_no_later_ones_count_for_them() {
-        let (mut arrivals, slave) = (Arrivals::default(), SlaveId(1));
+        let (mut arrivals, slave) = (Arrivals::new(0), SlaveId(1));
         let news = |clock| News { clock, keys: Vec::new() };
         assert_eq!(arrivals.heard(slave, news(1), 0), Some(news(1)));
         assert_eq!(arrivals.heard(slave, news(3), 2), None);
@@ -131,14 +153,15 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_told_below_the_least_clock() {
-        let mut arrivals = Arrivals::default();
+        let mut arrivals = Arrivals::new(0);
         [(1, 0, 2), (1, 2, 4), (2, 1, 1)]
             .into_iter()
-            .for_each(|(to, clock, count)| arrivals.sent(SlaveId(to), clock, count));
+            .for_each(|(to, clock, count)| arrivals.sent(7, SlaveId(to), clock, count));
         let mut told = arrivals.sent_below(2);
         told.sort();
         assert_eq!(told, [(SlaveId(1), 2), (SlaveId(2), 1)]);
-        arrivals.sent(SlaveId(1), 2, 1);
+        arrivals.sent(8, SlaveId(1), 2, 1);
+        assert_eq!([7, 8, 9].map(|worker| arrivals.sent_by(worker, SlaveId(1))), [6, 1, 0]);
         assert!(arrivals.sent_below(3).contains(&(SlaveId(1), 7)));
     }
 }

@@ -72,7 +72,7 @@ impl Clocks {
     fn set(&mut self, worker: usize, clock: u64) -> Option<News> {
         self.own[worker] = clock;
         self.find_least();
-        self.announced.finished(Party::Worker(worker), clock);
+        self.announced.finished_own(worker, self.own_least());
         self.news()
     }
 
@@ -98,7 +98,7 @@ impl Clocks {
         for (clock, touches) in keys {
             self.announced.add(Party::Slave(slave), clock, touches);
         }
-        self.announced.finished(Party::Slave(slave), known);
+        self.announced.finished(slave, known);
         self.find_least();
     }
 
@@ -121,18 +121,6 @@ impl Clocks {
         let (least, Range { start, end }) = (self.least(), self.bounds(self.own[worker]));
         // Nearly always the clocks alone decide.
         least >= end || (least >= start && self.waits_for(worker).is_empty())
-    }
-
-    /// Whether one of this slave's workers may start the iteration behind its present one while that one still counts as
-    /// unfinished, which the clocks alone decide; how far ahead of the slowest other worker it then is.
-    pub fn may_start_next(&self, worker: usize) -> Option<u64> {
-        let next = self.own[worker] + 1;
-        if self.least < self.bounds(next).end {
-            return None;
-        }
-        let siblings = self.own.iter().enumerate().filter(|(sibling, _)| *sibling != worker).map(|(_, clock)| *clock);
-        let others = self.others.iter().map(|(_, clock)| *clock);
-        Some(next - siblings.chain(others).fold(next, u64::min))
     }
 
     /// The unfinished clocks, as far as they are known here, that one of this slave's workers must wait for.
@@ -168,9 +156,24 @@ impl Clocks {
     pub fn shows(&self, clock: u64) -> bool {
         match self.model {
             Consistency::Bsp | Consistency::Ssp { .. } => self.least() >= self.bounds(clock).end,
-            // A worker waits for the clocks that matter before it reads, and others hear of these when all is at the shards.
+            // A worker waits for the clocks that matter before it reads, and says which clocks it then knew of.
             Consistency::Asp | Consistency::SparseSsp { .. } => true,
         }
+    }
+
+    /// The clocks of this slave's workers.
+    pub fn own(&self) -> &[u64] {
+        &self.own
+    }
+
+    /// The least clocks that the other slaves told.
+    pub fn others(&self) -> &[(SlaveId, u64)] {
+        &self.others
+    }
+
+    /// Whether another slave has told this clock; one that has no workers tells none.
+    pub fn has_told(&self, slave: SlaveId, clock: u64) -> bool {
+        self.others.iter().all(|(other, told)| *other != slave || *told >= clock)
     }
 
     /// Updates of clocks below this one are due at this slave's shard; those of later ones must be kept.

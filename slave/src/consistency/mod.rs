@@ -9,7 +9,7 @@
 //! waits; each update is applied once. Under SparseSSP(s, speculation) no worker is more than s + speculation ahead, so
 //! each sees all updates of clocks below its own less both; and of the keys that it announced it sees, as under SSP(s),
 //! all updates of clocks below its own less s: the unfinished ones among these touch none of its keys, or it waits for
-//! them, and the finished ones are in the shards, since others hear of a worker's clock when its updates have arrived.
+//! them, and a shard answers the worker's reads when it has all updates of the finished ones.
 
 mod announced;
 mod arrivals;

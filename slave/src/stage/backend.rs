@@ -57,10 +57,8 @@ pub struct Engine {
     pub(super) updates: Queue,
     /// How many of them, the first ones, belong to clocks that have ended here.
     pub(super) ended: usize,
-    /// The others have yet to hear that the present clock's predecessor ended: when its updates have arrived.
-    pub(super) untold: bool,
-    /// By shard: updates sent to it in this run, and those of ended clocks among them.
-    pub(super) sent: FxHashMap<u32, (u64, u64)>,
+    /// By slave: updates sent to it at this clock.
+    pub(super) sent: FxHashMap<SlaveId, u64>,
     /// It is not known yet whether the present clock may begin: reads at other shards may be sent, they wait there.
     put_off: bool,
     /// Where the consistency model asks for them.
@@ -108,7 +106,6 @@ impl Engine {
             next_ticket: 0,
             updates: Queue::default(),
             ended: 0,
-            untold: false,
             sent: FxHashMap::default(),
             put_off: false,
             counters: Counters::default(),
@@ -123,7 +120,7 @@ impl Engine {
         // The last clock counts as begun under every model.
         self.begin()?;
         self.settle(0)?;
-        let sent = self.count_sent()?;
+        let sent: Vec<_> = self.sent.drain().collect();
         let (told, woken) = self.run.end(&self.place, &sent);
         self.tell(told);
         drop(woken);
@@ -146,27 +143,10 @@ impl Engine {
         }
     }
 
-    /// The others hear that a clock of this worker has ended, and which updates of it are under way.
-    pub(super) fn tick(&mut self, sent: &[(SlaveId, u64)]) {
-        // The other slaves first: they have the longer way.
-        let (told, woken) = self.run.tick(&self.place, sent);
-        self.tell(told);
-        drop(woken);
-    }
-
     fn tell(&self, told: Option<Told>) {
         if let Some(told) = told {
             self.job.tell(&self.run, &told);
         }
-    }
-
-    /// Updates that were sent to each slave since this was asked last.
-    fn count_sent(&mut self) -> Result<Vec<(SlaveId, u64)>> {
-        let job = &self.job;
-        let since = self.sent.iter_mut().filter(|(_, (sent, ended))| sent > ended);
-        since
-            .map(|(shard, (sent, ended))| Ok((job.link(*shard)?.slave, *sent - std::mem::replace(ended, *sent))))
-            .collect()
     }
 
     /// Waits until the present clock may begin.
@@ -302,24 +282,14 @@ impl Backend for Engine {
         self.settle_answered()?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);
-        let sent = self.count_sent()?;
-        if self.run.tells_at_once() {
-            self.tick(&sent);
-            self.ended = self.updates.len();
-            self.put_off = !self.run.goes_on(&self.place);
-            // Nothing is won by putting it off where no read can be sent before.
-            return if self.run.has_others() { Ok(()) } else { self.begin() };
-        }
-        // What is under way need not be waited for where others do not count; but no more than one clock is untold.
-        self.settle_ended()?;
-        if !self.updates.is_empty() && self.run.begins_early(&self.place) {
-            (self.ended, self.untold) = (self.updates.len(), true);
-            return Ok(());
-        }
-        self.settle(0)?;
-        self.tick(&[]);
-        self.put_off = true;
-        self.begin()
+        self.ended = self.updates.len();
+        let sent: Vec<_> = self.sent.drain().collect();
+        // The other slaves hear of it first: they have the longer way.
+        let (told, woken) = self.run.tick(&self.place, &sent);
+        self.tell(told);
+        drop(woken);
+        self.put_off = !self.run.goes_on(&self.place);
+        if self.run.reads_early() { Ok(()) } else { self.begin() }
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {

@@ -4,6 +4,7 @@ use crate::consistency::News;
 use crate::kv::Keys;
 use flexps_common::ids::{SlaveId, TableId};
 use flexps_common::wire::body::ReceivedValues;
+use flexps_common::wire::kv::Seen;
 use flexps_common::wire::lists;
 
 /// One table's part of a kept update.
@@ -28,16 +29,12 @@ pub struct Source {
 }
 
 /// What a read from another slave must see.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Need {
     /// All updates of the clocks below this one, as far as the model asks for it.
     pub clock: u64,
-    /// Of this worker's updates that it made below this clock,
-    pub worker: u32,
-    /// see above,
-    pub ended: u64,
-    /// so many.
-    pub after: u64,
+    /// What the reader's slave knows of.
+    pub seen: Seen,
 }
 
 /// What other slaves must hear.

@@ -12,7 +12,7 @@ use flexps_common::transport::{Channel, Network, Packet, Pending};
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::Peer;
-use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, ToShard};
+use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::SentLists;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -47,11 +47,11 @@ impl Link {
         Self { slave: peer.id, bulk: channel(&peer.bulk), sent: SentLists::default() }
     }
 
-    /// Sends a read that must see so many of the worker's updates.
-    pub fn get(&self, origin: Origin, after: u64, peek: bool, message: Message) -> Result<UnderWay> {
+    /// Sends a read that must find what its slave knows of.
+    pub fn get(&self, origin: Origin, seen: Seen, peek: bool, message: Message) -> Result<UnderWay> {
         let mut body = BodyWriter::default();
         let sections = self.name_all(&message, &mut body, |_, _| Ok(()))?;
-        self.send(message, ToShard::Get { origin, sections, after, peek }, body)
+        self.send(message, ToShard::Get { origin, sections, seen, peek }, body)
     }
 
     /// Sends an update with the values of each item.
@@ -73,7 +73,7 @@ impl Link {
         self.sent.forget();
         let UnderWay { message, request, packet, .. } = under_way;
         match request {
-            ToShard::Get { origin, after, peek, .. } => self.get(origin, after, peek, message),
+            ToShard::Get { origin, seen, peek, .. } => self.get(origin, seen, peek, message),
             ToShard::Add { origin, sequence, sections } => {
                 let mut old = BodyReader::new(packet.body);
                 let mut body = BodyWriter::default();

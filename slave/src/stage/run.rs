@@ -14,6 +14,7 @@ use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::pace::Pace;
 use flexps_common::plan::Consistency;
 use flexps_common::siblings::Siblings;
+use flexps_common::wire::kv::Seen;
 use flexps_common::{ids::TableId, worker::Place};
 use std::ops::Range;
 use std::sync::Arc;
@@ -88,7 +89,7 @@ impl Run {
             threads: vec![None; own],
             waits: vec![false; own],
             looked: (0, 0),
-            arrivals: Arrivals::default(),
+            arrivals: Arrivals::new(consistency.ahead().unwrap_or(0)),
             readers: Vec::new(),
             pace: Pace::default(),
         };
@@ -184,20 +185,6 @@ impl Run {
         self.step(place, sent, |clocks| clocks.end(place.local_index))
     }
 
-    /// Whether others hear of a clock at once, with the number of its updates, since their reads wait for these at the
-    /// shards. Else, when all of them have arrived.
-    pub fn tells_at_once(&self) -> bool {
-        self.consistency.ahead().is_none()
-    }
-
-    /// A worker here ended an iteration, but some of its updates are under way. Whether it may start the next one before
-    /// others hear of that; [`Run::tick`] is to be called when they have arrived.
-    pub fn begins_early(&self, place: &Place) -> bool {
-        let mut state = self.state.lock();
-        let lead = state.clocks.may_start_next(place.local_index);
-        lead.inspect(|lead| state.pace.began(*lead)).is_some()
-    }
-
     fn step(
         &self,
         place: &Place,
@@ -207,7 +194,7 @@ impl Run {
         let mut state = self.state.lock();
         let clock = state.clocks.of(place.local_index);
         for (slave, count) in sent {
-            state.arrivals.sent(*slave, clock, *count);
+            state.arrivals.sent(place.local_index, *slave, clock, *count);
         }
         let news = step(&mut state.clocks).map(|news| state.told_with(news));
         (news, self.moved(&mut state))
@@ -215,8 +202,33 @@ impl Run {
 
     /// Whether another slave must hear of this one's clocks: to go on, to apply what its shard keeps, or to answer reads.
     pub fn is_heard_by(&self, slave: SlaveId) -> bool {
-        matches!(self.consistency, Consistency::Bsp | Consistency::Ssp { .. })
-            || self.others.iter().any(|(other, _)| *other == slave)
+        self.consistency != Consistency::Asp || self.works_on(slave)
+    }
+
+    /// Whether another slave has workers.
+    pub fn works_on(&self, slave: SlaveId) -> bool {
+        self.others.iter().any(|(other, _)| *other == slave)
+    }
+
+    /// Whether reads may be sent before their clock may begin: shards answer them when it may.
+    pub fn reads_early(&self) -> bool {
+        self.has_others() && matches!(self.consistency, Consistency::Bsp | Consistency::Ssp { .. })
+    }
+
+    /// What this slave knows of, for a read of a worker here at the shard on `slave`: where its clock does not say what it
+    /// must see, all clocks that have ended; else the worker's own updates, which SSP would not wait for.
+    pub fn seen(&self, place: &Place, slave: SlaveId) -> Seen {
+        if !self.keeps_none() {
+            return Seen::default();
+        }
+        let (state, first) = (self.state.lock(), place.index - place.local_index);
+        let sparse = self.consistency.ahead().is_some();
+        let of = |(worker, clock): (usize, &u64)| {
+            let sent = state.arrivals.sent_by(worker, slave);
+            (sent > 0 && (sparse || worker == place.local_index)).then_some(((first + worker) as u32, *clock, sent))
+        };
+        let workers = state.clocks.own().iter().enumerate().filter_map(of).collect();
+        Seen { workers, slaves: if sparse { state.clocks.others().to_vec() } else { Vec::new() } }
     }
 
     /// Whether there are workers elsewhere.
@@ -426,7 +438,8 @@ impl State {
     fn meets(&self, need: &Need) -> bool {
         self.applied >= self.clocks.due().min(need.clock)
             && self.clocks.shows(need.clock)
-            && (need.after == 0 || self.arrivals.of(need.worker, need.ended) >= need.after)
+            && need.seen.workers.iter().all(|(worker, clock, sent)| self.arrivals.of(*worker, *clock) >= *sent)
+            && need.seen.slaves.iter().all(|(slave, clock)| self.clocks.has_told(*slave, *clock))
     }
 
     /// Lets the reads go on that now see what they must.

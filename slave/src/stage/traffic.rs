@@ -23,11 +23,6 @@ use std::sync::Arc;
 const WINDOW: usize = 16 << 20;
 
 impl Engine {
-    /// How many updates of this worker's ended clocks a read at the shard must see.
-    fn due(&self, shard: u32) -> u64 {
-        if self.ended == 0 { 0 } else { self.sent.get(&shard).map_or(0, |(_, ended)| *ended) }
-    }
-
     /// Sends messages of a read while there is room.
     pub(super) fn send(
         &mut self,
@@ -38,7 +33,8 @@ impl Engine {
         while queue.bytes < WINDOW
             && let Some(message) = more()
         {
-            let under_way = self.job.link(message.shard)?.get(self.origin(), self.due(message.shard), peek, message)?;
+            let link = self.job.link(message.shard)?;
+            let under_way = link.get(self.origin(), self.run.seen(&self.place, link.slave), peek, message)?;
             self.counters.sent += under_way.bytes() as u64;
             queue.push(under_way);
         }
@@ -128,7 +124,7 @@ impl Engine {
             let (origin, sequence) = (self.origin(), self.next_sequence());
             let under_way = job.link(message.shard)?.add(origin, sequence, message, values)?;
             self.counters.sent += under_way.bytes() as u64;
-            self.sent.entry(under_way.shard()).or_default().0 += 1;
+            *self.sent.entry(job.link(under_way.shard())?.slave).or_default() += 1;
             self.updates.push(under_way);
         }
         let mut kept = Vec::new();
@@ -203,9 +199,6 @@ impl Engine {
             message = again;
         }
         self.ended = self.ended.saturating_sub(1);
-        if self.ended == 0 && std::mem::replace(&mut self.untold, false) {
-            self.tick(&[]);
-        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::{
     FromMaster, FromSlave, Launch, Outcome, Peer, ReadDone, Registration, Split, ToMaster, ToSlave,
 };
-use flexps_common::wire::kv::{KeyList, Origin, Section, ToShard};
+use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::moved::{MoveId, Sent};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -340,7 +340,7 @@ impl Cluster {
         let sections = vec![Section { table, element: Type::F32, keys }];
         let mut body = BodyWriter::default();
         let request = match values {
-            None => ToShard::Get { origin, sections, after: 0, peek: true },
+            None => ToShard::Get { origin, sections, seen: Seen::default(), peek: true },
             Some(values) => {
                 body.values(Values::F32(values));
                 ToShard::Add { origin, sequence: 0, sections }

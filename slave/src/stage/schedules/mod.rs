@@ -1,9 +1,9 @@
 //! What a stage run promises, under schedules that shuttle draws: at every lock, wait and message it decides who goes on.
 //!
-//! Two slaves with a shard each; three workers add 1 to a key of their own in both shards at each clock, and read those of
-//! the others; news, and updates for the other slave, are on their way as threads of their own, so that they overtake one
-//! another. Workers take part as the engine does: updates are at their shards before others hear of a clock's end, and a read
-//! at the other slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
+//! Three slaves with a shard each, two of them with workers; three workers add to a key of their own in all shards at each
+//! clock, and read those of the others; news, and updates for other slaves, are on their way as threads of their own, so
+//! that they overtake one another. Workers take part as the engine does: they tell of a clock while its updates are under
+//! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
 
 #[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[path = "../gate.rs"]
@@ -35,8 +35,10 @@ use std::sync::{Arc, Mutex};
 use crate::kv::{Functions, Keys, Room, Shard};
 
 const TABLE: TableId = TableId(0);
-/// Keys of a chunk of the table: the second one is the other shard's.
+/// Keys of a chunk of the table: each shard has one of the first.
 const CHUNK: Key = 1 << 16;
+/// One a slave.
+const SHARDS: usize = 3;
 /// Of each worker: its slave, and its place there.
 const WORKERS: [(usize, usize); 3] = [(0, 0), (0, 1), (1, 0)];
 const SCHEDULES: usize = 400;
@@ -76,14 +78,14 @@ struct Case {
 struct Seen {
     /// By worker: clocks that it has finished; none behind its end.
     clocks: [Option<u64>; 3],
-    /// By worker and shard: updates that were taken.
-    taken: [[u32; 2]; 3],
+    /// By worker and shard: a bit for each clock whose update was taken.
+    taken: [[u32; SHARDS]; 3],
 }
 
 struct World {
     case: Case,
-    shards: [Arc<Shard>; 2],
-    runs: [Run; 2],
+    shards: [Arc<Shard>; SHARDS],
+    runs: [Run; SHARDS],
     seen: Mutex<Seen>,
 }
 
@@ -102,22 +104,17 @@ impl World {
             update: "add".into(),
             update_params: Vec::new(),
         };
-        let shards = [0, 1].map(|index| {
-            Arc::new(
-                Shard::new(std::slice::from_ref(&spec), index, 2, &Functions::default(), &Room::unlimited()).unwrap(),
-            )
+        let shards = [0, 1, 2].map(|index| {
+            let spec = std::slice::from_ref(&spec);
+            Arc::new(Shard::new(spec, index, SHARDS, &Functions::default(), &Room::unlimited()).unwrap())
         });
         let run = |here: usize| {
             let own = WORKERS.iter().filter(|(slave, _)| *slave == here).count();
-            Run::new(
-                StageRun(1),
-                case.model,
-                shards[here].clone(),
-                own,
-                [(SlaveId(1 - here as u32), [2..3, 0..2][here].clone())],
-            )
+            let others = [(0, 0..2), (1, 2..3)].into_iter().filter(|(slave, _)| *slave != here);
+            let others = others.map(|(slave, workers)| (SlaveId(slave as u32), workers));
+            Run::new(StageRun(1), case.model, shards[here].clone(), own, others)
         };
-        let runs = [run(0), run(1)];
+        let runs = [run(0), run(1), run(2)];
         let seen = Seen { clocks: [Some(0); 3], ..Seen::default() };
         Self { case, shards, runs, seen: Mutex::new(seen) }
     }
@@ -128,17 +125,19 @@ impl World {
         Place { index: worker, threads: WORKERS.len(), local_index, local_threads, slaves: 2, epoch: 0 }
     }
 
-    /// Tells the other slave, in whatever order.
+    /// Tells the other slaves, in whatever order.
     fn tell(self: &Arc<Self>, from: usize, told: Option<Told>) {
         let Some(Told { news, updates }) = told else { return };
-        let world = self.clone();
-        thread::spawn(move || {
-            let run = &world.runs[1 - from];
-            let updates = updates.first().map_or(0, |(_, count)| *count);
-            if run.heard(SlaveId(from as u32), news, updates) != Due::Nothing {
-                run.apply_due();
-            }
-        });
+        for to in others(from) {
+            let (world, news) = (self.clone(), news.clone());
+            let updates = updates.iter().find(|(slave, _)| *slave == SlaveId(to as u32)).map_or(0, |(_, count)| *count);
+            thread::spawn(move || {
+                let run = &world.runs[to];
+                if run.heard(SlaveId(from as u32), news, updates) != Due::Nothing {
+                    run.apply_due();
+                }
+            });
+        }
     }
 
     fn announce(&self, worker: usize, clock: u64) {
@@ -154,12 +153,13 @@ impl World {
         let mut times = 1;
         match self.case.fault {
             Fault::Lose if clock + 1 == self.case.clocks => times = 0,
-            Fault::Repeat if clock == 1 => times = 2,
+            Fault::Repeat if clock + 1 == self.case.clocks => times = 2,
             _ => {}
         }
         for again in 0..times {
             let mut body = BodyWriter::default();
-            body.values(Values::F32(&[1.0]));
+            // A bit for each clock: a read shows which it has seen.
+            body.values(Values::F32(&[(1 << clock) as f32]));
             let values = BodyReader::new(body.finish()).values(Type::F32, 1).unwrap();
             let key = worker as Key + shard as Key * CHUNK;
             let update = Update { table: TABLE, keys: lists::Keys::List(Arc::new(vec![key])), values };
@@ -171,7 +171,7 @@ impl World {
                 return false;
             }
         }
-        self.seen.lock().unwrap().taken[worker][shard] += 1;
+        self.seen.lock().unwrap().taken[worker][shard] |= 1 << clock;
         true
     }
 
@@ -199,46 +199,45 @@ impl World {
             (0..=u64::from(ahead)).for_each(|clock| self.announce(worker, clock));
             self.tell(here, run.start());
         }
-        // Whether the last of these clocks is untold, or the present one put off.
-        let (mut untold, mut put_off) = (false, false);
+        let mut put_off = false;
         for clock in 0..self.case.clocks {
-            // At the other shard a read may wait for what this worker has yet to wait for; here it may not.
-            for shard in [1 - here, here] {
+            // At other shards a read may wait for what this worker has yet to wait for; here it may not.
+            for shard in others(here).chain([here]) {
                 if shard == here {
                     under_way.drain(..).try_for_each(arrive)?;
-                    if std::mem::take(&mut untold) {
-                        self.tick(here, &place, 0);
-                    }
                     if std::mem::take(&mut put_off) {
                         run.wait(&place)?;
                     }
                     self.begins(worker, clock);
                 } else if self.case.fault != Fault::ReadEarly {
-                    let after = if self.case.fault == Fault::Overtake { 0 } else { clock };
-                    let need = Need { clock, worker: worker as u32, ended: clock, after };
-                    shuttle::future::block_on(self.runs[shard].readable(need))?;
+                    let overtakes = self.case.fault == Fault::Overtake;
+                    let seen = if overtakes { Default::default() } else { run.seen(&place, SlaveId(shard as u32)) };
+                    shuttle::future::block_on(self.runs[shard].readable(Need { clock, seen }))?;
                 }
                 run.check()?;
                 self.check_read(worker, shard, clock);
             }
-            let world = self.clone();
-            under_way.push(thread::spawn(move || world.add(1 - here, worker, clock, 4 * clock)));
+            for shard in others(here) {
+                let world = self.clone();
+                under_way.push(thread::spawn(move || world.add(shard, worker, clock, 8 * clock + 2 * shard as u64)));
+            }
             run.check()?;
-            if !self.add(here, worker, clock, 4 * clock + 2) {
+            if !self.add(here, worker, clock, 8 * clock + 6) {
                 return Err(Error::cancelled());
             }
             if let Some(ahead) = ahead {
                 self.announce(worker, clock + 1 + u64::from(ahead));
             }
             self.seen.lock().unwrap().clocks[worker] = Some(clock + 1);
-            if run.tells_at_once() || self.case.fault == Fault::TickEarly {
-                self.tick(here, &place, u64::from(self.case.fault != Fault::TickEarly));
-                put_off = self.case.fault != Fault::GoOn && !run.goes_on(&place);
-            } else if run.begins_early(&place) {
-                untold = true;
-            } else {
+            let sent = u64::from(self.case.fault != Fault::TickEarly);
+            let (told, woken) =
+                run.tick(&place, &others(here).map(|to| (SlaveId(to as u32), sent)).collect::<Vec<_>>());
+            self.tell(here, told);
+            drop(woken);
+            put_off = self.case.fault != Fault::GoOn && !run.goes_on(&place);
+            if put_off && !run.reads_early() {
+                put_off = false;
                 under_way.drain(..).try_for_each(arrive)?;
-                self.tick(here, &place, 0);
                 run.wait(&place)?;
             }
         }
@@ -248,12 +247,6 @@ impl World {
         self.tell(here, told);
         drop(woken);
         Ok(())
-    }
-
-    fn tick(self: &Arc<Self>, here: usize, place: &Place, sent: u64) {
-        let (told, woken) = self.runs[here].tick(place, &[(SlaveId(1 - here as u32), sent)]);
-        self.tell(here, told);
-        drop(woken);
     }
 
     /// A worker begins a clock: nobody may be so far behind.
@@ -274,7 +267,7 @@ impl World {
                     );
                     let first = behind..clock.saturating_sub(staleness.into());
                     let met = first.into_iter().find(|other_clock| meets(worker, clock) && meets(other, *other_clock));
-                    assert!(met.is_none(), "clock {clock} and clock {met:?} touch a key beyond the staleness");
+                    assert!(met.is_none(), "at clock {clock} a key of clock {met:?} is touched beyond the staleness");
                 }
             }
         }
@@ -282,17 +275,26 @@ impl World {
 
     fn check_read(&self, worker: usize, shard: usize, clock: u64) {
         for (other, value) in self.values(shard).into_iter().enumerate() {
-            let least = match self.case.model {
-                _ if other == worker => clock,
-                Consistency::Bsp => clock,
-                Consistency::Ssp { staleness } => clock.saturating_sub(staleness.into()),
-                _ => 0,
-            };
-            let most = if self.case.model == Consistency::Bsp { clock } else { u64::MAX };
-            assert!(
-                value >= least as f32 && value <= most as f32,
-                "worker {worker} reads {value} of worker {other} at clock {clock}"
-            );
+            for made in 0..self.case.clocks {
+                let behind = |by: u32| made + u64::from(by) < clock;
+                let must = match self.case.model {
+                    _ if other == worker => made < clock,
+                    Consistency::Bsp => made < clock,
+                    Consistency::Ssp { staleness } => behind(staleness),
+                    Consistency::Asp => false,
+                    Consistency::SparseSsp { staleness, speculation } => {
+                        let met = meets(worker, clock) && meets(other, made);
+                        behind(staleness + speculation) || met && behind(staleness)
+                    }
+                };
+                let may = self.case.model != Consistency::Bsp || made < clock;
+                let sees = value as u32 & (1 << made) != 0;
+                assert!(
+                    sees || !must,
+                    "worker {worker} reads nothing at shard {shard} of worker {other}'s clock {made} at clock {clock}"
+                );
+                assert!(may || !sees, "worker {worker} reads of worker {other}'s clock {made} at clock {clock}");
+            }
         }
     }
 
@@ -300,14 +302,19 @@ impl World {
     fn check_end(&self) {
         self.runs.iter().for_each(Run::finish);
         let taken = self.seen.lock().unwrap().taken;
-        for shard in [0, 1] {
+        for shard in 0..SHARDS {
             for (worker, value) in self.values(shard).into_iter().enumerate() {
                 let taken = taken[worker][shard];
-                assert!(value == taken as f32, "{taken} updates of worker {worker} were taken, {value} applied");
-                assert!(self.case.cancelled || u64::from(taken) == self.case.clocks, "{taken} updates were taken");
+                assert!(value == taken as f32, "{taken:b} updates of worker {worker} were taken, {value} applied");
+                assert!(self.case.cancelled || taken == (1 << self.case.clocks) - 1, "{taken:b} updates were taken");
             }
         }
     }
+}
+
+/// The slaves beside one.
+fn others(here: usize) -> impl Iterator<Item = usize> {
+    (0..SHARDS).filter(move |slave| *slave != here)
 }
 
 /// An update is at the other shard, unless the stage was cancelled.
@@ -396,6 +403,12 @@ fn a_read_that_is_answered_too_early_is_noticed() {
 
 #[test]
 #[should_panic(expected = "reads")]
+fn a_read_under_sparse_ssp_that_does_not_say_what_its_slave_knows_of_is_noticed() {
+    explore(case(SPARSE, Fault::Overtake));
+}
+
+#[test]
+#[should_panic(expected = "reads")]
 fn a_read_that_overtakes_the_workers_own_updates_is_noticed() {
     explore(case(SSP, Fault::Overtake));
 }
@@ -413,7 +426,7 @@ fn an_ssp_worker_that_does_not_wait_is_noticed() {
 }
 
 #[test]
-#[should_panic(expected = "touch a key beyond the staleness")]
+#[should_panic(expected = "at clock")]
 fn keys_that_were_not_announced_are_noticed() {
     explore(case(SPARSE, Fault::FalseKeys));
 }
