@@ -186,7 +186,7 @@ impl Slaves {
     /// A slave as its peers see it.
     pub fn peer(&self, id: SlaveId) -> Option<Peer> {
         let r = &self.live.get(&id)?.registration;
-        Some(Peer { id, name: r.name.clone(), control: r.control.clone(), bulk: r.bulk.clone() })
+        Some(Peer { id, name: r.name.clone(), bulk: r.bulk.clone() })
     }
 
     /// The list that clients see.

@@ -284,6 +284,7 @@ impl Node {
 
     /// Registers, or says that the slave lives.
     fn beat(&mut self) {
+        self.room.trim();
         if self.asking {
             return;
         }

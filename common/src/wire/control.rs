@@ -66,9 +66,7 @@ pub struct Peer {
     pub id: SlaveId,
     /// Its name (`--host`, unless `--name` is given).
     pub name: String,
-    /// Where it takes control messages.
-    pub control: String,
-    /// Where it takes bulk values.
+    /// Where it takes what other slaves send: keys and values, clocks, chunks, requests for rows.
     pub bulk: String,
 }
 

@@ -257,7 +257,7 @@ fn from_master() -> Vec<FromMaster> {
 
 fn to_slave() -> Vec<ToSlave> {
     let (job, run, input) = (JobId(1), StageRun(2), InputId(0));
-    let peer = Peer { id: SlaveId(1), name: "s1".into(), control: "a:1".into(), bulk: "a:2".into() };
+    let peer = Peer { id: SlaveId(1), name: "s1".into(), bulk: "a:2".into() };
     let schema = Schema {
         index_base: 1,
         base_detected: true,

@@ -76,7 +76,10 @@ impl Arrivals {
 
     /// News that came with the number of updates below its clock: given back when these are here, else held.
     pub fn heard(&mut self, slave: SlaveId, news: News, updates: u64) -> Option<News> {
-        if self.from.get(&slave).map_or(0, |from| from.below(news.clock)) >= updates {
+        let from = self.from.entry(slave).or_default();
+        if from.below(news.clock) >= updates {
+            // Older news, should any come, tell nothing new.
+            from.settle(news.clock);
             return Some(news);
         }
         self.held.push((slave, news, updates));
@@ -89,7 +92,11 @@ impl Arrivals {
         let complete = |(slave, news, updates): &mut (SlaveId, News, u64)| {
             from.get(slave).is_some_and(|from| from.below(news.clock) >= *updates)
         };
-        held.extract_if(.., complete).map(|(slave, news, _)| (slave, news)).collect()
+        let complete: Vec<_> = held.extract_if(.., complete).map(|(slave, news, _)| (slave, news)).collect();
+        for (slave, news) in &complete {
+            from.entry(*slave).or_default().settle(news.clock);
+        }
+        complete
     }
 }
 

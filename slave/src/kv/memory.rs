@@ -4,13 +4,14 @@
 //! Invariants: what is handed out is zero and belongs to one owner alone; a slab lives as long as anything cut from it, in
 //! use or given back.
 
+use super::slabs::Slabs;
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut};
 use parking_lot::Mutex;
 use std::alloc::{Layout, handle_alloc_error};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Bytes of a huge page, and of a slab unless one chunk is larger.
 const HUGE: usize = 2 << 20;
@@ -18,8 +19,8 @@ const HUGE: usize = 2 << 20;
 const LINE: usize = 64;
 
 /// A shard's memory.
-#[derive(Default)]
 pub(super) struct Memory {
+    slabs: Arc<Slabs>,
     open: Mutex<Option<Slab>>,
     /// What was given back.
     spare: Mutex<Vec<Values<u8>>>,
@@ -30,13 +31,25 @@ struct Slab {
     map: Arc<Map>,
     used: usize,
     end: usize,
+    /// It was another job's: what is handed out must be cleared.
+    second: bool,
 }
 
-/// A mapping of the system's; unmapped with the last owner of a part.
+/// A mapping of the system's; given back with the last owner of a part.
 struct Map {
-    _map: MmapMut,
+    map: Option<MmapMut>,
     /// Its first byte, exclusive to those who own its parts.
     start: *mut u8,
+    bytes: usize,
+    slabs: Weak<Slabs>,
+}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        if let (Some(map), Some(slabs)) = (self.map.take(), self.slabs.upgrade()) {
+            slabs.give(map, self.bytes);
+        }
+    }
 }
 
 // SAFETY: the pointer is used for disjoint parts alone, each owned by one `Values`.
@@ -58,6 +71,11 @@ unsafe impl<T: Send> Send for Values<T> {}
 unsafe impl<T: Sync> Sync for Values<T> {}
 
 impl Memory {
+    /// Memory that comes from there, and goes there again.
+    pub fn new(slabs: Arc<Slabs>) -> Self {
+        Self { slabs, open: Mutex::default(), spare: Mutex::default() }
+    }
+
     /// `len` zeros.
     pub fn zeros<T: Pod>(&self, len: usize) -> Values<T> {
         let bytes = len * size_of::<T>();
@@ -68,11 +86,15 @@ impl Memory {
         let mut open = self.open.lock();
         let slab = match open.take() {
             Some(slab) if slab.used + bytes <= slab.end => open.insert(slab),
-            _ => open.insert(Slab::new(bytes.max(HUGE))),
+            _ => open.insert(Slab::new(&self.slabs, bytes.max(HUGE))),
         };
         // SAFETY: the slab holds `end` bytes behind `start`, of which these are handed out once.
         let start = unsafe { slab.map.start.add(slab.used) };
         slab.used += bytes;
+        if slab.second {
+            // SAFETY: these bytes are nobody else's.
+            unsafe { start.write_bytes(0, bytes) };
+        }
         Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }
     }
 }
@@ -96,21 +118,29 @@ impl Memory {
 }
 
 impl Slab {
-    fn new(bytes: usize) -> Self {
-        // More than is needed, to start at a huge page; what is never touched takes no memory.
-        let Ok(mut map) = MmapMut::map_anon(bytes + HUGE) else {
-            handle_alloc_error(Layout::array::<u8>(bytes + HUGE).unwrap_or(Layout::new::<u8>()))
-        };
-        #[cfg(target_os = "linux")]
-        if let Err(error) = map.advise(Advice::HugePage) {
-            tracing::debug!(%error, "no huge pages");
-        }
+    fn new(slabs: &Arc<Slabs>, bytes: usize) -> Self {
+        let spare = slabs.take(bytes);
+        let second = spare.is_some();
+        let mut map = spare.unwrap_or_else(|| map(bytes));
         let start = map.as_mut_ptr();
         let skip = start.align_offset(HUGE);
         // SAFETY: fewer than HUGE bytes are skipped, and so many more were mapped.
         let start = unsafe { start.add(skip) };
-        Self { map: Arc::new(Map { _map: map, start }), used: 0, end: bytes }
+        let map = Map { map: Some(map), start, bytes, slabs: Arc::downgrade(slabs) };
+        Self { map: Arc::new(map), used: 0, end: bytes, second }
     }
+}
+
+/// A mapping with room for so many bytes from a huge page's start on; what is never touched takes no memory.
+fn map(bytes: usize) -> MmapMut {
+    let Ok(map) = MmapMut::map_anon(bytes + HUGE) else {
+        handle_alloc_error(Layout::array::<u8>(bytes + HUGE).unwrap_or(Layout::new::<u8>()))
+    };
+    #[cfg(target_os = "linux")]
+    if let Err(error) = map.advise(Advice::HugePage) {
+        tracing::debug!(%error, "no huge pages");
+    }
+    map
 }
 
 impl<T> Deref for Values<T> {
@@ -137,7 +167,7 @@ mod tests {
 
     #[test]
     fn parts_are_zero_aligned_and_apart() {
-        let memory = Memory::default();
+        let memory = Memory::new(Slabs::new(0));
         let mut parts: Vec<Values<f64>> =
             [1, 7, 100_000, 300_000, 3, 1_000_000, 0, 200_000].into_iter().map(|len| memory.zeros(len)).collect();
         for (i, part) in parts.iter_mut().enumerate() {
@@ -157,5 +187,18 @@ mod tests {
         for (i, part) in parts.iter().enumerate() {
             assert!(part.iter().all(|x| *x == i as f64 + 1.0), "part {i}");
         }
+    }
+
+    #[test]
+    fn memory_of_a_job_that_ended_comes_to_the_next_one_as_zeros() {
+        let slabs = Slabs::new(16 << 20);
+        let first = Memory::new(slabs.clone());
+        let mut values: Values<u32> = first.zeros(1 << 20);
+        values.fill(7);
+        let start = values.as_ptr();
+        drop((values, first));
+        let second = Memory::new(slabs);
+        let values: Values<u32> = second.zeros(1 << 20);
+        assert!(values.as_ptr() == start && values.iter().all(|x| *x == 0));
     }
 }

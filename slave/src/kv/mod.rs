@@ -10,6 +10,7 @@ mod moved;
 mod ops;
 pub mod placement;
 mod racing;
+mod slabs;
 mod table;
 mod tier;
 

@@ -5,6 +5,7 @@
 //! has no name from its first byte on, so it is gone with the shard, however that ends.
 
 use super::memory::Memory;
+use super::slabs::Slabs;
 use crate::unnamed;
 use flexps_common::error::{Error, Result, io};
 use flexps_common::report::DiskUse;
@@ -21,17 +22,28 @@ pub struct Room {
     limit: u64,
     used: AtomicU64,
     folder: PathBuf,
+    slabs: Arc<Slabs>,
 }
+
+/// Memory of jobs that have ended that is kept for the next.
+const KEPT: usize = 256 << 20;
 
 impl Room {
     /// Room for `limit` bytes of values; what exceeds it goes to a file in `folder`.
     pub fn new(limit: u64, folder: &Path) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicU64::new(0), folder: folder.to_owned() })
+        // Where memory is counted, none is kept beside it.
+        let slabs = Slabs::new(if limit == u64::MAX { KEPT } else { 0 });
+        Arc::new(Self { limit, used: AtomicU64::new(0), folder: folder.to_owned(), slabs })
     }
 
     /// Room for whatever comes.
     pub fn unlimited() -> Arc<Self> {
         Self::new(u64::MAX, Path::new(""))
+    }
+
+    /// Returns memory to the system that no job has asked for lately. To be called now and then.
+    pub fn trim(&self) {
+        self.slabs.trim();
     }
 }
 
@@ -72,8 +84,8 @@ struct Ring {
 impl Tier {
     pub fn new(room: Arc<Room>) -> Self {
         Self {
+            memory: Memory::new(room.slabs.clone()),
             room,
-            memory: Memory::default(),
             file: Mutex::default(),
             end: AtomicU64::new(0),
             own: AtomicU64::new(0),

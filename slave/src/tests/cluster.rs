@@ -118,7 +118,7 @@ impl Cluster {
             read: send_read,
         });
         let listener = network.listen("master", master.clone()).await.unwrap();
-        let (mut peers, mut handles) = (Vec::new(), Vec::new());
+        let (mut peers, mut control, mut bulk, mut handles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for i in 1..=slaves {
             let options = Options {
                 name: format!("h{i}"),
@@ -137,12 +137,12 @@ impl Cluster {
             let handle = start(network.clone(), registry.clone(), options).await.unwrap();
             let id = handle.registered().await.unwrap();
             let registration = master.slaves.lock()[i - 1].clone();
-            peers.push(Peer { id, name: registration.name, control: registration.control, bulk: registration.bulk });
+            control.push(network.channel(&registration.control, &registration.name));
+            bulk.push(network.channel(&registration.bulk, &registration.name));
+            peers.push(Peer { id, name: registration.name, bulk: registration.bulk });
             handles.push(handle);
         }
         let plan = registry.job(name, params).unwrap().plan().unwrap();
-        let channels = |f: fn(&Peer) -> &str| peers.iter().map(|p| network.channel(f(p), &p.name)).collect();
-        let (control, bulk) = (channels(|p| &p.control), channels(|p| &p.bulk));
         let listener = Some(listener);
         let homes = Mutex::new(vec![Home::All; plan.tables.len()]);
         let phase = AtomicU64::new(0);

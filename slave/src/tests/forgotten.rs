@@ -32,12 +32,7 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
     let mut plan = Plan::default();
     let table = plan.table::<f32>("t", 1);
     plan.body.stage("stage", |_| Ok(())).consistency(Consistency::Asp);
-    let peer = |i: u32| Peer {
-        id: SlaveId(i),
-        name: format!("h{i}"),
-        control: format!("h{i} control"),
-        bulk: format!("h{i} bulk"),
-    };
+    let peer = |i: u32| Peer { id: SlaveId(i), name: format!("h{i}"), bulk: format!("h{i} bulk") };
     let open = |you| {
         let opening = Opening {
             id: JobId(1),
