@@ -109,7 +109,8 @@ fn jobs(file: &WorkFile, registry: &Registry) -> Result<Vec<Box<dyn DynJob>>> {
 fn sleep(spec: &JobSpec) -> Sleep {
     let stages = spec.stages.iter().map(|stage| {
         let threads = match stage.threads {
-            Threads::Count(n) | Threads::OneSlave(n) | Threads::Range(n, _) => plan::Threads::Count(n),
+            Threads::Count(n) | Threads::Range(n, _) => plan::Threads::Count(n),
+            Threads::OneSlave(n) => plan::Threads::OneSlave(n),
             Threads::PerSlave(n) => plan::Threads::PerSlave(n),
             Threads::All => plan::Threads::All,
         };
