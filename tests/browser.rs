@@ -46,7 +46,7 @@ fn a_browser_shows_the_cause_of_a_failed_job_and_the_log_of_the_slave_where_it_f
     browser.until("$('queue').innerText.includes('needs 3 slots, 0 of 4 are free')");
     browser.screenshot("page-waiting");
     browser.value(&format!("choose({waiting})"));
-    browser.until("$('cancel')");
+    browser.until(&format!("$('name').textContent === 'j{waiting} failing' && $('cancel')"));
     browser.value("$('cancel').click()");
     browser.until("$('state') && $('state').textContent === 'cancelled'");
     browser.until(&format!("document.querySelector('tr[data-job=\"{behind}\"] .done')"));
