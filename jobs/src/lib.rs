@@ -23,6 +23,7 @@ pub mod sdca;
 mod shares;
 pub mod sleep;
 mod step;
+mod stream;
 mod sums;
 pub mod svm;
 pub mod svrg;

@@ -25,13 +25,14 @@ use crate::primal::{self, Primal};
 use crate::rules::Rules;
 use crate::sdca::{self, Sdca};
 use crate::step::Growth;
+use crate::stream::Stream;
 use crate::vector::Vector;
 use crate::{objective, sample, shares, validation};
 use clap::Args;
-use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
 use flexps_common::plan::{Flow, Plan, Threads};
+use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use train::Train;
 
@@ -65,6 +66,8 @@ pub enum Solver {
     Sdca,
     /// Trust-region Newton, up to a certified duality gap; under an L1 penalty by coordinate descent
     Newton,
+    /// One pass, row after row, while the rows are still being read, by FTRL-proximal; reports the progressive loss
+    Ftrl,
     /// Mini-batches through the store, by --optimizer
     Sgd,
 }
@@ -127,6 +130,13 @@ impl Job for Lr {
                 return self.plan_sgd(plan);
             }
             Solver::Newton => return primal.plan(plan),
+            Solver::Ftrl => {
+                if let Some(flag) = flags.asks() {
+                    return Err(Error::user(format!("--solver ftrl has no {flag}; leave one of them out")));
+                }
+                let ratio = flags.ratio(*penalty)?;
+                return Stream { common, ratio, step: self.step, threads: *threads }.plan(plan);
+            }
             _ => primal.refuse("sdca")?,
         }
         Sdca { common, loss: sdca::loss::Kind::Logistic, threads: *threads, flags: *sdca }.plan(plan)

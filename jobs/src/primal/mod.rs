@@ -39,6 +39,7 @@ use measure::Measure;
 use newton::Newton;
 use problems::Problems;
 use screen::Screen;
+pub use screen::ranges;
 
 /// A job by these solvers.
 #[derive(Debug, Clone, Copy)]
