@@ -16,9 +16,14 @@ use flexps_common::wire::kv::{FromShard, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::KeyMemory;
 use futures::future::BoxFuture;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most bytes of values in one answer.
 pub const ANSWER: usize = 64 << 20;
+
+/// How long a read waits here for what it must see, before it is sent back to come again: well within a request's deadline,
+/// however long a clock takes.
+const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// The run under which the master loads and saves models.
 const MASTER: StageRun = StageRun(0);
@@ -100,7 +105,11 @@ async fn get(
         job.current().finish();
     } else {
         let clock = if peek { 0 } else { origin.clock };
-        job.run(origin.run).await?.readable(Need { clock, seen }).await?;
+        let run = job.run(origin.run).await?;
+        match tokio::time::timeout(PATIENCE, run.readable(Need { clock, seen })).await {
+            Ok(readable) => readable?,
+            Err(_) => return Packet::control(&FromShard::NotYet),
+        }
     }
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
     for (section, (keys, width)) in sections.iter().zip(&keys) {

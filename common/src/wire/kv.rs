@@ -141,6 +141,8 @@ pub enum FromShard {
     Added,
     /// The clock is known.
     Heard,
+    /// What the read must see has not come yet: ask again.
+    NotYet,
     /// Some `Known` list was forgotten: send the request again with all lists inline.
     UnknownKeys,
     /// To chunks that move here.

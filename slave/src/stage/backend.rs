@@ -10,6 +10,7 @@ use super::items::{check_out, describe};
 use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
+use super::traffic;
 use super::wait::block_on;
 use crate::job::OpenJob;
 use crate::kv::Keys;
@@ -200,6 +201,9 @@ impl Backend for Engine {
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
         let items = describe(&job, &run, &items)?;
         self.touch(&items)?;
+        if traffic::bytes(&items) > traffic::EARLY {
+            self.begin()?;
+        }
         let mut cutter = Cutter::new(&items)?;
         let mut under_way = Queue::default();
         self.send(false, &mut under_way, || cutter.message())?;

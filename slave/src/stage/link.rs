@@ -17,8 +17,7 @@ use flexps_common::wire::lists::SentLists;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a shard may take for an answer. A read waits no longer than clock messages are under way, so whoever is
-/// silent for so long has gone.
+/// How long a shard may take for an answer. It keeps no read waiting for nearly so long, so whoever is silent has gone.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Another slave of the job.
@@ -168,6 +167,10 @@ impl UnderWay {
     pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Option<Self>> {
         match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Some),
+            FromShard::NotYet => {
+                let pending = Some(link.bulk.start(self.packet.clone(), DEADLINE));
+                return Ok(Some(Self { pending, ..self }));
+            }
             FromShard::Values => {}
             _ => return Err(Error::bug("no values came back for a read")),
         }

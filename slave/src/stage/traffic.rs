@@ -22,6 +22,10 @@ use std::sync::Arc;
 /// Bytes of values under way in each direction of one worker: enough to keep a network busy.
 const WINDOW: usize = 16 << 20;
 
+/// Bytes of values of a read that may be sent before its clock may begin: those that wait at a shard take of what a channel
+/// may have under way, and the updates that they wait for must find room beside them.
+pub(super) const EARLY: usize = 64 << 10;
+
 impl Engine {
     /// Sends messages of a read while there is room.
     pub(super) fn send(
@@ -88,10 +92,11 @@ impl Engine {
         self.run.check()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &[(table, keys)])?;
-        if peek {
-            self.begin()?;
-        } else {
+        if !peek {
             self.touch(&items)?;
+        }
+        if peek || bytes(&items) > EARLY {
+            self.begin()?;
         }
         check_out(&items, std::slice::from_ref(&out))?;
         self.count(&items, |used| &mut used.read_bytes);
@@ -208,6 +213,11 @@ impl Engine {
         self.counters.received += answer.len() as u64;
         Ok(answer)
     }
+}
+
+/// Bytes of the items' values.
+pub(super) fn bytes(items: &[Item<'_>]) -> usize {
+    items.iter().map(|item| item.keys.len() * item.spec.width as usize * item.spec.element.size()).sum()
 }
 
 /// A copy of an update that its shard keeps.

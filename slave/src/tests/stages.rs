@@ -44,6 +44,7 @@ const READING_OFTEN: u32 = 7;
 const REPORTING: u32 = 8;
 const EMPTY: u32 = 9;
 const LARGE: u32 = 10;
+const LATE: u32 = 11;
 
 const COUNTS: TableId = TableId(0);
 const MIXED: TableId = TableId(1);
@@ -77,6 +78,7 @@ impl Job for Small {
         body.stage("reporting", reporting).consistency(consistency);
         body.stage("empty", |_| Ok(())).consistency(consistency);
         body.stage("large", move |w| large(w, counts)).consistency(consistency);
+        body.stage("late", move |w| late(w, counts)).consistency(consistency);
         Ok(())
     }
 }
@@ -221,6 +223,19 @@ fn reading(worker: &mut Worker<'_>, table: Table<f32>, times: usize) -> Result<(
     Ok(())
 }
 
+/// Reads what a late worker updates: a key of each shard.
+fn late(worker: &mut Worker<'_>, table: Table<f32>) -> Result<()> {
+    if worker.place.index + 1 == worker.place.threads {
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let keys: Vec<Key> = (0..3).map(|chunk| chunk << 16).collect();
+    worker.add(table, &keys, &[1.0; 3])?;
+    worker.clock()?;
+    let mut out = Vec::new();
+    worker.get(table, &keys, &mut out)?;
+    ensure(out == [worker.place.threads as f32; 3], || format!("{out:?}"))
+}
+
 fn reporting(worker: &mut Worker<'_>) -> Result<()> {
     ensure(worker.scalar("half", 0.0) == 0.5 && worker.epoch() == 2, || "no scalar".into())?;
     worker.report("index", Metric::Sum(worker.place.index as f64));
@@ -255,6 +270,16 @@ async fn workers_on_three_slaves_read_exactly_what_their_model_promises() {
         }
         let norm = cluster.ops(&[TableOp::Norm2 { table: COUNTS, into: "n".into() }]).await;
         assert_eq!(norm, [300.0 * f64::from(total).powi(2)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_comes_again_when_what_it_must_see_takes_longer_than_a_request_may() {
+    for staleness in [Some(-1), Some(0)] {
+        let mut cluster = open(3, staleness).await;
+        let begun = Instant::now();
+        cluster.run(LATE, &[2, 1, 1]).await;
+        assert!(begun.elapsed() > Duration::from_millis(250), "nobody was late");
     }
 }
 

@@ -204,7 +204,7 @@ impl World {
             // At other shards a read may wait for what this worker has yet to wait for; here it may not.
             for shard in others(here).chain([here]) {
                 if shard == here {
-                    under_way.drain(..).try_for_each(arrive)?;
+                    arrive(under_way)?;
                     if std::mem::take(&mut put_off) {
                         run.wait(&place)?;
                     }
@@ -237,11 +237,11 @@ impl World {
             put_off = self.case.fault != Fault::GoOn && !run.goes_on(&place);
             if put_off && !run.reads_early() {
                 put_off = false;
-                under_way.drain(..).try_for_each(arrive)?;
+                arrive(under_way)?;
                 run.wait(&place)?;
             }
         }
-        under_way.drain(..).try_for_each(arrive)?;
+        arrive(under_way)?;
         self.seen.lock().unwrap().clocks[worker] = None;
         let (told, woken) = run.end(&place, &[]);
         self.tell(here, told);
@@ -317,9 +317,12 @@ fn others(here: usize) -> impl Iterator<Item = usize> {
     (0..SHARDS).filter(move |slave| *slave != here)
 }
 
-/// An update is at the other shard, unless the stage was cancelled.
-fn arrive(update: thread::JoinHandle<bool>) -> Result<(), Error> {
-    update.join().unwrap().then_some(()).ok_or_else(Error::cancelled)
+/// All updates are at their shards, unless the stage was cancelled; those that were not waited for are left.
+fn arrive(under_way: &mut Vec<thread::JoinHandle<bool>>) -> Result<(), Error> {
+    while let Some(update) = under_way.pop() {
+        update.join().unwrap().then_some(()).ok_or_else(Error::cancelled)?;
+    }
+    Ok(())
 }
 
 /// Plays a case under random schedules, and under ones with few, but ill-chosen, switches.
