@@ -111,3 +111,18 @@ pub fn assert_reaches(host: Host, job: &impl Job, flags: &Common, blocks: &[Bloc
     assert!(above < most, "{above:e} above the optimum after {} epochs: {:?}", outcome.epochs.len(), outcome.stopped);
     outcome
 }
+
+/// A block of rows with these labels, and features with their values.
+pub fn block(labels: &[f32], rows: &[&[(u32, f32)]]) -> Block {
+    Block {
+        labels: labels.into(),
+        offsets: std::iter::once(0)
+            .chain(rows.iter().scan(0, |n, r| {
+                *n += r.len() as u32;
+                Some(*n)
+            }))
+            .collect(),
+        indices: rows.iter().flat_map(|r| r.iter().map(|(k, _)| *k)).collect(),
+        values: Some(rows.iter().flat_map(|r| r.iter().map(|(_, v)| *v)).collect()),
+    }
+}

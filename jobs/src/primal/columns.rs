@@ -2,7 +2,7 @@
 //!
 //! Invariant: a column's rows rise, and every row is below the number of the worker's rows.
 
-use super::gradient::block;
+use super::gradient::{block, dot_at};
 use crate::parts::{Parts, Rows};
 use flexps_common::data::block::KeyMap;
 use flexps_common::ids::Key;
@@ -36,26 +36,7 @@ impl Column<'_> {
     #[inline(always)]
     pub fn dot(&self, by: &[f64]) -> f64 {
         // SAFETY: a column's rows are below the number of rows, which all vectors by row have.
-        let at = |row: &u32| unsafe { *by.get_unchecked(*row as usize) };
-        let mut sums = [0.0f64; 4];
-        let row4 = self.rows.chunks_exact(4);
-        let rest = row4.remainder();
-        match self.values {
-            Some(values) => {
-                let value4 = values.chunks_exact(4);
-                sums[0] = rest.iter().zip(value4.remainder()).map(|(i, v)| f64::from(*v) * at(i)).sum();
-                for (i, v) in row4.zip(value4) {
-                    (0..4).for_each(|lane| sums[lane] += f64::from(v[lane]) * at(&i[lane]));
-                }
-            }
-            None => {
-                sums[0] = rest.iter().map(at).sum();
-                for i in row4 {
-                    (0..4).for_each(|lane| sums[lane] += at(&i[lane]));
-                }
-            }
-        }
-        (sums[0] + sums[1]) + (sums[2] + sums[3])
+        unsafe { dot_at(self.rows, self.values, by) }
     }
 
     /// Calls `each` with the row and the value of each non-zero.

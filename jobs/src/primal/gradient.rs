@@ -37,22 +37,32 @@ pub struct Gradient {
 #[inline(always)]
 pub unsafe fn dot(row: &Row<'_>, weights: &[f64]) -> f64 {
     // SAFETY: the caller vouches for the indices.
-    let weight = |index: &u32| unsafe { *weights.get_unchecked(*index as usize) };
+    unsafe { dot_at(row.indices, row.values, weights) }
+}
+
+/// The sum of values, all 1 where none are given, times what `by` has at their indices.
+///
+/// # Safety
+/// Every index must be below `by.len()`, and there must be as many values as indices.
+#[inline(always)]
+pub unsafe fn dot_at(indices: &[u32], values: Option<&[f32]>, by: &[f64]) -> f64 {
+    // SAFETY: the caller vouches for the indices.
+    let at = |index: &u32| unsafe { *by.get_unchecked(*index as usize) };
     let mut sums = [0.0f64; 4];
-    let index4 = row.indices.chunks_exact(4);
+    let index4 = indices.chunks_exact(4);
     let rest = index4.remainder();
-    match row.values {
+    match values {
         Some(values) => {
             let value4 = values.chunks_exact(4);
-            sums[0] = rest.iter().zip(value4.remainder()).map(|(i, v)| f64::from(*v) * weight(i)).sum();
+            sums[0] = rest.iter().zip(value4.remainder()).map(|(i, v)| f64::from(*v) * at(i)).sum();
             for (i, v) in index4.zip(value4) {
-                (0..4).for_each(|lane| sums[lane] += f64::from(v[lane]) * weight(&i[lane]));
+                (0..4).for_each(|lane| sums[lane] += f64::from(v[lane]) * at(&i[lane]));
             }
         }
         None => {
-            sums[0] = rest.iter().map(weight).sum();
+            sums[0] = rest.iter().map(at).sum();
             for i in index4 {
-                (0..4).for_each(|lane| sums[lane] += weight(&i[lane]));
+                (0..4).for_each(|lane| sums[lane] += at(&i[lane]));
             }
         }
     }

@@ -403,17 +403,7 @@ fn without_a_penalty_the_optimum_is_found_where_there_is_one() {
 
 #[test]
 fn strange_rows_give_finite_models_or_a_clear_error() {
-    let block = |labels: &[f32], rows: &[&[(u32, f32)]]| Block {
-        labels: labels.into(),
-        offsets: std::iter::once(0)
-            .chain(rows.iter().scan(0, |n, r| {
-                *n += r.len() as u32;
-                Some(*n)
-            }))
-            .collect(),
-        indices: rows.iter().flat_map(|r| r.iter().map(|(k, _)| *k)).collect(),
-        values: Some(rows.iter().flat_map(|r| r.iter().map(|(_, v)| *v)).collect()),
-    };
+    use fixtures::block;
     let sets = [
         // Values far apart; a constant feature; the same row with both labels; empty rows.
         block(&[1.0, -1.0, 1.0], &[&[(0, 1e30)], &[(0, 1e30), (1, 1e-30)], &[(1, 1.0)]]),

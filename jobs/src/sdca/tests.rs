@@ -239,17 +239,7 @@ fn the_same_plan_gives_the_same_bits() {
 
 #[test]
 fn strange_rows_give_finite_models_or_a_clear_error() {
-    let block = |labels: &[f32], rows: &[&[(u32, f32)]]| Block {
-        labels: labels.into(),
-        offsets: std::iter::once(0)
-            .chain(rows.iter().scan(0, |n, r| {
-                *n += r.len() as u32;
-                Some(*n)
-            }))
-            .collect(),
-        indices: rows.iter().flat_map(|r| r.iter().map(|(k, _)| *k)).collect(),
-        values: Some(rows.iter().flat_map(|r| r.iter().map(|(_, v)| *v)).collect()),
-    };
+    use fixtures::block;
     let sets = [
         // One label; values far apart; the same row with both labels; empty rows.
         block(&[1.0, 1.0, 1.0], &[&[(0, 1.0)], &[(1, 2.0)], &[(0, 0.5)]]),
