@@ -84,13 +84,14 @@ pub trait Backend {
     fn announce(&mut self, clock: u64, touches: &[Touch<'_>]) -> Result<()>;
     /// As [`crate::plan::Consistency::ahead`].
     fn ahead(&self) -> Option<u32>;
-    /// Updates several tables, in one message per shard; done, at the latest, when the next [`Backend::clock`] returns.
+    /// Updates several tables, in one message per shard. Reads behind the next [`Backend::clock`] see it: this worker's
+    /// own, and those of others as the consistency model says.
     fn add(&mut self, pushes: &[Push<'_>]) -> Result<()>;
     /// Reads consecutive keys; keys that nobody wrote are zero.
     fn get_range(&mut self, table: TableId, keys: Range<Key>, out: ValuesMut<'_>) -> Result<()>;
     /// Updates consecutive keys.
     fn add_range(&mut self, table: TableId, keys: Range<Key>, values: Values<'_>) -> Result<()>;
-    /// Ends an iteration: all updates of this worker are at the shards; waits as far as the consistency model asks.
+    /// Ends an iteration; the next one's calls wait as far as the consistency model asks.
     fn clock(&mut self) -> Result<()>;
     /// Block `at` of the slave's rows of `input`; waits while it is still being read. None behind the last one.
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>>;
@@ -158,7 +159,8 @@ impl<'a> Worker<'a> {
         self.backend.finish_get(ticket, out)
     }
 
-    /// Updates `keys` (strictly rising) by the table's update function. At the shards when the next clock returns.
+    /// Updates `keys` (strictly rising) by the table's update function. This worker's reads behind the next clock see it,
+    /// those of others as the consistency model says.
     pub fn add<T: Element>(&mut self, table: Table<T>, keys: &[Key], values: &[T]) -> Result<()> {
         self.backend.add(&[Push { table: table.id, keys, values: T::wrap(values) }])
     }

@@ -61,6 +61,8 @@ fn work(worker: &mut Worker<'_>, table: Table<f32>, chunks: u32) -> Result<()> {
         worker.add_range(table, keys.clone(), &ones[..keys.len()])?;
     }
     worker.clock()?;
+    // Answered when all of it has arrived, by either slave.
+    worker.get(table, &[0, CHUNK], &mut values)?;
     worker.report("write_ms", Metric::Max(start.elapsed().as_secs_f64() * 1e3));
     Ok(())
 }
