@@ -106,9 +106,11 @@ async fn get(
     } else {
         let clock = if peek { 0 } else { origin.clock };
         let run = job.run(origin.run).await?;
-        match tokio::time::timeout(PATIENCE, run.readable(Need { clock, seen })).await {
-            Ok(readable) => readable?,
-            Err(_) => return Packet::control(&FromShard::NotYet),
+        if let Some(readable) = run.readable(Need { clock, seen })? {
+            match tokio::time::timeout(PATIENCE, readable).await {
+                Ok(readable) => readable.map_err(|_| Error::cancelled())?,
+                Err(_) => return Packet::control(&FromShard::NotYet),
+            }
         }
     }
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());

@@ -1,8 +1,8 @@
 //! Who may go on, and who may see what: the rules of BSP, SSP, ASP and SparseSSP.
 //!
 //! Control is local: a slave decides for its own workers from its own table of clocks, and slaves tell one another only
-//! their least clock, with the number of updates until then, and under SparseSSP the keys of the clocks behind it. Everything here is pure and synchronous; the
-//! stage runner adds locks and messages.
+//! their least clock, with the number of updates until then, and under SparseSSP the keys of the clocks behind it.
+//! Everything here is pure and synchronous; the stage runner adds locks and messages.
 //!
 //! Invariants: under BSP a worker at clock c sees all updates of clocks below c and no other; under SSP(s) no worker is
 //! more than s clocks ahead of the slowest and each sees all updates of clocks below its own less s; under ASP none ever

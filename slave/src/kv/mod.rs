@@ -65,6 +65,20 @@ macro_rules! with_table {
 }
 use with_table;
 
+/// Runs `$body` with `$table` bound to the typed table and `$slice` to values of its type; an error when they are of another.
+macro_rules! with_values {
+    ($shard:expr, $id:expr, $kind:ident($values:expr), $table:ident, $slice:ident => $body:expr) => {
+        match ($shard.table($id)?, $values) {
+            ($crate::kv::Any::F32($table), $kind::F32($slice)) => $body,
+            ($crate::kv::Any::F64($table), $kind::F64($slice)) => $body,
+            ($crate::kv::Any::U32($table), $kind::U32($slice)) => $body,
+            ($crate::kv::Any::I32($table), $kind::I32($slice)) => $body,
+            (_, other) => Err($shard.wrong_type($id, other.kind())),
+        }
+    };
+}
+use with_values;
+
 impl Shard {
     /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
     pub fn new(
@@ -143,24 +157,12 @@ impl Shard {
 
     /// Reads `width` values per key into `out`.
     pub fn get(&self, table: TableId, keys: Keys<'_>, out: ValuesMut<'_>) -> Result<()> {
-        match (self.table(table)?, out) {
-            (Any::F32(t), ValuesMut::F32(out)) => t.get(keys, out),
-            (Any::F64(t), ValuesMut::F64(out)) => t.get(keys, out),
-            (Any::U32(t), ValuesMut::U32(out)) => t.get(keys, out),
-            (Any::I32(t), ValuesMut::I32(out)) => t.get(keys, out),
-            (_, out) => Err(self.wrong_type(table, out.kind())),
-        }
+        with_values!(self, table, ValuesMut(out), t, values => t.get(keys, values))
     }
 
     /// Runs the table's update function on `width` values per key.
     pub fn add(&self, table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<()> {
-        match (self.table(table)?, values) {
-            (Any::F32(t), Values::F32(values)) => t.add(keys, values),
-            (Any::F64(t), Values::F64(values)) => t.add(keys, values),
-            (Any::U32(t), Values::U32(values)) => t.add(keys, values),
-            (Any::I32(t), Values::I32(values)) => t.add(keys, values),
-            (_, values) => Err(self.wrong_type(table, values.kind())),
-        }
+        with_values!(self, table, Values(values), t, values => t.add(keys, values))
     }
 
     /// Checks an update that is kept for later, so that it can't fail then.

@@ -7,7 +7,7 @@
 use super::chunk::AHEAD;
 use super::function::Update;
 use super::table::Table;
-use super::{Any, Keys, Shard};
+use super::{Keys, Shard, with_values};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::Storage;
@@ -123,24 +123,12 @@ impl Shard {
 
     /// As [`Shard::get`], while workers race.
     pub fn race_get(&self, table: TableId, keys: Keys<'_>, out: ValuesMut<'_>) -> Result<()> {
-        match (self.table(table)?, out) {
-            (Any::F32(t), ValuesMut::F32(out)) => t.race_get(keys, out),
-            (Any::F64(t), ValuesMut::F64(out)) => t.race_get(keys, out),
-            (Any::U32(t), ValuesMut::U32(out)) => t.race_get(keys, out),
-            (Any::I32(t), ValuesMut::I32(out)) => t.race_get(keys, out),
-            (_, out) => Err(self.wrong_type(table, out.kind())),
-        }
+        with_values!(self, table, ValuesMut(out), t, values => t.race_get(keys, values))
     }
 
     /// As [`Shard::add`], while workers race.
     pub fn race_add(&self, table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<()> {
-        match (self.table(table)?, values) {
-            (Any::F32(t), Values::F32(values)) => t.race_add(keys, values),
-            (Any::F64(t), Values::F64(values)) => t.race_add(keys, values),
-            (Any::U32(t), Values::U32(values)) => t.race_add(keys, values),
-            (Any::I32(t), Values::I32(values)) => t.race_add(keys, values),
-            (_, values) => Err(self.wrong_type(table, values.kind())),
-        }
+        with_values!(self, table, Values(values), t, values => t.race_add(keys, values))
     }
 }
 

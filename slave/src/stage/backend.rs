@@ -10,7 +10,6 @@ use super::items::{check_out, describe};
 use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
-use super::traffic;
 use super::wait::block_on;
 use crate::job::OpenJob;
 use crate::kv::Keys;
@@ -176,9 +175,8 @@ impl Engine {
     }
 
     pub(super) fn count(&mut self, items: &[Item<'_>], of: fn(&mut TableUse) -> &mut u64) {
-        for Item { table, spec, keys, .. } in items {
-            let bytes = keys.len() * spec.width as usize * spec.element.size();
-            *of(&mut self.uses[usize::from(table.0)]) += bytes as u64;
+        for item in items {
+            *of(&mut self.uses[usize::from(item.table.0)]) += item.bytes() as u64;
         }
     }
 
@@ -200,10 +198,7 @@ impl Backend for Engine {
         let (job, run) = (self.job.clone(), self.run.clone());
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
         let items = describe(&job, &run, &items)?;
-        self.touch(&items)?;
-        if traffic::bytes(&items) > traffic::EARLY {
-            self.begin()?;
-        }
+        self.prepare(&items, false)?;
         let mut cutter = Cutter::new(&items)?;
         let mut under_way = Queue::default();
         self.send(false, &mut under_way, || cutter.message())?;

@@ -28,6 +28,13 @@ pub struct Item<'a> {
     pub home: &'a Placement,
 }
 
+impl Item<'_> {
+    /// Bytes of its values.
+    pub fn bytes(&self) -> usize {
+        self.keys.len() * self.spec.width as usize * self.spec.element.size()
+    }
+}
+
 /// A request being cut.
 pub struct Cutter<'a> {
     items: &'a [Item<'a>],

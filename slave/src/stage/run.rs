@@ -347,19 +347,17 @@ impl Run {
         self.consistency != Consistency::Bsp
     }
 
-    /// Waits until a read sees what it must.
-    pub async fn readable(&self, need: Need) -> Result<()> {
-        let (send, receive) = oneshot::channel();
-        {
-            let mut state = self.state.lock();
-            // Under the lock: behind a cancel nobody would answer.
-            self.check()?;
-            if state.meets(&need) {
-                return Ok(());
-            }
-            state.readers.push((need, send));
+    /// None when a read sees what it must; else what comes when it does, and is dropped when the run is cancelled.
+    pub fn readable(&self, need: Need) -> Result<Option<oneshot::Receiver<()>>> {
+        let mut state = self.state.lock();
+        // Under the lock: behind a cancel nobody would answer.
+        self.check()?;
+        if state.meets(&need) {
+            return Ok(None);
         }
-        receive.await.map_err(|_| Error::cancelled())
+        let (send, receive) = oneshot::channel();
+        state.readers.push((need, send));
+        Ok(Some(receive))
     }
 
     /// The run is over everywhere: applies whatever is left.

@@ -24,9 +24,17 @@ const WINDOW: usize = 16 << 20;
 
 /// Bytes of values of a read that may be sent before its clock may begin: those that wait at a shard take of what a channel
 /// may have under way, and the updates that they wait for must find room beside them.
-pub(super) const EARLY: usize = 64 << 10;
+const EARLY: usize = 64 << 10;
 
 impl Engine {
+    /// Before a read is sent: its keys must be announced, and a peek, which waits at no shard, or a large read waits here.
+    pub(super) fn prepare(&mut self, items: &[Item<'_>], peek: bool) -> Result<()> {
+        if !peek {
+            self.touch(items)?;
+        }
+        if peek || items.iter().map(Item::bytes).sum::<usize>() > EARLY { self.begin() } else { Ok(()) }
+    }
+
     /// Sends messages of a read while there is room.
     pub(super) fn send(
         &mut self,
@@ -92,12 +100,7 @@ impl Engine {
         self.run.check()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &[(table, keys)])?;
-        if !peek {
-            self.touch(&items)?;
-        }
-        if peek || bytes(&items) > EARLY {
-            self.begin()?;
-        }
+        self.prepare(&items, peek)?;
         check_out(&items, std::slice::from_ref(&out))?;
         self.count(&items, |used| &mut used.read_bytes);
         let out = std::slice::from_mut(&mut out);
@@ -154,31 +157,29 @@ impl Engine {
         self.run.add_own(Source { clock, worker, sequence }, kept)
     }
 
-    pub(super) fn next_sequence(&mut self) -> u64 {
+    fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sequence
     }
 
     /// Waits until fewer than `room` bytes of updates, or none, are under way.
     pub(super) fn settle(&mut self, room: usize) -> Result<()> {
-        while self.updates.bytes >= room
-            && let Some(mut first) = self.updates.pop()
-        {
-            let answer = self.answer(&mut first)?;
-            self.added(first, answer)?;
-        }
+        while self.updates.bytes >= room && self.settle_first()? {}
         Ok(())
     }
 
     /// Waits for the updates of ended clocks.
     pub(super) fn settle_ended(&mut self) -> Result<()> {
-        while self.ended > 0
-            && let Some(mut first) = self.updates.pop()
-        {
-            let answer = self.answer(&mut first)?;
-            self.added(first, answer)?;
-        }
+        while self.ended > 0 && self.settle_first()? {}
         Ok(())
+    }
+
+    /// Waits for the update that was sent first; whether there was one.
+    fn settle_first(&mut self) -> Result<bool> {
+        let Some(mut first) = self.updates.pop() else { return Ok(false) };
+        let answer = self.answer(&mut first)?;
+        self.added(first, answer)?;
+        Ok(true)
     }
 
     /// Takes the answers for updates that have come.
@@ -207,17 +208,12 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) fn answer(&mut self, under_way: &mut UnderWay) -> Result<Packet> {
+    fn answer(&mut self, under_way: &mut UnderWay) -> Result<Packet> {
         let pending = under_way.pending().ok_or_else(|| Error::bug("an answer was taken twice"))?;
         let answer = self.wait_for(pending.answer())??;
         self.counters.received += answer.len() as u64;
         Ok(answer)
     }
-}
-
-/// Bytes of the items' values.
-pub(super) fn bytes(items: &[Item<'_>]) -> usize {
-    items.iter().map(|item| item.keys.len() * item.spec.width as usize * item.spec.element.size()).sum()
 }
 
 /// A copy of an update that its shard keeps.

@@ -212,7 +212,9 @@ impl World {
                 } else if self.case.fault != Fault::ReadEarly {
                     let overtakes = self.case.fault == Fault::Overtake;
                     let seen = if overtakes { Default::default() } else { run.seen(&place, SlaveId(shard as u32)) };
-                    shuttle::future::block_on(self.runs[shard].readable(Need { clock, seen }))?;
+                    if let Some(readable) = self.runs[shard].readable(Need { clock, seen })? {
+                        shuttle::future::block_on(readable).map_err(|_| Error::cancelled())?;
+                    }
                 }
                 run.check()?;
                 self.check_read(worker, shard, clock);
