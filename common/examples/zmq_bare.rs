@@ -3,9 +3,11 @@
 //!
 //! `zmq_bare trip BYTES` sends and gets back so many bytes, again and again, and prints the median round trip in
 //! microseconds. `zmq_bare stream BYTES` sends so many bytes one way, a MiB a message, and prints the median of some
-//! streams in milliseconds, from the first message to the answer to the last.
+//! streams in microseconds, from the first message to the answer to the last. With an endpoint behind the bytes it is that of
+//! a `zmq_bare serve ENDPOINT` on another host, say.
 
 use std::error::Error;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use zeromq::{DealerSocket, RouterSocket, Socket, SocketRecv, SocketSend, ZmqMessage};
@@ -17,28 +19,38 @@ const MESSAGE: usize = 1 << 20;
 fn main() -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match &arguments[..] {
-        [role, path] if role == "serve" => runtime.block_on(serve(path)),
-        [what, bytes] if what == "trip" || what == "stream" => {
+    let median = match &arguments[..] {
+        [role, endpoint] if role == "serve" => return runtime.block_on(serve(endpoint)),
+        [what, bytes] if is_measured(what) => {
             let folder = std::env::temp_dir().join(format!("zmq-bare-{}", std::process::id()));
             std::fs::create_dir(&folder)?;
-            let path = folder.join("socket").to_string_lossy().into_owned();
+            let path = folder.join("socket");
+            let endpoint = format!("ipc://{}", path.display());
             let mut child =
-                Command::new(std::env::current_exe()?).args(["serve", &path]).stdout(Stdio::null()).spawn()?;
-            let measured = runtime.block_on(measure(&path, what, bytes.parse()?));
+                Command::new(std::env::current_exe()?).args(["serve", &endpoint]).stdout(Stdio::null()).spawn()?;
+            let measured = runtime.block_on(async {
+                wait_for(&path).await?;
+                measure(&endpoint, what, bytes.parse()?).await
+            });
             child.kill()?;
             child.wait()?;
             std::fs::remove_dir_all(&folder)?;
-            println!("{{\"median_us\": {:.1}}}", measured?);
-            Ok(())
+            measured?
         }
-        _ => Err("usage: zmq_bare trip|stream BYTES".into()),
-    }
+        [what, bytes, endpoint] if is_measured(what) => runtime.block_on(measure(endpoint, what, bytes.parse()?))?,
+        _ => return Err("usage: zmq_bare trip|stream BYTES [ENDPOINT], or zmq_bare serve ENDPOINT".into()),
+    };
+    println!("{{\"median_us\": {median:.1}}}");
+    Ok(())
 }
 
-async fn serve(path: &str) -> Result<(), Box<dyn Error>> {
+fn is_measured(what: &str) -> bool {
+    what == "trip" || what == "stream"
+}
+
+async fn serve(endpoint: &str) -> Result<(), Box<dyn Error>> {
     let mut socket = RouterSocket::new();
-    socket.bind(&format!("ipc://{path}")).await?;
+    socket.bind(endpoint).await?;
     loop {
         let message = socket.recv().await?;
         // Of a stream only its end is answered.
@@ -48,7 +60,7 @@ async fn serve(path: &str) -> Result<(), Box<dyn Error>> {
     }
 }
 
-async fn measure(path: &str, what: &str, bytes: usize) -> Result<f64, Box<dyn Error>> {
+async fn wait_for(path: &Path) -> Result<(), Box<dyn Error>> {
     let deadline = Instant::now() + Duration::from_secs(5);
     while std::fs::metadata(path).is_err() {
         if Instant::now() > deadline {
@@ -56,8 +68,12 @@ async fn measure(path: &str, what: &str, bytes: usize) -> Result<f64, Box<dyn Er
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    Ok(())
+}
+
+async fn measure(endpoint: &str, what: &str, bytes: usize) -> Result<f64, Box<dyn Error>> {
     let mut socket = DealerSocket::new();
-    socket.connect(&format!("ipc://{path}")).await?;
+    socket.connect(endpoint).await?;
     let (rounds, messages, last) =
         if what == "trip" { (TRIPS, 0, bytes) } else { (STREAMS, bytes.div_ceil(MESSAGE), 1) };
     let (message, last) = (bytes::Bytes::from(vec![7; MESSAGE]), bytes::Bytes::from(vec![7; last]));

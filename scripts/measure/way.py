@@ -21,19 +21,9 @@ class Way:
         self.threads()
 
     def transfer(self):
-        """100 MB to another slave: beside zeromq's bare stream, and beside reading and writing it over the shards."""
-        direct, shards, bare = [], [], []
+        """100 MB to another slave of this machine."""
         with self.cluster(self.jobs, slaves=2, slots=1) as slaves:
-            command = [self.jobs, "run", "transfer", "--megabytes", 2 * BYTES // 1_000_000, "--master", slaves.master]
-            for _ in range(self.bench.runs):
-                _, result = self.report(command)
-                moved = next(t for t in result["transfers"] if t["stage"] == "use")
-                direct.append(moved["milliseconds"] * BYTES / moved["bytes"])
-                here = result["metrics"]
-                there = self.report([*command, "--transfer", "kv"])[1]["metrics"]
-                shards.append(sum(there[part] - here[part] for part in ["read_ms", "write_ms"]))
-                bare.append(json.loads(self.run([self.bare, "stream", BYTES])[1])["median_us"] / 1e3)
-        a, b, c = median(direct), median(bare), median(shards)
+            a, b, c = transfers(self.bench, self.run, self.report, slaves, [self.bare, "stream", BYTES])
         self.bench.table.add("direct transfer of 100 MB to another slave", f"{a:.0f} ms", f"zeromq's bare stream {b:.0f} ms",
                              f"{b / a:.2f}", ">= 0.8", b >= 0.8 * a)
         self.bench.table.add("the same, beside reading and writing it over the shards", f"{a:.0f} ms", f"{c:.0f} ms",
@@ -41,21 +31,8 @@ class Way:
 
     def narrow_on_one(self):
         """svrg on three slaves, wide on all and narrow on one, directly and over the shards."""
-        rows = self.bench.generated("kdd.libsvm", "kdd", "--rows", 300000, "--features", 3000000)
-        found, bits = {"direct": [], "kv": []}, set()
         with self.cluster(self.flexps, slaves=3, slots=1) as slaves:
-            for _ in range(self.bench.runs):
-                for way, seconds in found.items():
-                    _, result = self.report([self.flexps, "run", "svrg", "--input", rows, "--sample-share", 1, "--inner", 0.05,
-                                             "--epochs", 20, "--tolerance", 0, "--reproducible", "--transfer", way,
-                                             "--master", slaves.master])
-                    # The first stages wait for rows, whatever the way.
-                    stages = [s for s in result["stages"] if s["name"] in ("stochastic", "full-gradient")]
-                    seconds.append(sum(s["seconds"] for s in stages[2:]) + sum(t["milliseconds"] for t in result["transfers"]) / 1e3)
-                    bits.add(result["objective"])
-        a, b = median(found["direct"]), median(found["kv"])
-        self.bench.table.add("svrg, 3 slaves, wide on all, narrow on one: its two stages, 20 epochs of 0.05 passes", f"{a:.2f} s",
-                             f"--transfer kv {b:.2f} s" + ("" if len(bits) == 1 else ", other bits"), f"{b / a:.2f}", ">= 1.3", b >= 1.3 * a)
+            both_ways(self.bench, self.report, slaves, "svrg, 3 slaves, wide on all, narrow on one")
 
     def threads(self):
         """svrg with its own thread counts and with one for both stages, on more slots than cores, and simulated."""
@@ -83,3 +60,37 @@ class Way:
             elapsed, start = job["end"] - start, job["end"]
             first = first or elapsed
             print(f"| {job['name']} | {elapsed:.1f} s | {elapsed / first:.2f} |")
+
+
+def both_ways(bench, report, slaves, what):
+    """svrg's two stages, 20 epochs, its narrow one on one slave: the model goes directly, and over the shards."""
+    rows = bench.generated("kdd.libsvm", "kdd", "--rows", 300000, "--features", 3000000)
+    found, bits = {"direct": [], "kv": []}, set()
+    for _ in range(bench.runs):
+        for way, seconds in found.items():
+            command = [slaves.program, "run", "svrg", "--input", rows, "--sample-share", 1, "--inner", 0.05, "--epochs", 20,
+                       "--tolerance", 0, "--reproducible", "--transfer", way, "--master", slaves.master]
+            _, result = report(slaves.command(command), env=slaves.environment())
+            # The first stages wait for rows, whatever the way.
+            stages = [s for s in result["stages"] if s["name"] in ("stochastic", "full-gradient")]
+            seconds.append(sum(s["seconds"] for s in stages[2:]) + sum(t["milliseconds"] for t in result["transfers"]) / 1e3)
+            bits.add(result["objective"])
+    a, b = median(found["direct"]), median(found["kv"])
+    bench.table.add(f"{what}: its two stages, 20 epochs of 0.05 passes", f"{a:.2f} s",
+                    f"--transfer kv {b:.2f} s" + ("" if len(bits) == 1 else ", other bits"), f"{b / a:.2f}", ">= 1.3", b >= 1.3 * a)
+
+
+def transfers(bench, run, report, slaves, bare):
+    """100 MB to another slave: beside zeromq's bare stream, which the command `bare` times, and beside reading and writing it
+    over the shards. Milliseconds of each, medians."""
+    direct, shards, streams = [], [], []
+    command = [slaves.program, "run", "transfer", "--megabytes", 2 * BYTES // 1_000_000, "--master", slaves.master]
+    for _ in range(bench.runs):
+        _, result = report(slaves.command(command), env=slaves.environment())
+        moved = next(t for t in result["transfers"] if t["stage"] == "use")
+        direct.append(moved["milliseconds"] * BYTES / moved["bytes"])
+        here = result["metrics"]
+        there = report(slaves.command([*command, "--transfer", "kv"]), env=slaves.environment())[1]["metrics"]
+        shards.append(sum(there[part] - here[part] for part in ["read_ms", "write_ms"]))
+        streams.append(json.loads(run(bare)[1])["median_us"] / 1e3)
+    return median(direct), median(streams), median(shards)
