@@ -12,6 +12,7 @@ use crate::ids::{InputId, Key, TableId};
 use crate::metrics::{Metric, Metrics};
 use crate::plan::{Input, Table};
 use crate::value::{Element, OwnedValues, Values, ValuesMut};
+use std::any::{Any, TypeId};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -110,6 +111,12 @@ pub trait Backend {
     fn take_column(&mut self, input: InputId, at: usize, name: &str) -> Result<Option<OwnedValues>>;
     /// Puts a column into the slave's keeping; it lasts as long as the job.
     fn put_column(&mut self, input: InputId, at: usize, name: &str, column: OwnedValues) -> Result<()>;
+    /// Something of this type that a worker of the job left on the slave, if it is still there.
+    fn take_scratch(&mut self, _of: TypeId) -> Option<Box<dyn Any + Send>> {
+        None
+    }
+    /// Leaves something for workers of the job on the slave; nobody may count on finding it.
+    fn put_scratch(&mut self, _scratch: Box<dyn Any + Send>) {}
     /// A scalar of the job.
     fn scalar(&self, name: &str) -> Option<f64>;
     /// Fails once the stage is cancelled.
@@ -289,6 +296,18 @@ impl<'a> Worker<'a> {
     /// Puts a column of block `at` into the slave's keeping.
     pub fn put_column<T: Element>(&mut self, input: Input, at: usize, name: &str, column: Vec<T>) -> Result<()> {
         self.backend.put_column(input.id, at, name, T::own(column))
+    }
+
+    /// Takes what a worker of this job left here by [`Worker::put_scratch`], or makes it anew: for memory that each run of a
+    /// stage would else ask the system for again. What it holds is whatever was in it, so no result may depend on it.
+    pub fn take_scratch<T: Any + Send + Default>(&mut self) -> T {
+        let left = self.backend.take_scratch(TypeId::of::<T>());
+        left.and_then(|left| left.downcast().ok()).map_or_else(T::default, |left| *left)
+    }
+
+    /// Leaves `scratch` for the next worker of this job here that takes one of its type; it goes with the job at the latest.
+    pub fn put_scratch<T: Any + Send>(&mut self, scratch: T) {
+        self.backend.put_scratch(Box::new(scratch));
     }
 
     /// Replaces `values` by their sum over the stage's workers on this slave, in the order of the workers. All of these

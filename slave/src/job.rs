@@ -5,6 +5,7 @@
 use crate::draw;
 use crate::kv::{Functions, Room, Shard};
 use crate::reader::Reader;
+use crate::scratch::Scratch;
 use crate::stage::exchange::Told;
 use crate::stage::link::Link;
 use crate::stage::run::Run;
@@ -63,6 +64,8 @@ pub struct OpenJob {
     current: watch::Sender<Arc<Run>>,
     telling: Telling,
     columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
+    /// What workers left for later ones.
+    pub scratch: Scratch,
 }
 
 /// One input of an open job.
@@ -114,6 +117,7 @@ impl OpenJob {
             current: watch::Sender::new(Arc::new(before)),
             telling: Telling::start(),
             columns: Mutex::default(),
+            scratch: Scratch::default(),
         })
     }
 

@@ -46,14 +46,23 @@ impl Losses {
     }
 }
 
+/// Values by feature, in memory that serves again at the next epoch.
+#[derive(Default)]
+struct Scratch {
+    values: Vec<f32>,
+    gradient: Vec<f32>,
+}
+
 /// The stage function: adds the gradient at `weights` over this worker's rows to `sums`.
 pub fn full(worker: &mut Worker<'_>, rows: Rows, weights: Vector, sums: Vector) -> Result<()> {
     let bias = weights.get_bias(worker)?;
-    let (mut losses, mut values) = (Losses::default(), Vec::new());
+    let mut losses = Losses::default();
+    let Scratch { mut values, mut gradient } = worker.take_scratch();
     let mut parts = Parts::new(worker, rows)?;
     while let Some(part) = parts.next(worker)? {
         worker.get_mapped(weights.features, &part.map, &mut values)?;
-        let mut gradient = vec![0.0; part.map.len()];
+        gradient.clear();
+        gradient.resize(part.map.len(), 0.0);
         for at in 0..part.blocks() {
             let block = part.block(worker, at)?;
             losses.add(&block, &values, bias, &mut gradient);
@@ -64,6 +73,7 @@ pub fn full(worker: &mut Worker<'_>, rows: Rows, weights: Vector, sums: Vector) 
             worker.clock()?;
         }
     }
+    worker.put_scratch(Scratch { values, gradient });
     losses.report(worker);
     if losses.rows == 0 {
         return Ok(());

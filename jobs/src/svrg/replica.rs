@@ -43,8 +43,8 @@ const TABLE: usize = 4096;
 /// Non-zeros between asking for a slot and using it. Halves the time of a pass where the slots exceed the L2 cache.
 const AHEAD: usize = 48;
 
-/// A private replica.
-#[derive(Debug)]
+/// A private replica; [`Replica::anew`] makes one of it.
+#[derive(Debug, Default)]
 pub struct Replica {
     slots: Vec<Slot>,
     /// Where the features' densities count: what their codes mean.
@@ -84,7 +84,7 @@ impl Densities {
 }
 
 /// eta K(k).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Rests {
     short: Vec<f32>,
     eta: f64,
@@ -131,16 +131,19 @@ pub struct Values<'a> {
 }
 
 impl Replica {
-    /// A replica that starts at `anchor`, where the losses' mean gradient is `sums` / `rows`.
-    pub fn new(anchor: Values<'_>, sums: Values<'_>, rows: f64, has_bias: bool, eta: f64, lambda: f64) -> Self {
+    /// A replica that starts at `anchor`, where the losses' mean gradient is `sums` / `rows`, in the memory of this one.
+    pub fn anew(self, anchor: Values<'_>, sums: Values<'_>, rows: f64, has_bias: bool, eta: f64, lambda: f64) -> Self {
         let slot = |(anchor, sum): (&f32, &f32)| Slot {
             value: *anchor,
             mean: (f64::from(*sum) / rows) as f32,
             anchor: *anchor,
             seen: 0,
         };
+        let mut slots = self.slots;
+        slots.clear();
+        slots.extend(anchor.features.iter().zip(sums.features).map(slot));
         Self {
-            slots: anchor.features.iter().zip(sums.features).map(slot).collect(),
+            slots,
             dense: None,
             bias: has_bias.then(|| slot((&anchor.bias, &sums.bias))),
             steps: 0,
@@ -406,7 +409,7 @@ mod tests {
                 let row = block.row(steps - 1);
                 let all_ones = vec![1.0; row.indices.len()];
                 dense.step(f64::from(row.label), row.indices, row.values.unwrap_or(&all_ones));
-                let mut replica = Replica::new(a, s, count, has_bias, eta, lambda);
+                let mut replica = Replica::default().anew(a, s, count, has_bias, eta, lambda);
                 if let Some(densities) = &densities {
                     replica.densities(densities, rows.len() as u64);
                 }
@@ -428,7 +431,7 @@ mod tests {
     fn a_penalty_moves_no_feature_beyond_zero_however_dense_it_is() {
         let (a, s) = (Values { features: &[1.0], bias: 0.0 }, Values { features: &[0.0], bias: 0.0 });
         let block = block(&[(true, vec![]), (true, vec![])], false);
-        let mut replica = Replica::new(a, s, 2.0, false, 0.5, 1.0);
+        let mut replica = Replica::default().anew(a, s, 2.0, false, 0.5, 1.0);
         replica.densities(&[100.0], 2);
         // SAFETY: the rows are empty.
         unsafe { replica.visit(&block, 0, 2) };

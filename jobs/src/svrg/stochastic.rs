@@ -55,6 +55,7 @@ impl Stochastic {
 
     /// Takes the steps of an epoch that belong to one of the worker's parts.
     fn learn(&self, worker: &mut Worker<'_>, part: &Part, parts: usize) -> Result<()> {
+        let Scratch { mut fresh, mut sums, replica } = worker.take_scratch();
         let map = &part.map;
         let (eta, lambda, all_rows) =
             (worker.scalar("step", 0.0), worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
@@ -79,14 +80,10 @@ impl Stochastic {
         };
         let bias_weight = shares::weight(rows as f32, all_rows as f32, worker.place.threads, parts);
 
-        let mut fresh = Vec::new();
         let mut bias = self.anchor.get(worker, map, &mut fresh)?;
-        let mut replica = {
-            let mut sums = Vec::new();
-            let bias_sum = self.sums.get(worker, map, &mut sums)?;
-            let (start, sums) = (Values { features: &fresh, bias }, Values { features: &sums, bias: bias_sum });
-            Replica::new(start, sums, all_rows, self.weights.bias.is_some(), eta, lambda)
-        };
+        let bias_sum = self.sums.get(worker, map, &mut sums)?;
+        let (start, mean) = (Values { features: &fresh, bias }, Values { features: &sums, bias: bias_sum });
+        let mut replica = replica.anew(start, mean, all_rows, self.weights.bias.is_some(), eta, lambda);
         let weights = share.map(|share| {
             if let Some(densities) = &share.densities {
                 replica.densities(densities, (self.inner * rows / f64::from(joins)).ceil() as u64);
@@ -111,8 +108,18 @@ impl Stochastic {
             self.weights.add(worker, map, &fresh, bias_way)?;
             worker.clock()?;
         }
+        worker.put_scratch(Scratch { fresh, sums, replica });
         Ok(())
     }
+}
+
+/// What a worker needs by feature, in memory that serves again at the next part and the next epoch: to have it cleared anew
+/// would take longer than the steps.
+#[derive(Default)]
+struct Scratch {
+    fresh: Vec<f32>,
+    sums: Vec<f32>,
+    replica: Replica,
 }
 
 /// The rows of a part, pass after pass.

@@ -24,6 +24,7 @@ use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
 use flexps_common::worker::{Backend, Place, Pull, Push, Ticket, Touch};
 use rustc_hash::FxHashMap;
+use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::ops::Range;
@@ -339,6 +340,14 @@ impl Backend for Engine {
         self.run.check()?;
         self.job.put_column(input, at, name, column);
         Ok(())
+    }
+
+    fn take_scratch(&mut self, of: TypeId) -> Option<Box<dyn Any + Send>> {
+        self.job.scratch.take(of)
+    }
+
+    fn put_scratch(&mut self, scratch: Box<dyn Any + Send>) {
+        self.job.scratch.put(scratch);
     }
 
     fn scalar(&self, name: &str) -> Option<f64> {
