@@ -184,8 +184,11 @@ pub struct TransferReport {
     pub chunks: u64,
     /// Chunks that did not need to: they lay there already, unchanged.
     pub kept: u64,
-    /// From the order to the last acknowledgement.
+    /// From the order to the last acknowledgement, beside the stage's start.
     pub milliseconds: f64,
+    /// The longest that a worker of the stage waited for it: the rest of it went unnoticed.
+    #[serde(default)]
+    pub waited_milliseconds: f64,
     /// Bytes that this transfer and the stage behind it were expected to send through the busiest slave.
     pub expected_bytes: u64,
     /// The same for the way over all slaves' shards, which was not taken.

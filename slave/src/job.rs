@@ -1,6 +1,7 @@
 //! A job as one of its slaves has it open: plan, shard, links to the other slaves, rows, columns.
 //!
-//! Invariant: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more.
+//! Invariant: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more. Homes
+//! change between the uses of two runs alone.
 
 use crate::draw;
 use crate::kv::{Functions, Room, Shard};
@@ -15,6 +16,7 @@ use flexps_common::data::Facts;
 use flexps_common::data::drawn::Drawn;
 use flexps_common::error::{Error, Result};
 use flexps_common::experiment::Experiment;
+use flexps_common::home::Home;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
 use flexps_common::transport::Network;
@@ -94,6 +96,7 @@ impl OpenJob {
         let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
         let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), functions, room)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
+        before.settle(false);
         let delay = experiment.delays(&slaves[index].name);
         let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));
         let stages: Vec<_> = plan.stages().into_iter().cloned().collect();
@@ -149,7 +152,7 @@ impl OpenJob {
         link.ok_or_else(|| Error::bug(format!("no link to shard {shard} of job {}", self.id)))
     }
 
-    /// Begins a stage run: finishes the one before.
+    /// Begins a stage run: finishes the one before. Where a move is under way, [`OpenJob::settle`] follows.
     pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
         let spec = self.stage(launch.stage)?;
         let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
@@ -163,13 +166,33 @@ impl OpenJob {
         if launch.run <= before.id {
             return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
         }
-        before.finish();
-        self.staging.begin(&self.shard, launch.phase, &launch.homes)?;
-        let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
-        let races = self.experiment.races(spec.consistency) && own > 1 && !run.has_others() && self.shard.may_race();
-        let run = Arc::new(if races { run.racing() } else { run });
+        self.finish(&before)?;
+        let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
+        if let Some(homes) = &launch.homes {
+            self.settle(&run, launch.phase, homes)?;
+        }
         self.current.send_replace(run.clone());
         Ok(run)
+    }
+
+    /// A run's phase begins, with the tables at `homes`: its workers may use them. A move that is still under way is over.
+    pub fn settle(&self, run: &Run, phase: u64, homes: &[Home]) -> Result<()> {
+        if run.check().is_err() {
+            // Its error is on its way, and is the one that counts.
+            return Ok(());
+        }
+        self.staging.begin(&self.shard, phase, homes)?;
+        run.settle(self.experiment.races(run.consistency));
+        Ok(())
+    }
+
+    /// Applies what is left of a run that is over everywhere.
+    fn finish(&self, run: &Run) -> Result<()> {
+        if !run.is_settled() {
+            return Err(Error::bug(format!("stage run {} of job {} is over and never began", run.id, self.id)));
+        }
+        run.finish();
+        Ok(())
     }
 
     /// The last stage run that was launched.
@@ -177,13 +200,15 @@ impl OpenJob {
         self.current.borrow().clone()
     }
 
-    /// Stage run `id`; waits until it is launched here.
+    /// Stage run `id`; waits until it is settled here.
     pub async fn run(&self, id: StageRun) -> Result<Arc<Run>> {
         let run = self.run_unless_over(id).await?;
-        run.ok_or_else(|| Error::cluster(format!("stage run {id} of job {} is over", self.id)))
+        let run = run.ok_or_else(|| Error::cluster(format!("stage run {id} of job {} is over", self.id)))?;
+        run.settled().await?;
+        Ok(run)
     }
 
-    /// The same; none of one that is over.
+    /// Stage run `id`, unless it is over; waits until it is launched here.
     pub async fn run_unless_over(&self, id: StageRun) -> Result<Option<Arc<Run>>> {
         let mut current = self.current.subscribe();
         let found = current.wait_for(|run| run.id >= id).await.map(|run| run.clone());
@@ -213,7 +238,7 @@ impl OpenJob {
 
     /// Runs table operations behind everything pending; the numbers of each.
     pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<Partials>> {
-        self.current().finish();
+        self.finish(&self.current())?;
         self.staging.begin_ops(&self.shard, phase);
         self.shard.ops(ops)
     }

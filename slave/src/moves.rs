@@ -1,6 +1,6 @@
 //! Sends chunks to the slaves that are to serve them: the direct way of a model from stage to stage.
 //!
-//! Invariants: what is sent stays here unchanged until a launch says that it lives elsewhere, so a move that fails costs
+//! Invariants: what is sent stays here unchanged until it is settled that it lives elsewhere, so a move that fails costs
 //! nothing but time; at most `WINDOW` bytes are under way; a receiver that is silent fails the move by its deadline.
 
 use crate::job::OpenJob;
@@ -25,9 +25,9 @@ const OFFER: usize = 1 << 16;
 /// Sends what this slave serves and `homes` places elsewhere.
 pub fn send(job: &OpenJob, of: MoveId, homes: &[Home]) -> Result<Vec<Sent>> {
     let before = job.current();
-    // A run that began meanwhile is not this one's to end.
+    // A run that is settled meanwhile is not this one's to end.
     job.staging.check(of.phase)?;
-    // Updates that wait for the end of their stage belong to what is sent.
+    // Updates that wait for the end of their stage belong to what is sent; the run that waits for the move has none.
     before.finish();
     let mut leaving: BTreeMap<u32, Vec<Offered>> = BTreeMap::new();
     for (table, home) in (0..).map(TableId).zip(homes) {

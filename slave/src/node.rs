@@ -370,6 +370,21 @@ impl Node {
                 }
                 Err(e) => Err(e),
             },
+            ToSlave::Settle { of, run, homes } => match self.jobs.find(of.job) {
+                // At once, so that a launch behind it finds it done.
+                Ok(job) if job.current().id == run => job.settle(&job.current(), of.phase, &homes),
+                Ok(job) => {
+                    tokio::spawn(async move {
+                        let settled = async {
+                            let run = job.run_unless_over(run).await?;
+                            run.map_or(Ok(()), |run| job.settle(&run, of.phase, &homes))
+                        };
+                        answer(reply, settled.await.map(|()| FromSlave::Ok));
+                    });
+                    return;
+                }
+                Err(e) => Err(e),
+            },
             ToSlave::CancelStage { job, run, reason } => self.jobs.find(job).map(|job| {
                 let current = job.current();
                 if current.id == run {

@@ -55,8 +55,9 @@ pub struct Launch {
     pub scalars: BTreeMap<String, f64>,
     /// The phase of the job that begins: it counts stage runs and operations.
     pub phase: u64,
-    /// Where the tables live from now on, by table: where they did, or where a move of this phase has brought them.
-    pub homes: Vec<Home>,
+    /// Where the tables live from now on, by table; none while a move of this phase is under way: [`ToSlave::Settle`] then
+    /// follows.
+    pub homes: Option<Vec<Home>>,
 }
 
 /// A slave as others see it.
@@ -100,6 +101,8 @@ pub struct Outcome {
     pub worker_seconds: f64,
     /// Of which waiting.
     pub wait_seconds: f64,
+    /// The longest that one of them waited for the model to come.
+    pub model_wait_seconds: f64,
     /// Bytes that its workers sent to other slaves.
     pub bytes_sent: u64,
     /// Bytes that they received from other slaves.
@@ -395,11 +398,20 @@ pub enum ToSlave {
         ops: Vec<TableOp>,
     },
     /// Send the chunks that this slave serves, and that are to live elsewhere, to where they are to live. Answered by
-    /// [`FromSlave::Sent`]. Nothing changes before a launch of that phase takes them over.
+    /// [`FromSlave::Sent`]. Nothing changes before that phase takes them over.
     Move {
         /// Which move.
         of: MoveId,
         /// Where the tables are to live, by table.
+        homes: Vec<Home>,
+    },
+    /// The move that a launch left open is over: its stage run may use the tables.
+    Settle {
+        /// Which move.
+        of: MoveId,
+        /// The stage run.
+        run: StageRun,
+        /// Where the tables live from now on, by table: where they did, or where the move has brought them.
         homes: Vec<Home>,
     },
     /// End the workers of a stage run at their next call.

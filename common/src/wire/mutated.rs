@@ -163,6 +163,7 @@ fn to_master() -> Vec<ToMaster> {
         metrics: metrics(),
         worker_seconds: 1.5,
         wait_seconds: 0.5,
+        model_wait_seconds: 0.25,
         bytes_sent: 1 << 50,
         bytes_received: 12,
         rows: 300,
@@ -274,7 +275,7 @@ fn to_slave() -> Vec<ToSlave> {
         workers: vec![(SlaveId(1), 2), (SlaveId(2), 2)],
         scalars: [("eta".to_owned(), 0.1)].into(),
         phase: 12,
-        homes: vec![Home::All, Home::Some(vec![1, 7])],
+        homes: Some(vec![Home::All, Home::Some(vec![1, 7])]),
     };
     let ops = vec![
         TableOp::Copy { from: TableId(0), to: TableId(1) },
@@ -296,6 +297,7 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Launch(launch),
         ToSlave::Ops { job, phase: 3, ops },
         ToSlave::Move { of: MoveId { job, phase: 4 }, homes: vec![Home::Some(vec![2]), Home::All] },
+        ToSlave::Settle { of: MoveId { job, phase: 4 }, run, homes: vec![Home::Some(vec![2]), Home::All] },
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
     ]

@@ -191,6 +191,10 @@ impl Master {
                 let message = ToSlave::Move { of: MoveId { job: id, phase }, homes };
                 self.ask_all(id, &slaves, Asked::Move(phase), &message, within)?;
             }
+            Command::Settle { phase, run, homes } => {
+                let message = ToSlave::Settle { of: MoveId { job: id, phase }, run, homes };
+                self.ask_all(id, &slaves, Asked::Order, &message, ORDER_WITHIN)?;
+            }
             Command::Load(LoadSpec { table, model, tensor }) => {
                 let spec = plan.tables[table.0 as usize].clone();
                 self.transfer(id, Event::Loaded, move |shards| shards.load(table, &spec, &model, &tensor));

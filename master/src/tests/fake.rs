@@ -111,6 +111,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         metrics,
         worker_seconds: 0.1,
         wait_seconds: 0.0,
+        model_wait_seconds: 0.0,
         bytes_sent: 1,
         bytes_received: 2,
         rows: 3,

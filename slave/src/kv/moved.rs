@@ -57,7 +57,7 @@ impl Shard {
     pub fn export(&self, offered: &Offered, body: &mut BodyWriter) -> Result<ChunkHead> {
         let ChunkId { table, chunk } = offered.id;
         let element = self.spec(table)?.element;
-        let keys = with_table!(self.table(table)?, t => t.export(chunk, body)?);
+        let keys = with_table!(self.table(table)?, t => t.export(chunk, offered.version, body)?);
         Ok(ChunkHead { id: offered.id, version: offered.version, element, keys })
     }
 
@@ -93,9 +93,13 @@ impl Shard {
 }
 
 impl<T: Element> Table<T> {
-    fn export(&self, chunk: u32, body: &mut BodyWriter) -> Result<Option<u32>> {
+    fn export(&self, chunk: u32, version: u64, body: &mut BodyWriter) -> Result<Option<u32>> {
         let held = self.find(chunk).ok_or_else(|| Error::bug(format!("chunk {chunk} is offered and not here")))?;
-        match &*self.open(held)? {
+        let data = self.open(held)?;
+        if held.version.load(Ordering::Relaxed) != version {
+            return Err(Error::cluster(format!("chunk {chunk} of table {} changed while it was sent", self.name())));
+        }
+        match &*data {
             Data::Dense(values) => {
                 body.pad();
                 body.values(T::wrap(values));

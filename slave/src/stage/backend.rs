@@ -2,7 +2,8 @@
 //!
 //! Invariants: every call fails once the run is cancelled, also while it waits; what a worker waited and moved is counted;
 //! where the consistency model asks for announced keys, no others are read or updated; a worker sees its own updates of
-//! earlier clocks; what it reads, waits for and updates at a clock does so after the clock may begin.
+//! earlier clocks; what it reads, waits for and updates at a clock does so after the clock may begin, and after it is settled
+//! where the tables live.
 
 use super::cut::{Cutter, Item, Message};
 use super::exchange::Told;
@@ -36,6 +37,8 @@ use std::time::{Duration, Instant};
 pub struct Counters {
     /// Time in waits: for clocks, answers, rows.
     pub waited: Duration,
+    /// Of which for the model to come.
+    pub model_waited: Duration,
     /// Bytes sent to other slaves.
     pub sent: u64,
     /// Bytes received from them.
@@ -117,6 +120,7 @@ impl Engine {
     /// Waits until all updates are at their shards, and takes this worker out of the clock table.
     pub fn end(&mut self) -> Result<()> {
         self.lag()?;
+        self.settled()?;
         self.start();
         // The last clock counts as begun under every model.
         self.begin()?;
@@ -185,6 +189,17 @@ impl Engine {
         Origin { job: self.job.id, run: self.run.id, worker: self.place.index as u32, clock: self.clock }
     }
 
+    /// Waits until the model is where it stays during this run.
+    pub(super) fn settled(&mut self) -> Result<()> {
+        if self.run.is_settled() {
+            return Ok(());
+        }
+        let (run, start) = (self.run.clone(), Instant::now());
+        let result = self.wait_for(run.settled());
+        self.counters.model_waited += start.elapsed();
+        result?
+    }
+
     pub(super) fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
         let start = Instant::now();
         let result = block_on(future, || self.run.check());
@@ -196,6 +211,7 @@ impl Engine {
 impl Backend for Engine {
     fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket> {
         self.run.check()?;
+        self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
         let items = describe(&job, &run, &items)?;
@@ -277,6 +293,7 @@ impl Backend for Engine {
     fn clock(&mut self) -> Result<()> {
         self.run.check()?;
         self.lag()?;
+        self.settled()?;
         self.start();
         self.begin()?;
         self.settle_answered()?;

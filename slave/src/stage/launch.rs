@@ -140,11 +140,12 @@ impl Crew {
             metrics: Metrics::default(),
             worker_seconds: 0.0,
             wait_seconds: 0.0,
+            model_wait_seconds: 0.0,
             bytes_sent: 0,
             bytes_received: 0,
             rows: 0,
             pace: self.run.pace(),
-            raced: self.run.races,
+            raced: self.run.races(),
             tables: self.held(),
             model_disk: self.job.shard.take_disk_use(),
             log: Vec::new(),
@@ -156,6 +157,8 @@ impl Crew {
             outcome.metrics.merge(&part.metrics);
             outcome.worker_seconds += part.elapsed.as_secs_f64();
             outcome.wait_seconds += part.counters.waited.as_secs_f64();
+            let model_waited = part.counters.model_waited.as_secs_f64();
+            outcome.model_wait_seconds = outcome.model_wait_seconds.max(model_waited);
             outcome.bytes_sent += part.counters.sent;
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;

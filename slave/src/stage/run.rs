@@ -1,7 +1,7 @@
 //! One stage run on one slave: its clocks, the updates its shard keeps, and whether it goes on.
 //!
 //! Invariants: updates of a clock reach the shard in one order (worker, sequence) and before anybody reads at a later
-//! clock; once the run is cancelled, every wait in it ends.
+//! clock; once the run is cancelled, every wait in it ends; nobody uses a table before it is settled where all of them live.
 
 use super::gate::Gate;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
@@ -17,8 +17,8 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::kv::Seen;
 use flexps_common::{ids::TableId, worker::Place};
 use std::ops::Range;
-use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::{oneshot, watch};
 
 /// Values that are applied sooner than another thread wakes for it.
 const FEW: usize = 16 << 10;
@@ -31,12 +31,12 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
-    /// Whether these race for values.
-    pub races: bool,
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
-    homes: Vec<Placement>,
+    settled: OnceLock<Settled>,
+    /// Whether it is settled, or will never be since the run is cancelled.
+    decided: watch::Sender<bool>,
     cancelled: AtomicBool,
     state: Mutex<State>,
     /// By worker here: it may go on. Who sets it has taken it off `State::waits`.
@@ -45,6 +45,13 @@ pub struct Run {
     gate: Gate,
     /// Nobody applies updates any more.
     applied: Condvar,
+}
+
+/// What is known once the model is where it stays during the run.
+struct Settled {
+    homes: Vec<Placement>,
+    /// Whether the workers here race for values.
+    races: bool,
 }
 
 struct State {
@@ -70,7 +77,7 @@ struct State {
 }
 
 impl Run {
-    /// A run with `own` workers here and, on each of `others`, those of a range of the stage's workers.
+    /// A run with `own` workers here and, on each of `others`, those of a range of the stage's workers; not settled yet.
     pub fn new(
         id: StageRun,
         consistency: Consistency,
@@ -96,15 +103,14 @@ impl Run {
         let (cancelled, applied) = (AtomicBool::new(false), Condvar::new());
         let (siblings, state) = (Siblings::new(own), Mutex::new(state));
         let granted = (0..own).map(|_| AtomicBool::new(false)).collect();
-        let homes = shard.placements();
         Self {
             id,
             consistency,
             siblings,
-            races: false,
             others,
             shard,
-            homes,
+            settled: OnceLock::new(),
+            decided: watch::Sender::new(false),
             cancelled,
             state,
             granted,
@@ -113,14 +119,35 @@ impl Run {
         }
     }
 
-    /// The same run, whose workers race for values. Nobody else may use the tables, and [`Shard::may_race`] holds.
-    pub fn racing(self) -> Self {
-        Self { races: true, ..self }
+    /// The tables stay where the shard has them now. The workers here race for values if it is asked for and may be.
+    pub fn settle(&self, races: bool) {
+        let races = races && self.granted.len() > 1 && !self.has_others() && self.shard.may_race();
+        self.settled.get_or_init(|| Settled { homes: self.shard.placements(), races });
+        self.decided.send_replace(true);
     }
 
-    /// Where `table`, which the plan has, lives during this run.
-    pub fn home(&self, table: TableId) -> &Placement {
-        &self.homes[usize::from(table.0)]
+    /// Whether it is known where the tables stay.
+    #[inline]
+    pub fn is_settled(&self) -> bool {
+        self.settled.get().is_some()
+    }
+
+    /// Waits until that is known. An error when the run is cancelled before.
+    pub async fn settled(&self) -> Result<()> {
+        // Its sender is the run's.
+        let _ = self.decided.subscribe().wait_for(|decided| *decided).await;
+        if self.is_settled() { Ok(()) } else { self.check() }
+    }
+
+    /// Whether the workers here race for values.
+    pub fn races(&self) -> bool {
+        self.settled.get().is_some_and(|settled| settled.races)
+    }
+
+    /// Where `table`, which the plan has, lives during this run. An error before it is settled.
+    pub fn home(&self, table: TableId) -> Result<&Placement> {
+        let home = self.settled.get().and_then(|settled| settled.homes.get(usize::from(table.0)));
+        home.ok_or_else(|| Error::bug(format!("table {table} is used before it is known where it lives")))
     }
 
     /// The calling thread works for this run until [`Run::leave`].
@@ -149,6 +176,7 @@ impl Run {
         self.cancelled.store(true, Ordering::Release);
         state.readers.clear();
         self.siblings.end(Some(Error::cancelled()));
+        self.decided.send_replace(true);
         state.threads.iter().flatten().for_each(Thread::unpark);
         self.gate.open();
     }
@@ -360,8 +388,11 @@ impl Run {
         Ok(Some(receive))
     }
 
-    /// The run is over everywhere: applies whatever is left.
+    /// The run is over everywhere: applies whatever is left. Of one that is not settled nothing is.
     pub fn finish(&self) {
+        if !self.is_settled() {
+            return;
+        }
         let mut state = self.state.lock();
         while state.applying {
             self.applied.wait(&mut state);

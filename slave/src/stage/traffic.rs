@@ -87,7 +87,7 @@ impl Engine {
             let width = spec.width as usize;
             let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
             let keys = cut::part(keys, places.clone());
-            if self.run.races {
+            if self.run.races() {
                 self.job.shard.race_get(table, keys, to)?
             } else {
                 self.job.shard.get(table, keys, to)?
@@ -98,6 +98,7 @@ impl Engine {
 
     pub(super) fn read(&mut self, table: TableId, keys: Keys<'_>, peek: bool, mut out: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
+        self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &[(table, keys)])?;
         self.prepare(&items, peek)?;
@@ -116,6 +117,7 @@ impl Engine {
 
     pub(super) fn update(&mut self, items: &[(TableId, Keys<'_>)], values: &[Values<'_>]) -> Result<()> {
         self.run.check()?;
+        self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, items)?;
         self.touch(&items)?;
@@ -141,7 +143,7 @@ impl Engine {
             let width = spec.width as usize;
             let values = slices::part(values, places.start * width..places.end * width);
             let keys = cut::part(keys, places);
-            if self.run.races {
+            if self.run.races() {
                 self.job.shard.race_add(table, keys, values)?;
             } else if self.run.keeps_none() {
                 self.job.shard.add(table, keys, values)?;

@@ -21,7 +21,7 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -86,6 +86,8 @@ pub struct Cluster {
     pub phase: std::sync::atomic::AtomicU64,
     /// Where the tables live, by table.
     pub homes: Mutex<Vec<Home>>,
+    /// Whether a move was ordered that no launch has taken over.
+    moved: AtomicBool,
     pub master: Arc<Master>,
     listener: Option<Listener>,
     network: Network,
@@ -146,8 +148,22 @@ impl Cluster {
         let listener = Some(listener);
         let homes = Mutex::new(vec![Home::All; plan.tables.len()]);
         let phase = AtomicU64::new(0);
-        let cluster =
-            Self { peers, handles, plan, control, bulk, done, read, runs: 0, phase, homes, master, listener, network };
+        let cluster = Self {
+            peers,
+            handles,
+            plan,
+            control,
+            bulk,
+            done,
+            read,
+            runs: 0,
+            phase,
+            homes,
+            moved: AtomicBool::new(false),
+            master,
+            listener,
+            network,
+        };
         for (channel, peer) in cluster.control.iter().zip(&cluster.peers) {
             let open = ToSlave::Open {
                 job: JOB,
@@ -173,11 +189,30 @@ impl Cluster {
         answers
     }
 
-    /// Launches a stage with so many workers on each slave.
+    /// Launches a stage with so many workers on each slave; settles the move before it, if there was one.
     pub async fn launch(&mut self, stage: u32, workers: &[u32]) -> StageRun {
+        if self.moved.swap(false, Ordering::Relaxed) {
+            let run = self.launch_open(stage, workers).await;
+            self.settle(run).await;
+            return run;
+        }
         let launch = self.next_launch(stage, workers);
         self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
         StageRun(self.runs)
+    }
+
+    /// Launches a stage to which the model is still on its way: [`Cluster::settle`] follows.
+    pub async fn launch_open(&mut self, stage: u32, workers: &[u32]) -> StageRun {
+        let launch = Launch { homes: None, ..self.next_launch(stage, workers) };
+        self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+        StageRun(self.runs)
+    }
+
+    /// The tables live where [`Cluster::homes`] says from now on.
+    pub async fn settle(&self, run: StageRun) {
+        let of = MoveId { job: JOB, phase: self.phase.load(Ordering::Relaxed) };
+        let message = ToSlave::Settle { of, run, homes: self.homes.lock().clone() };
+        self.tell(&message).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     }
 
     /// Like [`Cluster::launch`], one slave after the other with `pause` in between.
@@ -194,7 +229,7 @@ impl Cluster {
         self.phase.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    fn next_launch(&mut self, stage: u32, workers: &[u32]) -> Launch {
+    pub fn next_launch(&mut self, stage: u32, workers: &[u32]) -> Launch {
         self.runs += 1;
         let placed = self.peers.iter().zip(workers).filter(|(_, n)| **n > 0).map(|(peer, n)| (peer.id, *n));
         Launch {
@@ -205,7 +240,17 @@ impl Cluster {
             workers: placed.collect(),
             scalars: BTreeMap::from([("half".to_owned(), 0.5)]),
             phase: self.next_phase(),
-            homes: self.homes.lock().clone(),
+            homes: Some(self.homes.lock().clone()),
+        }
+    }
+
+    /// Like [`Cluster::settle`], one slave after the other with `pause` in between.
+    pub async fn settle_in_turn(&self, run: StageRun, order: &[usize], pause: Duration) {
+        let of = MoveId { job: JOB, phase: self.phase.load(Ordering::Relaxed) };
+        let message = ToSlave::Settle { of, run, homes: self.homes.lock().clone() };
+        for slave in order {
+            let _: FromSlave = self.control[*slave].ask(&message, LIMIT).await.unwrap();
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -262,7 +307,16 @@ impl Cluster {
 
     /// Moves the tables, to be taken over by the next launch; what each slave sent.
     pub async fn move_to(&self, homes: &[Home]) -> Vec<Result<Vec<Sent>>> {
-        let phase = self.phase.load(Ordering::Relaxed) + 1;
+        self.moved.store(true, Ordering::Relaxed);
+        self.move_in(self.phase.load(Ordering::Relaxed) + 1, homes).await
+    }
+
+    /// Moves the tables to the stage that was launched without them.
+    pub async fn move_behind(&self, homes: &[Home]) -> Vec<Result<Vec<Sent>>> {
+        self.move_in(self.phase.load(Ordering::Relaxed), homes).await
+    }
+
+    async fn move_in(&self, phase: u64, homes: &[Home]) -> Vec<Result<Vec<Sent>>> {
         let of = MoveId { job: JOB, phase };
         let mut sent = Vec::new();
         for answer in self.tell(&ToSlave::Move { of, homes: homes.to_vec() }).await {
@@ -314,16 +368,23 @@ impl Cluster {
         while start < keys.end {
             let chunk = start / spec.chunk_keys();
             let end = keys.end.min((chunk + 1) * spec.chunk_keys());
-            let range = KeyList::Range { start, count: end - start };
-            let (request, shard) = self.master_request(table, range, chunk, None);
-            let answer = self.bulk[shard].call(request, LIMIT).await.unwrap();
-            let mut body = BodyReader::new(answer.body);
-            let values = body.values(Type::F32, ((end - start) * spec.width) as usize).unwrap();
-            let Values::F32(values) = values.get() else { panic!("no f32") };
-            out.extend_from_slice(values);
+            let owner = self.homes.lock()[usize::from(table.0)].owner(chunk.into(), self.peers.len());
+            out.extend(self.read_at(owner, table, start..end).await);
             start = end;
         }
         out
+    }
+
+    /// The same of one shard.
+    pub async fn read_at(&self, shard: u32, table: TableId, keys: std::ops::Range<u32>) -> Vec<f32> {
+        let spec = &self.plan.tables[table.0 as usize];
+        let range = KeyList::Range { start: keys.start, count: keys.len() as u32 };
+        let (request, _) = self.master_request(table, range, keys.start / spec.chunk_keys(), None);
+        let answer = self.bulk[shard as usize].call(request, LIMIT).await.unwrap();
+        let mut body = BodyReader::new(answer.body);
+        let values = body.values(Type::F32, keys.len() * spec.width as usize).unwrap();
+        let Values::F32(values) = values.get() else { panic!("no f32") };
+        values.to_vec()
     }
 
     /// Adds f32 values as the master does when it loads a model; the keys lie in one chunk.

@@ -59,7 +59,7 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
         workers: vec![(SlaveId(1), 1)],
         scalars: Default::default(),
         phase: 1,
-        homes: vec![Home::All; plan.tables.len()],
+        homes: Some(vec![Home::All; plan.tables.len()]),
     };
     let run = here.begin(&launch).unwrap();
     there.begin(&launch).unwrap();

@@ -10,6 +10,7 @@ use flexps_common::random::SplitMix64;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::BodyWriter;
+use flexps_common::wire::control::ToSlave;
 use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
 use flexps_common::worker::Worker;
@@ -111,6 +112,15 @@ async fn check(cluster: &Cluster, twin: &Twin) {
 async fn open() -> Cluster {
     let registry = Registry::default().with::<Moving>();
     Cluster::open(registry, 3, "moving", "{}").await
+}
+
+/// The first chunk of `DENSE` that a shard serves while the table lives on all three.
+fn own_keys(shard: u32) -> std::ops::Range<u32> {
+    shard * CHUNK..(shard + 1) * CHUNK
+}
+
+fn places(shard: u32) -> std::ops::Range<usize> {
+    own_keys(shard).start as usize..own_keys(shard).end as usize
 }
 
 /// The homes of all tables.
@@ -293,5 +303,79 @@ async fn no_update_is_lost_or_doubled_in_any_history_of_stages_moves_and_operati
         }
         check(&cluster, &twin).await;
         assert!(cluster.read(COPY, 0..600_000).await == copy, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_starts_beside_the_move_to_it_and_no_worker_uses_a_table_before_it_is_settled() {
+    // A move that succeeds, and one that is given up.
+    for gives_up in [false, true] {
+        let (mut cluster, mut twin) = (open().await, Twin::new());
+        cluster.run(0, &[1, 1, 1]).await;
+        twin.work(3);
+        let workers = [0, 2, 1];
+        let run = cluster.launch_open(0, &workers).await;
+        let before = cluster.homes.lock().clone();
+        for sent in cluster.move_behind(&all_at(&Home::on(&[1], 3))).await {
+            sent.unwrap();
+        }
+        if gives_up {
+            *cluster.homes.lock() = before;
+        }
+        // The workers have been there for long: nothing that they add is in the tables.
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
+        for shard in 0..3 {
+            assert!(cluster.read_at(shard, DENSE, own_keys(shard)).await == twin.dense[places(shard)], "{shard}");
+        }
+        cluster.settle(run).await;
+        for outcome in cluster.outcomes(run, &workers).await {
+            assert_eq!(outcome.error, None);
+            assert!(outcome.model_wait_seconds >= 0.02, "{}", outcome.model_wait_seconds);
+            assert!(outcome.wait_seconds >= outcome.model_wait_seconds);
+        }
+        twin.work(3);
+        check(&cluster, &twin).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_comes_before_its_shard_is_settled_waits_for_that() {
+    let (mut cluster, mut twin) = (open().await, Twin::new());
+    cluster.run(0, &[1, 1, 1]).await;
+    twin.work(3);
+    let run = cluster.launch_open(0, &[1, 0, 1]).await;
+    for sent in cluster.move_behind(&all_at(&Home::on(&[1], 3))).await {
+        sent.unwrap();
+    }
+    // The slaves hear of it one after the other; workers of the first ask the second, which has not heard yet.
+    cluster.settle_in_turn(run, &[0, 2, 1], std::time::Duration::from_millis(30)).await;
+    for outcome in cluster.outcomes(run, &[1, 0, 1]).await {
+        assert_eq!(outcome.error, None);
+    }
+    twin.work(2);
+    check(&cluster, &twin).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_that_wait_for_a_move_end_when_the_stage_is_cancelled() {
+    let mut cluster = open().await;
+    cluster.run(0, &[1, 1, 1]).await;
+    let run = cluster.launch_open(0, &[1, 1, 0]).await;
+    cluster.cancel(run).await;
+    for outcome in cluster.outcomes(run, &[1, 1, 0]).await {
+        assert_eq!(outcome.error.map(|e| e.fault), Some(flexps_common::error::Fault::Cancelled));
+    }
+    // A word that comes too late changes nothing.
+    cluster.settle(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_that_was_never_settled_is_not_followed_by_another() {
+    let mut cluster = open().await;
+    cluster.launch_open(1, &[1, 0, 0]).await;
+    let launch = cluster.next_launch(1, &[1, 0, 0]);
+    for answer in cluster.tell(&ToSlave::Launch(launch)).await {
+        let error = answer.unwrap_err();
+        assert!(error.message.contains("is over and never began"), "{error}");
     }
 }

@@ -75,7 +75,7 @@ pub enum Command {
         /// In this order.
         ops: Vec<TableOp>,
     },
-    /// Send to all slaves of the job, which have so long for it.
+    /// The move of a launch without homes: send to all slaves of the job, which have so long for it.
     Move {
         /// Goes back with the answer.
         phase: u64,
@@ -83,6 +83,15 @@ pub enum Command {
         homes: Vec<Home>,
         /// When it has failed.
         within: Duration,
+    },
+    /// The move is over: send to all slaves of the job.
+    Settle {
+        /// The move's.
+        phase: u64,
+        /// Which was launched without homes.
+        run: StageRun,
+        /// Where the tables live from now on.
+        homes: Vec<Home>,
     },
     /// Fill a table.
     Load(LoadSpec),
@@ -109,8 +118,11 @@ enum Phase {
         since: Duration,
         workers: Vec<(SlaveId, u32)>,
         done: BTreeMap<SlaveId, Outcome>,
+        /// The model is on its way to it: it goes on to its end when that is over.
+        moving: Option<Box<Moving>>,
+        /// The transfer to it, among those reported.
+        transfer: Option<usize>,
     },
-    Moving(Moving),
     Ops {
         phase: u64,
         ops: Vec<TableOp>,
@@ -235,11 +247,11 @@ impl Driver {
         let epoch = self.progress.epoch + 1;
         match &self.phase {
             Phase::Opening => "while the job was opened".to_owned(),
+            Phase::Running { stage, moving: Some(_), .. } => {
+                format!("while the model moved to stage {}, epoch {epoch}", self.stage_name(*stage))
+            }
             Phase::Placing { stage } | Phase::Running { stage, .. } => {
                 format!("in stage {}, epoch {epoch}", self.stage_name(*stage))
-            }
-            Phase::Moving(moving) => {
-                format!("while the model moved to stage {}, epoch {epoch}", self.stage_name(moving.stage))
             }
             Phase::Ops { .. } => format!("while tables were changed, epoch {epoch}"),
             Phase::Loading => "while a model was loaded".to_owned(),
@@ -275,10 +287,10 @@ impl Driver {
                 self.placed = why;
                 self.place(now, stage, workers, out);
             }
-            (Phase::Moving(moving), Event::Sent(slave, phase, result)) if moving.phase == phase => {
+            (Phase::Running { phase, moving: Some(moving), .. }, Event::Sent(slave, of, result)) if *phase == of => {
                 moving.answers.insert(slave, result);
                 if moving.answers.len() == self.slaves.len() {
-                    self.moved(now, out);
+                    self.moved(now, out)?;
                 }
             }
             (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, mut outcome)) if *run == of => {
@@ -291,10 +303,7 @@ impl Driver {
                 if workers.iter().any(|(id, _)| *id == slave) {
                     done.insert(slave, outcome);
                 }
-                if done.len() == workers.len() {
-                    self.stage_ended(now);
-                    self.advance(now, out)?;
-                }
+                self.end_stage(now, out)?;
             }
             (Phase::Ops { phase, ops, answers, .. }, Event::Numbers(slave, of, numbers)) if *phase == of => {
                 if numbers.len() != ops.len() {
@@ -348,7 +357,9 @@ impl Driver {
                 *transfer = false;
                 self.end_if_stopped(now, out);
             }
-            (Phase::Moving(moving), Event::Tick) if now >= moving.until => self.moved(now, out),
+            (Phase::Running { moving: Some(moving), .. }, Event::Tick) if now >= moving.until => {
+                self.moved(now, out)?
+            }
             (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
             (_, Event::Gone(slave, error)) => self.fail(now, error, Some(slave), out),
             (_, Event::Fail(error)) => return Err(error),
@@ -411,7 +422,15 @@ impl Driver {
         &self.program.stages[stage as usize].name
     }
 
-    fn launch(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
+    /// Launches a stage, with its tables where they are unless a model is on its way to it.
+    fn launch(
+        &mut self,
+        now: Duration,
+        stage: u32,
+        workers: Vec<(SlaveId, u32)>,
+        moving: Option<Box<Moving>>,
+        out: &mut Vec<Command>,
+    ) {
         self.runs += 1;
         let run = StageRun(self.runs);
         out.push(Command::Launch(Launch {
@@ -422,13 +441,25 @@ impl Driver {
             workers: workers.clone(),
             scalars: self.progress.scalars.clone(),
             phase: self.phases,
-            homes: self.homes.now().to_vec(),
+            homes: moving.is_none().then(|| self.homes.now().to_vec()),
         }));
-        self.phase = Phase::Running { run, stage, phase: self.phases, since: now, workers, done: BTreeMap::new() };
+        let (phase, done) = (self.phases, BTreeMap::new());
+        self.phase = Phase::Running { run, stage, phase, since: now, workers, done, moving, transfer: None };
+    }
+
+    /// Goes on when all workers have ended, and no model is on its way to them.
+    fn end_stage(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        match &self.phase {
+            Phase::Running { workers, done, moving: None, .. } if done.len() == workers.len() => {
+                self.stage_ended(now);
+                self.advance(now, out)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn stage_ended(&mut self, now: Duration) {
-        let Phase::Running { stage, phase, since, workers, done, .. } =
+        let Phase::Running { stage, phase, since, workers, done, transfer, .. } =
             std::mem::replace(&mut self.phase, Phase::Opening)
         else {
             return;
@@ -456,6 +487,10 @@ impl Driver {
             report.bytes_received += outcome.bytes_received;
             report.rows += outcome.rows;
             report.model_disk.merge(&outcome.model_disk);
+        }
+        if let Some(report) = transfer.and_then(|at| self.transfers.get_mut(at)) {
+            let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
+            report.waited_milliseconds = waited * 1e3;
         }
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);

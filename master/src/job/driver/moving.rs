@@ -1,7 +1,8 @@
-//! A model on its way to the slaves of the next stage.
+//! A model on its way to the slaves of the next stage, whose workers have started and take rows meanwhile.
 //!
-//! Invariant: the stage is launched once, with the model where it was brought, or where it was before if any slave failed to
-//! send its part in time; nothing is lost either way, since a slave keeps what it sent until the launch.
+//! Invariant: the stage is settled once, with the model where it was brought, or where it was before if any slave failed to
+//! send its part in time; nothing is lost either way, since a slave keeps what it sent until then, and no worker uses a
+//! table before.
 
 use super::{Command, Driver, LISTED_STAGES, Phase};
 use crate::job::homes::Choice;
@@ -21,28 +22,25 @@ const SLOWEST: f64 = 10e6;
 /// A transfer under way.
 #[derive(Debug)]
 pub struct Moving {
-    pub(super) stage: u32,
-    pub(super) phase: u64,
     pub(super) answers: BTreeMap<SlaveId, Result<Vec<Sent>>>,
     pub(super) until: Duration,
     since: Duration,
-    workers: Vec<(SlaveId, u32)>,
     choice: Choice,
 }
 
 impl Driver {
-    /// The stage has its slots: brings the model there, where that pays, and launches it.
+    /// The stage has its slots: launches it, and brings the model there, where that pays.
     pub(super) fn place(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
         self.phases += 1;
         let choice = self.choose(stage, &workers);
         if choice.moved.is_empty() {
-            return self.launch(now, stage, workers, out);
+            return self.launch(now, stage, workers, None, out);
         }
         let within = AT_LEAST + Duration::from_secs_f64(choice.moving / SLOWEST);
-        out.push(Command::Move { phase: self.phases, homes: choice.homes.clone(), within });
-        let (phase, until) = (self.phases, now + within);
-        let answers = BTreeMap::new();
-        self.phase = Phase::Moving(Moving { stage, phase, answers, until, since: now, workers, choice });
+        let order = Command::Move { phase: self.phases, homes: choice.homes.clone(), within };
+        let moving = Moving { answers: BTreeMap::new(), until: now + within, since: now, choice };
+        self.launch(now, stage, workers, Some(Box::new(moving)), out);
+        out.push(order);
     }
 
     fn choose(&self, stage: u32, workers: &[(SlaveId, u32)]) -> Choice {
@@ -55,10 +53,15 @@ impl Driver {
         }
     }
 
-    /// All slaves have answered, or it took too long: launches the stage.
-    pub(super) fn moved(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let phase = std::mem::replace(&mut self.phase, Phase::Opening);
-        let Phase::Moving(Moving { stage, phase, answers, since, workers, choice, .. }) = phase else { return };
+    /// All slaves have answered, or it took too long: the stage may use the model.
+    pub(super) fn moved(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let Phase::Running { run, stage, phase, moving, transfer, .. } = &mut self.phase else { return Ok(()) };
+        let (run, stage, phase) = (*run, *stage, *phase);
+        let Some(moving) = moving.take() else { return Ok(()) };
+        if self.transfers.len() < LISTED_STAGES {
+            *transfer = Some(self.transfers.len());
+        }
+        let Moving { answers, since, choice, .. } = *moving;
         let failed = self.slaves.iter().find_map(|id| match answers.get(id) {
             Some(Ok(_)) => None,
             Some(Err(e)) => Some(e.message.clone()),
@@ -89,6 +92,7 @@ impl Driver {
             chunks,
             kept,
             milliseconds: seconds * 1e3,
+            waited_milliseconds: 0.0,
             expected_bytes: choice.busiest[0] as u64,
             shards_bytes: choice.busiest[1] as u64,
             shards_milliseconds: (bytes > 0).then(|| choice.busiest[1] / bytes as f64 * seconds * 1e3),
@@ -100,6 +104,7 @@ impl Driver {
         if self.transfers.len() < LISTED_STAGES {
             self.transfers.push(report);
         }
-        self.launch(now, stage, workers, out);
+        out.push(Command::Settle { phase, run, homes: self.homes.now().to_vec() });
+        self.end_stage(now, out)
     }
 }

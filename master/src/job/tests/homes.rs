@@ -1,6 +1,6 @@
 //! Where tables live: what is chosen for which stage, and how a driver brings it about.
 
-use crate::job::driver::{Command, Driver, Event};
+use crate::job::driver::{Command, Driver, Event, STOP_WITHIN};
 use crate::job::homes::Homes;
 use crate::scheduler::Why;
 use flexps_common::experiment::Experiment;
@@ -117,32 +117,59 @@ fn launched(commands: &[Command]) -> &Launch {
     launch
 }
 
+/// The narrow stage is launched on the second slave, its model still on its way.
+fn under_way() -> Driver {
+    let mut driver = driver(Transfer::Direct);
+    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
+    let [Command::Launch(launch), Command::Move { phase: 2, homes, .. }] = commands.as_slice() else {
+        panic!("{commands:?}")
+    };
+    assert_eq!((launch.run, launch.phase, &launch.homes), (StageRun(2), 2, &None));
+    assert_eq!(*homes, [Home::Some(vec![1])]);
+    assert_eq!(driver.whereabouts(), "while the model moved to stage narrow, epoch 1");
+    driver
+}
+
+fn settled(homes: Home) -> Command {
+    Command::Settle { phase: 2, run: StageRun(2), homes: vec![homes] }
+}
+
 fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
     Ok(vec![Sent { to, chunks: bytes / 1000, bytes, kept: 0 }])
 }
 
 #[test]
-fn the_model_moves_before_the_stage_starts_and_the_report_says_how() {
-    let mut driver = driver(Transfer::Direct);
-    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
-    let [Command::Move { phase: 2, homes, .. }] = commands.as_slice() else { panic!("{commands:?}") };
-    assert_eq!(*homes, [Home::Some(vec![1])]);
+fn the_model_moves_beside_the_stages_start_and_the_report_says_how_and_who_waited() {
+    let mut driver = under_way();
     assert!(driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000))).is_empty());
     assert!(driver.step(at(2), Event::Sent(S2, 1, Ok(vec![]))).is_empty(), "an answer to another move");
-    let commands = driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
-    assert_eq!((launched(&commands).phase, &launched(&commands).homes), (2, &vec![Home::Some(vec![1])]));
+    assert_eq!(driver.step(at(3), Event::Sent(S2, 2, Ok(vec![]))), [settled(Home::Some(vec![1]))]);
+    assert_eq!(driver.whereabouts(), "in stage narrow, epoch 1");
+    let outcome = Outcome { model_wait_seconds: 0.5, ..used(MB, MB, MB) };
+    assert_eq!(driver.step(at(4), Event::StageDone(S2, StageRun(2), outcome)), [Command::End(Ok(()))]);
     let [report] = driver.transfers.as_slice() else { panic!("{:?}", driver.transfers) };
     assert_eq!((report.stage.as_str(), report.tables.as_slice()), ("narrow", &["w".to_owned()][..]));
     assert_eq!((report.from.join(" "), report.to.join(" "), report.way), ("h1 h2".into(), "h2".into(), Way::Gather));
-    assert_eq!((report.bytes, report.chunks, report.milliseconds, &report.failed), (5000, 5, 2000.0, &None));
+    assert_eq!((report.bytes, report.chunks, &report.failed), (5000, 5, &None));
+    assert_eq!((report.milliseconds, report.waited_milliseconds), (2000.0, 500.0));
     assert!(report.shards_milliseconds.unwrap() > 0.0);
+    let stage = &driver.stages[1];
+    assert_eq!((stage.start, stage.seconds), (1.0, 3.0), "it has run since its launch");
 }
 
 #[test]
-fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_runs() {
+fn a_stage_that_ends_before_its_move_is_over_goes_on_when_it_is() {
+    let mut driver = under_way();
+    assert!(driver.step(at(2), Event::StageDone(S2, StageRun(2), used(0, 0, 0))).is_empty());
+    driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000)));
+    let commands = driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
+    assert_eq!(commands, [settled(Home::Some(vec![1])), Command::End(Ok(()))]);
+}
+
+#[test]
+fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_goes_on() {
     for hangs in [false, true] {
-        let mut driver = driver(Transfer::Direct);
-        driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
+        let mut driver = under_way();
         let commands = if hangs {
             driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])));
             assert!(driver.step(at(10), Event::Tick).is_empty());
@@ -151,27 +178,45 @@ fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_ru
             driver.step(at(2), Event::Sent(S1, 2, Err(Error::cluster("no way to h2"))));
             driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])))
         };
-        assert_eq!(launched(&commands).homes, [Home::All]);
+        assert_eq!(commands, [settled(Home::All)]);
         let why = if hangs { "slave s1 (h1) did not send its part in time" } else { "no way to h2" };
         assert_eq!((driver.transfers[0].failed.as_deref(), driver.transfers[0].way), (Some(why), Way::Stayed));
         assert!(driver.step(at(21), Event::Sent(S1, 2, sent(S2, 5000))).is_empty(), "too late");
+        assert_eq!(driver.homes(), [Home::All]);
+        let commands = driver.step(at(22), Event::StageDone(S2, StageRun(2), used(MB, MB, 0)));
+        assert_eq!(commands, [Command::End(Ok(()))]);
     }
 }
 
 #[test]
 fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
-    let mut driver = driver(Transfer::Direct);
-    driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
-    let commands = driver.step(at(2), Event::Gone(S1, Error::cluster("slave s1 (h1) is gone")));
+    let mut driver = under_way();
+    let gone = Error::cluster("slave s1 (h1) is gone");
+    let commands = driver.step(at(2), Event::Gone(S1, gone.clone()));
+    assert_eq!(commands, [Command::CancelStage(StageRun(2), vec![S2], gone.message.clone())]);
+    // What is still sent has no one to settle for.
+    assert!(driver.step(at(2), Event::Sent(S2, 2, Ok(vec![]))).is_empty());
+    let outcome = Outcome { error: Some(Error::cancelled()), ..Outcome::default() };
+    assert_eq!(driver.step(at(3), Event::StageDone(S2, StageRun(2), outcome)), [Command::End(Err(gone))]);
+}
+
+#[test]
+fn a_job_can_be_cancelled_in_mid_transfer() {
+    let mut driver = under_way();
+    let commands = driver.step(at(2), Event::Fail(Error::cancelled()));
+    assert_eq!(commands, [Command::CancelStage(StageRun(2), vec![S2], "cancelled".to_owned())]);
+    assert!(driver.step(at(2), Event::Tick).is_empty());
+    // Workers that hang are waited for as always.
+    let commands = driver.step(at(2) + STOP_WITHIN, Event::Tick);
     let [Command::End(Err(e))] = commands.as_slice() else { panic!("{commands:?}") };
-    assert_eq!(e.message, "slave s1 (h1) is gone");
+    assert!(e.message.contains("workers on h2 did not stop"), "{e}");
 }
 
 #[test]
 fn without_direct_transfer_tables_stay_on_all_slaves() {
     let mut driver = driver(Transfer::Kv);
     let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
-    assert_eq!(launched(&commands).homes, [Home::All]);
+    assert_eq!(launched(&commands).homes, Some(vec![Home::All]));
     assert!(driver.transfers.is_empty());
 }
 

@@ -112,7 +112,9 @@ impl World {
             let own = WORKERS.iter().filter(|(slave, _)| *slave == here).count();
             let others = [(0, 0..2), (1, 2..3)].into_iter().filter(|(slave, _)| *slave != here);
             let others = others.map(|(slave, workers)| (SlaveId(slave as u32), workers));
-            Run::new(StageRun(1), case.model, shards[here].clone(), own, others)
+            let run = Run::new(StageRun(1), case.model, shards[here].clone(), own, others);
+            run.settle(false);
+            run
         };
         let runs = [run(0), run(1), run(2)];
         let seen = Seen { clocks: [Some(0); 3], ..Seen::default() };

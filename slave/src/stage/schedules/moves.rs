@@ -2,15 +2,17 @@
 //!
 //! A slave sends two chunks of a table to another, each in a message of its own, which may be repeated, and overtakes
 //! others; messages of a move before, which was given up, are still on their way. At some moment the next phase begins: with
-//! the table at the receiver if all was answered by then, else where it was. Work at the receiver goes on at once.
+//! the table at the receiver if all was answered by then, else where it was. A worker at the receiver has started before, and
+//! goes on at once.
 
+use super::run::Run;
 use super::staging::Staging;
 use crate::kv::{Functions, Keys, Room, Shard};
 use bytes::Bytes;
-use flexps_common::error::Result;
+use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
-use flexps_common::ids::{JobId, Key, TableId};
-use flexps_common::plan::{Storage, TableSpec};
+use flexps_common::ids::{JobId, Key, StageRun, TableId};
+use flexps_common::plan::{Consistency, Storage, TableSpec};
 use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::body::BodyWriter;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
@@ -35,12 +37,16 @@ enum Fault {
     TakeOld,
     /// A chunk's version does not say that it changed.
     SameVersion,
+    /// The worker does not wait until it is settled where the table lives.
+    StartEarly,
 }
 
 struct World {
     fault: Fault,
-    receiver: Shard,
+    receiver: Arc<Shard>,
     staging: Staging,
+    /// The stage run to which the table moves.
+    run: Run,
     /// Messages that were taken: which chunk, of which phase.
     taken: Mutex<Vec<(u32, u64)>>,
 }
@@ -118,13 +124,28 @@ impl World {
     }
 }
 
+/// The worker of the stage that the move leads to; the chunk that it added to.
+fn work(world: &World) -> u32 {
+    if world.fault != Fault::StartEarly {
+        shuttle::future::block_on(world.run.settled()).unwrap();
+    }
+    let moved = world.run.home(TABLE).unwrap().is_here();
+    let own = if moved { CHUNKS[0] } else { 1 };
+    assert_eq!(value(&world.receiver, own), if moved { sent(own, PHASE) } else { 0.0 }, "what the worker finds");
+    let key = first_key(own, &world.receiver);
+    world.receiver.add(TABLE, Keys::List(&[key]), Values::F32(&vec![0.5; WIDTH as usize])).unwrap();
+    own
+}
+
 fn move_of(phase: u64) -> MoveId {
     MoveId { job: JobId(1), phase }
 }
 
 /// Plays it; `patient` moves are waited for.
 fn play(fault: Fault, patient: bool) {
-    let world = Arc::new(World { fault, receiver: shard(1), staging: Staging::default(), taken: Mutex::default() });
+    let receiver = Arc::new(shard(1));
+    let run = Run::new(StageRun(2), Consistency::Ssp { staleness: 1 }, receiver.clone(), 1, []);
+    let world = Arc::new(World { fault, receiver, staging: Staging::default(), run, taken: Mutex::default() });
     let spawn = |chunk, phase| {
         let world = world.clone();
         thread::spawn(move || world.send(chunk, phase))
@@ -134,6 +155,10 @@ fn play(fault: Fault, patient: bool) {
     let old = CHUNKS.map(|chunk| spawn(chunk, PHASE - 1));
     world.staging.begin(&world.receiver, PHASE - 1, &[Home::All]).unwrap();
 
+    let worker = {
+        let world = world.clone();
+        thread::spawn(move || work(&world))
+    };
     let wanted = world.offer(PHASE).unwrap();
     let sent_now: Vec<_> = wanted
         .iter()
@@ -147,11 +172,9 @@ fn play(fault: Fault, patient: bool) {
     let home = if moved { Home::Some(vec![1]) } else { Home::All };
     world.staging.begin(&world.receiver, PHASE, &[home]).unwrap();
 
+    world.run.settle(false);
     // The stage works on it at once, whatever still comes.
-    let own = if moved { CHUNKS[0] } else { 1 };
-    let key = first_key(own, &world.receiver);
-    world.receiver.add(TABLE, Keys::List(&[key]), Values::F32(&vec![0.5; WIDTH as usize])).unwrap();
-    thread::yield_now();
+    assert_eq!(worker.join().unwrap(), if moved { CHUNKS[0] } else { 1 });
     old.into_iter().for_each(|message| drop(message.join()));
     if moved {
         assert_eq!(value(&world.receiver, CHUNKS[0]), sent(CHUNKS[0], PHASE) + 0.5, "the stage's own update");
@@ -176,6 +199,27 @@ fn a_table_is_taken_over_as_it_was_sent_and_no_late_or_repeated_chunk_changes_it
 #[test]
 fn a_move_that_is_given_up_leaves_the_table_where_and_as_it_was() {
     explore(Fault::None, false);
+}
+
+#[test]
+fn a_worker_that_waits_for_a_move_ends_when_its_run_is_cancelled() {
+    let play = || {
+        let run = Arc::new(Run::new(StageRun(2), Consistency::Bsp, Arc::new(shard(1)), 1, []));
+        let waiting = {
+            let run = run.clone();
+            thread::spawn(move || shuttle::future::block_on(run.settled()))
+        };
+        run.cancel(Error::cancelled());
+        assert!(waiting.join().unwrap().is_err() && run.home(TABLE).is_err());
+    };
+    shuttle::check_random(play, 300);
+    shuttle::check_pct(play, 300, 3);
+}
+
+#[test]
+#[should_panic(expected = "before it is known where it lives")]
+fn a_worker_that_does_not_wait_for_a_move_is_noticed() {
+    explore(Fault::StartEarly, true);
 }
 
 #[test]
