@@ -69,6 +69,28 @@ fn the_report_lists_each_transfer_with_its_way_and_what_the_shards_would_have_co
 }
 
 #[test]
+fn a_model_that_lives_on_one_slave_is_broadcast_to_a_wide_stage_that_only_reads_it_and_gives_the_same_bits() {
+    let here = folder();
+    // Rows of every slave hold nearly all features.
+    let rows = Rows::generate(36, 900, 131_072, 1500).write(here.path(), "rows");
+    let cluster = Cluster::start(3, 1);
+    let (bits, report) = train(cluster.ask(FLAGS), &rows, here.path());
+    let transfers = report["transfers"].as_array().unwrap();
+    let sent = transfers.iter().find(|t| t["stage"] == "full-gradient" && t["way"] == "broadcast");
+    let sent = sent.unwrap_or_else(|| panic!("{transfers:?}"));
+    assert_eq!(sent["tables"], serde_json::json!(["weights"]));
+    assert_eq!(
+        (sent["from"].as_array().map(Vec::len), sent["to"].as_array().map(Vec::len)),
+        (Some(1), Some(3)),
+        "{sent}"
+    );
+    let stage = report["stages"].as_array().unwrap().iter().find(|s| s["name"] == "full-gradient").unwrap();
+    assert!(stage["model"]["why"].as_str().unwrap().contains("a copy of weights beside each"), "{stage}");
+    let (over_shards, _) = train(cluster.ask(FLAGS).args(["--transfer", "kv"]), &rows, here.path());
+    assert!(bits == over_shards, "other bits than over the shards");
+}
+
+#[test]
 fn a_models_access_that_is_asked_for_is_in_the_report_and_gives_a_model_as_good() {
     let here = folder();
     let rows = Rows::generate(34, 1500, 30_000, 12).write(here.path(), "rows");
@@ -106,14 +128,15 @@ fn a_slave_killed_while_it_sends_its_part_leaves_the_saved_model_and_the_cluster
     let slow = cluster.ask(FLAGS).args(["--inject", "delay:slave=h2,ms=3000", "--overwrite", "--model"]).arg(&model);
     let running = slow.arg("--input").arg(&rows).within(90).start();
     let begun = |cluster: &Cluster, stage: &str| cluster.master.log().contains(&format!("job=j2 stage=\"{stage}\""));
-    wait::until("the model to be on its way", Duration::from_secs(60), || begun(&cluster, "shares").then_some(()));
-    std::thread::sleep(Duration::from_secs(1));
+    let on_its_way = || begun(&cluster, "stochastic").then_some(());
+    wait::until("the model to be on its way", Duration::from_secs(60), on_its_way);
+    std::thread::sleep(Duration::from_millis(500));
     cluster.slaves[1].kill();
-    assert!(!begun(&cluster, "stochastic"), "the kill came too late to tell anything");
+    assert!(!begun(&cluster, "full-gradient"), "the kill came too late to tell anything");
     let run = running.finish();
     assert_eq!(run.code, 1, "{run}");
     run.says(&["h2"]);
-    assert!(!begun(&cluster, "stochastic"), "no stage may start on a part of the model");
+    assert!(!begun(&cluster, "full-gradient"), "no stage may work on a part of the model");
     assert!(std::fs::read(model.join("model.safetensors")).unwrap() == bits, "the model that was saved before");
     cluster.await_slaves(2);
     let (_, again) = train(cluster.ask(FLAGS), &rows, here.path());

@@ -209,6 +209,8 @@ pub enum Way {
     Scatter,
     /// From several to several.
     Exchange,
+    /// Copies to several, each of whom passes a part on to the others; the model lives where it did.
+    Broadcast,
     /// Nothing had to be sent.
     Kept,
     /// It failed; the model stayed where it was.

@@ -13,7 +13,8 @@ use flexps_common::worker::Worker;
 /// Plans a stage `name` that judges `weights` by `rows`.
 pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector) {
     let judged = || Judged { scores: Some(Scores::default()), ..Judged::default() };
-    steps.stage(name, move |worker| judge(worker, rows, weights, judged())).threads(Threads::All).input(rows.input);
+    let stage = steps.stage(name, move |worker| judge(worker, rows, weights, judged()));
+    weights.only_read(stage).threads(Threads::All).input(rows.input);
 }
 
 /// Mean loss of the last run of the stage `name`.
@@ -38,9 +39,9 @@ pub fn note(progress: &mut Progress, name: &str) -> Result<()> {
 
 /// The stage function: judges `weights` by this worker's rows.
 pub fn judge(worker: &mut Worker<'_>, rows: Rows, weights: Vector, mut judged: Judged) -> Result<()> {
+    let mut parts = Parts::new(worker, rows)?;
     let bias = weights.get_bias(worker)?;
     let mut values = Vec::new();
-    let mut parts = Parts::new(worker, rows)?;
     while let Some(part) = parts.next(worker)? {
         worker.get_mapped(weights.features, &part.map, &mut values)?;
         for at in 0..part.blocks() {

@@ -5,7 +5,7 @@
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::schema::DataPath;
-use flexps_common::plan::{Plan, Progress, SaveTensor, Steps, Table};
+use flexps_common::plan::{Plan, Progress, SaveTensor, StageBuilder, Steps, Table};
 use flexps_common::worker::Worker;
 
 /// A vector over tables.
@@ -24,6 +24,15 @@ impl Vector {
             features: plan.table(name, 1),
             bias: bias
                 .then(|| plan.table(&if name == "weights" { "bias".to_owned() } else { format!("{name}-bias") }, 1)),
+        }
+    }
+
+    /// Plans that a stage only reads this vector.
+    pub fn only_read(self, stage: StageBuilder<'_>) -> StageBuilder<'_> {
+        let stage = stage.reads(self.features);
+        match self.bias {
+            Some(bias) => stage.reads(bias),
+            None => stage,
         }
     }
 

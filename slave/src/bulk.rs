@@ -6,6 +6,7 @@
 use crate::consistency::News;
 use crate::draw;
 use crate::job::OpenJob;
+use crate::moves;
 use crate::node::Jobs;
 use crate::stage::exchange::{Due, Need, Source, Update, view};
 use flexps_common::error::{Error, Result};
@@ -73,7 +74,12 @@ impl Service for Bulk {
                 ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
                     let job = jobs.find(message.of().job)?;
+                    // First, so that it is on its way while this one is written.
+                    let passed_on = moves::pass_on(&job, &message, &request.body)?;
                     let answer = job.staging.receive(&job.shard, message, request.body)?;
+                    for pending in passed_on {
+                        moves::staged(pending.answer().await?)?;
+                    }
                     Packet::control(&FromShard::Moved(answer))
                 }
             }

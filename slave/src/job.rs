@@ -24,6 +24,7 @@ use flexps_common::value::OwnedValues;
 use flexps_common::wire::announced::Announced;
 use flexps_common::wire::control::{Launch, Partials, Peer};
 use flexps_common::wire::kv::ToShard;
+use flexps_common::wire::moved::Copies;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::{Arc, OnceLock};
@@ -167,28 +168,34 @@ impl OpenJob {
             return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
         }
         self.finish(&before)?;
-        let run = Arc::new(Run::new(launch.run, spec.consistency, self.shard.clone(), own, others));
+        let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
+        let run = Arc::new(run.reading(spec.reads.clone()));
         if let Some(homes) = &launch.homes {
-            self.settle(&run, launch.phase, homes)?;
+            self.settle(&run, launch.phase, homes, &Copies::default())?;
         }
         self.current.send_replace(run.clone());
         Ok(run)
     }
 
-    /// A run's phase begins, with the tables at `homes`: its workers may use them. A move that is still under way is over.
-    pub fn settle(&self, run: &Run, phase: u64, homes: &[Home]) -> Result<()> {
+    /// A run's phase begins, with the tables at `homes` and copies of some: its workers may use them. A move that is still
+    /// under way is over.
+    pub fn settle(&self, run: &Run, phase: u64, homes: &[Home], copies: &Copies) -> Result<()> {
         if run.check().is_err() {
             // Its error is on its way, and is the one that counts.
             return Ok(());
         }
-        self.staging.begin(&self.shard, phase, homes)?;
+        let copies = copies.at(self.shard.index());
+        if let Some(table) = copies.iter().find(|table| !run.reads.contains(table)) {
+            return Err(Error::bug(format!("a copy of table {table} for a stage that may update it")));
+        }
+        self.staging.begin(&self.shard, phase, homes, copies)?;
         run.settle(self.experiment.races(run.consistency));
         Ok(())
     }
 
     /// Applies what is left of a run that is over everywhere.
     fn finish(&self, run: &Run) -> Result<()> {
-        if !run.is_settled() {
+        if !run.settled.is_settled() {
             return Err(Error::bug(format!("stage run {} of job {} is over and never began", run.id, self.id)));
         }
         run.finish();
@@ -204,7 +211,7 @@ impl OpenJob {
     pub async fn run(&self, id: StageRun) -> Result<Arc<Run>> {
         let run = self.run_unless_over(id).await?;
         let run = run.ok_or_else(|| Error::cluster(format!("stage run {id} of job {} is over", self.id)))?;
-        run.settled().await?;
+        run.settled.wait().await?;
         Ok(run)
     }
 

@@ -361,23 +361,23 @@ impl Node {
                 }
                 Err(e) => Err(e),
             },
-            ToSlave::Move { of, homes } => match self.jobs.find(of.job) {
+            ToSlave::Move { of, homes, copies } => match self.jobs.find(of.job) {
                 Ok(job) => {
                     tokio::task::spawn_blocking(move || {
-                        answer(reply, moves::send(&job, of, &homes).map(FromSlave::Sent));
+                        answer(reply, moves::send(&job, of, &homes, &copies).map(FromSlave::Sent));
                     });
                     return;
                 }
                 Err(e) => Err(e),
             },
-            ToSlave::Settle { of, run, homes } => match self.jobs.find(of.job) {
+            ToSlave::Settle { of, run, homes, copies } => match self.jobs.find(of.job) {
                 // At once, so that a launch behind it finds it done.
-                Ok(job) if job.current().id == run => job.settle(&job.current(), of.phase, &homes),
+                Ok(job) if job.current().id == run => job.settle(&job.current(), of.phase, &homes, &copies),
                 Ok(job) => {
                     tokio::spawn(async move {
                         let settled = async {
                             let run = job.run_unless_over(run).await?;
-                            run.map_or(Ok(()), |run| job.settle(&run, of.phase, &homes))
+                            run.map_or(Ok(()), |run| job.settle(&run, of.phase, &homes, &copies))
                         };
                         answer(reply, settled.await.map(|()| FromSlave::Ok));
                     });

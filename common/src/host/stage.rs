@@ -12,7 +12,7 @@ use crate::data::{Block, Facts};
 use crate::error::{Error, Result};
 use crate::ids::{InputId, Key, TableId};
 use crate::metrics::Metrics;
-use crate::plan::{Consistency, StageSpec};
+use crate::plan::{StageSpec, only_read};
 use crate::siblings::Siblings;
 use crate::value::{OwnedValues, Values, ValuesMut};
 use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
@@ -42,7 +42,7 @@ pub fn run(
             local_index: place.local_index,
             adds: Vec::new(),
             tickets: HashMap::new(),
-            consistency: stage.consistency,
+            stage,
             announced: stage.consistency.ahead().map(|_| Announcements::default()),
             failed: true,
         };
@@ -141,7 +141,7 @@ struct HostBackend<'s> {
     local_index: usize,
     adds: Vec<OwnedPush>,
     tickets: HashMap<u64, Vec<(TableId, Vec<Key>)>>,
-    consistency: Consistency,
+    stage: &'s StageSpec,
     /// Where the model asks for them.
     announced: Option<Announcements>,
     /// Until the worker's function returned well: a panic must not leave its siblings waiting.
@@ -180,6 +180,10 @@ impl HostBackend<'_> {
         let barrier = self.shared.barrier.lock();
         let table = barrier.tables.get(table.0 as usize).ok_or_else(|| Error::bug(format!("no table {table}")))?;
         Ok(table.spec.name.clone())
+    }
+
+    fn updatable(&self, table: TableId) -> Result<()> {
+        if self.stage.reads.contains(&table) { Err(only_read(&self.name(table)?)) } else { Ok(()) }
     }
 
     /// An error unless the keys were announced, where that is asked for.
@@ -248,11 +252,12 @@ impl Backend for HostBackend<'_> {
     }
 
     fn ahead(&self) -> Option<u32> {
-        self.consistency.ahead()
+        self.stage.consistency.ahead()
     }
 
     fn add(&mut self, pushes: &[Push<'_>]) -> Result<()> {
         for push in pushes {
+            self.updatable(push.table)?;
             self.expected(push.table, push.keys)?;
             self.sized(push.table, push.keys.len(), push.values.len())?;
             let keys = OwnedKeys::List(push.keys.to_vec());
@@ -267,6 +272,7 @@ impl Backend for HostBackend<'_> {
     }
 
     fn add_range(&mut self, table: TableId, keys: Range<Key>, values: Values<'_>) -> Result<()> {
+        self.updatable(table)?;
         self.expected_range(table, &keys)?;
         self.sized(table, keys.len(), values.len())?;
         let keys = OwnedKeys::Range(keys);

@@ -61,6 +61,21 @@ fn a_failing_worker_ends_its_siblings_and_names_the_stage() {
 }
 
 #[test]
+fn a_stage_that_updates_what_it_only_reads_fails() {
+    for range in [false, true] {
+        let mut plan = Plan::default();
+        let (read, other) = (plan.table::<f32>("read", 1), plan.table::<f32>("other", 1));
+        let stage = plan.body.stage("liar", move |worker| {
+            worker.add(other, &[1], &[1.0])?;
+            if range { worker.add_range(read, 1..2, &[1.0]) } else { worker.add(read, &[1], &[1.0]) }
+        });
+        stage.reads(read);
+        let error = Host::cluster(1, 1).run(&plan).unwrap_err();
+        assert!(error.message.contains("an update of table read, which the stage only reads"), "{error}");
+    }
+}
+
+#[test]
 fn again_does_not_count_a_round_and_stop_ends_the_repeat() {
     let mut plan = Plan::default();
     let table = plan.table::<u32>("runs", 1);

@@ -49,7 +49,8 @@ impl Plan {
                     let draws = s.draws.map_or(String::new(), |(i, share)| {
                         format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
                     });
-                    writeln!(out, "stage {}: threads {:?}, {:?}{input}{draws}", s.name, s.threads, s.consistency)
+                    let reads: String = s.reads.iter().map(|table| format!(", reads {}", name(table))).collect();
+                    writeln!(out, "stage {}: threads {:?}, {:?}{input}{draws}{reads}", s.name, s.threads, s.consistency)
                 }
                 Step::Op(TableOp::Copy { from, to }) => writeln!(out, "copy {} to {}", name(from), name(to)),
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),

@@ -12,7 +12,7 @@ mod tables;
 
 pub use consistency::Consistency;
 pub use progress::{DecideFn, Flow, Progress};
-pub use stage::{StageBuilder, StageFn, StageSpec, Threads};
+pub use stage::{StageBuilder, StageFn, StageSpec, Threads, only_read};
 pub use steps::{Step, Steps};
 pub use tables::{Storage, Table, TableOp, TableSpec};
 

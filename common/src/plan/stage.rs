@@ -1,8 +1,8 @@
 //! One stage of a plan: its workers, and what they run.
 
-use super::{Consistency, Input};
-use crate::error::Result;
-use crate::ids::InputId;
+use super::{Consistency, Input, Table};
+use crate::error::{Error, Result};
+use crate::ids::{InputId, TableId};
 use crate::worker::Worker;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -36,8 +36,15 @@ pub struct StageSpec {
     pub input: Option<InputId>,
     /// The input of which it draws rows, and which share of all of them its slave is to have; it runs anywhere.
     pub draws: Option<(InputId, f64)>,
+    /// Tables that its workers read and never update: the slaves may have copies of them while it runs.
+    pub reads: Vec<TableId>,
     /// What each worker runs.
     pub run: StageFn,
+}
+
+/// The error for an update of a table that the stage's plan says is only read.
+pub fn only_read(table: &str) -> Error {
+    Error::bug(format!("an update of table {table}, which the stage only reads, as its plan says"))
 }
 
 /// Refines the stage that was just added.
@@ -59,6 +66,13 @@ impl StageBuilder<'_> {
     /// The input whose rows it passes over.
     pub fn input(self, input: Input) -> Self {
         self.0.input = Some(input.id);
+        self
+    }
+
+    /// A table that its workers only read; an update of it is then an error. Where each slave reads much of it, it may get a
+    /// copy of its own for the time of the stage.
+    pub fn reads<T>(self, table: Table<T>) -> Self {
+        self.0.reads.push(table.id);
         self
     }
 

@@ -43,6 +43,7 @@ impl Steps {
             consistency: Consistency::Bsp,
             input: None,
             draws: None,
+            reads: Vec::new(),
             run: Arc::new(run),
         }));
         match self.0.last_mut() {

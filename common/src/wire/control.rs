@@ -11,7 +11,7 @@ use crate::pace::Pace;
 use crate::plan::TableOp;
 use crate::report::{DiskUse, Report, State};
 use crate::scheduling::Scheduling;
-use crate::wire::moved::{MoveId, Sent};
+use crate::wire::moved::{Copies, MoveId, Sent};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -397,13 +397,16 @@ pub enum ToSlave {
         /// In this order.
         ops: Vec<TableOp>,
     },
-    /// Send the chunks that this slave serves, and that are to live elsewhere, to where they are to live. Answered by
+    /// Send the chunks that this slave serves, and that are to live elsewhere, to where they are to live, and copies of chunks
+    /// to where they are to be read. Answered by
     /// [`FromSlave::Sent`]. Nothing changes before that phase takes them over.
     Move {
         /// Which move.
         of: MoveId,
         /// Where the tables are to live, by table.
         homes: Vec<Home>,
+        /// What is to be read elsewhere too.
+        copies: Copies,
     },
     /// The move that a launch left open is over: its stage run may use the tables.
     Settle {
@@ -413,6 +416,8 @@ pub enum ToSlave {
         run: StageRun,
         /// Where the tables live from now on, by table: where they did, or where the move has brought them.
         homes: Vec<Home>,
+        /// What is read elsewhere too until the next phase.
+        copies: Copies,
     },
     /// End the workers of a stage run at their next call.
     CancelStage {

@@ -1,7 +1,8 @@
 //! Chunks of tables that move from slave to slave between stages.
 //!
 //! The sender first offers what it has, with versions; the receiver wants what it does not have in that version; these
-//! chunks follow in messages of bounded size, each with a checksum over its body. A chunk's part of the body is
+//! chunks follow in messages of bounded size, each with a checksum over its body. A chunk that several want goes to one of
+//! them, who passes it on while more come, so that a sender sends each of its chunks once. A chunk's part of the body is
 //! `[keys: u32, sparse chunks only][padding to 8][values][padding to 8]`.
 
 use crate::ids::{JobId, SlaveId, TableId};
@@ -49,7 +50,23 @@ pub struct MoveId {
     pub phase: u64,
 }
 
-/// What a slave says to one that is to serve its chunks.
+/// Tables that live where they live, and of which some slaves get copies to read during a stage that does not update them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Copies {
+    /// The tables.
+    pub tables: Vec<TableId>,
+    /// The shards that get them, rising.
+    pub to: Vec<u32>,
+}
+
+impl Copies {
+    /// Those of them that `shard` gets.
+    pub fn at(&self, shard: u32) -> &[TableId] {
+        if self.to.binary_search(&shard).is_ok() { &self.tables } else { &[] }
+    }
+}
+
+/// What a slave says to one that is to serve its chunks, or to have copies of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToReceiver {
     /// The sender has these; answered by [`FromReceiver::Wanted`].
@@ -67,6 +84,8 @@ pub enum ToReceiver {
         chunks: Vec<ChunkHead>,
         /// XXH3 of the body.
         checksum: u64,
+        /// Shards that the receiver sends them on to; its answer then says that they have them too.
+        forward: Vec<u32>,
     },
 }
 
@@ -99,4 +118,8 @@ pub struct Sent {
     pub bytes: u64,
     /// Chunks that it had already.
     pub kept: u64,
+    /// Bytes that the receiver sent on.
+    pub forwarded: u64,
+    /// Whether these are copies, the sender still serving the chunks.
+    pub copies: bool,
 }

@@ -9,7 +9,7 @@ use super::control::{
 };
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use super::lists::{KeyMemory, Keys};
-use super::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::{codec, keys};
 use crate::announced::Touches;
 use crate::data::schema::Labels;
@@ -296,11 +296,20 @@ fn to_slave() -> Vec<ToSlave> {
         ToSlave::Facts { job, input, facts: facts() },
         ToSlave::Launch(launch),
         ToSlave::Ops { job, phase: 3, ops },
-        ToSlave::Move { of: MoveId { job, phase: 4 }, homes: vec![Home::Some(vec![2]), Home::All] },
-        ToSlave::Settle { of: MoveId { job, phase: 4 }, run, homes: vec![Home::Some(vec![2]), Home::All] },
+        ToSlave::Move { of: MoveId { job, phase: 4 }, homes: vec![Home::Some(vec![2]), Home::All], copies: copies() },
+        ToSlave::Settle {
+            of: MoveId { job, phase: 4 },
+            run,
+            homes: vec![Home::Some(vec![2]), Home::All],
+            copies: copies(),
+        },
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
     ]
+}
+
+fn copies() -> Copies {
+    Copies { tables: vec![TableId(0), TableId(3)], to: vec![0, 2] }
 }
 
 fn experiment() -> Experiment {
@@ -358,6 +367,7 @@ fn to_shard() -> Vec<ToShard> {
             of: MOVE,
             chunks: vec![ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) }],
             checksum: u64::MAX,
+            forward: vec![2, 70_000],
         }),
     ]
 }
@@ -367,7 +377,7 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_master(), 200_000);
     survives(&from_master(), 200_000);
     survives(&to_slave(), 200_000);
-    let sent = Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300 };
+    let sent = Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300, forwarded: 1 << 51, copies: true };
     let from_slave = [
         FromSlave::Ok,
         FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),

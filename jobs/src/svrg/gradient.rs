@@ -55,10 +55,11 @@ struct Scratch {
 
 /// The stage function: adds the gradient at `weights` over this worker's rows to `sums`.
 pub fn full(worker: &mut Worker<'_>, rows: Rows, weights: Vector, sums: Vector) -> Result<()> {
+    // The rows first: the model may still be on its way.
+    let mut parts = Parts::new(worker, rows)?;
     let bias = weights.get_bias(worker)?;
     let mut losses = Losses::default();
     let Scratch { mut values, mut gradient } = worker.take_scratch();
-    let mut parts = Parts::new(worker, rows)?;
     while let Some(part) = parts.next(worker)? {
         worker.get_mapped(weights.features, &part.map, &mut values)?;
         gradient.clear();

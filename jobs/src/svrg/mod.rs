@@ -154,11 +154,8 @@ impl Job for Svrg {
                 None => stage.input(rows.input),
             };
             next.zero(epoch);
-            epoch
-                .stage("full-gradient", move |worker| gradient::full(worker, rows, weights, next))
-                .threads(wide)
-                .consistency(Consistency::Bsp)
-                .input(rows.input);
+            let stage = epoch.stage("full-gradient", move |worker| gradient::full(worker, rows, weights, next));
+            weights.only_read(stage).threads(wide).consistency(Consistency::Bsp).input(rows.input);
             if let Some(held_out) = inputs.validation {
                 validation::plan(epoch, "validation", held_out, weights);
             }

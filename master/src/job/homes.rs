@@ -3,10 +3,12 @@
 //! A stage may reach a table where it is, over the network, or have it brought beside its workers first. What is compared
 //! is bytes through the busiest slave: those of the reads and updates of all stages that use the table, or what is copied
 //! from it, as their last runs had them, and those of the chunks that would move: once, if the table then stays; twice, if
-//! it goes back for the other stages. Pure: no clock, no messages. Invariant: the homes are those of the last launch or
-//! operation that was sent.
+//! it goes back for the other stages. Of a table that a stage only reads, each slave may also get a copy, while the table
+//! stays where it is. Pure: no clock, no messages. Invariant: the homes are those of the last launch or operation that was
+//! sent.
 
 use flexps_common::home::{self, Home};
+use flexps_common::ids::TableId;
 use flexps_common::plan::TableOp;
 use flexps_common::report::{Access, ModelReport};
 use flexps_common::wire::control::Outcome;
@@ -41,6 +43,8 @@ struct Known {
     left: Vec<(Home, u64)>,
     /// Tables that were copied from it: they live where it does.
     copies: Vec<usize>,
+    /// The shards that got a copy of it to read last, and the phase in which they did.
+    read_at: (Vec<u32>, u64),
 }
 
 /// What a stage is to find.
@@ -50,10 +54,19 @@ pub struct Choice {
     pub homes: Vec<Home>,
     /// Which of them live elsewhere now.
     pub moved: Vec<usize>,
+    /// Of which of the others the stage's slaves get copies to read.
+    pub copied: Vec<usize>,
     /// Bytes through the busiest slave on this way, and on the way over all shards.
     pub busiest: [f64; 2],
     /// Bytes that are expected to move.
     pub moving: f64,
+}
+
+impl Choice {
+    /// All tables stay where they are.
+    pub fn staying(homes: &[Home]) -> Self {
+        Self { homes: homes.to_vec(), moved: Vec::new(), copied: Vec::new(), busiest: [0.0; 2], moving: 0.0 }
+    }
 }
 
 impl Homes {
@@ -67,22 +80,31 @@ impl Homes {
         &self.homes
     }
 
-    /// Where a stage with workers on these slaves, which rise, is to find the tables: where it costs least, unless an access
-    /// is `wanted` that they can have.
-    pub fn choose(&self, stage: u32, workers: &[u32], wanted: Option<Access>) -> Choice {
+    /// Where a stage with workers on these slaves, which rise, is to find the tables, of which it only reads those in `reads`:
+    /// where it costs least, unless an access is `wanted` that they can have.
+    pub fn choose(&self, stage: u32, workers: &[u32], reads: &[TableId], wanted: Option<Access>) -> Choice {
         let near = Home::on(workers, self.shards);
         let forced = match wanted {
             Some(Access::Shards) => Some(Home::All),
             Some(_) if workers.len() == 1 => Some(near.clone()),
             _ => None,
         };
-        let mut choice = Choice { homes: self.homes.clone(), moved: Vec::new(), busiest: [0.0; 2], moving: 0.0 };
+        let mut choice = Choice::staying(&self.homes);
         let (mut loads, mut shard_loads) = (vec![0.0; self.shards], vec![0.0; self.shards]);
         for (table, now) in self.homes.iter().enumerate() {
             let uses = self.used(stage, table, workers);
             let others = self.others(stage, table);
-            let to = forced.clone().unwrap_or_else(|| self.best(table, now, &near, &uses, &others));
             add(&mut shard_loads, &self.over_network(&Home::All, &uses));
+            let may_copy = workers.len() > 1 && wanted.is_none() && reads.contains(&TableId(table as u16));
+            let copying = may_copy.then(|| self.copying(table, now, workers));
+            let best = || self.best(table, now, &near, &uses, &others, copying.as_deref());
+            let Some(to) = forced.clone().or_else(best) else {
+                let copying = copying.unwrap_or_default();
+                choice.moving += copying.iter().sum::<f64>() / 2.0;
+                add(&mut loads, &copying);
+                choice.copied.push(table);
+                continue;
+            };
             add(&mut loads, &self.over_network(&to, &uses));
             if to != *now {
                 let moving = self.transfer(table, now, &to);
@@ -97,8 +119,16 @@ impl Homes {
     }
 
     /// The home of a table that costs least, this stage and those that follow taken together; of those that cost the same,
-    /// the one on the fewest slaves.
-    fn best(&self, table: usize, now: &Home, near: &Home, uses: &[Use], others: &[Vec<Use>]) -> Home {
+    /// the one on the fewest slaves. None when it is to stay, and to be read in copies, whose way loads slaves as `copying`.
+    fn best(
+        &self,
+        table: usize,
+        now: &Home,
+        near: &Home,
+        uses: &[Use],
+        others: &[Vec<Use>],
+        copying: Option<&[f64]>,
+    ) -> Option<Home> {
         let all: u64 = self.tables.iter().map(|known| known.bytes).sum();
         let fits = |home: &Home| *home == Home::All || all / home.members(self.shards).len() as u64 <= MOST_ON_FEW;
         let mut homes = vec![now.clone()];
@@ -131,7 +161,30 @@ impl Homes {
                 best = (whole, home);
             }
         }
-        best.1.clone()
+        let read_here = copying.filter(|_| all <= MOST_ON_FEW);
+        let copied = read_here.map(|copying| whole(now) - cost(now, uses) + most(copying));
+        let copies = copied.is_some_and(|copied| best.0 - copied > 1e-6 * best.0);
+        (!copies).then(|| best.1.clone())
+    }
+
+    /// Bytes through each slave when those with workers get copies of a table: who serves a chunk sends it once, to one of
+    /// them, who passes it on to the others.
+    fn copying(&self, table: usize, now: &Home, workers: &[u32]) -> Vec<f64> {
+        let mut loads = vec![0.0; self.shards];
+        let known = &self.tables[table];
+        let (read_at, phase) = &known.read_at;
+        if known.changed < *phase && workers.iter().all(|worker| read_at.contains(worker)) {
+            return loads;
+        }
+        let members = now.members(self.shards);
+        let part = known.bytes as f64 / members.len().max(1) as f64;
+        for member in &members {
+            let others = || workers.iter().filter(|worker| *worker != member);
+            let count = others().count();
+            loads[*member as usize] += if count > 0 { part } else { 0.0 };
+            others().for_each(|other| loads[*other as usize] += part * (1.0 + (count - 1) as f64 / count as f64));
+        }
+        loads
     }
 
     /// What a stage's workers read and write; what is not known yet is taken to be all of the table, once. A worker's slave
@@ -193,8 +246,12 @@ impl Homes {
         loads
     }
 
-    /// A phase begins with the tables at `homes`.
-    pub fn begin(&mut self, phase: u64, homes: Vec<Home>) {
+    /// A phase begins with the tables as they were chosen for a stage with workers on these slaves.
+    pub fn begin(&mut self, phase: u64, choice: Choice, workers: &[u32]) {
+        let Choice { homes, copied, .. } = choice;
+        for table in copied {
+            self.tables[table].read_at = (workers.to_vec(), phase);
+        }
         for ((old, new), known) in self.homes.iter().zip(&homes).zip(&mut self.tables) {
             if old != new {
                 known.held.clear();

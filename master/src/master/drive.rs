@@ -187,12 +187,12 @@ impl Master {
             Command::Ops { phase, ops } => {
                 self.ask_all(id, &slaves, Asked::Ops(phase), &ToSlave::Ops { job: id, phase, ops }, OPS_WITHIN)?;
             }
-            Command::Move { phase, homes, within } => {
-                let message = ToSlave::Move { of: MoveId { job: id, phase }, homes };
+            Command::Move { phase, homes, copies, within } => {
+                let message = ToSlave::Move { of: MoveId { job: id, phase }, homes, copies };
                 self.ask_all(id, &slaves, Asked::Move(phase), &message, within)?;
             }
-            Command::Settle { phase, run, homes } => {
-                let message = ToSlave::Settle { of: MoveId { job: id, phase }, run, homes };
+            Command::Settle { phase, run, homes, copies } => {
+                let message = ToSlave::Settle { of: MoveId { job: id, phase }, run, homes, copies };
                 self.ask_all(id, &slaves, Asked::Order, &message, ORDER_WITHIN)?;
             }
             Command::Load(LoadSpec { table, model, tensor }) => {

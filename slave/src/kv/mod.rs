@@ -119,9 +119,11 @@ impl Shard {
         self.index
     }
 
-    /// Where the tables live, by [`TableId`].
+    /// Where the tables live, by [`TableId`]: here, if there is a copy of what lives elsewhere.
     pub fn placements(&self) -> Vec<Placement> {
-        self.tables.iter().map(|any| with_table!(any, table => table.placement())).collect()
+        let placement =
+            |any: &Any| with_table!(any, t => if t.is_copied() { t.placement().here() } else { t.placement() });
+        self.tables.iter().map(placement).collect()
     }
 
     /// `home` as this shard sees it.

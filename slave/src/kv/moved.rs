@@ -1,8 +1,8 @@
 //! Whole chunks on their way from one shard to another.
 //!
 //! Invariants: between two phases a chunk of one version has the same values wherever it lies; a chunk is written here for
-//! later only while another shard serves it, and has no version while it is; whoever takes a table over has of it exactly
-//! what was offered, and zeros elsewhere.
+//! later only while another shard serves it, and has no version while it is; whoever takes a table over, or reads a copy of
+//! it, has of it exactly what was offered, and zeros elsewhere.
 
 use super::Placement;
 use super::chunk::Data;
@@ -38,6 +38,20 @@ impl Shard {
         Ok(leaving)
     }
 
+    /// The chunks of `table` that this shard serves.
+    pub fn served(&self, table: TableId) -> Result<Vec<Offered>> {
+        Ok(with_table!(self.table(table)?, t => {
+            let versions = t.own_chunks().map(|(chunk, held)| (chunk, held.version.load(Ordering::Relaxed)));
+            let written = versions.filter(|(_, version)| *version > 0);
+            written.map(|(chunk, version)| Offered { id: ChunkId { table, chunk }, version }).collect()
+        }))
+    }
+
+    /// How many shards serve `table`.
+    pub fn servers(&self, table: TableId) -> Result<usize> {
+        Ok(with_table!(self.table(table)?, t => t.placement().members().len()))
+    }
+
     /// Whether a chunk lies here in just this version.
     pub fn has(&self, offered: &Offered) -> Result<bool> {
         let ChunkId { table, chunk } = offered.id;
@@ -70,22 +84,30 @@ impl Shard {
         with_table!(self.table(table)?, t => t.import(chunk, head, body))
     }
 
-    /// From now on the tables live at `homes`. What this shard serves from then on and did not before must be here as
-    /// `expected`; what is not expected is zero.
-    pub fn settle(&self, homes: &[Home], expected: &Expected) -> Result<()> {
+    /// From now on the tables live at `homes`, and those of `copies` can be read here as a whole. What this shard serves from
+    /// then on and did not before, and what it copies, must be here as `expected`; what is not expected is zero.
+    pub fn settle(&self, homes: &[Home], copies: &[TableId], expected: &Expected) -> Result<()> {
         let mut old = self.homes.lock();
         if homes.len() != old.len() || !homes.iter().all(|home| home.is_valid(self.shards)) {
             let (got, tables) = (homes.len(), old.len());
             return Err(Error::bug(format!("{got} homes for {tables} tables on {} shards: {homes:?}", self.shards)));
         }
         for (table, (old, new)) in (0..).map(TableId).zip(old.iter_mut().zip(homes)) {
-            if old == new {
+            let copied = copies.contains(&table);
+            with_table!(self.table(table)?, t => t.set_copied(false));
+            if old == new && !copied {
                 continue;
             }
             let placement = self.placement(new);
+            // Who copies has what it would if it served all of it.
+            let has = if copied { placement.here() } else { placement.clone() };
             let expected =
                 expected.iter().filter(|(id, _)| id.table == table).map(|(id, version)| (id.chunk, *version));
-            with_table!(self.table(table)?, t => t.take_over(placement, expected.collect())?);
+            with_table!(self.table(table)?, t => {
+                t.take_over(&has, &expected.collect())?;
+                t.place(placement);
+                t.set_copied(copied);
+            });
             *old = new.clone();
         }
         Ok(())
@@ -152,9 +174,10 @@ impl<T: Element> Table<T> {
         Ok(())
     }
 
-    fn take_over(&self, to: Placement, expected: FxHashMap<u32, u64>) -> Result<()> {
+    /// Makes what this shard is to have and did not serve be as expected.
+    fn take_over(&self, to: &Placement, expected: &FxHashMap<u32, u64>) -> Result<()> {
         let before = self.placement();
-        for (chunk, version) in &expected {
+        for (chunk, version) in expected {
             let held = self.find(*chunk).map(|held| held.version.load(Ordering::Acquire));
             if to.owns(*chunk) && held != Some(*version) {
                 return Err(Error::bug(format!("chunk {chunk} of table {} was offered and did not come", self.name())));
@@ -165,7 +188,6 @@ impl<T: Element> Table<T> {
                 self.rewrite(held, 0)?.zero();
             }
         }
-        self.place(to);
         Ok(())
     }
 }

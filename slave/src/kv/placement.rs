@@ -103,6 +103,11 @@ impl Placement {
         Self::new(0, &Home::All, 1)
     }
 
+    /// The same as if this shard served all of it.
+    pub fn here(&self) -> Self {
+        Self { index: self.index, members: [self.index].into() }
+    }
+
     /// Shards that serve the table.
     pub fn members(&self) -> &[u32] {
         &self.members

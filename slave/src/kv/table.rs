@@ -10,7 +10,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::plan::TableSpec;
 use flexps_common::value::Element;
 use parking_lot::RwLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Most elements per key: one key's values still fit a message.
@@ -26,6 +26,8 @@ pub(super) struct Table<T> {
     width: usize,
     blank: Blank,
     placement: RwLock<Placement>,
+    /// Whether all of it can be read here, what lives elsewhere in copies.
+    copied: AtomicBool,
     /// The phase of the job: a number for each time in which chunks stay where they are.
     phase: Arc<AtomicU64>,
     function: Box<dyn Apply<T>>,
@@ -58,6 +60,7 @@ impl<T: Element> Table<T> {
             width: spec.width as usize,
             blank: Blank { storage: spec.storage, keys: 1 << shift, width: spec.width as usize },
             placement: RwLock::new(placement),
+            copied: AtomicBool::new(false),
             phase,
             function,
             tier,
@@ -70,7 +73,7 @@ impl<T: Element> Table<T> {
     pub(super) fn get(&self, keys: Keys<'_>, mut out: &mut [T]) -> Result<()> {
         self.check_len(keys, out.len())?;
         let mask = self.mask();
-        let runs = self.runs(keys)?;
+        let runs = self.runs_to_read(keys)?;
         let mut next = runs.iter();
         let mut ahead = 0;
         for (chunk, run) in &runs {
@@ -123,6 +126,29 @@ impl<T: Element> Table<T> {
             rest = next;
         }
         Ok(runs)
+    }
+
+    /// The same of a read, which copies serve too.
+    fn runs_to_read<'a>(&self, keys: Keys<'a>) -> Result<Vec<(u32, Keys<'a>)>> {
+        if !self.is_copied() {
+            return self.runs(keys);
+        }
+        let (mut runs, mut rest) = (Vec::new(), keys);
+        while let Some((chunk, run, next)) = rest.split_run(self.shift) {
+            runs.push((chunk, run));
+            rest = next;
+        }
+        Ok(runs)
+    }
+
+    /// Whether all of it can be read here, what lives elsewhere in copies.
+    pub(super) fn is_copied(&self) -> bool {
+        self.copied.load(Ordering::Acquire)
+    }
+
+    /// From now on it can, or what lives elsewhere is to be read there.
+    pub(super) fn set_copied(&self, copied: bool) {
+        self.copied.store(copied, Ordering::Release);
     }
 
     /// Before a run of `len` keys is worked on: asks for the values of so many of the `next` runs that [`AHEAD`] keys

@@ -191,11 +191,11 @@ impl Engine {
 
     /// Waits until the model is where it stays during this run.
     pub(super) fn settled(&mut self) -> Result<()> {
-        if self.run.is_settled() {
+        if self.run.settled.is_settled() {
             return Ok(());
         }
         let (run, start) = (self.run.clone(), Instant::now());
-        let result = self.wait_for(run.settled());
+        let result = self.wait_for(run.settled.wait());
         self.counters.model_waited += start.elapsed();
         result?
     }

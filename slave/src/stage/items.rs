@@ -14,7 +14,7 @@ use flexps_common::value::{Type, ValuesMut};
 pub fn describe<'a>(job: &'a OpenJob, run: &'a Run, items: &[(TableId, Keys<'a>)]) -> Result<Vec<Item<'a>>> {
     let item = |(table, keys): &(TableId, Keys<'a>)| {
         let spec = job.shard.spec(*table)?;
-        Ok(Item { table: *table, spec, keys: *keys, home: run.home(*table)? })
+        Ok(Item { table: *table, spec, keys: *keys, home: run.settled.home(*table)? })
     };
     items.iter().map(item).collect()
 }

@@ -145,7 +145,7 @@ impl Crew {
             bytes_received: 0,
             rows: 0,
             pace: self.run.pace(),
-            raced: self.run.races(),
+            raced: self.run.settled.races(),
             tables: self.held(),
             model_disk: self.job.shard.take_disk_use(),
             log: Vec::new(),

@@ -13,6 +13,7 @@ pub mod pool;
 pub mod run;
 #[cfg(test)]
 mod schedules;
+pub mod settled;
 pub mod slices;
 mod slow;
 pub mod staging;

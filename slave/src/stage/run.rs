@@ -6,8 +6,9 @@
 use super::gate::Gate;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
-use crate::kv::{Placement, Shard};
+use crate::kv::Shard;
 use crate::stage::exchange::{Due, Need, Source, Told, Update, view};
+use crate::stage::settled::Settled;
 use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{SlaveId, StageRun};
@@ -17,8 +18,8 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::kv::Seen;
 use flexps_common::{ids::TableId, worker::Place};
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
-use tokio::sync::{oneshot, watch};
+use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// Values that are applied sooner than another thread wakes for it.
 const FEW: usize = 16 << 10;
@@ -31,12 +32,13 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
+    /// Tables that they only read.
+    pub reads: Vec<TableId>,
+    /// Where they find the tables.
+    pub settled: Settled,
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
-    settled: OnceLock<Settled>,
-    /// Whether it is settled, or will never be since the run is cancelled.
-    decided: watch::Sender<bool>,
     cancelled: AtomicBool,
     state: Mutex<State>,
     /// By worker here: it may go on. Who sets it has taken it off `State::waits`.
@@ -45,13 +47,6 @@ pub struct Run {
     gate: Gate,
     /// Nobody applies updates any more.
     applied: Condvar,
-}
-
-/// What is known once the model is where it stays during the run.
-struct Settled {
-    homes: Vec<Placement>,
-    /// Whether the workers here race for values.
-    races: bool,
 }
 
 struct State {
@@ -107,10 +102,10 @@ impl Run {
             id,
             consistency,
             siblings,
+            reads: Vec::new(),
+            settled: Settled::default(),
             others,
             shard,
-            settled: OnceLock::new(),
-            decided: watch::Sender::new(false),
             cancelled,
             state,
             granted,
@@ -119,35 +114,15 @@ impl Run {
         }
     }
 
+    /// The same run, whose workers only read these tables.
+    pub fn reading(self, reads: Vec<TableId>) -> Self {
+        Self { reads, ..self }
+    }
+
     /// The tables stay where the shard has them now. The workers here race for values if it is asked for and may be.
     pub fn settle(&self, races: bool) {
         let races = races && self.granted.len() > 1 && !self.has_others() && self.shard.may_race();
-        self.settled.get_or_init(|| Settled { homes: self.shard.placements(), races });
-        self.decided.send_replace(true);
-    }
-
-    /// Whether it is known where the tables stay.
-    #[inline]
-    pub fn is_settled(&self) -> bool {
-        self.settled.get().is_some()
-    }
-
-    /// Waits until that is known. An error when the run is cancelled before.
-    pub async fn settled(&self) -> Result<()> {
-        // Its sender is the run's.
-        let _ = self.decided.subscribe().wait_for(|decided| *decided).await;
-        if self.is_settled() { Ok(()) } else { self.check() }
-    }
-
-    /// Whether the workers here race for values.
-    pub fn races(&self) -> bool {
-        self.settled.get().is_some_and(|settled| settled.races)
-    }
-
-    /// Where `table`, which the plan has, lives during this run. An error before it is settled.
-    pub fn home(&self, table: TableId) -> Result<&Placement> {
-        let home = self.settled.get().and_then(|settled| settled.homes.get(usize::from(table.0)));
-        home.ok_or_else(|| Error::bug(format!("table {table} is used before it is known where it lives")))
+        self.settled.settle(self.shard.placements(), races);
     }
 
     /// The calling thread works for this run until [`Run::leave`].
@@ -176,7 +151,7 @@ impl Run {
         self.cancelled.store(true, Ordering::Release);
         state.readers.clear();
         self.siblings.end(Some(Error::cancelled()));
-        self.decided.send_replace(true);
+        self.settled.give_up();
         state.threads.iter().flatten().for_each(Thread::unpark);
         self.gate.open();
     }
@@ -390,7 +365,7 @@ impl Run {
 
     /// The run is over everywhere: applies whatever is left. Of one that is not settled nothing is.
     pub fn finish(&self) {
-        if !self.is_settled() {
+        if !self.settled.is_settled() {
             return;
         }
         let mut state = self.state.lock();

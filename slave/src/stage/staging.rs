@@ -8,6 +8,7 @@ use crate::kv::{Expected, Shard};
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
+use flexps_common::ids::TableId;
 use flexps_common::wire::body::BodyReader;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
 use xxhash_rust::xxh3::xxh3_64;
@@ -40,7 +41,7 @@ impl Staging {
     pub fn receive(&self, shard: &Shard, message: ToReceiver, body: Bytes) -> Result<FromReceiver> {
         match message {
             ToReceiver::Offer { of, chunks } => self.offered(shard, of.phase, &chunks).map(FromReceiver::Wanted),
-            ToReceiver::Chunks { of, chunks, checksum } => {
+            ToReceiver::Chunks { of, chunks, checksum, .. } => {
                 self.write(shard, of.phase, &chunks, checksum, body).map(|()| FromReceiver::Staged)
             }
         }
@@ -91,13 +92,14 @@ impl Staging {
         self.open(phase).map(drop)
     }
 
-    /// A phase begins, with the tables at `homes`: what came for it may be needed, whatever else came is not.
-    pub fn begin(&self, shard: &Shard, phase: u64, homes: &[Home]) -> Result<()> {
+    /// A phase begins, with the tables at `homes` and `copies` of some here: what came for it may be needed, whatever else
+    /// came is not.
+    pub fn begin(&self, shard: &Shard, phase: u64, homes: &[Home], copies: &[TableId]) -> Result<()> {
         let mut state = self.0.write();
         let offered = std::mem::take(&mut state.offered);
         state.begun = phase;
         let expected = if state.phase == phase { offered } else { Expected::default() };
-        shard.settle(homes, &expected)?;
+        shard.settle(homes, copies, &expected)?;
         shard.begin_phase(phase);
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::slices;
 use crate::kv::Keys;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::TableId;
+use flexps_common::plan::only_read;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
@@ -87,7 +88,7 @@ impl Engine {
             let width = spec.width as usize;
             let to = slices::part_mut(&mut out[*item], places.start * width..places.end * width);
             let keys = cut::part(keys, places.clone());
-            if self.run.races() {
+            if self.run.settled.races() {
                 self.job.shard.race_get(table, keys, to)?
             } else {
                 self.job.shard.get(table, keys, to)?
@@ -120,6 +121,9 @@ impl Engine {
         self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, items)?;
+        if let Some(item) = items.iter().find(|item| run.reads.contains(&item.table)) {
+            return Err(only_read(&item.spec.name));
+        }
         self.touch(&items)?;
         self.begin()?;
         for (item, values) in items.iter().zip(values) {
@@ -143,7 +147,7 @@ impl Engine {
             let width = spec.width as usize;
             let values = slices::part(values, places.start * width..places.end * width);
             let keys = cut::part(keys, places);
-            if self.run.races() {
+            if self.run.settled.races() {
                 self.job.shard.race_add(table, keys, values)?;
             } else if self.run.keeps_none() {
                 self.job.shard.add(table, keys, values)?;

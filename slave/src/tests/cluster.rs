@@ -16,7 +16,7 @@ use flexps_common::wire::control::{
     FromMaster, FromSlave, Launch, Outcome, Peer, ReadDone, Registration, Split, ToMaster, ToSlave,
 };
 use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
-use flexps_common::wire::moved::{MoveId, Sent};
+use flexps_common::wire::moved::{Copies, MoveId, Sent};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -88,6 +88,8 @@ pub struct Cluster {
     pub homes: Mutex<Vec<Home>>,
     /// Whether a move was ordered that no launch has taken over.
     moved: AtomicBool,
+    /// The copies that were ordered with it.
+    pub copies: Mutex<Copies>,
     pub master: Arc<Master>,
     listener: Option<Listener>,
     network: Network,
@@ -160,6 +162,7 @@ impl Cluster {
             phase,
             homes,
             moved: AtomicBool::new(false),
+            copies: Mutex::default(),
             master,
             listener,
             network,
@@ -194,6 +197,7 @@ impl Cluster {
         if self.moved.swap(false, Ordering::Relaxed) {
             let run = self.launch_open(stage, workers).await;
             self.settle(run).await;
+            *self.copies.lock() = Copies::default();
             return run;
         }
         let launch = self.next_launch(stage, workers);
@@ -211,7 +215,8 @@ impl Cluster {
     /// The tables live where [`Cluster::homes`] says from now on.
     pub async fn settle(&self, run: StageRun) {
         let of = MoveId { job: JOB, phase: self.phase.load(Ordering::Relaxed) };
-        let message = ToSlave::Settle { of, run, homes: self.homes.lock().clone() };
+        let (homes, copies) = (self.homes.lock().clone(), self.copies.lock().clone());
+        let message = ToSlave::Settle { of, run, homes, copies };
         self.tell(&message).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     }
 
@@ -247,7 +252,8 @@ impl Cluster {
     /// Like [`Cluster::settle`], one slave after the other with `pause` in between.
     pub async fn settle_in_turn(&self, run: StageRun, order: &[usize], pause: Duration) {
         let of = MoveId { job: JOB, phase: self.phase.load(Ordering::Relaxed) };
-        let message = ToSlave::Settle { of, run, homes: self.homes.lock().clone() };
+        let (homes, copies) = (self.homes.lock().clone(), self.copies.lock().clone());
+        let message = ToSlave::Settle { of, run, homes, copies };
         for slave in order {
             let _: FromSlave = self.control[*slave].ask(&message, LIMIT).await.unwrap();
             tokio::time::sleep(pause).await;
@@ -316,10 +322,17 @@ impl Cluster {
         self.move_in(self.phase.load(Ordering::Relaxed), homes).await
     }
 
+    /// Copies tables to these shards, for the next launch; what each slave sent.
+    pub async fn copy_to(&self, tables: &[TableId], to: &[u32]) -> Vec<Result<Vec<Sent>>> {
+        *self.copies.lock() = Copies { tables: tables.to_vec(), to: to.to_vec() };
+        let homes = self.homes.lock().clone();
+        self.move_to(&homes).await
+    }
+
     async fn move_in(&self, phase: u64, homes: &[Home]) -> Vec<Result<Vec<Sent>>> {
         let of = MoveId { job: JOB, phase };
-        let mut sent = Vec::new();
-        for answer in self.tell(&ToSlave::Move { of, homes: homes.to_vec() }).await {
+        let (mut sent, copies) = (Vec::new(), self.copies.lock().clone());
+        for answer in self.tell(&ToSlave::Move { of, homes: homes.to_vec(), copies }).await {
             sent.push(answer.map(|answer| match answer {
                 FromSlave::Sent(sent) => sent,
                 other => panic!("{other:?}"),

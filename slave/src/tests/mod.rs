@@ -1,6 +1,7 @@
 //! Whole slaves in one process, led by a scripted master.
 
 mod cluster;
+mod copies;
 mod forgotten;
 mod moves;
 mod reading;

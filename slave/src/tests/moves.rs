@@ -5,24 +5,25 @@ use flexps_common::error::Result;
 use flexps_common::home::Home;
 use flexps_common::ids::{JobId, Key, TableId};
 use flexps_common::job::{Job, Registry};
+use flexps_common::metrics::Metric;
 use flexps_common::plan::{Plan, Storage, Table, TableOp, TableSpec};
 use flexps_common::random::SplitMix64;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::BodyWriter;
-use flexps_common::wire::control::ToSlave;
+use flexps_common::wire::control::{Outcome, ToSlave};
 use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
 use flexps_common::worker::Worker;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-const DENSE: TableId = TableId(0);
+pub const DENSE: TableId = TableId(0);
 const SPARSE: TableId = TableId(1);
 const WIDE: TableId = TableId(2);
 const COPY: TableId = TableId(3);
 /// Keys of a chunk of `DENSE`.
-const CHUNK: u32 = 1 << 16;
+pub const CHUNK: u32 = 1 << 16;
 /// More than a message of chunks, with chunks of all shards.
 const KEYS: u32 = 9 * CHUNK + 17;
 
@@ -47,6 +48,8 @@ impl Job for Moving {
         plan.table::<f32>("copy", 1);
         plan.body.stage("work", move |w| work(w, dense, sparse, wide));
         plan.body.stage("rest", |_| Ok(()));
+        plan.body.stage("look", move |w| look(w, dense, sparse, wide)).reads(dense).reads(sparse).reads(wide);
+        plan.body.stage("lie", move |w| w.add(dense, &[1], &[1.0])).reads(dense);
         Ok(())
     }
 }
@@ -76,20 +79,35 @@ fn work(worker: &mut Worker<'_>, dense: Table<f32>, sparse: Table<f32>, wide: Ta
     Err(flexps_common::Error::bug("an update is lost"))
 }
 
+/// Reads all of the tables; reports a sum of each that tells wrong places from right ones.
+fn look(worker: &mut Worker<'_>, dense: Table<f32>, sparse: Table<f32>, wide: Table<f32>) -> Result<()> {
+    let mut seen = Vec::new();
+    for (name, table, keys) in [("dense", dense, 600_000), ("sparse", sparse, 600_000), ("wide", wide, 400)] {
+        worker.get_range(table, 0..keys, &mut seen)?;
+        worker.report(name, Metric::Sum(mark(&seen)));
+    }
+    Ok(())
+}
+
+/// Exact: whole numbers.
+fn mark(values: &[f32]) -> f64 {
+    values.iter().enumerate().map(|(at, value)| f64::from(*value) * (1 + at % 97) as f64).sum()
+}
+
 /// The same on plain arrays.
 #[derive(Clone)]
-struct Twin {
+pub struct Twin {
     dense: Vec<f32>,
     sparse: Vec<f32>,
     wide: Vec<f32>,
 }
 
 impl Twin {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { dense: vec![0.0; 600_000], sparse: vec![0.0; 3 * 600_000], wide: vec![0.0; 5000 * 400] }
     }
 
-    fn work(&mut self, workers: u32) {
+    pub fn work(&mut self, workers: u32) {
         for me in 1..=workers {
             for key in some(me) {
                 self.dense[key as usize] += me as f32;
@@ -103,13 +121,23 @@ impl Twin {
     }
 }
 
-async fn check(cluster: &Cluster, twin: &Twin) {
+/// What each of `workers` workers of a slave saw in the stage `look`.
+pub fn check_seen(outcome: &Outcome, workers: u32, twin: &Twin, what: &str) {
+    for (name, values) in [("dense", &twin.dense), ("sparse", &twin.sparse), ("wide", &twin.wide)] {
+        assert_eq!(outcome.metrics.value(name), Some(f64::from(workers) * mark(values)), "{name}, {what}");
+    }
+}
+
+/// What the stage `look` reads.
+pub const READ: [TableId; 3] = [DENSE, SPARSE, WIDE];
+
+pub async fn check(cluster: &Cluster, twin: &Twin) {
     assert!(cluster.read(DENSE, 0..600_000).await == twin.dense);
     assert!(cluster.read(SPARSE, 0..600_000).await == twin.sparse);
     assert!(cluster.read(WIDE, 0..400).await == twin.wide);
 }
 
-async fn open() -> Cluster {
+pub async fn open() -> Cluster {
     let registry = Registry::default().with::<Moving>();
     Cluster::open(registry, 3, "moving", "{}").await
 }
@@ -124,12 +152,12 @@ fn places(shard: u32) -> std::ops::Range<usize> {
 }
 
 /// The homes of all tables.
-fn all_at(home: &Home) -> Vec<Home> {
+pub fn all_at(home: &Home) -> Vec<Home> {
     vec![home.clone(); 4]
 }
 
 /// Where a stage's workers are and its model with them.
-fn kinds() -> [(&'static str, [u32; 3], Home); 4] {
+pub fn kinds() -> [(&'static str, [u32; 3], Home); 4] {
     [
         ("one worker", [1, 0, 0], Home::on(&[0], 3)),
         ("one slave", [0, 3, 0], Home::on(&[1], 3)),
@@ -212,7 +240,7 @@ async fn operations_follow_the_tables_and_leave_nothing_old_behind() {
 }
 
 /// A message of a sender about chunk 1 of `DENSE`, which lives on slave 2 and is to move to slave 1.
-fn chunk(phase: u64, break_it: bool) -> Packet {
+pub fn chunk(phase: u64, break_it: bool) -> Packet {
     let of = MoveId { job: JobId(1), phase };
     let mut body = BodyWriter::default();
     body.values(Values::F32(&vec![7.0; CHUNK as usize]));
@@ -220,7 +248,7 @@ fn chunk(phase: u64, break_it: bool) -> Packet {
     let id = ChunkId { table: DENSE, chunk: 1 };
     let chunks = vec![ChunkHead { id, version: 99, element: f32::TYPE, keys: None }];
     let checksum = xxh3_64(&body) ^ u64::from(break_it);
-    Packet::bulk(&ToShard::Move(ToReceiver::Chunks { of, chunks, checksum }), body).unwrap()
+    Packet::bulk(&ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, forward: vec![] }), body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +295,7 @@ async fn no_update_is_lost_or_doubled_in_any_history_of_stages_moves_and_operati
         let (mut cluster, mut twin, mut copy) = (open().await, Twin::new(), vec![0.0; 600_000]);
         for _ in 0..9 {
             let (_, workers, home) = kinds()[(random.draw() % 4) as usize].clone();
-            match random.draw() % 7 {
+            match random.draw() % 8 {
                 // A move that the master gives up: the next stage finds the tables where they were.
                 0 => {
                     let before = cluster.homes.lock().clone();
@@ -286,8 +314,16 @@ async fn no_update_is_lost_or_doubled_in_any_history_of_stages_moves_and_operati
                     cluster.ops(&[TableOp::Zero { table: DENSE }]).await;
                     twin.dense.fill(0.0);
                 }
+                4 => {
+                    let to: Vec<u32> = (0..3).filter(|shard| workers[*shard as usize] > 0).collect();
+                    cluster.copy_to(&READ, &to).await.into_iter().for_each(|sent| drop(sent.unwrap()));
+                    let seen = cluster.run(2, &workers).await;
+                    for (outcome, count) in seen.iter().zip(workers.iter().filter(|count| **count > 0)) {
+                        check_seen(outcome, *count, &twin, &format!("seed {seed}"));
+                    }
+                }
                 moves => {
-                    if moves < 6 {
+                    if moves < 7 {
                         // Some tables only, so that their homes differ.
                         let mut homes = cluster.homes.lock().clone();
                         homes

@@ -4,6 +4,7 @@
 //! sum in chunk order, so the order of arrival decides nothing; after the first error no new work begins, and
 //! [`Command::End`] comes once, when the workers of all slaves have ended or had their time.
 
+mod ending;
 mod flow;
 mod moving;
 
@@ -19,10 +20,11 @@ use flexps_common::metrics::Metrics;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{Access, EpochReport, FailedLog, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome, Partials};
-use flexps_common::wire::moved::Sent;
+use flexps_common::wire::moved::{Copies, Sent};
 use flexps_common::{Error, Result};
 use moving::Moving;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::Duration;
 
 /// How long workers may take to stop after a stage was cancelled.
@@ -81,6 +83,8 @@ pub enum Command {
         phase: u64,
         /// Where the tables are to live.
         homes: Vec<Home>,
+        /// What is to be read elsewhere too.
+        copies: Copies,
         /// When it has failed.
         within: Duration,
     },
@@ -92,6 +96,8 @@ pub enum Command {
         run: StageRun,
         /// Where the tables live from now on.
         homes: Vec<Home>,
+        /// What is read elsewhere too.
+        copies: Copies,
     },
     /// Fill a table.
     Load(LoadSpec),
@@ -120,8 +126,10 @@ enum Phase {
         done: BTreeMap<SlaveId, Outcome>,
         /// The model is on its way to it: it goes on to its end when that is over.
         moving: Option<Box<Moving>>,
-        /// The transfer to it, among those reported.
-        transfer: Option<usize>,
+        /// The transfers to it, among those reported.
+        transfers: Range<usize>,
+        /// Of which tables its slaves have copies.
+        copied: Vec<usize>,
     },
     Ops {
         phase: u64,
@@ -368,52 +376,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Keeps the log of the first slave on which a worker failed by itself.
-    fn keep_log(&mut self, slave: SlaveId, lines: Vec<String>) {
-        if self.failed_log.is_none() && !lines.is_empty() {
-            self.failed_log = Some(FailedLog { slave: self.name(slave).to_owned(), lines });
-        }
-    }
-
-    /// Begins the end: cancels what runs, except on the slave that is gone.
-    fn fail(&mut self, now: Duration, error: Error, gone: Option<SlaveId>, out: &mut Vec<Command>) {
-        let (mut waiting, mut in_run, mut transfer) = (BTreeSet::new(), StageRun(0), false);
-        match &self.phase {
-            Phase::Ending { .. } | Phase::Ended => return,
-            Phase::Running { run, workers, done, .. } => {
-                in_run = *run;
-                waiting = workers
-                    .iter()
-                    .map(|(id, _)| *id)
-                    .filter(|id| !done.contains_key(id) && Some(*id) != gone)
-                    .collect();
-                out.push(Command::CancelStage(*run, waiting.iter().copied().collect(), error.message.clone()));
-            }
-            Phase::Loading | Phase::Saving if self.transferring => {
-                transfer = true;
-                out.push(Command::StopTransfer);
-            }
-            _ => {}
-        }
-        self.phase = Phase::Ending { error, waiting, run: in_run, transfer, until: now + STOP_WITHIN };
-        self.end_if_stopped(now, out);
-    }
-
-    fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let Phase::Ending { error, waiting, transfer, until, .. } = &self.phase else { return };
-        if (*transfer || !waiting.is_empty()) && now < *until {
-            return;
-        }
-        let mut error = error.clone();
-        if !waiting.is_empty() {
-            let names: Vec<&str> = waiting.iter().map(|id| self.name(*id)).collect();
-            let names = names.join(", ");
-            error.message.push_str(&format!(" (workers on {names} did not stop within {} s)", STOP_WITHIN.as_secs()));
-        }
-        self.phase = Phase::Ended;
-        out.push(Command::End(Err(error)));
-    }
-
     fn name(&self, id: SlaveId) -> &str {
         self.names.get(&id).map_or("?", String::as_str)
     }
@@ -444,7 +406,17 @@ impl Driver {
             homes: moving.is_none().then(|| self.homes.now().to_vec()),
         }));
         let (phase, done) = (self.phases, BTreeMap::new());
-        self.phase = Phase::Running { run, stage, phase, since: now, workers, done, moving, transfer: None };
+        self.phase = Phase::Running {
+            run,
+            stage,
+            phase,
+            since: now,
+            workers,
+            done,
+            moving,
+            transfers: 0..0,
+            copied: Vec::new(),
+        };
     }
 
     /// Goes on when all workers have ended, and no model is on its way to them.
@@ -459,7 +431,7 @@ impl Driver {
     }
 
     fn stage_ended(&mut self, now: Duration) {
-        let Phase::Running { stage, phase, since, workers, done, transfer, .. } =
+        let Phase::Running { stage, phase, since, workers, done, transfers, copied, .. } =
             std::mem::replace(&mut self.phase, Phase::Opening)
         else {
             return;
@@ -488,13 +460,15 @@ impl Driver {
             report.rows += outcome.rows;
             report.model_disk.merge(&outcome.model_disk);
         }
-        if let Some(report) = transfer.and_then(|at| self.transfers.get_mut(at)) {
-            let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
-            report.waited_milliseconds = waited * 1e3;
-        }
+        let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
+        self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);
         report.model = self.homes.access(stage, report.threads);
+        if !copied.is_empty() {
+            let names: Vec<&str> = copied.iter().map(|table| self.tables[*table].as_str()).collect();
+            report.model.why.push_str(&format!("; a copy of {} beside each", names.join(", ")));
+        }
         if done.values().any(|outcome| outcome.raced) {
             report.model.access = Access::Racing;
         }

@@ -8,9 +8,9 @@ use super::{Command, Driver, LISTED_STAGES, Phase};
 use crate::job::homes::Choice;
 use flexps_common::Result;
 use flexps_common::home::Transfer;
-use flexps_common::ids::SlaveId;
+use flexps_common::ids::{SlaveId, TableId};
 use flexps_common::report::{TransferReport, Way};
-use flexps_common::wire::moved::Sent;
+use flexps_common::wire::moved::{Copies, Sent};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -26,65 +26,94 @@ pub struct Moving {
     pub(super) until: Duration,
     since: Duration,
     choice: Choice,
+    /// The shards with workers, rising.
+    to: Vec<u32>,
 }
 
 impl Driver {
     /// The stage has its slots: launches it, and brings the model there, where that pays.
     pub(super) fn place(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
         self.phases += 1;
-        let choice = self.choose(stage, &workers);
-        if choice.moved.is_empty() {
+        let runs = |id: &SlaveId| workers.iter().any(|(slave, _)| slave == id);
+        let to: Vec<u32> = (0..).zip(&self.slaves).filter(|(_, id)| runs(id)).map(|(shard, _)| shard).collect();
+        let reads = &self.program.stages[stage as usize].reads;
+        let choice = match self.transfer {
+            Transfer::Direct => self.homes.choose(stage, &to, reads, self.access),
+            Transfer::Kv => Choice::staying(self.homes.now()),
+        };
+        if choice.moved.is_empty() && choice.copied.is_empty() {
             return self.launch(now, stage, workers, None, out);
         }
         let within = AT_LEAST + Duration::from_secs_f64(choice.moving / SLOWEST);
-        let order = Command::Move { phase: self.phases, homes: choice.homes.clone(), within };
-        let moving = Moving { answers: BTreeMap::new(), until: now + within, since: now, choice };
+        let copies = copies(&choice.copied, &to);
+        let order = Command::Move { phase: self.phases, homes: choice.homes.clone(), copies, within };
+        let moving = Moving { answers: BTreeMap::new(), until: now + within, since: now, choice, to };
         self.launch(now, stage, workers, Some(Box::new(moving)), out);
         out.push(order);
     }
 
-    fn choose(&self, stage: u32, workers: &[(SlaveId, u32)]) -> Choice {
-        let runs = |id: &SlaveId| workers.iter().any(|(slave, _)| slave == id);
-        let shards = (0..).zip(&self.slaves).filter(|(_, id)| runs(id));
-        let shards: Vec<u32> = shards.map(|(shard, _)| shard).collect();
-        match self.transfer {
-            Transfer::Direct => self.homes.choose(stage, &shards, self.access),
-            Transfer::Kv => Choice { homes: self.homes.now().to_vec(), moved: vec![], busiest: [0.0; 2], moving: 0.0 },
-        }
-    }
-
     /// All slaves have answered, or it took too long: the stage may use the model.
     pub(super) fn moved(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
-        let Phase::Running { run, stage, phase, moving, transfer, .. } = &mut self.phase else { return Ok(()) };
+        let Phase::Running { run, stage, phase, moving, .. } = &mut self.phase else { return Ok(()) };
         let (run, stage, phase) = (*run, *stage, *phase);
         let Some(moving) = moving.take() else { return Ok(()) };
-        if self.transfers.len() < LISTED_STAGES {
-            *transfer = Some(self.transfers.len());
-        }
-        let Moving { answers, since, choice, .. } = *moving;
-        let failed = self.slaves.iter().find_map(|id| match answers.get(id) {
+        let first = self.transfers.len();
+        let failed = self.slaves.iter().find_map(|id| match moving.answers.get(id) {
             Some(Ok(_)) => None,
             Some(Err(e)) => Some(e.message.clone()),
             None => Some(format!("slave {id} ({}) did not send its part in time", self.name(*id))),
         });
-        let sent: Vec<Sent> = answers.into_values().flatten().flatten().collect();
-        let sum = |of: fn(&Sent) -> u64| sent.iter().map(of).sum::<u64>();
-        let (bytes, chunks, kept) = (sum(|s| s.bytes), sum(|s| s.chunks), sum(|s| s.kept));
-        let seconds = now.saturating_sub(since).as_secs_f64();
-        let (from, to) = (self.homes.living(&choice.moved), &choice.homes[choice.moved[0]]);
-        let to = to.members(self.slaves.len());
-        let way = match (&failed, bytes, from.len(), to.len()) {
+        for copied in [false, true] {
+            if let Some(report) = self.report(now, stage, &moving, copied, &failed)
+                && self.transfers.len() < LISTED_STAGES
+            {
+                self.transfers.push(report);
+            }
+        }
+        let Moving { choice, to, .. } = *moving;
+        let copied = if failed.is_none() { choice.copied.clone() } else { Vec::new() };
+        if failed.is_none() {
+            self.homes.begin(phase, choice, &to);
+        }
+        let copies = copies(&copied, &to);
+        out.push(Command::Settle { phase, run, homes: self.homes.now().to_vec(), copies });
+        if let Phase::Running { transfers, copied: beside, .. } = &mut self.phase {
+            (*transfers, *beside) = (first..self.transfers.len(), copied);
+        }
+        self.end_stage(now, out)
+    }
+
+    /// What the report says of the tables that moved, or of those that were copied; nothing when there are none.
+    fn report(
+        &self,
+        now: Duration,
+        stage: u32,
+        moving: &Moving,
+        copied: bool,
+        failed: &Option<String>,
+    ) -> Option<TransferReport> {
+        let Moving { answers, since, choice, to, .. } = moving;
+        let tables = if copied { &choice.copied } else { &choice.moved };
+        let first = *tables.first()?;
+        let sent: Vec<&Sent> = answers.values().flatten().flatten().filter(|sent| sent.copies == copied).collect();
+        let sum = |of: fn(&Sent) -> u64| sent.iter().map(|sent| of(sent)).sum::<u64>();
+        let (bytes, chunks, kept) = (sum(|s| s.bytes + s.forwarded), sum(|s| s.chunks), sum(|s| s.kept));
+        let seconds = now.saturating_sub(*since).as_secs_f64();
+        let from = self.homes.living(tables);
+        let to = if copied { to.clone() } else { choice.homes[first].members(self.slaves.len()) };
+        let way = match (failed, bytes, from.len(), to.len()) {
             (Some(_), ..) => Way::Stayed,
             (_, 0, ..) => Way::Kept,
+            _ if copied => Way::Broadcast,
             (.., 1) => Way::Gather,
             (_, _, 1, _) => Way::Scatter,
             _ => Way::Exchange,
         };
         let names = |shards: &[u32]| shards.iter().map(|s| self.name(self.slaves[*s as usize]).to_owned()).collect();
-        let report = TransferReport {
+        Some(TransferReport {
             stage: self.stage_name(stage).to_owned(),
             epoch: self.progress.epoch + 1,
-            tables: choice.moved.iter().map(|table| self.tables[*table].clone()).collect(),
+            tables: tables.iter().map(|table| self.tables[*table].clone()).collect(),
             from: names(&from),
             to: names(&to),
             way,
@@ -96,15 +125,12 @@ impl Driver {
             expected_bytes: choice.busiest[0] as u64,
             shards_bytes: choice.busiest[1] as u64,
             shards_milliseconds: (bytes > 0).then(|| choice.busiest[1] / bytes as f64 * seconds * 1e3),
-            failed,
-        };
-        if report.failed.is_none() {
-            self.homes.begin(phase, choice.homes);
-        }
-        if self.transfers.len() < LISTED_STAGES {
-            self.transfers.push(report);
-        }
-        out.push(Command::Settle { phase, run, homes: self.homes.now().to_vec() });
-        self.end_stage(now, out)
+            failed: failed.clone(),
+        })
     }
+}
+
+fn copies(tables: &[usize], to: &[u32]) -> Copies {
+    let to = if tables.is_empty() { Vec::new() } else { to.to_vec() };
+    Copies { tables: tables.iter().map(|table| TableId(*table as u16)).collect(), to }
 }

@@ -96,7 +96,7 @@ impl World {
             keys: None,
         };
         let checksum = xxh3_64(&body);
-        (ToReceiver::Chunks { of: move_of(of), chunks: vec![head], checksum }, body)
+        (ToReceiver::Chunks { of: move_of(of), chunks: vec![head], checksum, forward: vec![] }, body)
     }
 
     /// The phase in which the sender changed its chunks last before the move of `phase`.
@@ -127,9 +127,9 @@ impl World {
 /// The worker of the stage that the move leads to; the chunk that it added to.
 fn work(world: &World) -> u32 {
     if world.fault != Fault::StartEarly {
-        shuttle::future::block_on(world.run.settled()).unwrap();
+        shuttle::future::block_on(world.run.settled.wait()).unwrap();
     }
-    let moved = world.run.home(TABLE).unwrap().is_here();
+    let moved = world.run.settled.home(TABLE).unwrap().is_here();
     let own = if moved { CHUNKS[0] } else { 1 };
     assert_eq!(value(&world.receiver, own), if moved { sent(own, PHASE) } else { 0.0 }, "what the worker finds");
     let key = first_key(own, &world.receiver);
@@ -153,7 +153,7 @@ fn play(fault: Fault, patient: bool) {
     // A move that was given up: some of its messages are still under way.
     world.offer(PHASE - 1).unwrap();
     let old = CHUNKS.map(|chunk| spawn(chunk, PHASE - 1));
-    world.staging.begin(&world.receiver, PHASE - 1, &[Home::All]).unwrap();
+    world.staging.begin(&world.receiver, PHASE - 1, &[Home::All], &[]).unwrap();
 
     let worker = {
         let world = world.clone();
@@ -170,7 +170,7 @@ fn play(fault: Fault, patient: bool) {
     let complete = patient && sent_now.into_iter().all(|message| message.join().unwrap());
     let moved = complete || fault == Fault::Hurry;
     let home = if moved { Home::Some(vec![1]) } else { Home::All };
-    world.staging.begin(&world.receiver, PHASE, &[home]).unwrap();
+    world.staging.begin(&world.receiver, PHASE, &[home], &[]).unwrap();
 
     world.run.settle(false);
     // The stage works on it at once, whatever still comes.
@@ -207,10 +207,10 @@ fn a_worker_that_waits_for_a_move_ends_when_its_run_is_cancelled() {
         let run = Arc::new(Run::new(StageRun(2), Consistency::Bsp, Arc::new(shard(1)), 1, []));
         let waiting = {
             let run = run.clone();
-            thread::spawn(move || shuttle::future::block_on(run.settled()))
+            thread::spawn(move || shuttle::future::block_on(run.settled.wait()))
         };
         run.cancel(Error::cancelled());
-        assert!(waiting.join().unwrap().is_err() && run.home(TABLE).is_err());
+        assert!(waiting.join().unwrap().is_err() && run.settled.home(TABLE).is_err());
     };
     shuttle::check_random(play, 300);
     shuttle::check_pct(play, 300, 3);

@@ -1,0 +1,58 @@
+//! The end of a job that failed or was cancelled: what runs is told to stop, and waited for.
+//!
+//! Invariant: the first error is the one that counts, but for a slave that went, which is the cause of what broke before.
+
+use super::{Command, Driver, Phase, STOP_WITHIN};
+use flexps_common::Error;
+use flexps_common::ids::{SlaveId, StageRun};
+use flexps_common::report::FailedLog;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+impl Driver {
+    /// Keeps the log of the first slave on which a worker failed by itself.
+    pub(super) fn keep_log(&mut self, slave: SlaveId, lines: Vec<String>) {
+        if self.failed_log.is_none() && !lines.is_empty() {
+            self.failed_log = Some(FailedLog { slave: self.name(slave).to_owned(), lines });
+        }
+    }
+
+    /// Begins the end: cancels what runs, except on the slave that is gone.
+    pub(super) fn fail(&mut self, now: Duration, error: Error, gone: Option<SlaveId>, out: &mut Vec<Command>) {
+        let (mut waiting, mut in_run, mut transfer) = (BTreeSet::new(), StageRun(0), false);
+        match &self.phase {
+            Phase::Ending { .. } | Phase::Ended => return,
+            Phase::Running { run, workers, done, .. } => {
+                in_run = *run;
+                waiting = workers
+                    .iter()
+                    .map(|(id, _)| *id)
+                    .filter(|id| !done.contains_key(id) && Some(*id) != gone)
+                    .collect();
+                out.push(Command::CancelStage(*run, waiting.iter().copied().collect(), error.message.clone()));
+            }
+            Phase::Loading | Phase::Saving if self.transferring => {
+                transfer = true;
+                out.push(Command::StopTransfer);
+            }
+            _ => {}
+        }
+        self.phase = Phase::Ending { error, waiting, run: in_run, transfer, until: now + STOP_WITHIN };
+        self.end_if_stopped(now, out);
+    }
+
+    pub(super) fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
+        let Phase::Ending { error, waiting, transfer, until, .. } = &self.phase else { return };
+        if (*transfer || !waiting.is_empty()) && now < *until {
+            return;
+        }
+        let mut error = error.clone();
+        if !waiting.is_empty() {
+            let names: Vec<&str> = waiting.iter().map(|id| self.name(*id)).collect();
+            let names = names.join(", ");
+            error.message.push_str(&format!(" (workers on {names} did not stop within {} s)", STOP_WITHIN.as_secs()));
+        }
+        self.phase = Phase::Ended;
+        out.push(Command::End(Err(error)));
+    }
+}
