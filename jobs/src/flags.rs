@@ -213,7 +213,7 @@ impl Common {
     pub fn inputs_as(&self, plan: &mut Plan, wanted: Wanted) -> Result<Inputs> {
         if let Some(labels) = self.labels.as_ref().filter(|labels| wanted == Wanted::Two && labels.all().len() > 2) {
             return Err(Error::user(format!(
-                "--labels names {} classes, this solver learns two; flexps run lr --solver newton learns more",
+                "--labels names {} classes, this solver learns two; flexps run lr --solver sdca or newton learns more",
                 labels.all().len()
             )));
         }

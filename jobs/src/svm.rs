@@ -92,8 +92,9 @@ impl Job for Svm {
             Solver::Newton => primal.plan(plan),
             Solver::Auto if primal_asked => primal.plan(plan),
             _ => {
-                primal.refuse("sdca")?;
-                Sdca { common, loss, threads: *threads, flags: self.sdca }.plan(plan)
+                primal.refuse_for_sdca()?;
+                let class_weight = flags.class_weight.as_ref();
+                Sdca { common, loss, threads: *threads, class_weight, flags: self.sdca }.plan(plan)
             }
         }
     }

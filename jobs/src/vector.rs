@@ -62,13 +62,9 @@ impl Vector {
 
     /// The tensors of a saved model.
     pub fn tensors(self) -> Vec<SaveTensor> {
-        let weights = SaveTensor { name: "weights".to_owned(), table: self.features.id, keys: None, by_class: false };
-        let bias = self.bias.map(|bias| SaveTensor {
-            name: "bias".to_owned(),
-            table: bias.id,
-            keys: Some(1),
-            by_class: false,
-        });
+        let weights = SaveTensor { name: "weights".to_owned(), table: self.features.id, keys: None, by_class: true };
+        let bias =
+            self.bias.map(|bias| SaveTensor { name: "bias".to_owned(), table: bias.id, keys: Some(1), by_class: true });
         std::iter::once(weights).chain(bias).collect()
     }
 

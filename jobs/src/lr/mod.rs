@@ -126,20 +126,21 @@ impl Job for Lr {
         let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
         match self.solver(&primal) {
             Solver::Sgd => {
-                primal.refuse("sgd")?;
+                primal.refuse_for_sgd()?;
                 return self.plan_sgd(plan);
             }
             Solver::Newton => return primal.plan(plan),
             Solver::Ftrl => {
-                if let Some(flag) = flags.asks() {
+                let weights = flags.class_weight.as_ref().map(|_| "--class-weight");
+                if let Some(flag) = flags.asks().or(weights) {
                     return Err(Error::user(format!("--solver ftrl has no {flag}; leave one of them out")));
                 }
                 let ratio = flags.ratio(*penalty)?;
                 return Stream { common, ratio, step: self.step, threads: *threads }.plan(plan);
             }
-            _ => primal.refuse("sdca")?,
+            _ => primal.refuse_for_sdca()?,
         }
-        Sdca { common, loss: sdca::loss::Kind::Logistic, threads: *threads, flags: *sdca }.plan(plan)
+        Sdca { common, loss, threads: *threads, class_weight: flags.class_weight.as_ref(), flags: *sdca }.plan(plan)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {

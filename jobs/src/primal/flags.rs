@@ -136,11 +136,7 @@ impl Flags {
 
     /// Whether they ask for what only solvers that work on weights do.
     pub fn asks(&self) -> Option<&'static str> {
-        let asked = [
-            (self.path.is_some(), "--path"),
-            (self.cv.is_some(), "--cv"),
-            (self.class_weight.is_some(), "--class-weight"),
-        ];
+        let asked = [(self.path.is_some(), "--path"), (self.cv.is_some(), "--cv")];
         asked.into_iter().find(|(asked, _)| *asked).map(|(_, flag)| flag)
     }
 }

@@ -11,22 +11,23 @@ use crate::parts::{Parts, Rows};
 use flexps_common::Result;
 use flexps_common::metrics::{Metric, Scores};
 use flexps_common::plan::Table;
+use flexps_common::value::Element;
 use flexps_common::worker::Worker;
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
-pub struct Judge {
+pub struct Judge<T> {
     /// The rows.
     pub rows: Rows,
     /// The weights.
-    pub point: Table<f64>,
+    pub point: Table<T>,
     /// Whether to judge by the rows of the fold that is held out alone, not by all.
     pub held_out: bool,
     /// Whether labels are those of classes.
     pub classes: bool,
 }
 
-impl Judge {
+impl<T: Element + Into<f64>> Judge<T> {
     /// The stage function. Reports `loss` and `weight`, summed over rows, and `rows`; of classes `right`, of two `auc`.
     pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
@@ -34,10 +35,12 @@ impl Judge {
         let step = worker.scalar("path_step", 0.0);
         let best = [format!("best-score-{step}"), format!("best-class-{step}")];
         let (mut loss, mut weight, mut rows, mut right) = (0.0, 0.0, 0u64, 0u64);
-        let (mut sketch, mut weights) = (Scores::default(), Vec::new());
+        let (mut sketch, mut held, mut weights) = (Scores::default(), Vec::new(), Vec::<f64>::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
-            worker.get_mapped(self.point, &part.map, &mut weights)?;
+            worker.get_mapped(self.point, &part.map, &mut held)?;
+            weights.clear();
+            weights.extend(held.iter().map(|weight| (*weight).into()));
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
                 let number = part.number_of(at);

@@ -40,6 +40,13 @@ fn rows_of(fold: usize, class: usize) -> String {
     format!("rows_{fold}_{class}")
 }
 
+/// Reports how many rows of each class a fold has.
+pub fn report_classes(worker: &mut Worker<'_>, fold: usize, rows: &[u64]) {
+    for (class, count) in rows.iter().enumerate() {
+        worker.report(&rows_of(fold, class), Metric::Count(*count));
+    }
+}
+
 impl Measure {
     /// The stage function.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
@@ -63,9 +70,7 @@ impl Measure {
             }
         }
         for (fold, counts) in rows.iter().enumerate() {
-            for (class, count) in counts.iter().enumerate() {
-                worker.report(&rows_of(fold, class), Metric::Count(*count));
-            }
+            report_classes(worker, fold, counts);
             worker.report(&format!("labels_{fold}"), Metric::Sum(sums[fold]));
         }
         Ok(())

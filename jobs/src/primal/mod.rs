@@ -12,15 +12,15 @@ mod columns;
 mod descent;
 pub mod flags;
 mod gradient;
-mod judge;
+pub mod judge;
 pub mod loss;
-mod measure;
+pub mod measure;
 mod newton;
-mod problems;
+pub mod problems;
 mod quadratic;
 mod reduce;
 mod screen;
-mod task;
+pub mod task;
 
 use crate::flags::Common;
 use crate::parts::Rows;
@@ -62,14 +62,28 @@ impl Primal<'_> {
     /// What only these solvers do, if something of it is asked for.
     pub fn asked(&self) -> Option<&'static str> {
         let penalty = (self.penalty != flags::Kind::L2).then_some("--penalty");
-        let labels = self.common.labels.as_ref().is_some_and(|labels| labels.all().len() > 2);
-        let asked = penalty.or(self.flags.l1_ratio.map(|_| "--l1-ratio")).or_else(|| self.flags.asks());
-        asked.or(labels.then_some("more than two --labels"))
+        penalty.or(self.flags.l1_ratio.map(|_| "--l1-ratio")).or_else(|| self.flags.asks())
     }
 
-    /// Refuses what only these solvers do on behalf of another one.
-    pub fn refuse(&self, solver: &str) -> Result<()> {
-        match self.asked() {
+    /// What these and the dual solver do, but no other.
+    fn asked_of_rounds(&self) -> Option<&'static str> {
+        let labels = self.common.labels.as_ref().is_some_and(|labels| labels.all().len() > 2);
+        let weights = self.flags.class_weight.as_ref().map(|_| "--class-weight");
+        self.asked().or(weights).or(labels.then_some("more than two --labels"))
+    }
+
+    /// Refuses what the dual solver does not do on its behalf.
+    pub fn refuse_for_sdca(&self) -> Result<()> {
+        Self::refuse("sdca", self.asked())
+    }
+
+    /// Refuses what mini-batches don't do on their behalf.
+    pub fn refuse_for_sgd(&self) -> Result<()> {
+        Self::refuse("sgd", self.asked_of_rounds())
+    }
+
+    fn refuse(solver: &str, asked: Option<&str>) -> Result<()> {
+        match asked {
             Some(flag) => Err(Error::user(format!("--solver {solver} has no {flag}; leave one of them out"))),
             None => Ok(()),
         }
@@ -172,7 +186,7 @@ impl Primal<'_> {
         Ok(())
     }
 
-    fn judge(&self, steps: &mut Steps, name: &str, judge: Judge, threads: Threads) {
+    fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>, threads: Threads) {
         let kind = self.loss;
         steps
             .stage(name, move |worker| with_smooth!(kind, L => judge.run::<L>(worker)))

@@ -58,12 +58,6 @@ pub struct Place {
 }
 
 impl Problems {
-    /// How many classes a problem is made for: more than two, or none.
-    fn classes(facts: &Facts) -> usize {
-        let classes = facts.labels.all().len();
-        if classes > 2 { classes } else { 1 }
-    }
-
     /// How many lambdas a path has.
     pub fn steps(&self) -> u32 {
         self.flags.path.unwrap_or(1)
@@ -84,7 +78,7 @@ impl Problems {
 
     /// The place of the problem of this number; none behind the last.
     pub fn place(&self, facts: &Facts, number: u64) -> Option<Place> {
-        let (classes, steps) = (Self::classes(facts) as u64, u64::from(self.steps()));
+        let (classes, steps) = (task::problems(&facts.labels) as u64, u64::from(self.steps()));
         let folds = self.flags.cv.map_or(0, u64::from);
         let fold = number / (classes * steps);
         let class = (number / steps % classes) as usize;
@@ -98,27 +92,7 @@ impl Problems {
         let facts = self.facts(progress)?;
         let counts = self.counts(progress)?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
-        if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
-            return Err(Error::data(format!(
-                "no row has the label {}; each class needs some",
-                name_of(&facts.labels, empty)
-            )));
-        }
-        if let Some(weights) = &self.flags.class_weight {
-            if rows.is_empty() {
-                return Err(Error::user("--class-weight needs classes; these labels are numbers"));
-            }
-            task::set_weights(progress, &weights.of(&facts.labels, &rows)?);
-        }
-        if facts.features * Self::classes(&facts) as u64 > 1 << 32 {
-            return Err(Error::user(format!(
-                "{} classes times {} features are more weights than the 2^32 of a table",
-                Self::classes(&facts),
-                facts.features
-            )));
-        }
-        progress.set("rows", facts.rows as f64);
-        progress.set("features", facts.features as f64);
+        task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         Ok(Flow::Next)
     }
 
@@ -296,7 +270,7 @@ impl Problems {
             progress.set(&name, sum);
         }
         // Of more than two classes the label is known once the last of them has spoken.
-        if place.class.is_none_or(|class| class + 1 == Self::classes(facts)) && self.loss != Kind::Squared {
+        if place.class.is_none_or(|class| class + 1 == task::problems(&facts.labels)) && self.loss != Kind::Squared {
             for name in ["right", "rows"] {
                 let value = progress.metric("held-out", name)?;
                 let name = format!("cv_{name}_{}", place.step);

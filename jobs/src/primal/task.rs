@@ -3,11 +3,12 @@
 //! One job may solve many problems on the same rows: one class against the rest, one fold held out. Which it is stands in
 //! the job's scalars. Invariant: a row that is held out has weight 0, and so no part in any sum.
 
+use super::flags::ClassWeights;
 use super::measure::FOLDS;
-use flexps_common::Result;
-use flexps_common::data::Labels;
+use flexps_common::data::{Facts, Labels};
 use flexps_common::plan::{Input, Progress};
 use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
 
 /// The problem at hand, as a worker sees it.
 #[derive(Debug, Clone)]
@@ -38,11 +39,42 @@ pub fn set(progress: &mut Progress, class: Option<usize>, held_out: Option<u32>)
 }
 
 /// Sets the weights of all classes.
-pub fn set_weights(progress: &mut Progress, weights: &[f64]) {
+fn set_weights(progress: &mut Progress, weights: &[f64]) {
     progress.set("weighted_classes", weights.len() as f64);
     for (class, weight) in weights.iter().enumerate() {
         progress.set(&weight_of(class), *weight);
     }
+}
+
+/// Behind the first pass, which counted the rows of each class: refuses what can't be learnt, and sets the weights of the
+/// classes and the scalars `rows` and `features`.
+pub fn begin(progress: &mut Progress, facts: &Facts, rows: &[f64], weights: Option<&ClassWeights>) -> Result<()> {
+    if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
+        let name = name_of(&facts.labels, empty);
+        return Err(Error::data(format!("no row has the label {name}; each class needs some")));
+    }
+    if let Some(weights) = weights {
+        if rows.is_empty() {
+            return Err(Error::user("--class-weight needs classes; these labels are numbers"));
+        }
+        set_weights(progress, &weights.of(&facts.labels, rows)?);
+    }
+    let problems = problems(&facts.labels);
+    if facts.features * problems as u64 > 1 << 32 {
+        return Err(Error::user(format!(
+            "{problems} classes times {} features are more weights than the 2^32 of a table",
+            facts.features
+        )));
+    }
+    progress.set("rows", facts.rows as f64);
+    progress.set("features", facts.features as f64);
+    Ok(())
+}
+
+/// How many classes a problem is made for: each of more than two, or one.
+pub fn problems(labels: &Labels) -> usize {
+    let classes = labels.all().len();
+    if classes > 2 { classes } else { 1 }
 }
 
 /// The weight of a class.
@@ -60,6 +92,11 @@ impl Task {
             weights: (0..classes).map(|class| worker.scalar(&weight_of(class), 1.0)).collect(),
             held_out: known("held_out").map(|fold| fold as u32),
         }
+    }
+
+    /// Whether each row counts 1 and should score its label.
+    pub fn is_plain(&self) -> bool {
+        self.class.is_none() && self.weights.is_empty()
     }
 
     /// What a row with this label should score.

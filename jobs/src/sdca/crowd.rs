@@ -19,7 +19,11 @@ const PAIRS: usize = 16;
 pub fn steps_at_once<L: Loss>(progress: &Progress) -> Result<bool> {
     let (products, norms) = (progress.metric("measure", "products")?, progress.metric("measure", "norms")?);
     let pairs = progress.metric("measure", "pairs")?;
-    let q = norms / pairs / (progress.scalar("lambda", 0.0) * progress.scalar("rows", 1.0));
+    let bias = pairs * progress.scalar("bias_norm2", 0.0);
+    let (products, norms) = (products + bias, norms + bias);
+    let q = progress.scalar("most_weight", 1.0) * norms
+        / pairs
+        / (progress.scalar("lambda", 0.0) * progress.scalar("rows", 1.0));
     Ok(pairs > 0.0 && products * (LANES - 1) as f64 <= 0.5 * norms * (1.0 + L::CONVEXITY / q))
 }
 

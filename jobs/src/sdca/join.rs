@@ -28,8 +28,8 @@ pub struct Tables {
     pub holders: Table<f32>,
 }
 
-/// Numbers that a line search needs, summed over workers: w.v, |v|^2, change of the conjugates.
-pub const TERMS: usize = 3;
+/// Numbers that a line search needs, summed over workers: w.v, |v|^2, change of the conjugates, the intercept's way.
+pub const TERMS: usize = 4;
 
 /// A worker's side of the joins of one stage.
 pub struct Joins<'a> {
@@ -46,6 +46,11 @@ pub struct Joins<'a> {
     number: u32,
     /// sigma'.
     sigma: f32,
+    /// The intercept after the last join, and what of it the penalty that pulls it to its centre leaves out.
+    bias: f64,
+    center: f64,
+    /// The square of the value of the intercept's feature.
+    bias_norm2: f64,
     lambda: f64,
     rows: f64,
 }
@@ -77,15 +82,16 @@ impl<'a> Joins<'a> {
             }
         }
         let (base, way) = (weights.to_vec(), vec![0.0; weights.len()]);
-        Ok(Self { map, tables, base, way, ways, shares, number: first, sigma, lambda, rows })
+        let [bias, center, bias_norm2] = ["bias", "center", "bias_norm2"].map(|name| worker.scalar(name, 0.0));
+        Ok(Self { map, tables, base, way, ways, shares, number: first, sigma, bias, center, bias_norm2, lambda, rows })
     }
 
-    /// Joins; `weights` and the dual variables of `trail` become what all agreed on. The length of the common way.
+    /// Joins; `weights`, `bias` and the dual variables of `trail` become what all agreed on. The length of the common way.
     pub fn join<L: Loss>(
         &mut self,
         worker: &mut Worker<'_>,
         own: &mut Own,
-        weights: &mut [f32],
+        (weights, bias): (&mut [f32], &mut f32),
         trail: &mut Trail,
     ) -> Result<f64> {
         let by = 1.0 / self.sigma;
@@ -94,9 +100,14 @@ impl<'a> Joins<'a> {
         }
         self.sum_ways(worker)?;
         let mut terms = self.terms(worker, conjugates::<L>(own, trail));
+        terms[3] = (f64::from(*bias) - self.bias) / f64::from(self.sigma);
         worker.sum_local(&mut terms)?;
         self.sum_terms(worker, &mut terms)?;
-        let [along, norm2, conjugates] = terms;
+        let [mut along, mut norm2, conjugates, bias_way] = terms;
+        if self.bias_norm2 > 0.0 {
+            along += (self.bias - self.center) * bias_way / self.bias_norm2;
+            norm2 += bias_way * bias_way / self.bias_norm2;
+        }
         let gain = -conjugates / self.rows - self.lambda * along;
         let least = 1.0 / worker.place.threads as f64;
         let length = if norm2 > 0.0 { (gain / (self.lambda * norm2)).clamp(least, 1.0) } else { 1.0 };
@@ -105,6 +116,8 @@ impl<'a> Joins<'a> {
             *base += g * way;
             *now = *base;
         }
+        self.bias += length * bias_way;
+        *bias = self.bias as f32;
         if length < 1.0 {
             shorten(own, trail, g);
         }
@@ -156,7 +169,7 @@ impl<'a> Joins<'a> {
                 norm2 += f64::from(*way) * way_here;
             }
         }
-        [along, norm2, conjugates]
+        [along, norm2, conjugates, 0.0]
     }
 
     /// Sums the slaves' terms.
@@ -195,12 +208,18 @@ fn conjugates<L: Loss>(own: &Own, trail: &Trail) -> f64 {
     let mut before = &trail.before[..];
     let mut grown = 0.0;
     for (i, from, to) in &trail.groups {
-        let now = &own.blocks[*i as usize].dual[*from as usize..*to as usize];
+        let (held, rows) = (&own.blocks[*i as usize], *from as usize..*to as usize);
+        let now = &held.dual[rows.clone()];
         let (was, rest) = before.split_at(now.len());
         before = rest;
-        for (now, was) in now.iter().zip(was) {
-            grown += L::conjugate(f64::from(*now)) - L::conjugate(f64::from(*was));
-        }
+        let change = |now: f32, was: f32| L::conjugate(f64::from(now)) - L::conjugate(f64::from(was));
+        grown += match held.targets.get(rows) {
+            None => now.iter().zip(was).map(|(now, was)| change(*now, *was)).sum::<f64>(),
+            Some(targets) => {
+                let changes = now.iter().zip(was).map(|(now, was)| change(*now, *was));
+                changes.zip(targets).map(|(change, target)| change * f64::from(target.abs())).sum()
+            }
+        };
     }
     grown
 }

@@ -4,7 +4,7 @@
 //! a y x / (lambda n). Invariants: a step stays in the dual's domain and is finite for finite input, and never lowers the
 //! dual objective of the worker's subproblem.
 
-use super::fast::{exp32, soft_hinge, x_ln_x};
+use super::fast::{exp, exp32, soft_hinge, x_ln_x};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +37,8 @@ pub trait Loss: Copy + Send + Sync + 'static {
     fn short_step(a: f32, m: f32, q: f32) -> f32 {
         Self::step(a, m, q)
     }
+    /// The a that belongs to a margin: -f'(m).
+    fn dual(m: f64) -> f64;
     /// About f(m) + f*(-a) + a m, the row's part of the duality gap.
     fn gap(a: f32, m: f32) -> f32;
 }
@@ -105,6 +107,11 @@ impl Loss for Logistic {
         careful(a, sigmoid(-m), q)
     }
 
+    #[inline(always)]
+    fn dual(m: f64) -> f64 {
+        1.0 / (1.0 + exp(m))
+    }
+
     /// The divergence of a from s(-m), to second order; at a = 0 too small by up to a factor of 2.
     #[inline(always)]
     fn gap(a: f32, m: f32) -> f32 {
@@ -133,6 +140,11 @@ impl Loss for Hinge {
     }
 
     #[inline(always)]
+    fn dual(m: f64) -> f64 {
+        f64::from(u8::from(m < 1.0))
+    }
+
+    #[inline(always)]
     fn gap(a: f32, m: f32) -> f32 {
         (1.0 - m).max(0.0) - a * (1.0 - m)
     }
@@ -158,6 +170,11 @@ impl Loss for SquaredHinge {
     }
 
     #[inline(always)]
+    fn dual(m: f64) -> f64 {
+        2.0 * (1.0 - m).max(0.0)
+    }
+
+    #[inline(always)]
     fn gap(a: f32, m: f32) -> f32 {
         let short = 1.0 - m;
         short.max(0.0) * short - a * (short - 0.25 * a)
@@ -180,6 +197,11 @@ impl Loss for Squared {
     #[inline(always)]
     fn step(a: f32, m: f32, q: f32) -> f32 {
         a + (1.0 - m - a) / (1.0 + q)
+    }
+
+    #[inline(always)]
+    fn dual(m: f64) -> f64 {
+        1.0 - m
     }
 
     #[inline(always)]

@@ -1,11 +1,15 @@
 //! Stochastic dual coordinate ascent (Shalev-Shwartz and Zhang, JMLR 2013): linear models with an L2 penalty, trained to
 //! a certified distance from the optimum.
 //!
-//! minimise P(w) = (1/n) sum f(y w.x) + lambda/2 |w|^2 by maximising its dual, one row's variable after the other. Every
-//! worker goes over its own rows with its own copy of the weights; copies are joined a few times an epoch. The job ends
-//! when the duality gap is less than the tolerance's part of P. Invariant: the weights are those that the dual variables
+//! minimise P(w, b) = (1/n) sum c f(y (w.x + b)) + lambda/2 |w|^2, c being the weight of a row's class, by maximising its
+//! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
+//! are joined a few times an epoch. A job ends when the duality gap is less than the tolerance's part of P; of several
+//! classes each is such a problem, on the rows that were read once. Invariant: the weights are those that the dual variables
 //! give, but for rounding, whatever the workers' number.
 
+mod adopt;
+mod bias;
+mod classes;
 mod crowd;
 pub mod fast;
 mod join;
@@ -17,9 +21,16 @@ mod visit;
 
 use crate::flags::{Common, Model};
 use crate::parts::Parts;
+use crate::primal::judge::Judge;
+use crate::primal::loss::with_smooth;
+use crate::primal::measure::Measure;
+use crate::primal::{flags::ClassWeights, problems};
 use crate::vector::Vector;
 use crate::{objective, validation};
+use adopt::Adopt;
 use clap::Args;
+use classes::Classes;
+use flexps_common::data::Wanted;
 use flexps_common::plan::{Flow, Plan, Threads};
 use flexps_common::{Error, Result};
 use join::Tables;
@@ -37,6 +48,8 @@ pub struct Sdca<'a> {
     pub loss: Kind,
     /// Workers; all slots if none.
     pub threads: Option<u32>,
+    /// What rows of a class count.
+    pub class_weight: Option<&'a ClassWeights>,
     /// Its own.
     pub flags: Flags,
 }
@@ -66,9 +79,9 @@ impl Sdca<'_> {
     pub fn plan(&self, plan: &mut Plan) -> Result<()> {
         let flags = self.common;
         self.check()?;
-        let inputs = flags.inputs(plan)?;
+        let inputs = flags.inputs_as(plan, Wanted::Classes)?;
         let (rows, input) = (inputs.rows, inputs.rows.input);
-        let weights = Vector::new(plan, "weights", false);
+        let weights = Vector::new(plan, "weights", flags.bias);
         let tables = Tables {
             ways: plan.table("ways", 1),
             terms: plan.table("terms", join::TERMS as u32),
@@ -82,11 +95,16 @@ impl Sdca<'_> {
         let stages =
             Stages { rows, weights: weights.features, tables, joins, seed: flags.seed, wide: flags.tolerance < WIDE };
         let (stop, lambda, kind) = (Stop::new(flags), flags.lambda, self.loss);
+        let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
+        let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
+        let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         let steps = &mut plan.body;
         steps.stage("measure", move |worker| rows::measure(worker, input)).threads(threads).input(input);
+        let begun = classes.clone();
         steps.decide(move |progress| {
-            objective::begin(progress, inputs.rows, lambda)?;
+            let facts = objective::begin(progress, inputs.rows, lambda)?;
+            begun.begin(progress, &facts)?;
             stop.begin(progress);
             let crowd = with_loss!(kind, L => crowd::steps_at_once::<L>(progress))?;
             progress.set("at_once", f64::from(u8::from(crowd)));
@@ -99,7 +117,10 @@ impl Sdca<'_> {
             })
             .threads(threads)
             .input(input);
-        steps.repeat(flags.epochs, |epoch| {
+        if let Some(model) = &flags.init_model {
+            adopt.plan(steps, model, kind, threads);
+        }
+        steps.repeat(problems::MOST, |epoch| {
             epoch.zero(tables.ways);
             epoch
                 .stage("ascent", move |worker| with_loss!(kind, L => stages.ascend::<L>(worker)))
@@ -107,20 +128,49 @@ impl Sdca<'_> {
                 .input(input);
             epoch.norm2(weights.features, "norm2");
             epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
+            let [certified, kept, next] = [classes.clone(), classes.clone(), classes.clone()];
             epoch
-                .stage("certificate", move |worker| with_loss!(kind, L => stages.certify::<L>(worker)))
+                .stage("certificate", move |worker| {
+                    certified.keep_bias(worker)?;
+                    with_loss!(kind, L => stages.certify::<L>(worker))
+                })
                 .threads(threads)
                 .input(input);
             if let Some(held_out) = inputs.validation {
                 validation::plan(epoch, "validation", held_out, weights);
             }
-            let has_validation = inputs.validation.is_some();
+            let (has_validation, behind) = (inputs.validation.is_some(), classes.clone());
             epoch.decide(move |progress| {
-                let held_out = has_validation.then(|| validation::loss(progress, "validation")).transpose()?;
-                if has_validation {
+                let two = has_validation && progress.scalar("classes", 1.0) <= 1.0;
+                let held_out = two.then(|| validation::loss(progress, "validation")).transpose()?;
+                if two {
                     validation::note(progress, "validation")?;
                 }
-                stop.after(progress, held_out)
+                let flow = stop.after(progress, held_out)?;
+                Ok(behind.certified(progress, flow))
+            });
+            // What follows is for several classes: of two the job has ended.
+            epoch.stage("keep", move |worker| kept.keep(worker));
+            if let Some(rows) = inputs.validation {
+                let judge = Judge { rows, point: weights.features, held_out: false, classes: true };
+                epoch
+                    .stage("class-validation", move |worker| match worker.scalar("keep", 0.0) > 0.0 {
+                        true => with_smooth!(kind, L => judge.run::<L>(worker)),
+                        false => Ok(()),
+                    })
+                    .input(rows.input);
+            }
+            epoch.decide(move |progress| {
+                if has_validation && progress.scalar("keep", 0.0) > 0.0 {
+                    let rows = progress.metric("class-validation", "rows")?;
+                    let right = progress.metric("class-validation", "right")? / rows;
+                    progress.set("validation_accuracy", right);
+                }
+                let flow = next.next(progress);
+                if progress.scalar("fresh", 0.0) > 0.0 {
+                    stop.begin(progress);
+                }
+                Ok(flow)
             });
         });
         flags.save(plan, inputs.rows, weights.tensors());
@@ -135,12 +185,6 @@ impl Sdca<'_> {
 
     /// What the flags ask for that this solver can't do.
     pub fn refused(flags: &Common) -> Option<&'static str> {
-        if flags.bias {
-            return Some("sdca learns no unpenalised intercept (--bias)");
-        }
-        if flags.init_model.is_some() {
-            return Some("sdca can't start from weights (--init-model): it moves dual variables");
-        }
         if flags.lambda == Some(0.0) {
             return Some("sdca needs a penalty: --lambda 0 leaves it no dual");
         }

@@ -1,5 +1,6 @@
-//! A worker's rows with what is kept of them from stage to stage: dual variables and squared norms as columns, and, on
-//! the worker's first block, how many rows each block has and for how many features its indices were checked.
+//! A worker's rows with what is kept of them from stage to stage: dual variables and squared norms as columns, targets
+//! where labels alone don't tell them, and, on the worker's first block, how many rows each block has and for how many
+//! features its indices were checked.
 //!
 //! Invariants: a block's columns are out of the slave's keeping only inside a stage; a block is given out only after it
 //! was found that all of its indices are below the number of features.
@@ -7,6 +8,8 @@
 use super::crowd::Crowd;
 use crate::logistic::needed_len;
 use crate::parts::Part;
+use crate::primal::measure::report_classes;
+use crate::primal::task::{Task, class_of};
 use flexps_common::data::Block;
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
@@ -16,6 +19,7 @@ use std::sync::Arc;
 const ROWS: &str = "rows";
 const DUAL: &str = "dual";
 const NORMS: &str = "norms";
+const TARGETS: &str = "targets";
 
 /// One block's columns.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub struct Held {
     pub dual: Vec<f32>,
     /// A row's squared norm; empty when all values are 1.
     pub norms: Vec<f32>,
+    /// What a row counts, with the sign of what it should score; empty where these are the labels.
+    pub targets: Vec<f32>,
 }
 
 /// A worker's rows.
@@ -35,17 +41,26 @@ pub struct Held {
 pub struct Own {
     input: Input,
     features: usize,
+    /// Where labels are not the targets.
+    task: Option<Task>,
     /// By place among the worker's blocks.
     pub blocks: Vec<Held>,
 }
 
 /// The stage function of the first pass, made while rows are still being read: measures them.
 pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
-    let (mut rows, mut first, mut crowd) = (Vec::new(), None, Crowd::default());
+    let (mut rows, mut first, mut crowd, mut classes) = (Vec::new(), None, Crowd::default(), Vec::<u64>::new());
     let mut pass = worker.pass(input);
     while let Some((at, block)) = pass.next(worker)? {
         first.get_or_insert(at);
         crowd.sample(&block);
+        for label in &block.labels {
+            let class = class_of(*label);
+            if classes.len() <= class {
+                classes.resize(class + 1, 0);
+            }
+            classes[class] += 1;
+        }
         rows.extend([block.rows() as u32, 0]);
         if block.values.is_some() {
             let norms = (0..block.rows()).map(|i| block.row(i).norm2() as f32).collect();
@@ -53,24 +68,34 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
         }
     }
     crowd.report(worker);
+    report_classes(worker, 0, &classes);
     first.map_or(Ok(()), |first| worker.put_column(input, first, ROWS, rows))
 }
 
 impl Own {
     /// Takes the columns of the worker's rows. `features` is the length of the slave's key map, or 0 where parts of the
-    /// rows have numbers of their own. The stage must have as many threads as that of [`measure`].
+    /// rows have numbers of their own. The stage must have as many threads as that of [`measure`]. Where the scalar `fresh`
+    /// says that a problem begins, what was kept of the one before is dropped.
     pub fn take(worker: &mut Worker<'_>, input: Input, features: usize) -> Result<Self> {
         let own = worker.own_blocks(input)?;
         let mut blocks = Vec::with_capacity(own.len());
-        let Some(first) = own.first().copied() else { return Ok(Self { input, features, blocks }) };
+        let task = Some(Task::of(worker)).filter(|task| !task.is_plain() || worker.scalar("bias_norm2", 0.0) > 0.0);
+        let Some(first) = own.first().copied() else { return Ok(Self { input, features, task, blocks }) };
+        let fresh = worker.scalar("fresh", 0.0) > 0.0;
         let rows: Vec<u32> = worker.take_column(input, first, ROWS, 2 * own.len())?;
         for (at, known) in own.into_iter().zip(rows.chunks_exact(2)) {
             let (rows, checked) = (known[0] as usize, known[1] == features as u32 && features > 0);
-            let dual = worker.take_column(input, at, DUAL, rows)?;
+            let mut dual: Vec<f32> = worker.take_column(input, at, DUAL, rows)?;
             let norms = worker.find_column(input, at, NORMS)?.unwrap_or_default();
-            blocks.push(Held { at, checked, dual, norms });
+            let mut targets = worker.find_column(input, at, TARGETS)?.unwrap_or_default();
+            if fresh {
+                let start = worker.scalar("start_scale", 0.0) as f32;
+                dual.iter_mut().for_each(|a| *a *= start);
+                targets.clear();
+            }
+            blocks.push(Held { at, checked, dual, norms, targets });
         }
-        Ok(Self { input, features, blocks })
+        Ok(Self { input, features, task, blocks })
     }
 
     /// Puts them back.
@@ -84,6 +109,9 @@ impl Own {
             worker.put_column(self.input, held.at, DUAL, held.dual)?;
             if !held.norms.is_empty() {
                 worker.put_column(self.input, held.at, NORMS, held.norms)?;
+            }
+            if !held.targets.is_empty() {
+                worker.put_column(self.input, held.at, TARGETS, held.targets)?;
             }
         }
         Ok(())
@@ -105,6 +133,22 @@ impl Own {
             return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
         }
         held.checked = true;
+        if let Some(task) = self.task.as_ref().filter(|_| held.targets.is_empty()) {
+            let target = |label: &f32| (task.target(*label) * task.weight(*label)) as f32;
+            held.targets = block.labels.iter().map(target).collect();
+        }
         Ok(block)
+    }
+
+    /// Sums of the dual variables, each times what its row counts, of negative and of positive rows; for problems with an
+    /// intercept, which hold targets.
+    pub fn sums(&self) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        for held in &self.blocks {
+            for (a, target) in held.dual.iter().zip(&held.targets) {
+                sums[usize::from(*target > 0.0)] += f64::from(target.abs()) * f64::from(*a);
+            }
+        }
+        sums
     }
 }

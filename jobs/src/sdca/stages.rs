@@ -5,9 +5,11 @@
 //! ```text
 //! P(w) - D(a) = (1/n) sum (f(m) + f*(-a) + a m) + lambda/2 |w - w(a)|^2
 //! ```
-//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps. Invariant: P(w) - P(optimum) is at
-//! most the gap, since D never exceeds the optimum's P.
+//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps. A row of weight c has c times the
+//! loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
+//! at most the gap, since D never exceeds the optimum's P.
 
+use super::bias;
 use super::fast::{Work, widest};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
@@ -47,6 +49,8 @@ struct Sums {
     loss: f64,
     gap: f64,
     right: u64,
+    /// What the intercept's part of the certificate needs: by how much dual variables were lowered, times the rows' norms.
+    lowered: f64,
 }
 
 impl Sums {
@@ -54,6 +58,7 @@ impl Sums {
         self.loss += other.loss;
         self.gap += other.gap;
         self.right += other.right;
+        self.lowered += other.lowered;
     }
 }
 
@@ -61,6 +66,10 @@ impl Sums {
 struct Judge<'a, L> {
     margins: &'a [f64],
     dual: &'a [f32],
+    /// What rows count, with the sign of what they should score.
+    targets: &'a [f32],
+    /// What the dual variables of negative and of positive rows are multiplied by.
+    by: [f64; 2],
     loss: PhantomData<L>,
 }
 
@@ -72,39 +81,42 @@ impl<L: Loss> Work for Judge<'_, L> {
         const LANES: usize = 8;
         let (mut loss, mut gap, mut right) = ([0.0; LANES], [0.0; LANES], [0u64; LANES]);
         let (margins, dual) = (self.margins.chunks_exact(LANES), self.dual.chunks_exact(LANES));
-        let rest = margins.remainder().iter().zip(dual.remainder());
-        for (margins, dual) in margins.zip(dual) {
+        let targets = self.targets.chunks_exact(LANES);
+        let rest = margins.remainder().iter().zip(dual.remainder()).zip(targets.remainder());
+        let mut add = |lane: usize, m: f64, a: f32, target: f32| {
+            let a = f64::from(a) * if target > 0.0 { self.by[1] } else { self.by[0] };
+            let (here, counts) = (L::loss(m), f64::from(target.abs()));
+            loss[lane] += counts * here;
+            gap[lane] += counts * (here + L::conjugate(a) + a * m);
+            right[lane] += u64::from(m > 0.0);
+        };
+        for ((margins, dual), targets) in margins.zip(dual).zip(targets) {
             for lane in 0..LANES {
-                let (m, a) = (margins[lane], f64::from(dual[lane]));
-                let here = L::loss(m);
-                loss[lane] += here;
-                gap[lane] += here + L::conjugate(a) + a * m;
-                right[lane] += u64::from(m > 0.0);
+                add(lane, margins[lane], dual[lane], targets[lane]);
             }
         }
-        for (m, a) in rest {
-            let (here, a) = (L::loss(*m), f64::from(*a));
-            loss[0] += here;
-            gap[0] += here + L::conjugate(a) + a * m;
-            right[0] += u64::from(*m > 0.0);
+        for ((m, a), target) in rest {
+            add(0, *m, *a, *target);
         }
-        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum() }
+        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), lowered: 0.0 }
     }
 }
 
 impl Stages {
     /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met, `visited_loss`, the losses of
-    /// `sampled` rows then, and `scale`, the least length of a join.
+    /// `sampled` rows then, and `scale`, the least length of a join; with an intercept also `negative` and `positive`, the
+    /// sums of dual variables by the sign of their rows.
     pub fn ascend<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let mut parts = Parts::new(worker, self.rows)?;
         let met = match parts.whole(worker)? {
             Some(part) => self.ascend_whole::<L>(worker, &part)?,
             None => {
                 let mut own = Own::take(worker, self.rows.input, 0)?;
-                let mut met = Met::default();
+                let (mut met, mut bias) = (Met::default(), worker.scalar("bias", 0.0) as f32);
                 while let Some(part) = parts.next(worker)? {
-                    met.add(&self.ascend_part::<L>(worker, &mut own, &part)?);
+                    met.add(&self.ascend_part::<L>(worker, &mut own, &mut bias, &part)?);
                 }
+                bias::report(worker, &own);
                 own.put(worker)?;
                 met
             }
@@ -119,7 +131,11 @@ impl Stages {
     fn scale(worker: &Worker<'_>, sigma: f64) -> Scale {
         let (lambda, all_rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
         let weight = (sigma / (lambda * all_rows)) as f32;
-        Scale { weights: weight, at_once: worker.scalar("at_once", 0.0) > 0.0 }
+        Scale {
+            weights: weight,
+            bias: worker.scalar("bias_norm2", 0.0) as f32,
+            at_once: worker.scalar("at_once", 0.0) > 0.0,
+        }
     }
 
     /// An epoch over all of the worker's rows, with joins.
@@ -133,7 +149,7 @@ impl Stages {
         let usual = 1.0 + OVERLAP * (worker.place.threads - 1) as f64;
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
-        let mut visit = Visit::new(worker, part, self.seed);
+        let mut visit = Visit::new(worker, part, self.seed, worker.scalar("bias", 0.0) as f32);
         let first = worker.place.epoch as u32 * self.joins;
         let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
         if alone {
@@ -143,12 +159,13 @@ impl Stages {
             for join in 1..=self.joins as usize {
                 let goal = rows * join / self.joins as usize;
                 visit.go::<L>(worker, &mut own, &mut weights, scale, goal, Some(&mut trail))?;
-                least = least.min(joins.join::<L>(worker, &mut own, &mut weights, &mut trail)?);
+                least = least.min(joins.join::<L>(worker, &mut own, (&mut weights, &mut visit.bias), &mut trail)?);
             }
             worker.report("scale", Metric::Min(least));
         }
         joins.push(worker, self.weights, &weights)?;
         let met = visit.met;
+        bias::report(worker, &own);
         own.put(worker)?;
         Ok(met)
     }
@@ -156,14 +173,15 @@ impl Stages {
     /// A round over one of several parts of the worker's rows, while each other worker goes over one of its own. With
     /// sigma' = K for K workers their ways may be added as they are (CoCoA+, Lemma 3), so nothing is kept but the part's
     /// weights.
-    fn ascend_part<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, part: &Part) -> Result<Met> {
+    fn ascend_part<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, bias: &mut f32, part: &Part) -> Result<Met> {
         let sigma = worker.scalar("overlap", worker.place.threads as f64);
         let scale = Self::scale(worker, sigma);
         let mut start = Vec::new();
         worker.get_mapped(self.weights, &part.map, &mut start)?;
         let mut weights = start.clone();
-        let mut visit = Visit::new(worker, part, self.seed);
+        let mut visit = Visit::new(worker, part, self.seed, *bias);
         visit.go::<L>(worker, own, &mut weights, scale, usize::MAX, None)?;
+        *bias = visit.bias;
         let by = 1.0 / sigma as f32;
         weights.iter_mut().zip(&start).for_each(|(way, start)| *way = (*way - start) * by);
         worker.add_mapped(self.weights, &part.map, &weights)?;
@@ -171,7 +189,8 @@ impl Stages {
         Ok(visit.met)
     }
 
-    /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right` and `rows`, summed over rows.
+    /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right`, `lowered` and `rows`, summed over
+    /// rows.
     pub fn certify<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
         if worker.scalar("judge", 0.0) == 0.0 {
             return Ok(());
@@ -183,9 +202,10 @@ impl Stages {
         while let Some(part) = parts.next(worker)? {
             self.judge::<L>(worker, &mut own, &part, &mut sums)?;
         }
-        let Sums { loss, gap, right } = sums;
+        let Sums { loss, gap, right, lowered } = sums;
         worker.report("loss", Metric::Sum(loss));
         worker.report("gap", Metric::Sum(gap));
+        worker.report("lowered", Metric::Sum(lowered));
         worker.report("right", Metric::Count(right));
         worker.report("rows", Metric::Count(own.rows() as u64));
         own.put(worker)
@@ -195,10 +215,14 @@ impl Stages {
     fn judge<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, part: &Part, sums: &mut Sums) -> Result<()> {
         let (mut weights, mut margins) = (Vec::new(), Vec::new());
         worker.get_mapped(self.weights, &part.map, &mut weights)?;
+        let bias = worker.scalar("bias", 0.0);
+        let by = ["negative_by", "positive_by"].map(|name| worker.scalar(name, 1.0));
         for i in part.start..part.start + part.blocks() {
             let block = own.block(worker, part, i)?;
+            let held = &own.blocks[i];
+            let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
             margins.clear();
-            for row in 0..block.rows() {
+            for (row, target) in targets.iter().enumerate() {
                 let row = block.row(row);
                 // SAFETY: `Own::block` checked the indices.
                 let score = unsafe {
@@ -208,10 +232,12 @@ impl Stages {
                         f64::from(dot_unchecked(&row, &weights))
                     }
                 };
-                margins.push(f64::from(row.label) * score);
+                margins.push(f64::from(target.signum()) * (score + bias));
             }
-            let judged = widest(Judge::<L> { margins: &margins, dual: &own.blocks[i].dual, loss: PhantomData });
-            sums.add(&judged);
+            sums.add(&widest(Judge::<L> { margins: &margins, dual: &held.dual, targets, by, loss: PhantomData }));
+            if by != [1.0; 2] {
+                sums.lowered += bias::lowered(held, targets, &block, by);
+            }
         }
         Ok(())
     }

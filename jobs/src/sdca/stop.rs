@@ -4,6 +4,7 @@
 //! by about the factor by which that sum falls from epoch to epoch. Invariant: training never ends on an estimate, and
 //! always with a certificate.
 
+use super::bias;
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
@@ -31,9 +32,16 @@ impl Stop {
         Self { rules: Rules::new(flags), epochs: flags.epochs }
     }
 
-    /// Before the first epoch.
+    /// Before the first epoch of a problem.
     pub fn begin(&self, progress: &mut Progress) {
         progress.set("visited_gap", f64::INFINITY);
+        progress.set("gap_correction", 1.0);
+        progress.set("judge_by", FIRST);
+    }
+
+    /// Epochs of the problem, with the one that is ending.
+    fn ended(progress: &Progress) -> u64 {
+        progress.epoch + 1 - progress.scalar("first_epoch", 0.0) as u64
     }
 
     fn late(&self, progress: &Progress) -> Option<String> {
@@ -43,6 +51,8 @@ impl Stop {
 
     /// Behind the ascent: sets the scalar `judge`.
     pub fn before(&self, progress: &mut Progress) -> Result<()> {
+        progress.set("fresh", 0.0);
+        bias::before(progress)?;
         let rows = progress.scalar("rows", 1.0);
         let met = progress.metric("ascent", "visited_gap")? / rows;
         if !met.is_finite() {
@@ -63,9 +73,9 @@ impl Stop {
         let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);
         let objective = loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0);
         let hopeful = left <= HOPE * self.rules.tolerance * objective;
-        let ended = (progress.epoch + 1) as f64;
-        let due = ended >= progress.scalar("judge_by", FIRST);
-        let last = progress.epoch + 1 >= self.epochs || self.late(progress).is_some();
+        let ended = Self::ended(progress);
+        let due = ended as f64 >= progress.scalar("judge_by", FIRST);
+        let last = ended >= self.epochs || self.late(progress).is_some();
         progress.set("judge", f64::from(u8::from(hopeful || due || last || self.rules.patience.is_some())));
         Ok(())
     }
@@ -75,9 +85,15 @@ impl Stop {
         if progress.scalar("judge", 0.0) == 0.0 {
             return Ok(Flow::Next);
         }
-        progress.set("judge_by", ((progress.epoch + 1) as f64 * LATER).max(FIRST));
+        progress.set("judge_by", (Self::ended(progress) as f64 * LATER).max(FIRST));
         let objective = objective::after(progress, "certificate")?;
         let gap = progress.metric("certificate", "gap")?.max(0.0) / progress.scalar("rows", 1.0);
+        let estimated = progress.scalar("estimated_gap", 0.0);
+        if estimated > 0.0 {
+            let correction = progress.scalar("gap_correction", 1.0);
+            progress.set("gap_correction", (correction * gap / estimated).clamp(0.05, 20.0));
+        }
+        let gap = gap + bias::gap(progress)?;
         if !objective.is_finite() || !gap.is_finite() {
             return Err(Error::data("the objective is no number; scale the features"));
         }
@@ -86,11 +102,6 @@ impl Stop {
         progress.set("objective", objective);
         progress.set("gap", relative);
         progress.epoch_metrics.insert("gap".to_owned(), relative);
-        let estimated = progress.scalar("estimated_gap", 0.0);
-        if estimated > 0.0 {
-            let correction = progress.scalar("gap_correction", 1.0);
-            progress.set("gap_correction", (correction * gap / estimated).clamp(0.05, 20.0));
-        }
         let right = progress.metric("certificate", "right")? / progress.metric("certificate", "rows")?;
         progress.set("training_accuracy", right);
         if relative <= self.rules.tolerance {
@@ -99,6 +110,13 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
-        Ok(self.late(progress).map_or(Flow::Next, Flow::Stop))
+        if Self::ended(progress) >= self.epochs {
+            return Ok(Flow::Stop(format!("{} epochs were made", self.epochs)));
+        }
+        if let Some(why) = self.late(progress) {
+            return Ok(Flow::Stop(why));
+        }
+        bias::after(progress);
+        Ok(Flow::Next)
     }
 }

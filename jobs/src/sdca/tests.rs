@@ -43,11 +43,16 @@ fn slope(kind: Kind, a: f64) -> f64 {
     }
 }
 
+/// Label, what the row counts, non-zeros.
+type Row = (f64, f64, Vec<(usize, f64)>);
+
 struct Problem {
     kind: Kind,
     lambda: f64,
     features: usize,
-    rows: Vec<(f64, Vec<(usize, f64)>)>,
+    /// An intercept that is fixed.
+    offset: f64,
+    rows: Vec<Row>,
 }
 
 impl Problem {
@@ -56,10 +61,10 @@ impl Problem {
         for row in blocks.iter().flat_map(|b| (0..b.rows()).map(|i| b.row(i))) {
             let value = |at: usize| row.values.map_or(1.0, |v| f64::from(v[at]));
             let entries = row.indices.iter().enumerate().map(|(at, k)| (*k as usize, value(at))).collect();
-            rows.push((f64::from(row.label), entries));
+            rows.push((f64::from(row.label), 1.0, entries));
         }
         let features = flexps_common::host::facts(blocks, 0).features as usize;
-        Self { kind, lambda: lambda.unwrap_or(1.0 / rows.len() as f64), features, rows }
+        Self { kind, lambda: lambda.unwrap_or(1.0 / rows.len() as f64), features, offset: 0.0, rows }
     }
 
     fn dot(w: &[f64], row: &[(usize, f64)]) -> f64 {
@@ -67,7 +72,8 @@ impl Problem {
     }
 
     fn primal(&self, w: &[f64]) -> f64 {
-        let losses: f64 = self.rows.iter().map(|(y, row)| loss(self.kind, y * Self::dot(w, row))).sum();
+        let of_row = |(y, counts, row): &Row| counts * loss(self.kind, y * (Self::dot(w, row) + self.offset));
+        let losses: f64 = self.rows.iter().map(of_row).sum();
         losses / self.rows.len() as f64 + self.lambda / 2.0 * w.iter().map(|w| w * w).sum::<f64>()
     }
 
@@ -81,9 +87,9 @@ impl Problem {
             // In the same order again and again it would stall.
             order.shuffle(&mut rng);
             for i in order.iter().copied() {
-                let (y, row) = &self.rows[i];
-                let m = y * Self::dot(&w, row);
-                let q = row.iter().map(|(_, v)| v * v).sum::<f64>() / (self.lambda * n);
+                let (y, counts, row) = &self.rows[i];
+                let m = y * (Self::dot(&w, row) + self.offset);
+                let q = counts * row.iter().map(|(_, v)| v * v).sum::<f64>() / (self.lambda * n);
                 let (mut low, mut high) = match self.kind {
                     Kind::Logistic | Kind::Hinge => (0.0, 1.0),
                     Kind::SquaredHinge => (0.0, 1e4),
@@ -96,10 +102,13 @@ impl Problem {
                 }
                 let change = (low + high) / 2.0 - a[i];
                 a[i] += change;
-                row.iter().for_each(|(k, v)| w[*k] += change * y * v / (self.lambda * n));
+                row.iter().for_each(|(k, v)| w[*k] += counts * change * y * v / (self.lambda * n));
             }
             if sweep % 20 == 19 {
-                let conjugates: f64 = a.iter().map(|a| conjugate(self.kind, *a)).sum();
+                let of_row = |(a, (y, counts, _)): (&f64, &(f64, f64, _))| {
+                    counts * (conjugate(self.kind, *a) + a * y * self.offset)
+                };
+                let conjugates: f64 = a.iter().zip(&self.rows).map(of_row).sum();
                 let dual = -conjugates / n - self.lambda / 2.0 * w.iter().map(|w| w * w).sum::<f64>();
                 if dual - best < 1e-10 * dual.abs() {
                     return dual;
@@ -124,6 +133,8 @@ fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
         Kind::Squared => Box::new(svm(SvmLoss::Squared)),
     }
 }
+
+mod variants;
 
 const ALL: [Kind; 4] = [Kind::Logistic, Kind::Hinge, Kind::SquaredHinge, Kind::Squared];
 
@@ -241,8 +252,7 @@ fn the_same_plan_gives_the_same_bits() {
 fn strange_rows_give_finite_models_or_a_clear_error() {
     use fixtures::block;
     let sets = [
-        // One label; values far apart; the same row with both labels; empty rows.
-        block(&[1.0, 1.0, 1.0], &[&[(0, 1.0)], &[(1, 2.0)], &[(0, 0.5)]]),
+        // Values far apart; the same row with both labels; empty rows.
         block(&[1.0, -1.0, 1.0], &[&[(0, 1e30)], &[(0, 1e30), (1, 1e-30)], &[(1, 1.0)]]),
         block(&[1.0, -1.0, 1.0, -1.0], &[&[(0, 1.0)], &[(0, 1.0)], &[(1, 3.0)], &[(1, 3.0)]]),
         block(&[1.0, -1.0], &[&[], &[]]),
@@ -257,17 +267,16 @@ fn strange_rows_give_finite_models_or_a_clear_error() {
             }
         }
     }
+    let one_label = block(&[1.0, 1.0, 1.0], &[&[(0, 1.0)], &[(1, 2.0)], &[(0, 0.5)]]);
+    let plan = job(Kind::Hinge, 1e-3)(Flags::default(), None).plan().unwrap();
+    let error = Host::new().rows(vec![one_label]).run(&plan).err().unwrap();
+    assert!(error.message.contains("no row has the label -1"), "{}", error.message);
 }
 
 #[test]
 fn what_it_cannot_do_is_refused_in_words() {
     let base = Common { input: vec![path("rows")], ..Common::default() };
-    for common in [
-        Common { bias: true, ..base.clone() },
-        Common { lambda: Some(0.0), ..base.clone() },
-        Common { init_model: Some(path("m")), ..base.clone() },
-        Common { consistency: Model::Asp, ..base.clone() },
-    ] {
+    for common in [Common { lambda: Some(0.0), ..base.clone() }, Common { consistency: Model::Asp, ..base.clone() }] {
         let lr = |solver| Lr { common: common.clone(), solver, batch: 100, ..Lr::default() };
         let error = DynJob::plan(&lr(Solver::Sdca)).err().unwrap();
         assert!(error.message.contains("sdca"), "{}", error.message);

@@ -51,6 +51,8 @@ pub struct Visit<'a> {
     groups: Vec<Group>,
     next: usize,
     visited: usize,
+    /// The intercept, which steps move as they go; stays 0 without one.
+    pub bias: f32,
     /// What the rows showed, each when it was visited.
     pub met: Met,
 }
@@ -81,19 +83,21 @@ pub struct Scale {
     /// sigma' / (lambda n): what a dual variable's change is multiplied by in the weights, and a squared norm in the
     /// curvature.
     pub weights: f32,
+    /// The square of the value that the intercept's feature has in all rows; 0 without an intercept.
+    pub bias: f32,
     /// Whether a few rows' steps are taken at once.
     pub at_once: bool,
 }
 
 impl<'a> Visit<'a> {
     /// The order of a part's rows that `seed` makes for this worker and epoch.
-    pub fn new(worker: &Worker<'_>, part: &'a Part, seed: u64) -> Self {
+    pub fn new(worker: &Worker<'_>, part: &'a Part, seed: u64, bias: f32) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(order::stream(worker, part.number));
         let mut blocks: Vec<_> = (part.start..part.start + part.blocks()).collect();
         blocks.shuffle(&mut rng);
         let (window, groups) = Default::default();
-        Self { part, rng, blocks, window, groups, next: 0, visited: 0, met: Met::default() }
+        Self { part, rng, blocks, window, groups, next: 0, visited: 0, bias, met: Met::default() }
     }
 
     /// Loads the next window; false when there is none.
@@ -140,9 +144,13 @@ impl<'a> Visit<'a> {
             }
             self.visited += rows.len();
             let (end, dual, norms) = (block.offsets[rows.end] as usize, &mut held.dual[..], &held.norms[..]);
+            let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
+            let bias = self.bias;
             // `Own::block` checked the indices.
-            let met = widest(Steps::<L> { block, rows, end, dual, norms, weights, scale, loss: PhantomData });
+            let steps = Steps::<L> { block, targets, rows, end, dual, norms, weights, bias, scale, loss: PhantomData };
+            let (met, bias) = widest(steps);
             self.met.add(&met);
+            self.bias = bias;
         }
         Ok(())
     }
@@ -157,9 +165,10 @@ impl<'a> Visit<'a> {
         };
         if let Some((i, block, from, to)) = group(2) {
             prefetch_all(&block.offsets[from..=to]);
-            prefetch_all(&block.labels[from..to]);
-            prefetch_all(&own.blocks[i].dual[from..to]);
-            if let Some(norms) = own.blocks[i].norms.get(from..to) {
+            let held = &own.blocks[i];
+            prefetch_all(held.targets.get(from..to).unwrap_or(&block.labels[from..to]));
+            prefetch_all(&held.dual[from..to]);
+            if let Some(norms) = held.norms.get(from..to) {
                 prefetch_all(norms);
             }
         }
@@ -191,22 +200,26 @@ pub const LANES: usize = 8;
 /// Invariant: all of the block's indices are below `weights.len()`.
 struct Steps<'a, L> {
     block: &'a Block,
+    /// By row: what it counts, with the sign of what it should score.
+    targets: &'a [f32],
     rows: Range<usize>,
     /// Behind the last row's non-zeros.
     end: usize,
     dual: &'a mut [f32],
     norms: &'a [f32],
     weights: &'a mut [f32],
+    bias: f32,
     scale: Scale,
     loss: PhantomData<L>,
 }
 
 impl<L: Loss> Work for Steps<'_, L> {
-    type Output = Met;
+    /// What the rows showed, and the intercept behind them.
+    type Output = (Met, f32);
 
     /// A step on each of the rows.
     #[inline(always)]
-    fn run(self) -> Met {
+    fn run(self) -> (Met, f32) {
         let far = self.weights.len() > NEAR && self.end - self.block.offsets[self.rows.start] as usize > LONG;
         match (&self.block.values, far) {
             // SAFETY: a place among the block's non-zeros is one among its values.
@@ -221,18 +234,19 @@ impl<L: Loss> Work for Steps<'_, L> {
 
 impl<L: Loss> Steps<'_, L> {
     #[inline(always)]
-    fn all<const FAR: bool>(self, value: impl Fn(usize) -> f32 + Copy) -> Met {
-        if self.scale.at_once { self.at_once::<FAR>(value) } else { self.one_by_one::<FAR>(value) }
+    fn all<const FAR: bool>(mut self, value: impl Fn(usize) -> f32 + Copy) -> (Met, f32) {
+        let met = if self.scale.at_once { self.at_once::<FAR>(value) } else { self.one_by_one::<FAR>(value) };
+        (met, self.bias)
     }
 
     #[inline(always)]
-    fn one_by_one<const FAR: bool>(mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
+    fn one_by_one<const FAR: bool>(&mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
         let (mut gaps, mut sample) = (0.0f32, 0.0);
         for i in self.rows.clone() {
             let (margin, q) = (self.margin::<FAR>(i, value), self.curvature(i));
             sample = margin;
             let before = self.dual[i];
-            gaps += L::gap(before, margin);
+            gaps += self.targets[i].abs() * L::gap(before, margin);
             let after = if q > 1.0 { L::step(before, margin, q) } else { L::short_step(before, margin, q) };
             self.dual[i] = after;
             self.scatter(i, after - before, value);
@@ -243,7 +257,7 @@ impl<L: Loss> Steps<'_, L> {
     /// All margins of a few rows, then all steps, then all updates: the rows don't wait for one another, and their steps
     /// share the vector units.
     #[inline(always)]
-    fn at_once<const FAR: bool>(mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
+    fn at_once<const FAR: bool>(&mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
         let (mut gaps, mut sample) = (0.0f32, 0.0);
         let Range { start, end } = self.rows.clone();
         for first in (start..end).step_by(LANES) {
@@ -262,7 +276,7 @@ impl<L: Loss> Steps<'_, L> {
             }
             for (lane, i) in rows.enumerate() {
                 self.dual[i] = after[lane];
-                gaps += met[lane];
+                gaps += self.targets[i].abs() * met[lane];
                 self.scatter(i, after[lane] - before[lane], value);
             }
         }
@@ -272,7 +286,8 @@ impl<L: Loss> Steps<'_, L> {
     #[inline(always)]
     fn curvature(&self, i: usize) -> f32 {
         let ones = (self.block.offsets[i + 1] - self.block.offsets[i]) as f32;
-        self.scale.weights * self.norms.get(i).copied().unwrap_or(ones)
+        let norm2 = self.norms.get(i).copied().unwrap_or(ones) + self.scale.bias;
+        self.scale.weights * self.targets[i].abs() * norm2
     }
 
     /// The margin of row `i`.
@@ -302,16 +317,17 @@ impl<L: Loss> Steps<'_, L> {
             sums[0] += term(at);
             at += 1;
         }
-        self.block.labels[i] * ((sums[0] + sums[1]) + (sums[2] + sums[3]))
+        ((sums[0] + sums[1]) + (sums[2] + sums[3]) + self.bias) * self.targets[i].signum()
     }
 
     /// Adds what `change` of the dual variable of row `i` adds to the weights.
     #[inline(always)]
     fn scatter(&mut self, i: usize, change: f32, value: impl Fn(usize) -> f32 + Copy) {
-        let by = self.scale.weights * change * self.block.labels[i];
+        let by = self.scale.weights * change * self.targets[i];
         if by == 0.0 {
             return;
         }
+        self.bias += by * self.scale.bias;
         for at in self.block.offsets[i] as usize..self.block.offsets[i + 1] as usize {
             // SAFETY: as in `margin`.
             unsafe {
