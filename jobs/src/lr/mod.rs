@@ -223,8 +223,9 @@ impl Lr {
                 .threads(threads)
                 .consistency(consistency)
                 .input(rows.input);
-            let judge = move |worker: &mut Worker<'_>| validation::judge(worker, rows, weights, Judged::default());
-            weights.only_read(epoch.stage("objective", judge)).threads(threads).input(rows.input);
+            let stage =
+                epoch.stage("objective", move |worker| validation::judge(worker, rows, weights, Judged::default()));
+            weights.only_read(stage).threads(threads).input(rows.input);
             if let Some(held_out) = held_out {
                 validation::plan(epoch, "validation", held_out, weights);
             }
