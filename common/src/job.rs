@@ -85,8 +85,14 @@ impl Kind {
         let flags = params.iter().flat_map(|(name, value)| flag(name, value));
         let command = (self.augment)(Command::new(self.name).no_binary_name(true));
         let made = command.try_get_matches_from(flags).map_err(|e| {
+            // The first line says what is wrong, a tip what was meant.
             let text = e.to_string();
-            Error::user(text.trim_start_matches("error: ").lines().next().unwrap_or_default())
+            let mut lines = text.trim_start_matches("error: ").lines();
+            let what = lines.next().unwrap_or_default();
+            match lines.find_map(|line| line.trim().strip_prefix("tip: ")) {
+                Some(tip) => Error::user(format!("{what}; {tip}")),
+                None => Error::user(format!("{what}; `flexps run {} --help` lists what there is", self.name)),
+            }
         });
         made.and_then(|matches| (self.from_matches)(&matches)).map_err(|e| e.context(self.name))
     }

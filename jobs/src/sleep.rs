@@ -1,7 +1,7 @@
 //! Stages that only sleep: for trying out scheduling, where what matters is who gets how many slots for how long.
 //!
-//! Invariant: a stage on p threads takes `work/p + cost p + fixed` seconds on each of them, and ends early only when it is
-//! cancelled.
+//! Invariant: a stage on p threads takes `work/p + cost p + fixed` seconds on each of them, or so many times that as it is told
+//! for a round, and ends early only when it is cancelled.
 
 use flexps_common::job::Job;
 use flexps_common::plan::{Plan, Threads};
@@ -17,8 +17,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// See the module.
 #[derive(Debug, Clone, Serialize, Deserialize, clap::Args)]
 pub struct Sleep {
-    /// A stage of a round, NAME:THREADS:WORK, then :COST and :FIXED, e.g. wide:all:8 or narrow:2:1. THREADS is a number, `all` or
-    /// `N/slave`. On p threads it takes WORK/p + COST p + FIXED seconds. May be given again
+    /// A stage of a round, NAME:THREADS:WORK, then :COST and :FIXED, e.g. wide:all:8 or narrow:2:1. THREADS is a number, a
+    /// range as 4..16, `all` or `N/slave`. On p threads it takes WORK/p + COST p + FIXED seconds. May be given again
     #[arg(long = "stage", required = true, value_name = "STAGE")]
     pub stages: Vec<Nap>,
     /// Rounds
@@ -39,6 +39,9 @@ pub struct Nap {
     pub cost: f64,
     /// Seconds.
     pub fixed: f64,
+    /// By round, how many times as long it takes; those that are not named take once as long.
+    #[serde(default)]
+    pub factors: Vec<f64>,
 }
 
 impl FromStr for Nap {
@@ -60,13 +63,22 @@ impl FromStr for Nap {
         let threads = match threads.strip_suffix("/slave") {
             Some(n) => Threads::PerSlave(count(n)?),
             None if threads == "all" => Threads::All,
+            None if threads.contains("..") => {
+                let (least, most) = threads.split_once("..").ok_or_else(mistake)?;
+                let (least, most) = (count(least)?, count(most)?);
+                if least > most {
+                    return Err(mistake());
+                }
+                Threads::Range(least, most)
+            }
             None => Threads::Count(count(threads)?),
         };
         if name.is_empty() || rest.len() > 2 {
             return Err(mistake());
         }
         let further = |i: usize| rest.get(i).map_or(Ok(0.0), |text| number(text));
-        Ok(Self { name: name.to_owned(), threads, work: number(work)?, cost: further(0)?, fixed: further(1)? })
+        let (name, factors) = (name.to_owned(), Vec::new());
+        Ok(Self { name, threads, work: number(work)?, cost: further(0)?, fixed: further(1)?, factors })
     }
 }
 
@@ -88,7 +100,8 @@ impl Job for Sleep {
 impl Nap {
     fn sleep(&self, worker: &mut Worker<'_>) -> Result<()> {
         let p = worker.place.threads as f64;
-        let seconds = self.work / p + self.cost * p + self.fixed;
+        let factor = self.factors.get(worker.place.epoch as usize).copied().unwrap_or(1.0);
+        let seconds = factor * (self.work / p + self.cost * p + self.fixed);
         let until = Instant::now() + Duration::try_from_secs_f64(seconds).map_err(Error::user)?;
         loop {
             worker.check()?;
@@ -108,11 +121,26 @@ mod tests {
     #[test]
     fn a_stage_is_given_by_name_threads_and_seconds() {
         let nap = |text: &str| text.parse::<Nap>().unwrap();
-        let wide = Nap { name: "wide".into(), threads: Threads::All, work: 8.0, cost: 0.0, fixed: 0.0 };
+        let (name, factors) = ("wide".to_owned(), Vec::new());
+        let wide = Nap { name, threads: Threads::All, work: 8.0, cost: 0.0, fixed: 0.0, factors };
         assert_eq!(nap("wide:all:8"), wide);
-        let narrow = Nap { name: "n".into(), threads: Threads::PerSlave(2), work: 0.5, cost: 0.01, fixed: 1.0 };
-        assert_eq!(nap("n:2/slave:.5:0.01:1"), narrow);
-        for bad in ["", "a", "a:1", ":1:1", "a:0:1", "a:x:1", "a:1:-1", "a:1:nan", "a:1:1:1:1:1", "a:0/slave:1"] {
+        let narrow = Nap { threads: Threads::PerSlave(2), work: 0.5, cost: 0.01, fixed: 1.0, ..wide };
+        assert_eq!(nap("wide:2/slave:.5:0.01:1"), narrow);
+        assert_eq!(nap("n:4..16:1").threads, Threads::Range(4, 16));
+        for bad in [
+            "",
+            "a",
+            "a:1",
+            ":1:1",
+            "a:0:1",
+            "a:x:1",
+            "a:1:-1",
+            "a:1:nan",
+            "a:1:1:1:1:1",
+            "a:4..:1",
+            "a:4..2:1",
+            "a:0/slave:1",
+        ] {
             assert!(bad.parse::<Nap>().is_err_and(|e| e.message.contains("NAME:THREADS:WORK")), "{bad}");
         }
     }

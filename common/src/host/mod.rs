@@ -144,7 +144,7 @@ impl Host {
         let wanted = match threads {
             Threads::All => slots,
             Threads::PerSlave(n) => n as usize * self.slaves,
-            Threads::Count(n) | Threads::OneSlave(n) => n as usize,
+            Threads::Count(n) | Threads::OneSlave(n) | Threads::Range(_, n) => n as usize,
         };
         let one = matches!(threads, Threads::OneSlave(_));
         let most = if one { self.slots } else { slots };

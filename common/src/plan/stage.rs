@@ -18,6 +18,9 @@ pub enum Threads {
     PerSlave(u32),
     /// So many on one slave.
     OneSlave(u32),
+    /// Over all slaves, at least the first, and up to the second where slots are free when it starts; of a stage with an
+    /// input the first.
+    Range(u32, u32),
 }
 
 /// The function that a stage's workers run.

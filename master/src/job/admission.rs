@@ -30,6 +30,8 @@ pub fn want(stage: &StageSpec) -> Want {
         Threads::All => Want::All,
         Threads::PerSlave(n) => Want::PerSlave(n),
         Threads::OneSlave(n) => Want::OneSlave(n),
+        Threads::Range(least, most) if stage.input.is_none() => Want::Range { least, most },
+        Threads::Range(threads, _) => Want::Spread { threads, each: 1 },
         Threads::Count(threads) => Want::Spread { threads, each: u32::from(stage.input.is_some()) },
     }
 }
@@ -37,7 +39,10 @@ pub fn want(stage: &StageSpec) -> Want {
 /// Stages that ask for no thread at all are refused whatever the cluster is.
 pub fn check(plan: &Plan) -> Result<()> {
     for stage in plan.stages() {
-        if matches!(stage.threads, Threads::Count(0) | Threads::PerSlave(0) | Threads::OneSlave(0)) {
+        if matches!(
+            stage.threads,
+            Threads::Count(0) | Threads::PerSlave(0) | Threads::OneSlave(0) | Threads::Range(0, _)
+        ) {
             return Err(Error::user(format!("stage {} asks for 0 threads; give at least 1", stage.name)));
         }
     }
@@ -67,9 +72,16 @@ pub fn choose(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
             )));
         }
     }
-    let count = |s: &&StageSpec| if let Threads::Count(n) = s.threads { Some(n as usize) } else { None };
-    // A stage on one slave needs no second one, but needs one that is large enough.
-    let slaves = |s: &&StageSpec| if one_slave(s).is_some() { 1 } else { count(s).unwrap_or(usize::MAX) };
+    let count = |s: &&StageSpec| match s.threads {
+        Threads::Count(n) | Threads::Range(n, _) => Some(n as usize),
+        _ => None,
+    };
+    let slaves = |s: &&StageSpec| match s.threads {
+        // It needs no second one, but needs one that is large enough.
+        Threads::OneSlave(_) => 1,
+        Threads::Range(_, most) if s.input.is_none() => most as usize,
+        _ => count(s).unwrap_or(usize::MAX),
+    };
     let widest = stages.iter().map(slaves).max().unwrap_or(1);
     let narrowest =
         stages.iter().filter(|s| s.input.is_some()).filter_map(|s| Some((count(s)?, s.name.as_str()))).min();

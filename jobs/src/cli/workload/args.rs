@@ -85,6 +85,9 @@ pub struct RunArgs {
     /// Divide all times of the file by this
     #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = speed)]
     pub speed: f64,
+    /// Seed of jitter, stragglers and failures of jobs that are only models
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
     /// What to compare.
     #[command(flatten)]
     pub compare: CompareArgs,

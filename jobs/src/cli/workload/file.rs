@@ -298,7 +298,7 @@ fn stages(at: &Place<'_>, tables: &[StageTable]) -> Result<Vec<StageSpec>> {
                         let known: Vec<_> = made.iter().map(|s| s.name.as_str()).collect();
                         let text = format!(
                             "a stage comes after stages above it ({}), not {}",
-                            known.join(", "),
+                            if known.is_empty() { "there are none".to_owned() } else { known.join(", ") },
                             first.get_ref()
                         );
                         at.error(&first.span(), &text)

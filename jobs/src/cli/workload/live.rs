@@ -17,7 +17,7 @@ use flexps_common::plan;
 use flexps_common::scheduling::Scheduling;
 use flexps_common::{Error, Result};
 use flexps_master::history::Record;
-use flexps_master::simulate::{Bounds, JobSpec, Threads, Timing, bounds, measure};
+use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, bounds, measure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     let mut file = file::read(&args.file, &registry)?;
     let size = file.size(args.slaves, args.slots);
     file.workload.jobs.iter_mut().for_each(|job| faster(job, args.speed));
-    let jobs = jobs(&file, &registry)?;
+    let jobs = jobs(&file, &registry, args.seed)?;
     let mut interrupt = Interrupt::new()?;
     if let Some(address) = &args.master {
         let client = Client::connect(address, &args.access)?;
@@ -66,7 +66,7 @@ async fn compare(
         let all_models = file.real.iter().all(Option::is_none);
         // Models say what the least is; of real jobs only what was recorded does, of the first policy for all.
         let least = bound.get_or_insert_with(|| match all_models {
-            true => bounds(&file.workload, &cluster, 0),
+            true => bounds(&file.workload, &cluster, args.seed),
             false => bounds(&workload, &cluster, 0),
         });
         let of = if all_models { &file.workload } else { &workload };
@@ -87,14 +87,14 @@ async fn compare(
 }
 
 /// The jobs as the cluster runs them.
-fn jobs(file: &WorkFile, registry: &Registry) -> Result<Vec<Box<dyn DynJob>>> {
+fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn DynJob>>> {
     let env = Prepare { cache: crate::cli::run::cache_folder(), say };
-    let make = |(spec, real): (&JobSpec, &Option<(String, String)>)| {
+    let make = |(at, (spec, real)): (usize, (&JobSpec, &Option<(String, String)>))| {
         let mut job = match real {
             Some((name, params)) => registry.job(name, params)?,
             None => {
-                let params =
-                    serde_json::to_string(&sleep(spec)).map_err(|e| Error::bug(format!("a sleep as JSON: {e}")))?;
+                let sleep = sleep(at, spec, &file.workload.luck, seed);
+                let params = serde_json::to_string(&sleep).map_err(|e| Error::bug(format!("a sleep as JSON: {e}")))?;
                 registry.job("sleep", &params)?
             }
         };
@@ -102,14 +102,28 @@ fn jobs(file: &WorkFile, registry: &Registry) -> Result<Vec<Box<dyn DynJob>>> {
         job.plan().map_err(|e| e.context(format!("job {}", spec.name)))?;
         Ok(job)
     };
-    file.workload.jobs.iter().zip(&file.real).map(make).collect()
+    file.workload.jobs.iter().zip(&file.real).enumerate().map(make).collect()
 }
 
-/// A model as sleeping stages, one after the other. What the live plan has no word for becomes the nearest that it has.
-fn sleep(spec: &JobSpec) -> Sleep {
-    let stages = spec.stages.iter().map(|stage| {
+/// A model as sleeping stages, one after the other, with the luck that a simulation would have. A run that fails there sleeps
+/// for what it took and then again, in the same slots.
+fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
+    let count = spec.stages.len() as u32;
+    let factor = |stage: u32| {
+        let mut total = 0.0;
+        for attempt in 0.. {
+            let drawn = luck.draw(Duration::from_secs(1), seed, at, stage, attempt);
+            total += drawn.lasts.as_secs_f64();
+            if !drawn.fails {
+                break;
+            }
+        }
+        total
+    };
+    let stages = (0..).zip(&spec.stages).map(|(place, stage)| {
         let threads = match stage.threads {
-            Threads::Count(n) | Threads::Range(n, _) => plan::Threads::Count(n),
+            Threads::Count(n) => plan::Threads::Count(n),
+            Threads::Range(least, most) => plan::Threads::Range(least, most),
             Threads::OneSlave(n) => plan::Threads::OneSlave(n),
             Threads::PerSlave(n) => plan::Threads::PerSlave(n),
             Threads::All => plan::Threads::All,
@@ -118,7 +132,9 @@ fn sleep(spec: &JobSpec) -> Sleep {
             Timing::Model { work, cost, fixed } => (work, cost, fixed),
             Timing::Recorded(_) => (0.0, 0.0, 0.0),
         };
-        Nap { name: stage.name.clone(), threads, work, cost, fixed }
+        let rounds = if *luck == Luck::default() { 0 } else { spec.rounds };
+        let factors = (0..rounds).map(|round| factor(round * count + place)).collect();
+        Nap { name: stage.name.clone(), threads, work, cost, fixed, factors }
     });
     Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
 }

@@ -37,7 +37,7 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
         (&job("rounds = 0"), "w.toml:3:10: rounds is at least 1"),
         (&(job("") + &job("")), "w.toml:9:8: job a is there already"),
         (&(job("") + STAGE), "w.toml:9:8: stage work is there already"),
-        (&(job("") + "after = ['x']"), "w.toml:8:10: a stage comes after stages above it (), not x"),
+        (&(job("") + "after = ['x']"), "w.toml:8:10: a stage comes after stages above it (there are none), not x"),
         ("[[job]]\nname = 'a'", "w.toml:2:8: a job needs a [[job.stage]]"),
         (&(job("") + "[cluster]\nslots = 0\n"), "w.toml:9:9: 0 is not in 1..=4096"),
         ("[luck]\nfailures = 1.5\n", "w.toml:1:1: no [[job]]"),
