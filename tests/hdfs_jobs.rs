@@ -45,6 +45,26 @@ fn three_slaves_read_their_own_blocks_and_repeat_their_bits() {
 }
 
 #[test]
+fn splits_by_lot_are_the_same_rows_read_from_further_away() {
+    let (hdfs, _quiet) = Hdfs::quiet();
+    rows(hdfs, "/jobs/lots");
+    let cluster = Cluster::with(3, 1, &[("HADOOP_CONF_DIR", &hdfs.conf.to_string_lossy())]);
+    let read = |way: &str| {
+        let url = format!("{}/jobs/lots", hdfs.url);
+        cluster.ask(["run", "svrg", "--epochs", "1", "--splits", way]).arg("--input").arg(url).json()
+    };
+    let [near, random] = ["near", "random"].map(read);
+    let notes = |report: &serde_json::Value| report["notes"].to_string().contains("with --splits random");
+    assert!(notes(&random) && !notes(&near), "{}", random["notes"]);
+    for report in [&near, &random] {
+        assert_eq!((&report["read"]["rows"], &report["read"]["bytes"]), (&40_000.into(), &near["read"]["bytes"]));
+    }
+    let local = |report: &serde_json::Value| report["read"]["local_bytes"].as_u64().unwrap();
+    assert!(local(&random) < near["read"]["bytes"].as_u64().unwrap(), "{}", random["read"]);
+    cluster.ask(["run", "svrg", "--splits", "far"]).exits(2).says(&["'far' is no way of splits; give near or random"]);
+}
+
+#[test]
 fn rows_in_hdfs_are_described_with_their_hosts() {
     let (hdfs, _quiet) = Hdfs::quiet();
     rows(hdfs, "/jobs/info");

@@ -1,5 +1,5 @@
 //! What a user asks of a run beyond its job, to see how the engine takes it: slowness put in on purpose, a way of the model
-//! that the engine would not have chosen, one number of workers for all stages.
+//! that the engine would not have chosen, one number of workers for all stages, splits by lot.
 //!
 //! Invariant: an experiment changes when things happen, on how many workers and which way they go, never what each worker
 //! runs; but workers that race may lose updates.
@@ -29,6 +29,39 @@ pub struct Experiment {
     pub access: Option<Access>,
     /// The workers of every stage, whatever the plan says.
     pub fixed_threads: Option<u32>,
+    /// How splits of the input find their readers.
+    pub splits: Splits,
+}
+
+/// How splits of an input find the slaves that read them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Splits {
+    /// To where they lie, as far as that keeps everybody busy.
+    #[default]
+    Near,
+    /// By lot, to see what nearness gains.
+    Random,
+}
+
+impl FromStr for Splits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "near" => Ok(Self::Near),
+            "random" => Ok(Self::Random),
+            _ => Err(format!("'{text}' is no way of splits; give near or random")),
+        }
+    }
+}
+
+impl fmt::Display for Splits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Near => "near",
+            Self::Random => "random",
+        })
+    }
 }
 
 /// Slowness that is put in on purpose. As text `slow:worker=3,factor=4` or `delay:slave=s2,ms=5`.

@@ -224,6 +224,9 @@ pub struct ReadReport {
     pub files: u64,
     /// Splits that they were cut into.
     pub splits: u64,
+    /// Of which read by another slave than was planned: parts that slow slaves gave away count as splits.
+    #[serde(default)]
+    pub stolen: u64,
     /// Rows.
     pub rows: u64,
     /// Bytes read, as stored (compressed ones count as such).

@@ -2,7 +2,7 @@
 
 use crate::master::overview::Overview;
 use crate::prepare::Prepared;
-use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster};
 use flexps_common::{Error, Result};
@@ -25,6 +25,8 @@ pub enum Asked {
     Ops(u64),
     /// To send the tables that move before this phase.
     Move(u64),
+    /// To give away a part of this split.
+    Give(InputId, u32),
     /// To cancel a stage or to close a job: a failure changes nothing any more.
     Farewell,
 }

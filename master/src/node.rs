@@ -22,6 +22,9 @@ use tokio::time::MissedTickBehavior;
 /// How often the loop looks at its deadlines and sends news to those who wait for it.
 const TICK: Duration = Duration::from_millis(50);
 
+/// Most further events that are handled before stages are matched with slots.
+const AT_ONCE: usize = 256;
+
 /// How a master is started.
 pub struct Options {
     /// Where it listens, e.g. `127.0.0.1:7070`; in process, any name.
@@ -74,6 +77,11 @@ async fn run(mut master: Master, mut inbox: mpsc::UnboundedReceiver<Event>, list
             _ = ticks.tick() => Event::Tick,
         };
         master.handle(event);
+        // Stages are matched with slots once for all that has come meanwhile.
+        for event in std::iter::from_fn(|| inbox.try_recv().ok()).take(AT_ONCE) {
+            master.handle(event);
+        }
+        master.settle();
     }
     drop(listener);
 }

@@ -7,11 +7,13 @@ use flexps_common::data::schema::DataPath;
 use flexps_common::data::{Labels, Schema};
 use flexps_common::ids::InputId;
 use flexps_common::storage::Storage;
-use flexps_common::wire::control::Split;
+use flexps_common::wire::control::{LEAST_PART, Split};
+use flexps_slave::reader::held::Held;
 use flexps_slave::reader::{NextSplit, Options, Reader};
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{BufWriter, Write};
+use std::sync::Arc;
 use std::time::Instant;
 
 const ROUNDS: usize = 9;
@@ -80,7 +82,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         let (started, busy) = (Instant::now(), processor());
         let options = Options { parsers, ..Options::new("here") };
-        let reader = Reader::start(options, schema.clone(), storage.clone(), next)?;
+        let reader = Reader::start(options, schema.clone(), storage.clone(), Arc::new(Held::new(LEAST_PART)), next)?;
         let done = runtime.block_on(reader.done())?;
         let read = started.elapsed().as_secs_f64();
         working.push(processor() - busy);

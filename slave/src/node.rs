@@ -5,12 +5,13 @@
 //! them.
 
 use crate::bulk::Bulk;
-
 use crate::job::{OpenJob, Opening};
 use crate::kv::{Functions, Room};
 use crate::memory;
 use crate::moves;
-use crate::reader::{self, NextSplit, Reader};
+use crate::reader::held::Held;
+use crate::reader::{self, Reader};
+use crate::splits;
 use crate::stage::launch::launch;
 use crate::stage::pool::Pool;
 use flexps_common::background::Background;
@@ -23,7 +24,7 @@ use flexps_common::storage::Storage;
 use flexps_common::tail::Tail;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
-    FromMaster, FromSlave, HEARTBEAT_MS, Launch, Registration, SILENCE_MS, ToMaster, ToSlave,
+    FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, Registration, SILENCE_MS, ToMaster, ToSlave,
 };
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -37,7 +38,7 @@ use tracing::{info, warn};
 /// How long the master may take for an answer to a heartbeat.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(SILENCE_MS / 2);
 /// How long the master may take for an answer to a report.
-const REPORT_DEADLINE: Duration = Duration::from_secs(10);
+pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// Jobs are dropped when the master was silent for so long.
 const MASTER_LOST: Duration = Duration::from_secs(60);
 /// Threads that serve bulk requests.
@@ -392,6 +393,10 @@ impl Node {
                 }
             }),
             ToSlave::Read { job, input, schema } => self.read(job, input, schema),
+            ToSlave::Give { job, input, index, keep } => {
+                let kept = self.jobs.find(job).and_then(|job| Ok(job.rows(input)?.give(index, keep)));
+                return answer(reply, kept.map(FromSlave::Kept));
+            }
             ToSlave::Facts { job, input, facts } => self.jobs.find(job).and_then(|job| job.learn(input, facts)),
             ToSlave::Close { job } => {
                 self.jobs.close(job, &Error::cancelled());
@@ -427,16 +432,9 @@ impl Node {
             ..reader::Options::new(&self.options.host)
         };
         let (master, slave) = (self.master.clone(), job.you());
-        let next_split: NextSplit = Box::new(move || {
-            let master = master.clone();
-            Box::pin(async move {
-                match master.ask(&ToMaster::NextSplit { slave, job: id, input }, REPORT_DEADLINE).await? {
-                    FromMaster::Split(split) => Ok(split),
-                    answer => Err(Error::cluster(format!("no split from the master but {answer:?}"))),
-                }
-            })
-        });
-        let reader = Reader::start(options, schema, self.options.storage.clone(), next_split)?;
+        let held = Arc::new(Held::new(LEAST_PART));
+        let next_split = splits::asked_of(master, slave, id, input, held.clone());
+        let reader = Reader::start(options, schema, self.options.storage.clone(), held, next_split)?;
         let reader = Arc::new(reader);
         job.read(input, reader.clone())?;
         let (master, jobs) = (self.master.clone(), self.jobs.clone());

@@ -38,6 +38,9 @@ pub struct Split {
     pub hosts: Vec<String>,
 }
 
+/// Bytes of the least part of a split that is given away while the split is read.
+pub const LEAST_PART: u64 = 256 << 10;
+
 /// What to run where, for one stage run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
@@ -180,6 +183,8 @@ pub enum ToMaster {
         job: JobId,
         /// The input.
         input: InputId,
+        /// Splits that it has read to the end.
+        read: u64,
     },
     /// A slave has read its part of an input, or failed at it.
     ReadDone {
@@ -264,6 +269,8 @@ pub enum FromMaster {
     Unknown,
     /// The next split; none when all are given out.
     Split(Option<Split>),
+    /// No split yet: ask again after so many milliseconds.
+    Later(u64),
     /// A job was accepted.
     Submitted(JobId),
     /// A job's news.
@@ -376,6 +383,18 @@ pub enum ToSlave {
         /// How to take its rows.
         schema: Schema,
     },
+    /// Give away a part of a split that this slave has: the last part of what it has not begun to read. Answered by
+    /// [`FromSlave::Kept`].
+    Give {
+        /// The job.
+        job: JobId,
+        /// The input.
+        input: InputId,
+        /// The split's place in the input's list.
+        index: u32,
+        /// The share of what is not read yet that it keeps; of a split that it has not begun it keeps nothing.
+        keep: f64,
+    },
     /// Every slave has read its part of an input.
     Facts {
         /// The job.
@@ -446,6 +465,8 @@ pub enum FromSlave {
     Ok,
     /// The numbers of [`ToSlave::Ops`], by operation.
     Numbers(Vec<Partials>),
+    /// Behind the last byte of the split that it keeps, if it gave anything away in a [`ToSlave::Give`].
+    Kept(Option<u64>),
     /// What a slave sent in a [`ToSlave::Move`].
     Sent(Vec<Sent>),
 }

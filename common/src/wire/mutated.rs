@@ -15,7 +15,7 @@ use crate::announced::Touches;
 use crate::data::schema::Labels;
 use crate::data::{Facts, Schema};
 use crate::error::Error;
-use crate::experiment::Experiment;
+use crate::experiment::{Experiment, Splits};
 use crate::home::{Home, Transfer};
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
@@ -190,7 +190,7 @@ fn to_master() -> Vec<ToMaster> {
         ToMaster::Register(registration),
         ToMaster::Heartbeat { slave, incarnation: 7, peak_memory_bytes: 1 << 32 },
         ToMaster::Leave { slave },
-        ToMaster::NextSplit { slave, job, input },
+        ToMaster::NextSplit { slave, job, input, read: 3 },
         ToMaster::ReadDone { slave, job, input, result: Ok(done) },
         ToMaster::ReadDone { slave, job, input, result: Err(Error::cancelled()) },
         ToMaster::StageDone { slave, job, run, outcome },
@@ -248,6 +248,7 @@ fn from_master() -> Vec<FromMaster> {
         FromMaster::Unknown,
         FromMaster::Split(Some(split)),
         FromMaster::Split(None),
+        FromMaster::Later(20),
         FromMaster::Submitted(JobId(8)),
         FromMaster::Progress(Box::new(progress)),
         FromMaster::Jobs(vec![job.clone(), job]),
@@ -293,6 +294,7 @@ fn to_slave() -> Vec<ToSlave> {
             experiment: experiment(),
         },
         ToSlave::Read { job, input, schema },
+        ToSlave::Give { job, input, index: 7, keep: 0.2 },
         ToSlave::Facts { job, input, facts: facts() },
         ToSlave::Launch(launch),
         ToSlave::Ops { job, phase: 3, ops },
@@ -319,6 +321,7 @@ fn experiment() -> Experiment {
         transfer: Transfer::Kv,
         access: Some(Access::Racing),
         fixed_threads: Some(7),
+        splits: Splits::Random,
     }
 }
 
@@ -382,6 +385,7 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
         FromSlave::Ok,
         FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),
         FromSlave::Sent(vec![sent]),
+        FromSlave::Kept(Some(1 << 40)),
     ];
     survives(&from_slave, 100_000);
     survives(&to_shard(), 200_000);

@@ -1,7 +1,7 @@
 //! The flags by which a run is tried under conditions that are put in.
 
 use clap::Args;
-use flexps_common::experiment::{Experiment, Injection};
+use flexps_common::experiment::{Experiment, Injection, Splits};
 use flexps_common::home::Transfer;
 use flexps_common::report::Access;
 
@@ -29,12 +29,17 @@ pub struct ExperimentArgs {
     /// Workers of every stage, whatever the job would give each
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub fixed_threads: Option<u32>,
+
+    /// Which slave reads which split of the input: `near`, one on whose host it lies, as far as that keeps all of them
+    /// busy; `random`, by lot, to compare
+    #[arg(long, global = true, value_name = "near|random", default_value_t)]
+    pub splits: Splits,
 }
 
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        let Self { inject, transfer, model_access, fixed_threads } = self.clone();
-        Experiment { inject, transfer, access: model_access, fixed_threads }
+        let Self { inject, transfer, model_access, fixed_threads, splits } = self.clone();
+        Experiment { inject, transfer, access: model_access, fixed_threads, splits }
     }
 }

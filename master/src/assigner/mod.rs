@@ -1,15 +1,24 @@
-//! The file assigner: cuts an input into splits and hands them to the slaves that ask. Pure: listing in, splits out.
+//! The file assigner: cuts an input into splits and hands them to the slaves that ask. Pure: listing in, splits out, and time
+//! is an argument.
 //!
-//! Invariant: each split is with exactly one slave or still to be handed out; none is lost, none is given twice.
+//! A reader gets what was planned for it, else what others have not begun, else, at the end, a part of what a slow one is
+//! reading. What lies on its own host it gets at once; before anything else it waits a moment, measured in splits, since
+//! its holder may come to it by then ([`steal`], [`pace`]). Invariant: each byte is with exactly one slave or still to be
+//! handed out; none is lost, none is given twice.
 
 mod cut;
+mod pace;
 mod plan;
+mod steal;
 
 pub use cut::{Source, cut};
 
+use flexps_common::experiment::Splits;
 use flexps_common::ids::SlaveId;
 use flexps_common::wire::control::Split;
+use pace::Pace;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 /// A slave that reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,17 +32,59 @@ pub struct Reader {
 /// The rack of each host, where the storage knows it.
 pub type Racks = BTreeMap<String, String>;
 
+/// How splits find their readers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// By where they lie, or by lot.
+    pub splits: Splits,
+    /// Every slave keeps to what was planned for it, so that a second run reads the same rows in the same places.
+    pub reproducible: bool,
+}
+
+/// What a reader that asks is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Next {
+    /// To read this.
+    Split(Split),
+    /// To ask again after so long.
+    Wait(Duration),
+    /// To ask again soon: another one is to be asked for a part of what it reads, see [`Assigner::kept`].
+    Cut(Cut),
+    /// That nothing is left for it.
+    End,
+}
+
+/// A split that a slow slave is to give a part of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cut {
+    /// The slave that has it.
+    pub slave: SlaveId,
+    /// Its place among the splits.
+    pub index: u32,
+    /// The share of what it has not read yet that it is to keep.
+    pub keep: f64,
+}
+
 /// Hands out the splits of one input.
 #[derive(Debug)]
 pub struct Assigner {
     readers: Vec<Reader>,
     racks: Racks,
     splits: Vec<Split>,
+    /// How far each is from the nearest reader.
+    nearest: Vec<plan::Distance>,
+    rules: Rules,
     /// What each slave is to read, in this order, and has not taken yet.
     queues: BTreeMap<SlaveId, VecDeque<usize>>,
+    /// In the order in which they were taken and are read.
     taken: BTreeMap<SlaveId, Vec<usize>>,
+    paces: BTreeMap<SlaveId, Pace>,
+    /// Splits of which a part was asked for and no answer is here, and for whom.
+    asked: BTreeMap<usize, SlaveId>,
+    /// Splits that will not be cut any more.
+    kept: BTreeSet<usize>,
+    stolen: u64,
     gone: BTreeSet<SlaveId>,
-    reproducible: bool,
 }
 
 /// What was handed out so far.
@@ -47,62 +98,129 @@ pub struct Handed {
     pub local_bytes: u64,
     /// Of which it is known where they lie.
     pub located_bytes: u64,
+    /// Splits, or parts of some, that went to another slave than was planned.
+    pub stolen: u64,
 }
 
 impl Assigner {
     /// Plans the queues: each split goes to the slave with the fewest planned bytes among those that hold it, or share a
-    /// rack with a holder, or all; in order of the splits. `reproducible` keeps every slave to its own queue, so that a
-    /// second run reads the same rows in the same places.
-    pub fn new(splits: Vec<Split>, readers: Vec<Reader>, racks: Racks, reproducible: bool) -> Self {
-        let queues = plan::queues(&splits, &readers, &racks);
-        Self { readers, racks, splits, queues, taken: BTreeMap::new(), gone: BTreeSet::new(), reproducible }
-    }
-
-    /// The next split for `slave`: its own queue first; when that is empty, one from the queue with the most bytes left,
-    /// local before rack-local before any.
-    pub fn next(&mut self, slave: SlaveId) -> Option<Split> {
-        if self.gone.contains(&slave) {
-            return None;
+    /// rack with a holder, or all; in order of the splits. By lot if the rules say so.
+    pub fn new(splits: Vec<Split>, readers: Vec<Reader>, racks: Racks, rules: Rules) -> Self {
+        let nearest = plan::nearest(&splits, &readers, &racks);
+        let queues = match rules.splits {
+            Splits::Near => plan::queues(&splits, &readers, &racks),
+            Splits::Random => plan::by_lot(splits.len(), &readers),
+        };
+        Self {
+            paces: readers.iter().map(|r| (r.slave, Pace::default())).collect(),
+            readers,
+            racks,
+            splits,
+            nearest,
+            rules,
+            queues,
+            taken: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            kept: BTreeSet::new(),
+            stolen: 0,
+            gone: BTreeSet::new(),
         }
-        let own = self.queues.get_mut(&slave)?.pop_front();
-        let index = own.or_else(|| self.steal(slave))?;
-        self.taken.entry(slave).or_default().push(index);
-        Some(self.splits[index].clone())
     }
 
-    /// What `slave` took and what was planned for it goes to the others.
+    /// What is next for `slave`, which has read `read` of its splits to the end and asks at `now`.
+    pub fn next(&mut self, slave: SlaveId, read: u64, now: Duration) -> Next {
+        if self.gone.contains(&slave) {
+            return Next::End;
+        }
+        self.heard(slave, read, now);
+        let Some(queue) = self.queues.get_mut(&slave) else { return Next::End };
+        if let Some(index) = queue.pop_front() {
+            return self.hand(slave, index, now);
+        }
+        if self.rules.reproducible {
+            return Next::End;
+        }
+        match self.steal(slave, now) {
+            steal::Found::Split(victim, index) => {
+                if let Some(queue) = self.queues.get_mut(&victim) {
+                    queue.retain(|i| *i != index);
+                }
+                self.stolen += 1;
+                self.hand(slave, index, now)
+            }
+            steal::Found::Cut(cut) => {
+                self.asked.insert(cut.index as usize, slave);
+                Next::Cut(cut)
+            }
+            steal::Found::Later(wait) => Next::Wait(wait),
+            steal::Found::Nothing => Next::End,
+        }
+    }
+
+    fn hand(&mut self, slave: SlaveId, index: usize, now: Duration) -> Next {
+        let near = self.reader(slave).is_some_and(|reader| self.far(reader, index) == plan::Distance::Local);
+        let taken = self.taken.entry(slave).or_default();
+        self.paces.entry(slave).or_default().took(taken.len(), near, now);
+        taken.push(index);
+        Next::Split(self.splits[index].clone())
+    }
+
+    /// A slave that was asked for a part of a split keeps the bytes below `end`, or all of them; the others go to who they
+    /// were wanted for.
+    pub fn kept(&mut self, index: u32, end: Option<u64>) {
+        let at = index as usize;
+        let Some(thief) = self.asked.remove(&at) else { return };
+        let split = &mut self.splits[at];
+        let Some(end) = end.filter(|end| (split.start..split.end).contains(end)) else {
+            self.kept.insert(at);
+            return;
+        };
+        let mut rest = split.clone();
+        (split.end, rest.start) = (end, end);
+        rest.index = self.splits.len() as u32;
+        self.splits.push(rest);
+        self.nearest.push(self.nearest[at]);
+        self.stolen += 1;
+        let queue =
+            if self.gone.contains(&thief) { self.queues.values_mut().next() } else { self.queues.get_mut(&thief) };
+        if let Some(queue) = queue {
+            queue.push_front(self.splits.len() - 1);
+        }
+    }
+
+    /// What `slave` took and what was planned for it goes to the others, of which one must not have been told of the end.
     pub fn give_back(&mut self, slave: SlaveId) {
         self.gone.insert(slave);
         let mut back = self.taken.remove(&slave).unwrap_or_default();
         back.extend(self.queues.remove(&slave).unwrap_or_default());
+        back.retain(|i| self.splits[*i].end > self.splits[*i].start);
         back.sort_unstable();
+        // An answer that is still under way counts for nothing: the whole split comes back.
+        self.asked.retain(|index, _| !back.contains(index));
         let left: Vec<Reader> = self.readers.iter().filter(|r| !self.gone.contains(&r.slave)).cloned().collect();
+        self.nearest = plan::nearest(&self.splits, &left, &self.racks);
         let planned: BTreeMap<SlaveId, u64> = left.iter().map(|r| (r.slave, self.planned_bytes(r.slave))).collect();
         for (slave, more) in plan::assign(&back, &self.splits, &left, &self.racks, planned) {
             self.queues.entry(slave).or_default().extend(more);
         }
     }
 
-    /// All splits, by index.
+    /// All splits, by index; those that were given away whole are empty.
     pub fn splits(&self) -> &[Split] {
         &self.splits
     }
 
-    /// Whether all splits are handed out.
-    pub fn exhausted(&self) -> bool {
-        self.queues.values().all(VecDeque::is_empty)
-    }
-
     /// What was handed out so far.
     pub fn handed(&self) -> Handed {
-        let mut sum = Handed::default();
+        let mut sum = Handed { stolen: self.stolen, ..Handed::default() };
         for (slave, taken) in &self.taken {
-            for split in taken.iter().map(|i| &self.splits[*i]) {
+            for split in taken.iter().map(|i| &self.splits[*i]).filter(|s| s.end > s.start) {
+                let bytes = split.end - split.start;
                 sum.splits += 1;
-                sum.bytes += split.end - split.start;
+                sum.bytes += bytes;
                 let local = self.local(*slave, split);
-                sum.local_bytes += if local { split.end - split.start } else { 0 };
-                sum.located_bytes += if local || !split.hosts.is_empty() { split.end - split.start } else { 0 };
+                sum.local_bytes += if local { bytes } else { 0 };
+                sum.located_bytes += if local || !split.hosts.is_empty() { bytes } else { 0 };
             }
         }
         sum
@@ -113,38 +231,21 @@ impl Assigner {
         self.splits.iter().filter(|split| self.local(slave, split)).map(|split| split.end - split.start).sum()
     }
 
+    fn bytes(&self, which: &[usize]) -> u64 {
+        which.iter().map(|i| self.splits[*i].end - self.splits[*i].start).sum()
+    }
+
     fn planned_bytes(&self, slave: SlaveId) -> u64 {
-        let queued = self.queues.get(&slave).into_iter().flatten();
-        let taken = self.taken.get(&slave).into_iter().flatten();
-        queued.chain(taken).map(|i| self.splits[*i].end - self.splits[*i].start).sum()
+        let queued: Vec<usize> = self.queues.get(&slave).into_iter().flatten().copied().collect();
+        self.bytes(&queued) + self.bytes(self.taken.get(&slave).map_or(&[], Vec::as_slice))
+    }
+
+    fn reader(&self, slave: SlaveId) -> Option<&Reader> {
+        self.readers.iter().find(|r| r.slave == slave)
     }
 
     fn local(&self, slave: SlaveId, split: &Split) -> bool {
-        let reader = self.readers.iter().find(|r| r.slave == slave);
-        reader.is_some_and(|r| plan::distance(r, split, &self.racks) == plan::Distance::Local)
-    }
-
-    fn steal(&mut self, thief: SlaveId) -> Option<usize> {
-        if self.reproducible {
-            return None;
-        }
-        let reader = self.readers.iter().find(|r| r.slave == thief)?;
-        let mut best = None;
-        for (victim, queue) in &self.queues {
-            // A slave that works has its last split coming up: taking that one away gains little and makes runs differ.
-            let keep = usize::from(self.taken.contains_key(victim));
-            let rest: u64 = queue.iter().map(|i| self.splits[*i].end - self.splits[*i].start).sum();
-            for index in queue.iter().skip(keep) {
-                let split = &self.splits[*index];
-                let rank = (plan::distance(reader, split, &self.racks), std::cmp::Reverse((rest, *index)));
-                if best.as_ref().is_none_or(|(least, _, _)| rank < *least) {
-                    best = Some((rank, *victim, *index));
-                }
-            }
-        }
-        let (_, victim, index) = best?;
-        self.queues.get_mut(&victim)?.retain(|i| *i != index);
-        Some(index)
+        self.reader(slave).is_some_and(|r| plan::distance(r, split, &self.racks) == plan::Distance::Local)
     }
 }
 

@@ -5,6 +5,9 @@
 use super::{Racks, Reader};
 use flexps_common::ids::SlaveId;
 use flexps_common::wire::control::Split;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How far a split's bytes are from a reader.
@@ -29,12 +32,29 @@ pub fn distance(reader: &Reader, split: &Split, racks: &Racks) -> Distance {
     }
 }
 
+/// How far each split is from the nearest of `readers`.
+pub fn nearest(splits: &[Split], readers: &[Reader], racks: &Racks) -> Vec<Distance> {
+    let nearest = |split| readers.iter().map(|r| distance(r, split, racks)).min().unwrap_or(Distance::Far);
+    splits.iter().map(nearest).collect()
+}
+
 /// The queues of all readers for all splits.
 pub fn queues(splits: &[Split], readers: &[Reader], racks: &Racks) -> BTreeMap<SlaveId, VecDeque<usize>> {
     let all: Vec<usize> = (0..splits.len()).collect();
     let mut queues: BTreeMap<SlaveId, VecDeque<usize>> = readers.iter().map(|r| (r.slave, VecDeque::new())).collect();
     for (slave, more) in assign(&all, splits, readers, racks, BTreeMap::new()) {
         queues.entry(slave).or_default().extend(more);
+    }
+    queues
+}
+
+/// Queues by lot, of `splits` splits in all, equally many for each reader. The same lots each time.
+pub fn by_lot(splits: usize, readers: &[Reader]) -> BTreeMap<SlaveId, VecDeque<usize>> {
+    let mut lots: Vec<usize> = (0..splits).collect();
+    lots.shuffle(&mut StdRng::seed_from_u64(splits as u64));
+    let mut queues: BTreeMap<SlaveId, VecDeque<usize>> = readers.iter().map(|r| (r.slave, VecDeque::new())).collect();
+    for (index, reader) in lots.into_iter().zip(readers.iter().cycle()) {
+        queues.entry(reader.slave).or_default().push_back(index);
     }
     queues
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a report names every injection that its times were made under.
 
-use flexps_common::experiment::Experiment;
+use flexps_common::experiment::{Experiment, Splits};
 use flexps_common::{Error, Result};
 
 /// Refuses slaves that the cluster does not have.
@@ -21,6 +21,9 @@ pub fn check(experiment: &Experiment, slaves: &[&str]) -> Result<()> {
 pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
     let mut notes: Vec<_> = experiment.inject.iter().map(|injection| format!("with {injection}")).collect();
     notes.extend(experiment.fixed_threads.map(|n| format!("with --fixed-threads {n}")));
+    if experiment.splits == Splits::Random {
+        notes.push("with --splits random".to_owned());
+    }
     for name in experiment.delayed() {
         if !slaves.contains(&name) {
             notes.push(format!("the delay of {name} changes nothing: the job does not run there"));

@@ -179,6 +179,10 @@ impl Job {
             report.notes.extend(experiment::at_end(&self.experiment, widest.unwrap_or(0)));
             report.model = self.plan.save.as_ref().map(|s| s.path.to_string());
         }
+        if let Some(deadline) = report.scheduling.deadline.filter(|deadline| report.seconds > *deadline) {
+            let late = report.seconds - deadline;
+            report.notes.push(format!("ended {late:.1} s after its deadline, {deadline:.1} s after its submission"));
+        }
         report.error = result.err();
         self.report = report;
         self.waiting = None;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: facts come once, when every slave has reported, merged in shard order.
 
-use crate::assigner::{Assigner, Racks, Reader};
+use crate::assigner::{Assigner, Next, Racks, Reader, Rules};
 use crate::scheduler::Near;
 use flexps_common::data::{Facts, InputSpec, Schema};
 use flexps_common::ids::SlaveId;
@@ -45,7 +45,7 @@ impl Reading {
         listed: &Listed,
         (splits, racks): (Vec<Split>, Racks),
         readers: Vec<Reader>,
-        reproducible: bool,
+        rules: Rules,
         now: Duration,
     ) -> Self {
         Self {
@@ -54,7 +54,7 @@ impl Reading {
             schema: listed.schema.clone(),
             files: listed.sources.len() as u64,
             slaves: readers.iter().map(|r| r.slave).collect(),
-            assigner: Assigner::new(splits, readers, racks, reproducible),
+            assigner: Assigner::new(splits, readers, racks, rules),
             done: BTreeMap::new(),
             since: now,
             until: None,
@@ -67,9 +67,14 @@ impl Reading {
         &self.schema
     }
 
-    /// The next split for a slave.
-    pub fn next(&mut self, slave: SlaveId) -> Option<Split> {
-        self.assigner.next(slave)
+    /// What is next for a slave that has read so many of its splits, see [`Assigner::next`].
+    pub fn next(&mut self, slave: SlaveId, read: u64, now: Duration) -> Next {
+        self.assigner.next(slave, read, now)
+    }
+
+    /// A slave keeps what lies below `end` of a split that it was to give a part of, see [`Assigner::kept`].
+    pub fn kept(&mut self, index: u32, end: Option<u64>) {
+        self.assigner.kept(index, end);
     }
 
     /// A slave has read its part. Gives the facts of the whole input when it was the last.
@@ -130,8 +135,9 @@ impl Reading {
     /// Adds what is known so far to a job's report.
     pub fn report(&self, now: Duration, report: &mut ReadReport) {
         report.files += self.files;
-        report.splits += self.assigner.splits().len() as u64;
+        report.splits += self.assigner.splits().iter().filter(|s| s.end > s.start).count() as u64;
         let handed = self.assigner.handed();
+        report.stolen += handed.stolen;
         if self.under_way() {
             report.bytes += handed.bytes;
             report.local_bytes += handed.local_bytes;

@@ -2,6 +2,7 @@
 
 use super::Master;
 use super::books::Launched;
+use crate::assigner::{Cut, Next};
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step};
@@ -12,7 +13,7 @@ use crate::transfer::{Shards, Tensor};
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
 use flexps_common::plan::LoadSpec;
-use flexps_common::wire::control::{FromSlave, Outcome, ReadDone, ToSlave};
+use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
@@ -21,6 +22,8 @@ use std::time::Duration;
 
 /// How long a slave may take to take an order that it carries out later.
 const ORDER_WITHIN: Duration = Duration::from_secs(10);
+/// Milliseconds in which a slave has mostly given away a part of what it reads.
+const GIVEN_WITHIN: u64 = 2;
 /// How long it may take to change whole tables.
 const OPS_WITHIN: Duration = Duration::from_secs(60);
 /// Jobs that have ended and are still listed.
@@ -94,6 +97,12 @@ impl Master {
             }
             (Asked::Move(phase), FromSlave::Sent(sent)) => self.step(id, Step::Sent(slave, phase, Ok(sent)), now),
             (Asked::Open, _) => self.opened(id, slave, now),
+            (Asked::Give(input, index), FromSlave::Kept(end)) => {
+                let started = self.jobs.get_mut(&id).and_then(Job::started);
+                if let Some(reading) = started.and_then(|s| s.readings.get_mut(input.0 as usize)) {
+                    reading.kept(index, end);
+                }
+            }
             _ => {}
         }
     }
@@ -109,6 +118,29 @@ impl Master {
             Asked::Move(phase) => self.step(id, Step::Sent(slave, phase, Err(error)), now),
             _ => self.fail(id, error, now),
         }
+    }
+
+    /// What a slave is told that asks for its next split.
+    pub(super) fn next_split(
+        &mut self,
+        id: JobId,
+        slave: SlaveId,
+        input: InputId,
+        read: u64,
+        now: Duration,
+    ) -> Result<FromMaster> {
+        let started = self.jobs.get_mut(&id).and_then(Job::started);
+        let reading = started.and_then(|s| s.readings.get_mut(input.0 as usize)).ok_or_else(Error::cancelled)?;
+        Ok(match reading.next(slave, read, now) {
+            Next::Split(split) => FromMaster::Split(Some(split)),
+            Next::End => FromMaster::Split(None),
+            Next::Wait(wait) => FromMaster::Later(wait.as_millis() as u64),
+            Next::Cut(Cut { slave, index, keep }) => {
+                let message = ToSlave::Give { job: id, input, index, keep };
+                self.ask_all(id, &[slave], Asked::Give(input, index), &message, ORDER_WITHIN)?;
+                FromMaster::Later(GIVEN_WITHIN)
+            }
+        })
     }
 
     fn opened(&mut self, id: JobId, slave: SlaveId, now: Duration) {

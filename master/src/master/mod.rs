@@ -91,7 +91,7 @@ impl Master {
         })
     }
 
-    /// Handles one event.
+    /// Handles one event; what it makes possible starts in [`Master::settle`].
     pub fn handle(&mut self, event: Event) {
         let now = self.now();
         match event {
@@ -111,8 +111,12 @@ impl Master {
             Event::Tick => self.tick(now),
             Event::Stop => self.stop(now),
         }
+    }
+
+    /// Starts what fits after the events so far.
+    pub fn settle(&mut self) {
         while std::mem::take(&mut self.unplaced) {
-            self.place(now);
+            self.place(self.now());
         }
     }
 
@@ -150,6 +154,7 @@ impl Master {
 
     /// A slave is gone, whoever noticed.
     fn gone(&mut self, id: SlaveId, why: &str, now: Duration) {
+        let before = self.candidates(None);
         let Some(slave) = self.slaves.remove(id) else { return };
         let called = slave.called(id);
         tracing::warn!(slave = %id, name = slave.registration.name, why, "slave is gone");
@@ -161,6 +166,7 @@ impl Master {
                 self.jobs.get_mut(&job).and_then(Job::started).map(|s| s.driver.whereabouts()).unwrap_or_default();
             self.step(job, Step::Gone(id, Error::cluster(format!("{called} is gone ({why}) {place}"))), now);
         }
+        self.refuse(&before, &format!("{called} is gone ({why})"), now);
         self.unplaced = true;
     }
 
@@ -230,11 +236,7 @@ impl Master {
                 }
             }
             ToMaster::Leave { .. } => self.gone(id, LEFT, now),
-            ToMaster::NextSplit { job, input, .. } => {
-                let reading = self.jobs.get_mut(&job).and_then(Job::started);
-                let reading = reading.and_then(|s| s.readings.get_mut(input.0 as usize));
-                return Ok(FromMaster::Split(reading.ok_or_else(Error::cancelled)?.next(id)));
-            }
+            ToMaster::NextSplit { job, input, read, .. } => return self.next_split(job, id, input, read, now),
             ToMaster::ReadDone { job, input, result, .. } => self.read_done(job, id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
                 self.give_back(id, job, run, now);

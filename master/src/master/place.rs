@@ -57,7 +57,8 @@ impl Master {
         self.books.reserved = reserved;
         let (placed_now, mut left): (Vec<Ready>, Vec<Ready>) =
             ready.into_iter().partition(|r| placed.iter().any(|p| p.job == r.job));
-        note_overtaken(&mut left, placed_now.iter());
+        // A job that is opened now takes its slots, and overtakes others, when its first stage is placed.
+        note_overtaken(&mut left, placed_now.iter().filter(|r| started.binary_search(&r.job).is_ok()));
         for ready in left {
             let reserved = self.books.reserved.iter().find(|r| (r.job, r.stage) == ready.key());
             waiting.push((ready.job, why(&ready, &slots, reserved)));
@@ -174,6 +175,23 @@ impl Master {
         None
     }
 
+    /// Ends the jobs that wait and fitted on the slaves of `before`, but can't on those that are left, with the numbers. With
+    /// no slave left they wait for one.
+    pub(super) fn refuse(&mut self, before: &[Candidate], why: &str, now: Duration) {
+        let left = self.candidates(None);
+        if left.is_empty() {
+            return;
+        }
+        let waits = |job: &&Job| matches!(job.phase, Phase::Preparing | Phase::Queued(_));
+        let error = |job: &Job| {
+            let error = admission::choose(&job.plan, &left).err()?;
+            admission::choose(&job.plan, before).is_ok().then(|| (job.id, error.context(why.to_owned())))
+        };
+        for (id, error) in self.jobs.values().filter(waits).filter_map(error).collect::<Vec<_>>() {
+            self.fail(id, error, now);
+        }
+    }
+
     /// The list of another job when it is the same: stages are compared by list, and a list can be long.
     fn shared_list(&self, slaves: Vec<SlaveId>) -> Arc<[SlaveId]> {
         let same = self.jobs.values().map(|j| &j.slaves).find(|list| ***list == *slaves);
@@ -209,9 +227,10 @@ impl Master {
             job.report.notes.push(format!("runs on {} of {live} slaves, since no stage can use more", slaves.len()));
         }
         let mut readings = Vec::new();
+        let rules = assigner::Rules { splits: job.experiment.splits, reproducible: job.reproducible };
         for (place, (spec, listed)) in (0..).zip(job.plan.inputs.iter().zip(&prepared.inputs)) {
             let splits = assigner::cut(InputId(place), &listed.sources, slaves.len());
-            readings.push(Reading::new(spec, listed, splits, readers.clone(), job.reproducible, now));
+            readings.push(Reading::new(spec, listed, splits, readers.clone(), rules, now));
         }
         job.report.notes.extend(prepared.notes);
         job.report.state = State::Running;
@@ -283,11 +302,12 @@ fn needs(want: Want, slaves: &[SlaveId], slots: impl Fn(SlaveId) -> u32) -> u32 
 
 /// Why a stage was not placed.
 fn why(ready: &Ready, slots: &[Slots], reserved: Option<&Reservation>) -> String {
-    let own = || slots.iter().filter(|s| ready.slaves.contains(&s.id));
+    // Slots are in order of identity.
+    let of = |id: &SlaveId| slots.binary_search_by_key(id, |s| s.id).ok().map(|at| &slots[at]);
+    let own = || ready.slaves.iter().filter_map(of);
     let (free, all): (u32, u32) = (own().map(|s| s.free).sum(), own().map(|s| s.slots).sum());
     let most = own().map(|s| s.free).max().unwrap_or(0);
-    let of = |id| slots.iter().find(|s| s.id == id).map_or(0, |s: &Slots| s.slots);
-    let needs = needs(ready.want, &ready.slaves, of);
+    let needs = needs(ready.want, &ready.slaves, |id| of(&id).map_or(0, |s| s.slots));
     let text = match ready.want {
         Want::OneSlave(n) if n > most => format!("needs {n} slots on one slave, most free is {most}"),
         Want::PerSlave(n) if own().any(|s| s.free < n) => {

@@ -139,12 +139,74 @@ async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
         .await;
     let job = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
-    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0) };
+    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0), read: 0 };
     let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.id, job)).await else { panic!() };
     assert_eq!((split.start, split.end, split.file_len, split.whole), (0, 20, 20, false));
     assert_eq!(cluster.ask(next(slave.id, job)).await, Ok(FromMaster::Split(None)));
     assert_eq!(cluster.ask(next(SlaveId(99), job)).await, Ok(FromMaster::Unknown));
     assert_eq!(cluster.ask(next(slave.id, JobId(99))).await.unwrap_err().fault, Fault::Cancelled);
+}
+
+#[tokio::test]
+async fn a_slave_with_nothing_to_read_gets_what_another_one_has_not_begun() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    // Three splits, too small to be cut while they are read.
+    let path = dir.path().join("long.libsvm");
+    std::fs::write(&path, "+1 1:1\n-1 2:1\n".repeat(40_000)).unwrap();
+    let reads = |me, message: &ToSlave| match message {
+        ToSlave::Read { .. } => (Ok(FromSlave::Ok), Vec::new()),
+        ToSlave::Give { index, keep, .. } => {
+            assert!(*index == 2 && *keep > 0.0 && *keep < 1.0);
+            (Ok(FromSlave::Kept(Some(373_334))), Vec::new())
+        }
+        other => idle(me, other),
+    };
+    let (first, second) = (cluster.scripted("h1", 1, 0.5, reads).await, cluster.scripted("h2", 1, 0.5, reads).await);
+    let input = Some(path.to_string_lossy().into_owned());
+    let job = cluster.submit(Rounds { input, threads: 2, ..Rounds::default() }).await.unwrap();
+    cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
+    let next = async |slave: &Fake, read| {
+        let ask = ToMaster::NextSplit { slave: slave.id, job, input: flexps_common::ids::InputId(0), read };
+        cluster.ask(ask).await.unwrap()
+    };
+    let range = |answer| match answer {
+        FromMaster::Split(Some(split)) => (split.index, split.start, split.end),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(range(next(&first, 0).await), (0, 0, 186_666));
+    assert_eq!(range(next(&first, 0).await), (2, 373_333, 560_000));
+    assert_eq!(range(next(&second, 0).await), (1, 186_666, 373_333));
+    let got = async {
+        loop {
+            match next(&second, 1).await {
+                FromMaster::Later(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                answer => return range(answer),
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(DEADLINE, got).await.unwrap(), (3, 373_334, 560_000));
+    assert_eq!(cluster.watch(job, 0, 0).await.report().unwrap().read.stolen, 1);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_more_than_is_left_when_a_slave_goes_is_refused_with_the_numbers() {
+    let cluster = Cluster::new().await;
+    let _first = cluster.scripted("h1", 1, 0.5, idle).await;
+    let second = cluster.scripted("h2", 3, 0.5, idle).await;
+    let running = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(running, |news, _| news.stage.is_some()).await;
+    let [wide, narrow] = [4, 1].map(|threads| Rounds { threads, ..Rounds::default() });
+    let wide = cluster.submit(wide).await.unwrap();
+    cluster.until(wide, |news, _| news.waiting.as_deref() == Some("needs 4 slots, 3 of 4 are free")).await;
+    let gone = second.id;
+    drop(second);
+    let report = cluster.end(wide).await;
+    let error = report.error.unwrap();
+    let why = format!("slave {gone} (h2) is gone (connection closed)");
+    let numbers = "stage work needs 4 slots, the cluster has 1; give it at most 1 threads";
+    assert_eq!((error.fault, error.message), (Fault::User, format!("{why}: {numbers}")));
+    let narrow = cluster.submit(narrow).await.unwrap();
+    cluster.until(narrow, |news, _| news.stage.is_some() || news.waiting.is_some()).await;
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 //!
 //! A task pulls splits and fills buffers of a small ring with whole lines, numbered in order (`pump`, `source`); parser
 //! threads turn them into blocks, out of order (`parsers`); `store` keeps these by number, on disk when memory is used up
-//! (`spill`). Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
+//! (`spill`); `held` says what of the splits may still go to another slave. Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
 //! call ends, with a block or with the cause of the failure; besides the cached rows no more than the ring, the parsers'
 //! scratch memory and one read are held.
 
+pub mod held;
 mod parsers;
 mod pump;
 mod source;
@@ -21,6 +22,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::storage::Storage;
 use flexps_common::wire::control::{ReadDone, Split};
 use futures::future::BoxFuture;
+use held::Held;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::Store;
@@ -69,17 +71,24 @@ pub type NextSplit = Box<dyn FnMut() -> BoxFuture<'static, Result<Option<Split>>
 /// An input's part that is being read, or was. Dropping it ends the reading and drops the rows.
 pub struct Reader {
     store: Arc<Store>,
+    held: Arc<Held>,
     pump: JoinHandle<()>,
 }
 
 impl Reader {
-    /// Starts to read, on the storage's thread.
-    pub fn start(options: Options, schema: Schema, storage: Storage, next_split: NextSplit) -> Result<Self> {
+    /// Starts to read, on the storage's thread. `held` is empty, and shows how far the reader is.
+    pub fn start(
+        options: Options,
+        schema: Schema,
+        storage: Storage,
+        held: Arc<Held>,
+        next_split: NextSplit,
+    ) -> Result<Self> {
         let store = Arc::new(Store::new(schema.clone(), options.cache_memory, options.spill.clone()));
         let ring = parsers::start(&options, &schema, &store)?;
         let runtime = storage.runtime()?;
-        let pump = runtime.spawn(pump::run(options, storage, next_split, ring, store.clone()));
-        Ok(Self { store, pump })
+        let pump = runtime.spawn(pump::run(options, storage, held.clone(), next_split, ring, store.clone()));
+        Ok(Self { store, held, pump })
     }
 
     /// Block `at`, as soon as it is parsed; none behind the last one.
@@ -101,6 +110,11 @@ impl Reader {
     /// What was read, once all of it is parsed.
     pub async fn done(&self) -> Result<ReadDone> {
         self.store.done().await
+    }
+
+    /// Gives away a part of a split, see [`Held::give`].
+    pub fn give(&self, index: u32, keep: f64) -> Option<u64> {
+        self.held.give(index, keep)
     }
 
     /// Ends the reading and all waits, with `error`. Blocks that were there still are, for who holds them.

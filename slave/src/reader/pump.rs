@@ -3,6 +3,7 @@
 //! Invariant: chunks are numbered in the order of splits and offsets, whatever the parsers do; the text held is at most the
 //! ring's, unless a single row is longer than a buffer.
 
+use super::held::Held;
 use super::parsers::{Chunk, Ring};
 use super::source::{Source, unmodified};
 use super::store::{Read, Store};
@@ -21,8 +22,15 @@ const LEAST_CHUNK: usize = 64 << 10;
 const LONGEST_ROW: usize = 256 << 20;
 
 /// Reads all that `next_split` gives into `ring`, and tells `store` how it ended.
-pub async fn run(options: Options, storage: Storage, next_split: NextSplit, ring: Ring, store: Arc<Store>) {
-    let mut pump = Pump { options, storage, next_split, ring, store, read: Read::default(), buffer: Vec::new() };
+pub async fn run(
+    options: Options,
+    storage: Storage,
+    held: Arc<Held>,
+    next_split: NextSplit,
+    ring: Ring,
+    store: Arc<Store>,
+) {
+    let mut pump = Pump { options, storage, held, next_split, ring, store, read: Read::default(), buffer: Vec::new() };
     match pump.all().await {
         Ok(()) => pump.store.end(pump.read),
         Err(error) => pump.store.fail(error),
@@ -32,6 +40,7 @@ pub async fn run(options: Options, storage: Storage, next_split: NextSplit, ring
 struct Pump {
     options: Options,
     storage: Storage,
+    held: Arc<Held>,
     next_split: NextSplit,
     ring: Ring,
     store: Arc<Store>,
@@ -51,6 +60,11 @@ impl Pump {
             let Some((split, source)) = opened? else { return Ok(()) };
             // The next split is fetched and opened while this one is read.
             opening = self.open_next();
+            if self.held.claim(split.index, split.start) == Some(split.start) {
+                // It was given away before it was begun.
+                self.held.done(split.index);
+                continue;
+            }
             // Looked at again behind the last byte: rows of two versions must not mix.
             let chunk = self.chunk(split.end - split.start);
             let result = self.one(source, chunk).await.and_then(|()| unmodified(&split));
@@ -58,7 +72,7 @@ impl Pump {
                 opening.abort();
                 return Err(error);
             }
-            let bytes = split.end - split.start;
+            let bytes = self.held.done(split.index);
             self.read.splits += 1;
             self.read.bytes += bytes;
             if !is_remote(&split.path) || split.hosts.contains(&self.options.host) {
@@ -68,10 +82,11 @@ impl Pump {
     }
 
     fn open_next(&mut self) -> Opening {
-        let (split, storage) = ((self.next_split)(), self.storage.clone());
+        let (split, storage, held) = ((self.next_split)(), self.storage.clone(), self.held.clone());
         tokio::spawn(async move {
             let Some(split) = split.await? else { return Ok(None) };
-            let source = Source::open(&storage, &split).await?;
+            held.take(&split);
+            let source = Source::open(&storage, &split, held).await?;
             Ok(Some((split, source)))
         })
     }

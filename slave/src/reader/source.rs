@@ -3,11 +3,13 @@
 //! Invariant: over all splits of a file each row comes exactly once, whole. A row belongs to the split in which its first
 //! byte lies: a split drops what precedes its first row, and reads on behind its end until its last row's.
 
+use super::held::Held;
 use flexps_common::data::compression::{Compression, HEAD};
 use flexps_common::error::{Error, Result, io};
 use flexps_common::storage::{Reader, Storage, is_remote};
 use flexps_common::wire::control::Split;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tokio::runtime::Handle;
 
@@ -46,6 +48,9 @@ struct Plain {
     /// Behind the split's last byte; the reader may stand beyond.
     end: u64,
     stage: Stage,
+    /// Where the split may lose its last part to another reader.
+    held: Arc<Held>,
+    index: u32,
 }
 
 /// Where a plain split stands.
@@ -59,7 +64,7 @@ enum Stage {
 
 impl Source {
     /// Opens a split. An error when the file is not what was listed.
-    pub async fn open(storage: &Storage, split: &Split) -> Result<Self> {
+    pub async fn open(storage: &Storage, split: &Split, held: Arc<Held>) -> Result<Self> {
         unmodified(split)?;
         let mut input = None;
         if split.whole {
@@ -84,7 +89,8 @@ impl Source {
                     0 => Stage::Rows(b'\n'),
                     _ => Stage::Skip,
                 };
-                Input::Plain(Plain { reader, given: start, end: split.end, stage })
+                let (given, end, index) = (start, split.end, split.index);
+                Input::Plain(Plain { reader, given, end, stage, held, index })
             }
         };
         Ok(Self { path: split.path.clone(), input, from_start: split.start == 0 })
@@ -109,10 +115,15 @@ impl Plain {
     async fn fill(&mut self, text: &mut Vec<u8>, most: usize) -> Result<usize> {
         let from = text.len();
         loop {
+            let position = self.reader.position();
+            self.end = self.held.claim(self.index, position + most as u64).unwrap_or(self.end);
+            // The reader's range may go on behind the split: no read passes over its end.
+            let most = if position < self.end { most.min((self.end - position) as usize) } else { most };
             match self.stage {
                 Stage::Done => return Ok(0),
+                Stage::Skip if position >= self.end => self.stage = Stage::Done,
+                Stage::Rows(b'\n') if position >= self.end => self.stage = Stage::Done,
                 Stage::Skip => {
-                    let position = self.reader.position();
                     let got = self.reader.append(text, most).await?;
                     // A line end at the split's last byte starts the first row of the next one.
                     let seen = got.min((self.end - 1).saturating_sub(position) as usize);

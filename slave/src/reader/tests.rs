@@ -1,5 +1,7 @@
 //! What the reader promises of files that are packed, cut, long, changing or bad.
 
+mod given;
+
 use super::*;
 use flexps_common::data::Labels;
 use flexps_common::data::generate::{Generator, Kind, Shape};
@@ -75,7 +77,7 @@ fn from_list(splits: Vec<Split>) -> NextSplit {
 }
 
 fn start(options: Options, schema: Schema, next: NextSplit) -> Reader {
-    Reader::start(options, schema, Storage::default(), next).unwrap()
+    Reader::start(options, schema, Storage::default(), Arc::new(Held::new(1)), next).unwrap()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -1,6 +1,6 @@
 //! What an input turned out to hold.
 
-use crate::assigner::{Reader, Source, cut};
+use crate::assigner::{Next, Reader, Rules, Source, cut};
 use crate::job::reading::{Listed, Reading};
 use flexps_common::data::{Facts, InputSpec, Labels, Schema, Wanted, schema::DataPath};
 use flexps_common::error::Fault;
@@ -34,7 +34,14 @@ fn reading(like: bool) -> Reading {
     let listed = Listed { sources: vec![Source { file, compressed: false }], schema };
     let readers = [1, 2].map(|id| Reader { slave: SlaveId(id), host: format!("h{id}") });
     let splits = cut(InputId(0), &listed.sources, 2);
-    Reading::new(&spec, &listed, splits, readers.to_vec(), true, Duration::ZERO)
+    Reading::new(
+        &spec,
+        &listed,
+        splits,
+        readers.to_vec(),
+        Rules { reproducible: true, ..Rules::default() },
+        Duration::ZERO,
+    )
 }
 
 fn part(rows: u64, positives: u64, bad_rows: u64) -> ReadDone {
@@ -51,7 +58,7 @@ fn read(reading: &mut Reading, parts: [ReadDone; 2]) -> flexps_common::Result<Op
 #[test]
 fn facts_come_when_the_last_slave_has_read() {
     let mut input = reading(false);
-    while input.next(SlaveId(1)).is_some() {}
+    while matches!(input.next(SlaveId(1), 0, Duration::ZERO), Next::Split(_)) {}
     let facts = read(&mut input, [part(3, 1, 0), part(4, 2, 1)]).unwrap().unwrap();
     assert_eq!((facts.rows, facts.positives, facts.bad_rows, facts.features), (7, 3, 1, 50));
     let mut report = ReadReport::default();
