@@ -1,7 +1,11 @@
 //! Comparing policies: simulated, live, and from what a master recorded.
 
 use crate::support::{Cluster, flexps, folder};
+use flexps_master::history::{read, trace, workload};
+use flexps_master::scheduler::policy;
+use flexps_master::simulate::{Trace, simulate};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn shipped(name: &str) -> PathBuf {
@@ -80,6 +84,76 @@ fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
     assert!(end(&comparison, "greedy", "giant") > last("greedy"), "{comparison}");
     assert!(end(&comparison, "prioritized", "giant") < last("prioritized"), "{comparison}");
     assert_eq!(of(&comparison, "greedy")["measures"]["failed"], 0);
+    // The same simulated: under greedy it waits as long as smalls come, two minutes.
+    let comparison = flexps(["workload", "simulate"]).arg(shipped("giant-among-smalls.toml")).json();
+    let wait = |policy: &str| of(&comparison, policy)["measures"]["worst_wait"].as_f64().unwrap();
+    assert_eq!(of(&comparison, "greedy")["measures"]["worst_waiter"], "everything of giant");
+    assert!(wait("greedy") > 100.0, "{comparison}");
+    for policy in ["prioritized", "backfill", "fair"] {
+        assert!(wait(policy) < 20.0, "{policy}: {comparison}");
+    }
+}
+
+/// The shipped file of six tasks, two of them as the real jobs that they stand for.
+fn six_tasks_with_real_jobs() -> String {
+    let text = std::fs::read_to_string(shipped("six-tasks.toml")).unwrap();
+    let real = |job: &str| {
+        match job {
+        _ if job.starts_with("\nname = \"svrg\"") => {
+            "\nname = 'svrg'\nrun = 'svrg'\npriority = 1\nparams = { epochs = 4, wide = 6, narrow = 3, tolerance = 0 }\n".to_owned()
+        }
+        _ if job.starts_with("\nname = \"lr\"") => {
+            "\nname = 'lr'\nrun = 'lr'\nparams = { epochs = 4, threads = 3, tolerance = 0 }\n".to_owned()
+        }
+        _ => job.to_owned(),
+    }
+    };
+    text.split("[[job]]").map(real).collect::<Vec<_>>().join("[[job]]")
+}
+
+#[test]
+fn six_tasks_of_which_two_are_real_run_on_three_slaves_and_their_replay_keeps_the_order() {
+    let cluster = Cluster::start(3, 100);
+    let (file, picture) = (cluster.folder().join("six.toml"), cluster.folder().join("six.svg"));
+    std::fs::write(&file, six_tasks_with_real_jobs()).unwrap();
+    let run = cluster.ask(["workload", "run", "--policies", "prioritized", "--speed", "6", "--picture"]);
+    let run = run.arg(&picture).arg(&file).within(200).ok();
+    assert!(run.stdout.contains("6 jobs on 3 slaves with 300 slots in all (live"), "{run}");
+    assert!(run.stdout.lines().any(|line| line.starts_with("prioritized ")), "{run}");
+    let drawn = std::fs::read_to_string(&picture).unwrap();
+    assert!(drawn.contains("class=\"run\"") && drawn.contains("factors") && drawn.contains("svrg"), "no picture");
+    let history = cluster.folder().join("history");
+    cluster.ask(["history", "export", "--output"]).arg(&history).ok();
+    let text = std::fs::read_to_string(&history).unwrap();
+    let (records, torn) = read("history", &text).unwrap();
+    assert_eq!(torn, None);
+    let (live, (workload, slaves)) =
+        (trace(&records, &BTreeMap::new(), |_| true), workload("six", &records, &BTreeMap::new(), |_| true));
+    let played = simulate(&workload, &slaves, &*policy("prioritized").unwrap(), 0).unwrap();
+    let [recorded, replayed] =
+        [&live, &played].map(|t| t.jobs.iter().filter_map(|j| j.end).max().unwrap().as_secs_f64());
+    assert!((recorded - replayed).abs() <= 0.05 * recorded, "recorded {recorded} s, played {replayed} s");
+    // Stages of one job have a place among themselves, and so a name that both have.
+    let named = |trace: &Trace| {
+        let (mut counts, mut named) = (BTreeMap::new(), Vec::new());
+        let mut runs: Vec<_> = trace.runs.iter().collect();
+        runs.sort_by_key(|run| run.start);
+        for run in runs {
+            let count = counts.entry(run.job).or_insert(0);
+            *count += 1;
+            named.push(((run.job, *count), run.start.as_secs_f64()));
+        }
+        named
+    };
+    let (live, played) = (named(&live), named(&played).into_iter().collect::<BTreeMap<_, _>>());
+    assert_eq!(live.len(), played.len());
+    // What began within a moment of one another may change places: a live master's clock is not a simulator's.
+    let moment = 0.05 * recorded;
+    for (i, (first, at)) in live.iter().enumerate() {
+        for (second, _) in live[i + 1..].iter().filter(|(_, later)| later - at > moment) {
+            assert!(played[first] <= played[second], "stage {first:?} began before {second:?}");
+        }
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-/// Records that are kept in memory; older ones are in the file alone.
-const KEPT: usize = 200_000;
+/// Bytes of records that are kept in memory, some 100,000 runs; older ones are in the file alone.
+const KEPT: usize = 16 << 20;
 /// Bytes of records in one answer, about.
 const PAGE: usize = 512 << 10;
 
@@ -21,6 +21,8 @@ const PAGE: usize = 512 << 10;
 pub struct Log {
     pinned: Vec<String>,
     lines: VecDeque<String>,
+    /// Of `lines`.
+    bytes: usize,
     dropped: u64,
     file: Option<(PathBuf, BufWriter<File>)>,
 }
@@ -60,14 +62,18 @@ impl Log {
             // What is told of masters before this one is in the file alone.
             self.pinned.clear();
             self.lines.clear();
+            self.bytes = 0;
         }
         if !matches!(record, Record::Job { .. } | Record::Run { .. } | Record::End { .. }) {
             self.pinned.push(line);
             return;
         }
+        self.bytes += line.len();
         self.lines.push_back(line);
-        if self.lines.len() > KEPT {
-            self.lines.pop_front();
+        while self.bytes > KEPT
+            && let Some(oldest) = self.lines.pop_front()
+        {
+            self.bytes -= oldest.len();
             self.dropped += 1;
         }
     }

@@ -114,3 +114,24 @@ fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
     assert_eq!(Past::of(&read, 0, 200).now, Duration::from_secs_f64(6.0));
     assert_eq!(Past::of(&read, 0, 1).ended.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(2)]);
 }
+
+#[test]
+fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
+    let mut log = Log::default();
+    log.push(&begin());
+    let end = |job| Record::End { at: job as f64, job: JobId(job), state: State::Done, error: Some("x".repeat(1000)) };
+    let count = 40_000;
+    (0..count).for_each(|job| log.push(&end(job)));
+    assert_eq!(log.next(), count);
+    let (mut kept, mut from) = (Vec::new(), 1);
+    loop {
+        let (lines, next) = log.page(from);
+        if next == from {
+            break;
+        }
+        (kept, from) = ([kept, lines].concat(), next);
+    }
+    let bytes: usize = kept.iter().map(String::len).sum();
+    assert!((15 << 20..=16 << 20).contains(&bytes), "{bytes} bytes");
+    assert_eq!(serde_json::from_str::<Record>(kept.last().unwrap()).unwrap(), end(count - 1));
+}

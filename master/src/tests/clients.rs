@@ -207,3 +207,32 @@ async fn a_job_after_another_waits_for_its_end_and_fails_with_it() {
     assert_eq!(cluster.end(fourth).await.state, State::Done);
     assert_eq!(cluster.end(first).await.state, State::Done);
 }
+
+#[tokio::test]
+async fn two_jobs_that_each_need_more_than_half_of_the_cluster_end_a_hundred_times() {
+    let cluster = Cluster::new().await;
+    let _slaves = [cluster.slave("h1", 2).await, cluster.slave("h2", 2).await];
+    for round in 0..100 {
+        let policy = crate::scheduler::POLICIES[round % crate::scheduler::POLICIES.len()].to_owned();
+        assert_eq!(cluster.ask(ToMaster::SetPolicy { policy }).await, Ok(FromMaster::Ok));
+        let wide = || Rounds { rounds: 3, threads: 3, ..Rounds::default() };
+        let (first, second) = tokio::join!(cluster.submit(wide()), cluster.submit(wide()));
+        for job in [first.unwrap(), second.unwrap()] {
+            let report = cluster.end(job).await;
+            assert_eq!((report.state, report.stages.len()), (State::Done, 3), "round {round}: {report:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_ends_after_its_deadline_says_by_how_much() {
+    let (cluster, late) = (Cluster::new().await, Scheduling { deadline: Some(1e-6), ..Scheduling::default() });
+    let _slave = cluster.slave("h1", 1).await;
+    let job = cluster.submit_scheduled(Rounds::default(), 70, late).await.unwrap();
+    let report = cluster.end(job).await;
+    assert!(report.notes.iter().any(|note| note.contains("s after its deadline, 0.0 s after")), "{:?}", report.notes);
+    let job =
+        cluster.submit_scheduled(Rounds::default(), 71, Scheduling { deadline: Some(1e6), ..Scheduling::default() });
+    let report = cluster.end(job.await.unwrap()).await;
+    assert!(!report.notes.iter().any(|note| note.contains("deadline")), "{:?}", report.notes);
+}

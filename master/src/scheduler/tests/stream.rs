@@ -59,11 +59,11 @@ fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming
     let mut coming: Vec<(JobId, &Coming)> = (1..).map(JobId).zip(stages).filter(|(_, c)| fits(c.want)).collect();
     coming.reverse();
     let lengths: FxHashMap<JobId, u64> = coming.iter().map(|(id, c)| (*id, c.length)).collect();
-    let mut running: Vec<(u64, JobId)> = Vec::new();
+    let mut running: Vec<(u64, JobId, Vec<(SlaveId, u32)>)> = Vec::new();
     let mut played = Played { started: BTreeMap::new(), impatient: BTreeMap::new(), promised: BTreeMap::new() };
     for now in 0..=until {
         let time = Duration::from_secs(now);
-        running.retain(|(end, job)| {
+        running.retain(|(end, job, _)| {
             if *end <= now {
                 board.ended(*job, 0, time).unwrap();
                 board.job_ended(*job);
@@ -79,11 +79,12 @@ fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming
         for (placement, stage) in board.decide(policy, time) {
             check_gang(&stage, &placement.workers, &slaves).unwrap();
             played.started.insert(placement.job, now);
-            running.push((now + lengths[&placement.job], placement.job));
+            running.push((now + lengths[&placement.job], placement.job, placement.workers));
         }
         for slave in board.slaves() {
-            let used: u32 = slaves.iter().find(|s| s.id == slave.id).map_or(0, |s| s.slots) - slave.free;
-            assert!(used <= slave.slots);
+            let there = running.iter().flat_map(|(_, _, workers)| workers).filter(|w| w.0 == slave.id);
+            let used: u32 = there.map(|w| w.1).sum();
+            assert!(used <= slave.slots && used == slave.slots - slave.free, "{used} threads on {slave:?}");
         }
         for r in board.reserved() {
             if let Some(at) = r.at {
