@@ -65,6 +65,26 @@ fn splits_by_lot_are_the_same_rows_read_from_further_away() {
 }
 
 #[test]
+fn a_dataset_file_in_hdfs_is_read_by_its_blocks_where_they_lie() {
+    let (hdfs, _quiet) = Hdfs::quiet();
+    let (_, here) = rows(hdfs, "/jobs/dataset-text");
+    let dataset = here.path().join("rows.data");
+    let text = format!("{}/jobs/dataset-text", hdfs.url);
+    flexps(["data", "convert", "--output"]).arg(&dataset).arg(&text).env("HADOOP_CONF_DIR", &hdfs.conf).ok();
+    hdfs.script(&["put", &dataset.to_string_lossy(), "/jobs/dataset"]);
+    hdfs.replicated("/jobs/dataset");
+    let (alone, remote) = (flexps(FLAGS).arg("--input").arg(&dataset).json(), train(hdfs, "/jobs/dataset").json());
+    assert_eq!(alone["read"]["inputs"], remote["read"]["inputs"]);
+    assert_eq!(train(hdfs, "/jobs/dataset-text").json()["read"]["inputs"], remote["read"]["inputs"]);
+    let cluster = Cluster::with(3, 1, &[("HADOOP_CONF_DIR", &hdfs.conf.to_string_lossy())]);
+    let run = cluster.ask(FLAGS).arg("--input").arg(format!("{}/jobs/dataset", hdfs.url)).json();
+    assert_eq!(run["read"]["rows"], 40_000);
+    assert_close(run["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-3);
+    let share = run["read"]["local_bytes"].as_f64().unwrap() / run["read"]["bytes"].as_f64().unwrap();
+    assert!(share >= 0.9, "only {share:.2} of the bytes were read locally: {}", run["read"]);
+}
+
+#[test]
 fn rows_in_hdfs_are_described_with_their_hosts() {
     let (hdfs, _quiet) = Hdfs::quiet();
     rows(hdfs, "/jobs/info");

@@ -8,6 +8,7 @@ mod bad_input;
 mod browser;
 mod cli;
 mod cluster;
+mod dataset;
 mod embedded;
 mod example;
 mod hdfs;

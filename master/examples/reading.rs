@@ -2,6 +2,7 @@
 //! placed 100 times by lot. Prints a line of JSON per way: how long the reading takes beside the ideal (all bytes over all
 //! speeds), and the share of local bytes, in the middle and at the worst.
 
+use flexps_common::data::Form;
 use flexps_common::experiment::Splits;
 use flexps_common::ids::{InputId, SlaveId};
 use flexps_common::wire::control::Split;
@@ -33,7 +34,7 @@ fn splits(seed: u64) -> Vec<Split> {
                 end: (i + 1) * BYTES,
                 file_len: SPLITS * BYTES,
                 modified: 0,
-                whole: false,
+                form: Form::Text,
                 hosts: [first, second].map(|host| format!("h{host}")).to_vec(),
             }
         })

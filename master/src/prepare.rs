@@ -2,9 +2,10 @@
 
 use crate::assigner::Source;
 use crate::job::reading::Listed;
-use flexps_common::data::compression::{self, Compression, HEAD};
+use flexps_common::data::compression;
+use flexps_common::data::dataset::Index;
 use flexps_common::data::sniff::{SAMPLE, Sample, sniff, whole_lines};
-use flexps_common::data::{InputSpec, Schema};
+use flexps_common::data::{Form, InputSpec, Schema};
 use flexps_common::plan::Plan;
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
@@ -33,7 +34,7 @@ pub async fn prepare(storage: Storage, plan: &Plan) -> Result<Prepared> {
     let mut prepared = Prepared::default();
     for spec in &plan.inputs {
         let listing = storage.list(&spec.paths).await?;
-        let (sources, heads): (Vec<Source>, Vec<Vec<u8>>) = stream::iter(listing.files)
+        let (sources, heads): (Vec<Source>, Vec<Head>) = stream::iter(listing.files)
             .map(|file| head(&storage, file))
             .buffered(AT_A_TIME)
             .try_collect::<Vec<_>>()
@@ -59,32 +60,46 @@ pub async fn prepare(storage: Storage, plan: &Plan) -> Result<Prepared> {
     Ok(prepared)
 }
 
-/// A file and its first bytes, which tell whether it is compressed.
-async fn head(storage: &Storage, file: FileMeta) -> Result<(Source, Vec<u8>)> {
-    let head = storage.read_range(&file.path, file.len, 0..file.len.min(SAMPLE as u64)).await?;
-    let compressed = detect(&file.path, &head)?.is_some();
-    Ok((Source { file, compressed }, head))
+/// What was looked at first of a file.
+enum Head {
+    /// Its first bytes.
+    Bytes(Vec<u8>),
+    /// What a dataset file's index says.
+    Index(Sample),
 }
 
-fn detect(path: &str, head: &[u8]) -> Result<Option<Compression>> {
-    Compression::detect(&head[..head.len().min(HEAD)], path)
+/// A file, and its first bytes, which tell how it holds its rows.
+async fn head(storage: &Storage, file: FileMeta) -> Result<(Source, Head)> {
+    let head = storage.read_range(&file.path, file.len, 0..file.len.min(SAMPLE as u64)).await?;
+    let form = Form::detect(&head, &file.path)?;
+    if form != Form::Dataset {
+        return Ok((Source { file, form, edges: Vec::new() }, Head::Bytes(head)));
+    }
+    let index = Index::read(storage, &file.path, file.len).await?;
+    let sample = index.sample(&file.path);
+    Ok((Source { file, form, edges: index.edges }, Head::Index(sample)))
 }
 
 /// The lines at the ends of some of the files.
-async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Vec<u8>>) -> Result<Vec<Sample>> {
+async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Head>) -> Result<Vec<Sample>> {
     let step = sources.len().div_ceil(LOOKED_INTO).max(1);
     let last = sources.len().saturating_sub(1);
     let chosen = sources.iter().zip(heads).enumerate().filter(|(i, _)| i.is_multiple_of(step) || *i == last);
-    let looks: Vec<_> = chosen.map(|(_, (source, head))| ends(storage, &source.file, head)).collect();
+    let looks: Vec<_> = chosen.map(|(_, (source, head))| ends(storage, source, head)).collect();
     // All at once: a DataNode that hangs costs each of them seconds.
     let samples: Vec<Vec<Sample>> = stream::iter(looks).buffered(AT_A_TIME).try_collect().await?;
     Ok(samples.into_iter().flatten().collect())
 }
 
 /// The lines at the start and at the end of a file; of a compressed one those at its start.
-async fn ends(storage: &Storage, FileMeta { path, len, .. }: &FileMeta, head: Vec<u8>) -> Result<Vec<Sample>> {
-    let sample = |text: &[u8]| Sample { path: path.clone(), text: text.to_vec() };
-    if let Some(compression) = detect(path, &head)? {
+async fn ends(storage: &Storage, source: &Source, head: Head) -> Result<Vec<Sample>> {
+    let FileMeta { path, len, .. } = &source.file;
+    let head = match head {
+        Head::Bytes(head) => head,
+        Head::Index(sample) => return Ok(vec![sample]),
+    };
+    let sample = |text: &[u8]| Sample::of(path, text);
+    if let Form::Packed(compression) = source.form {
         let packed = storage.read_range(path, *len, 0..(*len).min(compression::SAMPLE as u64)).await?;
         let text = compression.decode_head(path, &packed, packed.len() as u64 == *len, SAMPLE)?;
         // A short text is all of the file, whose last line may have no end.

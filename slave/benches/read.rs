@@ -4,7 +4,7 @@
 
 use flexps_common::data::generate::{Generator, Kind, Shape};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::{Labels, Schema};
+use flexps_common::data::{Form, Labels, Schema};
 use flexps_common::ids::InputId;
 use flexps_common::storage::Storage;
 use flexps_common::wire::control::{LEAST_PART, Split};
@@ -72,7 +72,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             end: block.end,
             file_len: file.len,
             modified: file.modified,
-            whole: false,
+            form: Form::Text,
             hosts: vec![],
         };
         let mut splits: VecDeque<Split> = file.blocks.iter().enumerate().map(split).collect();

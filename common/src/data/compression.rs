@@ -4,6 +4,7 @@
 //! never fewer rows; an archive of a kind that can't be read is refused by name before any of it is taken for text.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::io::{self, BufReader, Read};
 
 /// First bytes that [`Compression::detect`] looks at.
@@ -13,7 +14,7 @@ pub const HEAD: usize = 16;
 pub const SAMPLE: usize = 1 << 20;
 
 /// How a file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Compression {
     /// gzip, of one or more members.
     Gzip,
@@ -101,11 +102,9 @@ impl Compression {
 
     /// Turns an error of [`Compression::decode`]'s reader into ours: that of the underlying file as it was, if it was ours.
     pub fn error(self, path: &str, error: io::Error) -> Error {
-        if let Some(ours) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
-            return ours.clone();
-        }
         let name = self.name();
         match error.kind() {
+            _ if error.get_ref().is_some_and(|e| e.is::<Error>()) => crate::error::io(path, &error),
             io::ErrorKind::UnexpectedEof => Error::data(format!(
                 "{path}: the {name} file is truncated: it ends in the middle of its data; copy it again"
             )),

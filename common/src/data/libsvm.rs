@@ -61,9 +61,9 @@ pub struct Parser {
     tail: Vec<u8>,
 }
 
-/// Why a row is bad, and the position at which it was seen.
+/// Why a row is bad.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Reason {
+pub(super) enum Reason {
     Label,
     Class(f32),
     Index,
@@ -75,6 +75,7 @@ enum Reason {
     NotFinite,
 }
 
+/// A reason, and the position at which it was seen.
 type Bad = (Reason, usize);
 
 /// What the rows of one text add up to while they are parsed.
@@ -98,6 +99,11 @@ impl Parser {
             offsets: Vec::new(),
             tail: Vec::new(),
         }
+    }
+
+    /// How it takes rows.
+    pub fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// Parses whole lines; the last may lack its line end. Fails, with the first messages, when the text alone holds more
@@ -271,54 +277,54 @@ impl Parser {
     /// What a user is told of a bad row. `text` ends where the line does.
     #[cold]
     fn message(&self, text: &[u8], (reason, at): Bad, path: &str, line: Option<u64>, offset: u64) -> Error {
-        let schema = &self.schema;
-        let token = shown(text, at);
-        let why = match reason {
-            Reason::Label => format!("label {token} is no number; a row is LABEL INDEX:VALUE INDEX:VALUE …"),
-            Reason::Class(_) => format!(
-                "label {token} is {} {}{}; give {}",
-                if schema.labels.all().len() == 2 { "neither of the two classes" } else { "none of the classes" },
-                schema.labels,
-                if schema.labels_detected { " that were found at the files' ends" } else { "" },
-                if schema.labels.all().len() == 2 {
-                    "both with --labels NEG,POS"
-                } else {
-                    "all with --labels A,B,C,…"
-                },
-            ),
-            Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
-            Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
-            Reason::Base if schema.base_detected => format!(
-                "index 0 in {token}, but the indices at the files' ends start from {}; give --index-base 0",
-                schema.index_base
-            ),
-            Reason::Base => {
-                format!("index 0 in {token}, but --index-base {} was given; give --index-base 0", schema.index_base)
-            }
-            Reason::Order { before, index } if before == index => {
-                format!("index {index} comes twice; merge its values into one")
-            }
-            Reason::Order { before, index } => {
-                format!("index {index} follows {before}; indices must rise, sort each row's features")
-            }
-            Reason::TooLarge(index) => match schema.features {
-                Some(features) if u64::from(schema.index_base) + features <= 1 << 32 => format!(
-                    "index {index} is beyond the {features} features that were given (indices from {}); give more with \
-                     --features, or leave it out",
-                    schema.index_base
-                ),
-                _ => {
-                    format!("index in {token} is beyond 4294967295, the largest allowed; hash or renumber the features")
-                }
-            },
-            Reason::Value => format!("value in {token} is no number"),
-            Reason::NotFinite => {
-                format!("value in {token} is not finite as a 32-bit float; remove or scale the feature")
-            }
-        };
+        let why = why(&self.schema, reason, &shown(text, at));
         match line {
             Some(line) => Error::data(format!("{path}, line {line}: {why}")),
             None => Error::data(format!("{path}, line at byte {offset}: {why}")),
+        }
+    }
+}
+
+/// What makes a row with `token`, which is quoted, a bad one, and what to do about it.
+#[cold]
+pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
+    match reason {
+        Reason::Label => format!("label {token} is no number; a row is LABEL INDEX:VALUE INDEX:VALUE …"),
+        Reason::Class(_) => format!(
+            "label {token} is {} {}{}; give {}",
+            if schema.labels.all().len() == 2 { "neither of the two classes" } else { "none of the classes" },
+            schema.labels,
+            if schema.labels_detected { " that were found at the files' ends" } else { "" },
+            if schema.labels.all().len() == 2 { "both with --labels NEG,POS" } else { "all with --labels A,B,C,…" },
+        ),
+        Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
+        Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
+        Reason::Base if schema.base_detected => format!(
+            "index 0 in {token}, but the indices at the files' ends start from {}; give --index-base 0",
+            schema.index_base
+        ),
+        Reason::Base => {
+            format!("index 0 in {token}, but --index-base {} was given; give --index-base 0", schema.index_base)
+        }
+        Reason::Order { before, index } if before == index => {
+            format!("index {index} comes twice; merge its values into one")
+        }
+        Reason::Order { before, index } => {
+            format!("index {index} follows {before}; indices must rise, sort each row's features")
+        }
+        Reason::TooLarge(index) => match schema.features {
+            Some(features) if u64::from(schema.index_base) + features <= 1 << 32 => format!(
+                "index {index} is beyond the {features} features that were given (indices from {}); give more with \
+                 --features, or leave it out",
+                schema.index_base
+            ),
+            _ => {
+                format!("index in {token} is beyond 4294967295, the largest allowed; hash or renumber the features")
+            }
+        },
+        Reason::Value => format!("value in {token} is no number"),
+        Reason::NotFinite => {
+            format!("value in {token} is not finite as a 32-bit float; remove or scale the feature")
         }
     }
 }
@@ -358,7 +364,7 @@ fn shown(text: &[u8], at: usize) -> String {
 }
 
 /// Sum of squares in f64; eight sums side by side, since one would wait for each addition.
-fn norm2(values: &[f32]) -> f64 {
+pub(super) fn norm2(values: &[f32]) -> f64 {
     let mut sums = [0f64; 8];
     let mut groups = values.chunks_exact(8);
     for group in &mut groups {

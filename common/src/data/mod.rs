@@ -2,7 +2,9 @@
 
 pub mod block;
 pub mod compression;
+pub mod dataset;
 pub mod drawn;
+pub mod form;
 pub mod generate;
 pub mod indexer;
 pub mod keys;
@@ -13,4 +15,5 @@ pub mod sniff;
 mod wide;
 
 pub use block::{Block, Row};
+pub use form::Form;
 pub use schema::{Facts, InputSpec, Labels, Schema, Wanted};

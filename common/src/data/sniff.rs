@@ -15,13 +15,36 @@ const MOST_CLASSES: usize = 1000;
 /// Labels that an error lists.
 const SHOWN: usize = 10;
 
-/// Whole lines of a file.
-#[derive(Debug, Clone)]
+/// What a look into a file showed.
+#[derive(Debug, Clone, Default)]
 pub struct Sample {
     /// The file.
     pub path: String,
-    /// The lines; see [`whole_lines`].
-    pub text: Vec<u8>,
+    /// The labels seen, each once.
+    pub labels: Vec<f32>,
+    /// Whether an index 0 was seen.
+    pub zero: bool,
+}
+
+impl Sample {
+    /// What the whole lines of `text` show; see [`whole_lines`].
+    pub fn of(path: &str, text: &[u8]) -> Self {
+        let mut sample = Self { path: path.to_owned(), ..Self::default() };
+        for line in text.split(|b| *b == b'\n') {
+            let line = line.split(|b| *b == b'#').next().unwrap_or_default();
+            let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
+            // Rows that can't be read are the reader's to report: it knows the line.
+            let label = tokens.next().and_then(|t| std::str::from_utf8(t).ok()?.parse::<f32>().ok());
+            if let Some(label) = label.filter(|l| l.is_finite() && !sample.labels.contains(l)) {
+                sample.labels.push(label);
+            }
+            // Indices rise, so that only the first one can be 0.
+            let first = tokens.find(|t| !t.starts_with(b"qid:"));
+            let index = first.and_then(|t| t.split(|b| *b == b':').next());
+            sample.zero |= index.is_some_and(|i| i.iter().all(|b| *b == b'0'));
+        }
+        sample
+    }
 }
 
 /// The whole lines in a piece of a file. The first is whole if the piece starts the file, the last if it ends it.
@@ -34,19 +57,12 @@ pub fn whole_lines(piece: &[u8], starts_file: bool, ends_file: bool) -> &[u8] {
 /// The schema of an input: what `spec` gives, and what `samples` show of the rest.
 pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
     let mut labels: Vec<f32> = Vec::new();
-    let mut zero = false;
-    for line in samples.iter().flat_map(|s| s.text.split(|b| *b == b'\n')) {
-        let line = line.split(|b| *b == b'#').next().unwrap_or_default();
-        let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
-        // Rows that can't be read are the reader's to report: it knows the line.
-        let label = tokens.next().and_then(|t| std::str::from_utf8(t).ok()?.parse::<f32>().ok());
-        if let Some(label) = label.filter(|l| l.is_finite() && !labels.contains(l)) {
-            labels.push(label);
+    for label in samples.iter().flat_map(|sample| &sample.labels) {
+        if !labels.contains(label) {
+            labels.push(*label);
         }
-        // Indices rise, so that only the first one can be 0.
-        let first = tokens.find(|t| !t.starts_with(b"qid:"));
-        zero |= first.and_then(|t| t.split(|b| *b == b':').next()).is_some_and(|i| i.iter().all(|b| *b == b'0'));
     }
+    let zero = samples.iter().any(|sample| sample.zero);
     labels.sort_by(f32::total_cmp);
     Ok(Schema {
         index_base: spec.index_base.unwrap_or(u32::from(!zero)),
@@ -111,7 +127,7 @@ mod tests {
     }
 
     fn sniffed(text: &str) -> Result<Schema> {
-        sniff(&spec(), &[Sample { path: "f".into(), text: text.into() }])
+        sniff(&spec(), &[Sample::of("f", text.as_bytes())])
     }
 
     fn labels(text: &str) -> (f32, f32) {
@@ -157,7 +173,7 @@ mod tests {
             bad_rows: 4,
             ..spec()
         };
-        let schema = sniff(&given, &[Sample { path: "f".into(), text: b"1 0:1\n2 0:1\n3 0:1\n".to_vec() }]).unwrap();
+        let schema = sniff(&given, &[Sample::of("f", b"1 0:1\n2 0:1\n3 0:1\n")]).unwrap();
         assert_eq!((schema.index_base, schema.base_detected, schema.labels_detected), (1, false, false));
         assert_eq!((schema.labels, schema.features, schema.bad_rows), (given.labels.unwrap(), Some(9), 4));
     }

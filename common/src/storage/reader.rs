@@ -47,6 +47,15 @@ impl Reader {
         Self { path, len, range, source: Source::Remote(Box::new(file)) }
     }
 
+    /// The file itself, if it is a local one, for reads out of order.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match &self.source {
+            Source::Local(file) => Some(file.clone()),
+            #[cfg(feature = "hdfs")]
+            Source::Remote(_) => None,
+        }
+    }
+
     /// Offset of the next byte in the file.
     pub fn position(&self) -> u64 {
         self.range.start

@@ -1,7 +1,7 @@
 //! Control messages: one request enum per listener, one answer enum each. Every request is answered, so every sender
 //! knows that it arrived; every request may arrive twice and is then answered from memory (see [`crate::transport`]).
 
-use crate::data::{Facts, Schema};
+use crate::data::{Facts, Form, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
 use crate::home::Home;
@@ -32,8 +32,8 @@ pub struct Split {
     pub file_len: u64,
     /// Its modification time then, in milliseconds since 1970; 0 when unknown.
     pub modified: u64,
-    /// Whether the file is read whole because it is compressed.
-    pub whole: bool,
+    /// How the file holds its rows: a compressed one is read whole, splits of a dataset file start and end with blocks.
+    pub form: Form,
     /// Hosts that hold the split's bytes.
     pub hosts: Vec<String>,
 }

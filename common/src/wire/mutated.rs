@@ -13,7 +13,7 @@ use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Se
 use super::{codec, keys};
 use crate::announced::Touches;
 use crate::data::schema::Labels;
-use crate::data::{Facts, Schema};
+use crate::data::{Facts, Form, Schema};
 use crate::error::Error;
 use crate::experiment::{Experiment, Splits};
 use crate::home::{Home, Transfer};
@@ -221,7 +221,7 @@ fn from_master() -> Vec<FromMaster> {
         end: 1 << 28,
         file_len: 1 << 40,
         modified: 1_700_000_000_000,
-        whole: false,
+        form: Form::Text,
         hosts: vec!["h1".into(), "h2".into()],
     };
     let progress = JobProgress {

@@ -3,6 +3,7 @@
 //! Invariant: parsing validates and never acts. A job's own flags come from the registry; the engine's flags are global
 //! to `run`, so they may stand before or after them.
 
+use super::convert::ConvertArgs;
 use super::experiment::ExperimentArgs;
 use super::scheduling::{SchedulingArgs, weight};
 use super::workload::args::{HistoryCommand, WorkloadCommand};
@@ -61,7 +62,7 @@ pub enum Command {
     Cancel(CancelArgs),
     /// List the slaves of a master
     Slaves(ListArgs),
-    /// Generate rows, or describe a file of rows
+    /// Generate rows, convert them, or describe them
     Data {
         /// What to do.
         #[command(subcommand)]
@@ -293,6 +294,8 @@ pub struct CancelArgs {
 pub enum DataCommand {
     /// Write rows of a known shape; the same flags give the same bytes on every machine
     Generate(GenerateArgs),
+    /// Turn rows into a dataset file, which jobs read without parsing
+    Convert(ConvertArgs),
     /// Read rows and describe them: rows, features, non-zeros, labels, index base, blocks and hosts
     Info(InfoArgs),
 }

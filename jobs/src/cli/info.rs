@@ -5,7 +5,7 @@ use super::rows::Files;
 use super::table::count;
 use super::terminal::{out, say};
 use bytesize::ByteSize;
-use flexps_common::data::{Facts, Schema};
+use flexps_common::data::{Facts, Form, Schema};
 use flexps_common::storage::FileMeta;
 use flexps_common::{Error, Result};
 use serde_json::json;
@@ -25,12 +25,9 @@ pub fn info(runtime: &Handle, args: &InfoArgs) -> Result<()> {
         Ok(())
     })?;
     let listed = &files.listing.files;
-    let mut compressions = Vec::with_capacity(listed.len());
-    for file in listed {
-        compressions.push(files.compression(file)?.map_or("none", |c| c.name()));
-    }
+    let forms = listed.iter().map(|file| files.form(file)).collect::<Result<Vec<_>>>()?;
     if args.json {
-        let files: Vec<_> = listed.iter().zip(&compressions).map(|(file, packed)| one_file(file, packed)).collect();
+        let files: Vec<_> = listed.iter().zip(&forms).map(|(file, form)| one_file(file, *form)).collect();
         let object = json!({
             "rows": facts.rows,
             "features": facts.features,
@@ -52,19 +49,29 @@ pub fn info(runtime: &Handle, args: &InfoArgs) -> Result<()> {
     for note in &files.listing.notes {
         say(&format!("note: {note}"));
     }
-    out(&text(&facts, &schema, bad.as_ref(), listed, &compressions))
+    out(&text(&facts, &schema, bad.as_ref(), listed, &forms))
 }
 
-fn one_file(file: &FileMeta, packed: &str) -> serde_json::Value {
+/// The name of a file's form, and that of its compression.
+fn names(form: Form) -> (&'static str, &'static str) {
+    match form {
+        Form::Text => ("libsvm", "none"),
+        Form::Packed(compression) => ("libsvm", compression.name()),
+        Form::Dataset => ("dataset", "none"),
+    }
+}
+
+fn one_file(file: &FileMeta, form: Form) -> serde_json::Value {
+    let (form, packed) = names(form);
     let blocks: Vec<_> = file
         .blocks
         .iter()
         .map(|block| json!({ "start": block.start, "end": block.end, "hosts": block.hosts, "racks": block.racks }))
         .collect();
-    json!({ "path": file.path, "bytes": file.len, "compression": packed, "blocks": blocks })
+    json!({ "path": file.path, "bytes": file.len, "format": form, "compression": packed, "blocks": blocks })
 }
 
-fn text(facts: &Facts, schema: &Schema, bad: Option<&Error>, files: &[FileMeta], packed: &[&str]) -> String {
+fn text(facts: &Facts, schema: &Schema, bad: Option<&Error>, files: &[FileMeta], forms: &[Form]) -> String {
     let mut text = String::new();
     let labels = match schema.labels.all() {
         [negative, positive] => {
@@ -82,9 +89,13 @@ fn text(facts: &Facts, schema: &Schema, bad: Option<&Error>, files: &[FileMeta],
     if let Some(bad) = bad {
         let _ = writeln!(text, "bad rows   {}; the first: {bad}", facts.bad_rows);
     }
-    for (file, packed) in files.iter().zip(packed) {
+    for (file, form) in files.iter().zip(forms) {
         let size = ByteSize(file.len).display().si();
-        let packed = if *packed == "none" { String::new() } else { format!(", {packed}") };
+        let packed = match names(*form) {
+            ("libsvm", "none") => String::new(),
+            ("libsvm", packed) => format!(", {packed}"),
+            (form, _) => format!(", {form}"),
+        };
         let _ =
             writeln!(text, "file       {}: {size}{packed}, {}", file.path, count(file.blocks.len() as u64, "block"));
     }

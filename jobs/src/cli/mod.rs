@@ -5,6 +5,7 @@
 
 mod args;
 mod client;
+mod convert;
 mod doctor;
 mod evaluate;
 mod experiment;
@@ -83,6 +84,7 @@ fn start(registry: Registry) -> Result<()> {
         Command::Cancel(args) => block_on(query::cancel(args)),
         Command::Slaves(args) => block_on(query::slaves(args)),
         Command::Data { command: DataCommand::Generate(args) } => generate::generate(&args),
+        Command::Data { command: DataCommand::Convert(args) } => convert::convert(runtime()?.handle(), &args),
         Command::Data { command: DataCommand::Info(args) } => info::info(runtime()?.handle(), &args),
         Command::Predict(args) => predict::predict(runtime()?.handle(), &args),
         Command::Evaluate(args) => evaluate::evaluate(runtime()?.handle(), &args),

@@ -3,13 +3,16 @@
 //! Invariant: rows come in the order of the files' names and of their lines, each once; memory is one piece's, however
 //! large the files are.
 
-use flexps_common::data::compression::{Compression, HEAD, SAMPLE};
+use flexps_common::Result;
+use flexps_common::data::compression::SAMPLE;
+use flexps_common::data::dataset::{self, Index};
+use flexps_common::data::form::{Form, HEAD};
 use flexps_common::data::libsvm::{Parsed, Parser, Place};
 use flexps_common::data::schema::DataPath;
 use flexps_common::data::sniff::{Sample, whole_lines};
 use flexps_common::data::{InputSpec, Schema, Wanted, sniff};
+use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
-use flexps_common::{Error, Result};
 use std::io::{self, Read};
 use tokio::runtime::Handle;
 
@@ -34,13 +37,13 @@ impl Files {
         Ok(Self { listing, storage, runtime: runtime.clone() })
     }
 
-    /// How a file is compressed.
-    pub fn compression(&self, file: &FileMeta) -> Result<Option<Compression>> {
-        Compression::detect(&self.head(file, HEAD)?, &file.path)
+    /// How a file holds its rows.
+    pub fn form(&self, file: &FileMeta) -> Result<Form> {
+        Form::detect(&self.head(file, HEAD)?, &file.path)
     }
 
-    /// Whole lines from the starts of some files.
-    pub fn samples(&self) -> Result<Vec<Sample>> {
+    /// What the starts of some files show.
+    fn samples(&self) -> Result<Vec<Sample>> {
         let step = self.listing.files.len().div_ceil(LOOKED_INTO).max(1);
         self.listing.files.iter().step_by(step).map(|file| self.sample(file)).collect()
     }
@@ -53,20 +56,24 @@ impl Files {
         of(Wanted::Classes).or_else(|e| of(Wanted::Numbers).map_err(|_| e))
     }
 
-    /// Calls `each` with the rows of every piece of text.
+    /// Calls `each` with the rows of every piece of text, or of every block.
     pub fn each(&self, schema: &Schema, mut each: impl FnMut(Parsed) -> Result<()>) -> Result<()> {
         let mut parser = Parser::new(schema.clone());
         let mut text = Vec::with_capacity(2 * PIECE);
         for file in &self.listing.files {
-            let compression = self.compression(file)?;
+            let form = self.form(file)?;
+            if form == Form::Dataset {
+                self.each_block(file, schema, &mut each)?;
+                continue;
+            }
             let bytes = self.open(file)?;
-            let mut bytes: Box<dyn Read + Send> = match compression {
-                Some(compression) => compression.decode(bytes)?,
-                None => Box::new(bytes),
+            let mut bytes: Box<dyn Read + Send> = match form {
+                Form::Packed(compression) => compression.decode(bytes)?,
+                _ => Box::new(bytes),
             };
-            let failed = |e: io::Error| match compression {
-                Some(compression) => compression.error(&file.path, e),
-                None => ours(&file.path, e),
+            let failed = |e: io::Error| match form {
+                Form::Packed(compression) => compression.error(&file.path, e),
+                _ => error::io(&file.path, &e),
             };
             let (mut offset, mut line) = (0, 1);
             text.clear();
@@ -86,17 +93,31 @@ impl Files {
         Ok(())
     }
 
+    fn each_block(&self, file: &FileMeta, schema: &Schema, each: &mut impl FnMut(Parsed) -> Result<()>) -> Result<()> {
+        let edges = self.index(file)?.edges;
+        for (start, end) in edges.iter().zip(edges.iter().skip(1)) {
+            let bytes = self.runtime.block_on(self.storage.read_range(&file.path, file.len, *start..*end))?;
+            each(dataset::decode(&bytes, &file.path, *start, schema)?)?;
+        }
+        Ok(())
+    }
+
+    /// The index of a dataset file.
+    pub fn index(&self, file: &FileMeta) -> Result<Index> {
+        self.runtime.block_on(Index::read(&self.storage, &file.path, file.len))
+    }
+
     fn sample(&self, file: &FileMeta) -> Result<Sample> {
         let head = self.head(file, SAMPLE)?;
         let whole = head.len() as u64 == file.len;
-        let text = match Compression::detect(&head, &file.path)? {
-            Some(compression) => {
+        Ok(match Form::detect(&head, &file.path)? {
+            Form::Packed(compression) => {
                 let text = compression.decode_head(&file.path, &head, whole, SAMPLE)?;
-                whole_lines(&text, true, whole && text.len() < SAMPLE).to_vec()
+                Sample::of(&file.path, whole_lines(&text, true, whole && text.len() < SAMPLE))
             }
-            None => whole_lines(&head, true, whole).to_vec(),
-        };
-        Ok(Sample { path: file.path.clone(), text })
+            Form::Text => Sample::of(&file.path, whole_lines(&head, true, whole)),
+            Form::Dataset => self.index(file)?.sample(&file.path),
+        })
     }
 
     fn head(&self, file: &FileMeta, most: usize) -> Result<Vec<u8>> {
@@ -107,14 +128,6 @@ impl Files {
     fn open(&self, file: &FileMeta) -> Result<Blocking> {
         let reader = self.runtime.block_on(self.storage.open(&file.path, file.len, 0..file.len))?;
         Ok(Blocking { reader, runtime: self.runtime.clone(), piece: Vec::new(), at: 0 })
-    }
-}
-
-/// Our error inside an I/O error, or the I/O error on `path`.
-fn ours(path: &str, error: io::Error) -> Error {
-    match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
-        Some(ours) => ours.clone(),
-        None => flexps_common::error::io(path, &error),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use super::plan::{Distance, distance};
 use super::{Assigner, Cut, Reader};
+use flexps_common::data::Form;
 use flexps_common::experiment::Splits;
 use flexps_common::ids::SlaveId;
 use flexps_common::wire::control::LEAST_PART;
@@ -93,7 +94,7 @@ impl Assigner {
             let split = &self.splits[*index];
             // A compressed file is given whole or not at all; a small split is not worth the asking.
             let begun = unread.first() == Some(index);
-            if begun && (split.whole || split.end - split.start < 2 * LEAST_PART) {
+            if begun && (split.form != Form::Text || split.end - split.start < 2 * LEAST_PART) {
                 continue;
             }
             let rate = self.rate(reader.slave, now).unwrap_or(f64::MIN_POSITIVE);

@@ -5,11 +5,14 @@ mod slow;
 
 use super::*;
 use cluster::{Slave, read};
+use flexps_common::data::Form;
+use flexps_common::data::compression::Compression;
 use flexps_common::ids::InputId;
 use flexps_common::storage::{BlockMeta, FileMeta};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
+const PACKED: Form = Form::Packed(Compression::Gzip);
 
 fn source(path: &str, blocks: &[(u64, &[&str])]) -> Source {
     let mut start = 0;
@@ -22,7 +25,11 @@ fn source(path: &str, blocks: &[(u64, &[&str])]) -> Source {
             BlockMeta { start: start - len, end: start, hosts, racks }
         })
         .collect();
-    Source { file: FileMeta { path: path.to_owned(), len: start, modified: 0, blocks }, compressed: false }
+    Source {
+        file: FileMeta { path: path.to_owned(), len: start, modified: 0, blocks },
+        form: Form::Text,
+        edges: Vec::new(),
+    }
 }
 
 fn readers(hosts: &[&str]) -> Vec<Reader> {
@@ -59,7 +66,8 @@ fn sources() -> impl Strategy<Value = Vec<Source>> {
             let all = ["a1", "a2", "b1", "c1", "x9"];
             let hosts: Vec<Vec<&str>> = blocks.iter().map(|(_, h)| h.iter().map(|i| all[*i]).collect()).collect();
             let blocks: Vec<_> = blocks.iter().zip(&hosts).map(|((len, _), h)| (*len, h.as_slice())).collect();
-            found.push(Source { compressed: *compressed, ..source(&format!("/f{i}"), &blocks) });
+            let form = if *compressed { PACKED } else { Form::Text };
+            found.push(Source { form, ..source(&format!("/f{i}"), &blocks) });
         }
         found
     })
@@ -78,8 +86,8 @@ proptest! {
                 at = split.end;
             }
             prop_assert_eq!(at, source.file.len);
-            if source.compressed {
-                prop_assert!(own.len() <= 1 && own.iter().all(|s| s.whole));
+            if source.form == PACKED {
+                prop_assert!(own.len() <= 1 && own.iter().all(|s| s.form == PACKED));
             } else {
                 for block in &source.file.blocks {
                     prop_assert!(own.iter().any(|s| s.end == block.end));
@@ -163,9 +171,9 @@ fn a_fast_slave_takes_from_the_slow_one_with_the_most_left_and_nearest_first() {
 #[test]
 fn a_compressed_file_is_one_split_on_the_hosts_that_hold_most_of_it() {
     let blocks: Vec<(u64, &[&str])> = vec![(128 * MIB, &["a1", "a2"]), (128 * MIB, &["a2", "b1"])];
-    let (splits, _) = cut(InputId(0), &[Source { compressed: true, ..source("/f.gz", &blocks) }], 3);
+    let (splits, _) = cut(InputId(0), &[Source { form: PACKED, ..source("/f.gz", &blocks) }], 3);
     assert_eq!(splits.len(), 1);
-    assert!(splits[0].whole && splits[0].hosts == ["a2"] && splits[0].end == 256 * MIB);
+    assert!(splits[0].form == PACKED && splits[0].hosts == ["a2"] && splits[0].end == 256 * MIB);
 }
 
 #[test]
@@ -173,4 +181,17 @@ fn a_small_local_file_is_cut_so_that_every_slave_has_rows() {
     let (splits, _) = cut(InputId(0), &[source("/f", &[(3 * MIB, &[])])], 3);
     let assigner = Assigner::new(splits, readers(&["h1", "h2", "h3"]), Racks::new(), Rules::default());
     assert_eq!(assigner.queues.values().map(VecDeque::len).collect::<Vec<_>>(), [4, 4, 4]);
+}
+
+#[test]
+fn a_dataset_file_is_cut_where_its_own_blocks_end_and_lies_where_they_start() {
+    let blocks: Vec<(u64, &[&str])> = vec![(10 * MIB, &["a1"]), (10 * MIB, &["b1"])];
+    // Blocks of 3 MiB from byte 16 on: the fourth lies across the edge and starts on a1.
+    let edges: Vec<u64> = (0..7).map(|i| 16 + 3 * MIB * i).collect();
+    let dataset = Source { form: Form::Dataset, edges: edges.clone(), ..source("/f", &blocks) };
+    let cut = |slaves| cut(InputId(0), std::slice::from_ref(&dataset), slaves).0;
+    let found: Vec<_> = cut(1).iter().map(|s| (s.start, s.end, s.hosts.clone())).collect();
+    assert_eq!(found, [(16, edges[4], vec!["a1".to_owned()]), (edges[4], edges[6], vec!["b1".to_owned()])]);
+    assert_eq!(cut(3).iter().map(|s| s.start).collect::<Vec<_>>(), edges[..6]);
+    assert!(cut(3).iter().all(|s| s.form == Form::Dataset && edges.contains(&s.end)));
 }

@@ -3,6 +3,7 @@
 use super::fake::*;
 use crate::slaves::Slaves;
 use flexps_common::Error;
+use flexps_common::data::Form;
 use flexps_common::error::Fault;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
@@ -141,7 +142,7 @@ async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
     let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0), read: 0 };
     let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.id, job)).await else { panic!() };
-    assert_eq!((split.start, split.end, split.file_len, split.whole), (0, 20, 20, false));
+    assert_eq!((split.start, split.end, split.file_len, split.form), (0, 20, 20, Form::Text));
     assert_eq!(cluster.ask(next(slave.id, job)).await, Ok(FromMaster::Split(None)));
     assert_eq!(cluster.ask(next(SlaveId(99), job)).await, Ok(FromMaster::Unknown));
     assert_eq!(cluster.ask(next(slave.id, JobId(99))).await.unwrap_err().fault, Fault::Cancelled);

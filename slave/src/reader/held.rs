@@ -3,6 +3,7 @@
 //! Invariant: bytes that were given away are not read here; bytes that are being read are not given away. Both sides go
 //! through one lock, so a byte is on one side or on the other.
 
+use flexps_common::data::Form;
 use flexps_common::wire::control::Split;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +38,8 @@ impl Held {
 
     /// The reader has a split, and has not begun it.
     pub fn take(&self, split: &Split) {
-        let Split { index, start, end, whole, .. } = *split;
-        self.parts.lock().push(Part { index, start, at: None, end, whole });
+        let Split { index, start, end, form, .. } = *split;
+        self.parts.lock().push(Part { index, start, at: None, end, whole: form != Form::Text });
     }
 
     /// Begins a split, or goes on in it: what lies below `upto` is about to be read. Returns the split's end; of a split that

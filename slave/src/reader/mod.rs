@@ -1,11 +1,13 @@
 //! The reader: one input's part of one slave, from splits to cached blocks.
 //!
 //! A task pulls splits and fills buffers of a small ring with whole lines, numbered in order (`pump`, `source`); parser
-//! threads turn them into blocks, out of order (`parsers`); `store` keeps these by number, on disk when memory is used up
-//! (`spill`); `held` says what of the splits may still go to another slave. Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
+//! threads turn them into blocks, out of order (`parsers`); blocks of a dataset file (`dataset`) go the same way; `store`
+//! keeps these by number, on disk when memory is used up (`spill`); `held` says what of the splits may still go to another
+//! slave. Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
 //! call ends, with a block or with the cause of the failure; besides the cached rows no more than the ring, the parsers'
 //! scratch memory and one read are held.
 
+mod dataset;
 pub mod held;
 mod parsers;
 mod pump;
@@ -105,6 +107,11 @@ impl Reader {
     /// features occur: blocks taken later hold local numbers.
     pub async fn key_map(&self) -> Result<Arc<KeyMap>> {
         self.store.key_map().await
+    }
+
+    /// Gives up the rows of block `at`, which nobody asks for again.
+    pub fn forget(&self, at: usize) {
+        self.store.forget(at);
     }
 
     /// What was read, once all of it is parsed.

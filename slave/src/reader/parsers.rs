@@ -3,28 +3,39 @@
 //! Invariant: no buffer is ever lost, so that the pump never waits in vain: each comes back when it is parsed, also when
 //! parsing failed. A parser that panics fails the reading.
 
+use super::dataset::Mapped;
 use super::store::Store;
 use super::{Options, SPARE_BUFFERS};
 use crossbeam_channel as channel;
-use flexps_common::data::Schema;
 use flexps_common::data::libsvm::{Parser, Place};
+use flexps_common::data::{Schema, dataset};
 use flexps_common::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Whole lines of a file.
+/// Whole lines of a file, or a block of a dataset file.
 pub struct Chunk {
     /// Its place among all; the block gets the same.
     pub number: usize,
-    /// The lines.
-    pub text: Vec<u8>,
+    /// The bytes; of a block that is to be mapped none.
+    pub bytes: Vec<u8>,
     /// The file.
     pub path: Arc<str>,
-    /// Offset of the first byte in the file's text.
+    /// Offset of the first byte in the file's text, or in the dataset file.
     pub offset: u64,
-    /// Number of the first line, from 1, when it is known.
-    pub line: Option<u64>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a chunk is.
+pub enum Kind {
+    /// Lines; the number of the first one, from 1, when it is known.
+    Lines(Option<u64>),
+    /// A block.
+    Block,
+    /// A block that is to be mapped.
+    Mapped(Mapped),
 }
 
 /// The pump's end of the ring. When it is dropped, the parsers end after the last chunk.
@@ -83,7 +94,7 @@ fn parse_all(
         {
             store.fail(error);
         }
-        let mut buffer = chunk.text;
+        let mut buffer = chunk.bytes;
         buffer.clear();
         if buffer.capacity() > 2 * chunk_bytes {
             // A giant row passed; its memory is not kept.
@@ -94,8 +105,13 @@ fn parse_all(
 }
 
 fn parse(parser: &mut Parser, chunk: &Chunk, store: &Store) -> Result<()> {
-    let place = Place { path: &chunk.path, offset: chunk.offset, line: chunk.line };
-    let parsed = catch_unwind(AssertUnwindSafe(|| parser.parse(&chunk.text, &place))).unwrap_or_else(|_| {
+    let Chunk { bytes, path, offset, .. } = chunk;
+    let parsed = catch_unwind(AssertUnwindSafe(|| match &chunk.kind {
+        Kind::Lines(line) => parser.parse(bytes, &Place { path, offset: *offset, line: *line }),
+        Kind::Block => dataset::decode(bytes, path, *offset, parser.schema()),
+        Kind::Mapped(mapped) => dataset::decode(&mapped.map(path)?, path, *offset, parser.schema()),
+    }))
+    .unwrap_or_else(|_| {
         Err(Error::bug(format!("the parser panicked in {} at byte {} or behind", chunk.path, chunk.offset)))
     })?;
     store.put(chunk.number, parsed)

@@ -1,13 +1,15 @@
-//! Pulls splits and cuts their text into numbered chunks of whole lines.
+//! Pulls splits and cuts their text into numbered chunks of whole lines; a dataset file's are its blocks.
 //!
 //! Invariant: chunks are numbered in the order of splits and offsets, whatever the parsers do; the text held is at most the
 //! ring's, unless a single row is longer than a buffer.
 
+use super::dataset::Blocks;
 use super::held::Held;
-use super::parsers::{Chunk, Ring};
+use super::parsers::{Chunk, Kind, Ring};
 use super::source::{Source, unmodified};
 use super::store::{Read, Store};
 use super::{NextSplit, Options};
+use flexps_common::data::Form;
 use flexps_common::error::{Error, Result};
 use flexps_common::storage::{Storage, is_remote};
 use flexps_common::wire::control::Split;
@@ -49,7 +51,13 @@ struct Pump {
     buffer: Vec<u8>,
 }
 
-type Opening = JoinHandle<Result<Option<(Split, Source)>>>;
+type Opening = JoinHandle<Result<Option<(Split, Opened)>>>;
+
+/// What comes from a split.
+enum Opened {
+    Text(Source),
+    Blocks(Blocks),
+}
 
 impl Pump {
     async fn all(&mut self) -> Result<()> {
@@ -57,7 +65,7 @@ impl Pump {
         let mut opening = self.open_next();
         loop {
             let opened = opening.await.map_err(|e| Error::bug(format!("opening a split ended: {e}")))?;
-            let Some((split, source)) = opened? else { return Ok(()) };
+            let Some((split, opened)) = opened? else { return Ok(()) };
             // The next split is fetched and opened while this one is read.
             opening = self.open_next();
             if self.held.claim(split.index, split.start) == Some(split.start) {
@@ -66,9 +74,11 @@ impl Pump {
                 continue;
             }
             // Looked at again behind the last byte: rows of two versions must not mix.
-            let chunk = self.chunk(split.end - split.start);
-            let result = self.one(source, chunk).await.and_then(|()| unmodified(&split));
-            if let Err(error) = result {
+            let result = match opened {
+                Opened::Text(source) => self.text(source, self.chunk(split.end - split.start)).await,
+                Opened::Blocks(blocks) => self.blocks(blocks).await,
+            };
+            if let Err(error) = result.and_then(|()| unmodified(&split)) {
                 opening.abort();
                 return Err(error);
             }
@@ -86,8 +96,12 @@ impl Pump {
         tokio::spawn(async move {
             let Some(split) = split.await? else { return Ok(None) };
             held.take(&split);
-            let source = Source::open(&storage, &split, held).await?;
-            Ok(Some((split, source)))
+            unmodified(&split)?;
+            let opened = match split.form {
+                Form::Dataset => Opened::Blocks(Blocks::open(&storage, &split).await?),
+                _ => Opened::Text(Source::open(&storage, &split, held).await?),
+            };
+            Ok(Some((split, opened)))
         })
     }
 
@@ -97,8 +111,17 @@ impl Pump {
         share.max(LEAST_CHUNK).min(self.options.chunk).max(1)
     }
 
+    /// Hands on the blocks of one split.
+    async fn blocks(&mut self, mut blocks: Blocks) -> Result<()> {
+        while let Some((offset, mapped)) = blocks.next(&mut self.buffer).await? {
+            let next = self.ring.take().await?;
+            self.give(next, &blocks.path, offset, mapped.map_or(Kind::Block, Kind::Mapped))?;
+        }
+        Ok(())
+    }
+
     /// Cuts one split into chunks.
-    async fn one(&mut self, mut source: Source, chunk: usize) -> Result<()> {
+    async fn text(&mut self, mut source: Source, chunk: usize) -> Result<()> {
         let path: Arc<str> = source.path.as_str().into();
         let mut line = source.from_start.then_some(1);
         loop {
@@ -118,7 +141,8 @@ impl Pump {
                     next.extend_from_slice(&self.buffer[end..]);
                     let offset = source.offset_of(&self.buffer);
                     self.buffer.truncate(end);
-                    self.give(next, &path, offset, &mut line)?;
+                    let kind = self.lines(&mut line);
+                    self.give(next, &path, offset, kind)?;
                 }
                 None if self.buffer.len() >= LONGEST_ROW => {
                     return Err(Error::data(format!(
@@ -132,22 +156,28 @@ impl Pump {
         if !self.buffer.is_empty() {
             let next = self.ring.take().await?;
             let offset = source.offset_of(&self.buffer);
-            self.give(next, &path, offset, &mut line)?;
+            let kind = self.lines(&mut line);
+            self.give(next, &path, offset, kind)?;
         }
         Ok(())
     }
 
+    /// What the filled buffer holds; counts its lines.
+    fn lines(&self, line: &mut Option<u64>) -> Kind {
+        let first = *line;
+        if let Some(line) = line {
+            *line += memchr::memchr_iter(b'\n', &self.buffer).count() as u64;
+        }
+        Kind::Lines(first)
+    }
+
     /// Hands the filled buffer over and goes on with `next`.
-    fn give(&mut self, next: Vec<u8>, path: &Arc<str>, offset: u64, line: &mut Option<u64>) -> Result<()> {
+    fn give(&mut self, next: Vec<u8>, path: &Arc<str>, offset: u64, kind: Kind) -> Result<()> {
         if self.store.failed() {
             return Err(Error::cancelled());
         }
-        let text = std::mem::replace(&mut self.buffer, next);
-        let first = *line;
-        if let Some(line) = line {
-            *line += memchr::memchr_iter(b'\n', &text).count() as u64;
-        }
-        self.ring.give(Chunk { number: self.read.chunks, text, path: path.clone(), offset, line: first })?;
+        let bytes = std::mem::replace(&mut self.buffer, next);
+        self.ring.give(Chunk { number: self.read.chunks, bytes, path: path.clone(), offset, kind })?;
         self.read.chunks += 1;
         Ok(())
     }

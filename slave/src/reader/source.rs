@@ -4,7 +4,8 @@
 //! byte lies: a split drops what precedes its first row, and reads on behind its end until its last row's.
 
 use super::held::Held;
-use flexps_common::data::compression::{Compression, HEAD};
+use flexps_common::data::Form;
+use flexps_common::data::compression::Compression;
 use flexps_common::error::{Error, Result, io};
 use flexps_common::storage::{Reader, Storage, is_remote};
 use flexps_common::wire::control::Split;
@@ -63,24 +64,18 @@ enum Stage {
 }
 
 impl Source {
-    /// Opens a split. An error when the file is not what was listed.
+    /// Opens a split of a file of text.
     pub async fn open(storage: &Storage, split: &Split, held: Arc<Held>) -> Result<Self> {
-        unmodified(split)?;
-        let mut input = None;
-        if split.whole {
-            let head = storage.read_range(&split.path, split.file_len, 0..split.file_len.min(HEAD as u64)).await?;
-            if let Some(compression) = Compression::detect(&head, &split.path)? {
+        let input = match split.form {
+            Form::Packed(compression) => {
                 let reader = storage.open(&split.path, split.file_len, 0..split.file_len).await?;
                 let file = Blocking { reader, piece: Vec::new(), at: 0, runtime: Handle::current() };
                 // On a thread that may block: a decoder may read its header at once.
                 let made = tokio::task::spawn_blocking(move || compression.decode(file));
                 let decoder = Some(made.await.map_err(|e| Error::bug(format!("a decoder panicked: {e}")))??);
-                input = Some(Input::Packed(Packed { compression, decoder, given: 0 }));
+                Input::Packed(Packed { compression, decoder, given: 0 })
             }
-        }
-        let input = match input {
-            Some(input) => input,
-            None => {
+            _ => {
                 // The byte before the split tells whether a row starts with it.
                 let start = split.start.saturating_sub(1);
                 let reader = storage.open(&split.path, split.file_len, start..split.end).await?;

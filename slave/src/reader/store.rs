@@ -186,6 +186,15 @@ impl Store {
         Ok(Some(Arc::new(block)))
     }
 
+    /// See [`super::Reader::forget`].
+    pub fn forget(&self, at: usize) {
+        let mut state = self.state.lock();
+        let Some(Some(slot)) = state.slots.get_mut(at) else { return };
+        if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Memory(Arc::default())) {
+            state.cached_bytes -= block.bytes() as u64;
+        }
+    }
+
     /// See [`super::Reader::blocks`].
     pub async fn blocks(&self) -> Result<usize> {
         self.wait(State::complete).await

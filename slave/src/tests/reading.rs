@@ -1,7 +1,7 @@
 //! Rows and registration: stages that pass over rows while they are read, and slaves whose master comes and goes.
 
 use super::cluster::{Cluster, LIMIT};
-use flexps_common::data::{Facts, InputSpec, Labels, Schema};
+use flexps_common::data::{Facts, Form, InputSpec, Labels, Schema};
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::InputId;
 use flexps_common::job::{Job, Registry};
@@ -116,7 +116,7 @@ fn file() -> (tempfile::TempDir, Vec<Split>) {
         end: meta.len() * (index + 1) / 6,
         file_len: meta.len(),
         modified,
-        whole: false,
+        form: Form::Text,
         hosts: Vec::new(),
     };
     let splits = (0..6).map(split).collect();

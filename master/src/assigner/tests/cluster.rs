@@ -4,6 +4,7 @@
 //! Invariant: what happens depends on the assigner, the speeds and the seed alone.
 
 use crate::assigner::{Assigner, Next};
+use flexps_common::data::Form;
 use flexps_common::ids::SlaveId;
 use flexps_common::wire::control::{LEAST_PART, Split};
 use std::time::Duration;
@@ -72,7 +73,7 @@ impl Slave {
         let Part { split, began } = self.held.iter_mut().find(|part| part.split.index == index)?;
         let end = match began {
             None => split.start,
-            Some(_) if split.whole => return None,
+            Some(_) if split.form != Form::Text => return None,
             Some(began) => {
                 let at = (split.start + (speed * (now - *began) + AHEAD) as u64).min(split.end);
                 let rest = split.end - at;

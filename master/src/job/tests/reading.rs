@@ -2,7 +2,7 @@
 
 use crate::assigner::{Next, Reader, Rules, Source, cut};
 use crate::job::reading::{Listed, Reading};
-use flexps_common::data::{Facts, InputSpec, Labels, Schema, Wanted, schema::DataPath};
+use flexps_common::data::{Facts, Form, InputSpec, Labels, Schema, Wanted, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, SlaveId};
 use flexps_common::report::ReadReport;
@@ -31,7 +31,7 @@ fn reading(like: bool) -> Reading {
     };
     let block = BlockMeta { start: 0, end: 1 << 20, hosts: vec!["h1".to_owned()], racks: vec![] };
     let file = FileMeta { path: "/f".to_owned(), len: 1 << 20, modified: 0, blocks: vec![block] };
-    let listed = Listed { sources: vec![Source { file, compressed: false }], schema };
+    let listed = Listed { sources: vec![Source { file, form: Form::Text, edges: Vec::new() }], schema };
     let readers = [1, 2].map(|id| Reader { slave: SlaveId(id), host: format!("h{id}") });
     let splits = cut(InputId(0), &listed.sources, 2);
     Reading::new(

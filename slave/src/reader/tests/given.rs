@@ -59,7 +59,7 @@ fn what_is_not_begun_is_given_whole_and_what_is_compressed_and_begun_is_kept() {
     let (_folder, path) = file("rows", numbered(300).as_bytes());
     let held = Held::new(200);
     let mut plain = splits(&path, &[500, 900]);
-    plain[1].whole = true;
+    plain[1].form = Form::Dataset;
     plain.iter().for_each(|split| held.take(split));
     assert_eq!((held.give(0, 0.9), held.claim(0, 0)), (Some(0), Some(0)), "a split that was given away is empty");
     assert_eq!(held.claim(1, 500), Some(900));

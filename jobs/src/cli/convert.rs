@@ -1,0 +1,169 @@
+//! `flexps data convert`: rows to dataset files, read and parsed as a job on one slave would.
+//!
+//! Invariant: at the output there is nothing new or all of it: it is written beside and renamed. A dataset file's blocks are
+//! those that one slave cuts the text into, so that a job on one slave gives the same bits from either.
+
+use super::file::Whole;
+use super::table::count;
+use super::terminal::say;
+use bytesize::ByteSize;
+use clap::Args;
+use flexps_common::data::dataset::Writer;
+use flexps_common::data::schema::DataPath;
+use flexps_common::data::{InputSpec, Schema, Wanted};
+use flexps_common::error::{Error, Result, io};
+use flexps_common::ids::InputId;
+use flexps_common::plan::Plan;
+use flexps_common::storage::{Storage, StorageOptions, is_remote};
+use flexps_master::assigner::{Source, cut};
+use flexps_master::prepare::prepare;
+use flexps_slave::reader::{NextSplit, Options, Reader};
+use std::collections::VecDeque;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tokio::runtime::Handle;
+
+/// Rows that were parsed and are not yet written: more of them go to disk.
+const WAITING: u64 = 128 << 20;
+
+/// `flexps data convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// Files, directories, globs or hdfs:// URLs of rows
+    #[arg(required = true, value_name = "INPUT")]
+    pub input: Vec<DataPath>,
+    /// File to write; or a folder, which exists or ends with /, for a file of each file
+    #[arg(long, value_name = "PATH")]
+    pub output: PathBuf,
+    /// First feature number in the rows, 0 or 1 [default: found in the rows]
+    #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u32).range(0..=1))]
+    pub index_base: Option<u32>,
+    /// Bad rows to leave out of each file before the command fails
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub bad_rows: u64,
+}
+
+/// What was written.
+#[derive(Default)]
+struct Sum {
+    rows: u64,
+    nonzeros: u64,
+    bytes: u64,
+}
+
+/// Converts rows.
+pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
+    let shown = args.output.to_string_lossy();
+    if is_remote(&shown) {
+        return Err(Error::user(format!("--output {shown}: give a local path, and put the file into HDFS then")));
+    }
+    let storage = Storage::new(StorageOptions::from_env());
+    let mut plan = Plan::default();
+    plan.input(InputSpec {
+        index_base: args.index_base,
+        wanted: Wanted::Numbers,
+        bad_rows: args.bad_rows,
+        ..InputSpec::new("input", args.input.clone())
+    })?;
+    let mut prepared = runtime.block_on(prepare(storage.clone(), &plan))?;
+    prepared.notes.iter().for_each(|note| say(&format!("note: {note}")));
+    let Some(listed) = prepared.inputs.pop() else { return Err(Error::bug("an input was not listed")) };
+    let conversion = Conversion { runtime, storage, schema: listed.schema };
+    let before: u64 = listed.sources.iter().map(|source| source.file.len).sum();
+    let sum = match args.output.is_dir() || shown.ends_with('/') {
+        true => conversion.folder(&listed.sources, &args.output)?,
+        false => conversion.file(&listed.sources, &args.output)?,
+    };
+    let size = |bytes| ByteSize(bytes).display().si();
+    let what = format!("{}, {}", count(sum.rows, "row"), count(sum.nonzeros, "non-zero"));
+    say(&format!("{what} in {shown}: {} became {}", size(before), size(sum.bytes)));
+    Ok(())
+}
+
+struct Conversion<'a> {
+    runtime: &'a Handle,
+    storage: Storage,
+    schema: Schema,
+}
+
+impl Conversion<'_> {
+    /// A file of each source.
+    fn folder(&self, sources: &[Source], output: &Path) -> Result<Sum> {
+        let failed = |e: std::io::Error| io(output.display(), &e);
+        let exists = output.is_dir();
+        if exists && std::fs::read_dir(output).map_err(failed)?.next().is_some() {
+            return Err(Error::user(format!("--output {}: the folder is not empty", output.display())));
+        }
+        // Without a slash at its end.
+        let output: PathBuf = output.components().collect();
+        let mut side = output.clone().into_os_string();
+        side.push(".part");
+        let side = Side(PathBuf::from(side));
+        side.clear();
+        std::fs::create_dir_all(&side.0).map_err(failed)?;
+        let mut sum = Sum::default();
+        for (i, source) in sources.iter().enumerate() {
+            let part = side.0.join(format!("part-{i:05}.rows"));
+            let one = self.file(std::slice::from_ref(source), &part)?;
+            sum.rows += one.rows;
+            sum.nonzeros += one.nonzeros;
+            sum.bytes += one.bytes;
+        }
+        // An empty folder gives way.
+        std::fs::rename(&side.0, &output).map_err(failed)?;
+        Ok(sum)
+    }
+
+    /// A file of all sources.
+    fn file(&self, sources: &[Source], output: &Path) -> Result<Sum> {
+        let mut sum = Sum::default();
+        Whole::create(output)?.fill(|file| {
+            sum = self.write(sources, file)?;
+            Ok(())
+        })?;
+        Ok(sum)
+    }
+
+    fn write(&self, sources: &[Source], file: &mut dyn Write) -> std::io::Result<Sum> {
+        let mut splits = VecDeque::from(cut(InputId(0), sources, 1).0);
+        let next: NextSplit = Box::new(move || {
+            let split = splits.pop_front();
+            Box::pin(async move { Ok(split) })
+        });
+        let options = Options { cache_memory: WAITING, ..Options::new("") };
+        let ours = std::io::Error::other::<Error>;
+        let reader = Reader::start(options, self.schema.clone(), self.storage.clone(), next).map_err(ours)?;
+        let mut writer = Writer::new(file, self.schema.index_base)?;
+        let mut at = 0;
+        while let Some(block) = self.runtime.block_on(reader.block(at)).map_err(ours)? {
+            writer.block(&block)?;
+            drop(block);
+            reader.forget(at);
+            at += 1;
+        }
+        let done = self.runtime.block_on(reader.done()).map_err(ours)?;
+        done.notes.iter().for_each(|note| say(&format!("note: {note}")));
+        let (index, bytes) = writer.finish()?;
+        if index.rows == 0 {
+            let first = sources.first().map_or("", |source| source.file.path.as_str());
+            return Err(ours(Error::data(format!("{first}: no rows: there is nothing to convert"))));
+        }
+        Ok(Sum { rows: index.rows, nonzeros: index.nonzeros, bytes })
+    }
+}
+
+/// A folder that goes if it was not renamed.
+struct Side(PathBuf);
+
+impl Side {
+    fn clear(&self) {
+        // Gone already, as a rule; what can't be removed is told when it is written to.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

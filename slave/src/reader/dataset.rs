@@ -1,0 +1,94 @@
+//! The blocks of one split of a dataset file: found one after the other, read by the parsers.
+//!
+//! Invariant: a split starts and ends with a block, else it is an error. A local file is not read here but mapped by the
+//! thread that decodes a block, so that no byte of it is copied before it is decoded. (Who cuts a file short while it is
+//! mapped ends this process, as with all mapped files; what was cut before is noticed.)
+
+use flexps_common::data::dataset::{HEAD, length};
+use flexps_common::error::{Error, Result, io};
+use flexps_common::storage::{Reader, Storage};
+use flexps_common::wire::control::Split;
+use memmap2::{Mmap, MmapOptions};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// A split's blocks that are still to come.
+pub struct Blocks {
+    /// The file, for messages.
+    pub path: Arc<str>,
+    /// Where the next block starts.
+    at: u64,
+    /// Where the last one ends.
+    end: u64,
+    input: Input,
+}
+
+enum Input {
+    Local(Arc<File>),
+    Remote(Reader),
+}
+
+/// A block of a local file.
+pub struct Mapped {
+    file: Arc<File>,
+    at: u64,
+    length: usize,
+}
+
+impl Blocks {
+    /// Opens a split.
+    pub async fn open(storage: &Storage, split: &Split) -> Result<Self> {
+        let reader = storage.open(&split.path, split.file_len, split.start..split.end).await?;
+        let input = match reader.file() {
+            Some(file) => Input::Local(file),
+            None => Input::Remote(reader),
+        };
+        Ok(Self { path: split.path.as_str().into(), at: split.start, end: split.end, input })
+    }
+
+    /// The next block's first byte; none behind the last one. Its bytes come into `buffer`, or it is to be mapped.
+    pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<(u64, Option<Mapped>)>> {
+        let (at, room) = (self.at, self.end.saturating_sub(self.at));
+        if room == 0 {
+            return Ok(None);
+        }
+        let mut mapped = None;
+        let length = match &mut self.input {
+            Input::Local(file) => {
+                let (file, path) = (file.clone(), self.path.clone());
+                let task = tokio::task::spawn_blocking(move || {
+                    let mut head = vec![0; room.min(HEAD as u64) as usize];
+                    file.read_exact_at(&mut head, at).map_err(|e| io(&path, &e))?;
+                    let length = length(&head, room, &path, at)?;
+                    Ok::<_, Error>(Mapped { file, at, length })
+                });
+                let found = task.await.map_err(|e| Error::bug(format!("looking for a block ended: {e}")))??;
+                let length = found.length;
+                mapped = Some(found);
+                length
+            }
+            Input::Remote(reader) => {
+                reader.append(buffer, HEAD).await?;
+                let length = length(buffer, room, &self.path, at)?;
+                reader.append(buffer, length - HEAD).await?;
+                length
+            }
+        };
+        self.at += length as u64;
+        Ok(Some((at, mapped)))
+    }
+}
+
+impl Mapped {
+    /// The block's bytes.
+    pub fn map(&self, path: &str) -> Result<Mmap> {
+        let there = self.file.metadata().map_err(|e| io(path, &e))?.len();
+        if there < self.at + self.length as u64 {
+            return Err(Error::data(format!("{path}: the file became shorter while it was read; run again")));
+        }
+        // SAFETY: nothing writes to files of rows; who does, sees his change told by a checksum, see the module.
+        let map = unsafe { MmapOptions::new().offset(self.at).len(self.length).populate().map(&*self.file) };
+        map.map_err(|e| io(path, &e))
+    }
+}

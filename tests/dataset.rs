@@ -1,0 +1,154 @@
+//! Dataset files: taken wherever text is, with the same results, and refused when they are not whole.
+
+use crate::support::process::Invocation;
+use crate::support::{Cluster, Rows, assert_close, flexps, folder};
+use std::path::{Path, PathBuf};
+
+/// Some blocks of rows as text, and as a dataset file.
+fn both(folder: &Path) -> (PathBuf, PathBuf) {
+    let text = Rows::generate(21, 20_000, 3000, 20).write(folder, "rows.libsvm");
+    let dataset = folder.join("rows.data");
+    convert(&text, &dataset).ok();
+    (text, dataset)
+}
+
+fn convert(input: &Path, output: &Path) -> Invocation {
+    flexps(["data", "convert", "--output"]).arg(output).arg(input)
+}
+
+fn weights(model: &Path) -> Vec<u8> {
+    std::fs::read(model.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn every_job_gets_the_bits_of_the_text_from_a_dataset_file() {
+    let here = folder();
+    let (text, dataset) = both(here.path());
+    for (i, job) in [
+        &["svrg", "--epochs", "3"][..],
+        &["lr", "--epochs", "5"],
+        &["lr", "--solver", "newton", "--penalty", "l1", "--lambda", "1e-3"],
+        &["lr", "--solver", "ftrl", "--threads", "1"],
+        &["svm", "--solver", "sdca", "--epochs", "5"],
+        &["lasso", "--lambda", "1e-2"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let train = |input: &Path, name: &str| {
+            let model = here.path().join(format!("{name}-{i}"));
+            let run = flexps(["run"]).args(*job).args(["--slots", "2", "--input"]).arg(input);
+            let report = run.arg("--reproducible").arg("--model").arg(&model).json();
+            (report["objective"].clone(), report["read"]["inputs"]["input"].clone(), weights(&model))
+        };
+        assert_eq!(train(&text, "text"), train(&dataset, "dataset"), "{job:?}");
+    }
+}
+
+#[test]
+fn what_describes_and_judges_rows_takes_dataset_files_by_content() {
+    let here = folder();
+    let (text, dataset) = both(here.path());
+    let model = here.path().join("model");
+    flexps(["run", "lr", "--input"]).arg(&dataset).arg("--model").arg(&model).arg("--validation").arg(&text).ok();
+    for command in ["evaluate", "predict"] {
+        let out = |input: &Path| flexps([command, "--model"]).arg(&model).arg("--input").arg(input).ok().stdout;
+        assert_eq!(out(&text), out(&dataset), "{command}");
+    }
+    let info = |input: &Path| {
+        let mut info = flexps(["data", "info"]).arg(input).json();
+        let file = info.as_object_mut().unwrap().remove("files").unwrap();
+        (info, file[0]["format"].clone())
+    };
+    let ((of_text, libsvm), (of_dataset, format)) = (info(&text), info(&dataset));
+    assert_eq!(of_text, of_dataset);
+    assert_eq!((libsvm, format), ("libsvm".into(), "dataset".into()));
+}
+
+#[test]
+fn three_slaves_train_from_a_dataset_file_to_the_certified_optimum_of_the_text() {
+    let here = folder();
+    let (text, dataset) = both(here.path());
+    let cluster = Cluster::with(3, 1, &[]);
+    let train = |run: Invocation, input: &Path| run.args(["--tolerance", "1e-6", "--input"]).arg(input).json();
+    let alone = train(flexps(["run", "lr"]), &text);
+    let three = train(cluster.ask(["run", "lr"]), &dataset);
+    assert_eq!(three["read"]["rows"], 20_000);
+    assert!(three["read"]["splits"].as_u64().unwrap() >= 3, "{}", three["read"]);
+    assert_close(alone["objective"].as_f64().unwrap(), three["objective"].as_f64().unwrap(), 2e-6);
+}
+
+#[test]
+fn packed_text_folders_and_other_labels_convert() {
+    let here = folder();
+    let rows = "3 2:1 7:1\n-1 0:1\n0.5\n";
+    std::fs::create_dir(here.path().join("in")).unwrap();
+    for name in ["a", "b"] {
+        std::fs::write(here.path().join("in").join(name), rows).unwrap();
+    }
+    let output = here.path().join("out");
+    convert(&here.path().join("in"), &output.join("")).ok().says(&["6 rows, 6 non-zeros"]);
+    let parts: Vec<_> = std::fs::read_dir(&output).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(parts.len(), 2, "{parts:?}");
+    let info = flexps(["data", "info"]).arg(&output).json();
+    assert_eq!((&info["rows"], &info["features"], &info["index_base"]), (&6.into(), &8.into(), &0.into()), "{info}");
+    assert_eq!(info["empty_rows"], 2);
+    convert(&here.path().join("in"), &output).exits(2).says(&["the folder is not empty"]);
+    // A dataset file is rows like any other.
+    let (once, twice) = (output.join("part-00000.rows"), here.path().join("twice"));
+    convert(&once, &twice).ok();
+    assert_eq!(std::fs::read(once).unwrap(), std::fs::read(twice).unwrap());
+}
+
+#[test]
+fn a_dataset_file_that_is_not_whole_is_the_users_mistake_for_every_command() {
+    let here = folder();
+    let (_, dataset) = both(here.path());
+    let whole = std::fs::read(&dataset).unwrap();
+    let damaged = here.path().join("damaged");
+    let model = here.path().join("model");
+    flexps(["run", "lr", "--epochs", "1", "--input"]).arg(&dataset).arg("--model").arg(&model).ok();
+    let flipped = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 16;
+        bytes
+    };
+    for (bytes, word) in [
+        (whole[..whole.len() / 2].to_vec(), "is cut short"),
+        (flipped(12), "of version 17, and this program reads version 1"),
+        (flipped(whole.len() / 2), "its checksum is wrong"),
+        (flipped(whole.len() - 50), "its checksum is wrong"),
+    ] {
+        std::fs::write(&damaged, bytes).unwrap();
+        let judge = |command| flexps([command, "--model"]).arg(&model).arg("--input");
+        for command in [flexps(["run", "lr", "--input"]), flexps(["data", "info"]), judge("evaluate"), judge("predict")]
+        {
+            command.arg(&damaged).exits(2).says(&["error: ", damaged.to_str().unwrap(), word]);
+        }
+    }
+}
+
+#[test]
+fn a_conversion_that_ends_early_leaves_the_old_file_and_nothing_else() {
+    let here = folder();
+    let (text, dataset) = both(here.path());
+    let before = std::fs::read(&dataset).unwrap();
+    let bad = here.path().join("bad.libsvm");
+    std::fs::write(&bad, std::fs::read_to_string(&text).unwrap() + "+1 5:spam\n").unwrap();
+    convert(&bad, &dataset).exits(2).says(&["bad.libsvm", "value in '5:spam' is no number"]);
+    assert_eq!(std::fs::read(&dataset).unwrap(), before);
+    convert(&bad, &dataset).args(["--bad-rows", "1"]).ok().says(&["1 bad rows were skipped", "20000 rows"]);
+    // Killed on its way, again and again later.
+    let before = std::fs::read(&dataset).unwrap();
+    for wait in [5, 20, 40] {
+        let running = convert(&text, &dataset).start();
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        running.signal(libc::SIGKILL);
+        running.finish();
+        let now = std::fs::read(&dataset).unwrap();
+        let info = flexps(["data", "info"]).arg(&dataset).json();
+        assert!(now == before || info["rows"] == 20_000, "{info}");
+    }
+    let files = std::fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert!(files.len() <= 4, "{files:?}");
+}
