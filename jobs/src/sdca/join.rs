@@ -9,6 +9,7 @@
 //! which is largest at g = L / (lambda |v|^2); it is cut to at most 1, and to at least 1/K, which is safe for K workers
 //! whatever they did. Invariant: after a join all workers hold the same weights in the features that they share.
 
+use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
 use super::visit::Trail;
@@ -16,6 +17,7 @@ use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
+use std::marker::PhantomData;
 
 /// Tables through which slaves join; one slave's workers need none.
 #[derive(Debug, Clone, Copy)]
@@ -99,7 +101,7 @@ impl<'a> Joins<'a> {
             *way = (now - base) * by;
         }
         self.sum_ways(worker)?;
-        let mut terms = self.terms(worker, conjugates::<L>(own, trail));
+        let mut terms = self.terms(worker, widest(Grown::<L> { own, trail, loss: PhantomData }));
         terms[3] = (f64::from(*bias) - self.bias) / f64::from(self.sigma);
         worker.sum_local(&mut terms)?;
         self.sum_terms(worker, &mut terms)?;
@@ -203,25 +205,36 @@ impl<'a> Joins<'a> {
     }
 }
 
-/// How much the conjugates of the trail's rows grew.
-fn conjugates<L: Loss>(own: &Own, trail: &Trail) -> f64 {
-    let mut before = &trail.before[..];
-    let mut grown = 0.0;
-    for (i, from, to) in &trail.groups {
-        let (held, rows) = (&own.blocks[*i as usize], *from as usize..*to as usize);
-        let now = &held.dual[rows.clone()];
-        let (was, rest) = before.split_at(now.len());
-        before = rest;
-        let change = |now: f32, was: f32| L::conjugate(f64::from(now)) - L::conjugate(f64::from(was));
-        grown += match held.targets.get(rows) {
-            None => now.iter().zip(was).map(|(now, was)| change(*now, *was)).sum::<f64>(),
-            Some(targets) => {
-                let changes = now.iter().zip(was).map(|(now, was)| change(*now, *was));
-                changes.zip(targets).map(|(change, target)| change * f64::from(target.abs())).sum()
-            }
-        };
+/// How much the conjugates of the trail's rows grew: a good part of a join where rows are short.
+struct Grown<'a, L> {
+    own: &'a Own,
+    trail: &'a Trail,
+    loss: PhantomData<L>,
+}
+
+impl<L: Loss> Work for Grown<'_, L> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut before = &self.trail.before[..];
+        let mut grown = 0.0;
+        for (i, from, to) in &self.trail.groups {
+            let (held, rows) = (&self.own.blocks[*i as usize], *from as usize..*to as usize);
+            let now = &held.dual[rows.clone()];
+            let (was, rest) = before.split_at(now.len());
+            before = rest;
+            let change = |now: f32, was: f32| L::conjugate(f64::from(now)) - L::conjugate(f64::from(was));
+            grown += match held.targets.get(rows) {
+                None => now.iter().zip(was).map(|(now, was)| change(*now, *was)).sum::<f64>(),
+                Some(targets) => {
+                    let changes = now.iter().zip(was).map(|(now, was)| change(*now, *was));
+                    changes.zip(targets).map(|(change, target)| change * f64::from(target.abs())).sum()
+                }
+            };
+        }
+        grown
     }
-    grown
 }
 
 /// Goes back to the fraction `g` of the way from where the trail began.
