@@ -194,6 +194,29 @@ fn rows_beyond_the_memory_go_to_disk_and_change_no_bit() {
 }
 
 #[test]
+fn rows_of_four_times_the_memory_train_to_the_same_model_under_the_limit() {
+    const MIB: u64 = 1 << 20;
+    let here = folder();
+    let path = here.path().join("rows");
+    let shape = ["webspam", "--rows", "12000", "--features", "50000", "--nonzeros", "1500", "--seed", "5"];
+    flexps(["data", "generate"]).args(shape).arg("--output").arg(&path).ok();
+    let train = |memory: &str| {
+        let run =
+            flexps(["run", "lr", "--tolerance", "1e-3", "--slots", "2", "--reproducible", "--worker-memory", "4"]);
+        let run = run.args(["--cache-memory", memory]).arg("--spill-dir").arg(here.path());
+        run.arg("--model").arg(here.path().join(memory)).arg("--input").arg(&path).json()
+    };
+    let (disk, all) = (train("34MiB"), train("1GiB"));
+    let rows = all["read"]["cached_bytes"].as_u64().unwrap();
+    assert!(rows >= 4 * 34 * MIB, "{}", all["read"]);
+    assert_eq!(disk["read"]["spilled_bytes"].as_u64().unwrap() + disk["read"]["cached_bytes"].as_u64().unwrap(), rows);
+    assert!(model::read(&here.path().join("34MiB")).bytes == model::read(&here.path().join("1GiB")).bytes);
+    // Beside the rows: two windows of 8 MiB, and 64 MiB for the program and what is read and parsed at a time.
+    let peak = disk["peak_memory_bytes"].as_u64().unwrap();
+    assert!(peak <= (34 + 2 * 8 + 64) * MIB && peak < rows, "{} MiB", peak / MIB);
+}
+
+#[test]
 fn a_run_from_a_saved_model_starts_where_that_ended() {
     let here = folder();
     let path = Rows::generate(15, 1000, 100, 10).write(here.path(), "rows");

@@ -96,6 +96,8 @@ pub trait Backend {
     fn clock(&mut self) -> Result<()>;
     /// Block `at` of the slave's rows of `input`; waits while it is still being read. None behind the last one.
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>>;
+    /// Block `at` will be asked for soon; changes nothing but the time that takes.
+    fn expect(&mut self, _input: InputId, _at: usize) {}
     /// The features of the slave's rows; waits until all are read, and renumbers the rows at the first call: blocks
     /// taken later hold local numbers.
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>>;
@@ -257,6 +259,11 @@ impl<'a> Worker<'a> {
         self.backend.block(input.id, at)
     }
 
+    /// Says that block `at` will be asked for soon: one that is on disk is read meanwhile. A pass says so by itself.
+    pub fn expect(&mut self, input: Input, at: usize) {
+        self.backend.expect(input.id, at);
+    }
+
     /// The features of the slave's rows; from the first call on, blocks hold local numbers. Call it before taking
     /// blocks, in every worker of the stage or in none.
     pub fn key_map(&mut self, input: Input) -> Result<Arc<KeyMap>> {
@@ -344,8 +351,9 @@ impl Pass {
     /// The next block and its place among the slave's, or None behind the last.
     pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<(usize, Arc<Block>)>> {
         let at = self.at;
-        let block = worker.backend.block(self.input, at)?;
         self.at += self.step;
+        worker.backend.expect(self.input, self.at);
+        let block = worker.backend.block(self.input, at)?;
         Ok(block.map(|b| (at, b)))
     }
 }

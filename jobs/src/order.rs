@@ -16,9 +16,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
 
-/// Most bytes of rows in a window; a window has at least one block.
-pub const WINDOW: usize = 64 << 20;
-
 /// How rows are grouped.
 #[derive(Debug, Clone, Copy)]
 pub enum Grouping {
@@ -94,7 +91,7 @@ impl Order {
             }
             self.window.clear();
             let mut bytes = 0;
-            while bytes < WINDOW {
+            while bytes < part.window {
                 let Some(at) = self.blocks.pop() else { break };
                 let block = part.block(worker, at)?;
                 if needed_len(&block) > part.map.len() {
@@ -107,6 +104,8 @@ impl Order {
                 self.groups.extend(self.grouping.cut(block).map(|(from, to)| (place as u32, from, to)));
             }
             self.groups.shuffle(&mut self.rng);
+            // The next window is read while this one is worked on.
+            self.blocks.iter().rev().take(self.window.len()).for_each(|at| part.expect(worker, *at));
         }
     }
 }

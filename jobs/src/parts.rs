@@ -36,7 +36,11 @@ pub struct Parts {
     /// Blocks of a part, when there may be several.
     blocks: Option<usize>,
     next: usize,
+    window: usize,
 }
+
+/// Most bytes of rows that are shuffled at once.
+const WINDOW: u64 = 64 << 20;
 
 /// Some of a worker's rows.
 #[derive(Debug)]
@@ -50,6 +54,9 @@ pub struct Part {
     /// Its blocks' numbers among the slave's, or among those drawn.
     numbers: Vec<usize>,
     rows: Blocks,
+    /// Bytes of rows that are held at once to be shuffled, or a block: twice the memory for values by feature, but no more
+    /// than 64 MiB.
+    pub window: usize,
 }
 
 #[derive(Debug)]
@@ -76,7 +83,8 @@ impl Parts {
             }
             _ => several.then_some(1),
         };
-        Ok(Self { input, own, blocks, next: 0 })
+        let window = (2 * memory).min(WINDOW) as usize;
+        Ok(Self { input, own, blocks, next: 0, window })
     }
 
     /// How many parts there are.
@@ -90,7 +98,14 @@ impl Parts {
             return Ok(None);
         }
         let map = worker.key_map(self.input)?;
-        Ok(Some(Part { map, number: 0, start: 0, numbers: self.own.clone(), rows: Blocks::All(self.input) }))
+        Ok(Some(Part {
+            map,
+            number: 0,
+            start: 0,
+            numbers: self.own.clone(),
+            rows: Blocks::All(self.input),
+            window: self.window,
+        }))
     }
 
     /// The next part, or None behind the last.
@@ -116,7 +131,7 @@ impl Part {
     fn of(number: usize, start: usize, numbers: Vec<usize>, blocks: Vec<Arc<Block>>) -> Self {
         // Never the identity: a part's few features must not cost the memory of all.
         let Drawn { map, blocks } = Drawn::of(blocks, u64::MAX);
-        Self { map, number, start, numbers, rows: Blocks::Some(blocks) }
+        Self { map, number, start, numbers, rows: Blocks::Some(blocks), window: WINDOW as usize }
     }
 
     /// The worker's share of rows that were drawn: every so-manieth block.
@@ -124,7 +139,14 @@ impl Part {
         let (first, step) = (worker.place.local_index, worker.place.local_threads.max(1));
         let numbers: Vec<_> = (first..drawn.blocks.len()).step_by(step).collect();
         let blocks = numbers.iter().map(|at| drawn.blocks[*at].clone()).collect();
-        Self { map: drawn.map.clone(), number: 0, start: 0, numbers, rows: Blocks::Some(blocks) }
+        Self {
+            map: drawn.map.clone(),
+            number: 0,
+            start: 0,
+            numbers,
+            rows: Blocks::Some(blocks),
+            window: WINDOW as usize,
+        }
     }
 
     /// Number of rows, where the part holds its own blocks: nothing is read for it.
@@ -153,6 +175,19 @@ impl Part {
     /// The number of the part's block `at` among the slave's.
     pub fn number_of(&self, at: usize) -> usize {
         self.numbers[at]
+    }
+
+    /// Says that block `at` of the part will be asked for soon, if there is one.
+    pub fn expect(&self, worker: &mut Worker<'_>, at: usize) {
+        if let (Blocks::All(input), Some(number)) = (&self.rows, self.numbers.get(at)) {
+            worker.expect(*input, *number);
+        }
+    }
+
+    /// Block `at` of the part, in a pass from the first to the last and from the first again.
+    pub fn in_order(&self, worker: &mut Worker<'_>, at: usize) -> Result<Arc<Block>> {
+        self.expect(worker, if at + 1 < self.blocks() { at + 1 } else { 0 });
+        self.block(worker, at)
     }
 
     /// Block `at` of the part.

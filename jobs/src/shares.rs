@@ -81,7 +81,7 @@ impl Share {
     fn count(worker: &mut Worker<'_>, part: &Part) -> Result<Self> {
         let mut share = Self { rows: 0, counts: vec![0.0; part.map.len()] };
         for at in 0..part.blocks() {
-            let block = part.block(worker, at)?;
+            let block = part.in_order(worker, at)?;
             share.rows += block.rows() as u64;
             for index in &block.indices {
                 share.counts[*index as usize] += 1.0;

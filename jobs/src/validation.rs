@@ -45,7 +45,7 @@ pub fn judge(worker: &mut Worker<'_>, rows: Rows, weights: Vector, mut judged: J
     while let Some(part) = parts.next(worker)? {
         worker.get_mapped(weights.features, &part.map, &mut values)?;
         for at in 0..part.blocks() {
-            let block = part.block(worker, at)?;
+            let block = part.in_order(worker, at)?;
             judged.add(&block, &values, bias);
         }
     }

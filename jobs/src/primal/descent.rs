@@ -142,7 +142,7 @@ impl Descent {
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
             for at in 0..part.blocks() {
-                let block = part.block(worker, at)?;
+                let block = part.in_order(worker, at)?;
                 task.folds(worker, (self.rows.input, part.number_of(at), block.rows()), |folds| {
                     let kept = |i: usize| folds.is_none_or(|(folds, held_out)| folds[i] != held_out);
                     let weight = |i: usize, label| if kept(i) { task.weight(label) } else { 0.0 };

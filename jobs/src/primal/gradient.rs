@@ -94,7 +94,7 @@ pub unsafe fn add_scaled(row: &Row<'_>, by: f64, squared: bool, sums: &mut [f64]
 
 /// Block `at` of a part, whose indices are checked.
 pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Block>> {
-    let block = part.block(worker, at)?;
+    let block = part.in_order(worker, at)?;
     if needed_len(&block) > part.map.len() {
         return Err(Error::bug(format!("block {at} has a feature that is not in its key map")));
     }

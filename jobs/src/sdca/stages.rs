@@ -218,6 +218,7 @@ impl Stages {
         let bias = worker.scalar("bias", 0.0);
         let by = ["negative_by", "positive_by"].map(|name| worker.scalar(name, 1.0));
         for i in part.start..part.start + part.blocks() {
+            part.expect(worker, i + 1 - part.start);
             let block = own.block(worker, part, i)?;
             let held = &own.blocks[i];
             let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };

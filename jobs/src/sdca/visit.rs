@@ -7,7 +7,7 @@
 use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
-use crate::order::{self, Grouping, WINDOW};
+use crate::order::{self, Grouping};
 use crate::parts::Part;
 use flexps_common::Result;
 use flexps_common::data::Block;
@@ -106,7 +106,7 @@ impl<'a> Visit<'a> {
         self.groups.clear();
         self.next = 0;
         let mut bytes = 0;
-        while bytes < WINDOW {
+        while bytes < self.part.window {
             let Some(i) = self.blocks.pop() else { break };
             let block = own.block(worker, self.part, i)?;
             bytes += block.bytes();
@@ -115,6 +115,9 @@ impl<'a> Visit<'a> {
             self.window.push((i, block));
         }
         self.groups.shuffle(&mut self.rng);
+        // The next window is read while this one is worked on.
+        let next = self.blocks.iter().rev().take(self.window.len());
+        next.for_each(|i| self.part.expect(worker, i - self.part.start));
         Ok(!self.window.is_empty())
     }
 

@@ -65,7 +65,7 @@ pub fn full(worker: &mut Worker<'_>, rows: Rows, weights: Vector, sums: Vector) 
         gradient.clear();
         gradient.resize(part.map.len(), 0.0);
         for at in 0..part.blocks() {
-            let block = part.block(worker, at)?;
+            let block = part.in_order(worker, at)?;
             losses.add(&block, &values, bias, &mut gradient);
         }
         worker.add_mapped(sums.features, &part.map, &gradient)?;

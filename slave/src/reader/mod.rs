@@ -2,11 +2,13 @@
 //!
 //! A task pulls splits and fills buffers of a small ring with whole lines, numbered in order (`pump`, `source`); parser
 //! threads turn them into blocks, out of order (`parsers`); blocks of a dataset file (`dataset`) go the same way; `store`
-//! keeps these by number, on disk when memory is used up (`spill`); `held` says what of the splits may still go to another
-//! slave. Invariant: the same splits in the same order give the same blocks at the same numbers; every waiting
+//! keeps these by number, on disk when memory is used up (`spill`), from where they are read ahead (`ahead`); `held` says
+//! what of the splits may still go to another slave. Invariant: the same splits in the same order give the same blocks at
+//! the same numbers; every waiting
 //! call ends, with a block or with the cause of the failure; besides the cached rows no more than the ring, the parsers'
-//! scratch memory and one read are held.
+//! scratch memory, one read and what `ahead` keeps are held.
 
+mod ahead;
 mod dataset;
 pub mod held;
 mod parsers;
@@ -96,6 +98,11 @@ impl Reader {
     /// Block `at`, as soon as it is parsed; none behind the last one.
     pub async fn block(&self, at: usize) -> Result<Option<Arc<Block>>> {
         self.store.block(at).await
+    }
+
+    /// Block `at` will be asked for soon: if it is on disk, reading it begins.
+    pub fn expect(&self, at: usize) {
+        self.store.expect(at);
     }
 
     /// Number of blocks; waits until all are parsed.

@@ -1,9 +1,10 @@
-//! Blocks on disk: an unnamed file, written once, each block under a checksum.
+//! Blocks on disk: an unnamed file, each block under a checksum.
 //!
 //! Invariant: the file has no name from its first byte on, so it is gone when the process is, however it ends; a block that
-//! reads back otherwise than it was written is an error.
+//! reads back otherwise than it was written is an error. Nobody reads a block while it is written over.
 
 use crate::unnamed;
+use bytemuck::Pod;
 use flexps_common::data::Block;
 use flexps_common::error::{Error, Result, io};
 use std::fs::File;
@@ -59,21 +60,33 @@ impl Spill {
             checksum: checksum(block),
         };
         extent.start = self.end.fetch_add(extent.bytes(), Ordering::Relaxed);
+        self.put(&extent, block)?;
+        Ok(extent)
+    }
+
+    /// Writes a block of the same size over one.
+    pub fn rewrite(&self, extent: &mut Extent, block: &Block) -> Result<()> {
+        extent.checksum = checksum(block);
+        self.put(extent, block)
+    }
+
+    fn put(&self, extent: &Extent, block: &Block) -> Result<()> {
         let mut at = extent.start;
         for part in parts(block) {
             self.file.write_all_at(part, at).map_err(|e| explained(&self.folder, &e))?;
             at += part.len() as u64;
         }
-        Ok(extent)
+        Ok(())
     }
 
-    /// Reads a block back.
-    pub fn read(&self, extent: &Extent) -> Result<Block> {
+    /// Reads a block back, into the memory of `spare`: pages that are there already need not be made and cleared.
+    pub fn read(&self, extent: &Extent, spare: Option<Block>) -> Result<Block> {
+        let spare = spare.unwrap_or_default();
         let mut block = Block {
-            labels: vec![0.0; extent.rows].into(),
-            offsets: vec![0; extent.rows + 1].into(),
-            indices: vec![0; extent.nonzeros].into(),
-            values: extent.values.then(|| vec![0.0; extent.nonzeros].into()),
+            labels: sized(spare.labels, extent.rows),
+            offsets: sized(spare.offsets, extent.rows + 1),
+            indices: sized(spare.indices, extent.nonzeros),
+            values: extent.values.then(|| sized(spare.values.unwrap_or_default(), extent.nonzeros)),
         };
         let mut at = extent.start;
         let Block { labels, offsets, indices, values } = &mut block;
@@ -96,6 +109,16 @@ impl Spill {
         }
         Ok(block)
     }
+}
+
+/// So many elements, whatever they are.
+fn sized<T: Pod>(spare: Box<[T]>, len: usize) -> Box<[T]> {
+    if spare.is_empty() {
+        return vec![T::zeroed(); len].into();
+    }
+    let mut elements = spare.into_vec();
+    elements.resize(len, T::zeroed());
+    elements.into()
 }
 
 fn explained(folder: &Path, error: &std::io::Error) -> Error {
@@ -137,7 +160,7 @@ mod tests {
         let extents = [true, false, true].map(|values| spill.write(&block(values)).unwrap());
         assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0);
         assert_eq!(extents[0].bytes(), block(true).bytes() as u64);
-        assert_eq!(extents.map(|e| spill.read(&e).unwrap()), [true, false, true].map(block));
+        assert_eq!(extents.map(|e| spill.read(&e, Some(block(false))).unwrap()), [true, false, true].map(block));
     }
 
     #[test]
@@ -147,7 +170,7 @@ mod tests {
         let mut byte = [0];
         spill.file.read_exact_at(&mut byte, 13).unwrap();
         spill.file.write_all_at(&[byte[0] ^ 4], 13).unwrap();
-        assert!(spill.read(&extent).unwrap_err().message.contains("wrong checksum"));
+        assert!(spill.read(&extent, None).unwrap_err().message.contains("wrong checksum"));
     }
 
     #[test]

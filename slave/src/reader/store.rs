@@ -1,12 +1,13 @@
 //! The blocks of one input by number, while they come and after.
 //!
 //! Invariant: block `at`, once given out, has the same rows each time; its indices are features until the key map is
-//! made, and local numbers after. Facts are summed in block order, whatever the order of parsing, so that they repeat to
+//! made, and local numbers after, on disk too. Facts are summed in block order, whatever the order of parsing, so that they repeat to
 //! the bit.
 
+use super::ahead::{Ahead, Found};
 use super::spill::{Extent, Spill};
 use flexps_common::data::block::KeyMap;
-use flexps_common::data::keys::{KeySet, Ranks};
+use flexps_common::data::keys::KeySet;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
 use flexps_common::data::{Block, Facts, Schema};
 use flexps_common::error::{Error, Result};
@@ -41,6 +42,9 @@ struct State {
     spilled_bytes: u64,
     bad_rows: u64,
     spill: Option<Arc<Spill>>,
+    ahead: Ahead,
+    /// Reads from disk that are under way.
+    reading: usize,
     keys: Keys,
     seconds: f64,
 }
@@ -64,8 +68,8 @@ enum Keys {
     Unknown,
     /// Somebody makes it; blocks can't be taken.
     InWork,
-    /// Made; blocks from disk are renumbered by the ranks, if there are any.
-    Known(Arc<KeyMap>, Option<Arc<Ranks>>),
+    /// Made; all blocks are renumbered.
+    Known(Arc<KeyMap>),
 }
 
 /// What the pump counted.
@@ -163,27 +167,71 @@ impl Store {
 
     /// See [`super::Reader::block`].
     pub async fn block(&self, at: usize) -> Result<Option<Arc<Block>>> {
+        enum Where {
+            None,
+            Here(Result<Arc<Block>>),
+            Disk(Reading),
+        }
         let found = self.wait(|state| {
-            let ranks = match &state.keys {
-                Keys::Unknown => None,
-                Keys::InWork => return None,
-                Keys::Known(_, ranks) => ranks.clone(),
-            };
+            if matches!(state.keys, Keys::InWork) {
+                return None;
+            }
+            match state.ahead.take(at) {
+                Found::Ready(block) => return Some(Where::Here(block)),
+                Found::Soon => return None,
+                Found::No => {}
+            }
             match state.slots.get(at) {
-                Some(Some(slot)) => Some(Some((slot.place.clone(), state.spill.clone(), ranks))),
-                _ if state.all.is_some_and(|all| at >= all.chunks) => Some(None),
+                Some(Some(Slot { place: Place::Memory(block), .. })) => Some(Where::Here(Ok(block.clone()))),
+                Some(Some(_)) => state.reading(at).map(Where::Disk),
+                _ if state.all.is_some_and(|all| at >= all.chunks) => Some(Where::None),
                 _ => None,
             }
         });
-        let Some((place, spill, ranks)) = found.await? else { return Ok(None) };
-        let mut block = match place {
-            Place::Memory(block) => return Ok(Some(block)),
-            Place::Disk(extent) => read_back(spill.as_deref(), &extent)?,
-        };
-        if let Some(ranks) = ranks {
-            ranks.renumber(&mut block.indices);
+        match found.await? {
+            Where::None => Ok(None),
+            Where::Here(block) => block.map(Some),
+            Where::Disk(reading) => self.read_back(reading, |_, block| block.clone()).map(Some),
         }
-        Ok(Some(Arc::new(block)))
+    }
+
+    /// See [`super::Reader::expect`].
+    pub fn expect(self: &Arc<Self>, at: usize) {
+        let mut state = self.state.lock();
+        if state.complete().is_none() || matches!(state.keys, Keys::InWork) {
+            return;
+        }
+        if let Some(Some(Slot { place: Place::Disk(extent), .. })) = state.slots.get(at) {
+            let bytes = extent.bytes();
+            state.ahead.expect(self, at, bytes);
+        }
+    }
+
+    /// Reads block `at` for who will ask for it.
+    pub fn read_ahead(&self, at: usize) {
+        let mut state = self.state.lock();
+        if !state.ahead.wants(at) {
+            return;
+        }
+        let Some(reading) = state.reading(at) else {
+            return state.ahead.put(at, Err(Error::bug(format!("block {at} is expected, but not on disk"))));
+        };
+        drop(state);
+        self.read_back(reading, |state, block| state.ahead.put(at, block.clone()));
+    }
+
+    /// Reads a block from disk, and does with it what is to be done before others look.
+    fn read_back<T>(&self, reading: Reading, done: impl FnOnce(&mut State, &Result<Arc<Block>>) -> T) -> T {
+        let block = reading.spill.read(&reading.extent, reading.spare).map(Arc::new);
+        let mut state = self.state.lock();
+        state.reading -= 1;
+        if let Ok(block) = &block {
+            state.ahead.give(block);
+        }
+        let done = done(&mut state, &block);
+        drop(state);
+        self.changed.notify_waiters();
+        done
     }
 
     /// See [`super::Reader::forget`].
@@ -228,7 +276,7 @@ impl Store {
 
     /// See [`super::Reader::key_map`].
     pub async fn key_map(&self) -> Result<Arc<KeyMap>> {
-        enum Found {
+        enum Made {
             Map(Arc<KeyMap>),
             Work(Vec<Place>, Option<Arc<Spill>>),
         }
@@ -236,19 +284,22 @@ impl Store {
             state.complete()?;
             match &state.keys {
                 Keys::InWork => None,
-                Keys::Known(map, _) => Some(Found::Map(map.clone())),
+                Keys::Known(map) => Some(Made::Map(map.clone())),
+                // Blocks on disk are about to be written over.
+                Keys::Unknown if state.reading > 0 => None,
                 Keys::Unknown => {
                     state.keys = Keys::InWork;
+                    state.ahead.clear();
                     // Taken out, not cloned: what nobody else holds can be renumbered in place.
                     let empty = || Place::Memory(Arc::default());
                     let places = state.slots.iter_mut().flatten().map(|s| std::mem::replace(&mut s.place, empty()));
-                    Some(Found::Work(places.collect(), state.spill.clone()))
+                    Some(Made::Work(places.collect(), state.spill.clone()))
                 }
             }
         });
         let (mut places, spill) = match found.await? {
-            Found::Map(map) => return Ok(map),
-            Found::Work(places, spill) => (places, spill),
+            Made::Map(map) => return Ok(map),
+            Made::Work(places, spill) => (places, spill),
         };
         let features = self.state.lock().facts().features;
         let made = make_map(&mut places, spill.as_deref(), features);
@@ -256,9 +307,9 @@ impl Store {
         for (slot, place) in state.slots.iter_mut().flatten().zip(places) {
             slot.place = place;
         }
-        let made = made.map(|(map, ranks)| {
+        let made = made.map(|map| {
             let map = Arc::new(map);
-            state.keys = Keys::Known(map.clone(), ranks);
+            state.keys = Keys::Known(map.clone());
             map
         });
         if let Err(error) = &made {
@@ -270,7 +321,22 @@ impl Store {
     }
 }
 
+/// A block that is about to be read from disk.
+struct Reading {
+    extent: Extent,
+    spill: Arc<Spill>,
+    spare: Option<Block>,
+}
+
 impl State {
+    /// Begins to read block `at` from disk, if it is there.
+    fn reading(&mut self, at: usize) -> Option<Reading> {
+        let Some(Some(Slot { place: Place::Disk(extent), .. })) = self.slots.get(at) else { return None };
+        let (extent, spill) = (*extent, self.spill.clone()?);
+        self.reading += 1;
+        Some(Reading { extent, spill, spare: self.ahead.spare() })
+    }
+
     /// The number of blocks, when all are there.
     fn complete(&mut self) -> Option<usize> {
         self.all.map(|all| all.chunks).filter(|chunks| self.filled == *chunks)
@@ -283,21 +349,25 @@ impl State {
     }
 }
 
-fn read_back(spill: Option<&Spill>, extent: &Extent) -> Result<Block> {
-    spill.ok_or_else(|| Error::bug("a block on disk without a file"))?.read(extent)
+fn on_disk(spill: Option<&Spill>) -> Result<&Spill> {
+    spill.ok_or_else(|| Error::bug("a block on disk without a file"))
 }
 
-/// The key map of all blocks; renumbers those in memory if it is not the identity, and returns the ranks for the others.
-fn make_map(places: &mut [Place], spill: Option<&Spill>, features: u64) -> Result<(KeyMap, Option<Arc<Ranks>>)> {
+/// The key map of all blocks; renumbers them if it is not the identity.
+fn make_map(places: &mut [Place], spill: Option<&Spill>, features: u64) -> Result<KeyMap> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, places.len().max(1));
     let next = AtomicUsize::new(0);
     let places_seen: &[Place] = places;
     let collect = || {
-        let mut set = KeySet::default();
+        let (mut set, mut read) = (KeySet::default(), None);
         while let Some(place) = places_seen.get(next.fetch_add(1, Ordering::Relaxed)) {
             match place {
                 Place::Memory(block) => set.insert(&block.indices),
-                Place::Disk(extent) => set.insert(&read_back(spill, extent)?.indices),
+                Place::Disk(extent) => {
+                    let block = on_disk(spill)?.read(extent, read.take())?;
+                    set.insert(&block.indices);
+                    read = Some(block);
+                }
             }
         }
         Ok(set)
@@ -306,23 +376,33 @@ fn make_map(places: &mut [Place], spill: Option<&Spill>, features: u64) -> Resul
     for part in in_threads(threads, |_| collect())? {
         set.merge(&part?);
     }
-    let ranks = Arc::new(set.into_ranks());
+    let ranks = set.into_ranks();
     let map = ranks.map(features);
     if matches!(map, KeyMap::Identity(_)) {
-        return Ok((map, None));
+        return Ok(map);
     }
     let share = places.len().div_ceil(threads).max(1);
     let shares: Vec<_> = places.chunks_mut(share).map(Mutex::new).collect();
-    in_threads(shares.len(), |i| {
+    let renumbered = in_threads(shares.len(), |i| {
+        let mut read = None;
         for place in shares[i].lock().iter_mut() {
-            if let Place::Memory(block) = place {
+            match place {
                 // A copy if a worker still holds the block: it goes on with features.
-                ranks.renumber(&mut Arc::make_mut(block).indices);
+                Place::Memory(block) => ranks.renumber(&mut Arc::make_mut(block).indices),
+                // Once and for all: it would cost as much as a pass in each of them.
+                Place::Disk(extent) => {
+                    let spill = on_disk(spill)?;
+                    let mut block = spill.read(extent, read.take())?;
+                    ranks.renumber(&mut block.indices);
+                    spill.rewrite(extent, &block)?;
+                    read = Some(block);
+                }
             }
         }
+        Ok(())
     })?;
-    // Only rows on disk are renumbered again.
-    Ok((map, spill.map(|_| ranks)))
+    renumbered.into_iter().collect::<Result<()>>()?;
+    Ok(map)
 }
 
 /// Runs `work` on so many threads, and returns what each gave.

@@ -316,6 +316,12 @@ impl Backend for Engine {
         Ok(block)
     }
 
+    fn expect(&mut self, input: InputId, at: usize) {
+        if let Ok(rows) = self.job.rows(input) {
+            rows.expect(at);
+        }
+    }
+
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.key_map())?
