@@ -1,5 +1,5 @@
 // Trains liblinear on a libsvm text file, as its command-line tool would: reads line by line with strtok and strtod,
-// calls train(), prints seconds and the final objective. The library's wheel on PyPI holds no such tool; its source
+// calls train(), prints seconds, the final objective and the process' peak memory. The library's wheel on PyPI holds no such tool; its source
 // archive holds the library that this is linked with. Compiled with MULTICORE it is for liblinear-multicore.
 //
 // Usage: liblinear_train FILE SOLVER EPSILON [THREADS]   (C = 1, no bias)
@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <vector>
+#include <sys/resource.h>
 #include "linear.h"
 
 static double now() {
@@ -77,9 +78,11 @@ int main(int argc, char **argv) {
     model *trained = train(&data, &options);
     double training = now() - start;
 
-    // (1/n) sum f(y w.x) + 1/(2n) |w|^2, f being the solver's loss
-    double loss = 0, norm = 0;
-    for (int j = 0; j < trained->nr_feature; j++) norm += trained->w[j] * trained->w[j];
+    // (1/n) sum f(y w.x) + 1/(2n) |w|^2, or + (1/n) |w|_1, f being the solver's loss
+    bool sparse = options.solver_type == 5 || options.solver_type == 6;
+    double loss = 0, penalty = 0;
+    for (int j = 0; j < trained->nr_feature; j++)
+        penalty += sparse ? fabs(trained->w[j]) : trained->w[j] * trained->w[j] / 2;
     for (int i = 0; i < data.l; i++) {
         double margin = 0;
         for (feature_node *x = data.x[i]; x->index != -1; x++) margin += trained->w[x->index - 1] * x->value;
@@ -92,7 +95,10 @@ int main(int argc, char **argv) {
         else
             loss += margin > 0 ? log1p(exp(-margin)) : -margin + log1p(exp(margin));
     }
-    printf("{\"read\": %.6f, \"train\": %.6f, \"objective\": %.12f}\n", read, training, (loss + norm / 2) / data.l);
+    rusage used;
+    getrusage(RUSAGE_SELF, &used);
+    printf("{\"read\": %.6f, \"train\": %.6f, \"objective\": %.12f, \"memory\": %ld}\n", read, training,
+           (loss + penalty) / data.l, used.ru_maxrss * 1024L);
     free_and_destroy_model(&trained);
     return 0;
 }

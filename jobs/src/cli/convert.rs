@@ -17,10 +17,12 @@ use flexps_common::plan::Plan;
 use flexps_common::storage::{Storage, StorageOptions, is_remote};
 use flexps_master::assigner::{Source, cut};
 use flexps_master::prepare::prepare;
+use flexps_slave::reader::held::Held;
 use flexps_slave::reader::{NextSplit, Options, Reader};
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::runtime::Handle;
 
 /// Rows that were parsed and are not yet written: more of them go to disk.
@@ -132,7 +134,9 @@ impl Conversion<'_> {
         });
         let options = Options { cache_memory: WAITING, ..Options::new("") };
         let ours = std::io::Error::other::<Error>;
-        let reader = Reader::start(options, self.schema.clone(), self.storage.clone(), next).map_err(ours)?;
+        // Nobody asks for a part of what is read.
+        let held = Arc::new(Held::new(u64::MAX));
+        let reader = Reader::start(options, self.schema.clone(), self.storage.clone(), held, next).map_err(ours)?;
         let mut writer = Writer::new(file, self.schema.index_base)?;
         let mut at = 0;
         while let Some(block) = self.runtime.block_on(reader.block(at)).map_err(ours)? {

@@ -1,0 +1,40 @@
+"""Contests: flexps and some peers on the way to one goal, all contests' runs interleaved."""
+
+import statistics
+
+
+class Contest:
+    """`ours` and `peers` (by name) are calls that give what tools.py says; each objective must be at most `goal`. `lines` are
+    (what, which seconds, bar): `train` or `whole`, and how many times faster than the best peer we mean to be."""
+
+    def __init__(self, goal, ours, peers, lines, memory=None):
+        self.goal, self.ours, self.peers, self.lines, self.memory = goal, ours, peers, lines, memory
+        self.found = {}
+
+    def run(self):
+        for name, call in [("ours", self.ours), *self.peers.items()]:
+            one = call()
+            assert one["objective"] <= self.goal, f"{self.lines[0][0]}: the objective {one['objective']} of {name} is above {self.goal}"
+            self.found.setdefault(name, []).append(one)
+
+    def print(self, table):
+        def middle(name, what):
+            values = [one[what] for one in self.found[name] if one[what] is not None]
+            return statistics.median(values) if values else None
+        for what, seconds, bar in self.lines:
+            mine = middle("ours", seconds)
+            theirs = {name: middle(name, seconds) for name in self.peers}
+            theirs = {name: value for name, value in theirs.items() if value is not None}
+            if not theirs:
+                table.add(what, f"{mine:.3f} s", "no peer came there", "", "-", True)
+                continue
+            best = min(theirs, key=theirs.get)
+            times = theirs[best] / mine
+            met = bar is None or times >= bar
+            table.add(what, f"{mine:.3f} s", f"{best} {theirs[best]:.3f} s", f"{times:.1f} times", f">= {bar} times" if bar else "-", met)
+        if self.memory:
+            mine = middle("ours", "memory") / 2**20
+            theirs = {name: middle(name, "memory") for name in self.peers}
+            theirs = {name: value / 2**20 for name, value in theirs.items() if value is not None and name.startswith("liblinear -s")}
+            best = min(theirs, key=theirs.get)
+            table.add(self.memory, f"{mine:.0f} MiB", f"{best} {theirs[best]:.0f} MiB", f"{mine / theirs[best]:.2f}", "<= 1", mine <= theirs[best])
