@@ -89,7 +89,8 @@ async fn compare(
 /// The jobs as the cluster runs them.
 fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn DynJob>>> {
     let env = Prepare { cache: crate::cli::run::cache_folder(), say };
-    let make = |(at, (spec, real)): (usize, (&JobSpec, &Option<(String, String)>))| {
+    let make = |at: usize| {
+        let (spec, real) = (&file.workload.jobs[at], &file.real[at]);
         let mut job = match real {
             Some((name, params)) => registry.job(name, params)?,
             None => {
@@ -102,7 +103,7 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
         job.plan().map_err(|e| e.context(format!("job {}", spec.name)))?;
         Ok(job)
     };
-    file.workload.jobs.iter().zip(&file.real).enumerate().map(make).collect()
+    (0..file.workload.jobs.len()).map(make).collect()
 }
 
 /// A model as sleeping stages, one after the other, with the luck that a simulation would have. A run that fails there sleeps
