@@ -82,12 +82,14 @@ class Scheduling:
 
     def stages(self):
         """A live master: 200 slaves with sockets in its process, 100,000 empty stages of 200 jobs a round."""
-        first, *_, last = rounds = self.lines(self.examples / "stages", "prioritized", max(self.bench.runs, 3))
+        rounds = self.lines(self.examples / "stages", "prioritized", max(self.bench.runs, 3))
         rate = self.median([one["stages_a_second"] for one in rounds])
         self.add(f"a live master, 200 slaves in one process, {len(rounds)} x 100,000 empty stages of 200 jobs", f"{rate:.0f} stages/s",
                  "", "", ">= 5,000", rate >= 5000)
+        # From the second round on the lists of jobs that ended and the history are full.
+        first, last = rounds[1], rounds[-1]
         grown = last["resident_mib"] / first["resident_mib"]
-        self.add("its resident memory after the last round beside that after the first", f"{last['resident_mib']:.0f} MiB",
+        self.add("its resident memory after the last round beside that after the second", f"{last['resident_mib']:.0f} MiB",
                  f"{first['resident_mib']:.0f} MiB", f"{grown:.2f}", "<= 1.1", grown <= 1.1)
 
     def live(self):
