@@ -94,15 +94,14 @@ fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
 fn six_tasks_with_real_jobs() -> String {
     let text = std::fs::read_to_string(shipped("six-tasks.toml")).unwrap();
     let real = |job: &str| {
-        match job {
-        _ if job.starts_with("\nname = \"svrg\"") => {
-            "\nname = 'svrg'\nrun = 'svrg'\npriority = 1\nparams = { epochs = 4, wide = 6, narrow = 3, tolerance = 0 }\n".to_owned()
-        }
-        _ if job.starts_with("\nname = \"lr\"") => {
-            "\nname = 'lr'\nrun = 'lr'\nparams = { epochs = 4, threads = 3, tolerance = 0 }\n".to_owned()
-        }
-        _ => job.to_owned(),
-    }
+        let (name, rest) = match job.trim_start().lines().next() {
+            Some("name = \"svrg\"") => {
+                ("svrg", "priority = 1\nparams = { epochs = 4, wide = 6, narrow = 3, tolerance = 0 }")
+            }
+            Some("name = \"lr\"") => ("lr", "params = { epochs = 4, threads = 3, tolerance = 0 }"),
+            _ => return job.to_owned(),
+        };
+        format!("\nname = '{name}'\nrun = '{name}'\n{rest}\n")
     };
     text.split("[[job]]").map(real).collect::<Vec<_>>().join("[[job]]")
 }

@@ -47,6 +47,9 @@ struct Played {
     promised: BTreeMap<JobId, u64>,
 }
 
+/// A stage that runs: its end, its job, its threads by slave.
+type Run = (u64, JobId, Vec<(SlaveId, u32)>);
+
 /// Plays stages until all that can ever fit have ended; panics if that takes longer than `until`.
 fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming], until: u64) -> Played {
     let mut board = Board::new(vec![Share::default(); 3]);
@@ -59,7 +62,7 @@ fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming
     let mut coming: Vec<(JobId, &Coming)> = (1..).map(JobId).zip(stages).filter(|(_, c)| fits(c.want)).collect();
     coming.reverse();
     let lengths: FxHashMap<JobId, u64> = coming.iter().map(|(id, c)| (*id, c.length)).collect();
-    let mut running: Vec<(u64, JobId, Vec<(SlaveId, u32)>)> = Vec::new();
+    let mut running: Vec<Run> = Vec::new();
     let mut played = Played { started: BTreeMap::new(), impatient: BTreeMap::new(), promised: BTreeMap::new() };
     for now in 0..=until {
         let time = Duration::from_secs(now);
