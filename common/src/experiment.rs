@@ -31,6 +31,8 @@ pub struct Experiment {
     pub fixed_threads: Option<u32>,
     /// How splits of the input find their readers.
     pub splits: Splits,
+    /// Whether the workers of a slave share what they read of other slaves' shards.
+    pub slave_cache: Switch,
 }
 
 /// How splits of an input find the slaves that read them.
@@ -62,6 +64,18 @@ impl fmt::Display for Splits {
             Self::Random => "random",
         })
     }
+}
+
+/// What the engine does by itself where it pays, always, or never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Switch {
+    /// Where it pays.
+    #[default]
+    Auto,
+    /// Wherever it can be.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Slowness that is put in on purpose. As text `slow:worker=3,factor=4` or `delay:slave=s2,ms=5`.
@@ -161,6 +175,29 @@ fn parse(text: &str) -> Option<Injection> {
     }
 }
 
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Switch::Auto),
+            "on" => Ok(Switch::On),
+            "off" => Ok(Switch::Off),
+            _ => Err(format!("'{text}' is none of auto, on and off")),
+        }
+    }
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Switch::Auto => "auto",
+            Switch::On => "on",
+            Switch::Off => "off",
+        })
+    }
+}
+
 impl fmt::Display for Injection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,6 +210,14 @@ impl fmt::Display for Injection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_reads_as_it_is_written() {
+        for text in ["auto", "on", "off"] {
+            assert_eq!(text.parse::<Switch>().unwrap().to_string(), text);
+        }
+        assert_eq!("yes".parse::<Switch>().unwrap_err(), "'yes' is none of auto, on and off");
+    }
 
     fn experiment(texts: &[&str]) -> Experiment {
         Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect(), ..Experiment::default() }

@@ -80,6 +80,9 @@ pub struct StageReport {
     /// What of its tables went to disk and came back.
     #[serde(default)]
     pub model_disk: DiskUse,
+    /// What they read of other slaves' shards through their slave's cache.
+    #[serde(default)]
+    pub cache: CacheUse,
     /// How they reached the model.
     #[serde(default)]
     pub model: ModelReport,
@@ -160,6 +163,26 @@ impl DiskUse {
     pub fn merge(&mut self, other: &Self) {
         self.written_bytes += other.written_bytes;
         self.read_bytes += other.read_bytes;
+    }
+}
+
+/// Keys of other slaves' shards that workers read through their slave's cache, one for all workers there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheUse {
+    /// Read from what was fetched before, or was being fetched.
+    pub hits: u64,
+    /// Fetched.
+    pub misses: u64,
+    /// Slaves that left it for the rest of the stage, since it had too few hits.
+    pub off: u64,
+}
+
+impl CacheUse {
+    /// Adds another slave's, or another stage's.
+    pub fn merge(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.off += other.off;
     }
 }
 

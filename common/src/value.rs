@@ -137,6 +137,21 @@ impl OwnedValues {
     pub fn borrow(&self) -> Values<'_> {
         with_values!(OwnedValues, self, v => Element::wrap(v))
     }
+
+    /// `len` zeros.
+    pub fn zeros(kind: Type, len: usize) -> Self {
+        match kind {
+            Type::F32 => OwnedValues::F32(vec![0.0; len]),
+            Type::F64 => OwnedValues::F64(vec![0.0; len]),
+            Type::U32 => OwnedValues::U32(vec![0; len]),
+            Type::I32 => OwnedValues::I32(vec![0; len]),
+        }
+    }
+
+    /// The elements, mutably borrowed.
+    pub fn borrow_mut(&mut self) -> ValuesMut<'_> {
+        with_values!(OwnedValues, self, v => Element::wrap_mut(v))
+    }
 }
 
 impl From<Values<'_>> for OwnedValues {

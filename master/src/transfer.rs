@@ -90,7 +90,7 @@ impl Shards {
             let count = (keys.end - keys.start) as usize * tensor.spec.width as usize;
             let answer = pending.wait()?;
             match answer.message()? {
-                FromShard::Values => write(&mut writer, answer.body, tensor.spec.element, count)?,
+                FromShard::Values { .. } => write(&mut writer, answer.body, tensor.spec.element, count)?,
                 other => return Err(Error::bug(format!("a shard answered {other:?} to a range of keys"))),
             }
         }

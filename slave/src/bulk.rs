@@ -8,7 +8,7 @@ use crate::draw;
 use crate::job::OpenJob;
 use crate::moves;
 use crate::node::Jobs;
-use crate::stage::exchange::{Due, Need, Source, Update, view};
+use crate::stage::exchange::{Due, Need, Readable, Source, Update, view};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::StageRun;
 use flexps_common::transport::{Connection, Packet, Service};
@@ -107,24 +107,26 @@ async fn get(
     if bytes > ANSWER {
         return Err(Error::bug(format!("a read of {bytes} bytes in one message, at most {ANSWER} are allowed")));
     }
-    if origin.run == MASTER {
+    let shown = if origin.run == MASTER {
         job.current().finish();
+        0
     } else {
         let clock = if peek { 0 } else { origin.clock };
         let run = job.run(origin.run).await?;
-        if let Some(readable) = run.readable(Need { clock, seen })? {
-            match tokio::time::timeout(PATIENCE, readable).await {
-                Ok(readable) => readable.map_err(|_| Error::cancelled())?,
+        match run.readable(Need { clock, seen })? {
+            Readable::Now(shown) => shown,
+            Readable::Later(readable) => match tokio::time::timeout(PATIENCE, readable).await {
+                Ok(shown) => shown.map_err(|_| Error::cancelled())?,
                 Err(_) => return Packet::control(&FromShard::NotYet),
-            }
+            },
         }
-    }
+    };
     let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
     for (section, (keys, width)) in sections.iter().zip(&keys) {
         let out = values.wrapped_mut(section.element, keys.len() * width);
         job.shard.get(section.table, view(keys), out)?;
     }
-    Packet::bulk(&FromShard::Values, values.finish())
+    Packet::bulk(&FromShard::Values { shown }, values.finish())
 }
 
 async fn add(

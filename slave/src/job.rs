@@ -169,7 +169,7 @@ impl OpenJob {
         }
         self.finish(&before)?;
         let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
-        let run = Arc::new(run.reading(spec.reads.clone()));
+        let run = Arc::new(run.reading(spec.reads.clone()).caching(self.experiment.slave_cache));
         if let Some(homes) = &launch.homes {
             self.settle(&run, launch.phase, homes, &Copies::default())?;
         }

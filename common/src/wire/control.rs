@@ -9,7 +9,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{DiskUse, Report, State};
+use crate::report::{CacheUse, DiskUse, Report, State};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
 use serde::{Deserialize, Serialize};
@@ -120,6 +120,8 @@ pub struct Outcome {
     pub tables: Vec<TableUse>,
     /// What of the tables here went to disk and came back since the stage before.
     pub model_disk: DiskUse,
+    /// What they read of other slaves' shards through a cache.
+    pub cache: CacheUse,
     /// The last lines of the slave's log, when a worker failed.
     pub log: Vec<String>,
 }

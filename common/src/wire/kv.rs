@@ -136,7 +136,10 @@ pub enum ToShard {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromShard {
     /// The body holds the values, section by section, each padded to 8 bytes.
-    Values,
+    Values {
+        /// They show all updates of the clocks below this one, the least that was not complete; 0 to the master.
+        shown: u64,
+    },
     /// The updates are applied, or kept until their clock is complete.
     Added,
     /// The clock is known.

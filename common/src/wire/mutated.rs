@@ -15,13 +15,13 @@ use crate::announced::Touches;
 use crate::data::schema::Labels;
 use crate::data::{Facts, Form, Schema};
 use crate::error::Error;
-use crate::experiment::{Experiment, Splits};
+use crate::experiment::{Experiment, Splits, Switch};
 use crate::home::{Home, Transfer};
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{Access, DiskUse, State};
+use crate::report::{Access, CacheUse, DiskUse, State};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -177,6 +177,7 @@ fn to_master() -> Vec<ToMaster> {
         },
         tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
         model_disk: DiskUse { written_bytes: 1 << 40, read_bytes: 5 },
+        cache: CacheUse { hits: 1 << 40, misses: 3, off: 1 },
         log: vec!["INFO a worker panicked".into()],
     };
     let done = ReadDone {
@@ -322,6 +323,7 @@ fn experiment() -> Experiment {
         access: Some(Access::Racing),
         fixed_threads: Some(7),
         splits: Splits::Random,
+        slave_cache: Switch::Off,
     }
 }
 
@@ -391,7 +393,7 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_shard(), 200_000);
     let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);
     let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
-    let others = [FromShard::Values, FromShard::Added, FromShard::UnknownKeys];
+    let others = [FromShard::Values { shown: u64::MAX }, FromShard::Added, FromShard::UnknownKeys];
     let from_shard = others.into_iter().chain(rows).chain(moved);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
     survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);

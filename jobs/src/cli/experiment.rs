@@ -1,7 +1,7 @@
 //! The flags by which a run is tried under conditions that are put in.
 
 use clap::Args;
-use flexps_common::experiment::{Experiment, Injection, Splits};
+use flexps_common::experiment::{Experiment, Injection, Splits, Switch};
 use flexps_common::home::Transfer;
 use flexps_common::report::Access;
 
@@ -34,12 +34,17 @@ pub struct ExperimentArgs {
     /// busy; `random`, by lot, to compare
     #[arg(long, global = true, value_name = "near|random", default_value_t)]
     pub splits: Splits,
+
+    /// Whether the workers of a slave share what they read of other slaves' shards, as long as the consistency model
+    /// allows: where enough of it is shared, always, or never
+    #[arg(long, global = true, value_name = "auto|on|off", default_value_t)]
+    pub slave_cache: Switch,
 }
 
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        let Self { inject, transfer, model_access, fixed_threads, splits } = self.clone();
-        Experiment { inject, transfer, access: model_access, fixed_threads, splits }
+        let Self { inject, transfer, model_access, fixed_threads, splits, slave_cache } = self.clone();
+        Experiment { inject, transfer, access: model_access, fixed_threads, splits, slave_cache }
     }
 }

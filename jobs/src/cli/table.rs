@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
-use flexps_common::report::{DiskUse, Report, StageReport, TransferReport};
+use flexps_common::report::{CacheUse, DiskUse, Report, StageReport, TransferReport};
 use std::ops::Range;
 
 /// A table whose columns `numbers` are aligned to the right.
@@ -127,6 +127,12 @@ pub fn result(report: &Report) -> String {
     if disk.written_bytes > 0 {
         let (written, back) = (size(disk.written_bytes), size(disk.read_bytes));
         lines.push(("model memory", format!("exceeded: {written} of tables went to disk, {back} came back")));
+    }
+    let mut cache = CacheUse::default();
+    report.stages.iter().for_each(|stage| cache.merge(&stage.cache));
+    if cache.hits > 0 {
+        let share = 100.0 * cache.hits as f64 / (cache.hits + cache.misses) as f64;
+        lines.push(("cache", format!("{share:.0} % of {} of other slaves", count(cache.hits + cache.misses, "key"))));
     }
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));

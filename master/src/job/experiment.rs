@@ -2,7 +2,7 @@
 //!
 //! Invariant: a report names every injection that its times were made under.
 
-use flexps_common::experiment::{Experiment, Splits};
+use flexps_common::experiment::{Experiment, Splits, Switch};
 use flexps_common::{Error, Result};
 
 /// Refuses slaves that the cluster does not have.
@@ -23,6 +23,9 @@ pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
     notes.extend(experiment.fixed_threads.map(|n| format!("with --fixed-threads {n}")));
     if experiment.splits == Splits::Random {
         notes.push("with --splits random".to_owned());
+    }
+    if experiment.slave_cache != Switch::Auto {
+        notes.push(format!("with --slave-cache {}", experiment.slave_cache));
     }
     for name in experiment.delayed() {
         if !slaves.contains(&name) {
@@ -61,9 +64,10 @@ mod tests {
     #[test]
     fn the_report_names_each_injection_and_those_that_change_nothing() {
         let told = experiment(&["slow:worker=2,factor=2", "delay:slave=h1,ms=1"]);
-        let with = ["with slow:worker=2,factor=2", "with delay:slave=h1,ms=1"];
+        let told = Experiment { slave_cache: Switch::Off, ..told };
+        let with = ["with slow:worker=2,factor=2", "with delay:slave=h1,ms=1", "with --slave-cache off"];
         assert_eq!(at_start(&told, &["h1", "h2"]), with);
-        let notes = |slaves: &[&str]| at_start(&told, slaves)[2..].join("; ");
+        let notes = |slaves: &[&str]| at_start(&told, slaves)[3..].join("; ");
         assert_eq!(notes(&["h1"]), "the delay of h1 changes nothing: the job runs on no other slave");
         assert_eq!(notes(&["h2"]), "the delay of h1 changes nothing: the job does not run there");
         assert_eq!(at_end(&told, 3), Vec::<String>::new());

@@ -9,17 +9,20 @@
 //! waits; each update is applied once. Under SparseSSP(s, speculation) no worker is more than s + speculation ahead, so
 //! each sees all updates of clocks below its own less both; and of the keys that it announced it sees, as under SSP(s),
 //! all updates of clocks below its own less s: the unfinished ones among these touch none of its keys, or it waits for
-//! them, and a shard answers the worker's reads when it has all updates of the finished ones.
+//! them, and a shard answers the worker's reads when it has all updates of the finished ones. What one worker of a slave has
+//! read may serve others, as long as they see what they must.
 
 mod announced;
 mod arrivals;
 mod clocks;
 mod pending;
+mod reuse;
 
 pub use announced::Party;
 pub use arrivals::Arrivals;
 pub use clocks::{Clocks, ENDED, News};
 pub use pending::Pending;
+pub use reuse::Reuse;
 
 #[cfg(test)]
 mod sparse;

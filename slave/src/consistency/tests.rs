@@ -7,6 +7,12 @@ use super::*;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::Consistency;
 use proptest::prelude::*;
+use std::cell::Cell;
+
+thread_local! {
+    /// Reads that found what was read before.
+    static REUSED: Cell<u32> = const { Cell::new(0) };
+}
 
 /// How a world breaks the rules.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +30,10 @@ enum Fault {
     Repeat,
     /// Due updates are applied in order of arrival.
     Unordered,
+    /// What was read before is read one clock too long.
+    KeepLong,
+    /// What was read before a worker's own updates is read behind them.
+    KeepOwn,
 }
 
 /// An update: its clock, its worker, its place among the worker's updates.
@@ -41,6 +51,11 @@ struct Slave {
     pending: Pending<Update>,
     arrivals: Vec<Update>,
     applied: Vec<Update>,
+    /// By shard: what a worker here has read of it, with its stamp.
+    read: [Option<(u64, Vec<Update>)>; 3],
+    /// Clocks that the workers here have ended together.
+    ticks: u64,
+    reuse: Option<Reuse>,
 }
 
 struct Worker {
@@ -112,7 +127,16 @@ impl World {
         let slave = |s: usize| {
             let others = (0..slaves).filter(|o| *o != s && with_workers[*o] > 0).map(|o| SlaveId(o as u32));
             let clocks = Clocks::new(model, with_workers[s], others);
-            Slave { clocks, pending: Pending::default(), arrivals: Vec::new(), applied: Vec::new() }
+            let (pending, reuse) = (Pending::default(), Reuse::new(model, with_workers[s]));
+            Slave {
+                clocks,
+                pending,
+                arrivals: Vec::new(),
+                applied: Vec::new(),
+                read: Default::default(),
+                ticks: 0,
+                reuse,
+            }
         };
         let slaves = (0..slaves).map(slave).collect();
         Self { model, fault, slaves, workers, messages: Vec::new() }
@@ -175,9 +199,9 @@ impl World {
             self.workers[index].waits = false;
         }
         self.check_lead(index);
-        let worker = &mut self.workers[index];
+        let worker = &self.workers[index];
         let Some(action) = worker.program.get(worker.at).copied() else {
-            worker.ended = true;
+            self.workers[index].ended = true;
             let news = self.slaves[slave].clocks.end(local);
             self.tell(slave, news);
             return true;
@@ -186,7 +210,7 @@ impl World {
         match action {
             Action::Add { shard } => {
                 let update = (clock, index as u32, worker.sequence);
-                worker.sequence += 1;
+                self.workers[index].sequence += 1;
                 let shard = &mut self.slaves[shard];
                 shard.arrivals.push(update);
                 if clock < shard.clocks.due() || self.fault == Fault::ApplyEarly {
@@ -197,6 +221,7 @@ impl World {
                     shard.pending.keep(update.0, update.1, update.2, update);
                 }
             }
+            Action::Get { shard } if self.reuses(index, shard) => {}
             Action::Get { shard } => {
                 if model == Consistency::Bsp
                     && self.slaves[shard].clocks.due() < clock
@@ -204,13 +229,21 @@ impl World {
                 {
                     return false;
                 }
-                self.check_read(shard, clock);
+                let values = self.slaves[shard].applied.clone();
+                self.check_read(index, shard, &values);
+                let shown = self.slaves[shard].clocks.least();
+                let reader = &mut self.slaves[slave];
+                if let Some(rule) = reader.reuse.filter(|_| shard != slave) {
+                    reader.read[shard] = Some((rule.stamp(shown, reader.ticks), values));
+                }
             }
             Action::Clock => {
-                worker.clock += 1;
-                worker.waits = true;
+                let worker = &mut self.workers[index];
+                (worker.clock, worker.waits) = (clock + 1, true);
                 let news = self.slaves[slave].clocks.tick(local);
                 assert_eq!(self.slaves[slave].clocks.of(local), clock + 1);
+                self.slaves[slave].ticks += 1;
+                self.forget_updated(index, clock);
                 self.tell(slave, news);
             }
         }
@@ -230,20 +263,45 @@ impl World {
         assert!(clock <= slowest + lead, "a worker at clock {clock}, the slowest at {slowest}");
     }
 
-    fn check_read(&self, shard: usize, clock: u64) {
-        let seen = &self.slaves[shard].applied;
+    /// Whether what a worker's slave has read of a shard before serves the worker too; it then sees what it must.
+    fn reuses(&self, index: usize, shard: usize) -> bool {
+        let Worker { slave, clock, .. } = self.workers[index];
+        let Slave { read, ticks, reuse, .. } = &self.slaves[slave];
+        let (Some(rule), Some((stamp, values))) = (reuse, &read[shard]) else { return false };
+        let longer = u64::from(self.fault == Fault::KeepLong);
+        let serves = rule.serves(*stamp, clock.saturating_sub(longer), ticks.saturating_sub(longer));
+        if serves {
+            REUSED.set(REUSED.get() + 1);
+            self.check_read(index, shard, values);
+        }
+        serves
+    }
+
+    /// A worker ended a clock: what was read before of shards that it updated is not read again.
+    fn forget_updated(&mut self, index: usize, clock: u64) {
+        for shard in (0..3).filter(|_| self.fault != Fault::KeepOwn) {
+            let updates = |(of, by, _): &Update| *of == clock && *by == index as u32;
+            if self.model != Consistency::Bsp && self.expected(shard).iter().any(updates) {
+                self.slaves[self.workers[index].slave].read[shard] = None;
+            }
+        }
+    }
+
+    fn check_read(&self, index: usize, shard: usize, seen: &[Update]) {
+        let clock = self.workers[index].clock;
         let expected = self.expected(shard);
-        match self.model {
+        let own = |update: &Update| update.1 == index as u32 && update.0 < clock;
+        let must: Vec<_> = match self.model {
             Consistency::Bsp => {
                 let below: Vec<_> = expected.into_iter().filter(|u| u.0 < clock).collect();
-                assert_eq!(*seen, below, "a read at clock {clock}");
+                return assert_eq!(*seen, below, "a read at clock {clock}");
             }
             Consistency::Ssp { staleness } => {
-                let due = expected.into_iter().filter(|u| u.0 + u64::from(staleness) < clock);
-                due.for_each(|u| assert!(seen.contains(&u), "a read at clock {clock} misses {u:?}"));
+                expected.into_iter().filter(|u| own(u) || u.0 + u64::from(staleness) < clock).collect()
             }
-            _ => {}
-        }
+            _ => expected.into_iter().filter(own).collect(),
+        };
+        must.iter().for_each(|u| assert!(seen.contains(u), "a read at clock {clock} misses {u:?}"));
     }
 
     fn deliver(&mut self, message: usize) {
@@ -289,6 +347,33 @@ fn check(model: Consistency, fault: Fault) {
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn what_siblings_have_read_is_read_again_and_shows_what_it_must() {
+    for model in [Consistency::Bsp, Consistency::Ssp { staleness: 2 }, Consistency::Asp] {
+        REUSED.set(0);
+        check(model, Fault::None);
+        assert!(REUSED.get() > 100, "{} reads under {model:?}", REUSED.get());
+    }
+}
+
+#[test]
+#[should_panic(expected = "a read at clock")]
+fn what_serves_one_clock_too_long_under_bsp_is_noticed() {
+    check(Consistency::Bsp, Fault::KeepLong);
+}
+
+#[test]
+#[should_panic(expected = "a read at clock")]
+fn what_serves_one_clock_too_long_under_ssp_is_noticed() {
+    check(Consistency::Ssp { staleness: 1 }, Fault::KeepLong);
+}
+
+#[test]
+#[should_panic(expected = "a read at clock")]
+fn what_hides_a_workers_own_update_is_noticed() {
+    check(Consistency::Asp, Fault::KeepOwn);
 }
 
 #[test]

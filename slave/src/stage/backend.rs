@@ -5,6 +5,7 @@
 //! earlier clocks; what it reads, waits for and updates at a clock does so after the clock may begin, and after it is settled
 //! where the tables live.
 
+use super::cached::Looked;
 use super::cut::{Cutter, Item, Message};
 use super::exchange::Told;
 use super::items::{check_out, describe};
@@ -23,6 +24,7 @@ use flexps_common::ids::{InputId, Key, SlaveId, TableId};
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
+use flexps_common::wire::lists::Keys as OwnedKeys;
 use flexps_common::worker::{Backend, Place, Pull, Push, Ticket, Touch};
 use rustc_hash::FxHashMap;
 use std::any::{Any, TypeId};
@@ -67,6 +69,8 @@ pub struct Engine {
     put_off: bool,
     /// Where the consistency model asks for them.
     announced: Option<Announcements>,
+    /// Keys that were updated at this clock, as far as the slave's cache may hold them.
+    pub(super) updated: Vec<(TableId, OwnedKeys)>,
     /// Whether the first keys, if any, are announced.
     started: bool,
     /// Set for a worker that an experiment slows.
@@ -82,10 +86,12 @@ struct Started {
     /// Tables, how many keys of each, and the keys where this slave serves some of them.
     items: Vec<(TableId, usize, Vec<Key>)>,
     read: Read,
+    /// Where the read is of what the slave's cache did not have.
+    looked: Option<Looked>,
 }
 
 /// The state of a read that is cut and partly sent.
-struct Read {
+pub(super) struct Read {
     local: Vec<(usize, Range<usize>)>,
     waiting: VecDeque<Message>,
     under_way: Queue,
@@ -112,6 +118,7 @@ impl Engine {
             ended: 0,
             sent: FxHashMap::default(),
             put_off: false,
+            updated: Vec::new(),
             counters: Counters::default(),
             uses,
         }
@@ -119,6 +126,7 @@ impl Engine {
 
     /// Waits until all updates are at their shards, and takes this worker out of the clock table.
     pub fn end(&mut self) -> Result<()> {
+        self.release();
         self.lag()?;
         self.settled()?;
         self.start();
@@ -200,6 +208,26 @@ impl Engine {
         result?
     }
 
+    /// Cuts a read and sends what may be sent of it.
+    pub(super) fn begin_read(&mut self, items: &[Item<'_>]) -> Result<Read> {
+        let (mut cutter, mut under_way) = (Cutter::new(items)?, Queue::default());
+        self.send(false, &mut under_way, || cutter.message())?;
+        let waiting = std::iter::from_fn(|| cutter.message()).collect();
+        Ok(Read { local: cutter.local, waiting, under_way })
+    }
+
+    /// Takes the values of a read. All of them show the updates of clocks below the number that comes back.
+    pub(super) fn end_read(&mut self, read: Read, items: &[Item<'_>], out: &mut [ValuesMut<'_>]) -> Result<u64> {
+        let Read { local, mut waiting, under_way } = read;
+        self.read_local(items, &local, out)?;
+        self.receive(false, under_way, || waiting.pop_front(), out)
+    }
+
+    /// Before waits for others, or for rows: nobody need wait for this worker's reads.
+    pub(super) fn release(&self) {
+        self.run.cache().into_iter().for_each(|cache| cache.release(self.place.local_index));
+    }
+
     pub(super) fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
         let start = Instant::now();
         let result = block_on(future, || self.run.check());
@@ -216,25 +244,29 @@ impl Backend for Engine {
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
         let items = describe(&job, &run, &items)?;
         self.prepare(&items, false)?;
-        let mut cutter = Cutter::new(&items)?;
-        let mut under_way = Queue::default();
-        self.send(false, &mut under_way, || cutter.message())?;
-        let waiting = std::iter::from_fn(|| cutter.message()).collect();
-        let read = Read { local: cutter.local, waiting, under_way };
+        let looked = self.look(&items);
+        let read = match &looked {
+            None => self.begin_read(&items)?,
+            Some(looked) => self.begin_read(&looked.missing(&items))?,
+        };
         // The keys of messages are in these; a large read need not copy them again.
-        let keys = |at: usize| if read.local.iter().any(|(item, _)| *item == at) { pulls[at].keys } else { &[] };
+        let keys = |at: usize| match &looked {
+            None if !read.local.iter().any(|(item, _)| *item == at) => &[],
+            _ => pulls[at].keys,
+        };
         let items = pulls.iter().enumerate().map(|(at, pull)| (pull.table, pull.keys.len(), keys(at).to_vec()));
         let items = items.collect();
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.tickets.insert(ticket, Started { items, read });
+        self.tickets.insert(ticket, Started { items, read, looked });
         Ok(Ticket(ticket))
     }
 
     fn finish_get(&mut self, ticket: Ticket, out: &mut [ValuesMut<'_>]) -> Result<()> {
         self.run.check()?;
         let found = self.tickets.remove(&ticket.0);
-        let Started { items, read } = found.ok_or_else(|| Error::bug("a ticket that this worker does not hold"))?;
+        let Started { items, read, looked } =
+            found.ok_or_else(|| Error::bug("a ticket that this worker does not hold"))?;
         let items = items.iter().map(|(table, count, keys)| match keys.len() == *count {
             true => (*table, Keys::List(keys)),
             false => (*table, Keys::Range { start: 0, count: *count as u32 }),
@@ -245,9 +277,10 @@ impl Backend for Engine {
         check_out(&items, out)?;
         self.count(&items, |used| &mut used.read_bytes);
         self.begin()?;
-        let Read { local, mut waiting, under_way } = read;
-        self.read_local(&items, &local, out)?;
-        self.receive(false, under_way, || waiting.pop_front(), out)
+        match looked {
+            None => self.end_read(read, &items, out).map(drop),
+            Some(looked) => self.fetch(looked, read, &items, out),
+        }
     }
 
     fn get(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()> {
@@ -292,6 +325,7 @@ impl Backend for Engine {
 
     fn clock(&mut self) -> Result<()> {
         self.run.check()?;
+        self.release();
         self.lag()?;
         self.settled()?;
         self.start();
@@ -305,11 +339,13 @@ impl Backend for Engine {
         let (told, woken) = self.run.tick(&self.place, &sent);
         self.tell(told);
         drop(woken);
+        self.forget_updated();
         self.put_off = !self.run.goes_on(&self.place);
         if self.run.reads_early() { Ok(()) } else { self.begin() }
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {
+        self.release();
         let job = self.job.clone();
         let block = self.wait_for(job.rows(input)?.block(at))??;
         self.counters.rows += block.as_ref().map_or(0, |block| block.rows() as u64);
@@ -323,27 +359,32 @@ impl Backend for Engine {
     }
 
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
+        self.release();
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.key_map())?
     }
 
     fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
+        self.release();
         let job = self.job.clone();
         self.wait_for(job.draw(input))?
     }
 
     fn facts(&mut self, input: InputId) -> Result<Facts> {
+        self.release();
         let job = self.job.clone();
         self.wait_for(job.input(input)?.facts())?
     }
 
     fn blocks(&mut self, input: InputId) -> Result<usize> {
+        self.release();
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.blocks())?
     }
 
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
         self.run.check()?;
+        self.release();
         self.lag()?;
         self.begin()?;
         // A sibling may wait for who has yet to hear of this worker's clock.

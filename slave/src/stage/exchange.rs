@@ -6,6 +6,7 @@ use flexps_common::ids::{SlaveId, TableId};
 use flexps_common::wire::body::ReceivedValues;
 use flexps_common::wire::kv::Seen;
 use flexps_common::wire::lists;
+use tokio::sync::oneshot;
 
 /// One table's part of a kept update.
 pub struct Update {
@@ -35,6 +36,15 @@ pub struct Need {
     pub clock: u64,
     /// What the reader's slave knows of.
     pub seen: Seen,
+}
+
+/// When a read sees what it must. It then sees all updates of the clocks below a number, the least that is not complete.
+#[derive(Debug)]
+pub enum Readable {
+    /// It does, with that number.
+    Now(u64),
+    /// When this comes, with the number; dropped when the run is cancelled.
+    Later(oneshot::Receiver<u64>),
 }
 
 /// What other slaves must hear.

@@ -4,6 +4,7 @@
 //! for all, in worker order.
 
 use super::backend::{Counters, Engine};
+use super::cache::Cache;
 use super::pool::{Pool, Task};
 use super::run::Run;
 use crate::job::OpenJob;
@@ -148,6 +149,7 @@ impl Crew {
             raced: self.run.settled.races(),
             tables: self.held(),
             model_disk: self.job.shard.take_disk_use(),
+            cache: self.run.cache().map(Cache::used).unwrap_or_default(),
             log: Vec::new(),
         };
         if results.iter().flatten().any(|part| part.failed) {

@@ -163,17 +163,17 @@ impl UnderWay {
         }
     }
 
-    /// What became of a read: None when its values were put into `out`, else the message that was sent again.
-    pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Option<Self>> {
-        match answer.message()? {
-            FromShard::UnknownKeys => return link.again(self).map(Some),
+    /// What became of a read whose values go to `out`.
+    pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Answered> {
+        let shown = match answer.message()? {
+            FromShard::UnknownKeys => return link.again(self).map(Answered::Again),
             FromShard::NotYet => {
                 let pending = Some(link.bulk.start(self.packet.clone(), DEADLINE));
-                return Ok(Some(Self { pending, ..self }));
+                return Ok(Answered::Again(Self { pending, ..self }));
             }
-            FromShard::Values => {}
+            FromShard::Values { shown } => shown,
             _ => return Err(Error::bug("no values came back for a read")),
-        }
+        };
         let mut body = BodyReader::new(answer.body);
         for piece in &self.message.pieces {
             // As bytes: wherever they lie in the message, they are copied once.
@@ -190,8 +190,20 @@ impl UnderWay {
             }
         }
         body.end()?;
-        Ok(None)
+        Ok(Answered::Values { shown })
     }
+}
+
+/// What became of a read.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart at once")]
+pub enum Answered {
+    /// Its values came, which show all updates of clocks below `shown`.
+    Values {
+        /// The least clock that was not complete.
+        shown: u64,
+    },
+    /// It was sent again.
+    Again(UnderWay),
 }
 
 /// Messages under way, in order of sending.

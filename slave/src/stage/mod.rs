@@ -3,6 +3,8 @@
 //! Invariant: a stage run ends exactly once on each slave, when all of its workers there have ended, whatever they did.
 
 pub mod backend;
+mod cache;
+mod cached;
 pub mod cut;
 pub mod exchange;
 mod gate;

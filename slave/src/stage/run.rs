@@ -3,14 +3,16 @@
 //! Invariants: updates of a clock reach the shard in one order (worker, sequence) and before anybody reads at a later
 //! clock; once the run is cancelled, every wait in it ends; nobody uses a table before it is settled where all of them live.
 
+use super::cache::Cache;
 use super::gate::Gate;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::kv::Shard;
-use crate::stage::exchange::{Due, Need, Source, Told, Update, view};
+use crate::stage::exchange::{Due, Need, Readable, Source, Told, Update, view};
 use crate::stage::settled::Settled;
 use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
+use flexps_common::experiment::Switch;
 use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::pace::Pace;
 use flexps_common::plan::Consistency;
@@ -18,7 +20,7 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::kv::Seen;
 use flexps_common::{ids::TableId, worker::Place};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
 
 /// Values that are applied sooner than another thread wakes for it.
@@ -36,6 +38,10 @@ pub struct Run {
     pub reads: Vec<TableId>,
     /// Where they find the tables.
     pub settled: Settled,
+    /// What they read of other slaves' shards, where that serves several of them: known when it is settled.
+    cache: OnceLock<Option<Cache>>,
+    /// Whether they are to share it.
+    caching: Switch,
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
@@ -66,7 +72,7 @@ struct State {
     looked: (u64, u64),
     arrivals: Arrivals,
     /// Reads from other slaves that wait.
-    readers: Vec<(Need, oneshot::Sender<()>)>,
+    readers: Vec<(Need, oneshot::Sender<u64>)>,
     /// How the workers here kept in step so far.
     pace: Pace,
 }
@@ -104,6 +110,8 @@ impl Run {
             siblings,
             reads: Vec::new(),
             settled: Settled::default(),
+            cache: OnceLock::new(),
+            caching: Switch::Auto,
             others,
             shard,
             cancelled,
@@ -119,10 +127,29 @@ impl Run {
         Self { reads, ..self }
     }
 
+    /// The same run, whose workers share what they read as a user asks for it.
+    pub fn caching(self, caching: Switch) -> Self {
+        Self { caching, ..self }
+    }
+
     /// The tables stay where the shard has them now. The workers here race for values if it is asked for and may be.
     pub fn settle(&self, races: bool) {
         let races = races && self.granted.len() > 1 && !self.has_others() && self.shard.may_race();
-        self.settled.settle(self.shard.placements(), races);
+        let homes = self.shard.placements();
+        self.cache.get_or_init(|| {
+            let cache = || Cache::new(self.consistency, self.granted.len(), self.shard.specs(), &homes);
+            match self.caching {
+                Switch::Auto => cache(),
+                Switch::On => cache().map(Cache::kept),
+                Switch::Off => None,
+            }
+        });
+        self.settled.settle(homes, races);
+    }
+
+    /// What the workers here share of other slaves' shards, once it is settled and where that serves several of them.
+    pub fn cache(&self) -> Option<&Cache> {
+        self.cache.get().and_then(Option::as_ref)
     }
 
     /// The calling thread works for this run until [`Run::leave`].
@@ -154,6 +181,7 @@ impl Run {
         self.settled.give_up();
         state.threads.iter().flatten().for_each(Thread::unpark);
         self.gate.open();
+        self.cache().into_iter().for_each(Cache::wake);
     }
 
     /// Why the run was cancelled, if it was.
@@ -219,16 +247,18 @@ impl Run {
     }
 
     /// What this slave knows of, for a read of a worker here at the shard on `slave`: where its clock does not say what it
-    /// must see, all clocks that have ended; else the worker's own updates, which SSP would not wait for.
+    /// must see, all clocks that have ended; else the worker's own updates, which SSP would not wait for, and where its
+    /// siblings may read the same answer theirs too.
     pub fn seen(&self, place: &Place, slave: SlaveId) -> Seen {
         if !self.keeps_none() {
             return Seen::default();
         }
         let (state, first) = (self.state.lock(), place.index - place.local_index);
         let sparse = self.consistency.ahead().is_some();
+        let all = sparse || self.cache().is_some_and(Cache::is_on);
         let of = |(worker, clock): (usize, &u64)| {
             let sent = state.arrivals.sent_by(worker, slave);
-            (sent > 0 && (sparse || worker == place.local_index)).then_some(((first + worker) as u32, *clock, sent))
+            (sent > 0 && (all || worker == place.local_index)).then_some(((first + worker) as u32, *clock, sent))
         };
         let workers = state.clocks.own().iter().enumerate().filter_map(of).collect();
         Seen { workers, slaves: if sparse { state.clocks.others().to_vec() } else { Vec::new() } }
@@ -350,17 +380,17 @@ impl Run {
         self.consistency != Consistency::Bsp
     }
 
-    /// None when a read sees what it must; else what comes when it does, and is dropped when the run is cancelled.
-    pub fn readable(&self, need: Need) -> Result<Option<oneshot::Receiver<()>>> {
+    /// Whether a read sees what it must.
+    pub fn readable(&self, need: Need) -> Result<Readable> {
         let mut state = self.state.lock();
         // Under the lock: behind a cancel nobody would answer.
         self.check()?;
         if state.meets(&need) {
-            return Ok(None);
+            return Ok(Readable::Now(state.clocks.least()));
         }
         let (send, receive) = oneshot::channel();
         state.readers.push((need, send));
-        Ok(Some(receive))
+        Ok(Readable::Later(receive))
     }
 
     /// The run is over everywhere: applies whatever is left. Of one that is not settled nothing is.
@@ -454,7 +484,7 @@ impl State {
         let mut readers = std::mem::take(&mut self.readers);
         for (_, reader) in readers.extract_if(.., |(need, _)| self.meets(need)) {
             // A reader that has gone needs no answer.
-            let _ = reader.send(());
+            let _ = reader.send(self.clocks.least());
         }
         self.readers = readers;
     }

@@ -7,7 +7,7 @@ use super::backend::Engine;
 use super::cut::{self, Cutter, Item, Message};
 use super::exchange::{Source, Update};
 use super::items::{check_len, check_out, describe};
-use super::link::{Queue, UnderWay};
+use super::link::{Answered, Queue, UnderWay};
 use super::slices;
 use crate::kv::Keys;
 use flexps_common::error::{Error, Result};
@@ -17,6 +17,7 @@ use flexps_common::transport::Packet;
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::lists;
+use flexps_common::worker::{Backend, Pull};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -54,24 +55,28 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes the answers of a read, sending on as they come.
+    /// Takes the answers of a read, sending on as they come. All of them show the updates of clocks below the number that
+    /// comes back.
     pub(super) fn receive(
         &mut self,
         peek: bool,
         mut queue: Queue,
         mut more: impl FnMut() -> Option<Message>,
         out: &mut [ValuesMut<'_>],
-    ) -> Result<()> {
-        let job = self.job.clone();
+    ) -> Result<u64> {
+        let (job, mut least) = (self.job.clone(), u64::MAX);
         loop {
             self.send(peek, &mut queue, &mut more)?;
-            let Some(mut first) = queue.pop() else { return Ok(()) };
+            let Some(mut first) = queue.pop() else { return Ok(least) };
             self.settle_ended()?;
             let answer = self.answer(&mut first)?;
             let link = job.link(first.shard())?;
-            if let Some(again) = first.read(link, answer, out)? {
-                self.counters.sent += again.bytes() as u64;
-                queue.push(again);
+            match first.read(link, answer, out)? {
+                Answered::Values { shown } => least = least.min(shown),
+                Answered::Again(again) => {
+                    self.counters.sent += again.bytes() as u64;
+                    queue.push(again);
+                }
             }
         }
     }
@@ -98,6 +103,12 @@ impl Engine {
     }
 
     pub(super) fn read(&mut self, table: TableId, keys: Keys<'_>, peek: bool, mut out: ValuesMut<'_>) -> Result<()> {
+        if let (Keys::List(keys), false) = (keys, peek)
+            && self.run.cache().is_some_and(|cache| cache.holds(table, keys.len()))
+        {
+            let ticket = self.start_get(&[Pull { table, keys }])?;
+            return self.finish_get(ticket, &mut [out]);
+        }
         self.run.check()?;
         self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
@@ -141,6 +152,7 @@ impl Engine {
             *self.sent.entry(job.link(under_way.shard())?.slave).or_default() += 1;
             self.updates.push(under_way);
         }
+        self.remember(&items);
         let mut kept = Vec::new();
         for (item, places) in cutter.local {
             let (values, Item { table, spec, keys, .. }) = (values[item], items[item]);

@@ -1,5 +1,6 @@
 //! Whole slaves in one process, led by a scripted master.
 
+mod cached;
 mod cluster;
 mod copies;
 mod forgotten;

@@ -38,6 +38,7 @@ const LISTED_EPOCHS: usize = 20_000;
 
 /// What happened.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "events are taken one by one, not kept")]
 pub enum Event {
     /// All slaves of the job are open.
     Opened,
@@ -459,6 +460,7 @@ impl Driver {
             report.bytes_received += outcome.bytes_received;
             report.rows += outcome.rows;
             report.model_disk.merge(&outcome.model_disk);
+            report.cache.merge(&outcome.cache);
         }
         let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
         self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);

@@ -6,9 +6,14 @@
 //! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
 
 #[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
+#[allow(dead_code, reason = "what a schedule does not need")]
+#[path = "../cache.rs"]
+mod cache;
+#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[path = "../gate.rs"]
 mod gate;
 mod moves;
+mod reading;
 #[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../run.rs"]
@@ -19,7 +24,7 @@ mod run;
 mod staging;
 mod sync;
 
-use crate::stage::exchange::{Due, Need, Source, Told, Update};
+use crate::stage::exchange::{Due, Source, Told, Update};
 use flexps_common::announced::Touches;
 use flexps_common::error::Error;
 use flexps_common::ids::{Key, SlaveId, StageRun, TableId};
@@ -28,6 +33,7 @@ use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::lists;
 use flexps_common::worker::{Place, Touch};
+use reading::HITS;
 use run::Run;
 use shuttle::thread;
 use std::sync::{Arc, Mutex};
@@ -62,6 +68,12 @@ enum Fault {
     FalseKeys,
     /// Nobody is woken.
     Deaf,
+    /// What was read before is read one clock too long.
+    KeepLong,
+    /// What was read before a worker's own updates is read behind them.
+    KeepOwn,
+    /// A read that siblings share does not wait for their updates.
+    ReadAlone,
 }
 
 #[derive(Clone, Copy)]
@@ -211,15 +223,10 @@ impl World {
                         run.wait(&place)?;
                     }
                     self.begins(worker, clock);
-                } else if self.case.fault != Fault::ReadEarly {
-                    let overtakes = self.case.fault == Fault::Overtake;
-                    let seen = if overtakes { Default::default() } else { run.seen(&place, SlaveId(shard as u32)) };
-                    if let Some(readable) = self.runs[shard].readable(Need { clock, seen })? {
-                        shuttle::future::block_on(readable).map_err(|_| Error::cancelled())?;
-                    }
                 }
+                let values = if shard == here { self.values(shard) } else { self.read(worker, shard, clock)? };
                 run.check()?;
-                self.check_read(worker, shard, clock);
+                self.check_read(worker, shard, clock, values);
             }
             for shard in others(here) {
                 let world = self.clone();
@@ -238,6 +245,10 @@ impl World {
                 run.tick(&place, &others(here).map(|to| (SlaveId(to as u32), sent)).collect::<Vec<_>>());
             self.tell(here, told);
             drop(woken);
+            if let Some(cache) = run.cache().filter(|_| self.case.fault != Fault::KeepOwn) {
+                let keys: Vec<_> = others(here).map(|shard| [worker as Key + shard as Key * CHUNK]).collect();
+                cache.ended(keys.iter().map(|keys| (TABLE, Keys::List(keys))));
+            }
             put_off = self.case.fault != Fault::GoOn && !run.goes_on(&place);
             if put_off && !run.reads_early() {
                 put_off = false;
@@ -277,8 +288,8 @@ impl World {
         }
     }
 
-    fn check_read(&self, worker: usize, shard: usize, clock: u64) {
-        for (other, value) in self.values(shard).into_iter().enumerate() {
+    fn check_read(&self, worker: usize, shard: usize, clock: u64, values: [f32; 3]) {
+        for (other, value) in values.into_iter().enumerate() {
             for made in 0..self.case.clocks {
                 let behind = |by: u32| made + u64::from(by) < clock;
                 let must = match self.case.model {
@@ -454,4 +465,40 @@ fn an_update_that_is_applied_twice_is_noticed() {
 #[should_panic(expected = "deadlock")]
 fn a_worker_that_nobody_wakes_is_noticed() {
     explore(case(Consistency::Bsp, Fault::Deaf));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_under_bsp_that_is_read_one_clock_too_long_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::KeepLong));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_under_ssp_that_is_read_one_clock_too_long_is_noticed() {
+    explore(case(SSP, Fault::KeepLong));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_that_hides_the_workers_own_update_is_noticed() {
+    explore(case(Consistency::Asp, Fault::KeepOwn));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_that_was_read_before_a_siblings_update_came_is_noticed() {
+    explore(case(SSP, Fault::ReadAlone));
+}
+
+#[test]
+fn reads_of_siblings_are_shared_under_all_models_but_sparse_ssp() {
+    for model in [Consistency::Bsp, SSP, Consistency::Asp] {
+        HITS.set(0);
+        explore(case(model, Fault::None));
+        assert!(HITS.get() > 100, "{} hits under {model:?}", HITS.get());
+    }
+    HITS.set(0);
+    explore(case(SPARSE, Fault::None));
+    assert_eq!(HITS.get(), 0);
 }
