@@ -114,8 +114,17 @@ pub struct Found {
     pub missing: (Vec<Key>, Vec<u32>),
     /// These are being fetched: places, and by which of the flights.
     pub awaited: Vec<(u32, usize)>,
-    /// Fetches that were met, by number; none of those that nobody need wait for.
+    /// Fetches that were met, by number; none of those that nobody need wait for. Those of later clocks, or of other keys in
+    /// the same slots, are not awaited: they may themselves wait for this reader.
     pub flights: Vec<(u32, Option<Arc<Flight>>)>,
+}
+
+impl Found {
+    /// The fetches that are waited for.
+    pub fn awaited_flights(&self) -> Vec<&Arc<Flight>> {
+        let awaited = |at: &usize| self.awaited.iter().any(|(_, flight)| flight == at);
+        (0..self.flights.len()).filter(awaited).filter_map(|at| self.flights[at].1.as_ref()).collect()
+    }
 }
 
 struct Mirror {
@@ -276,16 +285,17 @@ impl Cache {
         }
     }
 
-    /// Waits until none of these flights need be waited for, or `check` fails; [`Cache::wake`] makes it look again. What
-    /// each brought, if that serves the reader.
+    /// Waits until none of the awaited flights need be waited for, or `check` fails; [`Cache::wake`] makes it look again.
+    /// What each of the flights brought, if that serves the reader.
     pub fn wait(
         &self,
         fetch: &Fetch,
-        flights: &[(u32, Option<Arc<Flight>>)],
+        found: &Found,
         check: impl Fn() -> Result<()>,
     ) -> Result<Vec<Option<Arc<Vec<Brought>>>>> {
-        let flying = |flight: &Arc<Flight>| matches!(*flight.state.lock(), Landed::No);
-        let landed = || !flights.iter().filter_map(|(_, flight)| flight.as_ref()).any(flying);
+        let awaited = found.awaited_flights();
+        let flying = |flight: &&Arc<Flight>| matches!(*flight.state.lock(), Landed::No);
+        let landed = || !awaited.iter().any(flying);
         self.gate.wait(|| match check() {
             Ok(()) => landed().then_some(Ok(())),
             cancelled => Some(cancelled),
@@ -294,7 +304,7 @@ impl Cache {
             Landed::Brought(stamp, all) if self.rule.serves(*stamp, fetch.clock, fetch.ticks) => Some(all.clone()),
             _ => None,
         };
-        Ok(flights.iter().map(brought).collect())
+        Ok(found.flights.iter().map(brought).collect())
     }
 
     /// Lets all that wait look again.

@@ -76,7 +76,7 @@ impl Engine {
             self.settle_ended()?;
             let start = Instant::now();
             let landed: Result<Vec<_>> =
-                parts.iter().map(|part| cache.wait(&fetch, &part.found.flights, || run.check())).collect();
+                parts.iter().map(|part| cache.wait(&fetch, &part.found, || run.check())).collect();
             self.counters.waited += start.elapsed();
             for ((part, item), landed) in parts.iter_mut().zip(items).zip(landed?) {
                 part.take(item, &landed);
@@ -237,4 +237,41 @@ impl Part {
 fn missing<'a>(parts: &'a [Part], items: &[Item<'a>]) -> Vec<Item<'a>> {
     let missing = |(part, item): (&'a Part, &Item<'a>)| Item { keys: Keys::List(&part.found.missing.0), ..*item };
     parts.iter().zip(items).map(missing).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::Placement;
+    use flexps_common::home::Home;
+    use flexps_common::ids::TableId;
+    use flexps_common::plan::{Consistency, Storage, TableSpec};
+    use flexps_common::value::Type;
+
+    #[test]
+    fn a_fetch_at_a_later_clock_that_is_met_in_a_slot_is_not_waited_for() {
+        let spec = TableSpec {
+            name: "weights".to_owned(),
+            element: Type::F32,
+            width: 1,
+            storage: Storage::Dense,
+            update: "add".to_owned(),
+            update_params: Vec::new(),
+        };
+        let (specs, homes) = ([spec], [Placement::new(0, &Home::All, 2)]);
+        let cache = Cache::new(Consistency::Ssp { staleness: 1 }, 2, &specs, &homes).unwrap();
+        let look = |worker, clock, keys: &[Key]| {
+            let (fetch, mut found) = (cache.begin(worker, clock), Found::default());
+            cache.look(&fetch, TableId(0), keys, 0, &mut vec![0; 4 * keys.len()], &mut found);
+            (fetch, found)
+        };
+        // The first worker is ahead, and may wait at its shard for the second one's clock.
+        look(0, 7, &[5, 9]);
+        let (fetch, found) = look(1, 6, &[5, 9]);
+        assert_eq!((&found.missing.0, found.awaited_flights().len()), (&vec![5, 9], 0));
+        assert!(cache.wait(&fetch, &found, || Ok(())).unwrap().iter().all(Option::is_none));
+        // At the same clock it is.
+        look(0, 6, &[7]);
+        assert_eq!(look(1, 6, &[7]).1.awaited_flights().len(), 1);
+    }
 }

@@ -32,7 +32,7 @@ impl World {
         let found = self.look(cache, &fetch, (worker, shard, clock), &keys, &mut out)?;
         cache.release(local);
         if !found.awaited.is_empty() {
-            let landed = cache.wait(&fetch, &found.flights, || run.check())?;
+            let landed = cache.wait(&fetch, &found, || run.check())?;
             let fetch = fetch.alone();
             for (place, flight) in found.awaited {
                 let (key, place) = (keys[place as usize], place as usize);
