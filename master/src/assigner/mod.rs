@@ -3,7 +3,7 @@
 //!
 //! A reader gets what was planned for it, else what others have not begun, else, at the end, a part of what a slow one is
 //! reading. What lies on its own host it gets at once; before anything else it waits a moment, measured in splits, since
-//! its holder may come to it by then ([`steal`], [`pace`]). Invariant: each byte is with exactly one slave or still to be
+//! its holder may come to it by then (`steal`, `pace`). Invariant: each byte is with exactly one slave or still to be
 //! handed out; none is lost, none is given twice.
 
 mod cut;
