@@ -79,7 +79,7 @@ impl Order {
         Self { rng, blocks, grouping, window: Vec::new(), groups: Vec::new() }
     }
 
-    /// The next group of the part that the order was made for, or None behind the last.
+    /// The next group of the part that the order was made for, or None behind the last. A window has at least one block.
     pub fn next(&mut self, worker: &mut Worker<'_>, part: &Part) -> Result<Option<Group>> {
         loop {
             if let Some((block, from, to)) = self.groups.pop() {
@@ -91,7 +91,7 @@ impl Order {
             }
             self.window.clear();
             let mut bytes = 0;
-            while bytes < part.window {
+            while self.window.is_empty() || bytes < part.window {
                 let Some(at) = self.blocks.pop() else { break };
                 let block = part.block(worker, at)?;
                 if needed_len(&block) > part.map.len() {
