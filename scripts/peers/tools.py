@@ -1,14 +1,13 @@
 """The tools of `scripts/bench peers`: flexps and its peers, each run as a process, with seconds, objective and memory.
 
 Every call gives a dictionary: `whole` (seconds of the whole process; none where a peer's own reader is not what is
-compared), `train` (seconds of training alone), `objective`, `memory` (peak bytes). What is found once, an optimum or the
+compared), `train` (seconds of training alone), `objective`, `memory` (peak bytes), of ours `certified`. What is found once, an optimum or the
 loosest setting that reaches a goal, is kept in the cache folder.
 """
 
 import json
 import pathlib
 import sys
-import tarfile
 
 # Settings from loose to tight, as the tools count them.
 EPSILONS = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4, 1e-5]
@@ -35,13 +34,7 @@ class Tools:
         self.official = self.bench.liblinear()
         self.multicore = self.bench.cache / "liblinear_multicore"
         if self.bench.stale(self.multicore):
-            source = self.bench.cache / "liblinear-multicore"
-            source.mkdir(exist_ok=True)
-            self.run([sys.executable, "-m", "pip", "download", "-q", "--no-binary", ":all:", "--no-deps",
-                      "-d", source, "liblinear-multicore==2.50.0"])
-            with tarfile.open(next(source.glob("*.tar.gz"))) as tar:
-                tar.extractall(source, filter="data")
-            cpp = next(source.glob("*/cpp-source"))
+            cpp = self.bench.source("liblinear-multicore")
             self.run(["g++", "-O3", "-w", "-fopenmp", "-DMULTICORE", "-fpermissive", "-I", cpp, "-o", self.multicore,
                       self.root / "scripts/peers/liblinear_train.cpp", *sorted(cpp.glob("*.cpp")),
                       *sorted((cpp / "blas").glob("*.c"))])
@@ -65,12 +58,12 @@ class Tools:
     # -- one run each ---------------------------------------------------------------------------------------------
 
     def ours(self, rows, job, threads=2, tolerance=1e-3, more=()):
-        seconds, result = self.report([self.flexps, "run", *job, "--tolerance", tolerance, "--input", rows,
+        # Badly conditioned rows take many cheap epochs: the certificate is to end the run.
+        seconds, result = self.report([self.flexps, "run", *job, "--tolerance", tolerance, "--epochs", 5000, "--input", rows,
                                        "--threads", threads, *more])
-        if "gap" in result["metrics"]:
-            assert result["metrics"]["gap"] <= tolerance, f"{job}: the gap is {result['metrics']['gap']}"
         training = sum(s["seconds"] for s in result["stages"] if s["name"] != "measure")
-        return {"whole": seconds, "train": training, "objective": result["objective"], "memory": result["peak_memory_bytes"]}
+        return {"whole": seconds, "train": training, "objective": result["objective"], "memory": result["peak_memory_bytes"],
+                "certified": result["metrics"]["gap"] <= tolerance}
 
     def liblinear(self, rows, solver, epsilon, program=None, threads=1):
         program = program or self.official
