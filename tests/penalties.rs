@@ -151,9 +151,9 @@ fn what_can_not_be_learnt_is_said() {
     run(&["--path", "5"], &apart).exits(2).says(&["--path", "--penalty l1"]);
     let one = write("one", "+1 1:1\n+1 2:1\n");
     run(&["--penalty", "l1"], &one).exits(2).says(&["all 2 rows", "two classes"]);
-    for flags in [&["--penalty", "l1"][..], &["--solver", "newton"], &["--bias"]] {
-        let saved = here.path().join("model");
-        let run = run(flags, &huge).args(["--overwrite", "--model"]).arg(&saved).run();
+    for (i, flags) in [&["--penalty", "l1"][..], &["--solver", "newton"], &["--bias"]].iter().enumerate() {
+        let saved = here.path().join(format!("model{i}"));
+        let run = run(flags, &huge).arg("--model").arg(&saved).run();
         if run.code == 0 {
             assert!(model::read(&saved).weights.iter().all(|w| w.is_finite()), "{run}");
         } else {

@@ -16,6 +16,7 @@ use super::sync::{AtomicBool, Mutex, Ordering};
 use crate::consistency::Reuse;
 use crate::kv::{Keys, Placement};
 use flexps_common::error::Result;
+use flexps_common::experiment::Switch;
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::{Consistency, TableSpec};
 use flexps_common::report::CacheUse;
@@ -170,9 +171,16 @@ impl Cache {
         })
     }
 
-    /// The same, which is never left.
-    pub fn kept(self) -> Self {
-        Self { kept: true, ..self }
+    /// The same as a user asks for it: one that is left where it does not pay, one that is never left, none.
+    pub fn asked(
+        caching: Switch,
+        model: Consistency,
+        workers: usize,
+        specs: &[TableSpec],
+        homes: &[Placement],
+    ) -> Option<Self> {
+        let cache = Self::new(model, workers, specs, homes).filter(|_| caching != Switch::Off)?;
+        Some(Self { kept: caching == Switch::On, ..cache })
     }
 
     /// Whether it is used, and not left.

@@ -10,6 +10,16 @@ use super::sync::Word;
 #[derive(Default)]
 pub struct Gate(Word);
 
+/// Workers that may go on, if any: they are woken when it is dropped, which needs no lock of the run's.
+#[must_use = "who may go on waits until then"]
+pub struct Woken<'a>(pub Option<&'a Gate>);
+
+impl Drop for Woken<'_> {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|gate| gate.open());
+    }
+}
+
 impl Gate {
     /// Waits until `look` finds something, which it is asked for before each sleep.
     pub fn wait<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {

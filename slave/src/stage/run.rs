@@ -4,7 +4,7 @@
 //! clock; once the run is cancelled, every wait in it ends; nobody uses a table before it is settled where all of them live.
 
 use super::cache::Cache;
-use super::gate::Gate;
+use super::gate::{Gate, Woken};
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::kv::Shard;
@@ -136,14 +136,8 @@ impl Run {
     pub fn settle(&self, races: bool) {
         let races = races && self.granted.len() > 1 && !self.has_others() && self.shard.may_race();
         let homes = self.shard.placements();
-        self.cache.get_or_init(|| {
-            let cache = || Cache::new(self.consistency, self.granted.len(), self.shard.specs(), &homes);
-            match self.caching {
-                Switch::Auto => cache(),
-                Switch::On => cache().map(Cache::kept),
-                Switch::Off => None,
-            }
-        });
+        let (model, workers) = (self.consistency, self.granted.len());
+        self.cache.get_or_init(|| Cache::asked(self.caching, model, workers, self.shard.specs(), &homes));
         self.settled.settle(homes, races);
     }
 
@@ -497,15 +491,5 @@ impl State {
         }
         self.pace.began(clock - self.clocks.least());
         true
-    }
-}
-
-/// Workers that may go on, if any: they are woken when it is dropped, which needs no lock of the run's.
-#[must_use = "who may go on waits until then"]
-pub struct Woken<'a>(Option<&'a Gate>);
-
-impl Drop for Woken<'_> {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|gate| gate.open());
     }
 }

@@ -4,26 +4,24 @@
 //! clock, and read those of the others; news, and updates for other slaves, are on their way as threads of their own, so
 //! that they overtake one another. Workers take part as the engine does: they tell of a clock while its updates are under
 //! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
+#![allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 
-#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../cache.rs"]
 mod cache;
-#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[path = "../gate.rs"]
 mod gate;
 mod moves;
 mod reading;
-#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../run.rs"]
 mod run;
-#[allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../staging.rs"]
 mod staging;
 mod sync;
 
+use crate::kv::{Functions, Keys, Room, Shard};
 use crate::stage::exchange::{Due, Source, Told, Update};
 use flexps_common::announced::Touches;
 use flexps_common::error::Error;
@@ -37,8 +35,6 @@ use reading::HITS;
 use run::Run;
 use shuttle::thread;
 use std::sync::{Arc, Mutex};
-
-use crate::kv::{Functions, Keys, Room, Shard};
 
 const TABLE: TableId = TableId(0);
 /// Keys of a chunk of the table: each shard has one of the first.
