@@ -21,5 +21,6 @@ mod model;
 mod penalties;
 mod spamassassin;
 mod support;
+mod threads;
 mod transfer;
 mod workload;

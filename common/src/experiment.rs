@@ -4,6 +4,7 @@
 //! Invariant: an experiment changes when things happen, on how many workers and which way they go, never what each worker
 //! runs; but workers that race may lose updates.
 
+use crate::curve::Optimize;
 use crate::home::Transfer;
 use crate::plan::Consistency;
 use crate::report::Access;
@@ -33,6 +34,8 @@ pub struct Experiment {
     pub splits: Splits,
     /// Whether the workers of a slave share what they read of other slaves' shards.
     pub slave_cache: Switch,
+    /// What the threads that the engine chooses are to make least.
+    pub optimize: Optimize,
 }
 
 /// How splits of an input find the slaves that read them.

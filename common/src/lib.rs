@@ -3,6 +3,7 @@
 
 pub mod announced;
 pub mod background;
+pub mod curve;
 pub mod data;
 pub mod error;
 pub mod experiment;

@@ -1,5 +1,6 @@
 //! The report of a job: what `--json` prints, `--report` writes and the history keeps.
 
+use crate::curve::Curve;
 use crate::data::Facts;
 use crate::error::Error;
 use crate::ids::JobId;
@@ -240,6 +241,48 @@ pub enum Way {
     Stayed,
 }
 
+/// How the engine chose a stage's threads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ThreadsReport {
+    /// The stage.
+    pub stage: String,
+    /// `auto`, a few counts tried and a curve fitted, or `offline`, all counts tried.
+    pub way: String,
+    /// What was to be least: `elapsed`, `worker-time` or the weight of the latter.
+    pub optimize: String,
+    /// The fewest and the most threads of the last run that was decided about.
+    pub limits: (u32, u32),
+    /// The counts that were tried, the fewest threads first.
+    pub tried: Vec<Tried>,
+    /// T(p) as it was fitted.
+    pub curve: Option<Curve>,
+    /// By what part of its time a run is off the curve: one standard deviation.
+    pub error: Option<f64>,
+    /// The count that was chosen.
+    pub threads: u32,
+    /// What a run on it is expected to take.
+    pub expected_seconds: Option<f64>,
+    /// Runs that were made to try a count.
+    pub tries: u64,
+    /// What they took, of `seconds`.
+    pub tried_seconds: f64,
+    /// What all runs of the stage took.
+    pub seconds: f64,
+    /// How often all was tried anew, since runs no longer took what they had taken.
+    pub restarts: u64,
+}
+
+/// A count of threads that was tried.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The count.
+    pub threads: u32,
+    /// Runs that count; the older ones are forgotten.
+    pub runs: u64,
+    /// Their median.
+    pub seconds: f64,
+}
+
 /// How the inputs were read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReadReport {
@@ -304,6 +347,9 @@ pub struct Report {
     /// How its model went from stage to stage.
     #[serde(default)]
     pub transfers: Vec<TransferReport>,
+    /// How the threads of those stages were chosen that leave it to the engine.
+    #[serde(default)]
+    pub threads: Vec<ThreadsReport>,
     /// Its reading.
     pub read: ReadReport,
     /// The model's folder.

@@ -9,9 +9,9 @@
 
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
+use flexps_common::Result;
 use flexps_common::plan::{Steps, Table};
 use flexps_common::worker::Worker;
-use flexps_common::{Error, Result};
 
 /// The column, on a worker's first block, that keeps its counts from stage to stage.
 const COLUMN: &str = "share";
@@ -43,7 +43,7 @@ pub fn count(worker: &mut Worker<'_>, rows: Rows, totals: Table<f32>) -> Result<
         worker.add_mapped(totals, &part.map, &counts)?;
         match part.first() {
             Some(first) => {
-                counts.push(f32::from_bits(count as u32));
+                counts.extend([count as u32, worker.place.local_threads as u32].map(f32::from_bits));
                 worker.put_column(rows.input, first, COLUMN, counts)?;
             }
             // So that the shards need not keep the counts of all parts.
@@ -90,17 +90,24 @@ impl Share {
         Ok(share)
     }
 
-    /// The share of a part's rows; when they are all of the worker's, what [`count`] kept, called by the same worker in an
-    /// earlier stage of as many threads.
+    /// The share of a part's rows; when they are all of the worker's, what was kept of them in an earlier stage. With
+    /// other threads beside it than then, a worker has other rows: they are counted anew, and kept.
     pub fn recall(worker: &mut Worker<'_>, rows: Rows, part: &Part) -> Result<Self> {
         let Some(first) = part.first() else { return Self::count(worker, part) };
-        let mut counts: Vec<f32> = worker.take_column(rows.input, first, COLUMN, part.map.len() + 1)?;
-        worker.put_column(rows.input, first, COLUMN, counts.clone())?;
-        let rows = counts.pop().map_or(0, f32::to_bits);
-        if rows == 0 {
-            return Err(Error::bug(format!("block {first} lost its column {COLUMN}")));
-        }
-        Ok(Self { rows: u64::from(rows), counts })
+        let threads = f32::from_bits(worker.place.local_threads as u32);
+        let kept: Option<Vec<f32>> = worker.find_column(rows.input, first, COLUMN)?;
+        let mut kept = match kept {
+            Some(kept) if kept.last().map(|last| last.to_bits()) == Some(threads.to_bits()) => kept,
+            _ => {
+                let Self { rows, mut counts } = Self::count(worker, part)?;
+                counts.extend([f32::from_bits(rows as u32), threads]);
+                counts
+            }
+        };
+        worker.put_column(rows.input, first, COLUMN, kept.clone())?;
+        kept.pop();
+        let rows = kept.pop().map_or(0, f32::to_bits);
+        Ok(Self { rows: u64::from(rows), counts: kept })
     }
 
     /// The share of rows that were drawn, and the counts of all of the stage's workers, which are on one slave.

@@ -3,6 +3,7 @@
 //! Invariant: a stage on p threads takes `work/p + cost p + fixed` seconds on each of them, or so many times that as it is told
 //! for a round, and ends early only when it is cancelled.
 
+use flexps_common::curve::Curve;
 use flexps_common::job::Job;
 use flexps_common::plan::{Plan, Threads};
 use flexps_common::worker::Worker;
@@ -18,7 +19,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Serialize, Deserialize, clap::Args)]
 pub struct Sleep {
     /// A stage of a round, NAME:THREADS:WORK, then :COST and :FIXED, e.g. wide:all:8 or narrow:2:1. THREADS is a number, a
-    /// range as 4..16, `all` or `N/slave`. On p threads it takes WORK/p + COST p + FIXED seconds. May be given again
+    /// range as 4..16, `all`, `N/slave`, `N/visit`, on one slave after the other, `N@SLAVE`, on the slave of that name, `auto`
+    /// or `offline`. On p threads it takes WORK/p + COST p + FIXED seconds. May be given again
     #[arg(long = "stage", required = true, value_name = "STAGE")]
     pub stages: Vec<Nap>,
     /// Rounds
@@ -33,12 +35,12 @@ pub struct Nap {
     pub name: String,
     /// Its threads.
     pub threads: Threads,
-    /// Thread-seconds.
-    pub work: f64,
-    /// Seconds per thread.
-    pub cost: f64,
-    /// Seconds.
-    pub fixed: f64,
+    /// The name of the one slave that it may run on.
+    #[serde(default)]
+    pub on: Option<String>,
+    /// How long it takes.
+    #[serde(flatten)]
+    pub curve: Curve,
     /// By round, how many times as long it takes; those that are not named take once as long.
     #[serde(default)]
     pub factors: Vec<f64>,
@@ -60,8 +62,11 @@ impl FromStr for Nap {
             _ => Err(mistake()),
         };
         let count = |text: &str| text.parse::<u32>().ok().filter(|n| *n > 0).ok_or_else(mistake);
-        let threads = match threads.strip_suffix("/slave") {
-            Some(n) => Threads::PerSlave(count(n)?),
+        let (threads, on) = threads.split_once('@').map_or((threads, None), |(n, slave)| (n, Some(slave.to_owned())));
+        let threads = match threads.split_once('/') {
+            Some((n, "slave")) => Threads::PerSlave(count(n)?),
+            Some((n, "visit")) => Threads::Visit(count(n)?),
+            Some(_) => return Err(mistake()),
             None if threads == "all" => Threads::All,
             None if threads.contains("..") => {
                 let (least, most) = threads.split_once("..").ok_or_else(mistake)?;
@@ -71,14 +76,16 @@ impl FromStr for Nap {
                 }
                 Threads::Range(least, most)
             }
+            None if threads == "auto" => Threads::Auto,
+            None if threads == "offline" => Threads::Offline,
             None => Threads::Count(count(threads)?),
         };
-        if name.is_empty() || rest.len() > 2 {
+        if name.is_empty() || rest.len() > 2 || on.as_deref() == Some("") {
             return Err(mistake());
         }
         let further = |i: usize| rest.get(i).map_or(Ok(0.0), |text| number(text));
-        let (name, factors) = (name.to_owned(), Vec::new());
-        Ok(Self { name, threads, work: number(work)?, cost: further(0)?, fixed: further(1)?, factors })
+        let curve = Curve { work: number(work)?, cost: further(0)?, fixed: further(1)? };
+        Ok(Self { name: name.to_owned(), threads, on, curve, factors: Vec::new() })
     }
 }
 
@@ -90,7 +97,10 @@ impl Job for Sleep {
         plan.body.repeat(self.rounds, |round| {
             for nap in &self.stages {
                 let own = nap.clone();
-                round.stage(&nap.name, move |worker| own.sleep(worker)).threads(nap.threads);
+                let stage = round.stage(&nap.name, move |worker| own.sleep(worker)).threads(nap.threads);
+                if let Some(slave) = &nap.on {
+                    stage.on(slave);
+                }
             }
         });
         Ok(())
@@ -99,9 +109,8 @@ impl Job for Sleep {
 
 impl Nap {
     fn sleep(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let p = worker.place.threads as f64;
         let factor = self.factors.get(worker.place.epoch as usize).copied().unwrap_or(1.0);
-        let seconds = factor * (self.work / p + self.cost * p + self.fixed);
+        let seconds = factor * self.curve.seconds(worker.place.threads as u32);
         let until = Instant::now() + Duration::try_from_secs_f64(seconds).map_err(Error::user)?;
         loop {
             worker.check()?;
@@ -121,11 +130,17 @@ mod tests {
     #[test]
     fn a_stage_is_given_by_name_threads_and_seconds() {
         let nap = |text: &str| text.parse::<Nap>().unwrap();
-        let (name, factors) = ("wide".to_owned(), Vec::new());
-        let wide = Nap { name, threads: Threads::All, work: 8.0, cost: 0.0, fixed: 0.0, factors };
+        let curve = Curve { work: 8.0, cost: 0.0, fixed: 0.0 };
+        let wide = Nap { name: "wide".into(), threads: Threads::All, on: None, curve, factors: Vec::new() };
         assert_eq!(nap("wide:all:8"), wide);
-        let narrow = Nap { threads: Threads::PerSlave(2), work: 0.5, cost: 0.01, fixed: 1.0, ..wide };
-        assert_eq!(nap("wide:2/slave:.5:0.01:1"), narrow);
+        let curve = Curve { work: 0.5, cost: 0.01, fixed: 1.0 };
+        let narrow = Nap { name: "n".into(), threads: Threads::PerSlave(2), on: None, curve, factors: Vec::new() };
+        assert_eq!(nap("n:2/slave:.5:0.01:1"), narrow);
+        assert_eq!(nap("n:2/visit:8").threads, Threads::Visit(2));
+        let on = nap("n:2@h1:8");
+        assert_eq!((on.threads, on.on.as_deref()), (Threads::Count(2), Some("h1")));
+        assert_eq!(nap("n:auto:8").threads, Threads::Auto);
+        assert_eq!(nap("n:offline:8").threads, Threads::Offline);
         assert_eq!(nap("n:4..16:1").threads, Threads::Range(4, 16));
         for bad in [
             "",
@@ -140,6 +155,8 @@ mod tests {
             "a:4..:1",
             "a:4..2:1",
             "a:0/slave:1",
+            "a:1/x:1",
+            "a:1@:1",
         ] {
             assert!(bad.parse::<Nap>().is_err_and(|e| e.message.contains("NAME:THREADS:WORK")), "{bad}");
         }

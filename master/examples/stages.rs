@@ -148,6 +148,7 @@ async fn main() -> Result<()> {
         storage: Storage::default(),
         shares: Default::default(),
         history: None,
+        searches: None,
         http: None,
     };
     let master = flexps_master::start(network("master"), Registry::new().with::<Empty>(), options).await?;

@@ -12,6 +12,7 @@ pub mod scheduler;
 pub mod simulate;
 mod slaves;
 mod transfer;
+pub mod tune;
 
 pub use node::{Handle, Options, start};
 

@@ -33,6 +33,8 @@ pub struct Options {
     pub policy: Box<dyn Policy>,
     /// The way to the inputs.
     pub storage: Storage,
+    /// The folder where searches for threads are kept; they end with their job when none is given.
+    pub searches: Option<PathBuf>,
     /// The weights of users' and queues' shares; the others weigh 1.
     pub shares: BTreeMap<String, f64>,
     /// Where records are appended.

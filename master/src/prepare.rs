@@ -2,14 +2,16 @@
 
 use crate::assigner::Source;
 use crate::job::reading::Listed;
+use crate::tune::searches::{self, Known};
 use flexps_common::data::compression;
 use flexps_common::data::dataset::Index;
 use flexps_common::data::sniff::{SAMPLE, Sample, sniff, whole_lines};
 use flexps_common::data::{Form, InputSpec, Schema};
-use flexps_common::plan::Plan;
+use flexps_common::plan::{Plan, Threads};
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
 use futures::{StreamExt, TryStreamExt, stream};
+use std::path::{Path, PathBuf};
 
 /// Files that are looked into for labels: the ends of the list and some between.
 const LOOKED_INTO: usize = 16;
@@ -23,10 +25,14 @@ pub struct Prepared {
     pub inputs: Vec<Listed>,
     /// Remarks for the user.
     pub notes: Vec<String>,
+    /// What searches for threads found before.
+    pub known: Known,
+    /// Where they are kept, if this job's plan asks for one.
+    pub searches: Option<PathBuf>,
 }
 
-/// Prepares a job.
-pub async fn prepare(storage: Storage, plan: &Plan) -> Result<Prepared> {
+/// Prepares a job; `searches` is the folder of what was found of threads.
+pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, plan: &Plan) -> Result<Prepared> {
     if let Some(save) = plan.save.clone() {
         let checked = tokio::task::spawn_blocking(move || model::check(&save.path, save.overwrite)).await;
         checked.map_err(|e| Error::bug(format!("checking the model's path ended early: {e}")))??;
@@ -56,6 +62,15 @@ pub async fn prepare(storage: Storage, plan: &Plan) -> Result<Prepared> {
             }
         }
         prepared.inputs.push(Listed { sources, schema });
+    }
+    if plan.stages().iter().any(|stage| stage.threads == Threads::Offline) {
+        let sources = prepared.inputs.iter().flat_map(|input| &input.sources);
+        let bytes = sources.map(|source| source.file.len).sum();
+        prepared.searches = searches.map(|folder| searches::file(folder, plan_hash, bytes));
+        if let Some(file) = prepared.searches.clone() {
+            let loaded = tokio::task::spawn_blocking(move || searches::load(&file)).await;
+            prepared.known = loaded.map_err(|e| Error::bug(format!("looking up threads ended early: {e}")))??;
+        }
     }
     Ok(prepared)
 }

@@ -144,18 +144,22 @@ impl Host {
         let wanted = match threads {
             Threads::All => slots,
             Threads::PerSlave(n) => n as usize * self.slaves,
-            Threads::Count(n) | Threads::OneSlave(n) | Threads::Range(_, n) => n as usize,
+            Threads::Count(n) | Threads::OneSlave(n) | Threads::Visit(n) | Threads::Range(_, n) => n as usize,
+            // Where an engine tries some counts, all take turns here.
+            Threads::Auto | Threads::Offline => slots - epoch as usize % slots,
         };
-        let one = matches!(threads, Threads::OneSlave(_));
+        let visits = matches!(threads, Threads::Visit(_));
+        let one = visits || matches!(threads, Threads::OneSlave(_));
         let most = if one { self.slots } else { slots };
-        let threads = wanted.clamp(if with_rows { self.slaves } else { 1 }, most);
+        let threads = wanted.clamp(if with_rows && !one { self.slaves } else { 1 }, most);
         let slaves = if one { 1 } else { self.slaves.min(threads) };
+        let first = if visits { epoch as usize % self.slaves } else { 0 };
         let mut places = Vec::with_capacity(threads);
         for slave in 0..slaves {
             let local_threads = threads / slaves + usize::from(slave < threads % slaves);
             for local_index in 0..local_threads {
                 let index = places.len();
-                places.push((slave, Place { index, threads, local_index, local_threads, slaves, epoch }));
+                places.push((first + slave, Place { index, threads, local_index, local_threads, slaves, epoch }));
             }
         }
         places

@@ -50,7 +50,12 @@ impl Plan {
                         format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
                     });
                     let reads: String = s.reads.iter().map(|table| format!(", reads {}", name(table))).collect();
-                    writeln!(out, "stage {}: threads {:?}, {:?}{input}{draws}{reads}", s.name, s.threads, s.consistency)
+                    let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
+                    writeln!(
+                        out,
+                        "stage {}: threads {:?}{on}, {:?}{input}{draws}{reads}",
+                        s.name, s.threads, s.consistency
+                    )
                 }
                 Step::Op(TableOp::Copy { from, to }) => writeln!(out, "copy {} to {}", name(from), name(to)),
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),

@@ -131,8 +131,11 @@ impl Plan {
             for step in steps {
                 match step {
                     Step::Stage(stage) => {
-                        let one = matches!(stage.threads, Threads::OneSlave(_));
-                        stage.threads = if one { Threads::OneSlave(workers) } else { Threads::Count(workers) };
+                        stage.threads = match stage.threads {
+                            Threads::OneSlave(_) => Threads::OneSlave(workers),
+                            Threads::Visit(_) => Threads::Visit(workers),
+                            _ => Threads::Count(workers),
+                        };
                     }
                     Step::Repeat { body, .. } => walk(body, workers),
                     _ => {}

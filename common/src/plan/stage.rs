@@ -21,6 +21,20 @@ pub enum Threads {
     /// Over all slaves, at least the first, and up to the second where slots are free when it starts; of a stage with an
     /// input the first.
     Range(u32, u32),
+    /// So many on one slave, at each run on another one, until it was on all slaves of the job; then from the start.
+    Visit(u32),
+    /// As many over all slaves as the engine finds best: as the stage repeats it tries a few counts and fits a curve. What
+    /// workers keep from run to run may not depend on how many they are.
+    Auto,
+    /// The same by an exhaustive search, whose result later jobs of the same plan and as much data begin with.
+    Offline,
+}
+
+impl Threads {
+    /// Whether the engine finds the number by trying.
+    pub fn found(self) -> bool {
+        matches!(self, Threads::Auto | Threads::Offline)
+    }
 }
 
 /// The function that a stage's workers run.
@@ -41,6 +55,8 @@ pub struct StageSpec {
     pub draws: Option<(InputId, f64)>,
     /// Tables that its workers read and never update: the slaves may have copies of them while it runs.
     pub reads: Vec<TableId>,
+    /// The name of the one slave that it may run on.
+    pub on: Option<String>,
     /// What each worker runs.
     pub run: StageFn,
 }
@@ -57,6 +73,12 @@ impl StageBuilder<'_> {
     /// Its number of workers.
     pub fn threads(self, threads: Threads) -> Self {
         self.0.threads = threads;
+        self
+    }
+
+    /// The one slave, by name, that it may run on. It may not pass over rows, which lie on all of the job's slaves.
+    pub fn on(self, slave: &str) -> Self {
+        self.0.on = Some(slave.to_owned());
         self
     }
 

@@ -43,6 +43,7 @@ impl Steps {
             consistency: Consistency::Bsp,
             input: None,
             draws: None,
+            on: None,
             reads: Vec::new(),
             run: Arc::new(run),
         }));

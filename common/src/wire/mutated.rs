@@ -12,6 +12,7 @@ use super::lists::{KeyMemory, Keys};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::{codec, keys};
 use crate::announced::Touches;
+use crate::curve::Optimize;
 use crate::data::schema::Labels;
 use crate::data::{Facts, Form, Schema};
 use crate::error::Error;
@@ -324,6 +325,7 @@ fn experiment() -> Experiment {
         fixed_threads: Some(7),
         splits: Splits::Random,
         slave_cache: Switch::Off,
+        optimize: Optimize::Weight(0.5),
     }
 }
 

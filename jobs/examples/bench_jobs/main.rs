@@ -2,10 +2,12 @@
 //!
 //! `empty` runs stages whose workers do nothing; `read` fills the slaves' memory with rows; `store` reads and updates
 //! random keys as fast as they go; `clocks` ends clocks in which nothing happens; `meet` touches keys that meet those of
-//! others as often as it is told; `transfer` wants a model whole on one slave. Each reports its figures as metrics, so `--json` holds them.
+//! others as often as it is told; `transfer` wants a model whole on one slave; `shapes` repeats a stage whose
+//! time depends on its threads. Each reports its figures as metrics, so `--json` holds them.
 
 mod clocks;
 mod meet;
+mod shapes;
 mod store;
 mod transfer;
 
@@ -16,6 +18,7 @@ use flexps_common::job::{Job, Registry};
 use flexps_common::plan::{Plan, Threads};
 use meet::Meet;
 use serde::{Deserialize, Serialize};
+use shapes::Shapes;
 use std::process::ExitCode;
 use store::Store;
 use transfer::Transfer;
@@ -71,6 +74,7 @@ fn main() -> ExitCode {
             .with::<Store>()
             .with::<Clocks>()
             .with::<Meet>()
-            .with::<Transfer>(),
+            .with::<Transfer>()
+            .with::<Shapes>(),
     )
 }

@@ -271,6 +271,9 @@ pub struct StatusArgs {
     /// Show the master again every second: who runs, who waits and why, which slots are taken
     #[arg(long, conflicts_with_all = ["job", "json"])]
     pub watch: bool,
+    /// Draw how long its stages take by their threads, where these were `auto` or `offline`: an SVG
+    #[arg(long, requires = "job", value_name = "FILE")]
+    pub curve: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

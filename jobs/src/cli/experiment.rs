@@ -1,6 +1,7 @@
 //! The flags by which a run is tried under conditions that are put in.
 
 use clap::Args;
+use flexps_common::curve::Optimize;
 use flexps_common::experiment::{Experiment, Injection, Splits, Switch};
 use flexps_common::home::Transfer;
 use flexps_common::report::Access;
@@ -39,12 +40,17 @@ pub struct ExperimentArgs {
     /// allows: where enough of it is shared, always, or never
     #[arg(long, global = true, value_name = "auto|on|off", default_value_t)]
     pub slave_cache: Switch,
+
+    /// What the threads of stages that are given `auto` or `offline` are to make least: the time of a run, `elapsed`; that
+    /// time by the threads, `worker-time`; or both, with this weight, 0 to 1, of the latter
+    #[arg(long, global = true, value_name = "elapsed|worker-time|WEIGHT", default_value_t)]
+    pub optimize: Optimize,
 }
 
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        let Self { inject, transfer, model_access, fixed_threads, splits, slave_cache } = self.clone();
-        Experiment { inject, transfer, access: model_access, fixed_threads, splits, slave_cache }
+        let Self { inject, transfer, model_access, fixed_threads, splits, slave_cache, optimize } = self.clone();
+        Experiment { inject, transfer, access: model_access, fixed_threads, splits, slave_cache, optimize }
     }
 }

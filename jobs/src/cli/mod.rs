@@ -6,6 +6,7 @@
 mod args;
 mod client;
 mod convert;
+mod curve;
 mod doctor;
 mod evaluate;
 mod experiment;
@@ -26,6 +27,7 @@ mod run;
 mod scheduling;
 mod scoring;
 mod serve;
+mod svg;
 mod table;
 mod terminal;
 mod watch;

@@ -2,6 +2,7 @@
 
 use super::args::{Access, Resources};
 use super::client::Client;
+use super::run::cache_folder;
 use flexps_common::Result;
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
@@ -66,7 +67,8 @@ pub fn slave_options(
 /// A master's options.
 pub fn master_options(bind: String, policy: &str, storage: Storage) -> Result<flexps_master::node::Options> {
     let (policy, shares) = (scheduler::policy(policy)?, Default::default());
-    Ok(flexps_master::node::Options { bind, policy, storage, shares, history: None, http: None })
+    let searches = Some(cache_folder().join("threads"));
+    Ok(flexps_master::node::Options { bind, policy, storage, searches, shares, history: None, http: None })
 }
 
 /// A master and its slaves in this process.

@@ -2,6 +2,7 @@
 
 use super::args::{CancelArgs, ListArgs, StatusArgs};
 use super::client::Client;
+use super::curve;
 use super::table::{self, lines, number, seconds, table};
 use super::terminal::{out, say};
 use flexps_common::report::{Report, State};
@@ -59,6 +60,9 @@ pub async fn status(args: StatusArgs) -> Result<()> {
     if let Some(job) = args.job {
         let news = client.watch(job, 0, Duration::ZERO).await?;
         let report = news.report()?;
+        if let Some(file) = &args.curve {
+            curve::write(file, &report)?;
+        }
         return if args.json { json(&report) } else { out(&one_job(&news, &report)) };
     }
     let (jobs, slaves) = (client.jobs().await?, client.slaves().await?);

@@ -19,7 +19,7 @@ mod batch;
 mod train;
 
 use crate::first::First;
-use crate::flags::{self, Common, Model, Step};
+use crate::flags::{self, Common, Model, Step, Workers};
 use crate::logistic::Judged;
 use crate::primal::{self, Primal};
 use crate::rules::Rules;
@@ -99,9 +99,9 @@ pub struct Lr {
     #[serde(flatten)]
     pub primal: primal::flags::Flags,
 
-    /// Worker threads [default: all slots]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
-    pub threads: Option<u32>,
+    /// Worker threads [default: all slots]; `auto` and `offline` are for --solver sgd
+    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    pub threads: Option<Workers>,
 
     /// How a gradient becomes an update
     #[arg(long, value_enum, default_value_t)]
@@ -121,10 +121,16 @@ impl Job for Lr {
     const ABOUT: &'static str = "Logistic regression by dual coordinate ascent, or mini-batches through the store";
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
-        let Self { common, threads, sdca, penalty, primal: flags, .. } = self;
+        let Self { common, sdca, penalty, primal: flags, .. } = self;
         let loss = sdca::loss::Kind::Logistic;
-        let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
-        match self.solver(&primal) {
+        let threads = self.threads.and_then(Workers::count);
+        let primal = Primal { common, flags, penalty: *penalty, loss, threads, numbers: false };
+        let solver = self.solver(&primal);
+        if solver != Solver::Sgd && self.threads.is_some() && threads.is_none() {
+            // The others' workers keep what they know of their rows, which must then stay theirs.
+            return Err(Error::user("--threads auto and offline go with --solver sgd; give a number, or that solver"));
+        }
+        match solver {
             Solver::Sgd => {
                 primal.refuse_for_sgd()?;
                 return self.plan_sgd(plan);
@@ -136,11 +142,11 @@ impl Job for Lr {
                     return Err(Error::user(format!("--solver ftrl has no {flag}; leave one of them out")));
                 }
                 let ratio = flags.ratio(*penalty)?;
-                return Stream { common, ratio, step: self.step, threads: *threads }.plan(plan);
+                return Stream { common, ratio, step: self.step, threads }.plan(plan);
             }
             _ => primal.refuse_for_sdca()?,
         }
-        Sdca { common, loss, threads: *threads, class_weight: flags.class_weight.as_ref(), flags: *sdca }.plan(plan)
+        Sdca { common, loss, threads, class_weight: flags.class_weight.as_ref(), flags: *sdca }.plan(plan)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {
@@ -178,7 +184,7 @@ impl Lr {
         };
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
-        let threads = self.threads.map_or(Threads::All, Threads::Count);
+        let threads = self.threads.map_or(Threads::All, Workers::threads);
 
         let steps = &mut plan.body;
         if let (Some(start), Some(model)) = (start, &flags.init_model) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
-use crate::flags::Model;
+use crate::flags::{Found, Model, Workers};
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
@@ -138,7 +138,7 @@ fn batches_that_are_announced_ahead_are_the_same_batches() {
 #[test]
 fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
     let mut sent = job(Optimizer::Adagrad);
-    sent.threads = Some(2);
+    sent.threads = Some(Workers::Count(2));
     sent.common.lambda = Some(0.25);
     sent.common.consistency = Model::SparseSsp(1, 3);
     let params = DynJob::params(&sent).unwrap();
@@ -148,4 +148,22 @@ fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
     let hash = DynJob::plan(&sent).unwrap().hash();
     sent.common.consistency = Model::SparseSsp(1, 4);
     assert_ne!(DynJob::plan(&sent).unwrap().hash(), hash);
+}
+
+#[test]
+fn batches_on_threads_that_change_from_epoch_to_epoch_reach_the_same_optimum() {
+    let rows = Rows { rows: 900, ..Rows::sparse(13) };
+    for optimizer in ALL {
+        for (slaves, slots) in [(1, 3), (2, 2)] {
+            let mut job = job(optimizer);
+            job.threads = Some(Workers::Found(Found::Auto));
+            assert_reaches(Host::cluster(slaves, slots), &job, &rows.blocks(8), REACH);
+        }
+    }
+    for solver in [Solver::Auto, Solver::Sdca, Solver::Newton, Solver::Ftrl] {
+        let job = Lr { threads: Some(Workers::Found(Found::Offline)), solver, ..job(Optimizer::default()) };
+        let job = Lr { batch: USUAL_BATCH, ..job };
+        let error = DynJob::plan(&job).err().unwrap();
+        assert!(error.message.contains("go with --solver sgd"), "{solver:?}: {error}");
+    }
 }

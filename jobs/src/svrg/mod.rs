@@ -10,7 +10,7 @@ mod replica;
 mod stochastic;
 
 use crate::first::First;
-use crate::flags::{self, Common, Step};
+use crate::flags::{self, Common, Step, Workers};
 use crate::objective;
 use crate::parts::Parts;
 use crate::rules::Rules;
@@ -20,11 +20,11 @@ use crate::step::Growth;
 use crate::validation;
 use crate::vector::Vector;
 use clap::Args;
-use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
 use flexps_common::plan::{Consistency, Flow, Plan, Threads};
 use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use stochastic::Stochastic;
 
@@ -53,12 +53,12 @@ pub struct Svrg {
     pub common: Common,
 
     /// Threads of the full-gradient stage [default: all slots]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
-    pub wide: Option<u32>,
+    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    pub wide: Option<Workers>,
 
     /// Threads of the stochastic stage [default: 1 on each slave, or 1 with --sample-share]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
-    pub narrow: Option<u32>,
+    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    pub narrow: Option<Workers>,
 
     /// Run the stochastic stage on one slave, on this share of all rows, above 0 to 1: what that slave lacks of it comes
     /// once from others, in random blocks. A feature that none of these rows has stays as it is
@@ -91,10 +91,14 @@ impl Job for Svrg {
         let [weights, anchor, sums, next] = ["weights", "anchor", "sums", "next-sums"].map(&mut vector);
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
-        let wide = self.wide.map_or(Threads::All, Threads::Count);
-        let narrow = match self.sample_share {
-            Some(_) => Threads::OneSlave(self.narrow.unwrap_or(1)),
-            None => self.narrow.map_or(Threads::PerSlave(1), Threads::Count),
+        let wide = self.wide.map_or(Threads::All, Workers::threads);
+        let narrow = match (self.sample_share, self.narrow) {
+            (Some(_), None) => Threads::OneSlave(1),
+            (Some(_), Some(Workers::Count(n))) => Threads::OneSlave(n),
+            (Some(_), Some(Workers::Found(_))) => {
+                return Err(Error::user("with --sample-share, --narrow is a number: all its threads are on one slave"));
+            }
+            (None, narrow) => narrow.map_or(Threads::PerSlave(1), Workers::threads),
         };
 
         let steps = &mut plan.body;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
-use crate::flags::Model;
+use crate::flags::{Found, Model, Workers};
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
@@ -52,7 +52,7 @@ fn several_workers_on_several_slaves_reach_the_same_optimum() {
     for (slaves, slots) in [(1, 2), (2, 1), (2, 2), (3, 1)] {
         for bias in [false, true] {
             let mut wide = job();
-            wide.narrow = Some((slaves * slots) as u32);
+            wide.narrow = Some(Workers::Count((slaves * slots) as u32));
             wide.common.bias = bias;
             assert_reaches(Host::cluster(slaves, slots), &wide, &blocks, 1e-6);
         }
@@ -64,7 +64,7 @@ fn a_stochastic_stage_on_one_slave_that_draws_all_rows_reaches_the_same_optimum(
     let blocks = Rows { rows: 800, features: 300, ..Rows::sparse(8) }.blocks(8);
     for (slaves, slots, narrow) in [(1, 1, 1), (3, 1, 1), (3, 2, 2)] {
         for bias in [false, true] {
-            let mut draws = Svrg { sample_share: Some(1.0), narrow: Some(narrow), ..job() };
+            let mut draws = Svrg { sample_share: Some(1.0), narrow: Some(Workers::Count(narrow)), ..job() };
             draws.common.bias = bias;
             let outcome = assert_reaches(Host::cluster(slaves, slots), &draws, &blocks, 1e-6);
             let stages = outcome.stages.iter().filter(|(name, _)| name == "stochastic");
@@ -79,7 +79,7 @@ fn rows_that_come_in_parts_reach_the_same_optimum() {
     for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
         for bias in [false, true] {
             let mut parts = job();
-            parts.narrow = Some((slaves * slots) as u32);
+            parts.narrow = Some(Workers::Count((slaves * slots) as u32));
             parts.common.bias = bias;
             parts.common.worker_memory = Some(0);
             let outcome = assert_reaches(Host::cluster(slaves, slots), &parts, &blocks, 1e-6);
@@ -94,7 +94,7 @@ fn rows_that_come_in_parts_reach_the_same_optimum() {
 fn a_worker_without_rows_changes_nothing() {
     let blocks = Rows::sparse(9).blocks(1);
     let mut wide = job();
-    wide.narrow = Some(3);
+    wide.narrow = Some(Workers::Count(3));
     assert_reaches(Host::cluster(1, 3), &wide, &blocks, 1e-6);
 }
 
@@ -141,7 +141,7 @@ fn the_same_plan_gives_the_same_bits() {
     for (slaves, slots) in [(1, 1), (2, 2)] {
         let mut again = job();
         again.common.epochs = 5;
-        again.narrow = Some((slaves * slots) as u32);
+        again.narrow = Some(Workers::Count((slaves * slots) as u32));
         let runs = [0, 1].map(|_| run(Host::cluster(slaves, slots), &again, &blocks).table("weights", 0..60));
         assert_eq!(runs[0], runs[1]);
         again.common.seed = 2;
@@ -177,7 +177,7 @@ fn parameters_survive_the_wire_and_plans_depend_on_them_alone() {
     let mut sent = job();
     sent.common.consistency = Model::Ssp(Some(3));
     sent.step = Step::Fixed(0.5);
-    sent.narrow = Some(2);
+    sent.narrow = Some(Workers::Count(2));
     let params = DynJob::params(&sent).unwrap();
     let came = crate::registry().job("svrg", &params).unwrap();
     assert_eq!(came.plan().unwrap().hash(), DynJob::plan(&sent).unwrap().hash());
@@ -198,4 +198,19 @@ fn sparse_ssp_is_ssp_for_workers_that_touch_all_of_their_features() {
 fn rows_that_are_missing_are_named() {
     let error = DynJob::plan(&Svrg::default()).err().unwrap();
     assert_eq!(error.message, "no --input given");
+}
+
+#[test]
+fn threads_that_change_from_epoch_to_epoch_reach_the_same_optimum() {
+    let blocks = Rows { rows: 800, features: 300, ..Rows::sparse(8) }.blocks(8);
+    for (slaves, slots) in [(1, 3), (2, 2)] {
+        for found in [Found::Auto, Found::Offline].map(Workers::Found) {
+            let mut changing = job();
+            (changing.wide, changing.narrow) = (Some(found), Some(found));
+            assert_reaches(Host::cluster(slaves, slots), &changing, &blocks, 1e-6);
+        }
+    }
+    let sampled = Svrg { sample_share: Some(0.5), narrow: Some(Workers::Found(Found::Auto)), ..job() };
+    let error = DynJob::plan(&sampled).err().unwrap();
+    assert!(error.message.contains("--narrow is a number"), "{error}");
 }

@@ -21,6 +21,7 @@ use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::control::{JobLine, JobProgress};
 use reading::Reading;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub struct Started {
     pub opening: BTreeSet<SlaveId>,
     /// The place of the stage that waits for slots.
     pub ready: Option<u32>,
+    /// Where what its searches for threads find is kept.
+    pub searches: Option<PathBuf>,
     /// Stops a load or a save.
     pub stop: Arc<AtomicBool>,
 }
@@ -113,6 +116,7 @@ impl Job {
             epochs: Vec::new(),
             stages: Vec::new(),
             transfers: Vec::new(),
+            threads: Vec::new(),
             read: ReadReport::default(),
             model: None,
             peak_memory_bytes: 0,
@@ -213,6 +217,7 @@ impl Job {
             stage.start = (stage.start - self.submitted.as_secs_f64()).max(0.0);
         }
         report.failed_log = driver.failed_log.clone();
+        report.threads = driver.tuners.report();
         report.transfers = driver.transfers[driver.transfers.len().saturating_sub(stages)..].to_vec();
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         for reading in readings {

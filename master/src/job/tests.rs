@@ -4,3 +4,4 @@ mod admission;
 mod driver;
 mod homes;
 mod reading;
+mod tuning;

@@ -84,9 +84,10 @@ impl Master {
         });
         let job = Job::new(id, submission, plan, now);
         let (storage, plan, events) = (self.storage.clone(), job.plan.clone(), self.events.clone());
+        let (searches, plan_hash) = (self.searches.clone(), job.plan_hash);
         self.jobs.insert(id, job);
         tokio::spawn(async move {
-            let result = prepare(storage, &plan).await;
+            let result = prepare(storage, searches.as_deref(), plan_hash, &plan).await;
             // An error means that the master has ended.
             let _ = events.send(Event::Prepared(id, result));
         });

@@ -10,6 +10,7 @@ use crate::job::{Job, Phase};
 use crate::prepare::Prepared;
 use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
+use crate::tune::searches;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
 use flexps_common::plan::LoadSpec;
@@ -309,6 +310,14 @@ impl Master {
         match &result {
             Ok(()) => tracing::info!(job = %id, "job is done"),
             Err(e) => tracing::info!(job = %id, "job ended: {e}"),
+        }
+        if let Some((file, known)) = job.started().and_then(|s| Some((s.searches.clone()?, s.driver.tuners.searched())))
+        {
+            tokio::task::spawn_blocking(move || {
+                if let Err(e) = searches::save(&file, &known) {
+                    tracing::warn!(error = %e, "a search for threads is lost");
+                }
+            });
         }
         job.end(result, now);
         let (state, error) = (job.report.state, job.report.error.as_ref().map(|e| e.message.clone()));

@@ -27,6 +27,7 @@ use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
 use flexps_common::{Error, Result};
 use overview::Counts;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -42,6 +43,8 @@ pub struct Master {
     registry: Registry,
     policy: Box<dyn Policy>,
     storage: Storage,
+    /// The folder of what searches for threads found.
+    searches: Option<PathBuf>,
     events: UnboundedSender<Event>,
     born: Instant,
     /// What the clock showed then: more than nothing where a history goes on.
@@ -63,7 +66,7 @@ pub struct Master {
 impl Master {
     /// A master without slaves and jobs.
     pub fn new(network: Network, registry: Registry, options: Options, events: UnboundedSender<Event>) -> Result<Self> {
-        let Options { policy, storage, shares, history, .. } = options;
+        let Options { policy, storage, searches, shares, history, .. } = options;
         let (mut log, records) = Log::open(history.as_deref())?;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (name, unix_ms) = (policy.name().to_owned(), unix.as_millis() as u64);
@@ -75,6 +78,7 @@ impl Master {
             registry,
             policy,
             storage,
+            searches,
             events,
             born: Instant::now(),
             before: past.now,

@@ -11,9 +11,11 @@ use crate::prepare::Prepared;
 use crate::scheduler::{
     Decision, Near, NearList, Placement, Ready, Reservation, Slots, View, Want, Why, note_overtaken,
 };
+use crate::tune::Tuners;
 use crate::{assigner, job::Job};
 use flexps_common::Error;
 use flexps_common::ids::{InputId, JobId, SlaveId};
+use flexps_common::plan::Threads;
 use flexps_common::report::State;
 use flexps_common::transport::Packet;
 use flexps_common::wire::control::ToSlave;
@@ -73,12 +75,11 @@ impl Master {
             }
         }
         for Placement { job, workers, why, .. } in placed {
-            let slaves = placed_now.iter().find(|r| r.job == job).map(|r| r.slaves.to_vec()).unwrap_or_default();
-            self.placed(job, workers, why, slaves, now);
+            self.placed(job, workers, why, now);
         }
     }
 
-    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, why: Why, slaves: Vec<SlaveId>, now: Duration) {
+    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, why: Why, now: Duration) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.waiting = None;
         job.version += 1;
@@ -86,6 +87,7 @@ impl Master {
             // Its first stage would fit now. Slots are taken when it is there: its slaves must be opened first.
             Phase::Queued(prepared) => {
                 job.opened = now;
+                let slaves = job.slaves.to_vec();
                 self.start(id, prepared, slaves, now);
             }
             Phase::Started(mut started) => {
@@ -130,16 +132,18 @@ impl Master {
                 0
             }
         };
+        let chosen = self.chosen(id, place);
         let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
         let stages = job.plan.stages();
         let stage = stages.get(place as usize);
-        let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s));
+        let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen));
         let (since, passed_over) = job.queued;
-        let threads = needs(want, &job.slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
+        let slaves = self.allowed(job, place);
+        let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;
         let near = near(job, place, self.books.near(id, place));
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
-        let (priority, slaves, share) = (scheduling.priority, job.slaves.clone(), scheduling.share().to_owned());
+        let (priority, share) = (scheduling.priority, scheduling.share().to_owned());
         let owner = self.books.owner(&share);
         let since = since.min(now);
         let ready = Ready {
@@ -156,6 +160,39 @@ impl Master {
             estimate,
         };
         Waits::Slots(Box::new(ready))
+    }
+
+    /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's.
+    fn allowed(&self, job: &Job, place: u32) -> Arc<[SlaveId]> {
+        let stages = job.plan.stages();
+        let Some(stage) = stages.get(place as usize) else { return job.slaves.clone() };
+        if let Some(name) = &stage.on {
+            let called = |id: &&SlaveId| self.slaves.get(**id).is_some_and(|s| s.registration.name == *name);
+            return job.slaves.iter().find(called).copied().into_iter().collect();
+        }
+        match &job.phase {
+            Phase::Started(started) if matches!(stage.threads, Threads::Visit(_)) => {
+                let visited = started.driver.visited(place);
+                job.slaves.iter().filter(|id| !visited.contains(id)).copied().collect()
+            }
+            _ => job.slaves.clone(),
+        }
+    }
+
+    /// The threads of a stage that leaves them to the engine: as its tuner says, of those that are free now, so that it
+    /// never waits for more. One of a queued job can do with the fewest.
+    fn chosen(&mut self, id: JobId, place: u32) -> u32 {
+        let Some(job) = self.jobs.get(&id) else { return 0 };
+        let stages = job.plan.stages();
+        let Some(stage) = stages.get(place as usize).filter(|stage| stage.threads.found()) else { return 0 };
+        let least = if stage.input.is_some() { job.slaves.len().max(1) as u32 } else { 1 };
+        let allowed = self.allowed(job, place);
+        let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
+        let (free, all) = (own().map(|s| s.free()).sum(), own().map(|s| s.registration.slots).sum());
+        match self.jobs.get_mut(&id).and_then(Job::started) {
+            Some(started) => started.driver.tuners.next(place, least, free).unwrap_or(all),
+            None => least,
+        }
     }
 
     /// Whether the jobs that it is to run after hold it back.
@@ -237,12 +274,20 @@ impl Master {
         let names: Vec<_> = peers.iter().map(|p| p.name.as_str()).collect();
         job.report.notes.extend(experiment::at_start(&job.experiment, &names));
         let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
+        let mut driver = Driver::new(id, &job.plan, &names, &job.experiment);
+        // How long runs take is never the same twice: bits that repeat need counts that do.
+        if !job.reproducible {
+            driver.tuners = Tuners::of(&job.plan, job.experiment.optimize, prepared.known);
+        } else if job.plan.stages().iter().any(|stage| stage.threads.found()) {
+            job.report.notes.push("with --reproducible no threads are tried: such stages have every slot".to_owned());
+        }
         job.phase = Phase::Started(Box::new(Started {
-            driver: Driver::new(id, &job.plan, &names, &job.experiment),
+            driver,
             opening: slaves.iter().copied().collect(),
             slaves: slaves.clone(),
             readings,
             ready: None,
+            searches: prepared.searches,
             stop: Default::default(),
         }));
         tracing::info!(job = %id, slaves = slaves.len(), "job starts");

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::scheduler::{POLICIES, policy};
+use flexps_common::curve::Curve;
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ fn seconds(x: u64) -> Duration {
 }
 
 fn stage(name: &str, threads: Threads, work: f64, after: &[usize]) -> StageSpec {
-    let timing = Timing::Model { work, cost: 0.0, fixed: 0.0 };
+    let timing = Timing::Model(Curve { work, cost: 0.0, fixed: 0.0 });
     StageSpec { name: name.into(), threads, timing, after: after.to_vec(), memory: 0 }
 }
 
@@ -55,7 +56,7 @@ fn workloads() -> impl Strategy<Value = Workload> {
             let stages = stages.into_iter().enumerate().map(|(place, (threads, work, cost, fixed, bits))| StageSpec {
                 name: format!("stage{place}"),
                 threads,
-                timing: Timing::Model { work, cost, fixed },
+                timing: Timing::Model(Curve { work, cost, fixed }),
                 after: (0..place).filter(|first| bits >> first & 1 == 1).collect(),
                 memory: 0,
             });
@@ -142,7 +143,7 @@ proptest! {
 
 #[test]
 fn a_stage_takes_what_its_model_says() {
-    let timing = Timing::Model { work: 12.0, cost: 0.5, fixed: 1.0 };
+    let timing = Timing::Model(Curve { work: 12.0, cost: 0.5, fixed: 1.0 });
     assert_eq!(timing.on(4, 0), Duration::from_secs(6));
     let stages = vec![StageSpec { timing, ..stage("a", Threads::Count(4), 0.0, &[]) }];
     let workload = Workload { jobs: vec![job("one", 3, 2, stages)], ..Workload::default() };

@@ -5,6 +5,7 @@
 
 use super::{Cluster, Luck};
 use crate::scheduler::Want;
+use flexps_common::curve::Curve;
 use std::time::Duration;
 
 /// A list of jobs.
@@ -74,16 +75,8 @@ pub enum Threads {
 /// How long a stage takes on p threads.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Timing {
-    /// `T(p) = work/p + cost p + fixed`, in seconds: work that is divided, what each further thread costs (communication,
-    /// locks), and what no thread makes shorter.
-    Model {
-        /// Thread-seconds.
-        work: f64,
-        /// Seconds per thread.
-        cost: f64,
-        /// Seconds.
-        fixed: f64,
-    },
+    /// By T(p).
+    Model(Curve),
     /// As it was recorded, per round: first the time from when the stage could have been ready to when it was, then how
     /// long it ran.
     Recorded(Vec<(Duration, Duration)>),
@@ -120,10 +113,7 @@ impl Timing {
     /// How long it runs in a round on p threads, before luck.
     pub fn on(&self, threads: u32, round: u32) -> Duration {
         match self {
-            Timing::Model { work, cost, fixed } => {
-                let p = f64::from(threads.max(1));
-                Duration::try_from_secs_f64(work / p + cost * p + fixed).unwrap_or(Duration::MAX)
-            }
+            Timing::Model(curve) => Duration::try_from_secs_f64(curve.seconds(threads)).unwrap_or(Duration::MAX),
             Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.1),
         }
     }
@@ -131,7 +121,7 @@ impl Timing {
     /// How long after the stages before it a round of it is ready.
     pub fn gap(&self, round: u32) -> Duration {
         match self {
-            Timing::Model { .. } => Duration::ZERO,
+            Timing::Model(_) => Duration::ZERO,
             Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.0),
         }
     }

@@ -209,6 +209,7 @@ impl Cluster {
             policy: policy("greedy").unwrap(),
             storage: Storage::default(),
             shares: Default::default(),
+            searches: None,
             history: None,
             http: None,
         };

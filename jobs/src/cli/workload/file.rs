@@ -4,6 +4,7 @@
 //! the promises of [`Workload`].
 
 use super::text::{Place, Value};
+use flexps_common::curve::Curve;
 use flexps_common::job::Registry;
 use flexps_common::{Error, Result};
 use flexps_master::simulate::{Cluster, JobSpec, Luck, StageSpec, Timing, Workload};
@@ -310,11 +311,11 @@ fn stages(at: &Place<'_>, tables: &[StageTable]) -> Result<Vec<StageSpec>> {
         made.push(StageSpec {
             name: name.clone(),
             threads: at.threads(&table.threads)?,
-            timing: Timing::Model {
+            timing: Timing::Model(Curve {
                 work: number(&table.work)?,
                 cost: number(&table.cost)?,
                 fixed: number(&table.fixed)?,
-            },
+            }),
             after,
             memory: table.memory.as_ref().map_or(Ok(0), |v| at.size(v))?,
         });

@@ -11,6 +11,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::node::Embedded;
 use crate::cli::terminal::say;
 use crate::sleep::{Nap, Sleep};
+use flexps_common::curve::Curve;
 use flexps_common::ids::JobId;
 use flexps_common::job::{DynJob, Prepare, Registry};
 use flexps_common::plan;
@@ -129,13 +130,13 @@ fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
             Threads::PerSlave(n) => plan::Threads::PerSlave(n),
             Threads::All => plan::Threads::All,
         };
-        let (work, cost, fixed) = match stage.timing {
-            Timing::Model { work, cost, fixed } => (work, cost, fixed),
-            Timing::Recorded(_) => (0.0, 0.0, 0.0),
+        let curve = match stage.timing {
+            Timing::Model(curve) => curve,
+            Timing::Recorded(_) => Curve::default(),
         };
         let rounds = if *luck == Luck::default() { 0 } else { spec.rounds };
         let factors = (0..rounds).map(|round| factor(round * count + place)).collect();
-        Nap { name: stage.name.clone(), threads, work, cost, fixed, factors }
+        Nap { name: stage.name.clone(), threads, on: None, curve, factors }
     });
     Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
 }
@@ -145,7 +146,7 @@ fn faster(job: &mut JobSpec, speed: f64) {
     job.arrival = job.arrival.div_f64(speed);
     job.deadline = job.deadline.map(|d| d.div_f64(speed));
     for stage in &mut job.stages {
-        if let Timing::Model { work, cost, fixed } = &mut stage.timing {
+        if let Timing::Model(Curve { work, cost, fixed }) = &mut stage.timing {
             [work, cost, fixed].into_iter().for_each(|x| *x /= speed);
         }
     }

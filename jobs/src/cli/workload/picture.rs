@@ -7,6 +7,7 @@
 use super::lanes::{Piece, lanes};
 use super::show::{Comparison, Outcome};
 use crate::cli::file::Whole;
+use crate::cli::svg::{self, escape, text};
 use crate::cli::table::{count, seconds};
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ pub fn check(path: Option<&Path>) -> Result<()> {
 
 /// Writes the picture.
 pub fn write(path: &Path, comparison: &Comparison) -> Result<()> {
-    let svg = svg(comparison);
+    let svg = drawing(comparison);
     let html = path.extension().is_some_and(|e| e == "html");
     let text = if html { page(&comparison.title(), &svg) } else { svg };
     Whole::create(path)?.fill(|file| file.write_all(text.as_bytes()))
@@ -64,7 +65,7 @@ document.querySelectorAll("svg .run").forEach(run=>{{
 }
 
 /// The drawing.
-fn svg(comparison: &Comparison) -> String {
+fn drawing(comparison: &Comparison) -> String {
     let span = comparison.outcomes.iter().map(|o| o.measures.makespan).fold(0.0, f64::max).max(1e-9);
     let hatches = hatches(comparison);
     let mut body = String::new();
@@ -224,15 +225,12 @@ fn used(out: &mut String, outcome: &Outcome, span: f64, first: f64, top: f64) {
 
 /// The time axis; about eight round steps.
 fn axis(out: &mut String, span: f64, top: f64) -> f64 {
-    let rough = span / 8.0;
-    let power = 10f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].map(|f| f * power).into_iter().find(|s| *s >= rough).unwrap_or(power);
+    let (step, digits) = svg::step(span, 8.0);
     let _ = writeln!(out, "<path d=\"M{LEFT} {top:.1}h{WIDTH}\" stroke=\"#000\"/>");
     let mut at = 0.0;
     while at <= span * 1.0001 {
         let x = LEFT + WIDTH * at / span;
         let _ = writeln!(out, "<path d=\"M{x:.1} {top:.1}v5\" stroke=\"#000\"/>");
-        let digits = if step < 1.0 { (-step.log10().floor()) as usize } else { 0 };
         text(out, x, top + 17.0, "middle", 11, &format!("{at:.digits$} s"));
         at += step;
     }
@@ -285,28 +283,4 @@ fn pattern(out: &mut String, i: usize) {
          <path d=\"{}\" stroke=\"#333\" stroke-width=\"1.1\" stroke-linecap=\"round\" fill=\"none\"/></pattern>",
         TINTS[i], MARKS[i]
     );
-}
-
-fn text(out: &mut String, x: f64, y: f64, anchor: &str, size: u32, what: &str) {
-    let what = escape(what);
-    let _ =
-        writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\">{what}</text>");
-}
-
-/// For text and attributes of XML; characters that XML has no place for are left out.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            '\n' | '\t' => safe.push(c),
-            c if c.is_control() => {}
-            c => safe.push(c),
-        }
-    }
-    safe
 }

@@ -86,7 +86,7 @@ impl Driver {
         Ok(())
     }
 
-    fn reading(&self) -> bool {
+    pub(super) fn reading(&self) -> bool {
         self.progress.facts.iter().any(Option::is_none)
     }
 

@@ -7,10 +7,12 @@
 mod ending;
 mod flow;
 mod moving;
+mod visits;
 
 use super::homes::Homes;
 use super::program::Program;
 use crate::scheduler::Why;
+use crate::tune::Tuners;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
@@ -31,9 +33,8 @@ use std::time::Duration;
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Decisions in a row without any work between them: a plan that goes on like this never ends.
 const IDLE_DECISIONS: u32 = 10_000;
-/// Stage runs that a report lists at most, so that it fits into one message.
+/// Stage runs, and rounds, that a report lists at most, so that it fits into one message.
 const LISTED_STAGES: usize = 10_000;
-/// Rounds that a report lists at most.
 const LISTED_EPOCHS: usize = 20_000;
 
 /// What happened.
@@ -174,6 +175,7 @@ pub struct Driver {
     phase: Phase,
     started: Duration,
     runs: u64,
+    visited: BTreeMap<u32, Vec<SlaveId>>,
     /// Phases begun or ordered: each launch and each message of operations has one.
     phases: u64,
     homes: Homes,
@@ -183,6 +185,8 @@ pub struct Driver {
     idle_decisions: u32,
     /// Whether a load or a save was ordered and has not ended.
     transferring: bool,
+    /// The stages whose threads are found by trying.
+    pub tuners: Tuners,
     /// What decisions see.
     pub progress: Progress,
     /// The rounds of the outermost repeats.
@@ -214,12 +218,14 @@ impl Driver {
             phase: Phase::Opening,
             started: Duration::ZERO,
             runs: 0,
+            visited: BTreeMap::new(),
             phases: 0,
             homes: Homes::new(plan.tables.len(), slaves.len()),
             transfer: experiment.transfer,
             access: experiment.access,
             idle_decisions: 0,
             transferring: false,
+            tuners: Tuners::default(),
             progress: Progress {
                 epoch: 0,
                 elapsed: Duration::ZERO,
@@ -395,6 +401,7 @@ impl Driver {
         out: &mut Vec<Command>,
     ) {
         self.runs += 1;
+        self.visit(stage, &workers);
         let run = StageRun(self.runs);
         out.push(Command::Launch(Launch {
             job: self.job,
@@ -477,6 +484,8 @@ impl Driver {
         if self.access == Some(report.model.access) {
             report.model.why += "; --model-access asks for it";
         }
+        // While rows are being read a run takes as long as they do.
+        self.tuners.ran(stage, report.threads, report.seconds, !self.reading());
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);

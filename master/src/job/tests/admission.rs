@@ -88,3 +88,32 @@ fn enough_slots_go_before_local_bytes() {
     let plan = plan(&[("wide", Threads::Count(8), false), ("narrow", Threads::Count(2), true)]);
     assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(2), SlaveId(3)]);
 }
+
+#[test]
+fn a_stage_that_names_a_slave_brings_its_job_there_or_is_refused_with_what_there_is() {
+    let named = |name: &str, threads| {
+        let mut plan = Plan::default();
+        plan.body.stage("s", |_| Ok(())).threads(threads).on(name);
+        plan
+    };
+    let candidates = candidates(&[4, 4, 2]);
+    assert_eq!(choose(&named("h3", Threads::Count(2)), &candidates).unwrap(), [SlaveId(3)]);
+    let error = choose(&named("h9", Threads::All), &candidates).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.ends_with("there are h1, h2, h3"), "{error}");
+    let error = choose(&named("h3", Threads::Count(3)), &candidates).unwrap_err();
+    assert!(error.message.contains("whose 2 slots are too few"), "{error}");
+    let mut beside = named("h3", Threads::Count(1));
+    beside.body.stage("wide", |_| Ok(())).threads(Threads::PerSlave(3));
+    let error = choose(&beside, &candidates).unwrap_err();
+    assert!(error.message.contains("h3, whose 2 slots"), "{error}");
+    let mut reads = Plan::default();
+    let input = reads.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();
+    reads.body.stage("s", |_| Ok(())).on("h1").input(input);
+    assert!(check(&reads).unwrap_err().message.contains("passes over rows"));
+}
+
+#[test]
+fn a_stage_that_visits_slaves_has_a_job_on_all_that_are_large_enough() {
+    assert_eq!(chosen(&[("s", Threads::Visit(2), true)], &[2, 1, 3]), [1, 3]);
+    assert_eq!(chosen(&[("s", Threads::Visit(1), false)], &[2, 1, 3]), [1, 2, 3]);
+}

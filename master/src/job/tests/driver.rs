@@ -8,7 +8,7 @@ use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
-use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp};
+use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp, Threads};
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -365,5 +365,24 @@ fn a_decision_that_panics_or_never_ends_is_an_error_of_the_plan() {
         let commands = driver(&plan).step(at(0), Event::Opened);
         let [Command::End(Err(error))] = commands.as_slice() else { panic!("{commands:?}") };
         assert!(error.fault == Fault::Bug && error.message.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn a_stage_that_visits_slaves_knows_where_it_was_until_it_was_everywhere() {
+    let mut plan = Plan::default();
+    plan.body.repeat(4, |round| {
+        round.stage("visit", |_| Ok(())).threads(Threads::Visit(1));
+        round.stage("given", |_| Ok(())).threads(Threads::Count(1));
+    });
+    let mut driver = driver(&plan);
+    driver.step(at(0), Event::Opened);
+    for (slave, visited) in [(S2, vec![S2]), (S1, vec![]), (S1, vec![S1]), (S2, vec![])] {
+        for stage in 0..2 {
+            let launched = driver.step(at(0), Event::Placed(vec![(slave, 1)], Why::Balance));
+            let [Command::Launch(launch)] = launched.as_slice() else { panic!("{launched:?}") };
+            assert_eq!((launch.stage, driver.visited(0), driver.visited(1)), (stage, &visited[..], &[][..]));
+            driver.step(at(0), Event::StageDone(slave, launch.run, outcome(0.0)));
+        }
     }
 }

@@ -1,0 +1,253 @@
+//! How many threads a stage that repeats is to have, found by trying: what `auto` and `offline` threads are.
+//!
+//! Pure: the job's driver says how long a run took, and asks for the next one's threads. The first run, which finds caches
+//! cold, is not measured; then three counts are tried, T(p) is fitted through them, and the count is taken that the fit says
+//! is best. What runs then is watched: each run makes the fit surer, a count that may be better after all is tried again as
+//! long as trying takes a small part of the stage's time, and when runs no longer take what they took, all is tried anew.
+//! Invariants: a count is within the limits that were given; the same runs give the same counts.
+
+mod fit;
+pub mod searches;
+mod stages;
+
+#[cfg(test)]
+mod tests;
+
+pub use fit::Fit;
+pub use stages::Tuners;
+
+use flexps_common::curve::Optimize;
+use flexps_common::report::{ThreadsReport, Tried};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Runs of a count that are remembered.
+const REMEMBERED: usize = 16;
+/// The part of a stage's time that doubts may take, beside the first tries.
+const DOUBTS: f64 = 0.02;
+/// Runs of a count before what is usual for it is known.
+const USUAL: usize = 5;
+/// Unusual runs in a row before all is tried anew.
+const UNUSUAL: usize = 3;
+/// A run that is off by less of its time is not unusual.
+const OFF: f64 = 0.25;
+/// Runs of each count in an exhaustive search.
+const SEARCHED: usize = 3;
+
+/// How counts are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A few are tried, the fit says the rest.
+    Fitted,
+    /// All are tried; what is known of earlier jobs counts.
+    Searched,
+}
+
+/// What is known of one stage.
+#[derive(Debug, Clone)]
+pub struct Tuner {
+    way: Way,
+    optimize: Optimize,
+    /// Seconds of the last runs, by count.
+    seen: BTreeMap<u32, VecDeque<f64>>,
+    fit: Option<Fit>,
+    /// The limits of the run that was asked for last.
+    limits: (u32, u32),
+    runs: u64,
+    seconds: f64,
+    tries: u64,
+    tried_seconds: f64,
+    unusual: Vec<f64>,
+    restarts: u64,
+}
+
+impl Tuner {
+    /// A tuner that knows nothing yet, or what an earlier search found: seconds of runs by count.
+    pub fn new(way: Way, optimize: Optimize, known: BTreeMap<u32, Vec<f64>>) -> Self {
+        let seen = known.into_iter().map(|(threads, runs)| (threads, runs.into())).collect();
+        let mut tuner = Self {
+            way,
+            optimize,
+            seen,
+            fit: None,
+            limits: (1, 1),
+            runs: 0,
+            seconds: 0.0,
+            tries: 0,
+            tried_seconds: 0.0,
+            unusual: Vec::new(),
+            restarts: 0,
+        };
+        tuner.refit();
+        tuner
+    }
+
+    /// The threads of the next run, `least` to `most`.
+    pub fn next(&mut self, least: u32, most: u32) -> u32 {
+        let most = most.max(least);
+        self.limits = (least, most);
+        if self.runs == 0 && self.seen.is_empty() {
+            return most;
+        }
+        if let Some(untried) = self.untried() {
+            return untried;
+        }
+        let best = self.best();
+        match self.way {
+            Way::Fitted if self.seen.contains_key(&best) => self.doubted(best).unwrap_or(best),
+            _ => best,
+        }
+    }
+
+    /// A run took so long; `measured` says whether that tells what another would take.
+    pub fn ran(&mut self, threads: u32, seconds: f64, measured: bool) {
+        // The first one finds caches cold.
+        let measured = measured && self.runs > 0;
+        self.runs += 1;
+        self.seconds += seconds;
+        if !measured || seconds <= 0.0 || !seconds.is_finite() {
+            return;
+        }
+        if self.untried() == Some(threads) || threads != self.best() || !self.seen.contains_key(&threads) {
+            self.tries += 1;
+            self.tried_seconds += seconds;
+        }
+        if self.way == Way::Fitted {
+            self.watch(threads, seconds);
+        }
+        let runs = self.seen.entry(threads).or_default();
+        runs.push_back(seconds);
+        if runs.len() > REMEMBERED {
+            runs.pop_front();
+        }
+        self.refit();
+    }
+
+    /// What was tried, found and chosen.
+    pub fn report(&self, stage: &str) -> ThreadsReport {
+        let tried = |(threads, runs): (&u32, &VecDeque<f64>)| Tried {
+            threads: *threads,
+            runs: runs.len() as u64,
+            seconds: median(runs),
+        };
+        let chosen = self.best();
+        ThreadsReport {
+            stage: stage.to_owned(),
+            way: if self.way == Way::Fitted { "auto" } else { "offline" }.to_owned(),
+            optimize: self.optimize.to_string(),
+            limits: self.limits,
+            tried: self.seen.iter().map(tried).collect(),
+            curve: self.fit.as_ref().map(|fit| fit.curve),
+            error: self.fit.as_ref().map(|fit| fit.error),
+            threads: chosen,
+            expected_seconds: self.expected(chosen).map(|(seconds, _)| seconds),
+            tries: self.tries,
+            tried_seconds: self.tried_seconds,
+            seconds: self.seconds,
+            restarts: self.restarts,
+        }
+    }
+
+    /// Seconds of the runs that it remembers, by count: what a later search goes on with.
+    pub fn known(&self) -> BTreeMap<u32, Vec<f64>> {
+        self.seen.iter().map(|(threads, runs)| (*threads, runs.iter().copied().collect())).collect()
+    }
+
+    fn refit(&mut self) {
+        let runs: Vec<(u32, f64)> =
+            self.seen.iter().flat_map(|(threads, runs)| runs.iter().map(|seconds| (*threads, *seconds))).collect();
+        self.fit = Fit::of(&runs);
+    }
+
+    /// A count that must be tried before anything can be said.
+    fn untried(&self) -> Option<u32> {
+        let (least, most) = self.limits;
+        let runs = |threads: u32| self.seen.get(&threads).map_or(0, VecDeque::len);
+        if self.way == Way::Searched {
+            let next = (least..=most).rev().min_by_key(|threads| runs(*threads));
+            return next.filter(|threads| runs(*threads) < SEARCHED);
+        }
+        // Near enough to a limit is as good as on it: limits change with the slots that are free.
+        let any = |from: u32, to: u32| self.seen.range(from.min(to)..=to).next().is_some();
+        let wide = most - least;
+        let (low, high) = (least + (least / 3).min(wide / 8), most - wide / 4);
+        if !any(high, u32::MAX) {
+            return Some(most);
+        }
+        if !any(0, low) {
+            return Some(least);
+        }
+        let middle = (f64::from(least) * f64::from(most)).sqrt().round() as u32;
+        let between = low < middle && middle < high;
+        (between && !any(low + 1, high - 1)).then_some(middle)
+    }
+
+    /// The count with the least price.
+    fn best(&self) -> u32 {
+        let (least, most) = self.limits;
+        let price = |threads: u32| self.expected(threads).map(|(s, _)| self.optimize.price(threads, s));
+        let known = (least..=most).filter_map(|threads| Some((threads, price(threads)?)));
+        known.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(most, |(threads, _)| threads)
+    }
+
+    /// A count whose price may be below the best one's, if there is time for doubts.
+    fn doubted(&self, best: u32) -> Option<u32> {
+        let (least, most) = self.limits;
+        if self.tried_seconds > DOUBTS * self.seconds {
+            return None;
+        }
+        let (seconds, _) = self.expected(best)?;
+        let price = self.optimize.price(best, seconds);
+        let lowest = |threads: u32| {
+            let (seconds, deviation) = self.expected(threads)?;
+            let lowest = self.optimize.price(threads, seconds - deviation);
+            (threads != best && lowest < price).then_some((threads, lowest))
+        };
+        (least..=most).filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(threads, _)| threads)
+    }
+
+    /// Seconds of a run, and their deviation. Where a count was tried the fit counts as one more run of it.
+    fn expected(&self, threads: u32) -> Option<(f64, f64)> {
+        let runs = self.seen.get(&threads);
+        if self.way == Way::Searched {
+            return runs.map(|runs| (median(runs), 0.0));
+        }
+        let fit = self.fit.as_ref()?;
+        let fitted = fit.curve.seconds(threads);
+        let Some(runs) = runs else { return Some((fitted, fit.deviation(threads).hypot(fit.error * fitted))) };
+        let n = runs.len() as f64;
+        let seconds = (n * median(runs) + fitted) / (n + 1.0);
+        Some((seconds, fit.error * seconds / (n + 1.0).sqrt()))
+    }
+
+    /// Forgets all when the last runs of a count were not what is usual for it.
+    fn watch(&mut self, threads: u32, seconds: f64) {
+        let Some(runs) = self.seen.get(&threads).filter(|runs| runs.len() >= USUAL) else {
+            return self.unusual.clear();
+        };
+        let usual = median(runs);
+        let off: VecDeque<f64> = runs.iter().map(|run| (run - usual).abs()).collect();
+        // The median of normal deviations is 0.67 of their standard deviation.
+        if (seconds - usual).abs() <= (OFF * usual).max(3.0 * 1.48 * median(&off)) {
+            return self.unusual.clear();
+        }
+        self.unusual.push(seconds);
+        if self.unusual.len() >= UNUSUAL {
+            self.seen.clear();
+            // The last one is noted by who called.
+            self.unusual.pop();
+            self.seen.insert(threads, std::mem::take(&mut self.unusual).into());
+            self.restarts += 1;
+        }
+    }
+}
+
+/// The median; 0 of nothing.
+fn median(runs: &VecDeque<f64>) -> f64 {
+    let mut sorted: Vec<f64> = runs.iter().copied().collect();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
+    }
+}

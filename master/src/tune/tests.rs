@@ -1,0 +1,205 @@
+//! The fit finds curves that are known, and the tuner the counts that they ask for.
+
+use super::searches;
+use super::{Fit, Tuner, Way};
+use flexps_common::curve::{Curve, Optimize};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+const OBJECTIVES: [Optimize; 4] =
+    [Optimize::Elapsed, Optimize::WorkerTime, Optimize::Weight(0.02), Optimize::Weight(0.3)];
+
+fn curves() -> impl Strategy<Value = Curve> {
+    let term = prop_oneof![Just(0.0), 0.01..10.0f64];
+    (term.clone(), prop_oneof![Just(0.0), 0.001..0.5f64], term)
+        .prop_map(|(work, cost, fixed)| Curve { work, cost, fixed })
+        .prop_filter("no run takes no time", |curve| curve.seconds(1) > 0.0)
+}
+
+/// The least price of a curve within limits.
+fn least_price(curve: &Curve, optimize: Optimize, least: u32, most: u32) -> f64 {
+    let prices = (least..=most).map(|p| optimize.price(p, curve.seconds(p)));
+    prices.fold(f64::INFINITY, f64::min)
+}
+
+/// Runs of a stage that takes as long as `takes` says; gives the counts.
+fn play(tuner: &mut Tuner, runs: usize, least: u32, most: u32, takes: impl Fn(u32, usize) -> f64) -> Vec<u32> {
+    let one = |run| {
+        let threads = tuner.next(least, most);
+        tuner.ran(threads, takes(threads, run), true);
+        threads
+    };
+    (0..runs).map(one).collect()
+}
+
+fn tuner(optimize: Optimize) -> Tuner {
+    Tuner::new(Way::Fitted, optimize, BTreeMap::new())
+}
+
+/// From -1 to 1, never the same.
+fn noise(run: usize) -> f64 {
+    (run as f64 * 12.9898).sin()
+}
+
+proptest! {
+    #[test]
+    fn a_fit_through_runs_of_a_curve_is_that_curve(curve in curves(), most in 4u32..200) {
+        let counts = [1, 2, most / 2 + 1, most];
+        let runs: Vec<_> = counts.iter().map(|p| (*p, curve.seconds(*p))).collect();
+        let fit = Fit::of(&runs).unwrap();
+        for p in 1..=most {
+            let (fitted, real) = (fit.curve.seconds(p), curve.seconds(p));
+            prop_assert!((fitted / real - 1.0).abs() < 1e-3, "{p}: {fitted} for {real}, {:?}", fit.curve);
+        }
+        for optimize in OBJECTIVES {
+            let cheapest = (1..=most).min_by(|a, b| {
+                let price = |p: u32| optimize.price(p, fit.curve.seconds(p));
+                price(*a).total_cmp(&price(*b))
+            }).unwrap();
+            let price = optimize.price(cheapest, curve.seconds(cheapest));
+            prop_assert!(price <= 1.003 * least_price(&curve, optimize, 1, most), "{cheapest} of {most} for {optimize}");
+        }
+    }
+
+    #[test]
+    fn no_term_of_a_fit_is_negative_whatever_the_runs_are(runs in prop::collection::vec((1u32..500, 1e-6..1e4f64), 1..30)) {
+        let fit = Fit::of(&runs).unwrap();
+        for term in [fit.curve.work, fit.curve.cost, fit.curve.fixed, fit.error, fit.deviation(7)] {
+            prop_assert!(term.is_finite() && term >= 0.0, "{fit:?}");
+        }
+    }
+
+    #[test]
+    fn no_fit_without_negative_terms_has_smaller_squares(
+        runs in prop::collection::vec((1u32..40, 0.1..10.0f64), 1..12),
+        other in (0.0..10.0f64, 0.0..1.0f64, 0.0..10.0f64),
+    ) {
+        let squares = |curve: &Curve| runs.iter().map(|(p, s)| (curve.seconds(*p) / s - 1.0).powi(2)).sum::<f64>();
+        let other = Curve { work: other.0, cost: other.1, fixed: other.2 };
+        prop_assert!(squares(&Fit::of(&runs).unwrap().curve) <= squares(&other) + 1e-9);
+    }
+
+    #[test]
+    fn counts_stay_within_their_limits_and_end_near_the_best(
+        curve in curves(), least in 1u32..5, more in 0u32..60, off in 0.0..0.03f64,
+    ) {
+        let most = least + more;
+        for optimize in OBJECTIVES {
+            let mut tuner = tuner(optimize);
+            let counts = play(&mut tuner, 60, least, most, |p, run| curve.seconds(p) * (1.0 + off * noise(run)));
+            prop_assert!(counts.iter().all(|p| (least..=most).contains(p)), "{counts:?}");
+            let chosen = tuner.report("s").threads;
+            let price = optimize.price(chosen, curve.seconds(chosen));
+            let best = least_price(&curve, optimize, least, most);
+            prop_assert!(price <= 1.1 * best, "{chosen} of {least}-{most} for {optimize}: {price} for {best}, {curve:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_runs_give_the_same_counts(curve in curves(), off in 0.0..0.3f64) {
+        let again = || play(&mut tuner(Optimize::Elapsed), 50, 1, 20, |p, run| curve.seconds(p) * (1.0 + off * noise(run)));
+        prop_assert_eq!(again(), again());
+    }
+}
+
+#[test]
+fn runs_off_the_curve_make_a_fit_less_sure() {
+    let runs = |off: f64| -> Vec<(u32, f64)> {
+        (0..24)
+            .map(|run| (1 << (run % 4), (4.0 / f64::from(1 << (run % 4)) + 1.0) * (1.0 + off * noise(run))))
+            .collect()
+    };
+    let [sure, unsure] = [0.01, 0.2].map(|off| Fit::of(&runs(off)).unwrap());
+    assert!(sure.error < 0.02 && unsure.error > 0.05, "{sure:?} {unsure:?}");
+    assert!(sure.deviation(4) < unsure.deviation(4));
+    // Farther than anything that was tried.
+    assert!(sure.deviation(1000) > sure.deviation(4));
+}
+
+#[test]
+fn three_counts_are_tried_after_a_first_run_that_is_not_measured() {
+    let curve = Curve { work: 8.0, cost: 0.1, fixed: 0.5 };
+    let mut tuner = tuner(Optimize::Elapsed);
+    let cold = |p: u32, run: usize| curve.seconds(p) + if run == 0 { 100.0 } else { 0.0 };
+    let counts = play(&mut tuner, 40, 1, 16, cold);
+    assert_eq!(counts[..4], [16, 16, 1, 4]);
+    // sqrt(8 / 0.1)
+    assert_eq!(counts[4..], [9; 36]);
+    let report = tuner.report("wide");
+    assert_eq!((report.threads, report.tries, report.limits, report.restarts), (9, 4, (1, 16), 0));
+    let tried: Vec<_> = report.tried.iter().map(|tried| (tried.threads, tried.runs)).collect();
+    assert_eq!(tried, [(1, 1), (4, 1), (9, 16), (16, 1)]);
+    let found = report.curve.unwrap();
+    assert!((found.work - 8.0).abs() + (found.cost - 0.1).abs() + (found.fixed - 0.5).abs() < 1e-6, "{found:?}");
+}
+
+#[test]
+fn trying_takes_a_small_part_of_a_long_jobs_time() {
+    let curve = Curve { work: 1.0, cost: 0.001, fixed: 0.5 };
+    let mut tuner = tuner(Optimize::Elapsed);
+    play(&mut tuner, 1000, 1, 32, |p, run| curve.seconds(p) * (1.0 + 0.2 * noise(run)));
+    let report = tuner.report("s");
+    assert!(report.tried_seconds < 0.03 * report.seconds, "{report:?}");
+    assert!(report.tries > 4, "no count was doubted: {report:?}");
+}
+
+#[test]
+fn all_is_tried_anew_when_runs_take_what_they_did_not_take() {
+    let (before, after) = (Curve { work: 8.0, cost: 0.0, fixed: 0.0 }, Curve { work: 8.0, cost: 1.0, fixed: 0.0 });
+    let mut tuner = tuner(Optimize::Elapsed);
+    let counts = play(&mut tuner, 80, 1, 16, |p, run| if run < 40 { before.seconds(p) } else { after.seconds(p) });
+    assert_eq!(counts[39], 16);
+    // sqrt(8 / 1)
+    assert_eq!(counts[60..], [3; 20]);
+    assert_eq!(tuner.report("s").restarts, 1);
+}
+
+#[test]
+fn more_slots_are_tried_when_they_are_free_and_fewer_are_made_do_with() {
+    let curve = Curve { work: 8.0, cost: 0.0, fixed: 0.0 };
+    let mut tuner = tuner(Optimize::Elapsed);
+    let takes = |p: u32, _| curve.seconds(p);
+    assert_eq!(play(&mut tuner, 20, 1, 4, takes)[10..], [4; 10]);
+    assert_eq!(play(&mut tuner, 20, 1, 16, takes), [16; 20]);
+    assert_eq!(play(&mut tuner, 5, 1, 3, takes), [3; 5]);
+}
+
+#[test]
+fn runs_that_waited_for_rows_are_not_measured() {
+    let mut tuner = tuner(Optimize::Elapsed);
+    for _ in 0..5 {
+        assert_eq!(tuner.next(1, 8), 8);
+        tuner.ran(8, 1.0, false);
+    }
+    assert!(tuner.report("s").tried.is_empty());
+}
+
+#[test]
+fn a_search_tries_all_counts_and_a_later_job_begins_with_what_it_found() {
+    let curve = Curve { work: 9.0, cost: 1.0, fixed: 0.0 };
+    let mut first = Tuner::new(Way::Searched, Optimize::Elapsed, BTreeMap::new());
+    let counts = play(&mut first, 40, 1, 6, |p, _| curve.seconds(p));
+    let mut tried = counts[1..19].to_vec();
+    tried.sort_unstable();
+    assert_eq!(tried, [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]);
+    assert_eq!(counts[19..], [3; 21]);
+    let mut later = Tuner::new(Way::Searched, Optimize::WorkerTime, first.known());
+    assert_eq!(play(&mut later, 10, 1, 6, |p, _| curve.seconds(p)), [1; 10], "least worker time of what is known");
+    assert_eq!(later.report("s").tries, 0);
+}
+
+#[test]
+fn what_a_search_found_is_kept_for_its_plan_and_size_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = searches::file(&folder.path().join("new"), 0xabc, 1000);
+    assert!(searches::load(&file).unwrap().is_empty());
+    let known = BTreeMap::from([(2, BTreeMap::from([(4, vec![1.5, 0.25])]))]);
+    searches::save(&file, &known).unwrap();
+    assert_eq!(searches::load(&file).unwrap(), known);
+    for (hash, bytes) in [(0xabd, 1000), (0xabc, 1001)] {
+        assert!(searches::load(&searches::file(&folder.path().join("new"), hash, bytes)).unwrap().is_empty());
+    }
+    std::fs::write(&file, "{").unwrap();
+    let error = searches::load(&file).unwrap_err();
+    assert!(error.message.contains("remove it to search anew"), "{error}");
+}
