@@ -12,6 +12,9 @@
 //! SGD and AdaGrad wander about the optimum, the nearer the shorter their steps. SAGA (Defazio, Bach and Lacoste-Julien,
 //! NIPS 2014; sparse and asynchronous: Leblond, Pedregosa and Lacoste-Julien, AISTATS 2017) gets there with steps of one
 //! length: it remembers of each row the gradient at its last visit, and takes the mean of these for what a batch lacks.
+//! AdaGrad is reckoned by the workers, its squares in a table of their own, though shards know it as an update function: a
+//! table's parameters are the plan's, while the step here is found from the rows and halved by decisions; and such a table
+//! holds the squares between the weights, where norms, saved models and all that judge a model would take them for weights.
 //! Invariants: at every decision `objective` is F at `anchor`; SAGA's sum is that of the gradients that it remembers, also
 //! after an epoch that was taken back, which it remembers nonetheless.
 
