@@ -76,9 +76,10 @@ async fn another_plan_or_an_unknown_job_is_refused() {
 #[tokio::test]
 async fn a_submission_that_is_sent_again_is_the_same_job() {
     let cluster = Cluster::new().await;
-    let first = cluster.submit_with(Rounds::default(), 77).await.unwrap();
-    assert_eq!(cluster.submit_with(Rounds::default(), 77).await.unwrap(), first);
-    assert_ne!(cluster.submit_with(Rounds::default(), 78).await.unwrap(), first);
+    let token = new_token();
+    let first = cluster.submit_with(Rounds::default(), token).await.unwrap();
+    assert_eq!(cluster.submit_with(Rounds::default(), token).await.unwrap(), first);
+    assert_ne!(cluster.submit(Rounds::default()).await.unwrap(), first);
 }
 
 #[tokio::test]
@@ -191,18 +192,18 @@ async fn an_empty_stage_costs_the_master_little() {
 async fn a_job_after_another_waits_for_its_end_and_fails_with_it() {
     let cluster = Cluster::new().await;
     let after = |job| Scheduling { after: vec![job], ..Scheduling::default() };
-    let error = cluster.submit_scheduled(Rounds::default(), 1, after(JobId(7))).await.unwrap_err();
+    let error = cluster.submit_scheduled(Rounds::default(), after(JobId(7))).await.unwrap_err();
     assert!(error.message.contains("--after") && error.message.contains("j7"), "{error}");
     // Nothing can run yet.
     let first = cluster.submit(Rounds::default()).await.unwrap();
-    let second = cluster.submit_scheduled(Rounds::default(), 2, after(first)).await.unwrap();
-    let third = cluster.submit_scheduled(Rounds::default(), 3, after(second)).await.unwrap();
+    let second = cluster.submit_scheduled(Rounds::default(), after(first)).await.unwrap();
+    let third = cluster.submit_scheduled(Rounds::default(), after(second)).await.unwrap();
     cluster.until(third, |news, _| news.waiting.as_deref() == Some("waits for the end of j2")).await;
     cluster.ask(ToMaster::Cancel { job: second }).await.unwrap();
     let report = cluster.end(third).await;
     assert_eq!(report.state, State::Failed);
     assert!(report.error.unwrap().message.contains("j2, after which it was to run, was cancelled"));
-    let fourth = cluster.submit_scheduled(Rounds::default(), 4, after(first)).await.unwrap();
+    let fourth = cluster.submit_scheduled(Rounds::default(), after(first)).await.unwrap();
     let _slave = cluster.slave("s", 2).await;
     assert_eq!(cluster.end(fourth).await.state, State::Done);
     assert_eq!(cluster.end(first).await.state, State::Done);
@@ -228,11 +229,10 @@ async fn two_jobs_that_each_need_more_than_half_of_the_cluster_end_a_hundred_tim
 async fn a_job_that_ends_after_its_deadline_says_by_how_much() {
     let (cluster, late) = (Cluster::new().await, Scheduling { deadline: Some(1e-6), ..Scheduling::default() });
     let _slave = cluster.slave("h1", 1).await;
-    let job = cluster.submit_scheduled(Rounds::default(), 70, late).await.unwrap();
+    let job = cluster.submit_scheduled(Rounds::default(), late).await.unwrap();
     let report = cluster.end(job).await;
     assert!(report.notes.iter().any(|note| note.contains("s after its deadline, 0.0 s after")), "{:?}", report.notes);
-    let job =
-        cluster.submit_scheduled(Rounds::default(), 71, Scheduling { deadline: Some(1e6), ..Scheduling::default() });
+    let job = cluster.submit_scheduled(Rounds::default(), Scheduling { deadline: Some(1e6), ..Scheduling::default() });
     let report = cluster.end(job.await.unwrap()).await;
     assert!(!report.notes.iter().any(|note| note.contains("deadline")), "{:?}", report.notes);
 }

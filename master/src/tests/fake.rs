@@ -265,14 +265,19 @@ impl Cluster {
     }
 
     pub async fn submit(&self, job: Rounds) -> Result<JobId> {
-        self.submit_with(job, rand_token()).await
+        self.submit_scheduled(job, Scheduling::default()).await
     }
 
+    pub async fn submit_scheduled(&self, job: Rounds, scheduling: Scheduling) -> Result<JobId> {
+        self.send(job, new_token(), scheduling).await
+    }
+
+    /// With the token of an earlier submission: a repeat of it.
     pub async fn submit_with(&self, job: Rounds, token: u64) -> Result<JobId> {
-        self.submit_scheduled(job, token, Scheduling::default()).await
+        self.send(job, token, Scheduling::default()).await
     }
 
-    pub async fn submit_scheduled(&self, job: Rounds, token: u64, scheduling: Scheduling) -> Result<JobId> {
+    async fn send(&self, job: Rounds, token: u64, scheduling: Scheduling) -> Result<JobId> {
         let params = serde_json::to_string(&job).unwrap();
         let mut plan = Plan::default();
         Job::plan(&job, &mut plan).unwrap();
@@ -315,7 +320,8 @@ impl Cluster {
     }
 }
 
-fn rand_token() -> u64 {
+/// One that no other submission of this process has.
+pub fn new_token() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
