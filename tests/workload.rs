@@ -1,7 +1,11 @@
 //! Comparing policies: simulated, live, and from what a master recorded.
 
 use crate::support::{Cluster, flexps, folder};
+use flexps_master::history::{read, trace, workload};
+use flexps_master::scheduler::policy;
+use flexps_master::simulate::{Trace, simulate};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn shipped(name: &str) -> PathBuf {
@@ -107,7 +111,7 @@ fn six_tasks_with_real_jobs() -> String {
 }
 
 #[test]
-fn six_tasks_of_which_two_are_real_run_on_three_slaves_with_a_table_and_a_picture() {
+fn six_tasks_of_which_two_are_real_run_on_three_slaves_and_their_replay_repeats_them() {
     let cluster = Cluster::start(3, 100);
     let (file, picture) = (cluster.folder().join("six.toml"), cluster.folder().join("six.svg"));
     std::fs::write(&file, six_tasks_with_real_jobs()).unwrap();
@@ -117,6 +121,24 @@ fn six_tasks_of_which_two_are_real_run_on_three_slaves_with_a_table_and_a_pictur
     assert!(run.stdout.lines().any(|line| line.starts_with("prioritized ")), "{run}");
     let drawn = std::fs::read_to_string(&picture).unwrap();
     assert!(drawn.contains("class=\"run\"") && drawn.contains("factors") && drawn.contains("svrg"), "no picture");
+    // Under the policy that was recorded, its replay starts the same stages in the same order, and takes as long.
+    let history = cluster.folder().join("history");
+    cluster.ask(["history", "export", "--output"]).arg(&history).ok();
+    let text = std::fs::read_to_string(&history).unwrap();
+    let (records, torn) = read("history", &text).unwrap();
+    assert_eq!(torn, None);
+    let names = BTreeMap::new();
+    let (live, (workload, slaves)) = (trace(&records, &names, |_| true), workload("six", &records, &names, |_| true));
+    let played = simulate(&workload, &slaves, &*policy("prioritized").unwrap(), 0).unwrap();
+    let order = |trace: &Trace| {
+        let mut runs: Vec<_> = trace.runs.iter().map(|r| (r.start, r.job, r.round, r.stage.clone())).collect();
+        runs.sort();
+        runs.into_iter().map(|(_, job, round, stage)| (job, round, stage)).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&live), order(&played));
+    let [recorded, replayed] =
+        [&live, &played].map(|t| t.jobs.iter().filter_map(|j| j.end).max().unwrap().as_secs_f64());
+    assert!((recorded - replayed).abs() <= 0.05 * recorded, "recorded {recorded} s, played {replayed} s");
 }
 
 #[test]

@@ -78,6 +78,7 @@ async fn run(mut master: Master, mut inbox: mpsc::UnboundedReceiver<Event>, list
             },
             _ = ticks.tick() => Event::Tick,
         };
+        master.wake();
         master.handle(event);
         // Stages are matched with slots once for all that has come meanwhile.
         for event in std::iter::from_fn(|| inbox.try_recv().ok()).take(AT_ONCE) {

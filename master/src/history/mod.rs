@@ -15,6 +15,7 @@ pub use past::Past;
 pub use read::read;
 pub use trace::{trace, workload};
 
+use crate::scheduler::Want;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
@@ -90,6 +91,12 @@ pub enum Record {
         workers: Vec<(SlaveId, u32)>,
         /// Of the time from `ready` to `start`, what opening the job took.
         lead: f64,
+        /// When each of `workers` ended; empty when all did at `end`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ends: Vec<f64>,
+        /// What it wanted; older builds did not say.
+        #[serde(default)]
+        want: Option<Want>,
     },
     /// A job ended.
     End {

@@ -1,8 +1,9 @@
 //! Records: written, read back, cut off, played again.
 
 use super::*;
-use crate::scheduler::policy;
+use crate::scheduler::{Want, policy};
 use crate::simulate::{bounds, measure, simulate};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn begin() -> Record {
@@ -27,6 +28,8 @@ fn records() -> Vec<Record> {
         end,
         workers: (1..).map(SlaveId).zip(threads).filter(|w| w.1 > 0).collect(),
         lead: 0.0,
+        ends: Vec::new(),
+        want: None,
     };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     vec![
@@ -84,8 +87,65 @@ fn a_replay_under_the_same_policy_repeats_what_was_recorded() {
     let order = |t: &crate::simulate::Trace| t.runs.iter().map(|r| (r.job, r.start, r.end)).collect::<Vec<_>>();
     assert_eq!(order(&live), order(&replayed));
     let bounds = bounds(&workload, &cluster, 1);
-    assert_eq!(bounds.alone, [Duration::from_secs(5), Duration::from_secs(1)]);
+    assert_eq!(bounds.alone, [Duration::from_secs(5), Duration::from_millis(1250)]);
     assert_eq!(measure(&live, &bounds).worst_wait, 1.5);
+}
+
+#[test]
+fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
+    let job = |at, id, after: &[u64]| Record::Job {
+        at,
+        job: JobId(id),
+        name: "lr".into(),
+        scheduling: Scheduling { after: after.iter().copied().map(JobId).collect(), ..Scheduling::default() },
+    };
+    let slave = |id| Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2 };
+    let run = |id, stage: &str, times: [f64; 4], workers: &[(u32, u32)], ends: &[f64], want| {
+        let [ready, lead, start, end] = times;
+        let workers = workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect();
+        let (job, stage, ends, want) = (JobId(id), stage.to_owned(), ends.to_vec(), Some(want));
+        Record::Run { job, stage, epoch: 1, ready, start, end, workers, lead, ends, want }
+    };
+    let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
+    let records = vec![
+        begin(),
+        slave(1),
+        slave(2),
+        job(1.0, 1, &[]),
+        job(1.25, 2, &[]),
+        job(1.25, 3, &[1]),
+        // Its slots are free while it is opened: the second job has them. On h2 it ends first, so a stage of two slots on
+        // one slave begins there.
+        run(2, "wide", [1.25, 0.25, 1.5, 3.5], &[(1, 2), (2, 2)], &[3.5, 2.5], Want::All),
+        run(1, "own", [1.0, 0.75, 2.5, 4.0], &[(2, 2)], &[], Want::OneSlave(2)),
+        // Two at a time, ready when the one before them ended; the last after both, and half a second in the shards.
+        run(1, "left", [4.0, 0.0, 4.0, 5.0], &[(1, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run(1, "right", [4.0, 0.0, 4.0, 6.0], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        end(6.0, 2),
+        run(1, "last", [6.5, 0.0, 6.5, 7.0], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
+        // It saves its model, then the one that is to run after it begins.
+        end(8.0, 1),
+        run(3, "own", [8.0, 0.5, 8.5, 9.0], &[(1, 1)], &[], Want::OneSlave(1)),
+        end(9.5, 3),
+    ];
+    let live = trace(&records, &BTreeMap::new(), |_| true);
+    let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);
+    let after = |job: usize| workload.jobs[job].stages.iter().map(|s| s.after.as_slice()).collect::<Vec<_>>();
+    assert_eq!(after(0), [&[][..], &[0], &[0], &[2, 1]]);
+    for name in ["greedy", "prioritized", "backfill", "fair"] {
+        let replayed = simulate(&workload, &cluster, &*policy(name).unwrap(), 1).unwrap();
+        let times = |t: &crate::simulate::Trace| {
+            let mut times: Vec<_> = t.runs.iter().map(|r| (r.start, r.end, r.ready, r.job, r.stage.clone())).collect();
+            times.sort();
+            times
+        };
+        assert_eq!(times(&live), times(&replayed), "{name}");
+        assert_eq!(live.jobs, replayed.jobs, "{name}");
+    }
+    // One job at a time: the next is opened when the one before has saved its model.
+    let one = simulate(&workload, &cluster, &*policy("sequential").unwrap(), 1).unwrap();
+    let ends: Vec<_> = one.jobs.iter().map(|j| j.end.unwrap().as_secs_f64()).collect();
+    assert_eq!(ends, [7.25, 12.0, 13.5]);
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Records as a trace, and as a workload that plays again what was recorded.
 //!
-//! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a job's runs
-//! follow one another as they did, each with its recorded duration and the recorded time between its predecessor's end and
-//! its own readiness, so that only waiting for slots can change.
+//! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a run comes after
+//! those of its job that had ended when it was ready, by the recorded time, and lasts on each slave as long as it did; a job
+//! takes as long to be opened, and to end after its last run. So only waiting for slots can change, and under the policy
+//! that was recorded not even that.
 
 use super::Record;
-use crate::simulate::{Cluster, JobSpec, JobTrace, Luck, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload};
+use crate::scheduler::Want;
+use crate::simulate::{
+    Cluster, JobSpec, JobTrace, Luck, Recorded, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload,
+};
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::report::State;
 use std::collections::BTreeMap;
@@ -63,9 +67,17 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
     trace
 }
 
+/// A job on its way into a workload.
+struct Played {
+    spec: JobSpec,
+    after: Vec<JobId>,
+    /// When each of its runs was ready, and when it ended; in order of their ends.
+    runs: Vec<(Duration, Duration)>,
+}
+
 /// The recorded jobs and the slaves that they had. Jobs that had not ended are left out.
 pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) -> (Workload, Cluster) {
-    let mut jobs: Vec<(JobId, JobSpec, Vec<JobId>, Duration)> = Vec::new();
+    let mut jobs: BTreeMap<JobId, Played> = BTreeMap::new();
     let mut slots: BTreeMap<SlaveId, u32> = BTreeMap::new();
     let mut ended: BTreeMap<JobId, Duration> = BTreeMap::new();
     for record in records {
@@ -84,42 +96,81 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                     priority: scheduling.priority,
                     owner: scheduling.share().to_owned(),
                     deadline: scheduling.deadline.map(seconds),
-                    after: Vec::new(),
-                    stages: Vec::new(),
                     rounds: 1,
+                    ..JobSpec::default()
                 };
-                jobs.push((*job, spec, scheduling.after.clone(), seconds(*at)));
+                jobs.insert(*job, Played { spec, after: scheduling.after.clone(), runs: Vec::new() });
             }
-            Record::Run { job, stage, epoch, ready, start, end, workers, lead } => {
-                let Some((_, spec, after, last)) = jobs.iter_mut().find(|(id, ..)| id == job) else { continue };
+            Record::Run { job, stage, epoch, ready, start, end, workers, lead, ends, want } => {
+                let Some(Played { spec, after, runs }) = jobs.get_mut(job) else { continue };
+                let [ready, start, end] = [ready, start, end].map(|at| seconds(*at));
+                let before = before(runs, ready);
                 // What it waited for other jobs is no time of its own.
-                let before = after.iter().filter_map(|id| ended.get(id)).max().copied().unwrap_or_default();
-                let gap = seconds(*ready).saturating_sub((*last).max(before)) + seconds(*lead);
-                let lasts = seconds(*end).saturating_sub(seconds(*start));
-                *last = seconds(*end);
+                let others = after.iter().filter_map(|id| ended.get(id)).max().copied().unwrap_or_default();
+                let from = before.iter().map(|place| runs[*place].1).max().unwrap_or(spec.arrival.max(others));
+                let run = Recorded {
+                    round: u32::try_from(*epoch).unwrap_or(u32::MAX),
+                    gap: ready.saturating_sub(from),
+                    lasts: end.saturating_sub(start),
+                    each: ends.iter().map(|at| seconds(*at).saturating_sub(start)).collect(),
+                };
+                spec.opening += seconds(*lead);
                 spec.stages.push(StageSpec {
-                    name: format!("{stage} {epoch}"),
-                    threads: Threads::Count(workers.iter().map(|(_, n)| n).sum()),
-                    timing: Timing::Recorded(vec![(gap, lasts)]),
-                    after: spec.stages.len().checked_sub(1).into_iter().collect(),
+                    name: stage.clone(),
+                    threads: threads(*want, workers, &slots),
+                    timing: Timing::Recorded(run),
+                    after: before,
                     memory: 0,
                 });
+                runs.push((ready, end));
             }
             Record::End { at, job, .. } => {
                 ended.insert(*job, seconds(*at));
+                if let Some(Played { spec, runs, .. }) = jobs.get_mut(job)
+                    && let Some((_, last)) = runs.last()
+                {
+                    spec.closing = seconds(*at).saturating_sub(*last);
+                }
             }
             _ => {}
         }
     }
-    jobs.retain(|(id, ..)| ended.contains_key(id));
-    jobs.sort_by_key(|(_, spec, ..)| spec.arrival);
-    let places: BTreeMap<JobId, usize> = jobs.iter().enumerate().map(|(place, (id, ..))| (*id, place)).collect();
-    let jobs = jobs.into_iter().map(|(_, spec, after, _)| {
+    jobs.retain(|id, _| ended.contains_key(id));
+    let places: BTreeMap<JobId, usize> = jobs.keys().enumerate().map(|(place, id)| (*id, place)).collect();
+    let jobs = jobs.into_values().map(|Played { spec, after, .. }| {
         let after = after.iter().filter_map(|id| places.get(id).copied()).collect();
         JobSpec { after, ..spec }
     });
     let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default() };
     (workload, Cluster { slots: slots.into_values().collect(), ..Cluster::default() })
+}
+
+/// After which runs one comes that was ready then: those that had ended, but for those after which one of these came.
+fn before(runs: &[(Duration, Duration)], ready: Duration) -> Vec<usize> {
+    let mut latest = None;
+    let mut places = Vec::new();
+    for (place, (was_ready, end)) in runs.iter().enumerate().rev().filter(|(_, (_, end))| *end <= ready) {
+        if latest.is_some_and(|latest| *end <= latest) {
+            break;
+        }
+        latest = latest.max(Some(*was_ready));
+        places.push(place);
+    }
+    places
+}
+
+/// The threads of a run that wanted this: how long it takes is known of so many and no others.
+fn threads(want: Option<Want>, workers: &[(SlaveId, u32)], slots: &BTreeMap<SlaveId, u32>) -> Threads {
+    let count = workers.iter().map(|(_, n)| n).sum();
+    // One on some of the slaves says nothing about the others.
+    let everywhere = workers.len() == slots.len();
+    match want {
+        Some(Want::OneSlave(n)) => Threads::OneSlave(n),
+        Some(Want::PerSlave(n)) if everywhere => Threads::PerSlave(n),
+        Some(Want::All) if everywhere => Threads::All,
+        Some(Want::Spread { each, .. }) if everywhere && each > 0 => Threads::Spread(count, each),
+        _ => Threads::Count(count),
+    }
 }
 
 fn seconds(x: f64) -> Duration {

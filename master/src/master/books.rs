@@ -5,7 +5,7 @@
 
 use super::overview::UnderWay;
 use crate::history::Record;
-use crate::scheduler::{Estimates, Near, NearList, Reservation, Running, Runs, Share};
+use crate::scheduler::{Estimates, Near, NearList, Reservation, Running, Runs, Share, Want};
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +36,9 @@ struct Begun {
     ready: Duration,
     since: Duration,
     lead: Duration,
+    want: Want,
+    /// When the workers on slaves ended.
+    ends: BTreeMap<SlaveId, Duration>,
 }
 
 /// A launch, for the books.
@@ -60,6 +63,8 @@ pub struct Launched<'a> {
     pub ready: Duration,
     /// What opening the job took, for its first run.
     pub lead: Duration,
+    /// What it wanted.
+    pub want: Want,
 }
 
 impl Books {
@@ -94,14 +99,15 @@ impl Books {
 
     /// A stage was launched.
     pub fn launched(&mut self, what: &Launched<'_>, now: Duration) {
-        let Launched { id, job, stage, place, run, workers, owner, epoch, ready, lead } = *what;
+        let Launched { id, job, stage, place, run, workers, owner, epoch, ready, lead, want } = *what;
         let threads: u32 = workers.iter().map(|(_, n)| n).sum();
         let until = self.estimate(job, stage, threads).map(|e| now + e);
         let running = Running { owner, workers: workers.to_vec(), memory: 0, since: now, until };
         self.running.insert((id, place), running);
         self.last.insert((id, place), workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
         let (job, stage, workers) = (job.to_owned(), stage.to_owned(), workers.to_vec());
-        self.names.insert((id, run), Begun { job, stage, place, workers, epoch, ready, since: now, lead });
+        let ends = BTreeMap::new();
+        self.names.insert((id, run), Begun { job, stage, place, workers, epoch, ready, since: now, lead, want, ends });
         if let Some(share) = self.shares.get_mut(owner as usize) {
             share.slots += threads;
         }
@@ -126,13 +132,18 @@ impl Books {
 
     /// A slave gave the slots of a run back; the run's record when it was the last.
     pub fn gave_back(&mut self, job: JobId, run: StageRun, slave: SlaveId, now: Duration) -> Option<Record> {
-        let place = self.names.get(&(job, run))?.place;
+        let begun = self.names.get_mut(&(job, run))?;
+        begun.ends.insert(slave, now);
+        let place = begun.place;
         if !self.leave(job, place, slave, now) {
             return None;
         }
         let begun = self.names.remove(&(job, run))?;
         let threads = begun.workers.iter().map(|(_, n)| n).sum();
         self.estimates.note(&begun.job, &begun.stage, threads, now.saturating_sub(begun.since));
+        let ends: Vec<Duration> =
+            begun.workers.iter().map(|(id, _)| begun.ends.get(id).copied().unwrap_or(now)).collect();
+        let at_once = ends.iter().all(|at| *at == now);
         Some(Record::Run {
             job,
             stage: begun.stage,
@@ -142,6 +153,8 @@ impl Books {
             end: now.as_secs_f64(),
             workers: begun.workers,
             lead: begun.lead.as_secs_f64(),
+            ends: if at_once { Vec::new() } else { ends.iter().map(Duration::as_secs_f64).collect() },
+            want: Some(begun.want),
         })
     }
 

@@ -6,7 +6,7 @@ use crate::assigner::{Cut, Next};
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step};
-use crate::job::{Job, Phase};
+use crate::job::{Job, Phase, admission};
 use crate::prepare::Prepared;
 use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
@@ -212,7 +212,8 @@ impl Master {
                 let owner = self.books.owner(&share);
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
                 let (ready, lead) = (job.was_ready, std::mem::take(&mut job.lead));
-                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, ready, lead };
+                let want = admission::want(plan.stages()[place as usize], threads);
+                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, ready, lead, want };
                 self.books.launched(&launched, now);
                 let asked = Asked::Launch(launch.run);
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;
@@ -329,6 +330,10 @@ impl Master {
         let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
         self.books.job_ended(id, now);
         self.log.push(&record);
+        // Those that were to run after it wait for slots only from now on.
+        let follows =
+            |job: &&mut Job| matches!(job.phase, Phase::Queued(_)) && job.report.scheduling.after.contains(&id);
+        self.jobs.values_mut().filter(follows).for_each(|job| job.queued = (now, 0));
         self.unplaced = true;
         self.forget();
         self.news(now);

@@ -49,6 +49,8 @@ pub struct Master {
     born: Instant,
     /// What the clock showed then: more than nothing where a history goes on.
     before: Duration,
+    /// What it showed when the events came that are being handled.
+    now: Duration,
     slaves: Slaves,
     jobs: BTreeMap<JobId, Job>,
     submitted: u64,
@@ -82,6 +84,7 @@ impl Master {
             events,
             born: Instant::now(),
             before: past.now,
+            now: past.now,
             slaves: Slaves::after(past.slaves),
             jobs: past.ended.into_iter().map(|job| (job.id, job)).collect(),
             submitted: past.jobs,
@@ -95,9 +98,15 @@ impl Master {
         })
     }
 
+    /// Reads the clock. All that is handled and settled until the next time is of one moment: so a replay sees what was
+    /// decided upon, whatever time deciding took.
+    pub fn wake(&mut self) {
+        self.now = self.before + self.born.elapsed();
+    }
+
     /// Handles one event; what it makes possible starts in [`Master::settle`].
     pub fn handle(&mut self, event: Event) {
-        let now = self.now();
+        let now = self.now;
         match event {
             Event::Request(from, message, reply) => self.request(from, *message, reply, now),
             Event::Broken(connection) => self.slaves.broken(connection, now),
@@ -120,18 +129,14 @@ impl Master {
     /// Starts what fits after the events so far.
     pub fn settle(&mut self) {
         while std::mem::take(&mut self.unplaced) {
-            self.place(self.now());
+            self.place(self.now);
         }
     }
 
     /// Whether it was told to end and has.
     pub fn stopped(&self) -> bool {
         let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended));
-        self.stopping.is_some_and(|until| over() || self.now() > until)
-    }
-
-    fn now(&self) -> Duration {
-        self.before + self.born.elapsed()
+        self.stopping.is_some_and(|until| over() || self.now > until)
     }
 
     fn tick(&mut self, now: Duration) {

@@ -5,6 +5,7 @@
 
 use super::{Placement, Policy, Ready, Reservation, Running, Runs, Share, Slots, View};
 use flexps_common::ids::{JobId, SlaveId};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ pub struct Board {
     slaves: Vec<Slots>,
     ready: Vec<Ready>,
     started: Vec<JobId>,
+    /// Jobs whose first placement only opens them.
+    closed: BTreeSet<JobId>,
     running: Runs,
     reserved: Vec<Reservation>,
     shares: Vec<Share>,
@@ -49,6 +52,12 @@ impl Board {
         self.ready.insert(at, ready);
     }
 
+    /// A job must be opened on its slaves before a stage of it can run. What is placed of it first takes no slots and
+    /// overtakes nobody: it is to be added again once the job is open.
+    pub fn must_open(&mut self, job: JobId) {
+        self.closed.insert(job);
+    }
+
     /// A job has ended.
     pub fn job_ended(&mut self, job: JobId) {
         self.started.retain(|j| *j != job);
@@ -57,17 +66,31 @@ impl Board {
     /// A stage has ended: its slots are free.
     pub fn ended(&mut self, job: JobId, stage: u32, now: Duration) -> Option<Running> {
         let run = self.running.remove(&(job, stage))?;
-        for (id, n) in &run.workers {
+        self.free(&run, &run.workers, now);
+        Some(run)
+    }
+
+    /// A stage has ended on one of its slaves.
+    pub fn ended_on(&mut self, job: JobId, stage: u32, slave: SlaveId, now: Duration) {
+        let Some(run) = self.running.get_mut(&(job, stage)) else { return };
+        let (there, left) = run.workers.iter().partition(|(id, _)| *id == slave);
+        run.workers = left;
+        let run = run.clone();
+        self.free(&run, &there, now);
+    }
+
+    fn free(&mut self, run: &Running, workers: &[(SlaveId, u32)], now: Duration) {
+        for (id, n) in workers {
             if let Some(slave) = slave(&mut self.slaves, *id) {
                 slave.free += n;
                 slave.memory = slave.memory.saturating_add(run.memory);
             }
         }
         if let Some(share) = self.shares.get_mut(run.owner as usize) {
-            share.slots -= run.slots();
-            share.used += f64::from(run.slots()) * now.saturating_sub(run.since).as_secs_f64();
+            let slots: u32 = workers.iter().map(|(_, n)| n).sum();
+            share.slots -= slots;
+            share.used += f64::from(slots) * now.saturating_sub(run.since).as_secs_f64();
         }
-        Some(run)
     }
 
     /// The stages that wait, in order of submission.
@@ -101,11 +124,17 @@ impl Board {
         });
         self.reserved = decision.reserved;
         let mut placed = Vec::with_capacity(decision.placed.len());
+        let mut opens = BTreeSet::new();
         for placement in decision.placed {
             let key = (placement.job, placement.stage);
             let Ok(at) = self.ready.binary_search_by_key(&key, Ready::key) else { continue };
             let ready = self.ready[at].clone();
-            self.book(&placement, &ready, now);
+            if self.closed.remove(&placement.job) {
+                self.start(placement.job);
+                opens.insert(key);
+            } else {
+                self.book(&placement, &ready, now);
+            }
             placed.push((placement, ready));
         }
         if !placed.is_empty() {
@@ -120,7 +149,8 @@ impl Board {
                 }
                 gone => self.ready.retain(|r| gone.binary_search(&r.key()).is_err()),
             }
-            note_overtaken(&mut self.ready, placed.iter().map(|(_, r)| r));
+            let begun = placed.iter().map(|(_, r)| r).filter(|r| !opens.contains(&r.key()));
+            note_overtaken(&mut self.ready, begun);
         }
         placed
     }
@@ -139,8 +169,12 @@ impl Board {
             share.slots += run.slots();
         }
         self.running.insert(ready.key(), run);
-        if let Err(at) = self.started.binary_search(&ready.job) {
-            self.started.insert(at, ready.job);
+        self.start(ready.job);
+    }
+
+    fn start(&mut self, job: JobId) {
+        if let Err(at) = self.started.binary_search(&job) {
+            self.started.insert(at, job);
         }
     }
 }

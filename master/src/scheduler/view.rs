@@ -1,6 +1,7 @@
 //! What a policy sees and what it answers: plain values, built by whoever asks it.
 
 use flexps_common::ids::{JobId, SlaveId};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub struct Slots {
 }
 
 /// What a stage wants of the slaves that it may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Want {
     /// `threads` over all of them, and at least `each` on each.
     Spread {

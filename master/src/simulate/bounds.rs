@@ -74,7 +74,7 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
 /// Seconds that a stage runs in all rounds at its best number of threads.
 fn shortest(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec, place: usize) -> f64 {
     let round = |round| {
-        let threads = best(&spec.stages[place], workload, cluster, round).0;
+        let threads = best(&spec.stages[place], workload, cluster).0;
         lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
     };
     (0..spec.rounds).map(round).sum()
@@ -102,7 +102,7 @@ fn lasts(
     place: usize,
     threads: u32,
 ) -> Duration {
-    let planned = spec.stages[place].timing.on(threads, round);
+    let planned = spec.stages[place].timing.on(threads);
     let stage = round * spec.stages.len() as u32 + place as u32;
     let mut sum = Duration::ZERO;
     for attempt in 0.. {
@@ -128,10 +128,10 @@ fn limits(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u3
 }
 
 /// The number of threads with the shortest time, and the one with the fewest slot-seconds.
-fn best(stage: &StageSpec, workload: &Workload, cluster: &Cluster, round: u32) -> (u32, u32) {
+fn best(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
     let (least, most) = limits(stage, workload, cluster);
-    let quickest = (least..=most).min_by_key(|p| stage.timing.on(*p, round)).unwrap_or(least);
-    let cheapest = (least..=most).min_by_key(|p| stage.timing.on(*p, round).saturating_mul(*p)).unwrap_or(least);
+    let quickest = (least..=most).min_by_key(|p| stage.timing.on(*p)).unwrap_or(least);
+    let cheapest = (least..=most).min_by_key(|p| stage.timing.on(*p).saturating_mul(*p)).unwrap_or(least);
     (quickest, cheapest)
 }
 
@@ -141,19 +141,19 @@ fn alone(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &J
         let mut ends: Vec<Duration> = Vec::with_capacity(spec.stages.len());
         for (place, stage) in spec.stages.iter().enumerate() {
             let begin = stage.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
-            let threads = best(stage, workload, cluster, round).0;
-            ends.push(begin + stage.timing.gap(round) + lasts(workload, seed, job, spec, round, place, threads));
+            let threads = best(stage, workload, cluster).0;
+            ends.push(begin + stage.timing.gap() + lasts(workload, seed, job, spec, round, place, threads));
         }
         sum += ends.into_iter().max().unwrap_or_default();
     }
-    sum
+    sum + spec.opening + spec.closing
 }
 
 fn area(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec) -> f64 {
     let rounds = (0..spec.rounds).flat_map(|round| (0..spec.stages.len()).map(move |place| (round, place)));
     rounds
         .map(|(round, place)| {
-            let threads = best(&spec.stages[place], workload, cluster, round).1;
+            let threads = best(&spec.stages[place], workload, cluster).1;
             f64::from(threads) * lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
         })
         .sum()

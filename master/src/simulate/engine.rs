@@ -1,7 +1,7 @@
 //! The event loop in virtual time.
 //!
 //! Invariant: all events of a moment are taken before the policy is asked, in an order that the workload fixes; a stage is
-//! ready exactly when the stages before it, and the round before it, have ended.
+//! ready exactly when the stages before it, and the round before it, have ended and its recorded gap is over.
 
 use super::breakdowns::MOST;
 use super::{JobSpec, JobTrace, Run, SlaveTrace, Trace, Workload};
@@ -39,12 +39,18 @@ impl Cluster {
 /// What happens to a job, by place, and to a stage of it, by round and place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
+    /// On one slave, by identity; on others it goes on.
+    EndedOn(usize, u32, u32),
     Ended(usize, u32),
+    /// After its last stage.
+    Closed(usize),
     /// A slave (by place) breaks down, for the so manieth time from 0.
     Broke(u32, u32),
     /// It is back.
     Back(u32, u32),
     Arrived(usize),
+    /// Its slaves are open.
+    Opened(usize),
     Ready(usize, u32),
 }
 
@@ -62,6 +68,13 @@ struct JobState {
     next: Vec<Vec<usize>>,
     tries: Vec<u32>,
     last: Vec<Option<NearList>>,
+    /// By stage: the first of the same name. Recorded runs of one stage are stages of their own.
+    same: Vec<usize>,
+    /// Whether its slaves have opened it.
+    open: bool,
+    /// Whether a stage of it asked for that, and those that wait for it: that one once it was placed, and all others.
+    asked: bool,
+    held: Vec<Ready>,
 }
 
 struct Engine<'a> {
@@ -205,8 +218,18 @@ impl<'a> Engine<'a> {
                 self.states[job].arrived = true;
                 self.begin(job, now);
             }
+            Event::Opened(job) => {
+                self.states[job].open = true;
+                for ready in std::mem::take(&mut self.states[job].held) {
+                    self.board.add(Ready { slaves: self.all.clone(), ..ready });
+                }
+            }
             Event::Ready(job, stage) => self.ready(job, stage, now),
+            Event::EndedOn(job, stage, slave) => {
+                self.board.ended_on(JobId(job as u64 + 1), stage, SlaveId(slave), now);
+            }
             Event::Ended(job, stage) => self.ended(job, stage, now),
+            Event::Closed(job) => self.job_ended(job, now),
             Event::Broke(slave, count) => self.broke(slave, count, now),
             Event::Back(slave, count) => self.back(slave, count, now),
         }
@@ -253,7 +276,13 @@ impl<'a> Engine<'a> {
         if !state.arrived || state.waits > 0 {
             return;
         }
-        let stages = &self.workload.jobs[job].stages;
+        let JobSpec { stages, opening, .. } = &self.workload.jobs[job];
+        state.open = opening.is_zero();
+        if !state.open {
+            self.board.must_open(JobId(job as u64 + 1));
+        }
+        let mut named: BTreeMap<&str, usize> = BTreeMap::new();
+        state.same = (0..).zip(stages).map(|(place, s)| *named.entry(&s.name).or_insert(place)).collect();
         (state.tries, state.last) = (vec![0; stages.len()], vec![None; stages.len()]);
         state.next = vec![Vec::new(); stages.len()];
         for (place, stage) in stages.iter().enumerate() {
@@ -265,7 +294,10 @@ impl<'a> Engine<'a> {
     fn round(&mut self, job: usize, round: u32, now: Duration) {
         let spec = &self.workload.jobs[job];
         if round >= spec.rounds || spec.stages.is_empty() {
-            return self.job_ended(job, now);
+            if spec.closing.is_zero() {
+                return self.job_ended(job, now);
+            }
+            return self.events.push(Reverse((now + spec.closing, Event::Closed(job))));
         }
         let state = &mut self.states[job];
         (state.round, state.left) = (round, spec.stages.len());
@@ -277,7 +309,7 @@ impl<'a> Engine<'a> {
 
     fn later(&mut self, job: usize, round: u32, place: usize, now: Duration) {
         let spec = &self.workload.jobs[job];
-        let at = now + spec.stages[place].timing.gap(round);
+        let at = now + spec.stages[place].timing.gap();
         self.events.push(Reverse((at, Event::Ready(job, flat(spec, round, place)))));
     }
 
@@ -286,7 +318,7 @@ impl<'a> Engine<'a> {
         let place = stage as usize % spec.stages.len();
         let wanted = &spec.stages[place];
         let threads = wanted.threads.limits(self.cluster).0;
-        self.board.add(Ready {
+        let ready = Ready {
             job: JobId(job as u64 + 1),
             stage,
             priority: spec.priority,
@@ -296,27 +328,44 @@ impl<'a> Engine<'a> {
             want: wanted.threads.want(),
             memory: wanted.memory,
             slaves: self.all.clone(),
-            near: self.states[job].last[place].clone(),
+            near: self.states[job].last[self.states[job].same[place]].clone(),
             estimate: self.estimates.of(&spec.kind, &wanted.name, threads),
-        });
+        };
+        let state = &mut self.states[job];
+        if !state.open && std::mem::replace(&mut state.asked, true) {
+            return state.held.push(ready);
+        }
+        self.board.add(ready);
     }
 
     fn place(&mut self, policy: &dyn Policy, now: Duration) {
         for (placement, ready) in self.board.decide(policy, now) {
             let job = placement.job.0 as usize - 1;
             let spec = &self.workload.jobs[job];
+            if !self.states[job].open {
+                self.states[job].held.push(ready);
+                self.events.push(Reverse((now + spec.opening, Event::Opened(job))));
+                continue;
+            }
             let (round, place) =
                 (placement.stage / spec.stages.len() as u32, placement.stage as usize % spec.stages.len());
             let threads: u32 = placement.workers.iter().map(|(_, n)| n).sum();
-            let planned = spec.stages[place].timing.on(threads, round);
+            let planned = spec.stages[place].timing.on(threads);
             let attempt = self.states[job].tries[place];
             let drawn = self.workload.luck.draw(planned, self.seed, job, placement.stage, attempt);
-            self.states[job].last[place] = Some(placement.workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
+            let same = self.states[job].same[place];
+            self.states[job].last[same] = Some(placement.workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
+            let recorded = spec.stages[place].timing.recorded();
+            // Elsewhere than recorded, nobody knows who would have ended first.
+            let each = recorded.map(|run| &run.each).filter(|each| each.len() == placement.workers.len());
+            for ((id, _), lasts) in placement.workers.iter().zip(each.into_iter().flatten()) {
+                self.events.push(Reverse((now + *lasts, Event::EndedOn(job, placement.stage, id.0))));
+            }
             self.running.insert((job, placement.stage), self.trace.runs.len());
             self.trace.runs.push(Run {
                 job,
                 stage: spec.stages[place].name.clone(),
-                round: round + 1,
+                round: recorded.map_or(round + 1, |run| run.round),
                 ready: ready.since,
                 start: now,
                 end: now + drawn.lasts,

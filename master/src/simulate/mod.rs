@@ -18,7 +18,7 @@ pub use engine::{Cluster, simulate};
 pub use luck::Luck;
 pub use measures::{Measures, measure};
 pub use trace::{JobTrace, Run, SlaveTrace, Trace};
-pub use workload::{JobSpec, StageSpec, Threads, Timing, Workload};
+pub use workload::{JobSpec, Recorded, StageSpec, Threads, Timing, Workload};
 
 #[cfg(test)]
 mod tests;

@@ -70,6 +70,8 @@ fn workloads() -> impl Strategy<Value = Workload> {
                 deadline: None,
                 after: (0..i.min(8)).filter(|first| bits >> first & 1 == 1 && bits & 0x80 != 0).collect(),
                 stages: stages.collect(),
+                opening: Duration::from_millis(250 * u64::from(bits & 3)),
+                closing: Duration::from_millis(250 * u64::from(bits >> 2 & 3)),
             }
         });
         Workload { name: "random".into(), jobs: jobs.collect(), luck }
@@ -88,6 +90,10 @@ fn check(workload: &Workload, cluster: &Cluster, trace: &Trace) -> Result<(), Te
     }
     for (place, spec) in workload.jobs.iter().enumerate() {
         let end = trace.jobs[place].end.expect("every job ends");
+        for run in trace.runs.iter().filter(|r| r.job == place) {
+            prop_assert!(run.start >= trace.jobs[place].arrival + spec.opening, "it ran before it was open");
+            prop_assert!(run.end + spec.closing <= end, "it ended before it was closed");
+        }
         for first in &spec.after {
             let begin = trace.runs.iter().filter(|r| r.job == place).map(|r| r.start).min().unwrap();
             prop_assert!(trace.jobs[*first].end.unwrap() <= begin, "{place} began before {first} was done");
@@ -144,7 +150,7 @@ proptest! {
 #[test]
 fn a_stage_takes_what_its_model_says() {
     let timing = Timing::Model(Curve { work: 12.0, cost: 0.5, fixed: 1.0 });
-    assert_eq!(timing.on(4, 0), Duration::from_secs(6));
+    assert_eq!(timing.on(4), Duration::from_secs(6));
     let stages = vec![StageSpec { timing, ..stage("a", Threads::Count(4), 0.0, &[]) }];
     let workload = Workload { jobs: vec![job("one", 3, 2, stages)], ..Workload::default() };
     let trace = simulate(&workload, &cluster(2, 2), &*policy("greedy").unwrap(), 1).unwrap();

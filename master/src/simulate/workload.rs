@@ -40,6 +40,10 @@ pub struct JobSpec {
     pub stages: Vec<StageSpec>,
     /// Rounds; each begins when the one before has ended.
     pub rounds: u32,
+    /// How long its slaves take to open it, once there are slots for its first stage. Those stay free meanwhile.
+    pub opening: Duration,
+    /// How long it goes on after its last stage.
+    pub closing: Duration,
 }
 
 /// A stage.
@@ -62,6 +66,8 @@ pub struct StageSpec {
 pub enum Threads {
     /// So many anywhere.
     Count(u32),
+    /// So many, and at least so many of them on each slave.
+    Spread(u32, u32),
     /// As many as are free, within limits.
     Range(u32, u32),
     /// So many on one slave.
@@ -77,9 +83,21 @@ pub enum Threads {
 pub enum Timing {
     /// By T(p).
     Model(Curve),
-    /// As it was recorded, per round: first the time from when the stage could have been ready to when it was, then how
-    /// long it ran.
-    Recorded(Vec<(Duration, Duration)>),
+    /// As it was recorded.
+    Recorded(Recorded),
+}
+
+/// A recorded run of a stage.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recorded {
+    /// Its round, from 1.
+    pub round: u32,
+    /// From when it could have been ready to when it was.
+    pub gap: Duration,
+    /// How long it ran.
+    pub lasts: Duration,
+    /// How long it ran on each of its slaves; empty when all ended together.
+    pub each: Vec<Duration>,
 }
 
 impl Threads {
@@ -87,6 +105,7 @@ impl Threads {
     pub fn want(self) -> Want {
         match self {
             Threads::Count(threads) => Want::Spread { threads, each: 0 },
+            Threads::Spread(threads, each) => Want::Spread { threads, each },
             Threads::Range(least, most) => Want::Range { least, most },
             Threads::OneSlave(n) => Want::OneSlave(n),
             Threads::PerSlave(n) => Want::PerSlave(n),
@@ -98,7 +117,7 @@ impl Threads {
     pub fn limits(self, cluster: &Cluster) -> (u32, u32) {
         let all = cluster.total();
         match self {
-            Threads::Count(n) | Threads::OneSlave(n) => (n, n),
+            Threads::Count(n) | Threads::Spread(n, _) | Threads::OneSlave(n) => (n, n),
             Threads::Range(least, most) => (least, most.min(all).max(least)),
             Threads::PerSlave(n) => {
                 let threads = n.saturating_mul(cluster.slots.len() as u32);
@@ -110,19 +129,21 @@ impl Threads {
 }
 
 impl Timing {
-    /// How long it runs in a round on p threads, before luck.
-    pub fn on(&self, threads: u32, round: u32) -> Duration {
+    /// How long it runs on p threads, before luck.
+    pub fn on(&self, threads: u32) -> Duration {
         match self {
             Timing::Model(curve) => Duration::try_from_secs_f64(curve.seconds(threads)).unwrap_or(Duration::MAX),
-            Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.1),
+            Timing::Recorded(run) => run.lasts,
         }
     }
 
-    /// How long after the stages before it a round of it is ready.
-    pub fn gap(&self, round: u32) -> Duration {
-        match self {
-            Timing::Model(_) => Duration::ZERO,
-            Timing::Recorded(rounds) => rounds.get(round as usize).map_or(Duration::ZERO, |r| r.0),
-        }
+    /// How long after the stages before it it is ready.
+    pub fn gap(&self) -> Duration {
+        self.recorded().map_or(Duration::ZERO, |run| run.gap)
+    }
+
+    /// What was recorded, if it was.
+    pub fn recorded(&self) -> Option<&Recorded> {
+        if let Timing::Recorded(run) = self { Some(run) } else { None }
     }
 }

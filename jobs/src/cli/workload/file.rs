@@ -244,9 +244,9 @@ fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) ->
         priority: table.priority,
         owner: table.queue.clone().unwrap_or_else(|| table.user.clone()),
         deadline: table.deadline.as_ref().map(|v| at.time(v)).transpose()?,
-        after: Vec::new(),
         stages: stages(at, &table.stage)?,
         rounds: table.rounds.as_ref().map_or(Ok(1), |n| positive(n, "rounds"))?,
+        ..JobSpec::default()
     };
     let copy = |i: u32| {
         let name = if copies == 1 { name.clone() } else { format!("{name}-{}", i + 1) };

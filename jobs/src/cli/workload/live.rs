@@ -124,7 +124,7 @@ fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
     };
     let stages = (0..).zip(&spec.stages).map(|(place, stage)| {
         let threads = match stage.threads {
-            Threads::Count(n) => plan::Threads::Count(n),
+            Threads::Count(n) | Threads::Spread(n, _) => plan::Threads::Count(n),
             Threads::Range(least, most) => plan::Threads::Range(least, most),
             Threads::OneSlave(n) => plan::Threads::OneSlave(n),
             Threads::PerSlave(n) => plan::Threads::PerSlave(n),
