@@ -11,6 +11,8 @@ const LEADS: usize = 64;
 pub struct Pace {
     /// Seconds that each worker waited, in worker order: for clocks, reads, rows.
     pub worker_waits: Vec<f64>,
+    /// Seconds that an experiment made each of them sleep, to be slower.
+    pub worker_slept: Vec<f64>,
     /// `lead[i]`: how many clocks were begun i clocks ahead of the slowest worker, as far as the slave that began them had
     /// heard of it, so never less than really; the one of 64 counts all from there on. A worker's first clock does not
     /// count.
@@ -40,6 +42,7 @@ impl Pace {
     /// Adds another slave's, whose workers come behind.
     pub fn merge(&mut self, other: &Self) {
         self.worker_waits.extend_from_slice(&other.worker_waits);
+        self.worker_slept.extend_from_slice(&other.worker_slept);
         if self.lead.len() < other.lead.len() {
             self.lead.resize(other.lead.len(), 0);
         }

@@ -170,6 +170,7 @@ fn to_master() -> Vec<ToMaster> {
         rows: 300,
         pace: Pace {
             worker_waits: vec![0.5],
+            worker_slept: vec![0.25],
             lead: vec![3, 1 << 40],
             most_lead: 1,
             conflicts: 7,

@@ -41,6 +41,8 @@ pub struct Counters {
     pub waited: Duration,
     /// Of which for the model to come.
     pub model_waited: Duration,
+    /// Time that an experiment made it sleep.
+    pub slept: Duration,
     /// Bytes sent to other slaves.
     pub sent: u64,
     /// Bytes received from them.
@@ -150,10 +152,10 @@ impl Engine {
 
     /// Before others hear of this worker: sleeps for as long as it is to be slower.
     fn lag(&mut self) -> Result<()> {
-        match &mut self.slow {
-            Some(slow) => slow.lag(self.counters.waited, || self.run.check()),
-            None => Ok(()),
+        if let Some(slow) = &mut self.slow {
+            self.counters.slept += slow.lag(self.counters.waited, || self.run.check())?;
         }
+        Ok(())
     }
 
     fn tell(&self, told: Option<Told>) {

@@ -165,6 +165,7 @@ impl Crew {
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;
             outcome.pace.worker_waits.push(part.counters.waited.as_secs_f64());
+            outcome.pace.worker_slept.push(part.counters.slept.as_secs_f64());
             for (sum, used) in outcome.tables.iter_mut().zip(part.uses) {
                 sum.read_bytes += used.read_bytes;
                 sum.written_bytes += used.written_bytes;

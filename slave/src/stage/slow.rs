@@ -24,16 +24,17 @@ impl Slow {
     }
 
     /// Sleeps for what the worker has computed since the last call, being so slow. `waited` is all that it ever waited.
-    /// The error of `check` ends the sleep; what it looks at must be changed before this thread is unparked.
-    pub fn lag(&mut self, waited: Duration, check: impl Fn() -> Result<()>) -> Result<()> {
+    /// How long it slept. The error of `check` ends the sleep; what it looks at must be changed before this thread is unparked.
+    pub fn lag(&mut self, waited: Duration, check: impl Fn() -> Result<()>) -> Result<Duration> {
         let start = Instant::now();
         let end = start + self.owes(start, waited);
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             check()?;
             std::thread::park_timeout(left);
         }
-        self.slept(start, Instant::now());
-        Ok(())
+        let end = Instant::now();
+        self.slept(start, end);
+        Ok(end - start)
     }
 
     /// What is to be slept now.

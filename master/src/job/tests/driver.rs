@@ -41,6 +41,7 @@ fn outcome(loss: f64) -> Outcome {
         rows: 100,
         pace: Pace {
             worker_waits: vec![loss],
+            worker_slept: vec![2.0],
             lead: vec![4, 2],
             most_lead: 1,
             conflicts: 3,
@@ -78,6 +79,7 @@ fn stages_run_one_after_the_other_and_the_job_ends() {
     assert_eq!((b.worker_seconds, b.wait_seconds, b.bytes_sent, b.bytes_received, b.rows), (4.0, 1.0, 20, 40, 200));
     let pace = Pace {
         worker_waits: vec![0.0; 2],
+        worker_slept: vec![2.0; 2],
         lead: vec![8, 4],
         most_lead: 1,
         conflicts: 6,
