@@ -33,6 +33,8 @@ pub struct Shards {
     pub bulk: Vec<Channel>,
     /// Where the tables live, by table.
     pub homes: Vec<Home>,
+    /// The snapshot that is read; what the tables are now, if none is given.
+    pub snapshot: Option<u64>,
     /// Set by who wants the work to stop.
     pub stop: Arc<AtomicBool>,
 }
@@ -60,10 +62,15 @@ impl Shards {
     }
 
     fn get(&self, tensor: &Tensor, keys: &Range<u64>) -> Result<Pending> {
-        let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
-        let section = Section { table: tensor.table, element: tensor.spec.element, keys: range };
-        let request =
-            ToShard::Get { origin: self.origin(), sections: vec![section], seen: Seen::default(), peek: true };
+        let (table, start, count) = (tensor.table, keys.start as u32, (keys.end - keys.start) as u32);
+        let request = match self.snapshot {
+            Some(snapshot) => ToShard::Kept { job: self.job, snapshot, table, start, count },
+            None => {
+                let keys = KeyList::Range { start, count };
+                let section = Section { table, element: tensor.spec.element, keys };
+                ToShard::Get { origin: self.origin(), sections: vec![section], seen: Seen::default(), peek: true }
+            }
+        };
         Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
     }
 

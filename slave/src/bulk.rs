@@ -6,8 +6,10 @@
 use crate::consistency::News;
 use crate::draw;
 use crate::job::OpenJob;
+use crate::kv::Keys;
 use crate::moves;
 use crate::node::Jobs;
+use crate::snapshots;
 use crate::stage::exchange::{Due, Need, Readable, Source, Update, view};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::StageRun;
@@ -66,6 +68,9 @@ impl Service for Bulk {
                         }
                     }
                     Packet::control(&FromShard::Heard)
+                }
+                ToShard::Kept { job, snapshot, table, start, count } => {
+                    snapshots::read(&*jobs.find(job)?, snapshot, table, Keys::Range { start, count })
                 }
                 ToShard::Blocks { job, input } => {
                     let blocks = jobs.find(job)?.rows(input)?.blocks().await?;

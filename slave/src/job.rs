@@ -65,6 +65,8 @@ pub struct OpenJob {
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
     current: watch::Sender<Arc<Run>>,
+    /// The stage of the last run, and its round from 1.
+    pub launched: Mutex<(String, u64)>,
     telling: Telling,
     columns: Mutex<FxHashMap<(InputId, usize, String), OwnedValues>>,
     /// What workers left for later ones.
@@ -119,6 +121,7 @@ impl OpenJob {
             you,
             shard,
             current: watch::Sender::new(Arc::new(before)),
+            launched: Mutex::default(),
             telling: Telling::start(),
             columns: Mutex::default(),
             scratch: Scratch::default(),
@@ -170,10 +173,11 @@ impl OpenJob {
         self.finish(&before)?;
         let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
         let run = Arc::new(run.reading(spec.reads.clone()).caching(self.experiment.slave_cache));
+        *self.launched.lock() = (spec.name.clone(), launch.epoch + 1);
+        self.current.send_replace(run.clone());
         if let Some(homes) = &launch.homes {
             self.settle(&run, launch.phase, homes, &Copies::default())?;
         }
-        self.current.send_replace(run.clone());
         Ok(run)
     }
 
@@ -247,7 +251,9 @@ impl OpenJob {
     pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<Partials>> {
         self.finish(&self.current())?;
         self.staging.begin_ops(&self.shard, phase);
-        self.shard.ops(ops)
+        let numbers = self.shard.ops(ops)?;
+        self.staging.end_ops();
+        Ok(numbers)
     }
 
     /// One of the plan's inputs.

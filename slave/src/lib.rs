@@ -12,6 +12,7 @@ mod moves;
 pub mod node;
 pub mod reader;
 mod scratch;
+mod snapshots;
 mod splits;
 pub mod stage;
 mod unnamed;

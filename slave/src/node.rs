@@ -11,6 +11,7 @@ use crate::memory;
 use crate::moves;
 use crate::reader::held::Held;
 use crate::reader::{self, Reader};
+use crate::snapshots;
 use crate::splits;
 use crate::stage::launch::launch;
 use crate::stage::pool::Pool;
@@ -386,6 +387,11 @@ impl Node {
                 }
                 Err(e) => Err(e),
             },
+            ToSlave::Snapshot(message) => {
+                let jobs = self.jobs.clone();
+                tokio::spawn(async move { answer(reply, snapshots::hear(&jobs, message).await) });
+                return;
+            }
             ToSlave::CancelStage { job, run, reason } => self.jobs.find(job).map(|job| {
                 let current = job.current();
                 if current.id == run {

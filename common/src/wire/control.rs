@@ -12,6 +12,7 @@ use crate::plan::TableOp;
 use crate::report::{CacheUse, DiskUse, Report, State};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
+use crate::wire::snapshot::{Marked, Moment, ToKeeper, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -241,6 +242,8 @@ pub enum ToMaster {
         /// The job.
         job: JobId,
     },
+    /// A client wants a running job's model; answered by [`FromMaster::Snapshot`].
+    Snapshot(Wanted),
     /// A client asks for all jobs.
     Jobs,
     /// A client asks for all slaves.
@@ -277,6 +280,8 @@ pub enum FromMaster {
     Submitted(JobId),
     /// A job's news.
     Progress(Box<JobProgress>),
+    /// A model was saved, as it was then.
+    Snapshot(Moment),
     /// All jobs, newest last.
     Jobs(Vec<JobLine>),
     /// All live slaves.
@@ -429,6 +434,8 @@ pub enum ToSlave {
         /// What is to be read elsewhere too.
         copies: Copies,
     },
+    /// Of a snapshot; a [`ToKeeper::Mark`] is answered by [`FromSlave::Marked`].
+    Snapshot(ToKeeper),
     /// The move that a launch left open is over: its stage run may use the tables.
     Settle {
         /// Which move.
@@ -471,6 +478,8 @@ pub enum FromSlave {
     Kept(Option<u64>),
     /// What a slave sent in a [`ToSlave::Move`].
     Sent(Vec<Sent>),
+    /// What it did with a [`ToKeeper::Mark`].
+    Marked(Marked),
 }
 
 /// A shard's table seen from outside: what saving a model asks for. The values travel as a bulk body.

@@ -112,6 +112,19 @@ pub enum ToShard {
         /// Keys of its next clocks that were not told before, where the consistency model asks for them.
         announced: Vec<Announced>,
     },
+    /// Values of consecutive keys as a snapshot keeps them; answered by [`FromShard::Values`].
+    Kept {
+        /// The job.
+        job: JobId,
+        /// Which snapshot.
+        snapshot: u64,
+        /// The table.
+        table: TableId,
+        /// The first key.
+        start: u32,
+        /// Number of keys.
+        count: u32,
+    },
     /// Chunks that are to be served here in the next phase.
     Move(ToReceiver),
     /// How many blocks of rows the slave has, once all are read; answered by [`FromShard::Blocks`].

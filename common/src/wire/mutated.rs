@@ -10,6 +10,7 @@ use super::control::{
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use super::lists::{KeyMemory, Keys};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use super::{codec, keys};
 use crate::announced::Touches;
 use crate::curve::Optimize;
@@ -208,6 +209,7 @@ fn to_master() -> Vec<ToMaster> {
         },
         ToMaster::Watch { job, seen: 3, wait_ms: 1000 },
         ToMaster::Cancel { job },
+        ToMaster::Snapshot(Wanted { job, path: "m".into(), overwrite: true }),
         ToMaster::Jobs,
         ToMaster::Slaves,
         ToMaster::History { from: 7 },
@@ -253,6 +255,7 @@ fn from_master() -> Vec<FromMaster> {
         FromMaster::Split(None),
         FromMaster::Later(20),
         FromMaster::Submitted(JobId(8)),
+        FromMaster::Snapshot(moment()),
         FromMaster::Progress(Box::new(progress)),
         FromMaster::Jobs(vec![job.clone(), job]),
         FromMaster::Slaves(vec![slave]),
@@ -308,9 +311,15 @@ fn to_slave() -> Vec<ToSlave> {
             homes: vec![Home::Some(vec![2]), Home::All],
             copies: copies(),
         },
+        ToSlave::Snapshot(ToKeeper::Mark { job, snapshot: 9, at: Some(Boundary { phase: 300, clock: 70_000 }) }),
+        ToSlave::Snapshot(ToKeeper::Release { job, snapshot: 9 }),
         ToSlave::CancelStage { job, run, reason: "a sibling failed".into() },
         ToSlave::Close { job },
     ]
+}
+
+fn moment() -> Moment {
+    Moment { phase: 70_000, stage: "train".into(), epoch: 3, clock: Some(1 << 40) }
 }
 
 fn copies() -> Copies {
@@ -368,6 +377,7 @@ fn to_shard() -> Vec<ToShard> {
             announced: announced(),
         },
         ToShard::Add { origin, sequence: 300, sections },
+        ToShard::Kept { job: JobId(1), snapshot: 70_000, table: TableId(3), start: 1 << 20, count: 9 },
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
         ToShard::Move(ToReceiver::Offer { of: MOVE, chunks: vec![Offered { id: CHUNK, version: 3 }] }),
@@ -389,6 +399,9 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     let from_slave = [
         FromSlave::Ok,
         FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),
+        FromSlave::Marked(Marked::Kept { moment: moment(), homes: vec![Home::Some(vec![7])] }),
+        FromSlave::Marked(Marked::Late(Boundary { phase: 3, clock: 300 })),
+        FromSlave::Marked(Marked::Busy),
         FromSlave::Sent(vec![sent]),
         FromSlave::Kept(Some(1 << 40)),
     ];

@@ -6,6 +6,7 @@
 use super::convert::ConvertArgs;
 use super::experiment::ExperimentArgs;
 use super::scheduling::{SchedulingArgs, weight};
+use super::snapshot::SnapshotArgs;
 use super::workload::args::{HistoryCommand, WorkloadCommand};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -58,6 +59,8 @@ pub enum Command {
     Jobs(ListArgs),
     /// Show a master, or one of its jobs
     Status(StatusArgs),
+    /// Save the model of a running job as it is now
+    Snapshot(SnapshotArgs),
     /// End a job
     Cancel(CancelArgs),
     /// List the slaves of a master

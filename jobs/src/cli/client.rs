@@ -4,18 +4,22 @@
 
 use super::args::{Access, Remote};
 use super::node;
+use flexps_common::data::schema::DataPath;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::JobId;
 use flexps_common::job::DynJob;
 use flexps_common::scheduling::Scheduling;
 use flexps_common::transport::{Channel, Network};
 use flexps_common::wire::control::{FromMaster, JobLine, JobProgress, SlaveLine, ToMaster};
+use flexps_common::wire::snapshot::{Moment, Wanted};
 use flexps_common::{Error, Result};
 use flexps_master::history::Record;
 use std::time::Duration;
 
 /// How long a master may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// How long it may take to save a model.
+const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A way to a master.
 pub struct Client {
@@ -73,6 +77,15 @@ impl Client {
         match self.ask(&request, wait + DEADLINE).await? {
             FromMaster::Progress(progress) => Ok(*progress),
             other => Err(unexpected("a question for news", &other)),
+        }
+    }
+
+    /// Saves the model of a running job; gives the moment that it is of.
+    pub async fn snapshot(&self, job: JobId, path: &DataPath, overwrite: bool) -> Result<Moment> {
+        let request = ToMaster::Snapshot(Wanted { job, path: path.0.clone(), overwrite });
+        match self.ask(&request, SAVE_DEADLINE).await? {
+            FromMaster::Snapshot(moment) => Ok(moment),
+            other => Err(unexpected("a snapshot", &other)),
         }
     }
 

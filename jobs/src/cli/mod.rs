@@ -27,6 +27,7 @@ mod run;
 mod scheduling;
 mod scoring;
 mod serve;
+mod snapshot;
 mod svg;
 mod table;
 mod terminal;
@@ -83,6 +84,7 @@ fn start(registry: Registry) -> Result<()> {
         Command::Token(args) => serve::token(&args.access),
         Command::Jobs(args) => block_on(query::jobs(args)),
         Command::Status(args) => block_on(query::status(args)),
+        Command::Snapshot(args) => block_on(snapshot::snapshot(args)),
         Command::Cancel(args) => block_on(query::cancel(args)),
         Command::Slaves(args) => block_on(query::slaves(args)),
         Command::Data { command: DataCommand::Generate(args) } => generate::generate(&args),

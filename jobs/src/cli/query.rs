@@ -124,7 +124,7 @@ pub fn state(state: State) -> &'static str {
     }
 }
 
-fn json(value: &impl serde::Serialize) -> Result<()> {
+pub fn json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string(value).map_err(|e| Error::bug(format!("an answer as JSON: {e}")))?;
     out(&(text + "\n"))
 }

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Stage runs that the report of a job under way lists: the last ones, so that news of a long job stay short.
 const NEWS_STAGES: usize = 200;
@@ -57,6 +58,8 @@ pub struct Started {
     pub searches: Option<PathBuf>,
     /// Stops a load or a save.
     pub stop: Arc<AtomicBool>,
+    /// Ends the snapshot that is taken of it.
+    pub snapshot: Option<oneshot::Sender<()>>,
 }
 
 /// A job.

@@ -38,6 +38,7 @@ impl Master {
                 let wait = Duration::from_millis(wait_ms).min(LONGEST_WATCH);
                 return self.watch(Waiter { job, seen, until: now + wait, reply }, now);
             }
+            ToMaster::Snapshot(wanted) => return self.snapshot(wanted, reply),
             ToMaster::Cancel { job } => self.cancel(job, now),
             ToMaster::Jobs => Ok(FromMaster::Jobs(self.jobs.values().map(|j| j.line(now)).collect())),
             ToMaster::History { from } => {
@@ -156,6 +157,6 @@ fn due(job: &Job, waiter: &Waiter, now: Duration) -> bool {
     job.version > waiter.seen || now >= waiter.until || matches!(job.phase, Phase::Ended)
 }
 
-fn unknown(job: JobId) -> Error {
+pub(super) fn unknown(job: JobId) -> Error {
     Error::user(format!("no job {job}; `flexps jobs` lists those that the master knows"))
 }

@@ -13,7 +13,7 @@ use crate::transfer::{Shards, Tensor};
 use crate::tune::searches;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
-use flexps_common::plan::LoadSpec;
+use flexps_common::plan::{LoadSpec, SaveSpec};
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
@@ -245,17 +245,21 @@ impl Master {
     }
 
     fn save(&mut self, id: JobId) -> Result<()> {
-        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        let Some((save, tensors, description)) = self.described(id)? else { return Ok(()) };
+        self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));
+        Ok(())
+    }
+
+    /// What a job's model is made of, and what is known of it by now; none for a job that keeps none.
+    pub(super) fn described(&mut self, id: JobId) -> Result<Option<(SaveSpec, Vec<Tensor>, Description)>> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(None) };
         let (plan, name, params) = (job.plan.clone(), job.name.clone(), job.report.params.clone());
-        let Some((started, save)) = job.started().zip(plan.save.clone()) else { return Ok(()) };
+        let Some((started, save)) = job.started().zip(plan.save.clone()) else { return Ok(None) };
         let progress = &started.driver.progress;
         let place = save.input.0 as usize;
         let known = started.readings.get(place).zip(progress.facts.get(place).cloned().flatten());
         let Some((reading, facts)) = known else {
-            return Err(Error::bug(format!(
-                "the model of {name} describes input {}, which the plan lacks",
-                save.input
-            )));
+            return Err(Error::cluster(format!("job {id} ({name}) has not read its input yet; try again later")));
         };
         let description = Description {
             created_by: created_by(),
@@ -269,7 +273,7 @@ impl Master {
             facts,
         };
         let mut tensors = Vec::new();
-        for tensor in save.tensors {
+        for tensor in &save.tensors {
             let TableId(place) = tensor.table;
             let spec = plan.tables.get(place as usize).cloned();
             let spec =
@@ -277,10 +281,9 @@ impl Master {
             let classes = if tensor.by_class { description.labels.all().len() } else { 0 };
             let keys =
                 tensor.keys.map_or(description.features, u64::from) * if classes > 2 { classes as u64 } else { 1 };
-            tensors.push(Tensor { name: tensor.name, table: tensor.table, spec, keys });
+            tensors.push(Tensor { name: tensor.name.clone(), table: tensor.table, spec, keys });
         }
-        self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));
-        Ok(())
+        Ok(Some((save, tensors, description)))
     }
 
     /// Runs a load or a save on a thread of its own.
@@ -295,7 +298,7 @@ impl Master {
         let peers = started.slaves.iter().filter_map(|s| self.slaves.peer(*s));
         let bulk = peers.map(|p| self.network.channel(&p.bulk, &format!("slave {} ({})", p.id, p.name))).collect();
         let homes = started.driver.homes().to_vec();
-        let (shards, events) = (Shards { job: id, bulk, homes, stop }, self.events.clone());
+        let (shards, events) = (Shards { job: id, bulk, homes, snapshot: None, stop }, self.events.clone());
         tokio::spawn(async move {
             let worked = tokio::task::spawn_blocking(move || work(&shards)).await;
             let result = worked.unwrap_or_else(|e| Err(Error::bug(format!("moving a model ended early: {e}"))));

@@ -8,6 +8,7 @@ mod clients;
 mod drive;
 pub mod overview;
 mod place;
+mod snapshot;
 
 use crate::event::{Asked, Event};
 use crate::history::{FORMAT, Log, Past, Record};
@@ -54,6 +55,8 @@ pub struct Master {
     slaves: Slaves,
     jobs: BTreeMap<JobId, Job>,
     submitted: u64,
+    /// Snapshots asked for so far.
+    snapshots: u64,
     books: Books,
     log: Log,
     waiters: Vec<Waiter>,
@@ -88,6 +91,7 @@ impl Master {
             slaves: Slaves::after(past.slaves),
             jobs: past.ended.into_iter().map(|job| (job.id, job)).collect(),
             submitted: past.jobs,
+            snapshots: 0,
             books: Books::new(shares, past.runs),
             log,
             waiters: Vec::new(),

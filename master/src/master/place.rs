@@ -289,6 +289,7 @@ impl Master {
             ready: None,
             searches: prepared.searches,
             stop: Default::default(),
+            snapshot: None,
         }));
         tracing::info!(job = %id, slaves = slaves.len(), "job starts");
         let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);

@@ -3,6 +3,7 @@
 //! Invariant: a key that was never written reads as zeros in both forms, and both give the same answers.
 
 use super::function::Apply;
+use super::kept::Kept;
 use super::memory::{Memory, Values};
 use super::racing::Raced;
 use super::tier::{Extent, Resident, Tier};
@@ -71,6 +72,8 @@ struct Held<T> {
     extent: Option<Extent>,
     /// Whether they may differ from what lies there, or from zeros.
     changed: bool,
+    /// What a snapshot needs of before they were changed.
+    kept: Kept<T>,
 }
 
 impl<T: Element> Chunk<T> {
@@ -78,7 +81,7 @@ impl<T: Element> Chunk<T> {
     pub(super) fn new() -> Self {
         Self {
             start: AtomicUsize::new(0),
-            held: Mutex::new(Held { data: None, extent: None, changed: false }),
+            held: Mutex::new(Held { data: None, extent: None, changed: false, kept: Kept::default() }),
             used: AtomicBool::new(false),
             version: AtomicU64::new(0),
         }
@@ -86,23 +89,59 @@ impl<T: Element> Chunk<T> {
 
     /// The chunk's values, brought to memory if need be.
     pub(super) fn open(self: &Arc<Self>, tier: &Tier, blank: Blank) -> Result<Open<'_, T>> {
-        self.open_to(tier, blank, false)
+        self.open_to(tier, blank, None)
     }
 
-    /// The chunk's values, which are going to be changed, brought to memory if need be.
-    pub(super) fn change(self: &Arc<Self>, tier: &Tier, blank: Blank) -> Result<Open<'_, T>> {
-        self.open_to(tier, blank, true)
+    /// The chunk's values, which are going to be changed, brought to memory if need be; they are kept as they are if
+    /// `snapshot` names one that needs them.
+    #[inline]
+    pub(super) fn change(self: &Arc<Self>, tier: &Tier, blank: Blank, snapshot: &AtomicU64) -> Result<Open<'_, T>> {
+        self.open_to(tier, blank, Some(snapshot))
+    }
+
+    /// Calls `read` with the values as they were when the snapshot was taken. What is on disk stays there.
+    pub(super) fn at_snapshot(
+        &self,
+        tier: &Tier,
+        blank: Blank,
+        snapshot: u64,
+        mut read: impl FnMut(&Data<T>),
+    ) -> Result<()> {
+        let held = self.held.lock();
+        if held.kept.read(snapshot, tier, blank, &mut read)? {
+            return Ok(());
+        }
+        match &held.data {
+            Some(data) => read(data),
+            None => {
+                let data = Data::load(held.extent.as_ref(), tier, blank)?;
+                read(&data);
+                data.recycle(tier);
+            }
+        }
+        Ok(())
+    }
+
+    /// No snapshot needs what was kept.
+    pub(super) fn release(&self, tier: &Tier) {
+        self.held.lock().kept.release(tier);
     }
 
     #[inline]
-    fn open_to(self: &Arc<Self>, tier: &Tier, blank: Blank, change: bool) -> Result<Open<'_, T>> {
+    fn open_to(self: &Arc<Self>, tier: &Tier, blank: Blank, change: Option<&AtomicU64>) -> Result<Open<'_, T>> {
         let mut held = self.held.lock();
         if tier.is_limited() {
             self.used.store(true, Ordering::Relaxed);
         }
-        held.changed |= change;
+        held.changed |= change.is_some();
         if held.data.is_none() {
             self.bring(&mut held, tier, blank)?;
+        }
+        // Looked for under the lock: who has read a part of the chunk finds the rest of it as it was.
+        if let Some(snapshot @ 1..) = change.map(|taken| taken.load(Ordering::Acquire))
+            && let Held { data: Some(data), kept, .. } = &mut *held
+        {
+            kept.keep(snapshot, data, tier, blank);
         }
         MutexGuard::try_map(held, |held| held.data.as_mut()).map_err(|_| Error::bug("a chunk without values"))
     }
@@ -111,10 +150,7 @@ impl<T: Element> Chunk<T> {
     fn bring(self: &Arc<Self>, held: &mut Held<T>, tier: &Tier, blank: Blank) -> Result<()> {
         // First, so that the memory of what leaves is there for this one.
         tier.make_room(blank.bytes::<T>())?;
-        let mut data = blank.zeros(&tier.memory);
-        if let (Some(extent), Data::Dense(values)) = (&held.extent, &mut data) {
-            tier.read(extent, bytemuck::cast_slice_mut::<T, u8>(values))?;
-        }
+        let data = Data::load(held.extent.as_ref(), tier, blank)?;
         self.hold(held, tier, data);
         Ok(())
     }
@@ -155,7 +191,7 @@ impl<T: Element> Resident for Chunk<T> {
 
     fn leave(&self, tier: &Tier) -> Result<u64> {
         let Some(mut held) = self.held.try_lock() else { return Ok(0) };
-        let Held { data, extent, changed } = &mut *held;
+        let Held { data, extent, changed, .. } = &mut *held;
         let Some(Data::Dense(values)) = data else { return Ok(0) };
         let bytes = bytemuck::cast_slice::<T, u8>(values);
         let len = bytes.len() as u64;
@@ -164,9 +200,7 @@ impl<T: Element> Resident for Chunk<T> {
             *changed = false;
         }
         self.start.store(0, Ordering::Relaxed);
-        if let Some(Data::Dense(values)) = data.take() {
-            tier.memory.recycle(values);
-        }
+        data.take().into_iter().for_each(|data| data.recycle(tier));
         Ok(len)
     }
 }
@@ -185,6 +219,22 @@ pub(super) enum Data<T> {
 }
 
 impl<T: Element> Data<T> {
+    /// What lies there on disk; zeros if nothing does.
+    pub(super) fn load(extent: Option<&Extent>, tier: &Tier, blank: Blank) -> Result<Self> {
+        let mut data = blank.zeros(&tier.memory);
+        if let (Some(extent), Data::Dense(values)) = (extent, &mut data) {
+            tier.read(extent, bytemuck::cast_slice_mut::<T, u8>(values))?;
+        }
+        Ok(data)
+    }
+
+    /// Its memory is for others.
+    pub(super) fn recycle(self, tier: &Tier) {
+        if let Data::Dense(values) = self {
+            tier.memory.recycle(values);
+        }
+    }
+
     /// The address of the first value of a dense chunk, else 0.
     fn start(&self) -> usize {
         match self {

@@ -5,12 +5,14 @@
 
 mod chunk;
 pub mod function;
+mod kept;
 mod memory;
 mod moved;
 mod ops;
 pub mod placement;
 mod racing;
 mod slabs;
+mod snapshot;
 mod table;
 mod tier;
 
@@ -42,6 +44,10 @@ pub struct Shard {
     shards: usize,
     homes: Mutex<Vec<Home>>,
     phase: Arc<AtomicU64>,
+    /// Counts snapshots; 0 while none is taken.
+    snapshot: Arc<AtomicU64>,
+    /// What the one that is taken is called, and how many were.
+    named: Mutex<(Option<u64>, u64)>,
 }
 
 /// A table of one of the four element types.
@@ -89,10 +95,10 @@ impl Shard {
         room: &Arc<Room>,
     ) -> Result<Self> {
         let tier = Arc::new(Tier::new(room.clone()));
-        let phase = Arc::new(AtomicU64::new(1));
+        let [phase, snapshot] = [1, 0].map(|first| Arc::new(AtomicU64::new(first)));
         let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
-            let (tier, placement, phase) = (tier.clone(), placement.clone(), phase.clone());
+            let (tier, placement, phase) = (tier.clone(), placement.clone(), [phase.clone(), snapshot.clone()]);
             let function = functions.make(spec).map_err(|e| {
                 let table = &spec.name;
                 e.context(format!("table {table}"))
@@ -106,7 +112,7 @@ impl Shard {
         };
         let tables = specs.iter().map(make).collect::<Result<_>>()?;
         let homes = Mutex::new(vec![Home::All; specs.len()]);
-        Ok(Self { specs: specs.to_vec(), tables, tier, index, shards, homes, phase })
+        Ok(Self { specs: specs.to_vec(), tables, tier, index, shards, homes, phase, snapshot, named: Mutex::default() })
     }
 
     /// What went to disk and came back since this was asked last.

@@ -30,6 +30,8 @@ pub(super) struct Table<T> {
     copied: AtomicBool,
     /// The phase of the job: a number for each time in which chunks stay where they are.
     phase: Arc<AtomicU64>,
+    /// The snapshot that is taken; 0 when there is none.
+    snapshot: Arc<AtomicU64>,
     function: Box<dyn Apply<T>>,
     tier: Arc<Tier>,
     /// Two levels of equal size, since a table with wide keys has up to 2^32 chunks of which few live.
@@ -42,7 +44,7 @@ impl<T: Element> Table<T> {
     pub(super) fn new(
         spec: &TableSpec,
         placement: Placement,
-        phase: Arc<AtomicU64>,
+        [phase, snapshot]: [Arc<AtomicU64>; 2],
         function: Box<dyn Apply<T>>,
         tier: Arc<Tier>,
     ) -> Result<Self> {
@@ -62,6 +64,7 @@ impl<T: Element> Table<T> {
             placement: RwLock::new(placement),
             copied: AtomicBool::new(false),
             phase,
+            snapshot,
             function,
             tier,
             pages: (0..1usize << (32 - shift - page_shift)).map(|_| OnceLock::new()).collect(),
@@ -230,6 +233,11 @@ impl<T: Element> Table<T> {
         self.blank
     }
 
+    /// Where chunks go that memory has no room for.
+    pub(super) fn tier(&self) -> &Tier {
+        &self.tier
+    }
+
     /// What an update does.
     pub(super) fn function(&self) -> &dyn Apply<T> {
         self.function.as_ref()
@@ -237,7 +245,7 @@ impl<T: Element> Table<T> {
 
     /// A chunk's values, to be made those of this version.
     pub(super) fn rewrite<'a>(&self, chunk: &'a Arc<Chunk<T>>, version: u64) -> Result<Open<'a, T>> {
-        let open = chunk.change(&self.tier, self.blank)?;
+        let open = chunk.change(&self.tier, self.blank, &self.snapshot)?;
         chunk.version.store(version, Ordering::Relaxed);
         Ok(open)
     }

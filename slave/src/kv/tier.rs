@@ -100,6 +100,12 @@ impl Tier {
         self.room.limit != u64::MAX
     }
 
+    /// Bytes of the file.
+    #[cfg(test)]
+    pub fn file_bytes(&self) -> u64 {
+        self.end.load(Ordering::Relaxed)
+    }
+
     /// What went to and from disk since this was asked last.
     pub fn take_use(&self) -> DiskUse {
         DiskUse {

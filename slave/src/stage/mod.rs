@@ -11,6 +11,7 @@ mod gate;
 pub mod items;
 pub mod launch;
 pub mod link;
+pub mod mark;
 pub mod pool;
 pub mod run;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub mod settled;
 pub mod slices;
 mod slow;
 pub mod staging;
+mod state;
 mod sync;
 pub mod telling;
 mod traffic;

@@ -5,10 +5,12 @@
 
 use super::cache::Cache;
 use super::gate::{Gate, Woken};
+use super::state::State;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::kv::Shard;
 use crate::stage::exchange::{Due, Need, Readable, Source, Told, Update, view};
+use crate::stage::mark::{Mark, Marking};
 use crate::stage::settled::Settled;
 use flexps_common::announced::Touches;
 use flexps_common::error::{Error, Result};
@@ -55,28 +57,6 @@ pub struct Run {
     applied: Condvar,
 }
 
-struct State {
-    clocks: Clocks,
-    pending: Pending<Vec<Update>>,
-    /// Updates of clocks below this one are in the shard.
-    applied: u64,
-    /// Somebody applies updates right now, without holding the lock.
-    applying: bool,
-    /// The first error, or why the run was cancelled.
-    error: Option<Error>,
-    /// By worker here: its thread, while it works.
-    threads: Vec<Option<Thread>>,
-    /// By worker here: whether it waits to go on.
-    waits: Vec<bool>,
-    /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
-    looked: (u64, u64),
-    arrivals: Arrivals,
-    /// Reads from other slaves that wait.
-    readers: Vec<(Need, oneshot::Sender<u64>)>,
-    /// How the workers here kept in step so far.
-    pace: Pace,
-}
-
 impl Run {
     /// A run with `own` workers here and, on each of `others`, those of a range of the stage's workers; not settled yet.
     pub fn new(
@@ -90,6 +70,7 @@ impl Run {
         let clocks = Clocks::new(consistency, own, others.iter().map(|(slave, _)| *slave));
         let state = State {
             applied: clocks.due(),
+            mark: Mark::new(clocks.due()),
             clocks,
             pending: Pending::default(),
             applying: false,
@@ -171,6 +152,7 @@ impl Run {
         state.error.get_or_insert(error);
         self.cancelled.store(true, Ordering::Release);
         state.readers.clear();
+        state.mark.give_up();
         self.siblings.end(Some(Error::cancelled()));
         self.settled.give_up();
         state.threads.iter().flatten().for_each(Thread::unpark);
@@ -396,8 +378,25 @@ impl Run {
         while state.applying {
             self.applied.wait(&mut state);
         }
+        while self.apply_below(&mut state, ENDED) {}
         let left: Vec<_> = state.pending.take_all().collect();
         self.apply_all(&mut state, left, ENDED);
+    }
+
+    /// Keeps the tables for a snapshot: at the boundary of clock `at` where updates are applied clock by clock, else now.
+    pub fn mark(&self, snapshot: u64, at: Option<u64>) -> Result<Marking> {
+        let mut state = self.state.lock();
+        self.check()?;
+        if self.settled.races() {
+            return Err(Error::user("workers race for the model in this stage, so that no moment of it can be kept"));
+        }
+        if self.keeps_none() || state.mark.is_over() && !state.applying {
+            self.shard.take_snapshot(snapshot);
+            return Ok(Marking::Now);
+        }
+        let marking = state.mark.want(snapshot, at);
+        self.advance(&mut state);
+        Ok(marking)
     }
 
     /// A clock moved: applies what is due, and lets those go on that now may.
@@ -429,15 +428,25 @@ impl Run {
     fn advance(&self, state: &mut MutexGuard<'_, State>) {
         while !state.applying {
             let due = state.clocks.due();
-            let ready: Vec<_> = state.pending.take_below(due).collect();
-            if ready.is_empty() && state.applied >= due {
+            if !self.apply_below(state, due) {
                 return;
             }
-            self.apply_all(state, ready, due);
         }
     }
 
+    /// Applies updates of clocks below `due`, as far as no snapshot comes first; whether there was anything to do.
+    fn apply_below(&self, state: &mut MutexGuard<'_, State>, due: u64) -> bool {
+        let until = state.mark.until(due);
+        let ready: Vec<_> = state.pending.take_below(until).collect();
+        if ready.is_empty() && state.applied >= until {
+            return state.mark.take(until, &self.shard);
+        }
+        self.apply_all(state, ready, until);
+        true
+    }
+
     fn apply_all(&self, state: &mut MutexGuard<'_, State>, updates: Vec<Vec<Update>>, due: u64) {
+        state.mark.touch(due);
         if !updates.is_empty() {
             state.applying = true;
             let result =
@@ -454,42 +463,5 @@ impl Run {
 
     fn apply(&self, update: &Update) -> Result<()> {
         self.shard.add(update.table, view(&update.keys), update.values.get())
-    }
-}
-
-impl State {
-    /// News with the number of updates that each slave was sent until then.
-    fn told_with(&mut self, news: News) -> Told {
-        Told { updates: self.arrivals.sent_below(news.clock), news }
-    }
-
-    fn meets(&self, need: &Need) -> bool {
-        self.applied >= self.clocks.due().min(need.clock)
-            && self.clocks.shows(need.clock)
-            && need.seen.workers.iter().all(|(worker, clock, sent)| self.arrivals.of(*worker, *clock) >= *sent)
-            && need.seen.slaves.iter().all(|(slave, clock)| self.clocks.has_told(*slave, *clock))
-    }
-
-    /// Lets the reads go on that now see what they must.
-    fn answer_readers(&mut self) {
-        if self.readers.is_empty() {
-            return;
-        }
-        let mut readers = std::mem::take(&mut self.readers);
-        for (_, reader) in readers.extract_if(.., |(need, _)| self.meets(need)) {
-            // A reader that has gone needs no answer.
-            let _ = reader.send(self.clocks.least());
-        }
-        self.readers = readers;
-    }
-
-    /// Whether a worker here may begin its present clock; counts that it does.
-    fn grant(&mut self, worker: usize) -> bool {
-        let clock = self.clocks.of(worker);
-        if self.applied < clock || !self.clocks.may_go_on(worker) {
-            return false;
-        }
-        self.pace.began(clock - self.clocks.least());
-        true
     }
 }

@@ -23,6 +23,8 @@ struct State {
     begun: u64,
     /// The move's phase; 0 before the first.
     phase: u64,
+    /// Whether operations change tables as a whole just now.
+    changing: bool,
     /// What was offered, whether it lay here already or has to come.
     offered: Expected,
 }
@@ -92,12 +94,19 @@ impl Staging {
         self.open(phase).map(drop)
     }
 
+    /// What `look` finds in the present phase, in which the job stays meanwhile; none while tables are changed as a whole,
+    /// or nothing has begun.
+    pub fn at_rest<T>(&self, look: impl FnOnce(u64) -> T) -> Option<T> {
+        let state = self.0.read();
+        (state.begun > 0 && !state.changing).then(|| look(state.begun))
+    }
+
     /// A phase begins, with the tables at `homes` and `copies` of some here: what came for it may be needed, whatever else
     /// came is not.
     pub fn begin(&self, shard: &Shard, phase: u64, homes: &[Home], copies: &[TableId]) -> Result<()> {
         let mut state = self.0.write();
         let offered = std::mem::take(&mut state.offered);
-        state.begun = phase;
+        (state.begun, state.changing) = (phase, false);
         let expected = if state.phase == phase { offered } else { Expected::default() };
         shard.settle(homes, copies, &expected)?;
         shard.begin_phase(phase);
@@ -107,8 +116,13 @@ impl Staging {
     /// A phase of operations begins: the tables stay where they are.
     pub fn begin_ops(&self, shard: &Shard, phase: u64) {
         let mut state = self.0.write();
-        state.begun = phase;
+        (state.begun, state.changing) = (phase, true);
         state.offered.clear();
         shard.begin_phase(phase);
+    }
+
+    /// They are done.
+    pub fn end_ops(&self) {
+        self.0.write().changing = false;
     }
 }

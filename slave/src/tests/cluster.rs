@@ -17,9 +17,11 @@ use flexps_common::wire::control::{
 };
 use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::moved::{Copies, MoveId, Sent};
+use flexps_common::wire::snapshot::{Boundary, Marked, ToKeeper};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -260,6 +262,33 @@ impl Cluster {
         }
     }
 
+    /// Asks all slaves to keep their tables for a snapshot; what each did.
+    pub async fn mark(&self, snapshot: u64, at: Option<Boundary>) -> Vec<Result<Marked>> {
+        let answers = self.tell(&ToSlave::Snapshot(ToKeeper::Mark { job: JOB, snapshot, at })).await.into_iter();
+        let marked = |answer| match answer {
+            FromSlave::Marked(marked) => marked,
+            other => panic!("{other:?}"),
+        };
+        answers.map(|answer: Result<FromSlave>| answer.map(marked)).collect()
+    }
+
+    /// Nobody reads the snapshot any more.
+    pub async fn release(&self, snapshot: u64) {
+        let message = ToSlave::Snapshot(ToKeeper::Release { job: JOB, snapshot });
+        self.tell(&message).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+    }
+
+    /// Reads f32 values of a snapshot.
+    pub async fn kept(&self, shard: u32, snapshot: u64, table: TableId, keys: Range<u32>) -> Result<Vec<f32>> {
+        let (start, count) = (keys.start, keys.len() as u32);
+        let request = Packet::control(&ToShard::Kept { job: JOB, snapshot, table, start, count }).unwrap();
+        let answer = self.ask_shard(shard as usize, request).await?;
+        let count = keys.len() * self.plan.tables[usize::from(table.0)].width as usize;
+        let values = BodyReader::new(answer.body).values(Type::F32, count)?;
+        let Values::F32(values) = values.get() else { panic!("no f32") };
+        Ok(values.to_vec())
+    }
+
     /// The outcome on each slave that has workers, by slave.
     pub async fn outcomes(&mut self, run: StageRun, workers: &[u32]) -> Vec<Outcome> {
         let mut found = BTreeMap::new();
@@ -375,7 +404,7 @@ impl Cluster {
     }
 
     /// Reads f32 values as the master does when it saves a model: chunk by chunk from the shard that serves it.
-    pub async fn read(&self, table: TableId, keys: std::ops::Range<u32>) -> Vec<f32> {
+    pub async fn read(&self, table: TableId, keys: Range<u32>) -> Vec<f32> {
         let spec = &self.plan.tables[table.0 as usize];
         let (mut out, mut start) = (Vec::new(), keys.start);
         while start < keys.end {
@@ -389,7 +418,7 @@ impl Cluster {
     }
 
     /// The same of one shard.
-    pub async fn read_at(&self, shard: u32, table: TableId, keys: std::ops::Range<u32>) -> Vec<f32> {
+    pub async fn read_at(&self, shard: u32, table: TableId, keys: Range<u32>) -> Vec<f32> {
         let spec = &self.plan.tables[table.0 as usize];
         let range = KeyList::Range { start: keys.start, count: keys.len() as u32 };
         let (request, _) = self.master_request(table, range, keys.start / spec.chunk_keys(), None);

@@ -6,5 +6,6 @@ mod copies;
 mod forgotten;
 mod moves;
 mod reading;
+mod snapshots;
 mod sparse;
 mod stages;

@@ -5,20 +5,20 @@
 //! that they overtake one another. Workers take part as the engine does: they tell of a clock while its updates are under
 //! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
 #![allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
+#![allow(dead_code, reason = "what a schedule does not need")]
 
-#[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../cache.rs"]
 mod cache;
 #[path = "../gate.rs"]
 mod gate;
 mod moves;
 mod reading;
-#[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../run.rs"]
 mod run;
-#[allow(dead_code, reason = "what a schedule does not need")]
 #[path = "../staging.rs"]
 mod staging;
+#[path = "../state.rs"]
+mod state;
 mod sync;
 
 use crate::kv::{Functions, Keys, Room, Shard};

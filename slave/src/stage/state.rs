@@ -1,0 +1,73 @@
+//! What the lock of a stage run guards: its clocks, what its shard keeps, who waits.
+//!
+//! Invariant: whoever may go on, to a clock or with a read, sees all that its consistency model says.
+
+use super::sync::Thread;
+use crate::consistency::{Arrivals, Clocks, News, Pending};
+use crate::stage::exchange::{Need, Told, Update};
+use crate::stage::mark::Mark;
+use flexps_common::error::Error;
+use flexps_common::pace::Pace;
+use tokio::sync::oneshot;
+
+/// See the module.
+pub(super) struct State {
+    pub(super) clocks: Clocks,
+    pub(super) pending: Pending<Vec<Update>>,
+    /// Updates of clocks below this one are in the shard.
+    pub(super) applied: u64,
+    /// Somebody applies updates right now, without holding the lock.
+    pub(super) applying: bool,
+    /// The snapshot that is to be taken.
+    pub(super) mark: Mark,
+    /// The first error, or why the run was cancelled.
+    pub(super) error: Option<Error>,
+    /// By worker here: its thread, while it works.
+    pub(super) threads: Vec<Option<Thread>>,
+    /// By worker here: whether it waits to go on.
+    pub(super) waits: Vec<bool>,
+    /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
+    pub(super) looked: (u64, u64),
+    pub(super) arrivals: Arrivals,
+    /// Reads from other slaves that wait.
+    pub(super) readers: Vec<(Need, oneshot::Sender<u64>)>,
+    /// How the workers here kept in step so far.
+    pub(super) pace: Pace,
+}
+
+impl State {
+    /// News with the number of updates that each slave was sent until then.
+    pub(super) fn told_with(&mut self, news: News) -> Told {
+        Told { updates: self.arrivals.sent_below(news.clock), news }
+    }
+
+    pub(super) fn meets(&self, need: &Need) -> bool {
+        self.applied >= self.clocks.due().min(need.clock)
+            && self.clocks.shows(need.clock)
+            && need.seen.workers.iter().all(|(worker, clock, sent)| self.arrivals.of(*worker, *clock) >= *sent)
+            && need.seen.slaves.iter().all(|(slave, clock)| self.clocks.has_told(*slave, *clock))
+    }
+
+    /// Lets the reads go on that now see what they must.
+    pub(super) fn answer_readers(&mut self) {
+        if self.readers.is_empty() {
+            return;
+        }
+        let mut readers = std::mem::take(&mut self.readers);
+        for (_, reader) in readers.extract_if(.., |(need, _)| self.meets(need)) {
+            // A reader that has gone needs no answer.
+            let _ = reader.send(self.clocks.least());
+        }
+        self.readers = readers;
+    }
+
+    /// Whether a worker here may begin its present clock; counts that it does.
+    pub(super) fn grant(&mut self, worker: usize) -> bool {
+        let clock = self.clocks.of(worker);
+        if self.applied < clock || !self.clocks.may_go_on(worker) {
+            return false;
+        }
+        self.pace.began(clock - self.clocks.least());
+        true
+    }
+}
