@@ -23,11 +23,13 @@ use std::collections::{BTreeMap, VecDeque};
 /// Runs of a count that are remembered.
 const REMEMBERED: usize = 16;
 /// The part of a stage's time that doubts may take, beside the first tries.
-const DOUBTS: f64 = 0.02;
+const DOUBTS: f64 = 0.03;
 /// Runs of a count before what is usual for it is known.
 const USUAL: usize = 5;
-/// Unusual runs in a row before all is tried anew.
+/// Unusual runs in a row, all slower or all faster, before all is tried anew; twice as many each time.
 const UNUSUAL: usize = 3;
+/// How often they double.
+const PATIENCE: u64 = 5;
 /// A run that is off by less of its time is not unusual.
 const OFF: f64 = 0.25;
 /// Runs of each count in an exhaustive search.
@@ -199,13 +201,18 @@ impl Tuner {
         let price = self.optimize.price(best, seconds);
         let lowest = |threads: u32| {
             let (seconds, deviation) = self.expected(threads)?;
-            let lowest = self.optimize.price(threads, seconds - deviation);
+            let tried = self.seen.get(&threads).map_or(0, VecDeque::len) as f64;
+            // A few slow runs must not speak against a count for ever: the more runs there were of others, the less is
+            // known of it.
+            let doubts = (2.0 * (self.runs as f64 / (tried + 1.0)).ln()).max(0.0).sqrt();
+            let lowest = self.optimize.price(threads, seconds - doubts * deviation);
             (threads != best && lowest < price).then_some((threads, lowest))
         };
         (least..=most).filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(threads, _)| threads)
     }
 
-    /// Seconds of a run, and their deviation. Where a count was tried the fit counts as one more run of it.
+    /// Seconds of a run, and their deviation. Where a count was tried the fit counts as one more run of it; of an even number
+    /// the lower of the middle two is taken, since what disturbs a run makes it slower.
     fn expected(&self, threads: u32) -> Option<(f64, f64)> {
         let runs = self.seen.get(&threads);
         if self.way == Way::Searched {
@@ -215,7 +222,9 @@ impl Tuner {
         let fitted = fit.curve.seconds(threads);
         let Some(runs) = runs else { return Some((fitted, fit.deviation(threads).hypot(fit.error * fitted))) };
         let n = runs.len() as f64;
-        let seconds = (n * median(runs) + fitted) / (n + 1.0);
+        let mut all: Vec<f64> = runs.iter().copied().chain([fitted]).collect();
+        all.sort_by(f64::total_cmp);
+        let seconds = all[(all.len() - 1) / 2];
         Some((seconds, fit.error * seconds / (n + 1.0).sqrt()))
     }
 
@@ -230,8 +239,12 @@ impl Tuner {
         if (seconds - usual).abs() <= (OFF * usual).max(3.0 * 1.48 * median(&off)) {
             return self.unusual.clear();
         }
+        if self.unusual.last().is_some_and(|last| (*last < usual) != (seconds < usual)) {
+            self.unusual.clear();
+        }
         self.unusual.push(seconds);
-        if self.unusual.len() >= UNUSUAL {
+        // What made it try anew before may be mere noise.
+        if self.unusual.len() >= UNUSUAL << self.restarts.min(PATIENCE) {
             self.seen.clear();
             // The last one is noted by who called.
             self.unusual.pop();

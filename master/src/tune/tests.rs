@@ -139,8 +139,79 @@ fn trying_takes_a_small_part_of_a_long_jobs_time() {
     let mut tuner = tuner(Optimize::Elapsed);
     play(&mut tuner, 1000, 1, 32, |p, run| curve.seconds(p) * (1.0 + 0.2 * noise(run)));
     let report = tuner.report("s");
-    assert!(report.tried_seconds < 0.03 * report.seconds, "{report:?}");
+    assert!(report.tried_seconds < 0.05 * report.seconds, "{report:?}");
     assert!(report.tries > 4, "no count was doubted: {report:?}");
+}
+
+/// Uniform from 0 to 1, by a seed and a place.
+fn uniform(seed: u64, at: u64) -> f64 {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(at.wrapping_mul(0xd134_2543_de82_ef95));
+    for _ in 0..2 {
+        x = (x ^ (x >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    }
+    (x >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// A stage on a machine with other work: most runs are a tenth off, one in twenty takes up to four times as long, and for
+/// `busy` of the time, some runs long, all take 1.7 times as long. Gives the time over that of the best count, and the report.
+fn noisy(curve: &Curve, runs: usize, busy: f64, seed: u64) -> (f64, flexps_common::report::ThreadsReport) {
+    let factor = |run: usize| {
+        let u = |k: u64| uniform(seed, 8 * run as u64 + k);
+        let usual = (0.17 * ((0..4).map(u).sum::<f64>() - 2.0)).exp();
+        let slow = if u(5) < 0.05 { 1.5 + 2.5 * u(6) } else { 1.0 };
+        let other = if uniform(seed, 1_000_000 + run as u64 / 5) < busy { 1.7 } else { 1.0 };
+        usual * slow * other
+    };
+    let mut tuner = tuner(Optimize::Elapsed);
+    let counts = play(&mut tuner, runs, 1, 8, |p, run| curve.seconds(p) * factor(run));
+    let took: f64 = (0..).zip(&counts).map(|(run, p)| curve.seconds(*p) * factor(run)).sum();
+    let best: f64 = (0..runs).map(|run| least_price(curve, Optimize::Elapsed, 1, 8) * factor(run)).sum();
+    (took / best, tuner.report("s"))
+}
+
+#[test]
+fn noise_costs_little_and_makes_it_try_little() {
+    // One that sends, one that computes.
+    for curve in [Curve { work: 6.0, cost: 1.3, fixed: 0.8 }, Curve { work: 90.0, cost: 0.1, fixed: 5.0 }] {
+        for busy in [0.0, 0.3] {
+            let all: Vec<_> = (0..50).map(|seed| noisy(&curve, 400, busy, seed)).collect();
+            let mean = |of: &dyn Fn(&(f64, flexps_common::report::ThreadsReport)) -> f64| {
+                all.iter().map(of).sum::<f64>() / all.len() as f64
+            };
+            let (over, tried) = (mean(&|one| one.0), mean(&|one| one.1.tried_seconds / one.1.seconds));
+            let restarts = mean(&|one| one.1.restarts as f64);
+            assert!(over < 1.1 && tried < 0.08 && restarts < 2.0, "{busy}: {over} {tried} {restarts} {curve:?}");
+        }
+    }
+}
+
+#[test]
+fn one_slow_run_does_not_speak_against_a_count_for_ever() {
+    let curve = Curve { work: 8.0, cost: 2.0, fixed: 0.5 };
+    let best = 2;
+    for slow in [2.0, 3.0, 4.0] {
+        let mut tuner = tuner(Optimize::Elapsed);
+        let mut runs_of_best = 0;
+        let noise = |run: usize| 1.0 + 0.1 * (uniform(7, run as u64) - 0.5);
+        for run in 0..1000 {
+            let p = tuner.next(1, 8);
+            runs_of_best += usize::from(p == best);
+            let factor = if p == best && runs_of_best == 1 { slow } else { noise(run) };
+            tuner.ran(p, curve.seconds(p) * factor, true);
+        }
+        assert_eq!(tuner.report("s").threads, best, "after one that took {slow} times as long");
+        assert!(runs_of_best > 500, "{runs_of_best}");
+    }
+}
+
+#[test]
+fn what_keeps_changing_is_followed_ever_more_rarely() {
+    let curve = Curve { work: 8.0, cost: 0.1, fixed: 0.5 };
+    let mut tuner = tuner(Optimize::Elapsed);
+    // Ten runs each way, for ever.
+    play(&mut tuner, 4000, 1, 16, |p, run| curve.seconds(p) * if run / 10 % 2 == 0 { 1.0 } else { 3.0 });
+    let report = tuner.report("s");
+    assert!((1..4).contains(&report.restarts), "{report:?}");
 }
 
 #[test]
