@@ -19,6 +19,7 @@ mod http;
 mod inject;
 mod model;
 mod penalties;
+mod shared;
 mod snapshot;
 mod spamassassin;
 mod support;

@@ -34,6 +34,8 @@ pub struct Experiment {
     pub splits: Splits,
     /// Whether the workers of a slave share what they read of other slaves' shards.
     pub slave_cache: Switch,
+    /// Whether what they add to other slaves' shards at a BSP clock is summed before it is sent.
+    pub sum_updates: bool,
     /// What the threads that the engine chooses are to make least.
     pub optimize: Optimize,
 }

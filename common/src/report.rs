@@ -84,6 +84,9 @@ pub struct StageReport {
     /// What they read of other slaves' shards through their slave's cache.
     #[serde(default)]
     pub cache: CacheUse,
+    /// What they updated of other slaves' shards in sums.
+    #[serde(default)]
+    pub sums: SumUse,
     /// How they reached the model.
     #[serde(default)]
     pub model: ModelReport,
@@ -184,6 +187,29 @@ impl CacheUse {
         self.hits += other.hits;
         self.misses += other.misses;
         self.off += other.off;
+    }
+}
+
+/// Updates of other slaves' shards that the workers of a slave made at the same clock, and that were summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SumUse {
+    /// Messages that they would have been.
+    pub updates: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
+    /// Messages that were sent for them,
+    pub sent: u64,
+    /// and bytes of the values in these.
+    pub sent_bytes: u64,
+}
+
+impl SumUse {
+    /// Adds another slave's, or another stage's.
+    pub fn merge(&mut self, other: &Self) {
+        self.updates += other.updates;
+        self.bytes += other.bytes;
+        self.sent += other.sent;
+        self.sent_bytes += other.sent_bytes;
     }
 }
 

@@ -172,7 +172,8 @@ impl OpenJob {
         }
         self.finish(&before)?;
         let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
-        let run = Arc::new(run.reading(spec.reads.clone()).caching(self.experiment.slave_cache));
+        let Experiment { slave_cache, sum_updates, .. } = self.experiment;
+        let run = Arc::new(run.with(spec.reads.clone(), slave_cache, sum_updates));
         *self.launched.lock() = (spec.name.clone(), launch.epoch + 1);
         self.current.send_replace(run.clone());
         if let Some(homes) = &launch.homes {

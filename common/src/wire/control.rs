@@ -9,7 +9,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{CacheUse, DiskUse, Report, State};
+use crate::report::{CacheUse, DiskUse, Report, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
 use crate::wire::snapshot::{Marked, Moment, ToKeeper, Wanted};
@@ -123,6 +123,8 @@ pub struct Outcome {
     pub model_disk: DiskUse,
     /// What they read of other slaves' shards through a cache.
     pub cache: CacheUse,
+    /// What they updated of other slaves' shards in sums.
+    pub sums: SumUse,
     /// The last lines of the slave's log, when a worker failed.
     pub log: Vec<String>,
 }

@@ -23,7 +23,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{Access, CacheUse, DiskUse, State};
+use crate::report::{Access, CacheUse, DiskUse, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -181,6 +181,7 @@ fn to_master() -> Vec<ToMaster> {
         tables: vec![TableUse { read_bytes: 1, written_bytes: 1 << 40, held_bytes: 3 }],
         model_disk: DiskUse { written_bytes: 1 << 40, read_bytes: 5 },
         cache: CacheUse { hits: 1 << 40, misses: 3, off: 1 },
+        sums: SumUse { updates: 1 << 40, bytes: 1 << 50, sent: 300, sent_bytes: 70_000 },
         log: vec!["INFO a worker panicked".into()],
     };
     let done = ReadDone {
@@ -335,6 +336,7 @@ fn experiment() -> Experiment {
         fixed_threads: Some(7),
         splits: Splits::Random,
         slave_cache: Switch::Off,
+        sum_updates: true,
         optimize: Optimize::Weight(0.5),
     }
 }

@@ -41,6 +41,11 @@ pub struct ExperimentArgs {
     #[arg(long, global = true, value_name = "auto|on|off", default_value_t)]
     pub slave_cache: Switch,
 
+    /// Sum what the workers of a slave add to other slaves' shards at a clock before it is sent (under bsp): fewer messages
+    /// and values, but keys that no read has named before
+    #[arg(long, global = true)]
+    pub sum_updates: bool,
+
     /// What the threads of stages that are given `auto` or `offline` are to make least: the time of a run, `elapsed`; that
     /// time by the threads, `worker-time`; or both, with this weight, 0 to 1, of the latter
     #[arg(long, global = true, value_name = "elapsed|worker-time|WEIGHT", default_value_t)]
@@ -50,7 +55,8 @@ pub struct ExperimentArgs {
 impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
-        let Self { inject, transfer, model_access, fixed_threads, splits, slave_cache, optimize } = self.clone();
-        Experiment { inject, transfer, access: model_access, fixed_threads, splits, slave_cache, optimize }
+        let Self { inject, transfer, model_access: access, fixed_threads, .. } = self.clone();
+        let Self { splits, slave_cache, sum_updates, optimize, .. } = *self;
+        Experiment { inject, transfer, access, fixed_threads, splits, slave_cache, sum_updates, optimize }
     }
 }

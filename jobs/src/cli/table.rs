@@ -3,7 +3,7 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
-use flexps_common::report::{CacheUse, DiskUse, Report, StageReport, ThreadsReport, TransferReport};
+use flexps_common::report::{CacheUse, DiskUse, Report, StageReport, SumUse, ThreadsReport, TransferReport};
 use std::ops::Range;
 
 /// A table whose columns `numbers` are aligned to the right.
@@ -133,6 +133,12 @@ pub fn result(report: &Report) -> String {
     if cache.hits > 0 {
         let share = 100.0 * cache.hits as f64 / (cache.hits + cache.misses) as f64;
         lines.push(("cache", format!("{share:.0} % of {} of other slaves", count(cache.hits + cache.misses, "key"))));
+    }
+    let mut sums = SumUse::default();
+    report.stages.iter().for_each(|stage| sums.merge(&stage.sums));
+    if sums.updates > 0 {
+        let (updates, of, sent) = (count(sums.updates, "update"), size(sums.bytes), size(sums.sent_bytes));
+        lines.push(("sums", format!("{updates} of other slaves' shards, {of}, went as {}, {sent}", sums.sent)));
     }
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));

@@ -27,6 +27,9 @@ pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
     if experiment.slave_cache != Switch::Auto {
         notes.push(format!("with --slave-cache {}", experiment.slave_cache));
     }
+    if experiment.sum_updates {
+        notes.push("with --sum-updates".to_owned());
+    }
     for name in experiment.delayed() {
         if !slaves.contains(&name) {
             notes.push(format!("the delay of {name} changes nothing: the job does not run there"));
@@ -64,10 +67,11 @@ mod tests {
     #[test]
     fn the_report_names_each_injection_and_those_that_change_nothing() {
         let told = experiment(&["slow:worker=2,factor=2", "delay:slave=h1,ms=1"]);
-        let told = Experiment { slave_cache: Switch::Off, ..told };
-        let with = ["with slow:worker=2,factor=2", "with delay:slave=h1,ms=1", "with --slave-cache off"];
+        let told = Experiment { slave_cache: Switch::Off, sum_updates: true, ..told };
+        let with =
+            ["with slow:worker=2,factor=2", "with delay:slave=h1,ms=1", "with --slave-cache off", "with --sum-updates"];
         assert_eq!(at_start(&told, &["h1", "h2"]), with);
-        let notes = |slaves: &[&str]| at_start(&told, slaves)[3..].join("; ");
+        let notes = |slaves: &[&str]| at_start(&told, slaves)[4..].join("; ");
         assert_eq!(notes(&["h1"]), "the delay of h1 changes nothing: the job runs on no other slave");
         assert_eq!(notes(&["h2"]), "the delay of h1 changes nothing: the job does not run there");
         assert_eq!(at_end(&told, 3), Vec::<String>::new());

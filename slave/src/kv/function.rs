@@ -23,6 +23,10 @@ pub trait Update: Clone + Send + Sync + 'static {
     fn fits(&self, _element: Type, _width: u32) -> Result<()> {
         Ok(())
     }
+    /// Whether a sum of updates does what they do one after the other.
+    fn adds_up(&self, _element: Type) -> bool {
+        false
+    }
 }
 
 /// An update function for one element type, behind a pointer.
@@ -33,6 +37,8 @@ pub(super) trait Apply<T>: Send + Sync {
     fn slice(&self, current: &mut [T], width: usize, update: &[T]);
     /// Updates keys of a chunk for which others race.
     fn race(&self, chunk: Raced<'_, T>, mask: Key, width: usize, keys: Keys<'_>, update: &[T]);
+    /// Whether a sum of updates does what they do one after the other.
+    fn adds_up(&self) -> bool;
 }
 
 impl<T: Element, U: Update> Apply<T> for U {
@@ -75,6 +81,10 @@ impl<T: Element, U: Update> Apply<T> for U {
             1 => chunk.update(self, mask, 1, keys, update),
             width => chunk.update(self, mask, width, keys, update),
         }
+    }
+
+    fn adds_up(&self) -> bool {
+        Update::adds_up(self, T::TYPE)
     }
 }
 
@@ -155,6 +165,10 @@ impl Update for Add {
             *current = current.plus(*update);
         }
     }
+
+    fn adds_up(&self, _element: Type) -> bool {
+        true
+    }
 }
 
 #[derive(Clone)]
@@ -191,6 +205,11 @@ impl Update for Sgd {
         for (current, update) in current.iter_mut().zip(update) {
             *current = T::from_f64(current.to_f64() - self.0 * update.to_f64());
         }
+    }
+
+    fn adds_up(&self, element: Type) -> bool {
+        // Integers are rounded at each update.
+        matches!(element, Type::F32 | Type::F64)
     }
 }
 

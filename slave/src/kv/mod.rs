@@ -132,6 +132,11 @@ impl Shard {
         self.tables.iter().map(placement).collect()
     }
 
+    /// By table: whether a sum of updates does what they do one after the other.
+    pub fn add_up(&self) -> Vec<bool> {
+        self.tables.iter().map(|any| with_table!(any, t => t.function().adds_up())).collect()
+    }
+
     /// `home` as this shard sees it.
     fn placement(&self, home: &Home) -> Placement {
         Placement::new(self.index, home, self.shards)

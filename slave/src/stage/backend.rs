@@ -134,6 +134,7 @@ impl Engine {
         self.start();
         // The last clock counts as begun under every model.
         self.begin()?;
+        self.send_sums(true)?;
         self.settle(0)?;
         let sent: Vec<_> = self.sent.drain().collect();
         let (told, woken) = self.run.end(&self.place, &sent);
@@ -333,6 +334,7 @@ impl Backend for Engine {
         self.start();
         self.begin()?;
         self.settle_answered()?;
+        self.send_sums(false)?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);
         self.ended = self.updates.len();

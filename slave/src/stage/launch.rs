@@ -7,6 +7,7 @@ use super::backend::{Counters, Engine};
 use super::cache::Cache;
 use super::pool::{Pool, Task};
 use super::run::Run;
+use super::sums::Sums;
 use crate::job::OpenJob;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
@@ -150,6 +151,7 @@ impl Crew {
             tables: self.held(),
             model_disk: self.job.shard.take_disk_use(),
             cache: self.run.cache().map(Cache::used).unwrap_or_default(),
+            sums: self.run.sums().map(Sums::used).unwrap_or_default(),
             log: Vec::new(),
         };
         if results.iter().flatten().any(|part| part.failed) {

@@ -21,6 +21,9 @@ pub mod slices;
 mod slow;
 pub mod staging;
 mod state;
+#[cfg(test)]
+mod summed;
+mod sums;
 mod sync;
 pub mod telling;
 mod traffic;

@@ -6,6 +6,7 @@
 use super::cache::Cache;
 use super::gate::{Gate, Woken};
 use super::state::State;
+use super::sums::Sums;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::kv::Shard;
@@ -42,8 +43,10 @@ pub struct Run {
     pub settled: Settled,
     /// What they read of other slaves' shards, where that serves several of them: known when it is settled.
     cache: OnceLock<Option<Cache>>,
-    /// Whether they are to share it.
-    caching: Switch,
+    /// What they add to these at the same clock.
+    sums: OnceLock<Option<Sums>>,
+    /// Whether they are to share the one, and the other.
+    sharing: (Switch, bool),
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
@@ -92,7 +95,8 @@ impl Run {
             reads: Vec::new(),
             settled: Settled::default(),
             cache: OnceLock::new(),
-            caching: Switch::Auto,
+            sums: OnceLock::new(),
+            sharing: (Switch::Auto, false),
             others,
             shard,
             cancelled,
@@ -103,28 +107,29 @@ impl Run {
         }
     }
 
-    /// The same run, whose workers only read these tables.
-    pub fn reading(self, reads: Vec<TableId>) -> Self {
-        Self { reads, ..self }
-    }
-
-    /// The same run, whose workers share what they read as a user asks for it.
-    pub fn caching(self, caching: Switch) -> Self {
-        Self { caching, ..self }
+    /// The same run, whose workers only read these tables, and share what they read and add as a user asks for it.
+    pub fn with(self, reads: Vec<TableId>, cache: Switch, sums: bool) -> Self {
+        Self { reads, sharing: (cache, sums), ..self }
     }
 
     /// The tables stay where the shard has them now. The workers here race for values if it is asked for and may be.
     pub fn settle(&self, races: bool) {
         let races = races && self.granted.len() > 1 && !self.has_others() && self.shard.may_race();
         let homes = self.shard.placements();
-        let (model, workers) = (self.consistency, self.granted.len());
-        self.cache.get_or_init(|| Cache::asked(self.caching, model, workers, self.shard.specs(), &homes));
+        let (model, workers, (cache, sums)) = (self.consistency, self.granted.len(), self.sharing);
+        self.cache.get_or_init(|| Cache::asked(cache, model, workers, self.shard.specs(), &homes));
+        self.sums.get_or_init(|| Sums::new(model, workers, self.shard.add_up(), &homes).filter(|_| sums));
         self.settled.settle(homes, races);
     }
 
     /// What the workers here share of other slaves' shards, once it is settled and where that serves several of them.
     pub fn cache(&self) -> Option<&Cache> {
         self.cache.get().and_then(Option::as_ref)
+    }
+
+    /// What they add to these in sums, where that is asked for.
+    pub fn sums(&self) -> Option<&Sums> {
+        self.sums.get().and_then(Option::as_ref)
     }
 
     /// The calling thread works for this run until [`Run::leave`].

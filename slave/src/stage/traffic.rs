@@ -8,7 +8,7 @@ use super::cut::{self, Cutter, Item, Message};
 use super::exchange::{Source, Update};
 use super::items::{check_len, check_out, describe};
 use super::link::{Answered, Queue, UnderWay};
-use super::slices;
+use super::{slices, sums};
 use crate::kv::Keys;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::TableId;
@@ -16,6 +16,7 @@ use flexps_common::plan::only_read;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
+use flexps_common::wire::kv::Origin;
 use flexps_common::wire::lists;
 use flexps_common::worker::{Backend, Pull};
 use std::ops::Range;
@@ -143,14 +144,15 @@ impl Engine {
         }
         self.count(&items, |used| &mut used.written_bytes);
         let mut cutter = Cutter::new(&items)?;
-        while let Some(message) = cutter.message() {
-            self.settle(WINDOW)?;
-            // One of its own for each: a shard takes two of the same number for the same message.
-            let (origin, sequence) = (self.origin(), self.next_sequence());
-            let under_way = job.link(message.shard)?.add(origin, sequence, message, values)?;
-            self.counters.sent += under_way.bytes() as u64;
-            *self.sent.entry(job.link(under_way.shard())?.slave).or_default() += 1;
-            self.updates.push(under_way);
+        while let Some(mut message) = cutter.message() {
+            if let Some(sums) = run.sums() {
+                sums.take(self.place.local_index, &mut message, values);
+            }
+            if !message.pieces.is_empty() {
+                // One of its own for each: a shard takes two of the same number for the same message.
+                let (origin, sequence) = (self.origin(), self.next_sequence());
+                self.send_update(origin, sequence, message, values)?;
+            }
         }
         self.remember(&items);
         let mut kept = Vec::new();
@@ -173,6 +175,32 @@ impl Engine {
         let (clock, worker) = (self.clock, self.place.index as u32);
         let sequence = self.next_sequence();
         self.run.add_own(Source { clock, worker, sequence }, kept)
+    }
+
+    fn send_update(&mut self, origin: Origin, sequence: u64, message: Message, values: &[Values<'_>]) -> Result<()> {
+        self.settle(WINDOW)?;
+        let job = self.job.clone();
+        let link = job.link(message.shard)?;
+        let under_way = link.add(origin, sequence, message, values)?;
+        self.counters.sent += under_way.bytes() as u64;
+        *self.sent.entry(link.slave).or_default() += 1;
+        self.updates.push(under_way);
+        Ok(())
+    }
+
+    /// Before the worker ends its clock, or its function, which have begun: sends the sums of the clock if it is the last
+    /// one here.
+    pub(super) fn send_sums(&mut self, gone: bool) -> Result<()> {
+        let run = self.run.clone();
+        let Some(sums) = run.sums() else { return Ok(()) };
+        let (parts, messages) = sums.end(self.place.local_index, gone);
+        let values: Vec<_> = parts.iter().map(|part| part.values.borrow()).collect();
+        // In the name of the first worker here, whoever sends them: they are applied in the same place each time.
+        let worker = self.origin().worker - self.place.local_index as u32;
+        for (number, message) in messages.into_iter().enumerate() {
+            self.send_update(Origin { worker, ..self.origin() }, sums::FIRST + number as u64, message, &values)?;
+        }
+        Ok(())
     }
 
     fn next_sequence(&mut self) -> u64 {

@@ -9,3 +9,4 @@ mod reading;
 mod snapshots;
 mod sparse;
 mod stages;
+mod summed;

@@ -456,9 +456,7 @@ impl Driver {
             seconds: now.saturating_sub(since).as_secs_f64(),
             ..StageReport::default()
         };
-        for outcome in workers.iter().filter_map(|(id, _)| done.get(id)) {
-            report.pace.merge(&outcome.pace);
-        }
+        workers.iter().filter_map(|(id, _)| done.get(id)).for_each(|outcome| report.pace.merge(&outcome.pace));
         for outcome in self.slaves.iter().filter_map(|id| done.get(id)) {
             metrics.merge(&outcome.metrics);
             report.worker_seconds += outcome.worker_seconds;
@@ -468,6 +466,7 @@ impl Driver {
             report.rows += outcome.rows;
             report.model_disk.merge(&outcome.model_disk);
             report.cache.merge(&outcome.cache);
+            report.sums.merge(&outcome.sums);
         }
         let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
         self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);

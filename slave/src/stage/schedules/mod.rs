@@ -19,19 +19,22 @@ mod run;
 mod staging;
 #[path = "../state.rs"]
 mod state;
+mod summing;
+#[path = "../sums.rs"]
+mod sums;
 mod sync;
 
 use crate::kv::{Functions, Keys, Room, Shard};
 use crate::stage::exchange::{Due, Source, Told, Update};
 use flexps_common::announced::Touches;
 use flexps_common::error::Error;
+use flexps_common::experiment::Switch;
 use flexps_common::ids::{Key, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Consistency, Storage, TableSpec};
 use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::lists;
 use flexps_common::worker::{Place, Touch};
-use reading::HITS;
 use run::Run;
 use shuttle::thread;
 use std::sync::{Arc, Mutex};
@@ -70,6 +73,8 @@ enum Fault {
     KeepOwn,
     /// A read that siblings share does not wait for their updates.
     ReadAlone,
+    /// Others hear of a clock, but not of the sums of its updates.
+    SumLate,
 }
 
 #[derive(Clone, Copy)]
@@ -79,6 +84,8 @@ struct Case {
     fault: Fault,
     /// Somebody cancels the stage at any moment.
     cancelled: bool,
+    /// Updates of siblings are summed before they are sent.
+    sums: bool,
 }
 
 /// What really happened: looked at in between, since a schedule runs one thread at a time.
@@ -121,6 +128,7 @@ impl World {
             let others = [(0, 0..2), (1, 2..3)].into_iter().filter(|(slave, _)| *slave != here);
             let others = others.map(|(slave, workers)| (SlaveId(slave as u32), workers));
             let run = Run::new(StageRun(1), case.model, shards[here].clone(), own, others);
+            let run = run.with(Vec::new(), Switch::Auto, case.sums);
             run.settle(false);
             run
         };
@@ -224,7 +232,7 @@ impl World {
                 run.check()?;
                 self.check_read(worker, shard, clock, values);
             }
-            for shard in others(here) {
+            for shard in others(here).filter(|shard| !self.leave(worker, *shard, clock)) {
                 let world = self.clone();
                 under_way.push(thread::spawn(move || world.add(shard, worker, clock, 8 * clock + 2 * shard as u64)));
             }
@@ -236,7 +244,8 @@ impl World {
                 self.announce(worker, clock + 1 + u64::from(ahead));
             }
             self.seen.lock().unwrap().clocks[worker] = Some(clock + 1);
-            let sent = u64::from(self.case.fault != Fault::TickEarly);
+            let sent =
+                u64::from(self.case.fault != Fault::TickEarly && self.send_sums(worker, clock, false, under_way));
             let (told, woken) =
                 run.tick(&place, &others(here).map(|to| (SlaveId(to as u32), sent)).collect::<Vec<_>>());
             self.tell(here, told);
@@ -252,6 +261,10 @@ impl World {
                 run.wait(&place)?;
             }
         }
+        if std::mem::take(&mut put_off) {
+            run.wait(&place)?;
+        }
+        self.send_sums(worker, self.case.clocks, true, under_way);
         arrive(under_way)?;
         self.seen.lock().unwrap().clocks[worker] = None;
         let (told, woken) = run.end(&place, &[]);
@@ -369,7 +382,7 @@ fn explore(case: Case) {
 }
 
 fn case(model: Consistency, fault: Fault) -> Case {
-    Case { model, clocks: 3, fault, cancelled: false }
+    Case { model, clocks: 3, fault, cancelled: false, sums: false }
 }
 
 const SSP: Consistency = Consistency::Ssp { staleness: 1 };
@@ -461,40 +474,4 @@ fn an_update_that_is_applied_twice_is_noticed() {
 #[should_panic(expected = "deadlock")]
 fn a_worker_that_nobody_wakes_is_noticed() {
     explore(case(Consistency::Bsp, Fault::Deaf));
-}
-
-#[test]
-#[should_panic(expected = "reads nothing")]
-fn a_value_under_bsp_that_is_read_one_clock_too_long_is_noticed() {
-    explore(case(Consistency::Bsp, Fault::KeepLong));
-}
-
-#[test]
-#[should_panic(expected = "reads nothing")]
-fn a_value_under_ssp_that_is_read_one_clock_too_long_is_noticed() {
-    explore(case(SSP, Fault::KeepLong));
-}
-
-#[test]
-#[should_panic(expected = "reads nothing")]
-fn a_value_that_hides_the_workers_own_update_is_noticed() {
-    explore(case(Consistency::Asp, Fault::KeepOwn));
-}
-
-#[test]
-#[should_panic(expected = "reads nothing")]
-fn a_value_that_was_read_before_a_siblings_update_came_is_noticed() {
-    explore(case(SSP, Fault::ReadAlone));
-}
-
-#[test]
-fn reads_of_siblings_are_shared_under_all_models_but_sparse_ssp() {
-    for model in [Consistency::Bsp, SSP, Consistency::Asp] {
-        HITS.set(0);
-        explore(case(model, Fault::None));
-        assert!(HITS.get() > 100, "{} hits under {model:?}", HITS.get());
-    }
-    HITS.set(0);
-    explore(case(SPARSE, Fault::None));
-    assert_eq!(HITS.get(), 0);
 }

@@ -1,10 +1,11 @@
 //! Reads at other shards, through the cache of a slave with several workers, as the engine does them.
 
 use super::cache::{Brought, Cache, Fetch, Found};
-use super::{CHUNK, Fault, TABLE, WORKERS, World};
+use super::{CHUNK, Fault, SPARSE, SSP, TABLE, WORKERS, World, case, explore};
 use crate::stage::exchange::{Need, Readable};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{Key, SlaveId};
+use flexps_common::plan::Consistency;
 use flexps_common::value::OwnedValues;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -89,4 +90,40 @@ impl World {
         };
         Ok((shown, self.values(shard)))
     }
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_under_bsp_that_is_read_one_clock_too_long_is_noticed() {
+    explore(case(Consistency::Bsp, Fault::KeepLong));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_under_ssp_that_is_read_one_clock_too_long_is_noticed() {
+    explore(case(SSP, Fault::KeepLong));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_that_hides_the_workers_own_update_is_noticed() {
+    explore(case(Consistency::Asp, Fault::KeepOwn));
+}
+
+#[test]
+#[should_panic(expected = "reads nothing")]
+fn a_value_that_was_read_before_a_siblings_update_came_is_noticed() {
+    explore(case(SSP, Fault::ReadAlone));
+}
+
+#[test]
+fn reads_of_siblings_are_shared_under_all_models_but_sparse_ssp() {
+    for model in [Consistency::Bsp, SSP, Consistency::Asp] {
+        HITS.set(0);
+        explore(case(model, Fault::None));
+        assert!(HITS.get() > 100, "{} hits under {model:?}", HITS.get());
+    }
+    HITS.set(0);
+    explore(case(SPARSE, Fault::None));
+    assert_eq!(HITS.get(), 0);
 }

@@ -1,0 +1,61 @@
+//! What the workers of a slave share on their way to another slave's shard, between real processes.
+
+use crate::support::{Cluster, Rows, assert_close, model};
+
+/// Mini-batches of rows that have frequent features in common.
+const BATCHES: [&str; 9] = ["run", "lr", "--solver", "sgd", "--epochs", "3", "--batch", "20", "--reproducible"];
+
+/// Rows in several files, so that each of a slave's workers has some.
+fn rows(cluster: &Cluster) {
+    let folder = cluster.folder().join("rows");
+    std::fs::create_dir(&folder).unwrap();
+    for file in 0..8 {
+        Rows::generate(60 + file, 400, 300, 20).write(&folder, &format!("part-{file}"));
+    }
+}
+
+/// A run under bsp: the model's bytes and the report.
+fn run(cluster: &Cluster, name: &str, flags: &[&str]) -> (Vec<u8>, serde_json::Value) {
+    let folder = cluster.folder().join(name);
+    let run = cluster.ask(BATCHES).args(["--consistency", "bsp"]).args(flags);
+    let report = run.arg("--input").arg(cluster.folder().join("rows")).arg("--model").arg(&folder).json();
+    (model::read(&folder).bytes, report)
+}
+
+/// What the stages that learn count under this name, of what they share so.
+fn counted(report: &serde_json::Value, what: &str, name: &str) -> u64 {
+    let trained = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "train");
+    trained.map(|stage| stage[what][name].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn workers_of_a_slave_read_frequent_features_once_for_all_and_the_model_is_the_same_to_the_bit() {
+    let cluster = Cluster::start(2, 2);
+    rows(&cluster);
+    let (bits, apart) = run(&cluster, "apart", &["--slave-cache", "off"]);
+    let (shared_bits, shared) = run(&cluster, "shared", &["--slave-cache", "on"]);
+    assert!(bits == shared_bits, "what was read for siblings changed the model");
+    let [hits, misses] = ["hits", "misses"].map(|name| counted(&shared, "cache", name));
+    assert!(misses > 0 && hits > misses / 10, "{hits} keys were read for all, {misses} fetched");
+    assert_eq!(["hits", "misses"].map(|name| counted(&apart, "cache", name)), [0; 2]);
+    let received = |report: &serde_json::Value| {
+        report["stages"].as_array().unwrap().iter().map(|stage| stage["bytes_received"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert!(received(&shared) < received(&apart), "{} bytes came, {} without", received(&shared), received(&apart));
+}
+
+#[test]
+fn workers_of_a_slave_send_one_sum_of_their_updates_and_repeat_their_bits() {
+    let cluster = Cluster::start(2, 2);
+    rows(&cluster);
+    let (_, apart) = run(&cluster, "apart", &[]);
+    let (bits, summed) = run(&cluster, "summed", &["--sum-updates"]);
+    let (bits_again, _) = run(&cluster, "again", &["--sum-updates"]);
+    assert!(bits == bits_again, "other bits");
+    assert_close(summed["objective"].as_f64().unwrap(), apart["objective"].as_f64().unwrap(), 1e-5);
+    let [updates, sent, bytes, sent_bytes] =
+        ["updates", "sent", "bytes", "sent_bytes"].map(|name| counted(&summed, "sums", name));
+    assert!(sent > 0 && 3 * sent < 2 * updates, "{updates} updates went as {sent}");
+    assert!(10 * sent_bytes < 9 * bytes, "{bytes} bytes of values went as {sent_bytes}");
+    assert_eq!(["updates", "sent"].map(|name| counted(&apart, "sums", name)), [0; 2]);
+}
