@@ -35,7 +35,7 @@ pub struct Prepare {
 pub trait DynJob: Send + Sync {
     /// Its name.
     fn name(&self) -> &'static str;
-    /// Its plan.
+    /// Its plan, checked.
     fn plan(&self) -> Result<Plan>;
     /// Its parameters as JSON, as they go over the wire.
     fn params(&self) -> Result<String>;
@@ -51,6 +51,7 @@ impl<J: Job> DynJob for J {
     fn plan(&self) -> Result<Plan> {
         let mut plan = Plan::default();
         Job::plan(self, &mut plan)?;
+        plan.check()?;
         Ok(plan)
     }
 

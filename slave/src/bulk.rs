@@ -60,7 +60,7 @@ impl Service for Bulk {
                     let keys = announced.iter().map(|next| Ok((next.clock, Arc::new(next.decode()?))));
                     let news = News { clock, keys: keys.collect::<Result<_>>()? };
                     // Of a run that is over nobody needs to hear.
-                    if let Some(run) = jobs.find(job)?.run_unless_over(run).await? {
+                    if let Some(run) = jobs.find(job)?.runs.wait(run).await {
                         match run.heard(slave, news, updates) {
                             Due::Nothing => {}
                             Due::Little => run.apply_due(),
@@ -113,7 +113,7 @@ async fn get(
         return Err(Error::bug(format!("a read of {bytes} bytes in one message, at most {ANSWER} are allowed")));
     }
     let shown = if origin.run == MASTER {
-        job.current().finish();
+        job.runs.finish();
         0
     } else {
         let clock = if peek { 0 } else { origin.clock };
@@ -152,7 +152,7 @@ async fn add(
     }
     body.end()?;
     if origin.run == MASTER {
-        job.current().finish();
+        job.runs.finish();
         for part in &update {
             let values = part.values.get();
             job.shard.check(part.table, view(&part.keys), values.kind(), values.len())?;

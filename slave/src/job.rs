@@ -1,11 +1,12 @@
 //! A job as one of its slaves has it open: plan, shard, links to the other slaves, rows, columns.
 //!
-//! Invariant: stage runs follow one another, and a run that is followed is finished: nothing of it is pending any more. Homes
-//! change between the uses of two runs alone.
+//! Invariant: a stage run is finished when another begins that it does not go on beside: nothing of it is pending any more.
+//! Homes change only while no run uses them.
 
 use crate::draw;
 use crate::kv::{Functions, Room, Shard};
 use crate::reader::Reader;
+use crate::runs::Runs;
 use crate::scratch::Scratch;
 use crate::stage::exchange::Told;
 use crate::stage::link::Link;
@@ -64,7 +65,8 @@ pub struct OpenJob {
     you: SlaveId,
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
-    current: watch::Sender<Arc<Run>>,
+    /// Its stage runs.
+    pub runs: Runs,
     /// The stage of the last run, and its round from 1.
     pub launched: Mutex<(String, u64)>,
     telling: Telling,
@@ -120,7 +122,7 @@ impl OpenJob {
             slaves,
             you,
             shard,
-            current: watch::Sender::new(Arc::new(before)),
+            runs: Runs::new(Arc::new(before)),
             launched: Mutex::default(),
             telling: Telling::start(),
             columns: Mutex::default(),
@@ -156,7 +158,8 @@ impl OpenJob {
         link.ok_or_else(|| Error::bug(format!("no link to shard {shard} of job {}", self.id)))
     }
 
-    /// Begins a stage run: finishes the one before. Where a move is under way, [`OpenJob::settle`] follows.
+    /// Begins a stage run: finishes those that it does not go on beside. Where a move is under way, [`OpenJob::settle`]
+    /// follows.
     pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
         let spec = self.stage(launch.stage)?;
         let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
@@ -166,16 +169,16 @@ impl OpenJob {
             (*slave, first - n..first)
         });
         let others = others.filter(|(slave, _)| *slave != self.you);
-        let before = self.current();
-        if launch.run <= before.id {
-            return Err(Error::bug(format!("stage run {} follows {}", launch.run, before.id)));
+        let last = self.runs.last();
+        if launch.run <= last {
+            return Err(Error::bug(format!("stage run {} follows {last}", launch.run)));
         }
-        self.finish(&before)?;
+        self.runs.over(&launch.beside).iter().try_for_each(|run| self.finish(run))?;
         let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
         let Experiment { slave_cache, sum_updates, .. } = self.experiment;
-        let run = Arc::new(run.with(spec.reads.clone(), slave_cache, sum_updates));
+        let run = Arc::new(run.with(spec.rights(), slave_cache, sum_updates));
         *self.launched.lock() = (spec.name.clone(), launch.epoch + 1);
-        self.current.send_replace(run.clone());
+        self.runs.begin(run.clone(), &launch.beside);
         if let Some(homes) = &launch.homes {
             self.settle(&run, launch.phase, homes, &Copies::default())?;
         }
@@ -190,10 +193,12 @@ impl OpenJob {
             return Ok(());
         }
         let copies = copies.at(self.shard.index());
-        if let Some(table) = copies.iter().find(|table| !run.reads.contains(table)) {
+        if let Some(table) = copies.iter().find(|table| !run.rights.reads.contains(table)) {
             return Err(Error::bug(format!("a copy of table {table} for a stage that may update it")));
         }
         self.staging.begin(&self.shard, phase, homes, copies)?;
+        // There is no boundary of clocks for a snapshot any more that would be one of all that run.
+        self.runs.all().iter().filter(|other| other.id != run.id).for_each(|other| other.give_up_mark());
         run.settle(self.experiment.races(run.consistency));
         Ok(())
     }
@@ -207,25 +212,12 @@ impl OpenJob {
         Ok(())
     }
 
-    /// The last stage run that was launched.
-    pub fn current(&self) -> Arc<Run> {
-        self.current.borrow().clone()
-    }
-
     /// Stage run `id`; waits until it is settled here.
     pub async fn run(&self, id: StageRun) -> Result<Arc<Run>> {
-        let run = self.run_unless_over(id).await?;
+        let run = self.runs.wait(id).await;
         let run = run.ok_or_else(|| Error::cluster(format!("stage run {id} of job {} is over", self.id)))?;
         run.settled.wait().await?;
         Ok(run)
-    }
-
-    /// Stage run `id`, unless it is over; waits until it is launched here.
-    pub async fn run_unless_over(&self, id: StageRun) -> Result<Option<Arc<Run>>> {
-        let mut current = self.current.subscribe();
-        let found = current.wait_for(|run| run.id >= id).await.map(|run| run.clone());
-        let found = found.map_err(|_| Error::cluster(format!("job {} is closed", self.id)))?;
-        Ok((found.id == id).then_some(found))
     }
 
     /// Tells this slave's news to all other slaves that must hear it.
@@ -250,7 +242,7 @@ impl OpenJob {
 
     /// Runs table operations behind everything pending; the numbers of each.
     pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<Partials>> {
-        self.finish(&self.current())?;
+        self.runs.all().iter().try_for_each(|run| self.finish(run))?;
         self.staging.begin_ops(&self.shard, phase);
         let numbers = self.shard.ops(ops)?;
         self.staging.end_ops();
@@ -301,7 +293,7 @@ impl OpenJob {
 
     /// The job ended: workers and readers stop.
     pub fn close(&self, reason: &Error) {
-        self.current().cancel(reason.clone());
+        self.runs.all().iter().for_each(|run| run.cancel(reason.clone()));
         self.inputs.iter().filter_map(|input| input.rows.get()).for_each(|rows| rows.cancel(reason.clone()));
     }
 }

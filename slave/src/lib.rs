@@ -11,6 +11,7 @@ mod memory;
 mod moves;
 pub mod node;
 pub mod reader;
+mod runs;
 mod scratch;
 mod snapshots;
 mod splits;

@@ -28,11 +28,11 @@ const OFFER: usize = 1 << 16;
 
 /// Sends what this slave serves and `homes` places elsewhere, and what it serves of the tables to be copied.
 pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Result<Vec<Sent>> {
-    let before = job.current();
+    let before = job.runs.all();
     // A run that is settled meanwhile is not this one's to end.
     job.staging.check(of.phase)?;
     // Updates that wait for the end of their stage belong to what is sent; the run that waits for the move has none.
-    before.finish();
+    before.iter().for_each(|run| run.finish());
     let mut leaving: BTreeMap<u32, Vec<Offered>> = BTreeMap::new();
     for (table, home) in (0..).map(TableId).zip(homes) {
         for (shard, chunks) in job.shard.leaving(table, home)? {
@@ -58,7 +58,7 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Resul
     // In turn, so that all receivers work side by side.
     while ways.iter().any(|way| !way.left.is_empty()) {
         for way in &mut ways {
-            job.current().check()?;
+            job.runs.check()?;
             under_way.wait(window)?;
             way.send_next(job, of, &mut under_way)?;
         }

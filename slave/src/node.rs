@@ -374,17 +374,17 @@ impl Node {
             },
             ToSlave::Settle { of, run, homes, copies } => match self.jobs.find(of.job) {
                 // At once, so that a launch behind it finds it done.
-                Ok(job) if job.current().id == run => job.settle(&job.current(), of.phase, &homes, &copies),
-                Ok(job) => {
-                    tokio::spawn(async move {
-                        let settled = async {
-                            let run = job.run_unless_over(run).await?;
-                            run.map_or(Ok(()), |run| job.settle(&run, of.phase, &homes, &copies))
-                        };
-                        answer(reply, settled.await.map(|()| FromSlave::Ok));
-                    });
-                    return;
-                }
+                Ok(job) => match job.runs.find(run) {
+                    Some(run) => job.settle(&run, of.phase, &homes, &copies),
+                    None => {
+                        tokio::spawn(async move {
+                            let run = job.runs.wait(run).await;
+                            let settled = run.map_or(Ok(()), |run| job.settle(&run, of.phase, &homes, &copies));
+                            answer(reply, settled.map(|()| FromSlave::Ok));
+                        });
+                        return;
+                    }
+                },
                 Err(e) => Err(e),
             },
             ToSlave::Snapshot(message) => {
@@ -393,9 +393,8 @@ impl Node {
                 return;
             }
             ToSlave::CancelStage { job, run, reason } => self.jobs.find(job).map(|job| {
-                let current = job.current();
-                if current.id == run {
-                    current.cancel(Error::new(Fault::Cancelled, reason));
+                if let Some(run) = job.runs.find(run) {
+                    run.cancel(Error::new(Fault::Cancelled, reason));
                 }
             }),
             ToSlave::Read { job, input, schema } => self.read(job, input, schema),

@@ -42,7 +42,8 @@ pub fn read(job: &OpenJob, snapshot: u64, table: TableId, keys: Keys<'_>) -> Res
 
 /// Keeps the tables as they are at a boundary of the present phase, or now, where clocks don't say what is in them.
 async fn mark(job: &OpenJob, snapshot: u64, at: Option<Boundary>) -> Result<Marked> {
-    let run = job.current();
+    // Stages side by side have no boundary in common.
+    let Some(run) = job.runs.alone() else { return Ok(Marked::Busy) };
     run.settled.wait().await?;
     // Under its lock no other phase begins.
     let found = job.staging.at_rest(|phase| {
@@ -50,7 +51,8 @@ async fn mark(job: &OpenJob, snapshot: u64, at: Option<Boundary>) -> Result<Mark
         let moment = Moment { phase, stage, epoch, clock: None };
         let clock = at.filter(|at| at.phase == phase).map(|at| at.clock);
         // Of the run that was waited for, or of none.
-        let marking = (job.current().id == run.id).then(|| run.mark(snapshot, clock)).transpose()?;
+        let marking =
+            job.runs.alone().filter(|now| now.id == run.id).map(|run| run.mark(snapshot, clock)).transpose()?;
         Ok((moment, marking, job.shard.homes()))
     });
     Ok(match found.transpose()? {

@@ -13,7 +13,7 @@ pub use table::HostTable;
 
 use crate::data::{Block, Facts, Labels};
 use crate::error::{Error, Result};
-use crate::plan::{Flow, LoadSpec, Plan, Progress, Step, TableOp, Threads};
+use crate::plan::{Flow, LoadSpec, Plan, Progress, StageSpec, Step, TableOp, Threads};
 use crate::report::EpochReport;
 use crate::worker::Place;
 use rows::HostRows;
@@ -96,6 +96,7 @@ impl Host {
 
     /// Runs the plan to its end. A model is not saved: read the tables of the outcome.
     pub fn run(&self, plan: &Plan) -> Result<Outcome> {
+        plan.check()?;
         if self.inputs.len() < plan.inputs.len() {
             return Err(Error::user(format!(
                 "the plan has {} inputs, the host was given rows for {}",
@@ -183,14 +184,9 @@ impl Run<'_> {
     fn steps(&mut self, steps: &[Step], depth: usize) -> Result<Flow> {
         for step in steps {
             match step {
-                Step::Stage(stage) => {
-                    let epoch = self.progress.epoch;
-                    let places = self.host.places(stage.threads, stage.input.is_some(), epoch);
-                    let metrics = stage::run(stage, places, &mut self.tables, &self.inputs, &self.progress.scalars)
-                        .map_err(|e| e.context(format!("epoch {} stage {}", epoch + 1, stage.name)))?;
-                    self.progress.metrics.insert(stage.name.clone(), metrics);
-                    self.stages.push((stage.name.clone(), epoch));
-                }
+                Step::Stage(stage) => self.stage(stage)?,
+                // In the order in which they stand each comes after those that it names.
+                Step::Together(stages) => stages.iter().try_for_each(|stage| self.stage(stage))?,
                 Step::Op(op) => self.op(op),
                 Step::Load(LoadSpec { table, model, tensor }) => {
                     let values = self.host.tensors.get(&(model.0.clone(), tensor.clone()));
@@ -212,6 +208,16 @@ impl Run<'_> {
             }
         }
         Ok(Flow::Next)
+    }
+
+    fn stage(&mut self, stage: &StageSpec) -> Result<()> {
+        let epoch = self.progress.epoch;
+        let places = self.host.places(stage.threads, stage.input.is_some(), epoch);
+        let metrics = stage::run(stage, places, &mut self.tables, &self.inputs, &self.progress.scalars)
+            .map_err(|e| e.context(format!("epoch {} stage {}", epoch + 1, stage.name)))?;
+        self.progress.metrics.insert(stage.name.clone(), metrics);
+        self.stages.push((stage.name.clone(), epoch));
+        Ok(())
     }
 
     fn repeat(&mut self, times: u64, body: &[Step], depth: usize) -> Result<()> {

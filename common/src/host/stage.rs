@@ -12,7 +12,7 @@ use crate::data::{Block, Facts};
 use crate::error::{Error, Result};
 use crate::ids::{InputId, Key, TableId};
 use crate::metrics::Metrics;
-use crate::plan::{StageSpec, only_read};
+use crate::plan::{Rights, StageSpec};
 use crate::siblings::Siblings;
 use crate::value::{OwnedValues, Values, ValuesMut};
 use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
@@ -43,6 +43,7 @@ pub fn run(
             adds: Vec::new(),
             tickets: HashMap::new(),
             stage,
+            rights: stage.rights(),
             announced: stage.consistency.ahead().map(|_| Announcements::default()),
             failed: true,
         };
@@ -142,6 +143,7 @@ struct HostBackend<'s> {
     adds: Vec<OwnedPush>,
     tickets: HashMap<u64, Vec<(TableId, Vec<Key>)>>,
     stage: &'s StageSpec,
+    rights: Rights,
     /// Where the model asks for them.
     announced: Option<Announcements>,
     /// Until the worker's function returned well: a panic must not leave its siblings waiting.
@@ -160,6 +162,12 @@ impl Drop for HostBackend<'_> {
 }
 
 impl HostBackend<'_> {
+    /// Rows that the stage may pass over.
+    fn passed(&self, input: InputId) -> Result<&HostRows> {
+        self.rights.pass(input)?;
+        self.rows(input)
+    }
+
     fn rows(&self, input: InputId) -> Result<&HostRows> {
         self.shared.inputs.get(input.0 as usize).ok_or_else(|| Error::bug(format!("no input {input}")))
     }
@@ -176,29 +184,29 @@ impl HostBackend<'_> {
         Ok(())
     }
 
-    fn name(&self, table: TableId) -> Result<String> {
+    fn name(&self, table: TableId) -> String {
         let barrier = self.shared.barrier.lock();
-        let table = barrier.tables.get(table.0 as usize).ok_or_else(|| Error::bug(format!("no table {table}")))?;
-        Ok(table.spec.name.clone())
+        barrier.tables.get(table.0 as usize).map_or_else(|| table.to_string(), |table| table.spec.name.clone())
     }
 
     fn updatable(&self, table: TableId) -> Result<()> {
-        if self.stage.reads.contains(&table) { Err(only_read(&self.name(table)?)) } else { Ok(()) }
+        self.rights.update(table, || self.name(table))
     }
 
     /// An error unless the keys were announced, where that is asked for.
     fn expected(&self, table: TableId, keys: &[Key]) -> Result<()> {
         rising(keys)?;
         let Some(announced) = &self.announced else { return Ok(()) };
-        announced.check(table, &self.name(table)?, keys)
+        announced.check(table, &self.name(table), keys)
     }
 
     fn expected_range(&self, table: TableId, keys: &Range<Key>) -> Result<()> {
         let Some(announced) = &self.announced else { return Ok(()) };
-        announced.check_range(table, &self.name(table)?, keys.start.into()..keys.end.into())
+        announced.check_range(table, &self.name(table), keys.start.into()..keys.end.into())
     }
 
     fn read(&self, table: TableId, keys: impl ExactSizeIterator<Item = Key>, out: ValuesMut<'_>) -> Result<()> {
+        self.rights.read(table, || self.name(table))?;
         self.sized(table, keys.len(), out.len())?;
         self.shared.barrier.lock().tables[table.0 as usize].read(keys, out)
     }
@@ -299,14 +307,15 @@ impl Backend for HostBackend<'_> {
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {
-        Ok(self.rows(input)?.block(self.slave, at))
+        Ok(self.passed(input)?.block(self.slave, at))
     }
 
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
-        Ok(self.rows(input)?.key_map(self.slave))
+        Ok(self.passed(input)?.key_map(self.slave))
     }
 
     fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
+        self.rights.draw(input)?;
         Ok(self.rows(input)?.draw())
     }
 
@@ -315,7 +324,7 @@ impl Backend for HostBackend<'_> {
     }
 
     fn blocks(&mut self, input: InputId) -> Result<usize> {
-        Ok(self.rows(input)?.blocks(self.slave))
+        Ok(self.passed(input)?.blocks(self.slave))
     }
 
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
@@ -323,11 +332,11 @@ impl Backend for HostBackend<'_> {
     }
 
     fn take_column(&mut self, input: InputId, at: usize, name: &str) -> Result<Option<OwnedValues>> {
-        Ok(self.rows(input)?.take_column(self.slave, at, name))
+        Ok(self.passed(input)?.take_column(self.slave, at, name))
     }
 
     fn put_column(&mut self, input: InputId, at: usize, name: &str, column: OwnedValues) -> Result<()> {
-        self.rows(input)?.put_column(self.slave, at, name, column);
+        self.passed(input)?.put_column(self.slave, at, name, column);
         Ok(())
     }
 

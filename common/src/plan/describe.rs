@@ -2,7 +2,7 @@
 //!
 //! Invariant: the text holds every name, number and order that nodes must agree on.
 
-use super::{LoadSpec, Plan, Step, TableOp};
+use super::{LoadSpec, Plan, StageSpec, Step, TableOp};
 use crate::ids::TableId;
 
 impl Plan {
@@ -37,25 +37,35 @@ impl Plan {
         out
     }
 
+    fn describe_stage(&self, s: &StageSpec) -> String {
+        let name = |id: &TableId| self.tables[id.0 as usize].name.as_str();
+        let input = s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
+        let draws = s.draws.map_or(String::new(), |(i, share)| {
+            format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
+        });
+        let reads: String = s.reads.iter().map(|table| format!(", reads {}", name(table))).collect();
+        let updates: String = s.updates.iter().map(|table| format!(", updates {}", name(table))).collect();
+        let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
+        format!("stage {}: threads {:?}{on}, {:?}{input}{draws}{reads}{updates}", s.name, s.threads, s.consistency)
+    }
+
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {
         use std::fmt::Write;
         let name = |id: &TableId| self.tables[id.0 as usize].name.as_str();
         for step in steps {
             let _ = write!(out, "{:1$}", "", 2 * depth);
             let _ = match step {
-                Step::Stage(s) => {
-                    let input =
-                        s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
-                    let draws = s.draws.map_or(String::new(), |(i, share)| {
-                        format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
-                    });
-                    let reads: String = s.reads.iter().map(|table| format!(", reads {}", name(table))).collect();
-                    let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
-                    writeln!(
-                        out,
-                        "stage {}: threads {:?}{on}, {:?}{input}{draws}{reads}",
-                        s.name, s.threads, s.consistency
-                    )
+                Step::Stage(stage) => writeln!(out, "{}", self.describe_stage(stage)),
+                Step::Together(stages) => {
+                    let _ = writeln!(out, "together");
+                    for stage in stages {
+                        let after = match &stage.after[..] {
+                            [] => "at once".to_owned(),
+                            names => format!("after {}", names.join(", ")),
+                        };
+                        let _ = writeln!(out, "{:2$}{}, {after}", "", self.describe_stage(stage), 2 * depth + 2);
+                    }
+                    Ok(())
                 }
                 Step::Op(TableOp::Copy { from, to }) => writeln!(out, "copy {} to {}", name(from), name(to)),
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),

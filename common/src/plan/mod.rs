@@ -5,14 +5,18 @@
 
 mod consistency;
 mod describe;
+mod group;
 mod progress;
+mod rights;
 mod stage;
 mod steps;
 mod tables;
 
 pub use consistency::Consistency;
+pub use group::{Group, predecessors};
 pub use progress::{DecideFn, Flow, Progress};
-pub use stage::{StageBuilder, StageFn, StageSpec, Threads, only_read};
+pub use rights::Rights;
+pub use stage::{StageBuilder, StageFn, StageSpec, Threads};
 pub use steps::{Step, Steps};
 pub use tables::{Storage, Table, TableOp, TableSpec};
 
@@ -119,6 +123,33 @@ impl Plan {
         self.save = Some(save);
     }
 
+    /// Refuses a plan whose stages contradict themselves or one another, with their names.
+    pub fn check(&self) -> Result<()> {
+        let table = |id: TableId| self.tables.get(usize::from(id.0)).map_or_else(|| id.to_string(), |t| t.name.clone());
+        let input = |id: InputId| self.inputs.get(usize::from(id.0)).map_or_else(|| id.to_string(), |i| i.name.clone());
+        for StageSpec { name, reads, updates, together, after, .. } in self.stages() {
+            if let Some(both) = updates.iter().find(|id| reads.contains(id)) {
+                let both = table(*both);
+                return Err(Error::user(format!(
+                    "stage {name} says that it only reads table {both}, and that it updates it"
+                )));
+            }
+            if let Some(first) = after.first().filter(|_| !together) {
+                let text =
+                    format!("stage {name} is to come after {first}, but stands alone: all before it has ended anyway");
+                return Err(Error::user(text));
+            }
+        }
+        fn walk(steps: &[Step], check: &impl Fn(&[StageSpec]) -> Result<()>) -> Result<()> {
+            steps.iter().try_for_each(|step| match step {
+                Step::Together(stages) => check(stages),
+                Step::Repeat { body, .. } => walk(body, check),
+                _ => Ok(()),
+            })
+        }
+        walk(&self.body.0, &|stages| group::check(stages, table, input))
+    }
+
     /// A digest of all that nodes must agree on: every name, number and order of the plan, but not its closures.
     pub fn hash(&self) -> u64 {
         xxhash_rust::xxh3::xxh3_64(self.describe().as_bytes())
@@ -127,16 +158,18 @@ impl Plan {
     /// Gives every stage so many workers: on one slave where it is one slave's, over all of them else. The hash is then
     /// another one.
     pub fn fix_threads(&mut self, workers: u32) {
+        fn fix(stage: &mut StageSpec, workers: u32) {
+            stage.threads = match stage.threads {
+                Threads::OneSlave(_) => Threads::OneSlave(workers),
+                Threads::Visit(_) => Threads::Visit(workers),
+                _ => Threads::Count(workers),
+            };
+        }
         fn walk(steps: &mut [Step], workers: u32) {
             for step in steps {
                 match step {
-                    Step::Stage(stage) => {
-                        stage.threads = match stage.threads {
-                            Threads::OneSlave(_) => Threads::OneSlave(workers),
-                            Threads::Visit(_) => Threads::Visit(workers),
-                            _ => Threads::Count(workers),
-                        };
-                    }
+                    Step::Stage(stage) => fix(stage, workers),
+                    Step::Together(stages) => stages.iter_mut().for_each(|stage| fix(stage, workers)),
                     Step::Repeat { body, .. } => walk(body, workers),
                     _ => {}
                 }
@@ -151,6 +184,7 @@ impl Plan {
             for step in steps {
                 match step {
                     Step::Stage(stage) => found.push(stage),
+                    Step::Together(stages) => found.extend(stages),
                     Step::Repeat { body, .. } => walk(body, found),
                     _ => {}
                 }

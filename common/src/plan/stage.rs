@@ -1,7 +1,7 @@
 //! One stage of a plan: its workers, and what they run.
 
 use super::{Consistency, Input, Table};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{InputId, TableId};
 use crate::worker::Worker;
 use serde::{Deserialize, Serialize};
@@ -55,15 +55,35 @@ pub struct StageSpec {
     pub draws: Option<(InputId, f64)>,
     /// Tables that its workers read and never update: the slaves may have copies of them while it runs.
     pub reads: Vec<TableId>,
+    /// Tables that its workers update, as far as that is declared.
+    pub updates: Vec<TableId>,
+    /// Whether it is one of a [`super::Step::Together`]: it then touches nothing but what it declares.
+    pub together: bool,
+    /// The names of those of its group that must have ended before it begins.
+    pub after: Vec<String>,
     /// The name of the one slave that it may run on.
     pub on: Option<String>,
     /// What each worker runs.
     pub run: StageFn,
 }
 
-/// The error for an update of a table that the stage's plan says is only read.
-pub fn only_read(table: &str) -> Error {
-    Error::bug(format!("an update of table {table}, which the stage only reads, as its plan says"))
+impl StageSpec {
+    /// A stage on every slot under BSP that stands alone.
+    pub(super) fn new(name: &str, run: impl Fn(&mut Worker<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
+        Self {
+            name: name.to_owned(),
+            threads: Threads::All,
+            consistency: Consistency::Bsp,
+            input: None,
+            draws: None,
+            on: None,
+            reads: Vec::new(),
+            updates: Vec::new(),
+            together: false,
+            after: Vec::new(),
+            run: Arc::new(run),
+        }
+    }
 }
 
 /// Refines the stage that was just added.
@@ -98,6 +118,18 @@ impl StageBuilder<'_> {
     /// copy of its own for the time of the stage.
     pub fn reads<T>(self, table: Table<T>) -> Self {
         self.0.reads.push(table.id);
+        self
+    }
+
+    /// A table that its workers update, and may read. Only a stage of a [`super::Steps::together`] need say so.
+    pub fn updates<T>(self, table: Table<T>) -> Self {
+        self.0.updates.push(table.id);
+        self
+    }
+
+    /// The stages above it in its [`super::Steps::together`] that must have ended before it begins.
+    pub fn after(self, stages: &[&str]) -> Self {
+        self.0.after.extend(stages.iter().map(|name| (*name).to_owned()));
         self
     }
 

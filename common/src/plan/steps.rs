@@ -1,6 +1,6 @@
 //! The steps of a plan, and how a job writes them down.
 
-use super::{Consistency, DecideFn, Flow, LoadSpec, Progress, StageBuilder, StageSpec, Table, TableOp, Threads};
+use super::{DecideFn, Flow, Group, LoadSpec, Progress, StageBuilder, StageSpec, Table, TableOp};
 use crate::data::schema::DataPath;
 use crate::error::Result;
 use crate::worker::Worker;
@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub enum Step {
     /// Worker threads run a function.
     Stage(StageSpec),
+    /// Stages that may run side by side, each after those that it names; see [`Steps::together`].
+    Together(Vec<StageSpec>),
     /// The servers change tables.
     Op(TableOp),
     /// The master fills a table from a saved model.
@@ -37,20 +39,21 @@ impl Steps {
         name: &str,
         run: impl Fn(&mut Worker<'_>) -> Result<()> + Send + Sync + 'static,
     ) -> StageBuilder<'_> {
-        self.0.push(Step::Stage(StageSpec {
-            name: name.to_owned(),
-            threads: Threads::All,
-            consistency: Consistency::Bsp,
-            input: None,
-            draws: None,
-            on: None,
-            reads: Vec::new(),
-            run: Arc::new(run),
-        }));
+        self.0.push(Step::Stage(StageSpec::new(name, run)));
         match self.0.last_mut() {
             Some(Step::Stage(spec)) => StageBuilder(spec),
             _ => unreachable!("a stage was just pushed"),
         }
+    }
+
+    /// Adds the stages that `build` makes, which depend on one another as [`StageBuilder::after`] says and not as they
+    /// follow one another: those that wait for none of them begin at once, and run side by side where slots are free. The
+    /// next step begins when all have ended. While they run, tables stay where they are.
+    pub fn together(&mut self, build: impl FnOnce(&mut Group<'_>)) -> &mut Self {
+        let mut stages = Vec::new();
+        build(&mut Group(&mut stages));
+        self.0.push(Step::Together(stages));
+        self
     }
 
     /// `to = from`, inside the servers.

@@ -57,11 +57,13 @@ pub struct Launch {
     pub workers: Vec<(SlaveId, u32)>,
     /// The job's scalars.
     pub scalars: BTreeMap<String, f64>,
-    /// The phase of the job that begins: it counts stage runs and operations.
+    /// The phase that begins, or has begun with a run beside it: it counts lone stages, groups of them, and operations.
     pub phase: u64,
     /// Where the tables live from now on, by table; none while a move of this phase is under way: [`ToSlave::Settle`] then
     /// follows.
     pub homes: Option<Vec<Home>>,
+    /// The job's runs that go on beside it; all others are over.
+    pub beside: Vec<StageRun>,
 }
 
 /// A slave as others see it.

@@ -284,6 +284,7 @@ fn to_slave() -> Vec<ToSlave> {
         scalars: [("eta".to_owned(), 0.1)].into(),
         phase: 12,
         homes: Some(vec![Home::All, Home::Some(vec![1, 7])]),
+        beside: vec![StageRun(1)],
     };
     let ops = vec![
         TableOp::Copy { from: TableId(0), to: TableId(1) },

@@ -61,7 +61,7 @@ pub enum Marked {
     },
     /// The boundary is over; its next.
     Late(Boundary),
-    /// They are not: they are being changed as a whole, or another snapshot was asked for.
+    /// They are not: they are being changed as a whole, stages run side by side, or another snapshot was asked for.
     Busy,
 }
 

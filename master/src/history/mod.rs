@@ -16,7 +16,7 @@ pub use read::read;
 pub use trace::{trace, workload};
 
 use crate::scheduler::Want;
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,12 @@ pub enum Record {
     Run {
         /// Its job.
         job: JobId,
+        /// Which of its runs this is; 0 where an older build wrote it.
+        #[serde(default = "unknown")]
+        run: StageRun,
+        /// Those that had to end before; where an older build wrote it, the one that is recorded before.
+        #[serde(default)]
+        after: Option<Vec<StageRun>>,
         /// The stage's name.
         stage: String,
         /// The round, from 1.
@@ -109,6 +115,10 @@ pub enum Record {
         /// Why it failed.
         error: Option<String>,
     },
+}
+
+fn unknown() -> StageRun {
+    StageRun(0)
 }
 
 #[cfg(test)]

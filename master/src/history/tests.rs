@@ -21,6 +21,8 @@ fn records() -> Vec<Record> {
     let slave = |id| Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2 };
     let run = |id, epoch, ready, start, end, threads: [u32; 2]| Record::Run {
         job: JobId(id),
+        run: StageRun(epoch),
+        after: Some((1..epoch).map(StageRun).collect()),
         stage: "pass".into(),
         epoch,
         ready,
@@ -100,12 +102,14 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         scheduling: Scheduling { after: after.iter().copied().map(JobId).collect(), ..Scheduling::default() },
     };
     let slave = |id| Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2 };
-    let run = |id, stage: &str, times: [f64; 4], workers: &[(u32, u32)], ends: &[f64], want| {
-        let [ready, lead, start, end] = times;
-        let workers = workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect();
-        let (job, stage, ends, want) = (JobId(id), stage.to_owned(), ends.to_vec(), Some(want));
-        Record::Run { job, stage, epoch: 1, ready, start, end, workers, lead, ends, want }
-    };
+    let run =
+        |(id, run, after): (_, _, &[u64]), stage: &str, times: [f64; 4], workers: &[(u32, u32)], ends: &[f64], want| {
+            let (run, after) = (StageRun(run), Some(after.iter().copied().map(StageRun).collect()));
+            let [ready, lead, start, end] = times;
+            let workers = workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect();
+            let (job, stage, ends, want) = (JobId(id), stage.to_owned(), ends.to_vec(), Some(want));
+            Record::Run { job, run, after, stage, epoch: 1, ready, start, end, workers, lead, ends, want }
+        };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     let records = vec![
         begin(),
@@ -116,22 +120,22 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         job(1.25, 3, &[1]),
         // Its slots are free while it is opened: the second job has them. On h2 it ends first, so a stage of two slots on
         // one slave begins there.
-        run(2, "wide", [1.25, 0.25, 1.5, 3.5], &[(1, 2), (2, 2)], &[3.5, 2.5], Want::All),
-        run(1, "own", [1.0, 0.75, 2.5, 4.0], &[(2, 2)], &[], Want::OneSlave(2)),
+        run((2, 1, &[]), "wide", [1.25, 0.25, 1.5, 3.5], &[(1, 2), (2, 2)], &[3.5, 2.5], Want::All),
+        run((1, 1, &[]), "own", [1.0, 0.75, 2.5, 4.0], &[(2, 2)], &[], Want::OneSlave(2)),
         // Two at a time, ready when the one before them ended; the last after both, and half a second in the shards.
-        run(1, "left", [4.0, 0.0, 4.0, 5.0], &[(1, 1)], &[], Want::Spread { threads: 1, each: 0 }),
-        run(1, "right", [4.0, 0.0, 4.0, 6.0], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run((1, 2, &[1]), "left", [4.0, 0.0, 4.0, 5.0], &[(1, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run((1, 3, &[1]), "right", [4.0, 0.0, 4.0, 6.0], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
         end(6.0, 2),
-        run(1, "last", [6.5, 0.0, 6.5, 7.0], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
+        run((1, 4, &[2, 3]), "last", [6.5, 0.0, 6.5, 7.0], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
         // It saves its model, then the one that is to run after it begins.
         end(8.0, 1),
-        run(3, "own", [8.0, 0.5, 8.5, 9.0], &[(1, 1)], &[], Want::OneSlave(1)),
+        run((3, 1, &[]), "own", [8.0, 0.5, 8.5, 9.0], &[(1, 1)], &[], Want::OneSlave(1)),
         end(9.5, 3),
     ];
     let live = trace(&records, &BTreeMap::new(), |_| true);
     let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);
     let after = |job: usize| workload.jobs[job].stages.iter().map(|s| s.after.as_slice()).collect::<Vec<_>>();
-    assert_eq!(after(0), [&[][..], &[0], &[0], &[2, 1]]);
+    assert_eq!(after(0), [&[][..], &[0], &[0], &[1, 2]]);
     for name in ["greedy", "prioritized", "backfill", "fair"] {
         let replayed = simulate(&workload, &cluster, &*policy(name).unwrap(), 1).unwrap();
         let times = |t: &crate::simulate::Trace| {

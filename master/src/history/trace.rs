@@ -1,7 +1,7 @@
 //! Records as a trace, and as a workload that plays again what was recorded.
 //!
 //! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a run comes after
-//! those of its job that had ended when it was ready, by the recorded time, and lasts on each slave as long as it did; a job
+//! those of its job that it had to wait for, by the recorded time, and lasts on each slave as long as it did; a job
 //! takes as long to be opened, and to end after its last run. So only waiting for slots can change, and under the policy
 //! that was recorded not even that.
 
@@ -10,7 +10,7 @@ use crate::scheduler::Want;
 use crate::simulate::{
     Cluster, JobSpec, JobTrace, Luck, Recorded, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload,
 };
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,8 +71,8 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
 struct Played {
     spec: JobSpec,
     after: Vec<JobId>,
-    /// When each of its runs was ready, and when it ended; in order of their ends.
-    runs: Vec<(Duration, Duration)>,
+    /// Which runs it had, and when each ended; in order of their ends.
+    runs: Vec<(StageRun, Duration)>,
 }
 
 /// The recorded jobs and the slaves that they had. Jobs that had not ended are left out.
@@ -101,28 +101,28 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 };
                 jobs.insert(*job, Played { spec, after: scheduling.after.clone(), runs: Vec::new() });
             }
-            Record::Run { job, stage, epoch, ready, start, end, workers, lead, ends, want } => {
+            Record::Run { job, run, after: first, stage, epoch, ready, start, end, workers, lead, ends, want } => {
                 let Some(Played { spec, after, runs }) = jobs.get_mut(job) else { continue };
                 let [ready, start, end] = [ready, start, end].map(|at| seconds(*at));
-                let before = before(runs, ready);
+                let before = before(runs, first.as_deref());
                 // What it waited for other jobs is no time of its own.
                 let others = after.iter().filter_map(|id| ended.get(id)).max().copied().unwrap_or_default();
                 let from = before.iter().map(|place| runs[*place].1).max().unwrap_or(spec.arrival.max(others));
-                let run = Recorded {
+                let recorded = Recorded {
                     round: u32::try_from(*epoch).unwrap_or(u32::MAX),
                     gap: ready.saturating_sub(from),
                     lasts: end.saturating_sub(start),
                     each: ends.iter().map(|at| seconds(*at).saturating_sub(start)).collect(),
                 };
-                spec.opening += seconds(*lead);
+                spec.opening = spec.opening.max(seconds(*lead));
                 spec.stages.push(StageSpec {
                     name: stage.clone(),
                     threads: threads(*want, workers, &slots),
-                    timing: Timing::Recorded(run),
+                    timing: Timing::Recorded(recorded),
                     after: before,
                     memory: 0,
                 });
-                runs.push((ready, end));
+                runs.push((*run, end));
             }
             Record::End { at, job, .. } => {
                 ended.insert(*job, seconds(*at));
@@ -145,18 +145,12 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
     (workload, Cluster { slots: slots.into_values().collect(), ..Cluster::default() })
 }
 
-/// After which runs one comes that was ready then: those that had ended, but for those after which one of these came.
-fn before(runs: &[(Duration, Duration)], ready: Duration) -> Vec<usize> {
-    let mut latest = None;
-    let mut places = Vec::new();
-    for (place, (was_ready, end)) in runs.iter().enumerate().rev().filter(|(_, (_, end))| *end <= ready) {
-        if latest.is_some_and(|latest| *end <= latest) {
-            break;
-        }
-        latest = latest.max(Some(*was_ready));
-        places.push(place);
+/// The places of the runs that one had to wait for; of one of an older build the one that ended before it.
+fn before(runs: &[(StageRun, Duration)], first: Option<&[StageRun]>) -> Vec<usize> {
+    match first {
+        None => runs.len().checked_sub(1).into_iter().collect(),
+        Some(first) => first.iter().filter_map(|run| runs.iter().rposition(|(other, _)| other == run)).collect(),
     }
-    places
 }
 
 /// The threads of a run that wanted this: how long it takes is known of so many and no others.

@@ -14,7 +14,7 @@ use crate::prepare::Prepared;
 use driver::Driver;
 use flexps_common::Error;
 use flexps_common::experiment::Experiment;
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::plan::Plan;
 use flexps_common::report::{ReadReport, Report, State};
 use flexps_common::scheduling::Scheduling;
@@ -52,14 +52,27 @@ pub struct Started {
     pub readings: Vec<Reading>,
     /// Slaves that have not answered [`flexps_common::wire::control::ToSlave::Open`] yet.
     pub opening: BTreeSet<SlaveId>,
-    /// The place of the stage that waits for slots.
-    pub ready: Option<u32>,
+    /// The stages that wait for slots, by their places in the plan.
+    pub ready: BTreeMap<u32, Turn>,
     /// Where what its searches for threads find is kept.
     pub searches: Option<PathBuf>,
     /// Stops a load or a save.
     pub stop: Arc<AtomicBool>,
     /// Ends the snapshot that is taken of it.
     pub snapshot: Option<oneshot::Sender<()>>,
+}
+
+/// A stage that waits for slots.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    /// When it became ready, and how often it was passed over.
+    pub queued: (Duration, u32),
+    /// How long opening the job took, for its first stages.
+    pub lead: Duration,
+    /// The runs that had to end before.
+    pub after: Vec<StageRun>,
+    /// Why it waits.
+    pub why: Option<String>,
 }
 
 /// A job.
@@ -86,14 +99,10 @@ pub struct Job {
     pub version: u64,
     /// Why it waits.
     pub waiting: Option<String>,
-    /// When the stage that waits became ready, and how often it was passed over.
+    /// Since when it waits for its first slots, and how often it was passed over.
     pub queued: (Duration, u32),
-    /// When the stage that was placed last had become ready.
-    pub was_ready: Duration,
     /// When its slaves were asked to open it.
     pub opened: Duration,
-    /// How long that took; told once, with its first stage run.
-    pub lead: Duration,
     /// The slaves that the job would use or uses, as one list that all of its stages share.
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
@@ -140,9 +149,7 @@ impl Job {
             version: 1,
             waiting: Some("its inputs are being listed".to_owned()),
             queued: (now, 0),
-            was_ready: now,
             opened: now,
-            lead: Duration::ZERO,
             slaves: Arc::new([]),
             submitted: now,
             report,
@@ -152,6 +159,26 @@ impl Job {
     /// What it has while it runs.
     pub fn started(&mut self) -> Option<&mut Started> {
         if let Phase::Started(started) = &mut self.phase { Some(started) } else { None }
+    }
+
+    /// Says why it waits: of stages that wait side by side, of each.
+    pub fn tell_waiting(&mut self) {
+        let Phase::Started(started) = &self.phase else { return };
+        let name = |place: u32| &self.plan.stages()[place as usize].name;
+        let whys = started.ready.iter().filter_map(|(place, turn)| Some((*place, turn.why.as_ref()?)));
+        let whys: Vec<String> = match started.ready.len() {
+            1 => whys.map(|(_, why)| why.clone()).collect(),
+            _ => whys.map(|(place, why)| format!("stage {}: {why}", name(place))).collect(),
+        };
+        self.waits((!whys.is_empty()).then(|| whys.join("; ")));
+    }
+
+    /// Says why it waits, or that it doesn't.
+    pub fn waits(&mut self, why: Option<String>) {
+        if self.waiting != why {
+            self.waiting = why;
+            self.version += 1;
+        }
     }
 
     /// Whether it uses a slave.

@@ -2,13 +2,13 @@
 //!
 //! Invariant: every [`Code::Enter`] has its [`Code::Close`], each names the other's place, and loops nest.
 
-use flexps_common::plan::{DecideFn, LoadSpec, Plan, StageSpec, Step, TableOp};
+use flexps_common::plan::{DecideFn, LoadSpec, Plan, StageSpec, Step, TableOp, predecessors};
 
 /// One instruction.
 #[derive(Clone)]
 pub enum Code {
-    /// Run the stage with this place in [`Plan::stages`].
-    Stage(u32),
+    /// Run stages, by their places in [`Plan::stages`], each behind those that stand at these places of this list.
+    Stages(Vec<(u32, Vec<usize>)>),
     /// Change tables.
     Op(TableOp),
     /// Fill a table, which is zero, from a model.
@@ -49,8 +49,14 @@ impl Program {
         for step in steps {
             match step {
                 Step::Stage(stage) => {
-                    self.code.push(Code::Stage(self.stages.len() as u32));
+                    self.code.push(Code::Stages(vec![(self.stages.len() as u32, Vec::new())]));
                     self.stages.push(stage.clone());
+                }
+                Step::Together(stages) if stages.is_empty() => {}
+                Step::Together(stages) => {
+                    let places = self.stages.len() as u32..;
+                    self.code.push(Code::Stages(places.zip(predecessors(stages)).collect()));
+                    self.stages.extend(stages.iter().cloned());
                 }
                 Step::Op(op) => self.code.push(Code::Op(op.clone())),
                 Step::Load(load) => {

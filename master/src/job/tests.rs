@@ -4,4 +4,5 @@ mod admission;
 mod driver;
 mod homes;
 mod reading;
+mod together;
 mod tuning;

@@ -5,6 +5,7 @@
 
 use super::overview::UnderWay;
 use crate::history::Record;
+use crate::job::Turn;
 use crate::scheduler::{Estimates, Near, NearList, Reservation, Running, Runs, Share, Want};
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use std::collections::BTreeMap;
@@ -33,9 +34,8 @@ struct Begun {
     place: u32,
     workers: Vec<(SlaveId, u32)>,
     epoch: u64,
-    ready: Duration,
+    turn: Turn,
     since: Duration,
-    lead: Duration,
     want: Want,
     /// When the workers on slaves ended.
     ends: BTreeMap<SlaveId, Duration>,
@@ -59,10 +59,8 @@ pub struct Launched<'a> {
     pub owner: u32,
     /// The round, from 1.
     pub epoch: u64,
-    /// When it had become ready.
-    pub ready: Duration,
-    /// What opening the job took, for its first run.
-    pub lead: Duration,
+    /// How it waited.
+    pub turn: &'a Turn,
     /// What it wanted.
     pub want: Want,
 }
@@ -99,15 +97,15 @@ impl Books {
 
     /// A stage was launched.
     pub fn launched(&mut self, what: &Launched<'_>, now: Duration) {
-        let Launched { id, job, stage, place, run, workers, owner, epoch, ready, lead, want } = *what;
+        let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want } = *what;
         let threads: u32 = workers.iter().map(|(_, n)| n).sum();
         let until = self.estimate(job, stage, threads).map(|e| now + e);
         let running = Running { owner, workers: workers.to_vec(), memory: 0, since: now, until };
         self.running.insert((id, place), running);
         self.last.insert((id, place), workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
-        let (job, stage, workers) = (job.to_owned(), stage.to_owned(), workers.to_vec());
+        let (job, stage, workers, turn) = (job.to_owned(), stage.to_owned(), workers.to_vec(), turn.clone());
         let ends = BTreeMap::new();
-        self.names.insert((id, run), Begun { job, stage, place, workers, epoch, ready, since: now, lead, want, ends });
+        self.names.insert((id, run), Begun { job, stage, place, workers, epoch, turn, since: now, want, ends });
         if let Some(share) = self.shares.get_mut(owner as usize) {
             share.slots += threads;
         }
@@ -148,11 +146,13 @@ impl Books {
             job,
             stage: begun.stage,
             epoch: begun.epoch,
-            ready: begun.ready.as_secs_f64(),
+            run,
+            after: Some(begun.turn.after),
+            ready: begun.turn.queued.0.as_secs_f64(),
             start: begun.since.as_secs_f64(),
             end: now.as_secs_f64(),
             workers: begun.workers,
-            lead: begun.lead.as_secs_f64(),
+            lead: begun.turn.lead.as_secs_f64(),
             ends: if at_once { Vec::new() } else { ends.iter().map(Duration::as_secs_f64).collect() },
             want: Some(begun.want),
         })

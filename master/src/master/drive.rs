@@ -6,7 +6,7 @@ use crate::assigner::{Cut, Next};
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step};
-use crate::job::{Job, Phase, admission};
+use crate::job::{Job, Phase, Turn, admission};
 use crate::prepare::Prepared;
 use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
@@ -190,30 +190,31 @@ impl Master {
     fn carry_out(&mut self, id: JobId, command: Command, now: Duration) -> Result<()> {
         let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
         let (plan, name) = (job.plan.clone(), job.name.clone());
+        let (queued, opened) = (job.queued, job.opened);
         let Some(started) = job.started() else { return Ok(()) };
         let slaves = started.slaves.clone();
         match command {
-            Command::Place(stage) => {
-                started.ready = Some(stage);
-                // The first one goes on waiting where the job did in the queue.
-                if started.driver.stages.is_empty() {
-                    job.lead = now.saturating_sub(job.opened);
-                } else {
-                    job.queued = (now, 0);
-                }
+            Command::Place { stage, after } => {
+                // The first ones go on waiting where the job did in the queue.
+                let (queued, lead) = match started.driver.stages.is_empty() {
+                    true => (queued, now.saturating_sub(opened)),
+                    false => ((now, 0), Duration::ZERO),
+                };
+                started.ready.insert(stage, Turn { queued, lead, after, why: None });
                 self.unplaced = true;
             }
             Command::Launch(launch) => {
                 let threads: u32 = launch.workers.iter().map(|(_, n)| n).sum();
                 let stage = &plan.stages()[launch.stage as usize].name;
+                let turn = started.ready.remove(&launch.stage).unwrap_or_default();
                 tracing::info!(job = %id, stage, epoch = launch.epoch + 1, threads, "stage starts");
                 self.slaves.take(id, launch.run, &launch.workers);
                 let share = job.report.scheduling.share().to_owned();
                 let owner = self.books.owner(&share);
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
-                let (ready, lead) = (job.was_ready, std::mem::take(&mut job.lead));
                 let want = admission::want(plan.stages()[place as usize], threads);
-                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, ready, lead, want };
+                let turn = &turn;
+                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want };
                 self.books.launched(&launched, now);
                 let asked = Asked::Launch(launch.run);
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;

@@ -126,24 +126,32 @@ impl Counts {
 impl Master {
     /// The picture at `now`.
     pub(super) fn overview(&self, now: Duration) -> Overview {
-        let held: BTreeMap<JobId, u32> =
-            self.books.reserved.iter().map(|r: &Reservation| (r.job, r.workers.iter().map(|w| w.1).sum())).collect();
+        let held: BTreeMap<(JobId, u32), u32> = self
+            .books
+            .reserved
+            .iter()
+            .map(|r: &Reservation| ((r.job, r.stage), r.workers.iter().map(|w| w.1).sum()))
+            .collect();
         let waits = |job: &crate::job::Job| {
-            let place = match &job.phase {
-                Phase::Ended => return None,
-                Phase::Started(started) => started.ready,
-                Phase::Queued(_) => Some(0),
-                Phase::Preparing => None,
+            let line = |place: Option<u32>, (since, passed_over): (Duration, u32), why: Option<&String>| {
+                Some(Waiting {
+                    job: job.id,
+                    stage: place.and_then(|at| Some(job.plan.stages().get(at as usize)?.name.clone())),
+                    waited: now.saturating_sub(since).as_secs_f64(),
+                    passed_over,
+                    held: place.and_then(|at| held.get(&(job.id, at)).copied()).unwrap_or(0),
+                    why: why?.clone(),
+                })
             };
-            let (since, passed_over) = job.queued;
-            Some(Waiting {
-                job: job.id,
-                stage: place.and_then(|at| Some(job.plan.stages().get(at as usize)?.name.clone())),
-                waited: now.saturating_sub(since).as_secs_f64(),
-                passed_over,
-                held: held.get(&job.id).copied().unwrap_or(0),
-                why: job.waiting.clone()?,
-            })
+            match &job.phase {
+                Phase::Ended => Vec::new(),
+                Phase::Started(started) => {
+                    let turns = started.ready.iter();
+                    turns.filter_map(|(place, turn)| line(Some(*place), turn.queued, turn.why.as_ref())).collect()
+                }
+                Phase::Queued(_) => line(Some(0), job.queued, job.waiting.as_ref()).into_iter().collect(),
+                Phase::Preparing => line(None, job.queued, job.waiting.as_ref()).into_iter().collect::<Vec<_>>(),
+            }
         };
         Overview {
             seconds: now.as_secs_f64(),
@@ -151,7 +159,7 @@ impl Master {
             policy: self.policy.name(),
             slaves: self.slaves.lines(now),
             jobs: self.jobs.values().map(|job| job.line(now)).collect(),
-            queue: self.jobs.values().filter_map(waits).collect(),
+            queue: self.jobs.values().flat_map(waits).collect(),
             running: self.books.begun(),
             next_record: self.log.next(),
             counts: self.counts,

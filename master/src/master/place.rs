@@ -29,7 +29,7 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 impl Master {
     /// Starts what fits.
     pub(super) fn place(&mut self, now: Duration) {
-        let slots: Vec<Slots> = self
+        let mut slots: Vec<Slots> = self
             .slaves
             .iter()
             .map(|(id, s)| Slots { id, slots: s.registration.slots, free: s.free(), memory: u64::MAX })
@@ -39,7 +39,7 @@ impl Master {
         let mut waiting: Vec<(JobId, String)> = Vec::new();
         for id in self.jobs.keys().copied().collect::<Vec<_>>() {
             match self.ready(id, now) {
-                Waits::Slots(stage) => ready.push(*stage),
+                Waits::Slots(stages) => ready.extend(stages),
                 Waits::Other(why) => waiting.push((id, why)),
                 Waits::Never(error) => self.fail(id, error, now),
                 Waits::Nothing => {}
@@ -58,28 +58,42 @@ impl Master {
         self.counts.decided(asked.elapsed());
         self.books.reserved = reserved;
         let (placed_now, mut left): (Vec<Ready>, Vec<Ready>) =
-            ready.into_iter().partition(|r| placed.iter().any(|p| p.job == r.job));
+            ready.into_iter().partition(|r| placed.iter().any(|p| (p.job, p.stage) == r.key()));
         // A job that is opened now takes its slots, and overtakes others, when its first stage is placed.
         note_overtaken(&mut left, placed_now.iter().filter(|r| started.binary_search(&r.job).is_ok()));
+        // Those that are left wait for what these leave.
+        let taken = placed.iter().filter(|p| started.binary_search(&p.job).is_ok()).flat_map(|p| &p.workers);
+        for (id, n) in taken {
+            if let Ok(at) = slots.binary_search_by_key(id, |s| s.id) {
+                slots[at].free = slots[at].free.saturating_sub(*n);
+            }
+        }
         for ready in left {
             let reserved = self.books.reserved.iter().find(|r| (r.job, r.stage) == ready.key());
-            waiting.push((ready.job, why(&ready, &slots, reserved)));
-            if let Some(job) = self.jobs.get_mut(&ready.job) {
-                job.queued.1 = ready.passed_over;
+            let why = why(&ready, &slots, reserved);
+            let Some(job) = self.jobs.get_mut(&ready.job) else { continue };
+            match job.started().and_then(|started| started.ready.get_mut(&ready.stage)) {
+                Some(turn) => {
+                    (turn.queued.1, turn.why) = (ready.passed_over, Some(why));
+                    job.tell_waiting();
+                }
+                None => {
+                    job.queued.1 = ready.passed_over;
+                    waiting.push((ready.job, why));
+                }
             }
         }
         for (id, why) in waiting {
-            if let Some(job) = self.jobs.get_mut(&id).filter(|j| j.waiting.as_deref() != Some(why.as_str())) {
-                job.waiting = Some(why);
-                job.version += 1;
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.waits(Some(why));
             }
         }
-        for Placement { job, workers, why, .. } in placed {
-            self.placed(job, workers, why, now);
+        for Placement { job, stage, workers, why } in placed {
+            self.placed(job, (stage, workers, why), now);
         }
     }
 
-    fn placed(&mut self, id: JobId, workers: Vec<(SlaveId, u32)>, why: Why, now: Duration) {
+    fn placed(&mut self, id: JobId, (stage, workers, why): (u32, Vec<(SlaveId, u32)>, Why), now: Duration) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.waiting = None;
         job.version += 1;
@@ -90,12 +104,10 @@ impl Master {
                 let slaves = job.slaves.to_vec();
                 self.start(id, prepared, slaves, now);
             }
-            Phase::Started(mut started) => {
-                started.ready = None;
-                job.was_ready = job.queued.0;
-                job.queued = (now, 0);
+            Phase::Started(started) => {
                 job.phase = Phase::Started(started);
-                self.step(id, Step::Placed(workers, why), now);
+                self.step(id, Step::Placed(stage, workers, why), now);
+                self.jobs.get_mut(&id).into_iter().for_each(Job::tell_waiting);
             }
             other => job.phase = other,
         }
@@ -105,12 +117,11 @@ impl Master {
     /// use.
     fn ready(&mut self, id: JobId, now: Duration) -> Waits {
         let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
-        let place = match &job.phase {
+        let stages: Vec<(u32, (Duration, u32))> = match &job.phase {
             Phase::Preparing | Phase::Ended => return Waits::Nothing,
-            Phase::Started(started) => match started.ready {
-                None => return Waits::Nothing,
-                Some(place) => place,
-            },
+            // One that ends takes no more.
+            Phase::Started(started) if started.driver.ending() => return Waits::Nothing,
+            Phase::Started(started) => started.ready.iter().map(|(place, turn)| (*place, turn.queued)).collect(),
             Phase::Queued(prepared) => {
                 if let Some(waits) = self.after(job) {
                     return waits;
@@ -129,15 +140,19 @@ impl Master {
                         }
                     }
                 }
-                0
+                vec![(0, self.jobs.get(&id).map_or((now, 0), |job| job.queued))]
             }
         };
+        Waits::Slots(stages.into_iter().filter_map(|(place, queued)| self.wanted(id, place, queued, now)).collect())
+    }
+
+    /// A stage that waits for slots, as a policy sees it.
+    fn wanted(&mut self, id: JobId, place: u32, (since, passed_over): (Duration, u32), now: Duration) -> Option<Ready> {
         let chosen = self.chosen(id, place);
-        let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
+        let job = self.jobs.get(&id)?;
         let stages = job.plan.stages();
         let stage = stages.get(place as usize);
         let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen));
-        let (since, passed_over) = job.queued;
         let slaves = self.allowed(job, place);
         let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;
@@ -145,21 +160,19 @@ impl Master {
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
         let (priority, share) = (scheduling.priority, scheduling.share().to_owned());
         let owner = self.books.owner(&share);
-        let since = since.min(now);
-        let ready = Ready {
+        Some(Ready {
             job: id,
             stage: place,
             priority,
             owner,
-            since,
+            since: since.min(now),
             passed_over,
             want,
             memory: 0,
             slaves,
             near,
             estimate,
-        };
-        Waits::Slots(Box::new(ready))
+        })
     }
 
     /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's.
@@ -286,7 +299,7 @@ impl Master {
             opening: slaves.iter().copied().collect(),
             slaves: slaves.clone(),
             readings,
-            ready: None,
+            ready: BTreeMap::new(),
             searches: prepared.searches,
             stop: Default::default(),
             snapshot: None,
@@ -330,7 +343,7 @@ fn near(job: &Job, place: u32, last: Option<NearList>) -> Option<NearList> {
 /// What a job waits for.
 enum Waits {
     Nothing,
-    Slots(Box<Ready>),
+    Slots(Vec<Ready>),
     Other(String),
     Never(Error),
 }

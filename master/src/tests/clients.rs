@@ -124,6 +124,7 @@ async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
                     scalars: Default::default(),
                     phase: 1,
                     homes: Some(Vec::new()),
+                    beside: Vec::new(),
                 };
                 (Ok(FromSlave::Ok), vec![done(me, &launch, Some(flexps_common::Error::cancelled()))])
             }

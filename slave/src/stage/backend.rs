@@ -349,6 +349,7 @@ impl Backend for Engine {
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {
+        self.run.rights.pass(input)?;
         self.release();
         let job = self.job.clone();
         let block = self.wait_for(job.rows(input)?.block(at))??;
@@ -363,12 +364,14 @@ impl Backend for Engine {
     }
 
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
+        self.run.rights.pass(input)?;
         self.release();
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.key_map())?
     }
 
     fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
+        self.run.rights.draw(input)?;
         self.release();
         let job = self.job.clone();
         self.wait_for(job.draw(input))?
@@ -381,6 +384,7 @@ impl Backend for Engine {
     }
 
     fn blocks(&mut self, input: InputId) -> Result<usize> {
+        self.run.rights.pass(input)?;
         self.release();
         let job = self.job.clone();
         self.wait_for(job.rows(input)?.blocks())?
@@ -401,11 +405,13 @@ impl Backend for Engine {
 
     fn take_column(&mut self, input: InputId, at: usize, name: &str) -> Result<Option<OwnedValues>> {
         self.run.check()?;
+        self.run.rights.pass(input)?;
         Ok(self.job.take_column(input, at, name))
     }
 
     fn put_column(&mut self, input: InputId, at: usize, name: &str, column: OwnedValues) -> Result<()> {
         self.run.check()?;
+        self.run.rights.pass(input)?;
         self.job.put_column(input, at, name, column);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! The tables of a request: found, and checked against the values that come with it.
+//! The tables of a request: found, and checked against the stage's rights and the values that come with it.
 //!
 //! Invariant: what passes here fits its tables to the last value, so a wrong length never shifts the values of others.
 
@@ -14,6 +14,7 @@ use flexps_common::value::{Type, ValuesMut};
 pub fn describe<'a>(job: &'a OpenJob, run: &'a Run, items: &[(TableId, Keys<'a>)]) -> Result<Vec<Item<'a>>> {
     let item = |(table, keys): &(TableId, Keys<'a>)| {
         let spec = job.shard.spec(*table)?;
+        run.rights.read(*table, || spec.name.clone())?;
         Ok(Item { table: *table, spec, keys: *keys, home: run.settled.home(*table)? })
     };
     items.iter().map(item).collect()

@@ -18,10 +18,10 @@ use flexps_common::error::{Error, Result};
 use flexps_common::experiment::Switch;
 use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::pace::Pace;
-use flexps_common::plan::Consistency;
+use flexps_common::plan::{Consistency, Rights};
 use flexps_common::siblings::Siblings;
 use flexps_common::wire::kv::Seen;
-use flexps_common::{ids::TableId, worker::Place};
+use flexps_common::worker::Place;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use tokio::sync::oneshot;
@@ -37,8 +37,8 @@ pub struct Run {
     pub consistency: Consistency,
     /// What the workers here sum.
     pub siblings: Siblings,
-    /// Tables that they only read.
-    pub reads: Vec<TableId>,
+    /// What they may touch.
+    pub rights: Rights,
     /// Where they find the tables.
     pub settled: Settled,
     /// What they read of other slaves' shards, where that serves several of them: known when it is settled.
@@ -92,7 +92,7 @@ impl Run {
             id,
             consistency,
             siblings,
-            reads: Vec::new(),
+            rights: Rights::default(),
             settled: Settled::default(),
             cache: OnceLock::new(),
             sums: OnceLock::new(),
@@ -107,9 +107,9 @@ impl Run {
         }
     }
 
-    /// The same run, whose workers only read these tables, and share what they read and add as a user asks for it.
-    pub fn with(self, reads: Vec<TableId>, cache: Switch, sums: bool) -> Self {
-        Self { reads, sharing: (cache, sums), ..self }
+    /// The same run, whose workers have these rights, and share what they read and add as a user asks for it.
+    pub fn with(self, rights: Rights, cache: Switch, sums: bool) -> Self {
+        Self { rights, sharing: (cache, sums), ..self }
     }
 
     /// The tables stay where the shard has them now. The workers here race for values if it is asked for and may be.
@@ -402,6 +402,14 @@ impl Run {
         let marking = state.mark.want(snapshot, at);
         self.advance(&mut state);
         Ok(marking)
+    }
+
+    /// Nobody gets the snapshot that is wanted of this run.
+    pub fn give_up_mark(&self) {
+        let mut state = self.state.lock();
+        state.mark.give_up();
+        let woken = self.moved(&mut state);
+        drop((state, woken));
     }
 
     /// A clock moved: applies what is due, and lets those go on that now may.

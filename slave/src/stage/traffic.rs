@@ -12,7 +12,6 @@ use super::{slices, sums};
 use crate::kv::Keys;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::TableId;
-use flexps_common::plan::only_read;
 use flexps_common::transport::Packet;
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
@@ -133,9 +132,7 @@ impl Engine {
         self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, items)?;
-        if let Some(item) = items.iter().find(|item| run.reads.contains(&item.table)) {
-            return Err(only_read(&item.spec.name));
-        }
+        items.iter().try_for_each(|item| run.rights.update(item.table, || item.spec.name.clone()))?;
         self.touch(&items)?;
         self.begin()?;
         for (item, values) in items.iter().zip(values) {

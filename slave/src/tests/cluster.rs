@@ -207,6 +207,14 @@ impl Cluster {
         StageRun(self.runs)
     }
 
+    /// Launches a stage beside runs that go on, in the same phase.
+    pub async fn launch_beside(&mut self, stage: u32, workers: &[u32], beside: &[StageRun]) -> StageRun {
+        let phase = self.phase.load(Ordering::Relaxed);
+        let launch = Launch { phase, beside: beside.to_vec(), ..self.next_launch(stage, workers) };
+        self.tell(&ToSlave::Launch(launch)).await.into_iter().for_each(|answer| drop(answer.unwrap()));
+        StageRun(self.runs)
+    }
+
     /// Launches a stage to which the model is still on its way: [`Cluster::settle`] follows.
     pub async fn launch_open(&mut self, stage: u32, workers: &[u32]) -> StageRun {
         let launch = Launch { homes: None, ..self.next_launch(stage, workers) };
@@ -248,6 +256,7 @@ impl Cluster {
             scalars: BTreeMap::from([("half".to_owned(), 0.5)]),
             phase: self.next_phase(),
             homes: Some(self.homes.lock().clone()),
+            beside: Vec::new(),
         }
     }
 
@@ -305,10 +314,16 @@ impl Cluster {
     }
 
     async fn next(&mut self, run: StageRun) -> (SlaveId, Outcome) {
-        let next = tokio::time::timeout(LIMIT, self.done.recv()).await;
-        let (slave, of, outcome) = next.expect("a stage hangs").unwrap();
-        assert_eq!(of, run);
+        let (slave, _, outcome) = self.next_of(&[run]).await;
         (slave, outcome)
+    }
+
+    /// The next outcome of any slave, which must be of one of these runs.
+    pub async fn next_of(&mut self, runs: &[StageRun]) -> (SlaveId, StageRun, Outcome) {
+        let next = tokio::time::timeout(LIMIT, self.done.recv()).await;
+        let (slave, run, outcome) = next.expect("a stage hangs").unwrap();
+        assert!(runs.contains(&run), "{run} ended");
+        (slave, run, outcome)
     }
 
     /// Runs a stage; it must end well.

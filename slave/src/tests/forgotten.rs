@@ -60,6 +60,7 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
         scalars: Default::default(),
         phase: 1,
         homes: Some(vec![Home::All; plan.tables.len()]),
+        beside: Vec::new(),
     };
     let run = here.begin(&launch).unwrap();
     there.begin(&launch).unwrap();

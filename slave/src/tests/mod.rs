@@ -10,3 +10,4 @@ mod snapshots;
 mod sparse;
 mod stages;
 mod summed;
+mod together;

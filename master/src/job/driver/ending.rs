@@ -2,9 +2,9 @@
 //!
 //! Invariant: the first error is the one that counts, but for a slave that went, which is the cause of what broke before.
 
-use super::{Command, Driver, Phase, STOP_WITHIN};
+use super::{Command, Driver, Phase, Running, STOP_WITHIN};
 use flexps_common::Error;
-use flexps_common::ids::{SlaveId, StageRun};
+use flexps_common::ids::SlaveId;
 use flexps_common::report::FailedLog;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -19,17 +19,17 @@ impl Driver {
 
     /// Begins the end: cancels what runs, except on the slave that is gone.
     pub(super) fn fail(&mut self, now: Duration, error: Error, gone: Option<SlaveId>, out: &mut Vec<Command>) {
-        let (mut waiting, mut in_run, mut transfer) = (BTreeSet::new(), StageRun(0), false);
+        let (mut waiting, mut transfer) = (BTreeSet::new(), false);
         match &self.phase {
             Phase::Ending { .. } | Phase::Ended => return,
-            Phase::Running { run, workers, done, .. } => {
-                in_run = *run;
-                waiting = workers
-                    .iter()
-                    .map(|(id, _)| *id)
-                    .filter(|id| !done.contains_key(id) && Some(*id) != gone)
-                    .collect();
-                out.push(Command::CancelStage(*run, waiting.iter().copied().collect(), error.message.clone()));
+            Phase::Stages(group) => {
+                for Running { run, workers, done, .. } in group.running() {
+                    let slaves = workers.iter().map(|(id, _)| *id);
+                    let left: BTreeSet<SlaveId> =
+                        slaves.filter(|id| !done.contains_key(id) && Some(*id) != gone).collect();
+                    waiting.extend(left.iter().map(|id| (*run, *id)));
+                    out.push(Command::CancelStage(*run, left.into_iter().collect(), error.message.clone()));
+                }
             }
             Phase::Loading | Phase::Saving if self.transferring => {
                 transfer = true;
@@ -37,7 +37,7 @@ impl Driver {
             }
             _ => {}
         }
-        self.phase = Phase::Ending { error, waiting, run: in_run, transfer, until: now + STOP_WITHIN };
+        self.phase = Phase::Ending { error, waiting, transfer, until: now + STOP_WITHIN };
         self.end_if_stopped(now, out);
     }
 
@@ -48,7 +48,8 @@ impl Driver {
         }
         let mut error = error.clone();
         if !waiting.is_empty() {
-            let names: Vec<&str> = waiting.iter().map(|id| self.name(*id)).collect();
+            let slaves: BTreeSet<SlaveId> = waiting.iter().map(|(_, id)| *id).collect();
+            let names: Vec<&str> = slaves.into_iter().map(|id| self.name(id)).collect();
             let names = names.join(", ");
             error.message.push_str(&format!(" (workers on {names} did not stop within {} s)", STOP_WITHIN.as_secs()));
         }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `at` always names the next instruction, and the loops on the stack are those that enclose it.
 
-use super::{Command, Driver, IDLE_DECISIONS, LISTED_EPOCHS, Loop, Phase, panic_text};
+use super::{Command, Driver, Group, IDLE_DECISIONS, LISTED_EPOCHS, Loop, Phase, panic_text};
 use crate::job::program::Code;
 use flexps_common::plan::{DecideFn, Flow, TableOp};
 use flexps_common::report::EpochReport;
@@ -19,11 +19,11 @@ impl Driver {
                 return self.at_end(out);
             };
             match code {
-                Code::Stage(stage) => {
-                    self.phase = Phase::Placing { stage: *stage };
-                    out.push(Command::Place(*stage));
+                Code::Stages(stages) => {
+                    let group = Group::new(stages);
                     self.at += 1;
                     self.idle_decisions = 0;
+                    self.begin(group, out);
                     return Ok(());
                 }
                 Code::Op(_) => {

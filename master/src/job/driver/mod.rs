@@ -1,12 +1,14 @@
 //! Drives a job through its plan: a pure state machine, event and time in, commands out.
 //!
-//! Invariants: at most one thing is under way (a stage, operations, a load, a save); metrics merge in shard order and norms
-//! sum in chunk order, so the order of arrival decides nothing; after the first error no new work begins, and
-//! [`Command::End`] comes once, when the workers of all slaves have ended or had their time.
+//! Invariants: at most one thing is under way (a stage or a group of stages, operations, a load, a save); metrics merge in
+//! shard order and norms sum in chunk order, so the order of arrival decides nothing; after the first error no new work
+//! begins, and [`Command::End`] comes once, when the workers of all runs have ended or had their time.
 
 mod ending;
 mod flow;
+mod group;
 mod moving;
+mod running;
 mod visits;
 
 use super::homes::Homes;
@@ -18,15 +20,15 @@ use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
-use flexps_common::metrics::Metrics;
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{Access, EpochReport, FailedLog, StageReport, TransferReport};
 use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::{Copies, Sent};
 use flexps_common::{Error, Result};
+use group::Group;
 use moving::Moving;
+use running::Running;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
 use std::time::Duration;
 
 /// How long workers may take to stop after a stage was cancelled.
@@ -43,8 +45,8 @@ const LISTED_EPOCHS: usize = 20_000;
 pub enum Event {
     /// All slaves of the job are open.
     Opened,
-    /// The stage that waited got its slots.
-    Placed(Vec<(SlaveId, u32)>, Why),
+    /// A stage that waited got its slots.
+    Placed(u32, Vec<(SlaveId, u32)>, Why),
     /// The workers of a run on one slave ended.
     StageDone(SlaveId, StageRun, Outcome),
     /// A slave answered the operations of a phase.
@@ -68,8 +70,13 @@ pub enum Event {
 /// What is to be done.
 #[derive(Debug, PartialEq)]
 pub enum Command {
-    /// Find slots for the stage with this place in the plan, answer with [`Event::Placed`].
-    Place(u32),
+    /// Find slots for a stage, answer with [`Event::Placed`].
+    Place {
+        /// Its place in the plan.
+        stage: u32,
+        /// The runs that had to end before.
+        after: Vec<StageRun>,
+    },
     /// Send to all slaves of the job.
     Launch(Launch),
     /// Send to all slaves of the job.
@@ -116,23 +123,7 @@ pub enum Command {
 #[derive(Debug)]
 enum Phase {
     Opening,
-    Placing {
-        stage: u32,
-    },
-    Running {
-        run: StageRun,
-        stage: u32,
-        phase: u64,
-        since: Duration,
-        workers: Vec<(SlaveId, u32)>,
-        done: BTreeMap<SlaveId, Outcome>,
-        /// The model is on its way to it: it goes on to its end when that is over.
-        moving: Option<Box<Moving>>,
-        /// The transfers to it, among those reported.
-        transfers: Range<usize>,
-        /// Of which tables its slaves have copies.
-        copied: Vec<usize>,
-    },
+    Stages(Group),
     Ops {
         phase: u64,
         ops: Vec<TableOp>,
@@ -145,8 +136,8 @@ enum Phase {
     /// `transfer` says that a load or a save has not stopped yet.
     Ending {
         error: Error,
-        waiting: BTreeSet<SlaveId>,
-        run: StageRun,
+        /// The workers that have not stopped yet.
+        waiting: BTreeSet<(StageRun, SlaveId)>,
         transfer: bool,
         until: Duration,
     },
@@ -175,6 +166,8 @@ pub struct Driver {
     phase: Phase,
     started: Duration,
     runs: u64,
+    /// Those that the next stage had to wait for.
+    behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
     /// Phases begun or ordered: each launch and each message of operations has one.
     phases: u64,
@@ -197,8 +190,6 @@ pub struct Driver {
     pub transfers: Vec<TransferReport>,
     /// What the slave logged whose worker failed first.
     pub failed_log: Option<FailedLog>,
-    /// What decided where the stage runs that was placed last.
-    placed: Why,
     /// Why a decision stopped a repeat.
     pub stopped: Option<String>,
 }
@@ -218,6 +209,7 @@ impl Driver {
             phase: Phase::Opening,
             started: Duration::ZERO,
             runs: 0,
+            behind: Vec::new(),
             visited: BTreeMap::new(),
             phases: 0,
             homes: Homes::new(plan.tables.len(), slaves.len()),
@@ -240,7 +232,6 @@ impl Driver {
             stages: Vec::new(),
             transfers: Vec::new(),
             failed_log: None,
-            placed: Why::Wanted,
             stopped: None,
         }
     }
@@ -250,11 +241,12 @@ impl Driver {
         self.homes.now()
     }
 
-    /// The stage that runs now: name, workers, round from 1.
+    /// The stages that run now: names, workers, round from 1.
     pub fn running(&self) -> Option<(String, u32, u64)> {
-        let Phase::Running { stage, workers, .. } = &self.phase else { return None };
-        let threads = workers.iter().map(|(_, n)| n).sum();
-        Some((self.program.stages[*stage as usize].name.clone(), threads, self.progress.epoch + 1))
+        let Phase::Stages(group) = &self.phase else { return None };
+        let names: Vec<&str> = group.running().map(|running| self.stage_name(running.stage)).collect();
+        let threads = group.running().map(Running::threads).sum();
+        (!names.is_empty()).then(|| (names.join(", "), threads, self.progress.epoch + 1))
     }
 
     /// Where it stands, for errors and for those who wait: e.g. `in stage full-gradient, epoch 3`.
@@ -262,11 +254,15 @@ impl Driver {
         let epoch = self.progress.epoch + 1;
         match &self.phase {
             Phase::Opening => "while the job was opened".to_owned(),
-            Phase::Running { stage, moving: Some(_), .. } => {
-                format!("while the model moved to stage {}, epoch {epoch}", self.stage_name(*stage))
-            }
-            Phase::Placing { stage } | Phase::Running { stage, .. } => {
-                format!("in stage {}, epoch {epoch}", self.stage_name(*stage))
+            Phase::Stages(group) => {
+                let names: Vec<&str> = group.under_way().map(|stage| self.stage_name(stage)).collect();
+                match &names[..] {
+                    [name] if group.running().any(|running| running.moving.is_some()) => {
+                        format!("while the model moved to stage {name}, epoch {epoch}")
+                    }
+                    [name] => format!("in stage {name}, epoch {epoch}"),
+                    names => format!("in stages {}, epoch {epoch}", names.join(", ")),
+                }
             }
             Phase::Ops { .. } => format!("while tables were changed, epoch {epoch}"),
             Phase::Loading => "while a model was loaded".to_owned(),
@@ -297,29 +293,12 @@ impl Driver {
                 self.started = now;
                 self.advance(now, out)?;
             }
-            (Phase::Placing { stage }, Event::Placed(workers, why)) => {
-                let stage = *stage;
-                self.placed = why;
-                self.place(now, stage, workers, out);
+            (Phase::Stages(_), Event::Placed(stage, workers, why)) => self.placed(now, stage, (workers, why), out),
+            (Phase::Stages(_), Event::StageDone(slave, run, outcome)) => {
+                self.stage_done(now, (slave, run), outcome, out)?;
             }
-            (Phase::Running { phase, moving: Some(moving), .. }, Event::Sent(slave, of, result)) if *phase == of => {
-                moving.answers.insert(slave, result);
-                if moving.answers.len() == self.slaves.len() {
-                    self.moved(now, out)?;
-                }
-            }
-            (Phase::Running { run, workers, done, .. }, Event::StageDone(slave, of, mut outcome)) if *run == of => {
-                if let Some(error) = outcome.error.clone() {
-                    let lines = std::mem::take(&mut outcome.log);
-                    done.insert(slave, outcome);
-                    self.keep_log(slave, lines);
-                    return Err(error);
-                }
-                if workers.iter().any(|(id, _)| *id == slave) {
-                    done.insert(slave, outcome);
-                }
-                self.end_stage(now, out)?;
-            }
+            (Phase::Stages(_), Event::Sent(slave, phase, result)) => self.sent(now, (slave, phase), result, out)?,
+            (Phase::Stages(_), Event::Tick) => self.late(now, out)?,
             (Phase::Ops { phase, ops, answers, .. }, Event::Numbers(slave, of, numbers)) if *phase == of => {
                 if numbers.len() != ops.len() {
                     let (got, asked) = (numbers.len(), ops.len());
@@ -350,13 +329,13 @@ impl Driver {
                 self.phase = Phase::Ended;
                 out.push(Command::End(Ok(())));
             }
-            (Phase::Ending { waiting, run, .. }, Event::StageDone(slave, of, outcome)) if *run == of => {
-                waiting.remove(&slave);
+            (Phase::Ending { waiting, .. }, Event::StageDone(slave, run, outcome)) => {
+                waiting.remove(&(run, slave));
                 self.keep_log(slave, outcome.log);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { waiting, error, .. }, Event::Gone(slave, cause)) => {
-                waiting.remove(&slave);
+                waiting.retain(|(_, id)| *id != slave);
                 // That a connection broke was the consequence; who went is the cause.
                 if error.fault == Fault::Cluster {
                     *error = cause;
@@ -372,9 +351,6 @@ impl Driver {
                 *transfer = false;
                 self.end_if_stopped(now, out);
             }
-            (Phase::Running { moving: Some(moving), .. }, Event::Tick) if now >= moving.until => {
-                self.moved(now, out)?
-            }
             (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
             (_, Event::Gone(slave, error)) => self.fail(now, error, Some(slave), out),
             (_, Event::Fail(error)) => return Err(error),
@@ -389,106 +365,6 @@ impl Driver {
 
     fn stage_name(&self, stage: u32) -> &str {
         &self.program.stages[stage as usize].name
-    }
-
-    /// Launches a stage, with its tables where they are unless a model is on its way to it.
-    fn launch(
-        &mut self,
-        now: Duration,
-        stage: u32,
-        workers: Vec<(SlaveId, u32)>,
-        moving: Option<Box<Moving>>,
-        out: &mut Vec<Command>,
-    ) {
-        self.runs += 1;
-        self.visit(stage, &workers);
-        let run = StageRun(self.runs);
-        out.push(Command::Launch(Launch {
-            job: self.job,
-            run,
-            stage,
-            epoch: self.progress.epoch,
-            workers: workers.clone(),
-            scalars: self.progress.scalars.clone(),
-            phase: self.phases,
-            homes: moving.is_none().then(|| self.homes.now().to_vec()),
-        }));
-        let (phase, done) = (self.phases, BTreeMap::new());
-        self.phase = Phase::Running {
-            run,
-            stage,
-            phase,
-            since: now,
-            workers,
-            done,
-            moving,
-            transfers: 0..0,
-            copied: Vec::new(),
-        };
-    }
-
-    /// Goes on when all workers have ended, and no model is on its way to them.
-    fn end_stage(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
-        match &self.phase {
-            Phase::Running { workers, done, moving: None, .. } if done.len() == workers.len() => {
-                self.stage_ended(now);
-                self.advance(now, out)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn stage_ended(&mut self, now: Duration) {
-        let Phase::Running { stage, phase, since, workers, done, transfers, copied, .. } =
-            std::mem::replace(&mut self.phase, Phase::Opening)
-        else {
-            return;
-        };
-        let name = self.program.stages[stage as usize].name.clone();
-        let mut metrics = Metrics::default();
-        let mut report = StageReport {
-            name: name.clone(),
-            epoch: self.progress.epoch + 1,
-            threads: workers.iter().map(|(_, n)| n).sum(),
-            slaves: workers.iter().map(|(id, _)| self.name(*id).to_owned()).collect(),
-            placed: self.placed.to_string(),
-            start: since.as_secs_f64(),
-            seconds: now.saturating_sub(since).as_secs_f64(),
-            ..StageReport::default()
-        };
-        workers.iter().filter_map(|(id, _)| done.get(id)).for_each(|outcome| report.pace.merge(&outcome.pace));
-        for outcome in self.slaves.iter().filter_map(|id| done.get(id)) {
-            metrics.merge(&outcome.metrics);
-            report.worker_seconds += outcome.worker_seconds;
-            report.wait_seconds += outcome.wait_seconds;
-            report.bytes_sent += outcome.bytes_sent;
-            report.bytes_received += outcome.bytes_received;
-            report.rows += outcome.rows;
-            report.model_disk.merge(&outcome.model_disk);
-            report.cache.merge(&outcome.cache);
-            report.sums.merge(&outcome.sums);
-        }
-        let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
-        self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);
-        let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
-        self.homes.ended(stage, phase, by_shard);
-        report.model = self.homes.access(stage, report.threads);
-        if !copied.is_empty() {
-            let names: Vec<&str> = copied.iter().map(|table| self.tables[*table].as_str()).collect();
-            report.model.why.push_str(&format!("; a copy of {} beside each", names.join(", ")));
-        }
-        if done.values().any(|outcome| outcome.raced) {
-            report.model.access = Access::Racing;
-        }
-        if self.access == Some(report.model.access) {
-            report.model.why += "; --model-access asks for it";
-        }
-        // While rows are being read a run takes as long as they do.
-        self.tuners.ran(stage, report.threads, report.seconds, !self.reading());
-        self.progress.metrics.insert(name, metrics);
-        if self.stages.len() < LISTED_STAGES {
-            self.stages.push(report);
-        }
     }
 }
 

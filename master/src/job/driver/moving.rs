@@ -4,8 +4,9 @@
 //! send its part in time; nothing is lost either way, since a slave keeps what it sent until then, and no worker uses a
 //! table before.
 
-use super::{Command, Driver, LISTED_STAGES, Phase};
+use super::{Command, Driver, LISTED_STAGES, Phase, Running};
 use crate::job::homes::Choice;
+use crate::scheduler::Why;
 use flexps_common::Result;
 use flexps_common::home::Transfer;
 use flexps_common::ids::{SlaveId, TableId};
@@ -22,8 +23,8 @@ const SLOWEST: f64 = 10e6;
 /// A transfer under way.
 #[derive(Debug)]
 pub struct Moving {
-    pub(super) answers: BTreeMap<SlaveId, Result<Vec<Sent>>>,
-    pub(super) until: Duration,
+    answers: BTreeMap<SlaveId, Result<Vec<Sent>>>,
+    until: Duration,
     since: Duration,
     choice: Choice,
     /// The shards with workers, rising.
@@ -31,32 +32,64 @@ pub struct Moving {
 }
 
 impl Driver {
-    /// The stage has its slots: launches it, and brings the model there, where that pays.
-    pub(super) fn place(&mut self, now: Duration, stage: u32, workers: Vec<(SlaveId, u32)>, out: &mut Vec<Command>) {
-        self.phases += 1;
+    /// The stage has its slots: launches it, and brings the model there, where that pays and none may run beside it.
+    pub(super) fn place(
+        &mut self,
+        now: Duration,
+        stage: u32,
+        workers: Vec<(SlaveId, u32)>,
+        why: Why,
+        out: &mut Vec<Command>,
+    ) {
+        let alone = matches!(&self.phase, Phase::Stages(group) if group.is_alone());
         let runs = |id: &SlaveId| workers.iter().any(|(slave, _)| slave == id);
         let to: Vec<u32> = (0..).zip(&self.slaves).filter(|(_, id)| runs(id)).map(|(shard, _)| shard).collect();
         let reads = &self.program.stages[stage as usize].reads;
         let choice = match self.transfer {
-            Transfer::Direct => self.homes.choose(stage, &to, reads, self.access),
-            Transfer::Kv => Choice::staying(self.homes.now()),
+            Transfer::Direct if alone => self.homes.choose(stage, &to, reads, self.access),
+            _ => Choice::staying(self.homes.now()),
         };
         if choice.moved.is_empty() && choice.copied.is_empty() {
-            return self.launch(now, stage, workers, None, out);
+            return self.launch(now, (stage, workers, why), None, out);
         }
         let within = AT_LEAST + Duration::from_secs_f64(choice.moving / SLOWEST);
         let copies = copies(&choice.copied, &to);
         let order = Command::Move { phase: self.phases, homes: choice.homes.clone(), copies, within };
         let moving = Moving { answers: BTreeMap::new(), until: now + within, since: now, choice, to };
-        self.launch(now, stage, workers, Some(Box::new(moving)), out);
+        self.launch(now, (stage, workers, why), Some(Box::new(moving)), out);
         out.push(order);
     }
 
+    fn on_its_way(&mut self) -> Option<&mut Running> {
+        if let Phase::Stages(group) = &mut self.phase { group.moving() } else { None }
+    }
+
+    /// A slave has sent what a stage wants elsewhere, or could not.
+    pub(super) fn sent(
+        &mut self,
+        now: Duration,
+        (slave, phase): (SlaveId, u64),
+        result: Result<Vec<Sent>>,
+        out: &mut Vec<Command>,
+    ) -> Result<()> {
+        let slaves = self.slaves.len();
+        let Some(running) = self.on_its_way().filter(|running| running.phase == phase) else { return Ok(()) };
+        let Some(moving) = &mut running.moving else { return Ok(()) };
+        moving.answers.insert(slave, result);
+        if moving.answers.len() == slaves { self.moved(now, out) } else { Ok(()) }
+    }
+
+    /// Time went by: a model that takes too long stays where it was.
+    pub(super) fn late(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let moving = self.on_its_way().and_then(|running| running.moving.as_ref());
+        if moving.is_some_and(|moving| now >= moving.until) { self.moved(now, out) } else { Ok(()) }
+    }
+
     /// All slaves have answered, or it took too long: the stage may use the model.
-    pub(super) fn moved(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
-        let Phase::Running { run, stage, phase, moving, .. } = &mut self.phase else { return Ok(()) };
-        let (run, stage, phase) = (*run, *stage, *phase);
-        let Some(moving) = moving.take() else { return Ok(()) };
+    fn moved(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let Some(running) = self.on_its_way() else { return Ok(()) };
+        let (run, stage, phase) = (running.run, running.stage, running.phase);
+        let Some(moving) = running.moving.take() else { return Ok(()) };
         let first = self.transfers.len();
         let failed = self.slaves.iter().find_map(|id| match moving.answers.get(id) {
             Some(Ok(_)) => None,
@@ -77,10 +110,13 @@ impl Driver {
         }
         let copies = copies(&copied, &to);
         out.push(Command::Settle { phase, run, homes: self.homes.now().to_vec(), copies });
-        if let Phase::Running { transfers, copied: beside, .. } = &mut self.phase {
-            (*transfers, *beside) = (first..self.transfers.len(), copied);
+        let transfers = first..self.transfers.len();
+        if let Phase::Stages(group) = &mut self.phase
+            && let Some(running) = group.run(run)
+        {
+            (running.transfers, running.copied) = (transfers, copied);
         }
-        self.end_stage(now, out)
+        self.end_stage(now, run, out)
     }
 
     /// What the report says of the tables that moved, or of those that were copied; nothing when there are none.

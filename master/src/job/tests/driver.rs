@@ -56,9 +56,14 @@ fn failed(message: &str) -> Outcome {
     Outcome { error: Some(Error::user(message)), ..outcome(0.0) }
 }
 
+/// Slots are wanted for a stage that had to wait for these runs.
+fn place(stage: u32, after: &[u64]) -> Command {
+    Command::Place { stage, after: after.iter().copied().map(StageRun).collect() }
+}
+
 /// Runs a stage that has just been asked for, on both slaves; gives what follows.
-fn run_stage(driver: &mut Driver, seconds: u64, losses: [f64; 2]) -> Vec<Command> {
-    let launched = driver.step(at(seconds), Event::Placed(vec![(S1, 2), (S2, 1)], Why::Balance));
+fn run_stage(driver: &mut Driver, stage: u32, seconds: u64, losses: [f64; 2]) -> Vec<Command> {
+    let launched = driver.step(at(seconds), Event::Placed(stage, vec![(S1, 2), (S2, 1)], Why::Balance));
     let [Command::Launch(launch)] = launched.as_slice() else { panic!("{launched:?}") };
     let run = launch.run;
     assert!(driver.step(at(seconds), Event::StageDone(S2, run, outcome(losses[1]))).is_empty());
@@ -71,9 +76,9 @@ fn stages_run_one_after_the_other_and_the_job_ends() {
     plan.body.stage("a", |_| Ok(()));
     plan.body.stage("b", |_| Ok(()));
     let mut driver = driver(&plan);
-    assert_eq!(driver.step(at(0), Event::Opened), [Command::Place(0)]);
-    assert_eq!(run_stage(&mut driver, 1, [0.0, 0.0]), [Command::Place(1)]);
-    assert_eq!(run_stage(&mut driver, 2, [0.0, 0.0]), [Command::End(Ok(()))]);
+    assert_eq!(driver.step(at(0), Event::Opened), [place(0, &[])]);
+    assert_eq!(run_stage(&mut driver, 0, 1, [0.0, 0.0]), [place(1, &[1])]);
+    assert_eq!(run_stage(&mut driver, 1, 2, [0.0, 0.0]), [Command::End(Ok(()))]);
     let b = &driver.stages[1];
     assert_eq!((b.name.as_str(), b.epoch, b.threads, b.slaves.join(" ")), ("b", 1, 3, "h1 h2".to_owned()));
     assert_eq!((b.worker_seconds, b.wait_seconds, b.bytes_sent, b.bytes_received, b.rows), (4.0, 1.0, 20, 40, 200));
@@ -98,9 +103,9 @@ fn metrics_merge_in_shard_order_whoever_answers_first() {
     plan.body.stage("a", |_| Ok(()));
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
-    run_stage(&mut driver, 0, losses);
+    run_stage(&mut driver, 0, 0, losses);
     let first = driver.progress.metric("a", "loss").unwrap();
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
+    driver.step(at(0), Event::Placed(1, vec![(S1, 1), (S2, 1)], Why::Balance));
     driver.step(at(0), Event::StageDone(S1, StageRun(2), outcome(losses[0])));
     driver.step(at(0), Event::StageDone(S2, StageRun(2), outcome(losses[1])));
     assert_eq!(driver.progress.metric("a", "loss").unwrap().to_bits(), first.to_bits());
@@ -141,9 +146,9 @@ fn rounds_repeat_until_a_decision_stops_them_and_are_in_the_report() {
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
     for round in 0..2 {
-        assert_eq!(run_stage(&mut driver, round + 1, [round as f64, 0.0]), [Command::Place(0)]);
+        assert_eq!(run_stage(&mut driver, 0, round + 1, [round as f64, 0.0]), [place(0, &[round + 1])]);
     }
-    assert_eq!(run_stage(&mut driver, 3, [2.0, 0.0]), [Command::Place(1)]);
+    assert_eq!(run_stage(&mut driver, 0, 3, [2.0, 0.0]), [place(1, &[3])]);
     assert_eq!(driver.stopped.as_deref(), Some("enough"));
     let epochs: Vec<_> = driver.epochs.iter().map(|e| (e.epoch, e.seconds, e.objective, e.metrics["auc"])).collect();
     assert_eq!(epochs, [(1, 1.0, Some(0.0), 0.5), (2, 2.0, Some(1.0), 0.5), (3, 3.0, Some(2.0), 0.5)]);
@@ -167,14 +172,14 @@ fn a_round_that_is_made_again_is_not_counted() {
     });
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
-    let commands = run_stage(&mut driver, 1, [5.0, 1.0]);
+    let commands = run_stage(&mut driver, 0, 1, [5.0, 1.0]);
     let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Copy { from: TableId(0), to: TableId(1) }]);
     let phase = *phase;
     driver.step(at(1), Event::Numbers(S1, phase, vec![vec![]]));
-    assert_eq!(driver.step(at(1), Event::Numbers(S2, phase, vec![vec![]])), [Command::Place(0)]);
+    assert_eq!(driver.step(at(1), Event::Numbers(S2, phase, vec![vec![]])), [place(0, &[1])]);
     assert_eq!(driver.progress.epoch, 0);
-    assert_eq!(run_stage(&mut driver, 2, [0.0, 1.0]), [Command::End(Ok(()))]);
+    assert_eq!(run_stage(&mut driver, 0, 2, [0.0, 1.0]), [Command::End(Ok(()))]);
     assert_eq!((driver.epochs.len(), driver.progress.scalar("step", 0.0)), (1, 4.0));
 }
 
@@ -192,9 +197,10 @@ fn nested_rounds_count_for_themselves() {
     });
     let mut driver = driver(&plan);
     let mut commands = driver.step(at(0), Event::Opened);
-    while commands != [Command::End(Ok(()))] {
-        commands = run_stage(&mut driver, 1, [0.0, 0.0]);
+    while let [Command::Place { stage, .. }] = commands[..] {
+        commands = run_stage(&mut driver, stage, 1, [0.0, 0.0]);
     }
+    assert_eq!(commands, [Command::End(Ok(()))]);
     let runs: Vec<_> = driver.stages.iter().map(|s| (s.name.as_str(), s.epoch)).collect();
     let round = |n| [("in", 1), ("in", 2), ("in", 3), ("out", n)];
     assert_eq!(runs, [round(1), round(2)].concat());
@@ -212,8 +218,8 @@ fn decisions_and_the_end_wait_for_the_facts_of_all_inputs() {
         Ok(Flow::Next)
     });
     let mut driver = driver(&plan);
-    assert_eq!(driver.step(at(0), Event::Opened), [Command::Place(0)]);
-    assert!(run_stage(&mut driver, 1, [0.0, 0.0]).is_empty(), "the input is still being read");
+    assert_eq!(driver.step(at(0), Event::Opened), [place(0, &[])]);
+    assert!(run_stage(&mut driver, 0, 1, [0.0, 0.0]).is_empty(), "the input is still being read");
     let facts = Facts { rows: 5, ..Facts::default() };
     assert_eq!(driver.step(at(2), Event::Facts(InputId(0), facts)), [Command::End(Ok(()))]);
     assert_eq!(driver.progress.scalar("rows", 0.0), 5.0);
@@ -254,7 +260,7 @@ fn one_stage() -> (Driver, StageRun) {
     plan.body.stage("s", |_| Ok(()));
     let mut driver = driver(&plan);
     driver.step(at(0), Event::Opened);
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
+    driver.step(at(0), Event::Placed(0, vec![(S1, 1), (S2, 1)], Why::Balance));
     (driver, StageRun(1))
 }
 
@@ -308,7 +314,7 @@ fn a_job_can_be_cancelled_wherever_it_is() {
             Event::Opened,
             Event::Numbers(S1, 1, vec![vec![]]),
             Event::Numbers(S2, 1, vec![vec![]]),
-            Event::Placed(vec![(S1, 1)], Why::Balance),
+            Event::Placed(0, vec![(S1, 1)], Why::Balance),
             Event::Sent(S1, 2, Ok(Vec::new())),
             Event::Sent(S2, 2, Ok(Vec::new())),
             Event::StageDone(S1, StageRun(1), outcome(0.0)),
@@ -381,7 +387,7 @@ fn a_stage_that_visits_slaves_knows_where_it_was_until_it_was_everywhere() {
     driver.step(at(0), Event::Opened);
     for (slave, visited) in [(S2, vec![S2]), (S1, vec![]), (S1, vec![S1]), (S2, vec![])] {
         for stage in 0..2 {
-            let launched = driver.step(at(0), Event::Placed(vec![(slave, 1)], Why::Balance));
+            let launched = driver.step(at(0), Event::Placed(stage, vec![(slave, 1)], Why::Balance));
             let [Command::Launch(launch)] = launched.as_slice() else { panic!("{launched:?}") };
             assert_eq!((launch.stage, driver.visited(0), driver.visited(1)), (stage, &visited[..], &[][..]));
             driver.step(at(0), Event::StageDone(slave, launch.run, outcome(0.0)));

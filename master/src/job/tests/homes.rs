@@ -158,7 +158,7 @@ fn driver(transfer: Transfer) -> Driver {
         &Experiment { transfer, ..Experiment::default() },
     );
     driver.step(at(0), Event::Opened);
-    driver.step(at(0), Event::Placed(vec![(S1, 1), (S2, 1)], Why::Balance));
+    driver.step(at(0), Event::Placed(0, vec![(S1, 1), (S2, 1)], Why::Balance));
     for slave in [S1, S2] {
         driver.step(at(0), Event::StageDone(slave, StageRun(1), used(12 * MB, 12 * MB, 6 * MB)));
     }
@@ -173,7 +173,7 @@ fn launched(commands: &[Command]) -> &Launch {
 /// The narrow stage is launched on the second slave, its model still on its way.
 fn under_way() -> Driver {
     let mut driver = driver(Transfer::Direct);
-    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
+    let commands = driver.step(at(1), Event::Placed(1, vec![(S2, 1)], Why::Balance));
     let [Command::Launch(launch), Command::Move { phase: 2, homes, .. }] = commands.as_slice() else {
         panic!("{commands:?}")
     };
@@ -268,7 +268,7 @@ fn a_job_can_be_cancelled_in_mid_transfer() {
 #[test]
 fn without_direct_transfer_tables_stay_on_all_slaves() {
     let mut driver = driver(Transfer::Kv);
-    let commands = driver.step(at(1), Event::Placed(vec![(S2, 1)], Why::Balance));
+    let commands = driver.step(at(1), Event::Placed(1, vec![(S2, 1)], Why::Balance));
     assert_eq!(launched(&commands).homes, Some(vec![Home::All]));
     assert!(driver.transfers.is_empty());
 }
@@ -295,16 +295,16 @@ fn about_to_copy() -> (Driver, Vec<Command>) {
     let mut driver = Driver::new(JobId(7), &plan, &slaves, &Experiment::default());
     let all = || vec![(S1, 1), (S2, 1), (S3, 1)];
     driver.step(at(0), Event::Opened);
-    driver.step(at(0), Event::Placed(all(), Why::Balance));
+    driver.step(at(0), Event::Placed(0, all(), Why::Balance));
     for slave in [S1, S2, S3] {
         driver.step(at(0), Event::StageDone(slave, StageRun(1), used(0, 0, 4 * MB)));
     }
-    driver.step(at(0), Event::Placed(vec![(S1, 1)], Why::Balance));
+    driver.step(at(0), Event::Placed(1, vec![(S1, 1)], Why::Balance));
     for slave in [S1, S2, S3] {
         driver.step(at(0), Event::Sent(slave, 2, Ok(vec![])));
     }
     driver.step(at(1), Event::StageDone(S1, StageRun(2), used(12 * MB, 12 * MB, 12 * MB)));
-    let commands = driver.step(at(1), Event::Placed(all(), Why::Balance));
+    let commands = driver.step(at(1), Event::Placed(2, all(), Why::Balance));
     (driver, commands)
 }
 

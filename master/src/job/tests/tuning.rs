@@ -32,11 +32,12 @@ fn run(driver: &mut Driver, takes: impl Fn(u32, usize) -> f64) -> Vec<u32> {
     loop {
         let at = Duration::from_secs_f64(now);
         match commands.as_slice() {
-            [Command::Place(stage)] => {
+            [Command::Place { stage, .. }] => {
                 let threads = driver.tuners.next(*stage, 1, 8);
                 assert_eq!(threads.is_some(), *stage == 0);
                 counts.extend(threads);
-                commands = driver.step(at, Event::Placed(vec![(S1, threads.unwrap_or(2))], Why::Wanted));
+                let workers = vec![(S1, threads.unwrap_or(2))];
+                commands = driver.step(at, Event::Placed(*stage, workers, Why::Wanted));
             }
             [Command::Launch(launch)] => {
                 now += if launch.stage == 0 { takes(launch.workers[0].1, counts.len() - 1) } else { 1.0 };
@@ -93,11 +94,11 @@ fn runs_beside_the_reading_of_rows_are_not_measured() {
     let mut driver = driver(&plan, Optimize::Elapsed);
     let mut commands = driver.step(Duration::ZERO, Event::Opened);
     for round in 0..6u64 {
-        let [Command::Place(0)] = commands.as_slice() else { panic!("{commands:?}") };
+        let [Command::Place { stage: 0, .. }] = commands.as_slice() else { panic!("{commands:?}") };
         let threads = driver.tuners.next(0, 1, 8).unwrap();
         assert_eq!(threads, [8, 8, 8, 8, 1, 3][round as usize], "round {round}");
         let at = Duration::from_secs(round);
-        let launched = driver.step(at, Event::Placed(vec![(S1, threads)], Why::Wanted));
+        let launched = driver.step(at, Event::Placed(0, vec![(S1, threads)], Why::Wanted));
         let [Command::Launch(launch)] = launched.as_slice() else { panic!("{launched:?}") };
         if round == 3 {
             assert!(driver.tuners.report().is_empty(), "nothing was measured");

@@ -10,12 +10,23 @@ fn stages(wants: &[Case], slaves: &[Slots]) -> Vec<Ready> {
     let (all, some): (Arc<[SlaveId]>, Arc<[SlaveId]>) =
         (list(slaves), slaves.iter().step_by(2).map(|s| s.id).collect());
     let mut made = Vec::new();
-    for ((want, priority, passed_over, kind, memory), job) in wants.iter().zip(1..) {
+    // Jobs of one ready stage, and of two.
+    for ((want, priority, passed_over, kind, memory), at) in wants.iter().zip(0u32..) {
+        let (job, stage) = (u64::from(1 + at / 3 * 2 + at % 3 / 2), u32::from(at % 3 == 1));
         let list = if kind % 3 == 0 { &some } else { &all };
         let near = (kind % 2 == 0).then(|| list.iter().rev().take(1).map(|id| (*id, Near::Data)).collect());
         let estimate = (kind % 4 != 0).then(|| Duration::from_secs(u64::from(*kind)));
         let (priority, passed_over, owner) = (*priority, *passed_over, u32::from(kind % 3));
-        made.push(Ready { priority, passed_over, owner, near, estimate, memory: *memory, ..ready(job, *want, list) });
+        made.push(Ready {
+            stage,
+            priority,
+            passed_over,
+            owner,
+            near,
+            estimate,
+            memory: *memory,
+            ..ready(job, *want, list)
+        });
     }
     made
 }
@@ -42,23 +53,24 @@ proptest! {
             let taken: u32 = decision.placed.iter().map(of).sum();
             prop_assert!(taken <= slave.free, "{taken} threads on {slave:?}");
             let there = decision.placed.iter().filter(|p| of(p) > 0);
-            let memory: u64 = there.map(|p| stages.iter().find(|r| r.job == p.job).unwrap().memory).sum();
+            let memory: u64 = there.map(|p| stages.iter().find(|r| r.key() == (p.job, p.stage)).unwrap().memory).sum();
             prop_assert!(memory <= slave.memory, "{memory} bytes on {slave:?}");
             let held = decision.reserved.iter().flat_map(|r| &r.workers).filter(|w| w.0 == slave.id);
             let held: u32 = held.map(|w| w.1).sum();
             prop_assert!(held <= slave.slots, "{held} slots held on {slave:?}");
         }
         for p in &decision.placed {
-            let stage = stages.iter().find(|r| r.job == p.job).unwrap();
+            let stage = stages.iter().find(|r| r.key() == (p.job, p.stage)).unwrap();
             check_gang(stage, &p.workers, &slaves)?;
         }
         for r in &decision.reserved {
-            prop_assert!(decision.placed.iter().all(|p| p.job != r.job), "placed and held back at once");
+            let placed = decision.placed.iter().any(|p| (p.job, p.stage) == (r.job, r.stage));
+            prop_assert!(!placed, "placed and held back at once");
         }
-        let mut jobs: Vec<_> = decision.placed.iter().map(|p| p.job).collect();
-        jobs.sort();
-        jobs.dedup();
-        prop_assert_eq!(jobs.len(), decision.placed.len(), "a stage was placed twice");
+        let mut keys: Vec<_> = decision.placed.iter().map(|p| (p.job, p.stage)).collect();
+        keys.sort();
+        keys.dedup();
+        prop_assert_eq!(keys.len(), decision.placed.len(), "a stage was placed twice");
     }
 
     #[test]
@@ -77,14 +89,14 @@ proptest! {
         prop_assume!(decision.reserved.is_empty());
         let mut slaves = slaves;
         for p in &decision.placed {
-            let memory = stages.iter().find(|r| r.job == p.job).unwrap().memory;
+            let memory = stages.iter().find(|r| r.key() == (p.job, p.stage)).unwrap().memory;
             for (id, n) in &p.workers {
                 let slave = slaves.iter_mut().find(|s| s.id == *id).unwrap();
                 slave.free -= n;
                 slave.memory -= memory;
             }
         }
-        for stage in stages.iter().filter(|r| decision.placed.iter().all(|p| p.job != r.job)) {
+        for stage in stages.iter().filter(|r| decision.placed.iter().all(|p| (p.job, p.stage) != r.key())) {
             prop_assert!(decide(&Greedy, &slaves, std::slice::from_ref(stage), &[]).placed.is_empty(), "{stage:?}");
         }
     }

@@ -38,20 +38,30 @@ fn coming(most: usize) -> impl Strategy<Value = Vec<Coming>> {
     })
 }
 
+/// A stage of a job.
+type Key = (JobId, u32);
+
 /// When each stage started.
 struct Played {
-    started: BTreeMap<JobId, u64>,
+    started: BTreeMap<Key, u64>,
     /// When patience ended, and how many were ahead then.
-    impatient: BTreeMap<JobId, (u64, u64)>,
+    impatient: BTreeMap<Key, (u64, u64)>,
     /// Times at which reservations promised to begin, by what was known when they were made.
-    promised: BTreeMap<JobId, u64>,
+    promised: BTreeMap<Key, u64>,
 }
 
-/// A stage that runs: its end, its job, its threads by slave.
-type Run = (u64, JobId, Vec<(SlaveId, u32)>);
+/// A stage that runs: its end, which it is, its threads by slave.
+type Run = (u64, Key, Vec<(SlaveId, u32)>);
 
-/// Plays stages until all that can ever fit have ended; panics if that takes longer than `until`.
-fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming], until: u64) -> Played {
+/// Plays stages, so many in a row of one job, until all that can ever fit have ended; panics if that takes longer than
+/// `until`.
+fn play(
+    policy: &dyn Policy,
+    patience: Patience,
+    sizes: &[u32],
+    (stages, of_one): (&[Coming], u64),
+    until: u64,
+) -> Played {
     let mut board = Board::new(vec![Share::default(); 3]);
     for (id, size) in (1..).zip(sizes) {
         board.join(SlaveId(id), *size, u64::MAX);
@@ -59,30 +69,36 @@ fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming
     let slaves: Vec<Slots> = board.slaves().to_vec();
     let all = list(&slaves);
     let fits = |want| !decide(&Greedy, &slaves, &[ready(1, want, &all)], &[]).placed.is_empty();
-    let mut coming: Vec<(JobId, &Coming)> = (1..).map(JobId).zip(stages).filter(|(_, c)| fits(c.want)).collect();
+    let keys = (0..).map(|at: u64| (JobId(1 + at / of_one), (at % of_one) as u32));
+    let mut coming: Vec<(Key, &Coming)> = keys.zip(stages).filter(|(_, c)| fits(c.want)).collect();
     coming.reverse();
-    let lengths: FxHashMap<JobId, u64> = coming.iter().map(|(id, c)| (*id, c.length)).collect();
+    let lengths: FxHashMap<Key, u64> = coming.iter().map(|(key, c)| (*key, c.length)).collect();
+    let mut left: FxHashMap<JobId, u32> = FxHashMap::default();
+    coming.iter().for_each(|((job, _), _)| *left.entry(*job).or_default() += 1);
     let mut running: Vec<Run> = Vec::new();
     let mut played = Played { started: BTreeMap::new(), impatient: BTreeMap::new(), promised: BTreeMap::new() };
     for now in 0..=until {
         let time = Duration::from_secs(now);
-        running.retain(|(end, job, _)| {
+        running.retain(|(end, (job, stage), _)| {
             if *end <= now {
-                board.ended(*job, 0, time).unwrap();
-                board.job_ended(*job);
+                board.ended(*job, *stage, time).unwrap();
+                *left.get_mut(job).unwrap() -= 1;
+                if left[job] == 0 {
+                    board.job_ended(*job);
+                }
             }
             *end > now
         });
-        while let Some((id, c)) = coming.pop_if(|(_, c)| c.at <= now) {
-            let mut stage = ready(id.0, c.want, &all);
+        while let Some(((job, place), c)) = coming.pop_if(|(_, c)| c.at <= now) {
+            let mut stage = Ready { stage: place, ..ready(job.0, c.want, &all) };
             (stage.since, stage.priority, stage.owner) = (time, c.priority, c.owner);
             stage.estimate = c.estimated.then(|| Duration::from_secs(c.length));
             board.add(stage);
         }
         for (placement, stage) in board.decide(policy, time) {
             check_gang(&stage, &placement.workers, &slaves).unwrap();
-            played.started.insert(placement.job, now);
-            running.push((now + lengths[&placement.job], placement.job, placement.workers));
+            played.started.insert(stage.key(), now);
+            running.push((now + lengths[&stage.key()], stage.key(), placement.workers));
         }
         for slave in board.slaves() {
             let there = running.iter().flat_map(|(_, _, workers)| workers).filter(|w| w.0 == slave.id);
@@ -91,14 +107,14 @@ fn play(policy: &dyn Policy, patience: Patience, sizes: &[u32], stages: &[Coming
         }
         for r in board.reserved() {
             if let Some(at) = r.at {
-                played.promised.entry(r.job).or_insert(at.as_secs());
+                played.promised.entry((r.job, r.stage)).or_insert(at.as_secs());
             }
         }
         for r in board.waiting().iter().filter(|r| patience.is_over(r, time)) {
-            let older = |o: &&Ready| patience.is_over(o, time) && (o.since, o.job) < (r.since, r.job);
-            let reserved = |o: &&Ready| board.reserved().iter().any(|x| x.job == o.job);
-            let ahead = board.waiting().iter().filter(|o| o.job != r.job && (older(o) || reserved(o))).count();
-            played.impatient.entry(r.job).or_insert((now, ahead as u64));
+            let older = |o: &&Ready| patience.is_over(o, time) && (o.since, o.key()) < (r.since, r.key());
+            let reserved = |o: &&Ready| board.reserved().iter().any(|x| (x.job, x.stage) == o.key());
+            let ahead = board.waiting().iter().filter(|o| o.key() != r.key() && (older(o) || reserved(o))).count();
+            played.impatient.entry(r.key()).or_insert((now, ahead as u64));
         }
         if coming.is_empty() && running.is_empty() && board.waiting().is_empty() {
             return played;
@@ -113,36 +129,39 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn nothing_starves(sizes in prop::collection::vec(1u32..6, 1..5), stages in coming(60), which in 0usize..3) {
+    fn nothing_starves(
+        sizes in prop::collection::vec(1u32..6, 1..5), stages in coming(60), which in 0usize..3, of_one in 1u64..4,
+    ) {
         let policies: [&dyn Policy; 3] =
             [&Prioritized { patience: PATIENCE }, &Backfill { patience: PATIENCE }, &Fair { patience: PATIENCE }];
         let longest = stages.iter().map(|c| c.length).max().unwrap();
         let sum: u64 = stages.iter().map(|c| c.length).sum();
-        let played = play(policies[which], PATIENCE, &sizes, &stages, 60 + sum + longest);
-        for (job, (at, ahead)) in &played.impatient {
-            let started = played.started[job];
-            prop_assert!(started <= at + (ahead + 1) * longest, "{job}: {at} {ahead} ahead, started {started}");
+        let played = play(policies[which], PATIENCE, &sizes, (&stages, of_one), 60 + sum + longest);
+        for (key, (at, ahead)) in &played.impatient {
+            let started = played.started[key];
+            prop_assert!(started <= at + (ahead + 1) * longest, "{key:?}: {at} {ahead} ahead, started {started}");
         }
     }
 
     #[test]
     fn all_policies_come_to_an_end(
-        sizes in prop::collection::vec(1u32..6, 1..5), stages in coming(40), which in 0..POLICIES.len(),
+        sizes in prop::collection::vec(1u32..6, 1..5), stages in coming(40), which in 0..POLICIES.len(), of_one in 1u64..4,
     ) {
         let sum: u64 = stages.iter().map(|c| c.length).sum();
-        play(&*policy(POLICIES[which]).unwrap(), Patience::default(), &sizes, &stages, 61 + sum);
+        play(&*policy(POLICIES[which]).unwrap(), Patience::default(), &sizes, (&stages, of_one), 61 + sum);
     }
 
     #[test]
     fn a_reservation_is_honoured_at_its_time_or_before(
         sizes in prop::collection::vec(1u32..6, 1..5), mut stages in coming(60), prioritized in any::<bool>(),
+        of_one in 1u64..4,
     ) {
         stages.iter_mut().for_each(|c| c.estimated = true);
         let sum: u64 = stages.iter().map(|c| c.length).sum();
         let policies: [&dyn Policy; 2] = [&Backfill { patience: PATIENCE }, &Prioritized { patience: PATIENCE }];
-        let played = play(policies[usize::from(prioritized)], PATIENCE, &sizes, &stages, 61 + sum);
-        for (job, at) in &played.promised {
-            prop_assert!(played.started[job] <= *at, "{job} was promised {at}, started {}", played.started[job]);
+        let played = play(policies[usize::from(prioritized)], PATIENCE, &sizes, (&stages, of_one), 61 + sum);
+        for (key, at) in &played.promised {
+            prop_assert!(played.started[key] <= *at, "{key:?} was promised {at}, started {}", played.started[key]);
         }
     }
 }
@@ -158,8 +177,8 @@ fn a_stream_of_narrow_stages_starves_a_wide_one_under_greedy_alone() {
     }
     stages.sort_by_key(|c| c.at);
     let wide = |policy: &dyn Policy| {
-        let played = play(policy, PATIENCE, &[4, 4], &stages, 4000);
-        played.started[&JobId(2)]
+        let played = play(policy, PATIENCE, &[4, 4], (&stages, 1), 4000);
+        played.started[&(JobId(2), 0)]
     };
     assert!(wide(&Greedy) >= 600, "{}", wide(&Greedy));
     for policy in [
@@ -180,7 +199,7 @@ fn two_wide_jobs_at_once_never_deadlock() {
             Coming { at, length: 2, want, priority: 0, owner: at as u32, estimated: round % 2 == 0 }
         };
         for name in POLICIES {
-            let played = play(&*policy(name).unwrap(), Patience::default(), &[4, 4], &[wide(0), wide(0)], 4);
+            let played = play(&*policy(name).unwrap(), Patience::default(), &[4, 4], (&[wide(0), wide(0)], 1), 4);
             assert_eq!(played.started.values().copied().collect::<Vec<_>>(), [0, 2], "{name}");
         }
     }

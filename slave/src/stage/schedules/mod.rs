@@ -30,7 +30,7 @@ use flexps_common::announced::Touches;
 use flexps_common::error::Error;
 use flexps_common::experiment::Switch;
 use flexps_common::ids::{Key, SlaveId, StageRun, TableId};
-use flexps_common::plan::{Consistency, Storage, TableSpec};
+use flexps_common::plan::{Consistency, Rights, Storage, TableSpec};
 use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::lists;
@@ -128,7 +128,7 @@ impl World {
             let others = [(0, 0..2), (1, 2..3)].into_iter().filter(|(slave, _)| *slave != here);
             let others = others.map(|(slave, workers)| (SlaveId(slave as u32), workers));
             let run = Run::new(StageRun(1), case.model, shards[here].clone(), own, others);
-            let run = run.with(Vec::new(), Switch::Auto, case.sums);
+            let run = run.with(Rights::default(), Switch::Auto, case.sums);
             run.settle(false);
             run
         };
