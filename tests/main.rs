@@ -24,5 +24,6 @@ mod snapshot;
 mod spamassassin;
 mod support;
 mod threads;
+mod together;
 mod transfer;
 mod workload;

@@ -142,6 +142,33 @@ fn six_tasks_of_which_two_are_real_run_on_three_slaves_and_their_replay_repeats_
 }
 
 #[test]
+fn jobs_whose_stages_stand_in_a_diamond_run_live_and_their_history_keeps_the_graph() {
+    let cluster = Cluster::start(2, 4);
+    let run = cluster.ask(["workload", "run", "--policies", "prioritized", "--speed", "20"]);
+    let run = run.arg(shipped("diamond.toml")).within(100).json();
+    assert_eq!(of(&run, "prioritized")["measures"]["failed"], 0, "{run}");
+    let history = cluster.folder().join("history");
+    cluster.ask(["history", "export", "--output"]).arg(&history).ok();
+    let (records, _) = read("history", &std::fs::read_to_string(&history).unwrap()).unwrap();
+    let (workload, slaves) = workload("diamond", &records, &BTreeMap::new(), |_| true);
+    let jobs: Vec<_> = workload.jobs.iter().filter(|job| job.stages.len() == 8).collect();
+    assert_eq!(jobs.len(), 3);
+    for stages in jobs.iter().map(|job| &job.stages) {
+        for stage in stages {
+            let mut after: Vec<&str> = stage.after.iter().map(|first| stages[*first].name.as_str()).collect();
+            after.sort_unstable();
+            match stage.name.as_str() {
+                "load" => assert!(matches!(after[..], [] | ["gradient", "join", "load", "statistics"]), "{after:?}"),
+                "join" => assert_eq!(after, ["gradient", "statistics"]),
+                _ => assert_eq!(after, ["load"]),
+            }
+        }
+    }
+    let trace = simulate(&workload, &slaves, &*policy("fair").unwrap(), 0).unwrap();
+    assert_eq!(trace.runs.len(), 3 * 8 + 8);
+}
+
+#[test]
 fn a_live_run_is_recorded_and_its_replay_repeats_it() {
     let cluster = Cluster::start(3, 4);
     let file = cluster.folder().join("w.toml");

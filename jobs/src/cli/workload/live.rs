@@ -107,8 +107,8 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
     (0..file.workload.jobs.len()).map(make).collect()
 }
 
-/// A model as sleeping stages, one after the other, with the luck that a simulation would have. A run that fails there sleeps
-/// for what it took and then again, in the same slots.
+/// A model as sleeping stages, each after the same ones, with the luck that a simulation would have. A run that fails there
+/// sleeps for what it took and then again, in the same slots.
 fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
     let count = spec.stages.len() as u32;
     let factor = |stage: u32| {
@@ -136,7 +136,11 @@ fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
         };
         let rounds = if *luck == Luck::default() { 0 } else { spec.rounds };
         let factors = (0..rounds).map(|round| factor(round * count + place)).collect();
-        Nap { name: stage.name.clone(), threads, on: None, curve, factors }
+        // Most come after the one above.
+        let above = place.checked_sub(1).map(|above| above as usize);
+        let after: Vec<String> = stage.after.iter().map(|first| spec.stages[*first].name.clone()).collect();
+        let after = (stage.after != above.into_iter().collect::<Vec<_>>()).then_some(after);
+        Nap { name: stage.name.clone(), threads, on: None, after, curve, factors }
     });
     Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
 }
