@@ -1,7 +1,7 @@
 //! A user's own crate with its own job gets the whole command.
 
 use crate::support::process::{Run, example, program};
-use crate::support::{Cluster, Rows, folder};
+use crate::support::{Cluster, Rows, folder, http, model};
 use std::path::PathBuf;
 
 // The tutorial's own unit test runs here: testing the example itself would take the place of its program.
@@ -54,4 +54,39 @@ fn a_worker_that_panics_fails_its_job_by_name_and_the_cluster_takes_the_next() {
     let logs: String = cluster.slaves.iter().chain([&cluster.master]).map(|node| node.log()).collect();
     assert!(!logs.contains("please report"), "the user's panic is taken for ours\n{logs}");
     assert!(logs.contains("failing_job.rs:"), "a slave's log says where the panic was\n{logs}");
+}
+
+#[test]
+fn a_users_own_update_function_runs_on_the_slaves_and_a_name_that_is_none_is_refused_before_anything_runs() {
+    let own = example("own_update");
+    let cluster = Cluster::of(&own, 2, 2, &[]);
+    let rows = Rows::generate(51, 800, 200, 8);
+    let input = rows.write(cluster.folder(), "rows");
+    let mut expected = vec![0.0f64; 200];
+    for (at, value) in rows.rows.iter().flatten() {
+        let kept = &mut expected[*at as usize];
+        let further = |x: f64| (x != 0.0, (x - 0.25).abs(), x);
+        if further(*value) > further(*kept) {
+            *kept = *value;
+        }
+    }
+    let flags = ["run", "extremes", "--centre", "0.25", "--input"];
+    let runs = [("alone", program(&own, flags)), ("cluster", cluster.ask(flags))];
+    for (name, run) in runs {
+        let saved = cluster.folder().join(name);
+        run.arg(&input).arg("--model").arg(&saved).ok();
+        let found = model::read(&saved).weights;
+        assert_eq!(found[..], expected[..found.len()], "{name}");
+        assert!(found.len() > 150);
+    }
+    let words = ["no update function is called 'nearest'", "add, adagrad, assign, ftrl, furthest, max, sgd"];
+    for command in ["run", "plan"] {
+        let run = cluster.ask([command, "extremes", "--keep", "nearest", "--input"]).arg(&input).run();
+        failed_in_one_line(&run, 2, &words);
+    }
+    // Nor by the master's pages.
+    let body = serde_json::json!({ "job": "extremes", "params": { "input": [input], "keep": "nearest" } });
+    let answer = http::post(&cluster.pages, "/api/v1/jobs", &body);
+    assert!(answer.status >= 400 && words.iter().all(|word| answer.body.contains(word)), "{answer:?}");
+    assert_eq!(cluster.ask(["jobs"]).json().as_array().map(Vec::len), Some(1), "none was begun");
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::plan::Plan;
+use crate::updates::{Update, Updates};
 use clap::{ArgMatches, Args, Command};
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
@@ -35,7 +36,7 @@ pub struct Prepare {
 pub trait DynJob: Send + Sync {
     /// Its name.
     fn name(&self) -> &'static str;
-    /// Its plan, checked.
+    /// Its plan, checked by itself; see [`Registry::plan`].
     fn plan(&self) -> Result<Plan>;
     /// Its parameters as JSON, as they go over the wire.
     fn params(&self) -> Result<String>;
@@ -113,10 +114,11 @@ fn flag(name: &str, value: &serde_json::Value) -> Vec<String> {
     }
 }
 
-/// The jobs that a binary knows, by name.
+/// The jobs that a binary knows, by name, and the update functions that their tables may name.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
+    updates: Updates,
 }
 
 impl Registry {
@@ -145,6 +147,28 @@ impl Registry {
             },
         );
         self
+    }
+
+    /// Adds an update function; `make` gets a table's `update_params`.
+    #[must_use]
+    pub fn update<U: Update>(
+        self,
+        name: &'static str,
+        make: impl Fn(&[f64]) -> Result<U> + Send + Sync + 'static,
+    ) -> Self {
+        Self { updates: self.updates.with(name, make), ..self }
+    }
+
+    /// The update functions beside the engine's.
+    pub fn updates(&self) -> &Updates {
+        &self.updates
+    }
+
+    /// A job's plan. An error when the update function of a table is not known.
+    pub fn plan(&self, job: &dyn DynJob) -> Result<Plan> {
+        let plan = job.plan()?;
+        self.updates.check(&plan)?;
+        Ok(plan)
     }
 
     /// All kinds, by name.

@@ -24,6 +24,7 @@ pub mod storage;
 pub mod tail;
 pub mod transport;
 pub mod update;
+pub mod updates;
 pub mod value;
 pub mod wire;
 pub mod worker;

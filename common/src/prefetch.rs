@@ -1,5 +1,9 @@
 //! Asking the processor for memory before it is used.
 
+/// Values between one that is worked on and one that is asked for, where they lie anywhere: enough to keep all of the
+/// processor's reads of memory busy.
+pub const AHEAD: usize = 128;
+
 /// Asks for a cache line.
 #[inline(always)]
 pub fn prefetch<T>(at: *const T) {

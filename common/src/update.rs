@@ -6,6 +6,7 @@
 //! Invariant: a gradient of zero, or one so small that its square is, changes nothing.
 
 use crate::error::{Error, Result};
+use crate::updates::Update;
 use crate::value::{Element, Type};
 
 /// Refuses a table whose keys can't hold `parts` equal parts of numbers with fractions.
@@ -41,15 +42,11 @@ impl Adagrad {
             _ => Err(Error::user(format!("adagrad takes one parameter, the step size, not {params:?}"))),
         }
     }
+}
 
-    /// Refuses a table of integers, or of an odd width.
-    pub fn fits(self, element: Type, width: u32) -> Result<()> {
-        fits("adagrad", &["values", "sums of squares"], element, width)
-    }
-
-    /// Updates one key.
+impl Update for Adagrad {
     #[inline]
-    pub fn apply<T: Element>(self, current: &mut [T], update: &[T]) {
+    fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
         let (values, squares) = current.split_at_mut(current.len() / 2);
         for ((value, square), gradient) in values.iter_mut().zip(squares).zip(update) {
             let g = gradient.to_f64();
@@ -60,6 +57,11 @@ impl Adagrad {
             *square = T::from_f64(sum);
             *value = T::from_f64(value.to_f64() - self.step * g / sum.sqrt());
         }
+    }
+
+    /// Refuses a table of integers, or of an odd width.
+    fn fits(&self, element: Type, width: u32) -> Result<()> {
+        fits("adagrad", &["values", "sums of squares"], element, width)
     }
 }
 
@@ -92,15 +94,11 @@ impl Ftrl {
             ))),
         }
     }
+}
 
-    /// Refuses a table of integers, or of a width that is no multiple of 3.
-    pub fn fits(self, element: Type, width: u32) -> Result<()> {
-        fits("ftrl", &["values", "z", "n"], element, width)
-    }
-
-    /// Updates one key.
+impl Update for Ftrl {
     #[inline]
-    pub fn apply<T: Element>(self, current: &mut [T], update: &[T]) {
+    fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
         let part = current.len() / 3;
         let (values, state) = current.split_at_mut(part);
         let (zs, ns) = state.split_at_mut(part);
@@ -121,6 +119,11 @@ impl Ftrl {
                 -new_z.signum() * beyond / ((self.beta + sum.sqrt()) / self.alpha + self.l2)
             });
         }
+    }
+
+    /// Refuses a table of integers, or of a width that is no multiple of 3.
+    fn fits(&self, element: Type, width: u32) -> Result<()> {
+        fits("ftrl", &["values", "z", "n"], element, width)
     }
 }
 

@@ -7,7 +7,7 @@ use flexps_common::error::Result;
 use flexps_common::ids::TableId;
 use flexps_common::plan::Plan;
 use flexps_common::value::{Values, ValuesMut};
-use flexps_slave::kv::{Functions, Keys, Room, Shard};
+use flexps_slave::kv::{Keys, Room, Shard};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ const ROUNDS: usize = 100;
 fn main() -> Result<()> {
     let mut plan = Plan::default();
     plan.table::<f32>("values", 1);
-    let shard = Shard::new(&plan.tables, 0, 1, &Functions::default(), &Room::unlimited())?;
+    let shard = Shard::new(&plan.tables, 0, 1, &Default::default(), &Room::unlimited())?;
     let table = TableId(0);
     let ones = vec![1.0f32; KEYS as usize];
     shard.add(table, Keys::Range { start: 0, count: KEYS }, Values::F32(&ones))?;

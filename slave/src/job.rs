@@ -4,7 +4,7 @@
 //! Homes change only while no run uses them.
 
 use crate::draw;
-use crate::kv::{Functions, Room, Shard};
+use crate::kv::{Room, Shard};
 use crate::reader::Reader;
 use crate::runs::Runs;
 use crate::scratch::Scratch;
@@ -21,6 +21,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Consistency, Plan, StageSpec, TableOp};
 use flexps_common::transport::Network;
+use flexps_common::updates::Updates;
 use flexps_common::value::OwnedValues;
 use flexps_common::wire::announced::Announced;
 use flexps_common::wire::control::{Launch, Partials, Peer};
@@ -95,11 +96,11 @@ impl Input {
 
 impl OpenJob {
     /// Opens a job with an empty shard.
-    pub fn new(opening: Opening, network: &Network, functions: &Functions, room: &Arc<Room>) -> Result<Self> {
+    pub fn new(opening: Opening, network: &Network, updates: &Updates, room: &Arc<Room>) -> Result<Self> {
         let Opening { id, name, plan, slaves, you, experiment } = opening;
         let index = slaves.iter().position(|peer| peer.id == you);
         let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
-        let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), functions, room)?);
+        let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), updates, room)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         before.settle(false);
         let delay = experiment.delays(&slaves[index].name);

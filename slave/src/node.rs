@@ -6,7 +6,7 @@
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
-use crate::kv::{Functions, Room};
+use crate::kv::Room;
 use crate::memory;
 use crate::moves;
 use crate::reader::held::Held;
@@ -66,8 +66,6 @@ pub struct Options {
     pub control: String,
     /// Where to listen for bulk values.
     pub bulk: String,
-    /// The update functions that tables may name.
-    pub functions: Functions,
     /// The way to the inputs' files.
     pub storage: Storage,
     /// The end of its log, where it has one of its own.
@@ -412,7 +410,7 @@ impl Node {
     }
 
     fn plan(&self, name: &str, params: &str, plan_hash: u64) -> Result<Plan> {
-        let plan = self.registry.job(name, params)?.plan()?;
+        let plan = self.registry.plan(&*self.registry.job(name, params)?)?;
         if plan.hash() != plan_hash {
             return Err(Error::cluster(format!(
                 "job {name} has plan {:016x} on slave {}, {plan_hash:016x} at the master; run the same build on both",
@@ -424,7 +422,7 @@ impl Node {
     }
 
     fn open(&self, opening: Opening) -> Result<()> {
-        let job = OpenJob::new(opening, &self.network, &self.options.functions, &self.room)?;
+        let job = OpenJob::new(opening, &self.network, self.registry.updates(), &self.room)?;
         self.jobs.insert(Arc::new(job));
         Ok(())
     }

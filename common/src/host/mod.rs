@@ -15,6 +15,7 @@ use crate::data::{Block, Facts, Labels};
 use crate::error::{Error, Result};
 use crate::plan::{Flow, LoadSpec, Plan, Progress, StageSpec, Step, TableOp, Threads};
 use crate::report::EpochReport;
+use crate::updates::Updates;
 use crate::worker::Place;
 use rows::HostRows;
 use std::collections::BTreeMap;
@@ -31,12 +32,13 @@ use std::time::{Duration, Instant};
 /// assert_eq!(outcome.table("t", 2..5), [0.0, 1.5, 0.0]);
 /// # Ok::<(), flexps_common::Error>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Host {
     slaves: usize,
     slots: usize,
     inputs: Vec<Vec<Block>>,
     tensors: BTreeMap<(String, String), Vec<f32>>,
+    updates: Updates,
 }
 
 /// What is left when a plan has ended.
@@ -77,7 +79,13 @@ impl Host {
 
     /// Plays so many slaves of so many slots each.
     pub fn cluster(slaves: usize, slots: usize) -> Self {
-        Self { slaves: slaves.max(1), slots: slots.max(1), inputs: Vec::new(), tensors: BTreeMap::new() }
+        Self {
+            slaves: slaves.max(1),
+            slots: slots.max(1),
+            inputs: Vec::new(),
+            tensors: BTreeMap::new(),
+            updates: Updates::new(),
+        }
     }
 
     /// Gives the rows of the plan's next input; slave s of S gets the blocks s, s+S, s+2S and so on.
@@ -92,6 +100,12 @@ impl Host {
     pub fn tensor(mut self, model: &str, name: &str, values: Vec<f32>) -> Self {
         self.tensors.insert((model.to_owned(), name.to_owned()), values);
         self
+    }
+
+    /// Gives update functions of a user's own.
+    #[must_use]
+    pub fn updates(self, updates: Updates) -> Self {
+        Self { updates, ..self }
     }
 
     /// Runs the plan to its end. A model is not saved: read the tables of the outcome.
@@ -117,7 +131,11 @@ impl Host {
         let mut run = Run {
             host: self,
             inputs,
-            tables: plan.tables.iter().map(|spec| HostTable::new(spec.clone())).collect::<Result<_>>()?,
+            tables: plan
+                .tables
+                .iter()
+                .map(|spec| HostTable::new(spec.clone(), &self.updates))
+                .collect::<Result<_>>()?,
             progress: Progress {
                 epoch: 0,
                 elapsed: Duration::ZERO,

@@ -7,12 +7,14 @@ use crate::error::{Error, Result};
 use crate::ids::Key;
 use crate::plan::TableSpec;
 use crate::update::{Adagrad, Ftrl};
+use crate::updates::{DynUpdate, Update as _, Updates};
 use crate::value::{Element, Type, Values, ValuesMut};
 use crate::with_values;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// How an Add changes the values of a key.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Update {
     Add,
     Assign,
@@ -21,6 +23,7 @@ enum Update {
     Sgd(f64),
     Adagrad(Adagrad),
     Ftrl(Ftrl),
+    Own(Arc<dyn DynUpdate>),
 }
 
 /// A table and its values.
@@ -34,8 +37,11 @@ pub struct HostTable {
 }
 
 impl HostTable {
-    /// An empty table. Fails when its update function is none of the host's.
-    pub fn new(spec: TableSpec) -> Result<Self> {
+    /// An empty table. Fails when its update function is neither the engine's nor one of `updates`.
+    pub fn new(spec: TableSpec, updates: &Updates) -> Result<Self> {
+        if let Some(own) = updates.make(&spec)? {
+            return Ok(Self { spec, values: Vec::new(), update: Update::Own(own) });
+        }
         let in_table = |e: Error| e.context(format!("table {}", spec.name));
         let update = match (spec.update.as_str(), spec.update_params.as_slice()) {
             ("add", []) => Update::Add,
@@ -53,7 +59,7 @@ impl HostTable {
             (name, params) => {
                 return Err(Error::user(format!(
                     "table {}: the host has no update function {name} {params:?}; it has adagrad [step], add, \
-                     assign, ftrl [alpha, beta, l1, l2], max, sgd [step]",
+                     assign, ftrl [alpha, beta, l1, l2], max, sgd [step], and those that it is given",
                     spec.name
                 )));
             }
@@ -86,7 +92,7 @@ impl HostTable {
 
     /// Updates `keys`, the last of which is `last`.
     pub(super) fn update(&mut self, keys: impl Iterator<Item = Key>, last: Key, values: Values<'_>) -> Result<()> {
-        fn apply<T: Element>(update: Update, current: &mut [T], by: &[T]) {
+        fn apply<T: Element>(update: &Update, current: &mut [T], by: &[T]) {
             fn each<T: Element>(current: &mut [T], by: &[T], change: impl Fn(T, T) -> T) {
                 current.iter_mut().zip(by).for_each(|(old, new)| *old = change(*old, *new));
             }
@@ -94,9 +100,10 @@ impl HostTable {
                 Update::Add => each(current, by, T::plus),
                 Update::Assign => current.copy_from_slice(by),
                 Update::Max => each(current, by, |old, new| if new > old { new } else { old }),
-                Update::Sgd(step) => each(current, by, |old, new| T::from_f64(old.to_f64() - step * new.to_f64())),
+                Update::Sgd(step) => each(current, by, |old, new| T::from_f64(old.to_f64() - *step * new.to_f64())),
                 Update::Adagrad(function) => function.apply(current, by),
                 Update::Ftrl(function) => function.apply(current, by),
+                Update::Own(function) => function.slice(T::wrap_mut(current), by.len(), T::wrap(by)),
             }
         }
         self.check(values.kind())?;
@@ -112,7 +119,7 @@ impl HostTable {
                 let kept = &mut self.values[at..at + width];
                 row.clear();
                 kept.iter().for_each(|x| row.push(Element::from_f64(*x)));
-                apply(self.update, &mut row, by);
+                apply(&self.update, &mut row, by);
                 kept.iter_mut().zip(&row).for_each(|(kept, new)| *kept = new.to_f64());
             }
         });

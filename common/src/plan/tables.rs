@@ -51,7 +51,7 @@ pub struct TableSpec {
     /// Dense or sparse chunks.
     pub storage: Storage,
     /// The server function that an Add runs: `add`, `assign`, `max`, `sgd`, `adagrad` or `ftrl` (see [`crate::update`]), or
-    /// one that the user registered.
+    /// one that the user registered ([`crate::job::Registry::update`]).
     pub update: String,
     /// The function's parameters, e.g. the step size.
     pub update_params: Vec<f64>,

@@ -78,7 +78,7 @@ fn start(registry: Registry) -> Result<()> {
             let job = job(&registry, &matches)?;
             block_on(run::run(args, registry, job))
         }
-        Command::Plan(_) => out(&job(&registry, &matches)?.plan()?.describe()),
+        Command::Plan(_) => out(&registry.plan(&*job(&registry, &matches)?)?.describe()),
         Command::Master(args) => block_on(serve::master(args, registry)),
         Command::Slave(args) => block_on(serve::slave(args, registry, tail.unwrap_or_default())),
         Command::Token(args) => serve::token(&args.access),

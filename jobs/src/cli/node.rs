@@ -58,7 +58,6 @@ pub fn slave_options(
         master: "master".to_owned(),
         control: "control".to_owned(),
         bulk: "bulk".to_owned(),
-        functions: flexps_slave::kv::Functions::default(),
         storage,
         log: Tail::default(),
     }

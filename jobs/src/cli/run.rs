@@ -28,7 +28,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     // Tried before the job, so that none is lost to a typing mistake.
     let file = args.report.as_deref().map(Whole::create).transpose().context(|| "--report")?;
     job.prepare(&Prepare { cache: cache_folder(), say })?;
-    job.plan()?;
+    registry.plan(&*job)?;
     let mut interrupt = Interrupt::new()?;
     let (scheduling, experiment) = (args.scheduling.scheduling(), args.experiment.experiment());
     let report = match master {

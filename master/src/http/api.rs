@@ -194,7 +194,7 @@ impl Api {
         let kind = *self.registry.kind(&submitted.job)?;
         let derive = || {
             let job = kind.from_flags(&submitted.params)?;
-            Ok::<_, Error>((job.params()?, job.plan()?.hash()))
+            Ok::<_, Error>((job.params()?, self.registry.plan(&*job)?.hash()))
         };
         let (params, plan_hash) = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
             Err(Error::bug(format!("the plan of {} panicked: {}", kind.name, panic_text(&*panic))))

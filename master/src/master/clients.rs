@@ -96,7 +96,7 @@ impl Master {
     }
 
     fn plan(&self, submission: &Submission) -> Result<Plan> {
-        let derive = || self.registry.job(&submission.name, &submission.params)?.plan();
+        let derive = || self.registry.plan(&*self.registry.job(&submission.name, &submission.params)?);
         let plan = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
             Err(Error::bug(format!("the plan of {} panicked: {}", submission.name, panic_text(&*panic))))
         })?;

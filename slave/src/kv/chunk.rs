@@ -10,17 +10,13 @@ use super::tier::{Extent, Resident, Tier};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
 use flexps_common::plan::Storage;
-use flexps_common::prefetch::prefetch;
+use flexps_common::prefetch::{AHEAD, prefetch};
 use flexps_common::value::Element;
 use parking_lot::{MappedMutexGuard, Mutex, MutexGuard};
 use rustc_hash::FxHashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-
-/// Keys between one that is worked on and one whose values are asked for: enough to keep all of the processor's reads of
-/// memory busy.
-pub(super) const AHEAD: usize = 128;
 
 /// The form of a table's chunks.
 #[derive(Debug, Clone, Copy)]

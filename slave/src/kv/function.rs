@@ -1,33 +1,17 @@
 //! Server functions: what an Add does to the values of a table.
 //!
-//! Invariant: a function is compiled for each element type and for scattered as for consecutive keys, so a user's own
-//! function runs as fast as a built-in one.
+//! Invariant: a function is compiled for each element type and for scattered as for consecutive keys; a user's own (see
+//! [`flexps_common::updates`]) is called once for all keys of a chunk, and key by key only where workers race.
 
 use super::Keys;
-use super::chunk::AHEAD;
 use super::racing::Raced;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::Key;
 use flexps_common::plan::TableSpec;
-use flexps_common::prefetch::prefetch;
 use flexps_common::update::{Adagrad, Ftrl};
+use flexps_common::updates::{self, DynUpdate, Update, Updates};
 use flexps_common::value::{Element, Type};
-use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// An update function.
-pub trait Update: Clone + Send + Sync + 'static {
-    /// Changes one key's values: `current` and `update` hold the table's width of elements each.
-    fn apply<T: Element>(&self, current: &mut [T], update: &[T]);
-    /// Refuses a table that it can't work on.
-    fn fits(&self, _element: Type, _width: u32) -> Result<()> {
-        Ok(())
-    }
-    /// Whether a sum of updates does what they do one after the other.
-    fn adds_up(&self, _element: Type) -> bool {
-        false
-    }
-}
 
 /// An update function for one element type, behind a pointer.
 pub(super) trait Apply<T>: Send + Sync {
@@ -43,36 +27,11 @@ pub(super) trait Apply<T>: Send + Sync {
 
 impl<T: Element, U: Update> Apply<T> for U {
     fn scatter(&self, chunk: &mut [T], mask: Key, width: usize, keys: &[Key], update: &[T]) {
-        if width == 1 {
-            // The length is a function of the mask, so that no index needs a check.
-            let chunk = &mut chunk[..=mask as usize];
-            let (ready, last) = keys.split_at(keys.len().saturating_sub(AHEAD));
-            let (update, last_update) = update.split_at(ready.len());
-            for ((key, update), next) in ready.iter().zip(update).zip(keys.iter().skip(AHEAD)) {
-                prefetch(&chunk[(next & mask) as usize]);
-                self.apply(std::slice::from_mut(&mut chunk[(key & mask) as usize]), std::slice::from_ref(update));
-            }
-            for (key, update) in last.iter().zip(last_update) {
-                self.apply(std::slice::from_mut(&mut chunk[(key & mask) as usize]), std::slice::from_ref(update));
-            }
-            return;
-        }
-        for (key, update) in keys.iter().zip(update.chunks_exact(width)) {
-            let at = (key & mask) as usize * width;
-            self.apply(&mut chunk[at..at + width], update);
-        }
+        updates::scatter(self, chunk, mask, width, keys, update);
     }
 
     fn slice(&self, current: &mut [T], width: usize, update: &[T]) {
-        if width == 1 {
-            for (current, update) in current.iter_mut().zip(update) {
-                self.apply(std::slice::from_mut(current), std::slice::from_ref(update));
-            }
-            return;
-        }
-        for (current, update) in current.chunks_exact_mut(width).zip(update.chunks_exact(width)) {
-            self.apply(current, update);
-        }
+        updates::slice(self, current, width, update);
     }
 
     fn race(&self, chunk: Raced<'_, T>, mask: Key, width: usize, keys: Keys<'_>, update: &[T]) {
@@ -88,6 +47,37 @@ impl<T: Element, U: Update> Apply<T> for U {
     }
 }
 
+/// A user's own function.
+struct Own(Arc<dyn DynUpdate>);
+
+impl<T: Element> Apply<T> for Own {
+    fn scatter(&self, chunk: &mut [T], mask: Key, width: usize, keys: &[Key], update: &[T]) {
+        self.0.scatter(T::wrap_mut(chunk), mask, width, keys, T::wrap(update));
+    }
+
+    fn slice(&self, current: &mut [T], width: usize, update: &[T]) {
+        self.0.slice(T::wrap_mut(current), width, T::wrap(update));
+    }
+
+    fn race(&self, chunk: Raced<'_, T>, mask: Key, width: usize, keys: Keys<'_>, update: &[T]) {
+        chunk.update(&Single(self.0.clone()), mask, width, keys, update);
+    }
+
+    fn adds_up(&self) -> bool {
+        self.0.adds_up(T::TYPE)
+    }
+}
+
+/// The same, key by key.
+#[derive(Clone)]
+struct Single(Arc<dyn DynUpdate>);
+
+impl Update for Single {
+    fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
+        self.0.slice(T::wrap_mut(current), update.len(), T::wrap(update));
+    }
+}
+
 /// A function made for a table, in the four element types.
 pub(super) struct Made {
     pub(super) f32: Box<dyn Apply<f32>>,
@@ -96,55 +86,38 @@ pub(super) struct Made {
     pub(super) i32: Box<dyn Apply<i32>>,
 }
 
-type Make = Arc<dyn Fn(&TableSpec) -> Result<Made> + Send + Sync>;
+impl Made {
+    fn of<U: Update>(function: U, spec: &TableSpec) -> Result<Self> {
+        function.fits(spec.element, spec.width)?;
+        Ok(Self {
+            f32: Box::new(function.clone()),
+            f64: Box::new(function.clone()),
+            u32: Box::new(function.clone()),
+            i32: Box::new(function),
+        })
+    }
 
-/// The update functions that a slave knows, by name.
-#[derive(Clone)]
-pub struct Functions(BTreeMap<String, Make>);
-
-impl Default for Functions {
-    /// `add`, `assign`, `max`, `sgd` (parameter: the step size), and those that keep state beside the values: `adagrad` and
-    /// `ftrl` (see [`flexps_common::update`]).
-    fn default() -> Self {
-        Self(BTreeMap::new())
-            .with("add", |params| none("add", params).map(|()| Add))
-            .with("assign", |params| none("assign", params).map(|()| Assign))
-            .with("max", |params| none("max", params).map(|()| Max))
-            .with("sgd", |params| match params {
-                [step] if step.is_finite() => Ok(Sgd(*step)),
+    /// The function of a table: the engine's, `add`, `assign`, `max`, `sgd` (parameter: the step size) and those that keep
+    /// state beside the values, `adagrad` and `ftrl` (see [`flexps_common::update`]), or one of `updates`.
+    pub(super) fn new(spec: &TableSpec, updates: &Updates) -> Result<Self> {
+        if let Some(own) = updates.make(spec)? {
+            let own = || Own(own.clone());
+            return Ok(Self { f32: Box::new(own()), f64: Box::new(own()), u32: Box::new(own()), i32: Box::new(own()) });
+        }
+        let params = &spec.update_params;
+        let made = match spec.update.as_str() {
+            "add" => none("add", params).and_then(|()| Self::of(Add, spec)),
+            "assign" => none("assign", params).and_then(|()| Self::of(Assign, spec)),
+            "max" => none("max", params).and_then(|()| Self::of(Max, spec)),
+            "sgd" => match params[..] {
+                [step] if step.is_finite() => Self::of(Sgd(step), spec),
                 _ => Err(Error::user(format!("sgd takes one parameter, the step size, not {params:?}"))),
-            })
-            .with("adagrad", Adagrad::new)
-            .with("ftrl", Ftrl::new)
-    }
-}
-
-impl Functions {
-    /// Adds a function: `make` gets the table's `update_params`.
-    #[must_use]
-    pub fn with<U: Update>(mut self, name: &str, make: impl Fn(&[f64]) -> Result<U> + Send + Sync + 'static) -> Self {
-        let make = move |spec: &TableSpec| -> Result<Made> {
-            let function = make(&spec.update_params)?;
-            function.fits(spec.element, spec.width)?;
-            Ok(Made {
-                f32: Box::new(function.clone()),
-                f64: Box::new(function.clone()),
-                u32: Box::new(function.clone()),
-                i32: Box::new(function),
-            })
+            },
+            "adagrad" => Adagrad::new(params).and_then(|function| Self::of(function, spec)),
+            "ftrl" => Ftrl::new(params).and_then(|function| Self::of(function, spec)),
+            name => Err(Error::bug(format!("the engine's update function '{name}' is not here"))),
         };
-        self.0.insert(name.to_owned(), Arc::new(make));
-        self
-    }
-
-    /// The function of a table; an error without the table's name.
-    pub(super) fn make(&self, spec: &TableSpec) -> Result<Made> {
-        let name = spec.update.as_str();
-        let make = self.0.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.0.keys().map(String::as_str).collect();
-            Error::user(format!("no update function is called '{name}'; this build knows {}", known.join(", ")))
-        })?;
-        make(spec)
+        made.map_err(|e| e.context(format!("table {}", spec.name)))
     }
 }
 
@@ -210,27 +183,5 @@ impl Update for Sgd {
     fn adds_up(&self, element: Type) -> bool {
         // Integers are rounded at each update.
         matches!(element, Type::F32 | Type::F64)
-    }
-}
-
-impl Update for Adagrad {
-    #[inline]
-    fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
-        Adagrad::apply(*self, current, update);
-    }
-
-    fn fits(&self, element: Type, width: u32) -> Result<()> {
-        Adagrad::fits(*self, element, width)
-    }
-}
-
-impl Update for Ftrl {
-    #[inline]
-    fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
-        Ftrl::apply(*self, current, update);
-    }
-
-    fn fits(&self, element: Type, width: u32) -> Result<()> {
-        Ftrl::fits(*self, element, width)
     }
 }

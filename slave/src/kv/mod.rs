@@ -4,7 +4,7 @@
 //! nobody wrote takes no memory and reads as zeros.
 
 mod chunk;
-pub mod function;
+mod function;
 mod kept;
 mod memory;
 mod moved;
@@ -16,7 +16,6 @@ mod snapshot;
 mod table;
 mod tier;
 
-pub use function::{Functions, Update};
 pub use moved::Expected;
 pub use placement::{Keys, Placement};
 pub use tier::Room;
@@ -26,8 +25,10 @@ use flexps_common::home::{self, Home};
 use flexps_common::ids::TableId;
 use flexps_common::plan::{TableOp, TableSpec};
 use flexps_common::report::DiskUse;
+use flexps_common::updates::Updates;
 use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::control::Partials;
+use function::Made;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,22 +88,13 @@ use with_values;
 
 impl Shard {
     /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
-    pub fn new(
-        specs: &[TableSpec],
-        index: u32,
-        shards: usize,
-        functions: &Functions,
-        room: &Arc<Room>,
-    ) -> Result<Self> {
+    pub fn new(specs: &[TableSpec], index: u32, shards: usize, updates: &Updates, room: &Arc<Room>) -> Result<Self> {
         let tier = Arc::new(Tier::new(room.clone()));
         let [phase, snapshot] = [1, 0].map(|first| Arc::new(AtomicU64::new(first)));
         let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
             let (tier, placement, phase) = (tier.clone(), placement.clone(), [phase.clone(), snapshot.clone()]);
-            let function = functions.make(spec).map_err(|e| {
-                let table = &spec.name;
-                e.context(format!("table {table}"))
-            })?;
+            let function = Made::new(spec, updates)?;
             Ok(match spec.element {
                 Type::F32 => Any::F32(Table::new(spec, placement, phase, function.f32, tier)?),
                 Type::F64 => Any::F64(Table::new(spec, placement, phase, function.f64, tier)?),

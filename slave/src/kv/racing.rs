@@ -4,14 +4,13 @@
 //! a key of several values parts of both may stay. While workers race nobody takes a chunk's lock but to make it, and its
 //! memory stays where it is.
 
-use super::chunk::AHEAD;
-use super::function::Update;
 use super::table::Table;
 use super::{Keys, Shard, with_values};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::Storage;
-use flexps_common::prefetch::prefetch;
+use flexps_common::prefetch::{AHEAD, prefetch};
+use flexps_common::updates::Update;
 use flexps_common::value::{Element, Values, ValuesMut};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -181,7 +180,6 @@ impl<T: Element> Table<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Functions;
     use super::super::tier::Room;
     use super::*;
     use flexps_common::plan::TableSpec;
@@ -193,7 +191,7 @@ mod tests {
     fn shard(element: Type, width: u32, storage: Storage, update: &str) -> Shard {
         let spec =
             TableSpec { name: "t".into(), element, width, storage, update: update.into(), update_params: Vec::new() };
-        Shard::new(&[spec], 0, 1, &Functions::default(), &Room::unlimited()).unwrap()
+        Shard::new(&[spec], 0, 1, &Default::default(), &Room::unlimited()).unwrap()
     }
 
     #[test]

@@ -74,7 +74,7 @@ impl<T: Element> Table<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Functions, Room};
+    use super::super::Room;
     use super::*;
     use flexps_common::plan::{Storage, TableSpec};
     use flexps_common::value::{Type, Values};
@@ -93,7 +93,7 @@ mod tests {
             update: "add".into(),
             update_params: Vec::new(),
         };
-        Shard::new(&[spec], 0, 1, &Functions::default(), room).unwrap()
+        Shard::new(&[spec], 0, 1, &Default::default(), room).unwrap()
     }
 
     fn read(shard: &Shard, snapshot: u64) -> Result<Vec<f32>> {

@@ -2,12 +2,13 @@
 //!
 //! Invariant: the directory only grows; a chunk's address never changes, so finding one takes no lock.
 
-use super::chunk::{AHEAD, Blank, Chunk, Open};
+use super::chunk::{Blank, Chunk, Open};
 use super::function::Apply;
 use super::placement::{Keys, Placement};
 use super::tier::Tier;
 use flexps_common::error::{Error, Result};
 use flexps_common::plan::TableSpec;
+use flexps_common::prefetch::AHEAD;
 use flexps_common::value::Element;
 use parking_lot::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

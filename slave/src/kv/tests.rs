@@ -3,6 +3,7 @@
 use super::*;
 use flexps_common::ids::Key;
 use flexps_common::plan::{Storage, TableOp};
+use flexps_common::updates::Update;
 use flexps_common::value::Element;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ fn spec(name: &str, width: u32, storage: Storage, update: &str, params: &[f64]) 
 }
 
 fn shard(specs: &[TableSpec]) -> Shard {
-    Shard::new(specs, 0, 1, &Functions::default(), &Room::unlimited()).unwrap()
+    Shard::new(specs, 0, 1, &Default::default(), &Room::unlimited()).unwrap()
 }
 
 fn norm2(store: &Shard, table: TableId) -> f64 {
@@ -229,7 +230,7 @@ fn ftrl_minimises_what_follows_the_regularised_leader() {
 #[test]
 fn a_function_that_keeps_state_refuses_a_table_without_room_for_it() {
     let make =
-        |spec: TableSpec| Shard::new(&[spec], 0, 1, &Functions::default(), &Room::unlimited()).err().unwrap().message;
+        |spec: TableSpec| Shard::new(&[spec], 0, 1, &Default::default(), &Room::unlimited()).err().unwrap().message;
     let odd = make(spec("w", 3, Storage::Dense, "adagrad", &[0.1]));
     assert!(odd.starts_with("table w: adagrad keeps values, sums of squares side by side"), "{odd}");
     let whole = TableSpec { element: Type::I32, ..spec("w", 3, Storage::Dense, "ftrl", &[0.1, 1.0, 0.0, 0.0]) };
@@ -266,9 +267,9 @@ fn a_users_function_sees_all_values_of_a_key() {
             current[last] = current[last].plus(T::from_f64(self.0));
         }
     }
-    let functions = Functions::default().with("counting", |params| Ok(Counting(params[0])));
+    let updates = Updates::new().with("counting", |params| Ok(Counting(params[0])));
     let spec = spec("t", 3, Storage::Sparse, "counting", &[2.0]);
-    let store = Shard::new(&[spec], 0, 1, &functions, &Room::unlimited()).unwrap();
+    let store = Shard::new(&[spec], 0, 1, &updates, &Room::unlimited()).unwrap();
     for _ in 0..3 {
         store.add(A, Keys::List(&[1]), Values::F32(&[1.0, 2.0, 0.0])).unwrap();
     }
@@ -280,7 +281,7 @@ fn a_users_function_sees_all_values_of_a_key() {
 #[test]
 fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     let spec = spec("w", 1, Storage::Dense, "add", &[]);
-    let store = Shard::new(std::slice::from_ref(&spec), 1, 3, &Functions::default(), &Room::unlimited()).unwrap();
+    let store = Shard::new(std::slice::from_ref(&spec), 1, 3, &Default::default(), &Room::unlimited()).unwrap();
     let mine = 65_536;
     let message = |r: Result<()>| r.unwrap_err().message;
     assert!(message(store.add(A, Keys::List(&[3]), Values::F32(&[1.0]))).contains("served by shard 0, not by 1"));
@@ -291,13 +292,13 @@ fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     assert!(store.check(A, Keys::Range { start: mine, count: 65_536 }, Type::F32, 65_536).is_ok());
     assert_eq!(norm2(&store, A), 0.0);
     let bad = TableSpec { update: "sum".into(), ..spec };
-    let error = Shard::new(&[bad], 1, 3, &Functions::default(), &Room::unlimited()).err().unwrap();
+    let error = Shard::new(&[bad], 1, 3, &Default::default(), &Room::unlimited()).err().unwrap();
     let known = "table w: no update function is called 'sum'; this build knows adagrad, add, assign, ftrl, max, sgd";
     assert_eq!(error.message, known);
 }
 
 fn within(specs: &[TableSpec], limit: u64, folder: &std::path::Path) -> Shard {
-    Shard::new(specs, 0, 1, &Functions::default(), &Room::new(limit, folder)).unwrap()
+    Shard::new(specs, 0, 1, &Default::default(), &Room::new(limit, folder)).unwrap()
 }
 
 /// The bytes of one chunk of a table of one f32 per key.
@@ -369,7 +370,7 @@ fn the_models_of_two_jobs_share_the_memory_and_a_closed_one_gives_it_back() {
     let folder = tempfile::tempdir().unwrap();
     let room = Room::new(4 * CHUNK, folder.path());
     let specs = [spec("a", 1, Storage::Dense, "add", &[])];
-    let make = || Shard::new(&specs, 0, 1, &Functions::default(), &room).unwrap();
+    let make = || Shard::new(&specs, 0, 1, &Default::default(), &room).unwrap();
     let fill = |store: &Shard| {
         (0..3u32).for_each(|chunk| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0])).unwrap());
         store.take_disk_use().written_bytes

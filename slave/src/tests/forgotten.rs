@@ -2,7 +2,7 @@
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
-use crate::kv::{Functions, Keys, Room};
+use crate::kv::{Keys, Room};
 use crate::node::Jobs;
 use crate::stage::backend::Engine;
 use flexps_common::Result;
@@ -42,7 +42,7 @@ async fn a_shard_that_forgot_a_key_list_gets_it_again_and_no_update_is_lost() {
             you,
             experiment: Default::default(),
         };
-        Arc::new(OpenJob::new(opening, &network, &Functions::default(), &Room::unlimited()).unwrap())
+        Arc::new(OpenJob::new(opening, &network, &Default::default(), &Room::unlimited()).unwrap())
     };
     let (here, there) = (open(SlaveId(1)), open(SlaveId(2)));
     let jobs = Jobs::default();

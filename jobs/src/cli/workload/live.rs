@@ -101,7 +101,7 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
             }
         };
         job.prepare(&env)?;
-        job.plan().map_err(|e| e.context(format!("job {}", spec.name)))?;
+        registry.plan(&*job).map_err(|e| e.context(format!("job {}", spec.name)))?;
         Ok(job)
     };
     (0..file.workload.jobs.len()).map(make).collect()

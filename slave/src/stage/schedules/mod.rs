@@ -24,7 +24,7 @@ mod summing;
 mod sums;
 mod sync;
 
-use crate::kv::{Functions, Keys, Room, Shard};
+use crate::kv::{Keys, Room, Shard};
 use crate::stage::exchange::{Due, Source, Told, Update};
 use flexps_common::announced::Touches;
 use flexps_common::error::Error;
@@ -121,7 +121,7 @@ impl World {
         };
         let shards = [0, 1, 2].map(|index| {
             let spec = std::slice::from_ref(&spec);
-            Arc::new(Shard::new(spec, index, SHARDS, &Functions::default(), &Room::unlimited()).unwrap())
+            Arc::new(Shard::new(spec, index, SHARDS, &Default::default(), &Room::unlimited()).unwrap())
         });
         let run = |here: usize| {
             let own = WORKERS.iter().filter(|(slave, _)| *slave == here).count();

@@ -7,7 +7,7 @@
 
 use super::run::Run;
 use super::staging::Staging;
-use crate::kv::{Functions, Keys, Room, Shard};
+use crate::kv::{Keys, Room, Shard};
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
@@ -60,7 +60,7 @@ fn shard(index: u32) -> Shard {
         update: "add".into(),
         update_params: Vec::new(),
     };
-    Shard::new(&[spec], index, 2, &Functions::default(), &Room::unlimited()).unwrap()
+    Shard::new(&[spec], index, 2, &Default::default(), &Room::unlimited()).unwrap()
 }
 
 fn first_key(chunk: u32, shard: &Shard) -> Key {
