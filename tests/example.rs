@@ -79,7 +79,7 @@ fn a_users_own_update_function_runs_on_the_slaves_and_a_name_that_is_none_is_ref
         assert_eq!(found[..], expected[..found.len()], "{name}");
         assert!(found.len() > 150);
     }
-    let words = ["no update function is called 'nearest'", "add, adagrad, assign, ftrl, furthest, max, sgd"];
+    let words = ["no update function is called 'nearest'", "adagrad, add, assign, ftrl, furthest, max, sgd"];
     for command in ["run", "plan"] {
         let run = cluster.ask([command, "extremes", "--keep", "nearest", "--input"]).arg(&input).run();
         failed_in_one_line(&run, 2, &words);

@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// The names of the engine's own functions; see [`TableSpec::update`].
-pub const BUILT_IN: [&str; 6] = ["add", "adagrad", "assign", "ftrl", "max", "sgd"];
+pub const BUILT_IN: [&str; 6] = ["adagrad", "add", "assign", "ftrl", "max", "sgd"];
 
 /// An update function: what an Add does to the values of a table.
 pub trait Update: Clone + Send + Sync + 'static {
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(
             said(plan::<f32>("furthest", &[])),
             "table t: no update function is called 'furthest'; \
-             this build knows add, adagrad, assign, ftrl, further, max, sgd"
+             this build knows adagrad, add, assign, ftrl, further, max, sgd"
         );
         assert_eq!(said(plan::<u32>("further", &[])), "table t: further needs numbers with a sign");
         assert_eq!(said(plan::<f32>("further", &[1.0])), "table t: further takes no parameters");

@@ -136,7 +136,6 @@ impl Cluster {
                 master: "master".into(),
                 control: format!("h{i} control"),
                 bulk: format!("h{i} bulk"),
-                functions: Default::default(),
                 storage: Storage::default(),
                 log: Default::default(),
             };
