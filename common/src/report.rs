@@ -45,6 +45,15 @@ pub struct EpochReport {
     pub metrics: BTreeMap<String, f64>,
 }
 
+/// The loss on the first rows of a streaming pass, each scored before it was learnt from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// How many rows.
+    pub rows: u64,
+    /// Their mean loss.
+    pub loss: f64,
+}
+
 /// One run of one stage.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageReport {
@@ -368,6 +377,9 @@ pub struct Report {
     pub stopped: Option<String>,
     /// Its rounds.
     pub epochs: Vec<EpochReport>,
+    /// The loss as rows came, of a streaming pass, at ever more rows.
+    #[serde(default)]
+    pub progress: Vec<ProgressReport>,
     /// Its stage runs, in order.
     pub stages: Vec<StageReport>,
     /// How its model went from stage to stage.

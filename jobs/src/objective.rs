@@ -21,6 +21,25 @@ pub fn begin(progress: &mut Progress, rows: Rows, lambda: Option<f64>) -> Result
     Ok(facts)
 }
 
+/// Without a penalty, refuses rows that the model at hand, in which `right` of `rows` are, tells apart: none is the best then.
+pub fn refuse_separable(right: f64, rows: f64) -> Result<()> {
+    if right < rows {
+        return Ok(());
+    }
+    Err(Error::data(format!(
+        "the rows are separable: weights that tell all {rows} apart get better the larger they are, so without a penalty none are \
+         best; give --lambda above 0"
+    )))
+}
+
+/// [`refuse_separable`] for what the last run of `stage` reported, if there is no penalty.
+pub fn penalised_or_not_separable(progress: &Progress, stage: &str) -> Result<()> {
+    match progress.scalar("lambda", 0.0) {
+        0.0 => refuse_separable(progress.metric(stage, "right")?, progress.metric(stage, "rows")?),
+        _ => Ok(()),
+    }
+}
+
 /// F, from the `loss` that the last run of `stage` reported and the scalar `norm2` of the weights.
 pub fn after(progress: &Progress, stage: &str) -> Result<f64> {
     let loss = progress.metric(stage, "loss")? / progress.metric(stage, "rows")?;

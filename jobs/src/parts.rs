@@ -6,9 +6,9 @@
 //! Invariants: each of the worker's rows is in one part, the same one each time; all stages over an input agree on
 //! whether there are several, since that depends on the facts of the whole input alone.
 
-use flexps_common::data::Block;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::drawn::Drawn;
+use flexps_common::data::{Block, Facts};
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
@@ -42,6 +42,13 @@ pub struct Parts {
 /// Most bytes of rows that are shuffled at once.
 const WINDOW: u64 = 64 << 20;
 
+/// Whether the rows of an input with these facts come in several parts, if `memory` bytes may go to values by feature.
+pub fn several(facts: &Facts, memory: u64) -> bool {
+    let features = FEATURE * facts.features.min(facts.nonzeros);
+    let rows = 4 * facts.nonzeros + 8 * facts.rows;
+    features > memory.max(rows / BESIDE_ROWS)
+}
+
 /// Some of a worker's rows.
 #[derive(Debug)]
 pub struct Part {
@@ -71,9 +78,7 @@ impl Parts {
     /// The parts of the worker's rows; waits until the whole input is read.
     pub fn new(worker: &mut Worker<'_>, Rows { input, memory }: Rows) -> Result<Self> {
         let facts = worker.facts(input)?;
-        let features = FEATURE * facts.features.min(facts.nonzeros);
-        let rows = 4 * facts.nonzeros + 8 * facts.rows;
-        let several = features > memory.max(rows / BESIDE_ROWS);
+        let several = several(&facts, memory);
         let own = worker.own_blocks(input)?;
         let blocks = match own.first() {
             Some(first) if several => {

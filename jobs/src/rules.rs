@@ -5,6 +5,7 @@
 
 use crate::flags::Common;
 use flexps_common::plan::{Flow, Progress};
+use flexps_common::{Error, Result};
 
 /// The stopping rules of a job.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,8 @@ pub enum Verdict {
     Retry,
     /// Its model is dropped and training ends.
     DropAndStop(String),
+    /// Its model is no numbers, and was none with any shorter step.
+    Diverged,
 }
 
 impl Verdict {
@@ -37,11 +40,15 @@ impl Verdict {
     }
 
     /// How the repeat goes on.
-    pub fn flow(self) -> Flow {
+    pub fn flow(self) -> Result<Flow> {
         match self {
-            Verdict::Keep => Flow::Next,
-            Verdict::Retry => Flow::Again,
-            Verdict::KeepAndStop(why) | Verdict::DropAndStop(why) => Flow::Stop(why),
+            Verdict::Keep => Ok(Flow::Next),
+            Verdict::Retry => Ok(Flow::Again),
+            Verdict::KeepAndStop(why) | Verdict::DropAndStop(why) => Ok(Flow::Stop(why)),
+            Verdict::Diverged => Err(Error::data(
+                "training diverges, however short the step: values of very different size in the rows? scale the features, \
+                 or give more --lambda",
+            )),
         }
     }
 }
@@ -73,6 +80,7 @@ impl Rules {
             }
             return match late {
                 Some(why) => Verdict::DropAndStop(why),
+                None if halvings >= MOST_HALVINGS && !after.is_finite() => Verdict::Diverged,
                 None if halvings >= MOST_HALVINGS => Verdict::DropAndStop("no step lowers the objective".to_owned()),
                 None => Verdict::Retry,
             };
@@ -111,14 +119,9 @@ mod tests {
 
     fn progress(seconds: u64) -> Progress {
         Progress {
-            epoch: 0,
             elapsed: Duration::from_secs(seconds),
             scalars: [("step".to_owned(), 1.0)].into(),
-            metrics: Default::default(),
-            facts: Vec::new(),
-            ops: Vec::new(),
-            objective: None,
-            epoch_metrics: Default::default(),
+            ..Progress::default()
         }
     }
 
@@ -140,6 +143,11 @@ mod tests {
         let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut p, 0.5, 0.5 + 1e-9, None)).collect();
         assert!(verdicts[..19].iter().all(|v| *v == Verdict::Retry));
         assert_eq!(verdicts[19], Verdict::DropAndStop("no step lowers the objective".to_owned()));
+        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut progress(0), 0.5, f64::NAN, None)).collect();
+        assert!(verdicts.iter().all(|v| *v == Verdict::Retry), "a first bad step is only halved");
+        let mut p = progress(0);
+        let last = (0..20).map(|_| tight.judge(&mut p, 0.5, f64::NAN, None)).last();
+        assert!(last.is_some_and(|v| v.flow().is_err_and(|e| e.message.contains("scale the features"))));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! minimise P(w) = (1/n) sum f(y w.x) + lambda/2 |w|^2 with f the hinge or its square. Invariant: as [`crate::sdca`]'s.
 
+use crate::auto::Auto;
 use crate::flags::{self, Common};
 use crate::primal::{self, Primal};
 use crate::sample;
@@ -29,7 +30,7 @@ pub enum Loss {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// sdca, unless something is asked for that it can't do
+    /// sdca or newton, by the rows, unless a flag asks for what only one of them has; the report says which and why
     #[default]
     Auto,
     /// Dual coordinate ascent, to a certified duality gap
@@ -86,15 +87,19 @@ impl Job for Svm {
         };
         let Self { common, threads, penalty, primal: flags, .. } = self;
         let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
+        let class_weight = flags.class_weight.as_ref();
+        let sdca = Sdca { common, loss, threads: *threads, class_weight, flags: self.sdca };
         // What only the dual solver can do comes first: the hinge has no other.
         let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some() && loss != Kind::Hinge;
+        let dual_flags = self.sdca != sdca::Flags::default();
+        let dual_asked = dual_flags || loss == Kind::Hinge || primal::flags::refused(common).is_some();
         match self.solver {
             Solver::Newton => primal.plan(plan),
             Solver::Auto if primal_asked => primal.plan(plan),
+            Solver::Auto if !dual_asked => Auto { sdca, primal }.plan(plan),
             _ => {
                 primal.refuse_for_sdca()?;
-                let class_weight = flags.class_weight.as_ref();
-                Sdca { common, loss, threads: *threads, class_weight, flags: self.sdca }.plan(plan)
+                sdca.plan(plan)
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::updates::Updates;
 use crate::worker::Place;
 use rows::HostRows;
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Rows and models that plans may name, and how many workers to play.
 ///
@@ -136,16 +136,7 @@ impl Host {
                 .iter()
                 .map(|spec| HostTable::new(spec.clone(), &self.updates))
                 .collect::<Result<_>>()?,
-            progress: Progress {
-                epoch: 0,
-                elapsed: Duration::ZERO,
-                scalars: plan.scalars.clone(),
-                metrics: BTreeMap::new(),
-                facts,
-                ops: Vec::new(),
-                objective: None,
-                epoch_metrics: BTreeMap::new(),
-            },
+            progress: Progress { scalars: plan.scalars.clone(), facts, ..Progress::default() },
             epochs: Vec::new(),
             stages: Vec::new(),
             stopped: None,
@@ -223,6 +214,14 @@ impl Run<'_> {
                     }
                 }
                 Step::Repeat { times, body } => self.repeat(*times, body, depth)?,
+                Step::When { scalar, value, body } => {
+                    if self.progress.scalars.get(scalar) == Some(value) {
+                        let flow = self.steps(body, depth)?;
+                        if flow != Flow::Next {
+                            return Ok(flow);
+                        }
+                    }
+                }
             }
         }
         Ok(Flow::Next)

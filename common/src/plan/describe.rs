@@ -80,6 +80,11 @@ impl Plan {
                     self.describe_steps(body, depth + 1, out);
                     Ok(())
                 }
+                Step::When { scalar, value, body } => {
+                    let _ = writeln!(out, "when {scalar} is {value}");
+                    self.describe_steps(body, depth + 1, out);
+                    Ok(())
+                }
             };
         }
     }

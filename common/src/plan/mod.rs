@@ -118,6 +118,16 @@ impl Plan {
         Ok(Input { id })
     }
 
+    /// What `build` plans is done only if `scalar` has this value when its turn comes. Its tables and inputs are there in
+    /// any case.
+    pub fn when(&mut self, scalar: &str, value: f64, build: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let before = std::mem::take(&mut self.body);
+        let built = build(self);
+        let body = std::mem::replace(&mut self.body, before).0;
+        self.body.0.push(Step::When { scalar: scalar.to_owned(), value, body });
+        built
+    }
+
     /// Says which tables are kept as a model.
     pub fn save(&mut self, save: SaveSpec) {
         self.save = Some(save);
@@ -170,7 +180,7 @@ impl Plan {
                 match step {
                     Step::Stage(stage) => fix(stage, workers),
                     Step::Together(stages) => stages.iter_mut().for_each(|stage| fix(stage, workers)),
-                    Step::Repeat { body, .. } => walk(body, workers),
+                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, workers),
                     _ => {}
                 }
             }
@@ -185,7 +195,7 @@ impl Plan {
                 match step {
                     Step::Stage(stage) => found.push(stage),
                     Step::Together(stages) => found.extend(stages),
-                    Step::Repeat { body, .. } => walk(body, found),
+                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, found),
                     _ => {}
                 }
             }

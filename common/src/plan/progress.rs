@@ -3,6 +3,7 @@
 use super::{Table, TableOp};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
+use crate::report::ProgressReport;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ pub enum Flow {
 }
 
 /// What a decision sees and may change.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
     /// The round of the innermost repeat, from 0.
     pub epoch: u64,
@@ -40,6 +41,10 @@ pub struct Progress {
     pub objective: Option<f64>,
     /// Further numbers of the round for the report, e.g. validation loss.
     pub epoch_metrics: BTreeMap<String, f64>,
+    /// The loss of a streaming pass as rows came, for the report.
+    pub progressive: Vec<ProgressReport>,
+    /// Remarks for the report, e.g. what was chosen and why.
+    pub notes: Vec<String>,
 }
 
 impl Progress {

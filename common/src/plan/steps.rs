@@ -26,6 +26,15 @@ pub enum Step {
         /// Each round's steps.
         body: Vec<Step>,
     },
+    /// The body, if the scalar has this value when its turn comes; a decision has set it.
+    When {
+        /// The scalar's name.
+        scalar: String,
+        /// The value.
+        value: f64,
+        /// What is then done.
+        body: Vec<Step>,
+    },
 }
 
 /// A sequence of steps under construction.

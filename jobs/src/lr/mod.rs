@@ -21,6 +21,7 @@
 mod batch;
 mod train;
 
+use crate::auto::Auto;
 use crate::first::First;
 use crate::flags::{self, Common, Model, Step, Workers};
 use crate::logistic::Judged;
@@ -62,7 +63,7 @@ pub enum Optimizer {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Solver {
-    /// sdca, unless a flag asks for what only newton or sgd has
+    /// sdca or newton, by the rows, unless a flag asks for what only one of them or sgd has; the report says which and why
     #[default]
     Auto,
     /// Dual coordinate ascent, up to a certified duality gap of --tolerance
@@ -128,6 +129,8 @@ impl Job for Lr {
         let loss = sdca::loss::Kind::Logistic;
         let threads = self.threads.and_then(Workers::count);
         let primal = Primal { common, flags, penalty: *penalty, loss, threads, numbers: false };
+        let class_weight = flags.class_weight.as_ref();
+        let sdca = Sdca { common, loss, threads, class_weight, flags: *sdca };
         let solver = self.solver(&primal);
         if solver != Solver::Sgd && self.threads.is_some() && threads.is_none() {
             // The others' workers keep what they know of their rows, which must then stay theirs.
@@ -139,6 +142,7 @@ impl Job for Lr {
                 return self.plan_sgd(plan);
             }
             Solver::Newton => return primal.plan(plan),
+            Solver::Auto => return Auto { sdca, primal }.plan(plan),
             Solver::Ftrl => {
                 let weights = flags.class_weight.as_ref().map(|_| "--class-weight");
                 if let Some(flag) = flags.asks().or(weights) {
@@ -147,9 +151,9 @@ impl Job for Lr {
                 let ratio = flags.ratio(*penalty)?;
                 return Stream { common, ratio, step: self.step, threads }.plan(plan);
             }
-            _ => primal.refuse_for_sdca()?,
+            Solver::Sdca => primal.refuse_for_sdca()?,
         }
-        Sdca { common, loss, threads, class_weight: flags.class_weight.as_ref(), flags: *sdca }.plan(plan)
+        sdca.plan(plan)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {
@@ -158,7 +162,7 @@ impl Job for Lr {
 }
 
 impl Lr {
-    /// What `auto` stands for.
+    /// What `auto` stands for, as far as the flags tell; where they leave the choice, the rows decide.
     fn solver(&self, primal: &Primal<'_>) -> Solver {
         let asks_for_sgd =
             self.optimizer != Optimizer::default() || self.batch != USUAL_BATCH || self.step != Step::default();
@@ -166,9 +170,9 @@ impl Lr {
         match self.solver {
             Solver::Auto if asks_for_sgd || stale => Solver::Sgd,
             Solver::Auto if primal.asked().is_some() => Solver::Newton,
-            Solver::Auto if Sdca::refused(&self.common).is_none() => Solver::Sdca,
-            Solver::Auto if primal::flags::refused(&self.common).is_some() => Solver::Sgd,
-            Solver::Auto => Solver::Newton,
+            Solver::Auto if self.sdca != sdca::Flags::default() => Solver::Sdca,
+            Solver::Auto if Sdca::refused(&self.common).is_some() => Solver::Newton,
+            Solver::Auto if primal::flags::refused(&self.common).is_some() => Solver::Sdca,
             given => given,
         }
     }
@@ -243,6 +247,7 @@ impl Lr {
                 let validation_loss = held_out.map(|_| validation::loss(progress, "validation")).transpose()?;
                 let before = progress.scalar("objective", f64::INFINITY);
                 let after = objective::after(progress, "objective")?;
+                objective::penalised_or_not_separable(progress, "objective")?;
                 let used = progress.scalar("step", 0.0);
                 let verdict = rules.judge(progress, before, after, validation_loss);
                 let keeps = verdict.keeps();
@@ -253,7 +258,7 @@ impl Lr {
                 if keeps && held_out.is_some() {
                     validation::note(progress, "validation")?;
                 }
-                Ok(verdict.flow())
+                verdict.flow()
             });
         });
         if held_out.is_none() {

@@ -22,14 +22,16 @@ mod reduce;
 mod screen;
 pub mod task;
 
-use crate::flags::Common;
+use crate::flags::{Common, Inputs};
+use crate::objective::refuse_separable;
 use crate::parts::Rows;
 use crate::sdca::loss::Kind;
+use crate::vector::Vector;
 use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
 use flexps_common::metrics::Metric;
-use flexps_common::plan::{Flow, Plan, Progress, SaveTensor, Steps, Table, Threads};
+use flexps_common::plan::{Flow, Plan, Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
@@ -91,28 +93,37 @@ impl Primal<'_> {
 
     /// Plans the job.
     pub fn plan(&self, plan: &mut Plan) -> Result<()> {
+        self.check()?;
+        let wanted = if self.numbers { Wanted::Numbers } else { Wanted::Classes };
+        let inputs = self.common.inputs_as(plan, wanted)?;
+        let weights = Vector::new(plan, "weights", self.common.bias);
+        let (measure, input) = (self.measure(inputs), inputs.rows.input);
+        plan.body.stage("measure", move |worker| measure.run(worker)).threads(self.workers()).input(input);
+        self.solve(plan, inputs, weights)?;
+        self.common.save(plan, inputs.rows, weights.tensors());
+        Ok(())
+    }
+
+    fn workers(&self) -> Threads {
+        self.threads.map_or(Threads::All, Threads::Count)
+    }
+
+    fn measure(&self, inputs: Inputs) -> Measure {
+        let folds = self.flags.cv.unwrap_or(1);
+        Measure { input: inputs.rows.input, folds, numbers: self.numbers, seed: self.common.seed }
+    }
+
+    /// Plans what is behind the stage `measure`, which has counted the rows of each class.
+    pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector) -> Result<()> {
         let common = self.common;
-        common.check()?;
-        loss::check(self.loss)?;
-        if let Some(what) = flags::refused(common) {
-            return Err(Error::user(format!("of this solver {what}")));
-        }
         let ratio = self.flags.ratio(self.penalty)?;
-        self.check(ratio)?;
-        let inputs = common.inputs_as(plan, if self.numbers { Wanted::Numbers } else { Wanted::Classes })?;
-        let threads = self.threads.map_or(Threads::All, Threads::Count);
+        let threads = self.workers();
+        let Vector { features: weights, bias } = model;
         let point: Table<f64> = plan.table("point", 1);
         let gradient: Table<f64> = plan.table("gradient", 1);
         let sums: Table<f64> = plan.table("sums", 1);
-        let weights: Table<f32> = plan.table("weights", 1);
-        let bias: Option<Table<f32>> = common.bias.then(|| plan.table("bias", 1));
         let problems = Problems {
-            measure: Measure {
-                input: inputs.rows.input,
-                folds: self.flags.cv.unwrap_or(1),
-                numbers: self.numbers,
-                seed: common.seed,
-            },
+            measure: self.measure(inputs),
             flags: self.flags.clone(),
             loss: self.loss,
             lambda: common.lambda,
@@ -140,7 +151,7 @@ impl Primal<'_> {
             Learner::Newton(Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]))
         };
 
-        let (measure, begun) = (problems.measure, problems.clone());
+        let begun = problems.clone();
         let steps = &mut plan.body;
         if let Some(model) = &common.init_model {
             steps.load(point, model, "weights");
@@ -155,7 +166,6 @@ impl Primal<'_> {
                 steps.zero(bias);
             }
         }
-        steps.stage("measure", move |worker| measure.run(worker)).threads(threads).input(inputs.rows.input);
         steps.decide(move |progress| begun.begin(progress));
         steps.repeat(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
@@ -175,14 +185,6 @@ impl Primal<'_> {
             let last = problems.clone();
             problem.decide(move |progress| last.end(progress));
         });
-        let tensor = |name: &str, table: Table<f32>, keys| SaveTensor {
-            name: name.to_owned(),
-            table: table.id,
-            keys,
-            by_class: true,
-        };
-        let tensors = std::iter::once(tensor("weights", weights, None)).chain(bias.map(|b| tensor("bias", b, Some(1))));
-        common.save(plan, inputs.rows, tensors.collect());
         Ok(())
     }
 
@@ -194,7 +196,14 @@ impl Primal<'_> {
             .input(judge.rows.input);
     }
 
-    fn check(&self, ratio: f64) -> Result<()> {
+    /// Refuses what can't be meant together.
+    pub fn check(&self) -> Result<()> {
+        self.common.check()?;
+        loss::check(self.loss)?;
+        if let Some(what) = flags::refused(self.common) {
+            return Err(Error::user(format!("of this solver {what}")));
+        }
+        let ratio = self.flags.ratio(self.penalty)?;
         if self.flags.path.is_some() && ratio == 0.0 {
             return Err(Error::user(
                 "--path needs an L1 penalty, which has a largest lambda: give --penalty l1 or elastic-net",
@@ -322,11 +331,8 @@ impl Solver {
     /// Without a penalty there is no certificate: what the last step brought has to do.
     fn unpenalised(&self, progress: &Progress) -> Result<Option<String>> {
         let (right, rows) = (progress.scalar("right", 0.0), progress.scalar("trained_rows", 1.0));
-        if self.loss == Kind::Logistic && right == rows {
-            return Err(Error::data(format!(
-                "the rows are separable: weights that tell all {rows} apart get better the larger they are, so without a \
-                 penalty none are best; give --lambda above 0"
-            )));
+        if self.loss == Kind::Logistic {
+            refuse_separable(right, rows)?;
         }
         let decrease = progress.scalar("decrease", f64::INFINITY);
         let enough = decrease <= 0.1 * self.tolerance || progress.scalar("objective", 1.0) == 0.0;

@@ -19,7 +19,7 @@ mod stages;
 mod stop;
 mod visit;
 
-use crate::flags::{Common, Model};
+use crate::flags::{Common, Inputs, Model};
 use crate::parts::Parts;
 use crate::primal::judge::Judge;
 use crate::primal::loss::with_smooth;
@@ -58,7 +58,8 @@ pub struct Sdca<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(default)]
 pub struct Flags {
-    /// sdca: joins of the workers' copies of the weights in an epoch [default: by features and non-zeros]
+    /// sdca: joins of the workers' copies of the weights in an epoch [default: 4; of one slave's
+    /// workers more for tighter tolerances, as far as features are few beside non-zeros]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub joins: Option<u32>,
 
@@ -68,39 +69,55 @@ pub struct Flags {
     pub overlap: Option<f64>,
 }
 
-/// Tolerances for which single precision does not judge well enough.
-const WIDE: f64 = 1e-5;
-
-/// Joins of an epoch.
-const JOINS: u32 = 4;
-
 impl Sdca<'_> {
     /// Plans the job.
     pub fn plan(&self, plan: &mut Plan) -> Result<()> {
-        let flags = self.common;
         self.check()?;
-        let inputs = flags.inputs_as(plan, Wanted::Classes)?;
+        let inputs = self.common.inputs_as(plan, Wanted::Classes)?;
+        let weights = Vector::new(plan, "weights", self.common.bias);
+        self.measure(plan, inputs);
+        self.solve(plan, inputs, weights);
+        self.common.save(plan, inputs.rows, weights.tensors());
+        Ok(())
+    }
+
+    fn workers(&self) -> Threads {
+        self.threads.map_or(Threads::All, Threads::Count)
+    }
+
+    /// Plans the first pass.
+    pub fn measure(&self, plan: &mut Plan, inputs: Inputs) {
+        let input = inputs.rows.input;
+        plan.body.stage("measure", move |worker| rows::measure(worker, input)).threads(self.workers()).input(input);
+    }
+
+    /// Plans what is behind it.
+    pub fn solve(&self, plan: &mut Plan, inputs: Inputs, weights: Vector) {
+        let flags = self.common;
         let (rows, input) = (inputs.rows, inputs.rows.input);
-        let weights = Vector::new(plan, "weights", flags.bias);
         let tables = Tables {
             ways: plan.table("ways", 1),
             terms: plan.table("terms", join::TERMS as u32),
             holders: plan.table("holders", 1),
         };
-        let threads = self.threads.map_or(Threads::All, Threads::Count);
-        let joins = self.flags.joins.unwrap_or(JOINS);
+        let threads = self.workers();
         if let Some(overlap) = self.flags.overlap {
             plan.scalars.insert("overlap".to_owned(), overlap);
         }
-        let stages =
-            Stages { rows, weights: weights.features, tables, joins, seed: flags.seed, wide: flags.tolerance < WIDE };
+        let stages = Stages {
+            rows,
+            weights: weights.features,
+            tables,
+            joins: self.flags.joins,
+            seed: flags.seed,
+            tolerance: flags.tolerance,
+        };
         let (stop, lambda, kind) = (Stop::new(flags), flags.lambda, self.loss);
         let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
         let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         let steps = &mut plan.body;
-        steps.stage("measure", move |worker| rows::measure(worker, input)).threads(threads).input(input);
         let begun = classes.clone();
         steps.decide(move |progress| {
             let facts = objective::begin(progress, inputs.rows, lambda)?;
@@ -173,11 +190,10 @@ impl Sdca<'_> {
                 Ok(flow)
             });
         });
-        flags.save(plan, inputs.rows, weights.tensors());
-        Ok(())
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what it can't do.
+    pub fn check(&self) -> Result<()> {
         self.common.check()?;
         let refuse = |what| Err(Error::user(format!("{what}; --solver newton does")));
         Self::refused(self.common).map_or(Ok(()), refuse)

@@ -11,6 +11,7 @@ use crate::parts::Part;
 use crate::primal::measure::report_classes;
 use crate::primal::task::{Task, class_of};
 use flexps_common::data::Block;
+use flexps_common::metrics::Metric;
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
@@ -69,6 +70,8 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     }
     crowd.report(worker);
     report_classes(worker, 0, &classes);
+    worker.report("workers", Metric::Count(1));
+    worker.report("slaves", Metric::Count(u64::from(worker.place.local_index == 0)));
     first.map_or(Ok(()), |first| worker.put_column(input, first, ROWS, rows))
 }
 

@@ -26,6 +26,13 @@ use std::marker::PhantomData;
 /// How much each further worker adds to sigma'; the line search mends what is too little.
 const OVERLAP: f64 = 0.3;
 
+/// Tolerances for which single precision does not judge well enough.
+const WIDE: f64 = 1e-5;
+/// Joins of an epoch, where nothing else is said.
+const JOINS: u32 = 4;
+/// A join takes about as long as so many non-zeros by feature: in all they may take an epoch's time.
+const JOIN: u64 = 4;
+
 /// What the stages need of the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Stages {
@@ -35,12 +42,12 @@ pub struct Stages {
     pub weights: Table<f32>,
     /// Through which slaves join.
     pub tables: Tables,
-    /// Joins of an epoch when several workers run.
-    pub joins: u32,
+    /// Joins of an epoch when several workers run, if given.
+    pub joins: Option<u32>,
     /// Seed of the order.
     pub seed: u64,
-    /// Whether the certificate's products are summed in f64.
-    pub wide: bool,
+    /// Of the job.
+    pub tolerance: f64,
 }
 
 /// Sums over rows.
@@ -138,6 +145,24 @@ impl Stages {
         }
     }
 
+    /// Joins of an epoch. Where workers must agree, in features that many rows have, on what none of them finds in its own rows
+    /// alone, it is joins that bring them nearer, not epochs; the tighter the tolerance, the more that is what is left.
+    fn joins(&self, worker: &mut Worker<'_>, features: usize) -> Result<u32> {
+        if let Some(given) = self.joins {
+            return Ok(given);
+        }
+        let wanted = match self.tolerance {
+            tight if tight < WIDE => 64,
+            middle if middle < 1e-3 => 16,
+            _ => JOINS,
+        };
+        if worker.place.slaves > 1 || wanted == JOINS {
+            return Ok(JOINS);
+        }
+        let nonzeros = worker.facts(self.rows.input)?.nonzeros / worker.place.threads as u64;
+        Ok(u64::from(wanted).min(JOIN * nonzeros / features.max(1) as u64).max(u64::from(JOINS)) as u32)
+    }
+
     /// An epoch over all of the worker's rows, with joins.
     fn ascend_whole<L: Loss>(&self, worker: &mut Worker<'_>, part: &Part) -> Result<Met> {
         let map = &part.map;
@@ -150,14 +175,15 @@ impl Stages {
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
         let mut visit = Visit::new(worker, part, self.seed, worker.scalar("bias", 0.0) as f32);
-        let first = worker.place.epoch as u32 * self.joins;
+        let count = self.joins(worker, map.len())?;
+        let first = worker.place.epoch as u32 * count;
         let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
         if alone {
             visit.go::<L>(worker, &mut own, &mut weights, scale, rows, None)?;
         } else {
             let (mut trail, mut least) = (Trail::default(), 1.0f64);
-            for join in 1..=self.joins as usize {
-                let goal = rows * join / self.joins as usize;
+            for join in 1..=count as usize {
+                let goal = rows * join / count as usize;
                 visit.go::<L>(worker, &mut own, &mut weights, scale, goal, Some(&mut trail))?;
                 least = least.min(joins.join::<L>(worker, &mut own, (&mut weights, &mut visit.bias), &mut trail)?);
             }
@@ -227,7 +253,7 @@ impl Stages {
                 let row = block.row(row);
                 // SAFETY: `Own::block` checked the indices.
                 let score = unsafe {
-                    if self.wide {
+                    if self.tolerance < WIDE {
                         dot_wide_unchecked(&row, &weights)
                     } else {
                         f64::from(dot_unchecked(&row, &weights))

@@ -4,7 +4,7 @@
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
 use crate::lr::{Lr, Solver};
-use crate::svm::{Loss as SvmLoss, Svm};
+use crate::svm::{Loss as SvmLoss, Solver as SvmSolver, Svm};
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::{DynJob, Job};
@@ -125,7 +125,7 @@ fn job(kind: Kind, tolerance: f64) -> Box<dyn Fn(Flags, Option<f64>) -> Box<dyn 
 }
 
 fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
-    let svm = |loss| Svm { common: common.clone(), loss, sdca: flags, ..Svm::default() };
+    let svm = |loss| Svm { common: common.clone(), loss, solver: SvmSolver::Sdca, sdca: flags, ..Svm::default() };
     match kind {
         Kind::Logistic => Box::new(Lr { common: common.clone(), solver: Solver::Sdca, sdca: flags, ..Lr::default() }),
         Kind::Hinge => Box::new(svm(SvmLoss::Hinge)),

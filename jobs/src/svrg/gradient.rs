@@ -17,6 +17,8 @@ pub struct Losses {
     pub loss: f64,
     /// Sum of the slopes: the bias's gradient.
     pub slope: f64,
+    /// Rows whose sign is right.
+    pub right: u64,
     /// Rows.
     pub rows: u64,
 }
@@ -33,15 +35,17 @@ impl Losses {
             let (loss, slope) = loss_and_slope(row.label, row.label * score);
             self.loss += loss;
             self.slope += f64::from(slope);
+            self.right += u64::from(row.label * score > 0.0);
             // SAFETY: just asserted.
             unsafe { add_scaled_unchecked(&row, slope, gradient) };
         }
         self.rows += block.rows() as u64;
     }
 
-    /// Reports the sums as `loss` and `rows`.
+    /// Reports the sums as `loss`, `right` and `rows`.
     pub fn report(&self, worker: &mut Worker<'_>) {
         worker.report("loss", Metric::Sum(self.loss));
+        worker.report("right", Metric::Count(self.right));
         worker.report("rows", Metric::Count(self.rows));
     }
 }

@@ -169,6 +169,7 @@ impl Job for Svrg {
                 let held_out = has_validation.then(|| validation::loss(progress, "validation")).transpose()?;
                 let before = progress.scalar("objective", f64::INFINITY);
                 let after = objective::after(progress, "full-gradient")?;
+                objective::penalised_or_not_separable(progress, "full-gradient")?;
                 let used = progress.scalar("step", 0.0);
                 let verdict = rules.judge(progress, before, after, held_out);
                 growth.after(progress, used, verdict.keeps());
@@ -181,7 +182,7 @@ impl Job for Svrg {
                 } else {
                     anchor.copy(progress, weights);
                 }
-                Ok(verdict.flow())
+                verdict.flow()
             });
         });
         if inputs.validation.is_none() {

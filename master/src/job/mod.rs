@@ -128,6 +128,7 @@ impl Job {
             epochs: Vec::new(),
             stages: Vec::new(),
             transfers: Vec::new(),
+            progress: Vec::new(),
             threads: Vec::new(),
             read: ReadReport::default(),
             model: None,
@@ -248,6 +249,9 @@ impl Job {
         }
         report.failed_log = driver.failed_log.clone();
         report.threads = driver.tuners.report();
+        report.progress.clone_from(&driver.progress.progressive);
+        report.progress.retain(|point| point.loss.is_finite());
+        report.notes.extend(driver.progress.notes.iter().cloned());
         report.transfers = driver.transfers[driver.transfers.len().saturating_sub(stages)..].to_vec();
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         for reading in readings {

@@ -22,6 +22,15 @@ pub enum Code {
         /// Where its [`Code::Close`] is.
         close: usize,
     },
+    /// Go on behind a body, unless a scalar has this value.
+    Unless {
+        /// The scalar's name.
+        scalar: String,
+        /// The value.
+        value: f64,
+        /// Where the plan goes on.
+        behind: usize,
+    },
     /// A round has ended.
     Close {
         /// Where its [`Code::Enter`] is.
@@ -72,6 +81,13 @@ impl Program {
                     let close = self.code.len();
                     self.code.push(Code::Close { enter });
                     self.code[enter] = Code::Enter { times: *times, close };
+                }
+                Step::When { scalar, value, body } => {
+                    let at = self.code.len();
+                    let code = |behind| Code::Unless { scalar: scalar.clone(), value: *value, behind };
+                    self.code.push(code(at));
+                    self.lay_out(body);
+                    self.code[at] = code(self.code.len());
                 }
             }
         }

@@ -67,6 +67,10 @@ impl Driver {
                     self.progress.epoch = 0;
                     self.at += 1;
                 }
+                Code::Unless { scalar, value, behind } => {
+                    let holds = self.progress.scalars.get(scalar) == Some(value);
+                    self.at = if holds { self.at + 1 } else { *behind };
+                }
                 Code::Close { .. } => self.round_ended(now, false),
             }
         }

@@ -219,14 +219,9 @@ impl Driver {
             transferring: false,
             tuners: Tuners::default(),
             progress: Progress {
-                epoch: 0,
-                elapsed: Duration::ZERO,
                 scalars: plan.scalars.clone(),
-                metrics: BTreeMap::new(),
                 facts: vec![None; plan.inputs.len()],
-                ops: Vec::new(),
-                objective: None,
-                epoch_metrics: BTreeMap::new(),
+                ..Progress::default()
             },
             epochs: Vec::new(),
             stages: Vec::new(),

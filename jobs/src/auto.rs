@@ -1,0 +1,254 @@
+//! `--solver auto`: the dual solver or Newton's method, whichever the facts of the rows promise to end first.
+//!
+//! What a pass costs follows from non-zeros, features, threads and slaves; how many there will be from the condition
+//! k = c mean |x|^2 / (lambda n), c being the loss's curvature over the logistic one's, from the shape and from the tolerance. An
+//! epoch of dual ascent brings its gap down by a part that falls with k, the more so where rows outnumber features, and the
+//! last digits cost more than the first; Newton's products grow with the root of k. The constants were fitted to what both
+//! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
+//! Invariant: the choice depends on the facts of the whole input, the flags and the numbers of threads and slaves alone, and
+//! is made once, in the master, so it is the same for all.
+
+use crate::parts;
+use crate::primal::Primal;
+use crate::sdca::Sdca;
+use crate::sdca::loss::Kind;
+use crate::vector::Vector;
+use flexps_common::data::{Facts, Wanted};
+use flexps_common::plan::{Flow, Plan, Progress};
+use flexps_common::{Error, Result};
+
+/// Values of the scalar `solver`.
+const SDCA: f64 = 1.0;
+const NEWTON: f64 = 2.0;
+
+/// A choice between two solvers.
+pub struct Auto<'a> {
+    /// Dual coordinate ascent.
+    pub sdca: Sdca<'a>,
+    /// Newton's method.
+    pub primal: Primal<'a>,
+}
+
+impl Auto<'_> {
+    /// Plans both, behind the decision which one runs.
+    pub fn plan(&self, plan: &mut Plan) -> Result<()> {
+        self.sdca.check()?;
+        self.primal.check()?;
+        let common = self.sdca.common;
+        let inputs = common.inputs_as(plan, Wanted::Classes)?;
+        let weights = Vector::new(plan, "weights", common.bias);
+        self.sdca.measure(plan, inputs);
+        let (rows, lambda, tolerance, loss) = (inputs.rows, common.lambda, common.tolerance, self.sdca.loss);
+        plan.body.decide(move |progress| {
+            let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
+            let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+            let count = |name| progress.metric("measure", name);
+            let case = Case {
+                loss,
+                lambda: lambda.unwrap_or(1.0 / facts.rows.max(1) as f64),
+                tolerance,
+                threads: count("workers")?,
+                slaves: count("slaves")?,
+                memory: rows.memory,
+                facts,
+            };
+            choose(progress, &case);
+            Ok(Flow::Next)
+        });
+        plan.when("solver", SDCA, |plan| {
+            self.sdca.solve(plan, inputs, weights);
+            Ok(())
+        })?;
+        plan.when("solver", NEWTON, |plan| self.primal.solve(plan, inputs, weights))?;
+        common.save(plan, inputs.rows, weights.tensors());
+        Ok(())
+    }
+}
+
+/// The largest second derivative of a loss beside the logistic one's, as far as passes feel it.
+fn curvature(loss: Kind) -> f64 {
+    match loss {
+        Kind::Logistic => 1.0,
+        Kind::Squared => 4.0,
+        Kind::SquaredHinge | Kind::Hinge => 8.0,
+    }
+}
+
+/// What the choice is made of.
+struct Case {
+    facts: Facts,
+    loss: Kind,
+    lambda: f64,
+    tolerance: f64,
+    /// Workers, and the slaves on which they run.
+    threads: f64,
+    slaves: f64,
+    /// Bytes that a worker may keep for values by feature.
+    memory: u64,
+}
+
+/// Nanoseconds that one thread takes for a non-zero, a row or a feature, and for what a stage costs beside.
+mod cost {
+    /// A dual step, by non-zero and by row.
+    pub const STEP: f64 = 6.0;
+    pub const ROW: f64 = 150.0;
+    /// Newton's product, by non-zero while a vector stays in the second cache, and beyond that.
+    pub const NEAR: f64 = 6.0;
+    pub const FAR: f64 = 40.0;
+    /// Features of such a vector.
+    pub const CACHED: u64 = 1 << 17;
+    /// Its vectors, by feature.
+    pub const VECTORS: f64 = 40.0;
+    /// A value of a feature on its way to another slave.
+    pub const SENT: f64 = 10.0;
+    /// A product has two stages, an epoch one that counts.
+    pub const STAGE: f64 = 1e5;
+}
+
+impl Case {
+    fn condition(&self) -> f64 {
+        let rows = self.facts.rows.max(1) as f64;
+        curvature(self.loss) * self.facts.sum_norm2 / rows / (self.lambda * rows)
+    }
+
+    /// Whether features are no fewer than rows, so that these can nearly always be told apart.
+    fn wide(&self) -> bool {
+        self.facts.features >= self.facts.rows
+    }
+
+    /// How many times the digits behind the third are to be had.
+    fn digits(&self) -> f64 {
+        (1e-3 / self.tolerance.clamp(1e-8, 1e-1)).log10() / 3.0
+    }
+
+    /// Whether a worker's rows come in parts, since values by feature would outweigh its memory.
+    fn in_parts(&self) -> bool {
+        parts::several(&self.facts, self.memory)
+    }
+
+    /// Values by feature that rows can have.
+    fn features(&self) -> f64 {
+        self.facts.features.min(self.facts.nonzeros) as f64
+    }
+
+    /// Seconds that dual ascent is likely to take.
+    fn sdca(&self) -> f64 {
+        let first = 3.0 + if self.wide() { 0.5 } else { 4.0 } * self.condition();
+        let later = 1.0 + 7.0 * self.digits().max(0.0);
+        // Workers that join learn less of an epoch than one alone; those that work on parts join but once each.
+        let crowd = if self.in_parts() { self.threads } else { 1.0 + 0.15 * (self.threads - 1.0) };
+        let own = cost::STEP * self.facts.nonzeros as f64 + cost::ROW * self.facts.rows as f64;
+        let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
+        1e-9 * first * later * crowd * (own / self.threads + sent + cost::STAGE)
+    }
+
+    /// Seconds that Newton's method is likely to take.
+    fn newton(&self) -> f64 {
+        // Rows that can be told apart leave the squared hinge with few rows that curve it: its steps come to nothing.
+        let lost = self.wide() && self.loss == Kind::SquaredHinge;
+        let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
+        let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
+        let each = if self.facts.features <= cost::CACHED { cost::NEAR } else { cost::FAR };
+        let own = each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
+        let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
+        1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
+    }
+}
+
+/// Sets the scalar `solver`, and says why.
+fn choose(progress: &mut Progress, case: &Case) {
+    let (sdca, newton) = (case.sdca(), case.newton());
+    let dual = sdca <= newton;
+    progress.set("solver", if dual { SDCA } else { NEWTON });
+    let (name, less, other, more) =
+        if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
+    let Facts { rows, features, nonzeros, .. } = case.facts;
+    progress.notes.push(format!(
+        "solver {name}: about {less:.2} s, {other} about {more:.2} s, by {rows} rows, {features} features, {nonzeros} \
+         non-zeros, condition {:.3}, tolerance {}, {} threads on {} slaves, {} MiB by feature{}",
+        case.condition(),
+        case.tolerance,
+        case.threads,
+        case.slaves,
+        case.memory >> 20,
+        if case.in_parts() { ", so rows come in parts" } else { "" },
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, Rows, assert_reaches};
+    use crate::flags::Common;
+    use crate::lr::Lr;
+    use flexps_common::host::Host;
+
+    fn case(rows: u64, features: u64, nonzeros: u64, k: f64, tolerance: f64) -> Case {
+        let facts = Facts { rows, features, nonzeros, sum_norm2: k * rows as f64, ..Facts::default() };
+        let lambda = 1.0 / rows as f64;
+        Case { facts, loss: Kind::Logistic, lambda, tolerance, threads: 2.0, slaves: 1.0, memory: 40 << 20 }
+    }
+
+    fn chosen(case: &Case) -> f64 {
+        let mut progress = Progress::default();
+        choose(&mut progress, case);
+        progress.scalar("solver", 0.0)
+    }
+
+    #[test]
+    fn the_choice_is_the_faster_solver_of_each_measured_set() {
+        for (rows, features, nonzeros, k, tolerance, wanted) in [
+            (4000, 500_000, 6_000_000, 1.0, 1e-3, SDCA),
+            (4000, 500_000, 6_000_000, 1.0, 1e-6, SDCA),
+            (20_000, 500_000, 30_000_000, 1.0, 1e-3, SDCA),
+            (2_000_000, 1_000_000, 22_000_000, 11.0, 1e-3, SDCA),
+            (300_000, 1_000_000, 3_300_000, 11.0, 1e-6, SDCA),
+            (200_000, 100_000, 8_000_000, 1.0, 1e-3, SDCA),
+            (200_000, 100_000, 8_000_000, 1.0, 1e-6, NEWTON),
+            (50_000, 100_000, 2_000_000, 1.0, 1e-3, SDCA),
+            (32_561, 123, 451_592, 13.9, 1e-3, NEWTON),
+            (32_561, 123, 451_592, 13.9, 1e-6, NEWTON),
+            (4143, 54_877, 817_141, 197.0, 1e-3, SDCA),
+            (4836, 16_777_216, 5_469_839, 1.0, 1e-3, SDCA),
+            (4836, 16_777_216, 5_469_839, 1.0, 1e-6, SDCA),
+            (569, 30, 17_070, 1.68e6, 1e-3, NEWTON),
+        ] {
+            let case = case(rows, features, nonzeros, k, tolerance);
+            assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());
+        }
+        let farm_ads = |loss| Case { loss, ..case(4143, 54_877, 817_141, 197.0, 1e-3) };
+        assert_eq!([Kind::SquaredHinge, Kind::Squared].map(|loss| chosen(&farm_ads(loss))), [SDCA, NEWTON]);
+    }
+
+    #[test]
+    fn each_fact_tells_in_the_choice() {
+        // A case near the border, and what moves it across.
+        let near = || case(50_000, 100_000, 2_000_000, 10.0, 1e-3);
+        assert_eq!(chosen(&near()), SDCA);
+        assert_eq!(chosen(&Case { tolerance: 1e-7, ..near() }), NEWTON);
+        assert_eq!(chosen(&Case { lambda: 1e-7, ..near() }), NEWTON);
+        assert_eq!(chosen(&Case { threads: 40.0, ..near() }), NEWTON);
+        assert_eq!(chosen(&Case { threads: 6.0, ..near() }), SDCA);
+        // Six workers that can't hold values by feature of all their rows join once an epoch.
+        let memory = 100 << 10;
+        assert_eq!(chosen(&Case { threads: 6.0, memory, ..near() }), NEWTON);
+    }
+
+    #[test]
+    fn the_rows_decide_and_the_report_says_which_solver_and_why() {
+        for (scales, features, name) in [(0.0, 2000, "sdca"), (2.0, 50, "newton")] {
+            let rows = Rows { rows: 600, features, scales, ..Rows::sparse(31) };
+            for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
+                for bias in [false, true] {
+                    let common = Common { tolerance: 2e-5, epochs: 3000, bias, ..fixtures::flags() };
+                    let job = Lr { common: common.clone(), batch: 100, ..Lr::default() };
+                    let outcome = assert_reaches(Host::cluster(slaves, slots), &job, &common, &rows.blocks(6), 3e-5);
+                    let ran = |stage: &str| outcome.stages.iter().any(|(name, _)| name == stage);
+                    let [note] = &outcome.progress.notes[..] else { panic!("{:?}", outcome.progress.notes) };
+                    assert_eq!((ran("ascent"), ran("gradient")), (name == "sdca", name == "newton"), "{note}");
+                    assert!(note.starts_with(&format!("solver {name}: ")) && note.contains("600 rows"));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Rows that no solver likes: each of them ends with a finite model or a clear error, never with a model that has a NaN.
+
+use crate::support::process::Run;
+use crate::support::{flexps, folder, model};
+use std::path::{Path, PathBuf};
+
+/// All ways to a model of two classes.
+const SOLVERS: [(&str, &[&str]); 12] = [
+    ("svrg", &[]),
+    ("lr", &["--solver", "auto"]),
+    ("lr", &["--solver", "sdca"]),
+    ("lr", &["--solver", "newton"]),
+    ("lr", &["--solver", "ftrl"]),
+    ("lr", &["--solver", "sgd"]),
+    ("lr", &["--solver", "sgd", "--optimizer", "adagrad"]),
+    ("lr", &["--solver", "sgd", "--optimizer", "saga"]),
+    ("lr", &["--penalty", "l1"]),
+    ("svm", &["--solver", "sdca"]),
+    ("svm", &["--loss", "hinge"]),
+    ("svm", &["--solver", "newton"]),
+];
+
+/// Trains on `path`; a model that comes of it has finite weights and is not there after an error.
+#[track_caller]
+fn train(path: &Path, (job, flags): (&str, &[&str]), more: &[&str]) -> Run {
+    let saved = path.with_extension("model");
+    let _ = std::fs::remove_dir_all(&saved);
+    let run = flexps(["run", job, "--epochs", "30", "--json", "--model"]).arg(&saved);
+    let run = run.args(flags).args(more).arg("--input").arg(path).within(60).run();
+    match run.code {
+        0 => {
+            let model = model::read(&saved);
+            assert!(
+                model.bias.is_finite() && model.weights.iter().all(|w| w.is_finite()),
+                "{job} {flags:?}: {model:?}"
+            );
+        }
+        1 | 2 => assert!(!saved.exists(), "{job} {flags:?} failed and left a model\n{run}"),
+        _ => panic!("{job} {flags:?}\n{run}"),
+    }
+    run
+}
+
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn a_constant_feature_and_rows_with_both_labels_make_a_model() {
+    let here = folder();
+    let constant = write(here.path(), "constant", &"+1 1:1 2:3\n-1 1:-2 2:3\n+1 1:1.5 2:3\n-1 2:3\n".repeat(20));
+    let both = write(here.path(), "both", &"+1 1:1 2:1\n-1 1:1 2:1\n".repeat(20));
+    for path in [constant, both] {
+        for solver in SOLVERS {
+            let run = train(&path, solver, &[]);
+            assert_eq!(run.code, 0, "{solver:?}\n{run}");
+        }
+    }
+}
+
+#[test]
+fn values_of_1e30_and_1e_minus_30_make_a_finite_model_or_an_error_that_says_what_to_do() {
+    let here = folder();
+    let huge = write(here.path(), "huge", &"+1 1:1e30 2:1\n-1 1:-1e30 2:1e-30\n+1 2:1\n-1 1:1e30\n".repeat(10));
+    let tiny = write(here.path(), "tiny", &"+1 1:1e-30\n-1 1:-1e-30 2:1e-30\n+1 2:1\n-1 2:1\n".repeat(10));
+    for path in [huge, tiny] {
+        for solver in SOLVERS {
+            for bias in [false, true] {
+                let run = train(&path, solver, if bias { &["--bias"] } else { &[] });
+                if run.code != 0 {
+                    run.says(&["scale the features"]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn one_label_is_refused_by_every_solver() {
+    let here = folder();
+    let one = write(here.path(), "one", "+1 1:1\n+1 2:1\n+1 1:2\n");
+    for solver in SOLVERS {
+        // Also where the flags name the other one.
+        for labels in [&[][..], &["--labels=-1,1"]] {
+            let run = train(&one, solver, labels);
+            assert_eq!(run.code, 2, "{solver:?}\n{run}");
+            run.says(&["all 3 rows", "two classes"]);
+        }
+    }
+}
+
+#[test]
+fn what_no_class_and_no_fold_can_be_made_of_is_said() {
+    let here = folder();
+    let path = write(here.path(), "rows", "+1 1:1\n-1 2:1\n+1 1:2\n-1 2:2\n");
+    for weights in ["1=0", "1=-2", "1=nan", "1"] {
+        for solver in [("lr", &["--solver", "sdca"][..]), ("svm", &["--solver", "newton"])] {
+            train(&path, solver, &["--class-weight", weights]).says(&["class weights", "above 0"]);
+        }
+    }
+    for solver in [("lr", &["--solver", "auto"][..]), ("lr", &["--solver", "sdca"]), ("lr", &["--solver", "newton"])] {
+        train(&path, solver, &["--class-weight", "7=2"]).says(&["label 7", "-1 and 1"]);
+    }
+    train(&path, ("lr", &[]), &["--cv", "5"]).says(&["5 folds", "there are 4"]);
+    for solver in SOLVERS {
+        let run = train(&path, solver, &["--lambda=-1"]);
+        assert_eq!(run.code, 2, "{run}");
+        run.says(&["--lambda", "-1 is out of range"]);
+    }
+}
+
+#[test]
+fn rows_that_are_separable_have_no_optimum_without_a_penalty_and_are_said_to_be() {
+    let here = folder();
+    let path = write(here.path(), "rows", &"+1 1:1\n-1 2:1\n+1 1:2\n-1 2:2\n".repeat(50));
+    let sgd = |optimizer| ["--solver", "sgd", "--optimizer", optimizer];
+    for (job, flags) in [
+        ("svrg", &[][..]),
+        ("lr", &["--solver", "auto"]),
+        ("lr", &["--solver", "newton"]),
+        ("lr", &sgd("sgd")),
+        ("lr", &sgd("adagrad")),
+        ("lr", &sgd("saga")),
+    ] {
+        train(&path, (job, flags), &["--lambda", "0"]).says(&["separable", "--lambda above 0"]);
+    }
+    // Rows that are not have one.
+    let mixed = write(here.path(), "mixed", &"+1 1:1\n-1 1:1\n+1 1:2\n-1 2:2\n+1 2:1\n".repeat(50));
+    for (job, flags) in [("svrg", &[][..]), ("lr", &["--solver", "newton"]), ("lr", &sgd("sgd"))] {
+        let run = train(&mixed, (job, flags), &["--lambda", "0"]);
+        assert_eq!(run.code, 0, "{job} {flags:?}\n{run}");
+    }
+}
