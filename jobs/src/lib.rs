@@ -18,6 +18,7 @@ mod objective;
 mod order;
 pub mod parts;
 pub mod primal;
+mod progressive;
 pub mod rules;
 mod sample;
 pub mod sdca;

@@ -13,6 +13,7 @@
 use crate::flags::{Common, Step};
 use crate::logistic::loss_and_slope;
 use crate::primal::ranges;
+use crate::progressive::{self, Points};
 use crate::vector::Vector;
 use flexps_common::data::Block;
 use flexps_common::data::block::Row;
@@ -64,15 +65,21 @@ struct Rule {
 impl Rule {
     #[inline(always)]
     fn weight(&self, z: f32, n: f32) -> f32 {
-        let beyond = z.abs() - self.l1;
-        if beyond <= 0.0 { 0.0 } else { -z.signum() * beyond / ((self.beta + n.sqrt()) / self.alpha + self.l2) }
+        self.weight_by_root(z, n.sqrt())
     }
 
-    /// What a gradient adds to z and n.
+    /// The weight, of z and the root of n. No branch: which of a row's features have a weight can't be foreseen.
     #[inline(always)]
-    fn change(&self, weight: f32, n: f32, gradient: f32) -> [f32; 2] {
+    fn weight_by_root(&self, z: f32, root: f32) -> f32 {
+        let beyond = (z.abs() - self.l1).max(0.0);
+        0.0 - beyond.copysign(z) / ((self.beta + root) / self.alpha + self.l2)
+    }
+
+    /// What a gradient adds to z and n, `root` being the root of n.
+    #[inline(always)]
+    fn change(&self, (weight, root): (f32, f32), n: f32, gradient: f32) -> [f32; 2] {
         let square = gradient * gradient;
-        [gradient - ((n + square).sqrt() - n.sqrt()) / self.alpha * weight, square]
+        [gradient - ((n + square).sqrt() - root) / self.alpha * weight, square]
     }
 }
 
@@ -108,6 +115,7 @@ impl Stream<'_> {
                 return Err(Error::data("the loss is no number: values of very different size? scale the features"));
             }
             progress.set("progressive_loss", loss);
+            progress.progressive = progressive::gather(progress, "stream", (rows as u64, loss))?;
             for (name, of) in [("progressive_accuracy", "right"), ("alpha", "alphas"), ("beta", "betas")] {
                 let workers = if of == "right" { rows } else { progress.metric("stream", "workers")? };
                 progress.set(name, progress.metric("stream", of)? / workers);
@@ -150,11 +158,11 @@ impl Learn {
         Rule { alpha, beta: (sum / block.nonzeros().max(1) as f64).max(1e-30) as f32, l1: 0.0, l2: 0.0 }
     }
 
-    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, and the sums over `workers` of `alphas` and `betas`.
+    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas` and `betas`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
         let (mut loss, mut right, mut rows, mut scores) = (0.0, 0u64, 0u64, Scores::default());
-        let mut rule: Option<Rule> = None;
+        let (mut rule, mut weights, mut points) = (None::<Rule>, Vec::new(), Points::default());
         let mut pass = worker.pass(self.input);
         while let Some((_, block)) = pass.next(worker)? {
             let rule = rule.get_or_insert_with(|| self.rule(&block));
@@ -182,11 +190,13 @@ impl Learn {
                     let row = block.row(i);
                     let places = &places[at..at + row.indices.len()];
                     at += row.indices.len();
-                    let score = rule.learn(&row, places, &mut state, self.bias.map(|_| &mut bias), &mut loss);
+                    let state = (&mut state[..], self.bias.map(|_| &mut bias));
+                    let score = rule.learn(&row, places, state, &mut weights, &mut loss);
                     right += u64::from((score > 0.0) == (row.label > 0.0));
                     scores.add(score, row.label > 0.0);
+                    rows += 1;
+                    points.pass(worker, rows, loss);
                 }
-                rows += (to - from) as u64;
                 state.iter_mut().zip(&start).for_each(|(now, before)| *now -= before);
                 worker.add(self.state, keys, &state)?;
                 if let Some(table) = self.bias {
@@ -199,6 +209,7 @@ impl Learn {
         worker.report("right", Metric::Count(right));
         worker.report("rows", Metric::Count(rows));
         worker.report("auc", Metric::Auc(scores.into_sketch()));
+        points.report(worker);
         if let Some(Rule { alpha, beta, .. }) = rule {
             worker.report("workers", Metric::Count(1));
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
@@ -231,35 +242,36 @@ impl Learn {
 }
 
 impl Rule {
-    /// Scores a row, adds its loss, and learns from it.
+    /// Scores a row, adds its loss, and learns from it. `weights` is room for the row's weights, so that none is made twice.
     #[inline]
     fn learn(
         &self,
         row: &Row<'_>,
         places: &[u32],
-        state: &mut [f32],
-        bias: Option<&mut [f32; 2]>,
+        (state, bias): (&mut [f32], Option<&mut [f32; 2]>),
+        weights: &mut Vec<(f32, f32)>,
         loss: &mut f64,
     ) -> f32 {
         let value = |at: usize| row.values.map_or(1.0, |v| v[at]);
         let free = Rule { l1: 0.0, l2: 0.0, ..*self };
         let constant = bias.as_ref().map_or(0.0, |zn| free.weight(zn[0], zn[1]));
-        let weight = |place: u32| {
-            let at = 2 * place as usize;
-            self.weight(state[at], state[at + 1])
-        };
-        let score = constant + places.iter().enumerate().map(|(at, place)| value(at) * weight(*place)).sum::<f32>();
+        weights.clear();
+        weights.extend(places.iter().map(|place| {
+            let at = 2 * *place as usize;
+            let root = state[at + 1].sqrt();
+            (self.weight_by_root(state[at], root), root)
+        }));
+        let score = constant + weights.iter().enumerate().map(|(at, (weight, _))| value(at) * weight).sum::<f32>();
         let (row_loss, slope) = loss_and_slope(row.label, row.label * score);
         *loss += row_loss;
-        for (at, place) in places.iter().enumerate() {
+        for (at, (place, weight)) in places.iter().zip(&*weights).enumerate() {
             let from = 2 * *place as usize;
-            let (z, n) = (state[from], state[from + 1]);
-            let change = self.change(self.weight(z, n), n, slope * value(at));
+            let change = self.change(*weight, state[from + 1], slope * value(at));
             state[from] += change[0];
             state[from + 1] += change[1];
         }
         if let Some(zn) = bias {
-            let change = free.change(constant, zn[1], slope);
+            let change = free.change((constant, zn[1].sqrt()), zn[1], slope);
             zn[0] += change[0];
             zn[1] += change[1];
         }
@@ -289,6 +301,11 @@ mod tests {
                 let common = Common { bias, ..fixtures::flags() };
                 let outcome = run(Host::cluster(slaves, slots), &job(common), &blocks);
                 let progressive = outcome.progress.scalars["progressive_loss"];
+                let points = &outcome.progress.progressive;
+                assert!(points.windows(2).all(|two| two[0].rows < two[1].rows), "{points:?}");
+                assert_eq!(points.last().map(|last| (last.rows, last.loss)), Some((20_000, progressive)));
+                // At 128, 256, ... rows of a worker; the first rows were scored by next to no model.
+                assert!(points.len() >= 6 && points[0].loss > progressive, "{points:?}");
                 // Every row was new when it was scored: never better than the best in hindsight, nor far from it.
                 assert!(progressive > best && progressive < best + 0.06, "{progressive} against {best}");
                 let mut model = outcome.table("weights", 0..60);

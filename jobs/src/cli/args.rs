@@ -32,7 +32,7 @@ pub struct Cli {
         long,
         global = true,
         env = "FLEXPS_LOG",
-        default_value = "warn",
+        default_value = "warn,progress=info",
         value_name = "FILTER",
         hide_env_values = true
     )]

@@ -161,6 +161,7 @@ mod tests {
             epochs: Vec::new(),
             stages,
             transfers: Vec::new(),
+            progress: Vec::new(),
             threads: Vec::new(),
             read,
             model: None,

@@ -3,7 +3,9 @@
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
-use flexps_common::report::{CacheUse, DiskUse, Report, StageReport, SumUse, ThreadsReport, TransferReport};
+use flexps_common::report::{
+    CacheUse, DiskUse, ProgressReport, Report, StageReport, SumUse, ThreadsReport, TransferReport,
+};
 use std::ops::Range;
 
 /// A table whose columns `numbers` are aligned to the right.
@@ -143,6 +145,9 @@ pub fn result(report: &Report) -> String {
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));
     }
+    if !report.progress.is_empty() {
+        lines.push(("progress", progress(&report.progress)));
+    }
     for found in &report.threads {
         lines.push(("threads", threads(found)));
     }
@@ -168,6 +173,12 @@ fn pace(runs: &[StageReport]) -> Option<String> {
         bytes => format!(", {} to tell of clocks", size(bytes)),
     };
     Some(format!("{} at most {} ahead{conflicts}{told}", most.name, count(most.pace.most_lead, "clock")))
+}
+
+/// The loss of a streaming pass as rows came: `0.6931 on 128, 0.5512 on 256, 0.4871 on 300 rows`.
+fn progress(points: &[ProgressReport]) -> String {
+    let point = |point: &ProgressReport| format!("{:.4} on {}", point.loss, point.rows);
+    format!("{} rows", points.iter().map(point).collect::<Vec<_>>().join(", "))
 }
 
 /// How a stage's threads were found: `wide: 6 of 1-8, least elapsed; 1: 80.0 ms, 3: 30.1 ms, ...; 0.08/p + 0 p + 0.01 s, off
