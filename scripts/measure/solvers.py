@@ -1,4 +1,7 @@
-"""How near `--solver auto` comes to the best solver: training of each, interleaved, to the same distance from the optimum."""
+"""How near `--solver auto` comes to the best solver that certifies: training of each, interleaved, to the same distance from the optimum.
+
+`svrg` and SAGA, which don't know how near they are, stand beside with the time at which they were there, known in hindsight.
+"""
 
 import pathlib
 import statistics
@@ -10,8 +13,9 @@ JOBS = {
     "svm, squared": (["svm", "--loss", "squared"], ["sdca", "newton"]),
 }
 TOLERANCES = {"lr": [1e-3, 1e-6], "svm, squared hinge": [1e-3], "svm, squared": [1e-3]}
+UNCERTIFIED = {"svrg", "saga"}
 # Who needs more has lost.
-SECONDS = 20
+SECONDS = 10
 # Stages that wait for rows that are still being read.
 READING = {"measure", "first-pass"}
 
@@ -56,7 +60,7 @@ class Solvers:
             for solver in found:
                 if solver in lost:
                     continue
-                if solver in ("svrg", "saga"):
+                if solver in UNCERTIFIED:
                     seconds = self.watched(rows, solver, tolerance, goal)
                 else:
                     seconds, result = self.certified(rows, flags, solver, tolerance)
@@ -68,8 +72,11 @@ class Solvers:
                     found[solver].append(seconds)
         middle = {solver: statistics.median(times) for solver, times in found.items() if solver not in lost}
         others = sorted((seconds, solver) for solver, seconds in middle.items() if solver != "auto")
-        told = ", ".join([f"{solver} {seconds:.3f} s" for seconds, solver in others] + [f"{solver} not in {SECONDS} s" for solver in sorted(lost)])
-        if "auto" in lost:
+        told = ", ".join([f"{solver} {seconds:.3f} s" for seconds, solver in others if solver not in UNCERTIFIED]
+                         + [f"in hindsight {solver} {seconds:.3f} s" for seconds, solver in others if solver in UNCERTIFIED]
+                         + [f"{solver} not in {SECONDS} s" for solver in sorted(lost)])
+        others = [one for one in others if one[1] not in UNCERTIFIED]
+        if "auto" in lost or not others:
             self.bench.table.add(what, "missed the goal", told, "", "<= 1.3", False)
             return
         ratio = middle["auto"] / others[0][0]
