@@ -144,8 +144,8 @@ impl Case {
 
     /// Seconds that Newton's method is likely to take.
     fn newton(&self) -> f64 {
-        // Rows that can be told apart leave the squared hinge with few rows that curve it: its steps come to nothing.
-        let lost = self.wide() && self.loss == Kind::SquaredHinge;
+        // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
+        let lost = self.wide() && self.loss != Kind::Logistic;
         let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
         let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
         let each = if self.facts.features <= cost::CACHED { cost::NEAR } else { cost::FAR };
@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());
         }
         let farm_ads = |loss| Case { loss, ..case(4143, 54_877, 817_141, 197.0, 1e-3) };
-        assert_eq!([Kind::SquaredHinge, Kind::Squared].map(|loss| chosen(&farm_ads(loss))), [SDCA, NEWTON]);
+        assert_eq!([Kind::SquaredHinge, Kind::Squared].map(|loss| chosen(&farm_ads(loss))), [SDCA; 2]);
     }
 
     #[test]
