@@ -133,7 +133,9 @@ impl Case {
 
     /// Seconds that dual ascent is likely to take.
     fn sdca(&self) -> f64 {
-        let first = 3.0 + if self.wide() { 0.5 } else { 4.0 } * self.condition();
+        // The more rows share a feature, the more of them must agree.
+        let shared = (self.facts.rows as f64 / self.facts.features.max(1) as f64).max(1.0);
+        let first = 3.0 + 0.5 * shared.powf(0.37) * self.condition();
         let later = 1.0 + 7.0 * self.digits().max(0.0);
         // Workers that join learn less of an epoch than one alone; those that work on parts join but once each.
         let crowd = if self.in_parts() { self.threads } else { 1.0 + 0.15 * (self.threads - 1.0) };
@@ -202,6 +204,7 @@ mod tests {
             (4000, 500_000, 6_000_000, 1.0, 1e-6, SDCA),
             (20_000, 500_000, 30_000_000, 1.0, 1e-3, SDCA),
             (2_000_000, 1_000_000, 22_000_000, 11.0, 1e-3, SDCA),
+            (2_000_000, 1_000_000, 22_000_000, 88.0, 1e-3, SDCA),
             (300_000, 1_000_000, 3_300_000, 11.0, 1e-6, SDCA),
             (200_000, 100_000, 8_000_000, 1.0, 1e-3, SDCA),
             (200_000, 100_000, 8_000_000, 1.0, 1e-6, NEWTON),
