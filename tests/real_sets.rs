@@ -123,10 +123,12 @@ fn the_progressive_loss_of_ftrl_is_logged_and_reported_at_doubling_rows_and_is_t
         let run = flexps(args).arg(path).ok();
         let report = run.json();
         let rows = parse(path);
-        // Beta is the mean size of the first values that came, however many that were.
+        // Beta is a gradient's size: of the first rows that came, however many that were, the mean size of values times 4 p (1 - p).
         let beta = report["metrics"]["beta"].as_f64().unwrap();
         let values = || rows.rows.iter().flatten();
-        assert_close(beta, values().map(|(_, v)| v.abs()).sum::<f64>() / values().count() as f64, 0.1);
+        let p = rows.labels.iter().filter(|y| **y > 0.0).count() as f64 / rows.labels.len() as f64;
+        let size = values().map(|(_, v)| v.abs()).sum::<f64>() / values().count() as f64;
+        assert_close(beta, size * 4.0 * p * (1.0 - p), 0.1);
         let expected = progressive(&rows, 0.5, beta);
         let told = report["progress"].as_array().unwrap();
         assert_eq!(told.len(), expected.len(), "{told:?}");

@@ -161,12 +161,18 @@ impl Judged {
             // SAFETY: just asserted.
             let score = bias + unsafe { dot_unchecked(&row, weights) };
             self.loss += loss(row.label * score);
-            self.right += u64::from((score > 0.0) == (row.label > 0.0));
-            if let Some(scores) = &mut self.scores {
-                scores.add(score, row.label > 0.0);
-            }
+            self.count(score, row.label);
         }
-        self.rows += block.rows() as u64;
+    }
+
+    /// Counts a row, but for its loss.
+    #[inline]
+    pub fn count(&mut self, score: f32, label: f32) {
+        self.right += u64::from((score > 0.0) == (label > 0.0));
+        self.rows += 1;
+        if let Some(scores) = &mut self.scores {
+            scores.add(score, label > 0.0);
+        }
     }
 
     /// Reports the sums as `loss`, `right`, `rows` and, of the scores, `auc`.

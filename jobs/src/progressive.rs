@@ -32,14 +32,17 @@ impl Default for Points {
 
 impl Points {
     /// Notes that the loss of the worker's first `rows` rows is `loss`, if it is time to.
-    #[inline]
     pub fn pass(&mut self, worker: &Worker<'_>, rows: u64, loss: f64) {
         if rows == self.next {
             self.note(worker, loss);
         }
     }
 
-    #[cold]
+    /// Rows until the next point, of a worker that has seen so many.
+    pub fn left(&self, rows: u64) -> usize {
+        usize::try_from(self.next.saturating_sub(rows)).unwrap_or(usize::MAX)
+    }
+
     fn note(&mut self, worker: &Worker<'_>, loss: f64) {
         if worker.place.index == 0 {
             let (rows, mean) = (self.next, loss / self.next as f64);

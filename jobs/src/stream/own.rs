@@ -1,0 +1,139 @@
+//! A worker's copy of what the tables know of all features, read and changed in place.
+//!
+//! It is held as soon as the worker has seen as many non-zeros as there are features: to look each batch's features up
+//! would then cost more than to learn from them. The changes of several workers add up, so an exchange adds this one's
+//! and reads all. Invariant: what was learnt in the copy is in the tables once [`Own::give_back`] returned.
+
+use super::rule::State;
+use flexps_common::Result;
+use flexps_common::ids::Key;
+use flexps_common::plan::Table;
+use flexps_common::worker::Worker;
+use std::ops::Range;
+
+/// Features that are exchanged at a time.
+const RANGE: usize = 1 << 16;
+/// An exchange is due after this part of the features in non-zeros: sooner, and it costs more than learning does.
+const OFTEN: usize = 2;
+/// Nor before this part of all that the worker has seen: the more it knows, the less others' rows change it.
+const PART: usize = 16;
+
+/// The copy; see the module.
+pub struct Own {
+    state: Table<f32>,
+    bias: Option<Table<f32>>,
+    held: bool,
+    now: Vec<State>,
+    /// What it was at the last exchange.
+    before: Vec<State>,
+    bias_now: State,
+    bias_before: State,
+    /// Non-zeros since the last exchange.
+    since: usize,
+    /// All non-zeros so far.
+    seen: usize,
+}
+
+impl Own {
+    /// None is held yet.
+    pub fn new(state: Table<f32>, bias: Option<Table<f32>>) -> Self {
+        let (now, before) = Default::default();
+        Self { state, bias, held: false, now, before, bias_now: [0.0; 2], bias_before: [0.0; 2], since: 0, seen: 0 }
+    }
+
+    /// Whether rows of so many non-zeros, whose features are below `features`, can be learnt from in the copy.
+    pub fn covers(&mut self, worker: &mut Worker<'_>, features: usize, nonzeros: usize) -> Result<bool> {
+        let features = features.max(self.now.len());
+        if features > self.seen + nonzeros {
+            self.give_back(worker)?;
+            return Ok(false);
+        }
+        let known = self.now.len();
+        self.now.resize(features, [0.0; 2]);
+        self.before.resize(features, [0.0; 2]);
+        if !std::mem::replace(&mut self.held, true) {
+            self.read_bias(worker)?;
+        }
+        self.read(worker, known..features)?;
+        Ok(true)
+    }
+
+    /// What is known of the features, and of the intercept if there is one.
+    pub fn parts(&mut self) -> (&mut [State], Option<&mut State>) {
+        (&mut self.now, self.bias.map(|_| &mut self.bias_now))
+    }
+
+    /// Counts what was learnt from by way of the tables.
+    pub fn count(&mut self, nonzeros: usize) {
+        self.seen += nonzeros;
+    }
+
+    /// Counts what was learnt from in the copy, and makes an exchange when one is due.
+    pub fn learnt(&mut self, worker: &mut Worker<'_>, nonzeros: usize) -> Result<()> {
+        self.seen += nonzeros;
+        self.since += nonzeros;
+        if worker.place.threads == 1 || self.since < (self.now.len() / OFTEN).max(self.seen / PART) {
+            return Ok(());
+        }
+        self.write(worker)?;
+        worker.clock()?;
+        self.read(worker, 0..self.now.len())?;
+        self.read_bias(worker)
+    }
+
+    /// Brings the changes to the tables and drops the copy.
+    pub fn give_back(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+        if std::mem::replace(&mut self.held, false) {
+            self.write(worker)?;
+            worker.clock()?;
+            self.now.clear();
+            self.before.clear();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+        self.since = 0;
+        for range in ranges(0..self.now.len()) {
+            let change = &mut self.before[range.clone()];
+            let mut changes = false;
+            for ([z, n], now) in change.iter_mut().zip(&self.now[range.clone()]) {
+                [*z, *n] = [now[0] - *z, now[1] - *n];
+                changes |= *n != 0.0;
+            }
+            if changes {
+                worker.add_range(self.state, keys(&range), change.as_flattened())?;
+            }
+        }
+        let Some(table) = self.bias else { return Ok(()) };
+        let change = [self.bias_now[0] - self.bias_before[0], self.bias_now[1] - self.bias_before[1]];
+        worker.add(table, &[0], &change)
+    }
+
+    fn read(&mut self, worker: &mut Worker<'_>, range: Range<usize>) -> Result<()> {
+        let mut read = Vec::new();
+        for range in ranges(range) {
+            worker.get_range(self.state, keys(&range), &mut read)?;
+            self.now[range.clone()].as_flattened_mut().copy_from_slice(&read);
+            self.before[range].as_flattened_mut().copy_from_slice(&read);
+        }
+        Ok(())
+    }
+
+    fn read_bias(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+        let Some(table) = self.bias else { return Ok(()) };
+        let mut read = Vec::new();
+        worker.get(table, &[0], &mut read)?;
+        self.bias_now = [read[0], read[1]];
+        self.bias_before = self.bias_now;
+        Ok(())
+    }
+}
+
+fn keys(range: &Range<usize>) -> Range<Key> {
+    range.start as Key..range.end as Key
+}
+
+fn ranges(all: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+    all.clone().step_by(RANGE).map(move |from| from..all.end.min(from + RANGE))
+}
