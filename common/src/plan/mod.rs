@@ -153,7 +153,7 @@ impl Plan {
         fn walk(steps: &[Step], check: &impl Fn(&[StageSpec]) -> Result<()>) -> Result<()> {
             steps.iter().try_for_each(|step| match step {
                 Step::Together(stages) => check(stages),
-                Step::Repeat { body, .. } => walk(body, check),
+                Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, check),
                 _ => Ok(()),
             })
         }

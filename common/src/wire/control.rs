@@ -485,16 +485,3 @@ pub enum FromSlave {
     /// What it did with a [`ToKeeper::Mark`].
     Marked(Marked),
 }
-
-/// A shard's table seen from outside: what saving a model asks for. The values travel as a bulk body.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RangeHeader {
-    /// The job.
-    pub job: JobId,
-    /// The table.
-    pub table: TableId,
-    /// First key.
-    pub start: u32,
-    /// Behind the last key.
-    pub end: u64,
-}

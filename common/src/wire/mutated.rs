@@ -4,8 +4,8 @@
 use super::announced::Announced;
 use super::body::{BodyReader, BodyWriter};
 use super::control::{
-    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, RangeHeader, ReadDone, Registration, SlaveLine,
-    Split, TableUse, ToMaster, ToSlave,
+    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, ReadDone, Registration, SlaveLine, Split,
+    TableUse, ToMaster, ToSlave,
 };
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use super::lists::{KeyMemory, Keys};
@@ -415,7 +415,6 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     let others = [FromShard::Values { shown: u64::MAX }, FromShard::Added, FromShard::UnknownKeys];
     let from_shard = others.into_iter().chain(rows).chain(moved);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
-    survives(&[RangeHeader { job: JobId(1), table: TableId(2), start: 3, end: 1 << 32 }], 50_000);
 }
 
 #[test]
