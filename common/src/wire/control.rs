@@ -5,7 +5,7 @@ use crate::data::{Facts, Form, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
 use crate::home::Home;
-use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
+use crate::ids::{InputId, JobId, SlaveId, StageRun};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
