@@ -459,9 +459,11 @@ fn keys_that_were_not_announced_are_noticed() {
 }
 
 #[test]
-#[should_panic(expected = "updates of worker")]
 fn a_lost_update_is_noticed() {
-    explore(case(Consistency::Asp, Fault::Lose));
+    let panic = std::panic::catch_unwind(|| explore(case(Consistency::Asp, Fault::Lose))).unwrap_err();
+    let text = panic.downcast_ref::<String>().unwrap();
+    // By their number at the end, or before by a reader that waits for it for ever.
+    assert!(text.contains("updates of worker") || text.contains("deadlock"), "{text}");
 }
 
 #[test]
