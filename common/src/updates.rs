@@ -78,7 +78,7 @@ pub fn slice<T: Element>(function: &impl Update, current: &mut [T], width: usize
 pub trait DynUpdate: Send + Sync {
     /// See [`scatter`].
     fn scatter(&self, chunk: ValuesMut<'_>, mask: Key, width: usize, keys: &[Key], update: Values<'_>);
-    /// See [`slice`].
+    /// See [`slice()`].
     fn slice(&self, current: ValuesMut<'_>, width: usize, update: Values<'_>);
     /// See [`Update::adds_up`].
     fn adds_up(&self, element: Type) -> bool;
