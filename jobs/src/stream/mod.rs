@@ -7,7 +7,7 @@
 //! z += g - (sqrt(n + g^2) - sqrt(n)) / alpha w;  n += g^2,  g = f'(w.x) x
 //! ```
 //! A worker reads what a few thousand rows need, learns from them one by one, and adds the changes; once it has seen many
-//! rows for the number of features, it reads and adds all of them, and less often. The penalty of t rows
+//! rows for the number of features, it keeps a copy of all, and exchanges it less often. The penalty of t rows
 //! is t times a row's share, as it is in the mean that is minimised. Invariant: each row's loss is taken before anything
 //! is learnt from it, so their mean is what rows never seen would have cost; nothing waits for the end of the reading.
 
@@ -153,7 +153,7 @@ impl Learn {
         let mut pass = worker.pass(self.input);
         while let Some((_, block)) = pass.next(worker)? {
             let rule = rule.get_or_insert_with(|| self.rule(&block));
-            let covered = own.covers(worker, needed_len(&block), block.nonzeros())?;
+            let covered = own.covers(worker, *rule, needed_len(&block), block.nonzeros())?;
             let mut rows = 0..0;
             while rows.end < block.rows() {
                 points.pass(worker, judged.rows, judged.loss);
@@ -250,7 +250,7 @@ mod tests {
         for bias in [false, true] {
             let problem = Problem { blocks: &blocks, lambda: 1e-9, bias, features: 60 };
             let best = problem.solve().1;
-            for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
+            for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
                 let common = Common { bias, ..fixtures::flags() };
                 let outcome = run(Host::cluster(slaves, slots), &job(common), &blocks);
                 let progressive = outcome.progress.scalars["progressive_loss"];

@@ -1,10 +1,11 @@
 //! A worker's copy of what the tables know of all features, read and changed in place.
 //!
 //! It is held as soon as the worker has seen as many non-zeros as there are features: to look each batch's features up
-//! would then cost more than to learn from them. The changes of several workers add up, so an exchange adds this one's
-//! and reads all. Invariant: what was learnt in the copy is in the tables once [`Own::give_back`] returned.
+//! would then cost more than to learn from them. An exchange brings together what the worker and others have learnt (see
+//! [`Rule::joined`]) and leaves that here and in the tables. Invariant: what was learnt in the copy is in the tables once
+//! [`Own::give_back`] returned.
 
-use super::rule::State;
+use super::rule::{Rule, State};
 use flexps_common::Result;
 use flexps_common::ids::Key;
 use flexps_common::plan::Table;
@@ -22,7 +23,8 @@ const PART: usize = 16;
 pub struct Own {
     state: Table<f32>,
     bias: Option<Table<f32>>,
-    held: bool,
+    /// By which it is changed, while it is held.
+    rule: Option<Rule>,
     now: Vec<State>,
     /// What it was at the last exchange.
     before: Vec<State>,
@@ -38,11 +40,11 @@ impl Own {
     /// None is held yet.
     pub fn new(state: Table<f32>, bias: Option<Table<f32>>) -> Self {
         let (now, before) = Default::default();
-        Self { state, bias, held: false, now, before, bias_now: [0.0; 2], bias_before: [0.0; 2], since: 0, seen: 0 }
+        Self { state, bias, rule: None, now, before, bias_now: [0.0; 2], bias_before: [0.0; 2], since: 0, seen: 0 }
     }
 
-    /// Whether rows of so many non-zeros, whose features are below `features`, can be learnt from in the copy.
-    pub fn covers(&mut self, worker: &mut Worker<'_>, features: usize, nonzeros: usize) -> Result<bool> {
+    /// Whether rows of so many non-zeros, whose features are below `features`, can be learnt from in the copy by a rule.
+    pub fn covers(&mut self, worker: &mut Worker<'_>, rule: Rule, features: usize, nonzeros: usize) -> Result<bool> {
         let features = features.max(self.now.len());
         if features > self.seen + nonzeros {
             self.give_back(worker)?;
@@ -51,7 +53,7 @@ impl Own {
         let known = self.now.len();
         self.now.resize(features, [0.0; 2]);
         self.before.resize(features, [0.0; 2]);
-        if !std::mem::replace(&mut self.held, true) {
+        if self.rule.replace(rule).is_none() {
             self.read_bias(worker)?;
         }
         self.read(worker, known..features)?;
@@ -75,39 +77,44 @@ impl Own {
         if worker.place.threads == 1 || self.since < (self.now.len() / OFTEN).max(self.seen / PART) {
             return Ok(());
         }
-        self.write(worker)?;
-        worker.clock()?;
-        self.read(worker, 0..self.now.len())?;
-        self.read_bias(worker)
+        self.exchange(worker)
     }
 
     /// Brings the changes to the tables and drops the copy.
     pub fn give_back(&mut self, worker: &mut Worker<'_>) -> Result<()> {
-        if std::mem::replace(&mut self.held, false) {
-            self.write(worker)?;
-            worker.clock()?;
-            self.now.clear();
-            self.before.clear();
-        }
+        self.exchange(worker)?;
+        self.rule = None;
+        self.now.clear();
+        self.before.clear();
         Ok(())
     }
 
-    fn write(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+    fn exchange(&mut self, worker: &mut Worker<'_>) -> Result<()> {
+        let Some(rule) = self.rule else { return Ok(()) };
         self.since = 0;
+        let mut theirs = Vec::new();
         for range in ranges(0..self.now.len()) {
-            let change = &mut self.before[range.clone()];
+            worker.get_range(self.state, keys(&range), &mut theirs)?;
+            let (now, before) = (&mut self.now[range.clone()], &mut self.before[range.clone()]);
             let mut changes = false;
-            for ([z, n], now) in change.iter_mut().zip(&self.now[range.clone()]) {
-                [*z, *n] = [now[0] - *z, now[1] - *n];
-                changes |= *n != 0.0;
+            for ((now, before), theirs) in now.iter_mut().zip(&mut *before).zip(theirs.as_chunks().0) {
+                *now = rule.joined(*before, *now, *theirs);
+                // The change, until it is sent.
+                *before = [now[0] - theirs[0], now[1] - theirs[1]];
+                changes |= before[1] != 0.0;
             }
             if changes {
-                worker.add_range(self.state, keys(&range), change.as_flattened())?;
+                worker.add_range(self.state, keys(&range), before.as_flattened())?;
             }
+            before.copy_from_slice(now);
         }
-        let Some(table) = self.bias else { return Ok(()) };
-        let change = [self.bias_now[0] - self.bias_before[0], self.bias_now[1] - self.bias_before[1]];
-        worker.add(table, &[0], &change)
+        if let Some(table) = self.bias {
+            worker.get(table, &[0], &mut theirs)?;
+            self.bias_now = rule.free().joined(self.bias_before, self.bias_now, [theirs[0], theirs[1]]);
+            worker.add(table, &[0], &[self.bias_now[0] - theirs[0], self.bias_now[1] - theirs[1]])?;
+            self.bias_before = self.bias_now;
+        }
+        worker.clock()
     }
 
     fn read(&mut self, worker: &mut Worker<'_>, range: Range<usize>) -> Result<()> {

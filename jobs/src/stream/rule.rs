@@ -41,6 +41,23 @@ impl Rule {
         self.weight_by(z, n.sqrt())
     }
 
+    /// What two have learnt of a feature since it was as `before`: the mean of their weights, by the squares of the gradients
+    /// that they met. So one who alone met the feature is followed, and of those who all found the same weight none goes beyond
+    /// it, which a sum of their changes would.
+    pub fn joined(&self, before: State, ours: State, theirs: State) -> State {
+        let [us, them] = [ours, theirs].map(|after| after[1] - before[1]);
+        if us <= 0.0 {
+            return theirs;
+        }
+        if them <= 0.0 {
+            return ours;
+        }
+        let slope = |n: f32| (self.beta + n.sqrt()) / self.alpha + self.l2;
+        let n = ours[1] + them;
+        let weight = (us * ours[0] / slope(ours[1]) + them * theirs[0] / slope(theirs[1])) / (us + them);
+        [weight * slope(n), n]
+    }
+
     #[inline(always)]
     fn weight_by(&self, z: f32, root: f32) -> f32 {
         -(z.abs() - self.l1).max(0.0).copysign(z) / ((self.beta + root) * self.alpha.recip() + self.l2)
@@ -148,7 +165,29 @@ impl Work for Batch<'_> {
                 *state = rule.free().after(*state, state[1].sqrt(), constant, slope);
             }
         }
+        // What is no number must not look like a loss.
+        if margins.iter().any(|margin| margin.is_nan()) {
+            judged.loss = f64::NAN;
+        }
         // Apart from the steps, several at a time.
         judged.loss += margins.iter().map(|margin| soft_hinge(f64::from(*margin))).sum::<f64>();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_two_have_learnt_is_joined_by_how_much_each_has_met() {
+        let rule = Rule { alpha: 0.7, beta: 0.3, l1: 0.0, l2: 0.1 };
+        let before = [1.0, 4.0];
+        let (ours, theirs) = ([-2.0, 6.0], [3.0, 5.0]);
+        assert_eq!(rule.joined(before, before, theirs), theirs);
+        assert_eq!(rule.joined(before, ours, before), ours);
+        let joined = rule.joined(before, ours, theirs);
+        assert_eq!(joined[1], 7.0);
+        let expected = (2.0 * rule.weight(ours) + rule.weight(theirs)) / 3.0;
+        assert!((rule.weight(joined) - expected).abs() < 1e-6, "{} not {expected}", rule.weight(joined));
     }
 }
