@@ -146,7 +146,7 @@ impl Writer {
         }
         if let Some(bad) = values.iter().find(|v| !v.is_finite()) {
             return Err(Error::user(format!(
-                "the model diverged: it holds the value {bad}; nothing was written; try a smaller step"
+                "the model diverged: it holds the value {bad}; nothing was written; try a smaller step, or scale the features"
             )));
         }
         self.put(bytemuck::cast_slice(values))

@@ -60,7 +60,10 @@ impl Rule {
 
     #[inline(always)]
     fn weight_by(&self, z: f32, root: f32) -> f32 {
-        -(z.abs() - self.l1).max(0.0).copysign(z) / ((self.beta + root) * self.alpha.recip() + self.l2)
+        let beyond = z.abs() - self.l1;
+        // Not `max`, which would make a weight of what is no number.
+        let beyond = if beyond < 0.0 { 0.0 } else { beyond };
+        -beyond.copysign(z) / ((self.beta + root) * self.alpha.recip() + self.l2)
     }
 
     /// What a gradient makes of z and n, when n has this root and both this weight.
