@@ -41,9 +41,12 @@ impl Rule {
         self.weight_by(z, n.sqrt())
     }
 
-    /// What two have learnt of a feature since it was as `before`: the mean of their weights, by the squares of the gradients
-    /// that they met. So one who alone met the feature is followed, and of those who all found the same weight none goes beyond
-    /// it, which a sum of their changes would.
+    /// What two have learnt of a feature since it was as `before`.
+    ///
+    /// Few small steps add up, those of one as those of the other. But many lead either of them to the weight that is best, and
+    /// their sum twice as far: then it is the mean, by the squares of the gradients that each met. A gradient's square is on
+    /// average the loss's curvature, so their sum times the step, `far`, tells how much of the way is behind: of a way on a parabola
+    /// 1 - exp(-far), for which far / (1 + far) stands.
     pub fn joined(&self, before: State, ours: State, theirs: State) -> State {
         let [us, them] = [ours, theirs].map(|after| after[1] - before[1]);
         if us <= 0.0 {
@@ -54,8 +57,10 @@ impl Rule {
         }
         let slope = |n: f32| (self.beta + n.sqrt()) / self.alpha + self.l2;
         let n = ours[1] + them;
-        let weight = (us * ours[0] / slope(ours[1]) + them * theirs[0] / slope(theirs[1])) / (us + them);
-        [weight * slope(n), n]
+        let sum = (ours[0] + (theirs[0] - before[0])) / slope(n);
+        let mean = (us * ours[0] / slope(ours[1]) + them * theirs[0] / slope(theirs[1])) / (us + them);
+        let far = (us + them) / slope(n);
+        [(sum + far * mean) / (1.0 + far) * slope(n), n]
     }
 
     #[inline(always)]
@@ -182,15 +187,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_two_have_learnt_is_joined_by_how_much_each_has_met() {
+    fn what_one_alone_has_met_is_as_it_left_it() {
         let rule = Rule { alpha: 0.7, beta: 0.3, l1: 0.0, l2: 0.1 };
-        let before = [1.0, 4.0];
-        let (ours, theirs) = ([-2.0, 6.0], [3.0, 5.0]);
-        assert_eq!(rule.joined(before, before, theirs), theirs);
-        assert_eq!(rule.joined(before, ours, before), ours);
-        let joined = rule.joined(before, ours, theirs);
-        assert_eq!(joined[1], 7.0);
-        let expected = (2.0 * rule.weight(ours) + rule.weight(theirs)) / 3.0;
-        assert!((rule.weight(joined) - expected).abs() < 1e-6, "{} not {expected}", rule.weight(joined));
+        let (before, after) = ([1.0, 4.0], [3.0, 5.0]);
+        assert_eq!(rule.joined(before, before, after), after);
+        assert_eq!(rule.joined(before, after, before), after);
+    }
+
+    #[test]
+    fn few_steps_of_two_add_up_and_of_many_the_mean_counts() {
+        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.0 };
+        let close = |a: f32, b: f32| (a - b).abs() <= 1e-3 * b.abs();
+        let [z, n] = rule.joined([1.0, 1e-2], [1.1, 1e-2 + 1e-5], [1.3, 1e-2 + 2e-5]);
+        assert!(close(z, 1.4) && close(n, 1e-2 + 3e-5), "{z} {n}");
+        // Two who found the same weight in a thousand rows.
+        let after = |n: f32| [-2.0 * (rule.beta + n.sqrt()) / rule.alpha, n];
+        let joined = rule.joined([1.0, 1e6], after(2e6), after(3e6));
+        assert!(close(rule.weight(joined), 2.0) && joined[1] == 4e6, "{joined:?}");
     }
 }
