@@ -23,7 +23,6 @@ pub mod siblings;
 pub mod storage;
 pub mod tail;
 pub mod transport;
-pub mod update;
 pub mod updates;
 pub mod value;
 pub mod wire;

@@ -6,25 +6,11 @@
 use crate::error::{Error, Result};
 use crate::ids::Key;
 use crate::plan::TableSpec;
-use crate::update::{Adagrad, Ftrl};
-use crate::updates::{DynUpdate, Update as _, Updates};
+use crate::updates::{DynUpdate, Updates};
 use crate::value::{Element, Type, Values, ValuesMut};
 use crate::with_values;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// How an Add changes the values of a key.
-#[derive(Debug, Clone)]
-enum Update {
-    Add,
-    Assign,
-    Max,
-    /// `value -= step * update`.
-    Sgd(f64),
-    Adagrad(Adagrad),
-    Ftrl(Ftrl),
-    Own(Arc<dyn DynUpdate>),
-}
 
 /// A table and its values.
 #[derive(Debug, Clone)]
@@ -33,37 +19,13 @@ pub struct HostTable {
     pub spec: TableSpec,
     /// `width` values per key, up to the last key that was written.
     pub values: Vec<f64>,
-    update: Update,
+    update: Arc<dyn DynUpdate>,
 }
 
 impl HostTable {
-    /// An empty table. Fails when its update function is neither the engine's nor one of `updates`.
+    /// An empty table. Fails when its update function is neither the engine's nor one of `updates`, or does not fit it.
     pub fn new(spec: TableSpec, updates: &Updates) -> Result<Self> {
-        if let Some(own) = updates.make(&spec)? {
-            return Ok(Self { spec, values: Vec::new(), update: Update::Own(own) });
-        }
-        let in_table = |e: Error| e.context(format!("table {}", spec.name));
-        let update = match (spec.update.as_str(), spec.update_params.as_slice()) {
-            ("add", []) => Update::Add,
-            ("assign", []) => Update::Assign,
-            ("max", []) => Update::Max,
-            ("sgd", [step]) => Update::Sgd(*step),
-            ("adagrad", params) => {
-                let function = Adagrad::new(params).and_then(|f| f.fits(spec.element, spec.width).map(|()| f));
-                Update::Adagrad(function.map_err(in_table)?)
-            }
-            ("ftrl", params) => {
-                let function = Ftrl::new(params).and_then(|f| f.fits(spec.element, spec.width).map(|()| f));
-                Update::Ftrl(function.map_err(in_table)?)
-            }
-            (name, params) => {
-                return Err(Error::user(format!(
-                    "table {}: the host has no update function {name} {params:?}; it has adagrad [step], add, \
-                     assign, ftrl [alpha, beta, l1, l2], max, sgd [step], and those that it is given",
-                    spec.name
-                )));
-            }
-        };
+        let update = updates.make(&spec)?.into_dyn();
         Ok(Self { spec, values: Vec::new(), update })
     }
 
@@ -92,19 +54,8 @@ impl HostTable {
 
     /// Updates `keys`, the last of which is `last`.
     pub(super) fn update(&mut self, keys: impl Iterator<Item = Key>, last: Key, values: Values<'_>) -> Result<()> {
-        fn apply<T: Element>(update: &Update, current: &mut [T], by: &[T]) {
-            fn each<T: Element>(current: &mut [T], by: &[T], change: impl Fn(T, T) -> T) {
-                current.iter_mut().zip(by).for_each(|(old, new)| *old = change(*old, *new));
-            }
-            match update {
-                Update::Add => each(current, by, T::plus),
-                Update::Assign => current.copy_from_slice(by),
-                Update::Max => each(current, by, |old, new| if new > old { new } else { old }),
-                Update::Sgd(step) => each(current, by, |old, new| T::from_f64(old.to_f64() - *step * new.to_f64())),
-                Update::Adagrad(function) => function.apply(current, by),
-                Update::Ftrl(function) => function.apply(current, by),
-                Update::Own(function) => function.slice(T::wrap_mut(current), by.len(), T::wrap(by)),
-            }
+        fn wrapped<T: Element>(function: &dyn DynUpdate, current: &mut [T], by: &[T]) {
+            function.slice(T::wrap_mut(current), by.len(), T::wrap(by));
         }
         self.check(values.kind())?;
         let width = self.spec.width as usize;
@@ -119,7 +70,7 @@ impl HostTable {
                 let kept = &mut self.values[at..at + width];
                 row.clear();
                 kept.iter().for_each(|x| row.push(Element::from_f64(*x)));
-                apply(&self.update, &mut row, by);
+                wrapped(&*self.update, &mut row, by);
                 kept.iter_mut().zip(&row).for_each(|(kept, new)| *kept = new.to_f64());
             }
         });

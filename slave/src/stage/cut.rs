@@ -15,6 +15,11 @@ use std::ops::Range;
 /// Bytes of values after which a message is full.
 pub const MESSAGE: usize = 1 << 17;
 
+/// Keys that a message holds at most; one, if that is larger.
+pub fn keys_of_message(element: Type, width: usize) -> usize {
+    (MESSAGE / (width * element.size()).max(1)).max(1)
+}
+
 /// One table's keys of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Item<'a> {
@@ -184,8 +189,7 @@ impl Message {
                 return;
             }
             (Keys::List(run), _) => {
-                let most = MESSAGE / (width * element.size()).max(1);
-                let mut keys = Vec::with_capacity(run.len() + left.min(most));
+                let mut keys = Vec::with_capacity(run.len() + left.min(keys_of_message(element, width)));
                 keys.extend_from_slice(run);
                 PieceKeys::List(keys)
             }

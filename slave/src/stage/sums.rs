@@ -10,7 +10,7 @@
 
 use super::sync::Mutex;
 use crate::kv::Placement;
-use crate::stage::cut::{MESSAGE, Message, Piece, PieceKeys};
+use crate::stage::cut::{MESSAGE, Message, Piece, PieceKeys, keys_of_message};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::Consistency;
 use flexps_common::report::SumUse;
@@ -216,10 +216,9 @@ fn messages(sums: &[Part]) -> Vec<Message> {
     for (item, part) in sums.iter().enumerate() {
         let (shard, table, width) = (part.shard, part.table, part.width);
         let element = part.values.borrow().kind();
-        let key = width * element.size();
-        for (at, keys) in part.keys.chunks((MESSAGE / key).max(1)).enumerate() {
-            let first = at * (MESSAGE / key).max(1);
-            let (bytes, places) = (keys.len() * key, first..first + keys.len());
+        let most = keys_of_message(element, width);
+        for (first, keys) in (0..).step_by(most).zip(part.keys.chunks(most)) {
+            let (bytes, places) = (keys.len() * width * element.size(), first..first + keys.len());
             let keys = PieceKeys::List(keys.to_vec());
             let piece = Piece { item, table, element, width, keys, places: vec![places] };
             match messages.last_mut() {

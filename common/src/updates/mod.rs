@@ -1,7 +1,13 @@
-//! Update functions of a user's own, by name, as jobs are.
+//! Update functions, by name, as jobs are: the engine's and those of a user's own.
 //!
 //! Invariant: a function is compiled for each element type, and for scattered as for consecutive keys, where it is
 //! registered, and called once for all keys of a chunk; a name means one function.
+
+mod engine;
+mod stateful;
+
+pub use engine::{Add, Assign, Engine, Max, Sgd};
+pub use stateful::{Adagrad, Ftrl};
 
 use crate::error::{Error, Result};
 use crate::ids::Key;
@@ -11,9 +17,6 @@ use crate::value::{Element, Type, Values, ValuesMut};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-
-/// The names of the engine's own functions; see [`TableSpec::update`].
-pub const BUILT_IN: [&str; 6] = ["adagrad", "add", "assign", "ftrl", "max", "sgd"];
 
 /// An update function: what an Add does to the values of a table.
 pub trait Update: Clone + Send + Sync + 'static {
@@ -113,7 +116,26 @@ impl<U: Update> DynUpdate for U {
 
 impl fmt::Debug for dyn DynUpdate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an update function of a user's own")
+        f.write_str("an update function")
+    }
+}
+
+/// What an update of a table runs.
+#[derive(Debug, Clone)]
+pub enum Function {
+    /// One of the engine's.
+    Engine(Engine),
+    /// One of a user's own.
+    Own(Arc<dyn DynUpdate>),
+}
+
+impl Function {
+    /// Either, its type no longer known.
+    pub fn into_dyn(self) -> Arc<dyn DynUpdate> {
+        match self {
+            Self::Engine(function) => function.into_dyn(),
+            Self::Own(function) => function,
+        }
     }
 }
 
@@ -145,17 +167,17 @@ impl Updates {
         self
     }
 
-    /// The function of a table, unless it is one of the engine's. An error that lists what there is, when it is unknown.
-    pub fn make(&self, spec: &TableSpec) -> Result<Option<Arc<dyn DynUpdate>>> {
+    /// The function of a table. An error that lists what there is, when it is unknown.
+    pub fn make(&self, spec: &TableSpec) -> Result<Function> {
         let name = spec.update.as_str();
-        let made = match (self.0.get(name), BUILT_IN.contains(&name)) {
-            (Some(_), true) => Err(Error::user(format!(
+        let made = match (self.0.get(name), Engine::make(spec)) {
+            (Some(_), Some(_)) => Err(Error::user(format!(
                 "the update function '{name}' is the engine's; register yours under another name"
             ))),
-            (Some(make), false) => make(spec).map(Some),
-            (None, true) => Ok(None),
-            (None, false) => {
-                let mut known: Vec<_> = BUILT_IN.into_iter().chain(self.0.keys().copied()).collect();
+            (Some(make), None) => make(spec).map(Function::Own),
+            (None, Some(engine)) => engine.map(Function::Engine),
+            (None, None) => {
+                let mut known: Vec<_> = Engine::names().chain(self.0.keys().copied()).collect();
                 known.sort_unstable();
                 Err(Error::user(format!(
                     "no update function is called '{name}'; this build knows {}",

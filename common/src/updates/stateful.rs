@@ -1,12 +1,12 @@
-//! Server functions that keep state: AdaGrad and FTRL-proximal, for the shards and for the one-thread host.
+//! Update functions that keep state: AdaGrad and FTRL-proximal.
 //!
 //! State lies beside what it belongs to: a key of a table of width `d * parts` holds d values, then the d elements of
 //! each state. An update is as wide as the key; its first d elements are the gradient, the others are not looked at.
 //! Copying, saving or moving such a table takes its state along; scaling it and its norm count the state like values.
 //! Invariant: a gradient of zero, or one so small that its square is, changes nothing.
 
+use super::Update;
 use crate::error::{Error, Result};
-use crate::updates::Update;
 use crate::value::{Element, Type};
 
 /// Refuses a table whose keys can't hold `parts` equal parts of numbers with fractions.
