@@ -18,6 +18,7 @@ mod history;
 mod house;
 mod http;
 mod inject;
+mod memory;
 mod model;
 mod penalties;
 mod real_sets;

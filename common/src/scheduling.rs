@@ -18,6 +18,8 @@ pub struct Scheduling {
     pub after: Vec<JobId>,
     /// Seconds after its submission by which it should be done. Reported, not enforced.
     pub deadline: Option<f64>,
+    /// Bytes of memory that each of its stages needs on each slave where it has threads, whatever its plan says.
+    pub memory: Option<u64>,
 }
 
 impl Scheduling {

@@ -40,6 +40,9 @@ pub struct Nap {
     /// The name of the one slave that it may run on.
     #[serde(default)]
     pub on: Option<String>,
+    /// Bytes of memory that it needs on each slave where it has threads.
+    #[serde(default)]
+    pub memory: u64,
     /// The stages above it that must have ended before it begins; the one above when none are given.
     #[serde(default)]
     pub after: Option<Vec<String>>,
@@ -93,7 +96,7 @@ impl FromStr for Nap {
         }
         let further = |i: usize| rest.get(i).map_or(Ok(0.0), |text| number(text));
         let curve = Curve { work: number(work)?, cost: further(0)?, fixed: further(1)? };
-        Ok(Self { name: name.to_owned(), threads, on, after, curve, factors: Vec::new() })
+        Ok(Self { name: name.to_owned(), threads, on, memory: 0, after, curve, factors: Vec::new() })
     }
 }
 
@@ -128,7 +131,7 @@ impl Nap {
     }
 
     fn refine(&self, stage: StageBuilder<'_>) {
-        let stage = stage.threads(self.threads);
+        let stage = stage.threads(self.threads).memory(self.memory);
         if let Some(slave) = &self.on {
             stage.on(slave);
         }
@@ -176,8 +179,15 @@ mod tests {
     fn a_stage_is_given_by_name_threads_and_seconds() {
         let nap = |text: &str| text.parse::<Nap>().unwrap();
         let curve = Curve { work: 8.0, cost: 0.0, fixed: 0.0 };
-        let wide =
-            Nap { name: "wide".into(), threads: Threads::All, on: None, after: None, curve, factors: Vec::new() };
+        let wide = Nap {
+            name: "wide".into(),
+            threads: Threads::All,
+            on: None,
+            memory: 0,
+            after: None,
+            curve,
+            factors: Vec::new(),
+        };
         assert_eq!(nap("wide:all:8"), wide);
         assert_eq!(nap("wide:all:8,after="), Nap { after: Some(Vec::new()), ..wide.clone() });
         let both = Some(vec!["left".to_owned(), "right".to_owned()]);

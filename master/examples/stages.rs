@@ -12,6 +12,7 @@ use flexps_common::scheduling::Scheduling;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Options, Packet, Service};
 use flexps_common::wire::control::*;
+use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use flexps_master::scheduler::policy;
 use futures::future::BoxFuture;
@@ -90,6 +91,7 @@ async fn slave(name: String, master: &str) -> Result<Listener> {
         host: name.clone(),
         name,
         slots: 1,
+        memory: None,
         control: address.clone(),
         bulk: address,
         pid: std::process::id(),

@@ -10,6 +10,7 @@ pub mod node;
 pub mod prepare;
 pub mod scheduler;
 pub mod simulate;
+mod size;
 mod slaves;
 mod transfer;
 pub mod tune;

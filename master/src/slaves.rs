@@ -1,11 +1,12 @@
-//! The slaves that the master knows: who lives, who was heard when, and which slots are taken.
+//! The slaves that the master knows: who lives, who was heard when, and which slots and how much memory are taken.
 //!
 //! Invariants: live slaves have different names; no slot is taken twice, and one that is taken comes free when the workers
 //! in it have ended or their slave is gone.
 
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::transport::{Channel, Connection, Network};
-use flexps_common::wire::control::{HEARTBEAT_MS, Peer, Registration, SILENCE_MS, SlaveLine};
+use flexps_common::wire::control::{HEARTBEAT_MS, SILENCE_MS};
+use flexps_common::wire::slaves::{Peer, Registration, SlaveLine};
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub struct Slave {
     connection: Connection,
     /// When the connection broke over which it was heard last.
     broken: Option<Duration>,
-    taken: BTreeMap<(JobId, StageRun), u32>,
+    /// Slots, and bytes of memory.
+    taken: BTreeMap<(JobId, StageRun), (u32, u64)>,
 }
 
 /// All live slaves.
@@ -51,8 +53,22 @@ impl Slave {
         format!("slave {id} ({})", self.registration.name)
     }
 
+    /// Bytes of memory that stages may ask for, whatever runs.
+    pub fn memory(&self) -> u64 {
+        self.registration.memory.unwrap_or(u64::MAX)
+    }
+
+    /// Of which none that runs asked for.
+    pub fn memory_left(&self) -> u64 {
+        self.memory().saturating_sub(self.memory_asked())
+    }
+
     fn busy(&self) -> u32 {
-        self.taken.values().sum()
+        self.taken.values().map(|(slots, _)| slots).sum()
+    }
+
+    fn memory_asked(&self) -> u64 {
+        self.taken.values().fold(0, |sum, (_, memory)| sum.saturating_add(*memory))
     }
 }
 
@@ -169,16 +185,16 @@ impl Slaves {
         self.live.iter().map(|(id, s)| (*id, s))
     }
 
-    /// Takes slots for a stage run.
-    pub fn take(&mut self, job: JobId, run: StageRun, workers: &[(SlaveId, u32)]) {
+    /// Takes slots for a stage run, and so much memory on each slave.
+    pub fn take(&mut self, job: JobId, run: StageRun, workers: &[(SlaveId, u32)], memory: u64) {
         for (id, n) in workers {
             if let Some(slave) = self.live.get_mut(id) {
-                slave.taken.insert((job, run), *n);
+                slave.taken.insert((job, run), (*n, memory));
             }
         }
     }
 
-    /// Gives a stage run's slots on one slave back; false when it had none.
+    /// Gives back what a stage run has on one slave; false when it had none.
     pub fn give_back(&mut self, id: SlaveId, job: JobId, run: StageRun) -> bool {
         self.live.get_mut(&id).is_some_and(|s| s.taken.remove(&(job, run)).is_some())
     }
@@ -197,6 +213,8 @@ impl Slaves {
             host: s.registration.host.clone(),
             slots: s.registration.slots,
             busy: s.busy(),
+            memory: s.registration.memory,
+            memory_asked: s.memory_asked(),
             silent: now.saturating_sub(s.heard).as_secs_f64(),
             pid: s.registration.pid,
         };

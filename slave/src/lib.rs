@@ -10,6 +10,7 @@ pub mod kv;
 mod memory;
 mod moves;
 pub mod node;
+mod options;
 pub mod reader;
 mod runs;
 mod scratch;
@@ -18,7 +19,8 @@ mod splits;
 pub mod stage;
 mod unnamed;
 
-pub use node::{Handle, Options, start};
+pub use node::{Handle, start};
+pub use options::Options;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use crate::job::{OpenJob, Opening};
 use crate::kv::Room;
 use crate::memory;
 use crate::moves;
+use crate::options::Options;
 use crate::reader::held::Held;
 use crate::reader::{self, Reader};
 use crate::snapshots;
@@ -21,16 +22,14 @@ use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::job::Registry;
 use flexps_common::plan::Plan;
-use flexps_common::storage::Storage;
-use flexps_common::tail::Tail;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
-    FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, Registration, SILENCE_MS, ToMaster, ToSlave,
+    FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, SILENCE_MS, ToMaster, ToSlave,
 };
+use flexps_common::wire::slaves::Registration;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -44,33 +43,6 @@ pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 const MASTER_LOST: Duration = Duration::from_secs(60);
 /// Threads that serve bulk requests.
 const BULK_THREADS: usize = 2;
-
-/// What a slave is started with.
-#[derive(Clone)]
-pub struct Options {
-    /// Its name; unique among live slaves.
-    pub name: String,
-    /// The host whose HDFS blocks are local to it.
-    pub host: String,
-    /// Worker threads that it lends.
-    pub slots: u32,
-    /// Bytes of rows that it keeps in memory; the rest goes to `spill_dir`.
-    pub cache_memory: u64,
-    /// Bytes of tables that it keeps in memory, over all jobs; the rest goes to `spill_dir`. No limit when none is given.
-    pub model_memory: Option<u64>,
-    /// Where rows and parts of tables go that memory does not hold.
-    pub spill_dir: PathBuf,
-    /// Where the master listens.
-    pub master: String,
-    /// Where to listen for control messages.
-    pub control: String,
-    /// Where to listen for bulk values.
-    pub bulk: String,
-    /// The way to the inputs' files.
-    pub storage: Storage,
-    /// The end of its log, where it has one of its own.
-    pub log: Tail,
-}
 
 /// A running slave. It goes on when the handle is dropped.
 pub struct Handle {
@@ -169,6 +141,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         name: options.name.clone(),
         host: options.host.clone(),
         slots: options.slots,
+        memory: options.memory,
         control: control.address().to_owned(),
         bulk: bulk.address().to_owned(),
         pid: std::process::id(),

@@ -38,15 +38,17 @@ impl Plan {
     }
 
     fn describe_stage(&self, s: &StageSpec) -> String {
-        let name = |id: &TableId| self.tables[id.0 as usize].name.as_str();
+        let table = |id: &TableId| self.tables[id.0 as usize].name.as_str();
         let input = s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
         let draws = s.draws.map_or(String::new(), |(i, share)| {
             format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
         });
-        let reads: String = s.reads.iter().map(|table| format!(", reads {}", name(table))).collect();
-        let updates: String = s.updates.iter().map(|table| format!(", updates {}", name(table))).collect();
+        let reads: String = s.reads.iter().map(|id| format!(", reads {}", table(id))).collect();
+        let updates: String = s.updates.iter().map(|id| format!(", updates {}", table(id))).collect();
         let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
-        format!("stage {}: threads {:?}{on}, {:?}{input}{draws}{reads}{updates}", s.name, s.threads, s.consistency)
+        let memory = if s.memory > 0 { format!(", {} bytes of memory", s.memory) } else { String::new() };
+        let (name, threads, consistency) = (&s.name, s.threads, s.consistency);
+        format!("stage {name}: threads {threads:?}{on}{memory}, {consistency:?}{input}{draws}{reads}{updates}")
     }
 
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {

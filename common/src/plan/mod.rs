@@ -175,17 +175,26 @@ impl Plan {
                 _ => Threads::Count(workers),
             };
         }
-        fn walk(steps: &mut [Step], workers: u32) {
+        self.change(&mut |stage| fix(stage, workers));
+    }
+
+    /// Gives every stage so many bytes of memory on each slave where it has workers. The hash is then another one.
+    pub fn fix_memory(&mut self, bytes: u64) {
+        self.change(&mut |stage| stage.memory = bytes);
+    }
+
+    fn change(&mut self, stage: &mut dyn FnMut(&mut StageSpec)) {
+        fn walk(steps: &mut [Step], change: &mut dyn FnMut(&mut StageSpec)) {
             for step in steps {
                 match step {
-                    Step::Stage(stage) => fix(stage, workers),
-                    Step::Together(stages) => stages.iter_mut().for_each(|stage| fix(stage, workers)),
-                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, workers),
+                    Step::Stage(stage) => change(stage),
+                    Step::Together(stages) => stages.iter_mut().for_each(&mut *change),
+                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, change),
                     _ => {}
                 }
             }
         }
-        walk(&mut self.body.0, workers);
+        walk(&mut self.body.0, stage);
     }
 
     /// All stages, in order, each once.

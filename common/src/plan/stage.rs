@@ -63,6 +63,8 @@ pub struct StageSpec {
     pub after: Vec<String>,
     /// The name of the one slave that it may run on.
     pub on: Option<String>,
+    /// Bytes of memory that it needs on each slave where it has workers: it waits until no other stages ask for them.
+    pub memory: u64,
     /// What each worker runs.
     pub run: StageFn,
 }
@@ -77,6 +79,7 @@ impl StageSpec {
             input: None,
             draws: None,
             on: None,
+            memory: 0,
             reads: Vec::new(),
             updates: Vec::new(),
             together: false,
@@ -99,6 +102,13 @@ impl StageBuilder<'_> {
     /// The one slave, by name, that it may run on. It may not pass over rows, which lie on all of the job's slaves.
     pub fn on(self, slave: &str) -> Self {
         self.0.on = Some(slave.to_owned());
+        self
+    }
+
+    /// Bytes of memory that it needs on each slave where it has workers. The scheduler counts them against what the slaves
+    /// offer; nobody measures what workers take.
+    pub fn memory(self, bytes: u64) -> Self {
+        self.0.memory = bytes;
         self
     }
 

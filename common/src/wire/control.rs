@@ -12,6 +12,7 @@ use crate::plan::TableOp;
 use crate::report::{CacheUse, DiskUse, Report, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
+use crate::wire::slaves::{Peer, Registration, SlaveLine};
 use crate::wire::snapshot::{Marked, Moment, ToKeeper, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -64,36 +65,6 @@ pub struct Launch {
     pub homes: Option<Vec<Home>>,
     /// The job's runs that go on beside it; all others are over.
     pub beside: Vec<StageRun>,
-}
-
-/// A slave as others see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Peer {
-    /// Its identity.
-    pub id: SlaveId,
-    /// Its name (`--host`, unless `--name` is given).
-    pub name: String,
-    /// Where it takes what other slaves send: keys and values, clocks, chunks, requests for rows.
-    pub bulk: String,
-}
-
-/// What a slave tells of itself when it registers.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Registration {
-    /// Unique among live slaves.
-    pub name: String,
-    /// The host whose HDFS blocks are local to it.
-    pub host: String,
-    /// Worker threads that it lends.
-    pub slots: u32,
-    /// Where it takes control messages.
-    pub control: String,
-    /// Where it takes bulk values.
-    pub bulk: String,
-    /// Its process.
-    pub pid: u32,
-    /// Distinguishes a restarted process from a repeated message.
-    pub incarnation: u64,
 }
 
 /// How a stage run went on one slave.
@@ -339,25 +310,6 @@ pub struct JobLine {
     pub note: Option<String>,
     /// When it is to run.
     pub scheduling: Scheduling,
-}
-
-/// A slave in a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SlaveLine {
-    /// Its identity.
-    pub id: SlaveId,
-    /// Its name.
-    pub name: String,
-    /// Its host.
-    pub host: String,
-    /// Slots that it lends.
-    pub slots: u32,
-    /// Of which taken.
-    pub busy: u32,
-    /// Seconds since it was last heard.
-    pub silent: f64,
-    /// Its process.
-    pub pid: u32,
 }
 
 /// How often a slave says that it lives.

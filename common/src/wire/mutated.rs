@@ -4,12 +4,12 @@
 use super::announced::Announced;
 use super::body::{BodyReader, BodyWriter};
 use super::control::{
-    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, Peer, ReadDone, Registration, SlaveLine, Split,
-    TableUse, ToMaster, ToSlave,
+    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave,
 };
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use super::lists::{KeyMemory, Keys};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use super::slaves::{Peer, Registration, SlaveLine};
 use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use super::{codec, keys};
 use crate::announced::Touches;
@@ -154,6 +154,7 @@ fn to_master() -> Vec<ToMaster> {
         name: "s1".into(),
         host: "h1".into(),
         slots: 4,
+        memory: Some(1 << 36),
         control: "127.0.0.1:7071".into(),
         bulk: "127.0.0.1:7072".into(),
         pid: 4242,
@@ -246,8 +247,8 @@ fn from_master() -> Vec<FromMaster> {
         note: Some("no".into()),
         scheduling: Scheduling::default(),
     };
-    let slave =
-        SlaveLine { id: SlaveId(1), name: "s".into(), host: "h".into(), slots: 2, busy: 1, silent: 0.2, pid: 77 };
+    let (id, name, host, silent) = (SlaveId(1), "s".into(), "h".into(), 0.2);
+    let slave = SlaveLine { id, name, host, slots: 2, busy: 1, memory: None, memory_asked: 9, silent, pid: 77 };
     vec![
         FromMaster::Ok,
         FromMaster::Registered { slave: SlaveId(1) },

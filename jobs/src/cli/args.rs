@@ -5,6 +5,7 @@
 
 use super::convert::ConvertArgs;
 use super::experiment::ExperimentArgs;
+use super::resources::Resources;
 use super::scheduling::{SchedulingArgs, weight};
 use super::snapshot::SnapshotArgs;
 use super::workload::args::{HistoryCommand, WorkloadCommand};
@@ -15,7 +16,6 @@ use flexps_common::ids::JobId;
 use flexps_common::job::Registry;
 use flexps_master::scheduler::POLICIES;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 /// Where a master listens unless told otherwise.
 pub const DEFAULT_BIND: &str = "127.0.0.1:7070";
@@ -119,24 +119,6 @@ pub struct Access {
         hide_env_values = true
     )]
     pub cluster: String,
-}
-
-/// What a slave, or the embedded one, may use of the machine.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Resources")]
-pub struct Resources {
-    /// Worker threads to lend [default: the machine's cores]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub slots: Option<u32>,
-    /// Memory for cached rows, e.g. 4GiB; further rows go to disk [default: half of what is free]
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
-    pub cache_memory: Option<u64>,
-    /// Memory for the jobs' tables, e.g. 2GiB; what was used least lately goes to disk [default: no limit]
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
-    pub model_memory: Option<u64>,
-    /// Folder for rows and tables that exceed the memory [default: the system's folder for temporary files]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub spill_dir: Option<PathBuf>,
 }
 
 /// `flexps run`.
@@ -461,14 +443,6 @@ fn master(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(if text.is_empty() { DEFAULT_BIND } else { text }.to_owned())
 }
 
-/// A size such as `512MiB` in bytes.
-fn size(text: &str) -> Result<u64, String> {
-    match bytesize::ByteSize::from_str(text) {
-        Ok(size) if size.0 > 0 => Ok(size.0),
-        _ => Err(format!("'{text}' is no size; give a number with a unit, e.g. 512MiB or 4GiB")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,12 +450,5 @@ mod tests {
     #[test]
     fn the_grammar_holds_together() {
         command(&Registry::new()).debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units_and_are_not_zero() {
-        assert_eq!(size("4GiB"), Ok(4 << 30));
-        assert_eq!(size("100"), Ok(100));
-        assert!(size("0").is_err() && size("lots").is_err() && size("-1").is_err());
     }
 }

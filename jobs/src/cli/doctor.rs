@@ -2,7 +2,8 @@
 
 use super::args::{DEFAULT_BIND, DoctorArgs};
 use super::client::Client;
-use super::node::{self, cores, default_cache, machine_name};
+use super::node::{self, machine_name};
+use super::resources::{cores, default_cache, default_memory};
 use super::terminal::out;
 use bytesize::ByteSize;
 use flexps_common::storage::{Storage, StorageOptions};
@@ -36,6 +37,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<()> {
     tell("build", Passes(format!("flexps {}, id {:016x}", env!("CARGO_PKG_VERSION"), flexps_common::ids::build_id())))?;
     tell("slots", slots(args.resources.slots))?;
     tell("memory", memory(args.resources.cache_memory))?;
+    tell("stages' memory", offered(args.resources.memory))?;
     tell("spill", folder(args.resources.spill_dir.clone().unwrap_or_else(std::env::temp_dir)))?;
     tell("host", Passes(format!("{}; a slave here reads blocks of that name locally (--host)", machine_name())))?;
     tell("secret", secret(args.access.secret_file.as_deref()))?;
@@ -80,6 +82,19 @@ fn memory(wanted: Option<u64>) -> Finding {
         )),
         Some(bytes) => Passes(format!("{} for cached rows, {} are free", shown(bytes), shown(2 * usual))),
         None => Passes(format!("{} for cached rows, half of what is free", shown(usual))),
+    }
+}
+
+fn offered(wanted: Option<u64>) -> Finding {
+    let shown = |bytes| ByteSize(bytes).display().iec().to_string();
+    match (wanted, default_memory()) {
+        (Some(bytes), Some(all)) if bytes > all => Wrong(format!(
+            "--memory {0}, but there are {1}: stages that keep to it would not fit; give at most {1}",
+            shown(bytes),
+            shown(all)
+        )),
+        (Some(bytes), _) | (None, Some(bytes)) => Passes(format!("{} that stages may ask for", shown(bytes))),
+        (None, None) => Absent("the system does not say what there is: no limit unless --memory gives one".into()),
     }
 }
 

@@ -22,6 +22,7 @@ mod node;
 mod predict;
 mod progress;
 mod query;
+mod resources;
 mod rows;
 mod run;
 mod scheduling;

@@ -1,7 +1,8 @@
 //! Nodes in this process: what connects to a cluster, and a whole embedded one.
 
-use super::args::{Access, Resources};
+use super::args::Access;
 use super::client::Client;
+use super::resources::{Resources, cores, default_cache, default_memory};
 use super::run::cache_folder;
 use flexps_common::Result;
 use flexps_common::job::Registry;
@@ -21,20 +22,6 @@ pub fn network(access: &Access, role: &'static str) -> Result<Network> {
     Ok(Network::zeromq(options))
 }
 
-/// Cores that this process may use.
-pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
-}
-
-/// Memory for cached rows unless told: half of what is free.
-pub fn default_cache() -> u64 {
-    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let free = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib: Option<u64> = free.and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok());
-    // Where nobody says what is free, what any machine has.
-    kib.map_or(1 << 30, |kib| kib * 1024 / 2)
-}
-
 /// The machine's name.
 pub fn machine_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -42,16 +29,12 @@ pub fn machine_name() -> String {
 }
 
 /// A slave's options, apart from its addresses.
-pub fn slave_options(
-    resources: &Resources,
-    name: String,
-    host: String,
-    storage: Storage,
-) -> flexps_slave::node::Options {
-    flexps_slave::node::Options {
+pub fn slave_options(resources: &Resources, name: String, host: String, storage: Storage) -> flexps_slave::Options {
+    flexps_slave::Options {
         name,
         host,
         slots: resources.slots.unwrap_or_else(cores),
+        memory: resources.memory.or_else(default_memory),
         cache_memory: resources.cache_memory.unwrap_or_else(default_cache),
         model_memory: resources.model_memory,
         spill_dir: resources.spill_dir.clone().unwrap_or_else(std::env::temp_dir),
@@ -86,9 +69,9 @@ impl Embedded {
         Self::with(vec![(machine_name(), resources.clone())], registry).await
     }
 
-    /// Starts a master and so many slaves of so many slots, all on this machine.
-    pub async fn of(registry: Registry, slaves: u32, slots: u32) -> Result<Self> {
-        let resources = Resources { slots: Some(slots), cache_memory: None, model_memory: None, spill_dir: None };
+    /// Starts a master and so many slaves of so many slots, and so much memory for stages to ask for, all on this machine.
+    pub async fn of(registry: Registry, slaves: u32, slots: u32, memory: Option<u64>) -> Result<Self> {
+        let resources = Resources { slots: Some(slots), memory, ..Resources::default() };
         Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry).await
     }
 

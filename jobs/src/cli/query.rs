@@ -36,7 +36,7 @@ pub async fn slaves(args: ListArgs) -> Result<()> {
     if args.json {
         return json(&slaves);
     }
-    let mut shown = table(["id", "name", "host", "slots", "busy", "last heard", "pid"], 3..7);
+    let mut shown = table(["id", "name", "host", "slots", "busy", "memory", "asked", "last heard", "pid"], 3..9);
     for slave in &slaves {
         shown.add_row([
             slave.id.to_string(),
@@ -44,6 +44,8 @@ pub async fn slaves(args: ListArgs) -> Result<()> {
             slave.host.clone(),
             slave.slots.to_string(),
             slave.busy.to_string(),
+            table::memory(slave.memory),
+            table::memory(Some(slave.memory_asked)),
             seconds(slave.silent),
             slave.pid.to_string(),
         ]);

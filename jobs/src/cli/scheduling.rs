@@ -1,5 +1,6 @@
 //! The flags that say when a job is to run, and those of a master that weigh them.
 
+use super::resources::size;
 use clap::Args;
 use flexps_common::ids::JobId;
 use flexps_common::scheduling::Scheduling;
@@ -24,6 +25,10 @@ pub struct SchedulingArgs {
     /// Time after its submission by which it should be done, e.g. 90s or 2h; reported, not enforced
     #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
+    /// Memory that each of its stages needs on each slave where it has threads, e.g. 8GiB: it waits until so much of what
+    /// slaves offer (`flexps slave --memory`) is not asked for [default: what the job says, mostly nothing]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub stage_memory: Option<u64>,
 }
 
 impl SchedulingArgs {
@@ -35,6 +40,7 @@ impl SchedulingArgs {
             queue: self.queue.clone(),
             after: self.after.clone(),
             deadline: self.deadline.map(|d| d.as_secs_f64()),
+            memory: self.stage_memory,
         }
     }
 }

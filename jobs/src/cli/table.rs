@@ -236,6 +236,11 @@ fn size(bytes: u64) -> String {
     ByteSize(bytes).display().si().to_string()
 }
 
+/// `8.0 GiB`, or that there is no limit.
+pub fn memory(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "no limit".to_owned(), |bytes| ByteSize(bytes).display().iec().to_string())
+}
+
 /// `1.2 ms`, `3.45 s`, `12 min 3 s`.
 pub fn seconds(x: f64) -> String {
     match x {

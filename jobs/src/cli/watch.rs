@@ -5,10 +5,11 @@
 use super::client::Client;
 use super::interrupt::Interrupt;
 use super::query::state;
-use super::table::{lines, table};
+use super::table::{lines, memory, table};
 use super::terminal::out;
 use flexps_common::Result;
-use flexps_common::wire::control::{JobLine, SlaveLine};
+use flexps_common::wire::control::JobLine;
+use flexps_common::wire::slaves::SlaveLine;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -51,11 +52,12 @@ fn picture(address: &str, jobs: &[JobLine], slaves: &[SlaveLine]) -> String {
     if live.len() > JOBS {
         text.push_str(&format!("and {} further jobs\n", live.len() - JOBS));
     }
-    let mut shown = table(["slave", "busy", "slots", ""], 1..3);
+    let mut shown = table(["slave", "busy", "slots", "", "memory asked", "of"], 1..3);
     for slave in slaves.iter().take(JOBS) {
         let bar = 20 * slave.busy.min(slave.slots) / slave.slots.max(1);
         let bar = format!("{}{}", "#".repeat(bar as usize), ".".repeat(20 - bar as usize));
-        shown.add_row([slave.name.clone(), slave.busy.to_string(), slave.slots.to_string(), bar]);
+        let (asked, of) = (memory(Some(slave.memory_asked)), memory(slave.memory));
+        shown.add_row([slave.name.clone(), slave.busy.to_string(), slave.slots.to_string(), bar, asked, of]);
     }
     text + "\n" + &lines(&shown)
 }
@@ -80,9 +82,21 @@ mod tests {
         };
         let jobs = [job(1, State::Done, "over"), job(2, State::Queued, "needs 12 slots, 2 of 8 are free")];
         let name = "h1".to_owned();
-        let slave = SlaveLine { id: SlaveId(1), host: name.clone(), name, slots: 8, busy: 6, silent: 0.0, pid: 1 };
+        let (host, memory) = (name.clone(), Some(8 << 30));
+        let slave = SlaveLine {
+            id: SlaveId(1),
+            host,
+            name,
+            slots: 8,
+            busy: 6,
+            memory,
+            memory_asked: 5 << 30,
+            silent: 0.0,
+            pid: 1,
+        };
         let text = picture("m:1", &jobs, &[slave]);
         assert!(text.contains("6 of 8 slots busy") && text.contains("needs 12 slots, 2 of 8 are free"), "{text}");
         assert!(text.contains("ann") && text.contains("###############.....") && !text.contains("over"), "{text}");
+        assert!(text.contains("5.0 GiB") && text.contains("8.0 GiB"), "{text}");
     }
 }

@@ -54,6 +54,9 @@ pub enum Record {
         name: String,
         /// Its slots.
         slots: u32,
+        /// Bytes of memory that stages might ask for; none where it had no limit, or an older build did not say.
+        #[serde(default)]
+        memory: Option<u64>,
     },
     /// A slave is gone.
     Gone {
@@ -103,6 +106,9 @@ pub enum Record {
         /// What it wanted; older builds did not say.
         #[serde(default)]
         want: Option<Want>,
+        /// Bytes of memory that it asked for on each of `workers`.
+        #[serde(default, skip_serializing_if = "nothing")]
+        memory: u64,
     },
     /// A job ended.
     End {
@@ -119,6 +125,10 @@ pub enum Record {
 
 fn unknown() -> StageRun {
     StageRun(0)
+}
+
+fn nothing(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 #[cfg(test)]

@@ -10,6 +10,11 @@ fn begin() -> Record {
     Record::Begin { format: FORMAT, policy: "greedy".into(), unix_ms: 1 }
 }
 
+/// A slave of two slots and 8 GiB.
+fn slave(id: u32) -> Record {
+    Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2, memory: Some(8 << 30) }
+}
+
 /// Two jobs on two slaves of two slots: the second waits for the first's wide stage.
 fn records() -> Vec<Record> {
     let job = |at, id, priority| Record::Job {
@@ -18,7 +23,6 @@ fn records() -> Vec<Record> {
         name: "lr".into(),
         scheduling: Scheduling { priority, ..Scheduling::default() },
     };
-    let slave = |id| Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2 };
     let run = |id, epoch, ready, start, end, threads: [u32; 2]| Record::Run {
         job: JobId(id),
         run: StageRun(epoch),
@@ -32,6 +36,7 @@ fn records() -> Vec<Record> {
         lead: 0.0,
         ends: Vec::new(),
         want: None,
+        memory: 0,
     };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     vec![
@@ -101,14 +106,13 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         name: "lr".into(),
         scheduling: Scheduling { after: after.iter().copied().map(JobId).collect(), ..Scheduling::default() },
     };
-    let slave = |id| Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2 };
     let run =
         |(id, run, after): (_, _, &[u64]), stage: &str, times: [f64; 4], workers: &[(u32, u32)], ends: &[f64], want| {
             let (run, after) = (StageRun(run), Some(after.iter().copied().map(StageRun).collect()));
             let [ready, lead, start, end] = times;
             let workers = workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect();
             let (job, stage, ends, want) = (JobId(id), stage.to_owned(), ends.to_vec(), Some(want));
-            Record::Run { job, run, after, stage, epoch: 1, ready, start, end, workers, lead, ends, want }
+            Record::Run { job, run, after, stage, epoch: 1, ready, start, end, workers, lead, ends, want, memory: 0 }
         };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     let records = vec![
@@ -150,6 +154,37 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
     let one = simulate(&workload, &cluster, &*policy("sequential").unwrap(), 1).unwrap();
     let ends: Vec<_> = one.jobs.iter().map(|j| j.end.unwrap().as_secs_f64()).collect();
     assert_eq!(ends, [7.25, 12.0, 13.5]);
+}
+
+#[test]
+fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
+    let played = |memory| {
+        let job = |id| Record::Job { at: 1.0, job: JobId(id), name: "lr".into(), scheduling: Scheduling::default() };
+        let run = |id, start| Record::Run {
+            job: JobId(id),
+            run: StageRun(1),
+            after: Some(Vec::new()),
+            stage: "s".into(),
+            epoch: 1,
+            ready: 1.0,
+            start,
+            end: start + 2.0,
+            workers: vec![(SlaveId(1), 1)],
+            lead: 0.0,
+            ends: Vec::new(),
+            want: Some(Want::OneSlave(1)),
+            memory,
+        };
+        let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
+        let records = vec![begin(), slave(1), job(1), job(2), run(1, 1.0), end(3.0, 1), run(2, 3.0), end(5.0, 2)];
+        let text: String = records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
+        assert_eq!(read("h", &text).unwrap(), (records, None));
+        let (workload, cluster) = workload("w", &read("h", &text).unwrap().0, &BTreeMap::new(), |_| true);
+        let trace = simulate(&workload, &cluster, &*policy("greedy").unwrap(), 1).unwrap();
+        trace.runs.iter().map(|r| r.start.as_secs_f64()).collect::<Vec<_>>()
+    };
+    assert_eq!(played(5 << 30), [1.0, 3.0]);
+    assert_eq!(played(4 << 30), [1.0, 1.0]);
 }
 
 #[test]

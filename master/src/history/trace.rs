@@ -79,14 +79,17 @@ struct Played {
 pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) -> (Workload, Cluster) {
     let mut jobs: BTreeMap<JobId, Played> = BTreeMap::new();
     let mut slots: BTreeMap<SlaveId, u32> = BTreeMap::new();
+    let mut memory: BTreeMap<SlaveId, u64> = BTreeMap::new();
     let mut ended: BTreeMap<JobId, Duration> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Slave { slave, slots: n, .. } => {
+            Record::Slave { slave, slots: n, memory: bytes, .. } => {
                 slots.insert(*slave, *n);
+                memory.insert(*slave, bytes.unwrap_or(u64::MAX));
             }
             Record::Gone { slave, .. } => {
                 slots.remove(slave);
+                memory.remove(slave);
             }
             Record::Job { at, job, name, scheduling } if wanted(*job) => {
                 let spec = JobSpec {
@@ -101,7 +104,21 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 };
                 jobs.insert(*job, Played { spec, after: scheduling.after.clone(), runs: Vec::new() });
             }
-            Record::Run { job, run, after: first, stage, epoch, ready, start, end, workers, lead, ends, want } => {
+            Record::Run {
+                job,
+                run,
+                after: first,
+                stage,
+                epoch,
+                ready,
+                start,
+                end,
+                workers,
+                lead,
+                ends,
+                want,
+                memory,
+            } => {
                 let Some(Played { spec, after, runs }) = jobs.get_mut(job) else { continue };
                 let [ready, start, end] = [ready, start, end].map(|at| seconds(*at));
                 let before = before(runs, first.as_deref());
@@ -120,7 +137,7 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                     threads: threads(*want, workers, &slots),
                     timing: Timing::Recorded(recorded),
                     after: before,
-                    memory: 0,
+                    memory: *memory,
                 });
                 runs.push((*run, end));
             }
@@ -142,7 +159,10 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
         JobSpec { after, ..spec }
     });
     let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default() };
-    (workload, Cluster { slots: slots.into_values().collect(), ..Cluster::default() })
+    (
+        workload,
+        Cluster { slots: slots.into_values().collect(), memory: memory.into_values().collect(), ..Cluster::default() },
+    )
 }
 
 /// The places of the runs that one had to wait for; of one of an older build the one that ended before it.

@@ -4,6 +4,7 @@
 
 use crate::master::overview::Overview;
 use flexps_common::report::State;
+use flexps_common::wire::slaves::SlaveLine;
 use std::fmt::Write;
 
 /// The content type.
@@ -16,7 +17,7 @@ type Samples = Vec<(String, f64)>;
 pub fn text(overview: &Overview) -> String {
     let Overview { slaves, jobs, queue, counts, .. } = overview;
     let alone = |value: f64| vec![(String::new(), value)];
-    let by_slave = |value: fn(&flexps_common::wire::control::SlaveLine) -> f64| -> Samples {
+    let by_slave = |value: fn(&SlaveLine) -> f64| -> Samples {
         slaves.iter().map(|s| (format!("{{slave=\"{}\"}}", escaped(&s.name)), value(s))).collect()
     };
     let live = |state: State| jobs.iter().filter(|job| job.state == state).count() as f64;
@@ -33,6 +34,18 @@ pub fn text(overview: &Overview) -> String {
         ("slaves", "gauge", "Live slaves.", alone(slaves.len() as f64)),
         ("slave_slots", "gauge", "Slots that a slave lends.", by_slave(|s| f64::from(s.slots))),
         ("slave_busy_slots", "gauge", "Slots in which stages run.", by_slave(|s| f64::from(s.busy))),
+        (
+            "slave_memory_bytes",
+            "gauge",
+            "Memory that stages may ask a slave for; +Inf where it has no limit.",
+            by_slave(|s| s.memory.map_or(f64::INFINITY, |bytes| bytes as f64)),
+        ),
+        (
+            "slave_memory_asked_bytes",
+            "gauge",
+            "Memory that stages which run on a slave asked for.",
+            by_slave(|s| s.memory_asked as f64),
+        ),
         ("slave_silent_seconds", "gauge", "Seconds since a slave was last heard.", by_slave(|s| s.silent)),
         (
             "slaves_lost_total",
@@ -66,7 +79,10 @@ pub fn text(overview: &Overview) -> String {
         // Writing into a text can't fail.
         let _ = write!(out, "# HELP flexps_{name} {help}\n# TYPE flexps_{name} {kind}\n");
         for (labels, value) in samples {
-            let _ = writeln!(out, "flexps_{name}{labels} {value}");
+            let _ = match value {
+                f64::INFINITY => writeln!(out, "flexps_{name}{labels} +Inf"),
+                value => writeln!(out, "flexps_{name}{labels} {value}"),
+            };
         }
     }
     out

@@ -37,6 +37,7 @@ struct Begun {
     turn: Turn,
     since: Duration,
     want: Want,
+    memory: u64,
     /// When the workers on slaves ended.
     ends: BTreeMap<SlaveId, Duration>,
 }
@@ -63,6 +64,8 @@ pub struct Launched<'a> {
     pub turn: &'a Turn,
     /// What it wanted.
     pub want: Want,
+    /// Bytes of memory that it asked for on each slave.
+    pub memory: u64,
 }
 
 impl Books {
@@ -97,15 +100,16 @@ impl Books {
 
     /// A stage was launched.
     pub fn launched(&mut self, what: &Launched<'_>, now: Duration) {
-        let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want } = *what;
+        let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want, memory } = *what;
         let threads: u32 = workers.iter().map(|(_, n)| n).sum();
         let until = self.estimate(job, stage, threads).map(|e| now + e);
-        let running = Running { owner, workers: workers.to_vec(), memory: 0, since: now, until };
+        let running = Running { owner, workers: workers.to_vec(), memory, since: now, until };
         self.running.insert((id, place), running);
         self.last.insert((id, place), workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
         let (job, stage, workers, turn) = (job.to_owned(), stage.to_owned(), workers.to_vec(), turn.clone());
         let ends = BTreeMap::new();
-        self.names.insert((id, run), Begun { job, stage, place, workers, epoch, turn, since: now, want, ends });
+        let begun = Begun { job, stage, place, workers, epoch, turn, since: now, want, memory, ends };
+        self.names.insert((id, run), begun);
         if let Some(share) = self.shares.get_mut(owner as usize) {
             share.slots += threads;
         }
@@ -122,6 +126,7 @@ impl Books {
                 epoch: begun.epoch,
                 start: begun.since.as_secs_f64(),
                 workers: begun.workers.clone(),
+                memory: begun.memory,
             })
             .collect();
         all.sort_by(|a, b| a.start.total_cmp(&b.start));
@@ -155,6 +160,7 @@ impl Books {
             lead: begun.turn.lead.as_secs_f64(),
             ends: if at_once { Vec::new() } else { ends.iter().map(Duration::as_secs_f64).collect() },
             want: Some(begun.want),
+            memory: begun.memory,
         })
     }
 

@@ -64,8 +64,10 @@ impl Master {
             return Err(unknown(*first).context("--after"));
         }
         let mut plan = self.plan(&submission)?;
-        // The hash that all nodes agree on is that of the job's own plan; how many workers run is the master's affair.
+        // The hash that all nodes agree on is that of the job's own plan; how many workers run, and which
+        // memory is kept for them, is the master's affair.
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
+        submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
         admission::check(&plan)?;
         if self.slaves.iter().next().is_some() {
             let candidates = self.candidates(None);

@@ -205,16 +205,17 @@ impl Master {
             }
             Command::Launch(launch) => {
                 let threads: u32 = launch.workers.iter().map(|(_, n)| n).sum();
-                let stage = &plan.stages()[launch.stage as usize].name;
+                let spec = plan.stages()[launch.stage as usize];
+                let (stage, memory) = (&spec.name, spec.memory);
                 let turn = started.ready.remove(&launch.stage).unwrap_or_default();
                 tracing::info!(job = %id, stage, epoch = launch.epoch + 1, threads, "stage starts");
-                self.slaves.take(id, launch.run, &launch.workers);
+                self.slaves.take(id, launch.run, &launch.workers, memory);
                 let share = job.report.scheduling.share().to_owned();
                 let owner = self.books.owner(&share);
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
-                let want = admission::want(plan.stages()[place as usize], threads);
-                let turn = &turn;
-                let launched = Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want };
+                let (turn, want) = (&turn, admission::want(spec, threads));
+                let launched =
+                    Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want, memory };
                 self.books.launched(&launched, now);
                 let asked = Asked::Launch(launch.run);
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;

@@ -9,6 +9,7 @@ mod drive;
 pub mod overview;
 mod place;
 mod snapshot;
+mod waiting;
 
 use crate::event::{Asked, Event};
 use crate::history::{FORMAT, Log, Past, Record};
@@ -25,6 +26,7 @@ use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Connection, Network, Packet};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use overview::Counts;
 use std::collections::BTreeMap;
@@ -260,13 +262,8 @@ impl Master {
         Ok(FromMaster::Ok)
     }
 
-    fn register(
-        &mut self,
-        registration: flexps_common::wire::control::Registration,
-        from: Connection,
-        now: Duration,
-    ) -> Result<FromMaster> {
-        let (name, slots) = (registration.name.clone(), registration.slots);
+    fn register(&mut self, registration: Registration, from: Connection, now: Duration) -> Result<FromMaster> {
+        let (name, slots, memory) = (registration.name.clone(), registration.slots, registration.memory);
         let known = self.slaves.iter().map(|(id, _)| id).max();
         let (slave, replaced) = self.slaves.register(registration, from, &self.network, now)?;
         // Identities only grow: one that asks again has an old one.
@@ -276,7 +273,7 @@ impl Master {
         }
         tracing::info!(%slave, name, slots, "slave joined");
         if fresh {
-            self.log.push(&Record::Slave { at: now.as_secs_f64(), slave, name, slots });
+            self.log.push(&Record::Slave { at: now.as_secs_f64(), slave, name, slots, memory });
         }
         self.unplaced = true;
         Ok(FromMaster::Registered { slave })

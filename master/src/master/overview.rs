@@ -7,7 +7,8 @@ use crate::job::Phase;
 use crate::scheduler::Reservation;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::report::State;
-use flexps_common::wire::control::{JobLine, SlaveLine};
+use flexps_common::wire::control::JobLine;
+use flexps_common::wire::slaves::SlaveLine;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -66,6 +67,8 @@ pub struct UnderWay {
     pub start: f64,
     /// (slave, threads).
     pub workers: Vec<(SlaveId, u32)>,
+    /// Bytes of memory that it asked for on each of them.
+    pub memory: u64,
 }
 
 /// What the master counted since its begin.

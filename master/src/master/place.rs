@@ -2,15 +2,14 @@
 
 use super::Master;
 use super::books::Books;
+use super::waiting::{needs, why};
 use crate::event::Asked;
 use crate::job::admission::{self, Candidate};
 use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
 use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
-use crate::scheduler::{
-    Decision, Near, NearList, Placement, Ready, Reservation, Slots, View, Want, Why, note_overtaken,
-};
+use crate::scheduler::{Decision, Near, NearList, Placement, Ready, Slots, View, Want, Why, note_overtaken};
 use crate::tune::Tuners;
 use crate::{assigner, job::Job};
 use flexps_common::Error;
@@ -32,7 +31,7 @@ impl Master {
         let mut slots: Vec<Slots> = self
             .slaves
             .iter()
-            .map(|(id, s)| Slots { id, slots: s.registration.slots, free: s.free(), memory: u64::MAX })
+            .map(|(id, s)| Slots { id, slots: s.registration.slots, free: s.free(), memory: s.memory_left() })
             .collect();
         let mut ready: Vec<Ready> = Vec::new();
         let mut started: Vec<JobId> = Vec::new();
@@ -62,10 +61,13 @@ impl Master {
         // A job that is opened now takes its slots, and overtakes others, when its first stage is placed.
         note_overtaken(&mut left, placed_now.iter().filter(|r| started.binary_search(&r.job).is_ok()));
         // Those that are left wait for what these leave.
-        let taken = placed.iter().filter(|p| started.binary_search(&p.job).is_ok()).flat_map(|p| &p.workers);
-        for (id, n) in taken {
-            if let Ok(at) = slots.binary_search_by_key(id, |s| s.id) {
-                slots[at].free = slots[at].free.saturating_sub(*n);
+        let of = |p: &Placement| placed_now.iter().find(|r| r.key() == (p.job, p.stage)).map_or(0, |r| r.memory);
+        for placement in placed.iter().filter(|p| started.binary_search(&p.job).is_ok()) {
+            for (id, n) in &placement.workers {
+                if let Ok(at) = slots.binary_search_by_key(id, |s| s.id) {
+                    slots[at].free = slots[at].free.saturating_sub(*n);
+                    slots[at].memory = slots[at].memory.saturating_sub(of(placement));
+                }
             }
         }
         for ready in left {
@@ -168,7 +170,7 @@ impl Master {
             since: since.min(now),
             passed_over,
             want,
-            memory: 0,
+            memory: stage.map_or(0, |s| s.memory),
             slaves,
             near,
             estimate,
@@ -201,7 +203,8 @@ impl Master {
         let least = if stage.input.is_some() { job.slaves.len().max(1) as u32 } else { 1 };
         let allowed = self.allowed(job, place);
         let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
-        let (free, all) = (own().map(|s| s.free()).sum(), own().map(|s| s.registration.slots).sum());
+        let free = own().filter(|s| s.memory_left() >= stage.memory).map(|s| s.free()).sum();
+        let all = own().filter(|s| s.memory() >= stage.memory).map(|s| s.registration.slots).sum();
         match self.jobs.get_mut(&id).and_then(Job::started) {
             Some(started) => started.driver.tuners.next(place, least, free).unwrap_or(all),
             None => least,
@@ -262,6 +265,8 @@ impl Master {
             name: s.registration.name.clone(),
             slots: s.registration.slots,
             free: s.free(),
+            memory: s.memory(),
+            memory_left: s.memory_left(),
             local_bytes: local.get(s.registration.host.as_str()).copied().unwrap_or(0),
         };
         self.slaves.iter().map(candidate).collect()
@@ -346,41 +351,4 @@ enum Waits {
     Slots(Vec<Ready>),
     Other(String),
     Never(Error),
-}
-
-/// The slots that a stage takes.
-fn needs(want: Want, slaves: &[SlaveId], slots: impl Fn(SlaveId) -> u32) -> u32 {
-    match want {
-        Want::Spread { threads, .. } => threads,
-        Want::Range { least, .. } => least,
-        Want::OneSlave(n) => n,
-        Want::PerSlave(n) => n * slaves.len() as u32,
-        Want::All => slaves.iter().map(|id| slots(*id)).sum(),
-    }
-}
-
-/// Why a stage was not placed.
-fn why(ready: &Ready, slots: &[Slots], reserved: Option<&Reservation>) -> String {
-    // Slots are in order of identity.
-    let of = |id: &SlaveId| slots.binary_search_by_key(id, |s| s.id).ok().map(|at| &slots[at]);
-    let own = || ready.slaves.iter().filter_map(of);
-    let (free, all): (u32, u32) = (own().map(|s| s.free).sum(), own().map(|s| s.slots).sum());
-    let most = own().map(|s| s.free).max().unwrap_or(0);
-    let needs = needs(ready.want, &ready.slaves, |id| of(&id).map_or(0, |s| s.slots));
-    let text = match ready.want {
-        Want::OneSlave(n) if n > most => format!("needs {n} slots on one slave, most free is {most}"),
-        Want::PerSlave(n) if own().any(|s| s.free < n) => {
-            format!(
-                "needs {n} slots on each of {} slaves, least free is {}",
-                ready.slaves.len(),
-                own().map(|s| s.free).min().unwrap_or(0)
-            )
-        }
-        _ if needs > free => format!("needs {needs} slots, {free} of {all} are free"),
-        _ => format!("waits for its turn; needs {needs} slots, {free} of {all} are free"),
-    };
-    match reserved {
-        Some(r) => format!("{text}; {} slots are held for it", r.workers.iter().map(|w| w.1).sum::<u32>()),
-        None => text,
-    }
 }

@@ -6,6 +6,7 @@
 use super::breakdowns::MOST;
 use super::{JobSpec, JobTrace, Run, SlaveTrace, Trace, Workload};
 use crate::scheduler::{Board, Estimates, Near, NearList, Policy, Ready, Share, Want, Why};
+use crate::size::size;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::{Error, Result};
 use std::cmp::Reverse;
@@ -18,8 +19,8 @@ use std::time::Duration;
 pub struct Cluster {
     /// The slots of each slave.
     pub slots: Vec<u32>,
-    /// Bytes of memory of each; None when it does not matter.
-    pub memory: Option<u64>,
+    /// Bytes of memory of each; none when it does not matter.
+    pub memory: Vec<u64>,
     /// Weights of shares; the others weigh 1.
     pub weights: BTreeMap<String, f64>,
 }
@@ -28,6 +29,18 @@ impl Cluster {
     /// So many slaves of so many slots.
     pub fn equal(slaves: u32, slots: u32) -> Self {
         Self { slots: vec![slots; slaves as usize], ..Self::default() }
+    }
+
+    /// The same slaves with so much memory each.
+    #[must_use]
+    pub fn with_memory(self, each: Option<u64>) -> Self {
+        let memory = each.map_or_else(Vec::new, |bytes| vec![bytes; self.slots.len()]);
+        Self { memory, ..self }
+    }
+
+    /// The memory of a slave, by place.
+    pub fn memory_of(&self, slave: usize) -> u64 {
+        self.memory.get(slave).copied().unwrap_or(u64::MAX)
     }
 
     /// All slots.
@@ -127,28 +140,36 @@ fn fits(workload: &Workload, cluster: &Cluster) -> Result<()> {
     if all == 0 || cluster.slots.contains(&0) {
         return Err(Error::user(format!("a cluster of {} slaves with {all} slots runs nothing", cluster.slots.len())));
     }
-    let (least_slots, most_slots) =
-        cluster.slots.iter().fold((u32::MAX, 0), |(least, most), n| (least.min(*n), most.max(*n)));
     for job in &workload.jobs {
         for stage in &job.stages {
             let called = format!("stage {} of job {}", stage.name, job.name);
-            let least = stage.threads.limits(cluster).0;
-            let one = match stage.threads.want() {
-                Want::OneSlave(n) => Some((n, most_slots, "one slave, the largest")),
-                Want::PerSlave(n) => Some((n, least_slots, "each slave, the smallest")),
-                _ => None,
-            };
-            if let Some((n, has, which)) = one.filter(|(n, has, _)| n > has) {
-                return Err(Error::user(format!("{called} needs {n} slots on {which} has {has}")));
+            let refused = |text: String| Err(Error::user(format!("{called} needs {text}")));
+            let slaves = || cluster.slots.iter().enumerate().map(|(place, slots)| (*slots, cluster.memory_of(place)));
+            let able = || slaves().filter(|(_, memory)| *memory >= stage.memory);
+            let (memory, least) = (size(stage.memory), stage.threads.limits(cluster).0);
+            match stage.threads.want() {
+                Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } if able().count() < slaves().count() => {
+                    let has = slaves().map(|(_, memory)| memory).min().unwrap_or(0);
+                    return refused(format!("{memory} of memory on each slave, the smallest has {}", size(has)));
+                }
+                _ if able().count() == 0 => {
+                    let has = slaves().map(|(_, memory)| memory).max().unwrap_or(0);
+                    return refused(format!("{memory} of memory on one slave, the largest has {}", size(has)));
+                }
+                _ => {}
             }
-            if u64::from(least) > u64::from(all) {
-                return Err(Error::user(format!("{called} needs {least} slots, the cluster has {all}")));
-            }
-            if let Some(memory) = cluster.memory.filter(|m| *m < stage.memory) {
-                let needs = stage.memory;
-                return Err(Error::user(format!(
-                    "{called} needs {needs} bytes of memory on a slave, each has {memory}"
-                )));
+            let (smallest, largest) = able().fold((u32::MAX, 0), |(s, l), (n, _)| (s.min(n), l.max(n)));
+            let has = able().fold(0u32, |sum, (n, _)| sum.saturating_add(n));
+            let there = if stage.memory > 0 { format!(" where {memory} of memory are") } else { String::new() };
+            match stage.threads.want() {
+                Want::OneSlave(n) if n > largest => {
+                    return refused(format!("{n} slots on one slave{there}, the largest has {largest}"));
+                }
+                Want::PerSlave(n) if n > smallest => {
+                    return refused(format!("{n} slots on each slave, the smallest has {smallest}"));
+                }
+                _ if least > has => return refused(format!("{least} slots{there}, the cluster has {has}")),
+                _ => {}
             }
         }
     }
@@ -169,8 +190,8 @@ impl<'a> Engine<'a> {
         let owners = workload.jobs.iter().map(&mut owner).collect();
         let mut board = Board::new(shares);
         let mut trace = Trace::default();
-        for (id, slots) in (1..).zip(&cluster.slots) {
-            board.join(SlaveId(id), *slots, cluster.memory.unwrap_or(u64::MAX));
+        for (id, (place, slots)) in (1..).zip(cluster.slots.iter().enumerate()) {
+            board.join(SlaveId(id), *slots, cluster.memory_of(place));
             trace.slaves.push(SlaveTrace { name: format!("s{id}"), slots: *slots });
         }
         let mut followers = vec![Vec::new(); workload.jobs.len()];
@@ -262,8 +283,8 @@ impl<'a> Engine<'a> {
         let mut all = self.all.to_vec();
         all.insert(at, id);
         self.all = all.into();
-        let memory = self.cluster.memory.unwrap_or(u64::MAX);
-        self.board.join_again(id, self.cluster.slots[slave as usize], memory, &self.all);
+        let (slots, memory) = (self.cluster.slots[slave as usize], self.cluster.memory_of(slave as usize));
+        self.board.join_again(id, slots, memory, &self.all);
         if let Some(breakdowns) = self.workload.luck.breakdowns.filter(|_| count + 1 < MOST) {
             let again = breakdowns.holds(self.seed, slave, count + 1);
             self.events.push(Reverse((now.saturating_add(again), Event::Broke(slave, count + 1))));

@@ -179,12 +179,15 @@ fn what_can_never_fit_is_refused_with_the_numbers() {
     let refused = |threads, memory| {
         let stages = vec![StageSpec { memory, ..stage("a", threads, 1.0, &[]) }];
         let workload = Workload { jobs: vec![job("big", 0, 1, stages)], ..Workload::default() };
-        let cluster = Cluster { memory: Some(100), ..cluster(3, 4) };
-        simulate(&workload, &cluster, &*policy("greedy").unwrap(), 1).unwrap_err().message
+        simulate(&workload, &cluster(3, 4).with_memory(Some(100)), &*policy("greedy").unwrap(), 1).unwrap_err().message
     };
     assert_eq!(refused(Threads::Count(13), 0), "stage a of job big needs 13 slots, the cluster has 12");
     assert_eq!(refused(Threads::OneSlave(5), 0), "stage a of job big needs 5 slots on one slave, the largest has 4");
-    assert_eq!(refused(Threads::All, 101), "stage a of job big needs 101 bytes of memory on a slave, each has 100");
+    let much = "stage a of job big needs 101 B of memory on";
+    assert_eq!(refused(Threads::All, 101), format!("{much} each slave, the smallest has 100 B"));
+    assert_eq!(refused(Threads::Count(1), 101), format!("{much} one slave, the largest has 100 B"));
+    let few = "stage a of job big needs 13 slots where 100 B of memory are, the cluster has 12";
+    assert_eq!(refused(Threads::Count(13), 100), few);
 }
 
 #[test]

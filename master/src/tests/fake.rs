@@ -18,6 +18,7 @@ use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, S
 use flexps_common::value::Type;
 use flexps_common::wire::control::*;
 use flexps_common::wire::kv::{FromShard, KeyList, ToShard};
+use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -228,6 +229,7 @@ impl Cluster {
             name: name.to_owned(),
             host: name.to_owned(),
             slots,
+            memory: None,
             control: format!("{name}-control"),
             bulk: format!("{name}-bulk"),
             pid: 1,

@@ -276,13 +276,15 @@ fn a_heartbeat_under_an_identity_that_a_restarted_master_gave_to_another_is_unkn
 }
 
 #[test]
-fn slots_are_taken_and_given_back_run_by_run() {
+fn slots_and_memory_are_taken_and_given_back_run_by_run() {
     let mut slaves = Slaves::default();
     let (id, _) = join(&mut slaves, 1, 0).unwrap();
-    slaves.take(JobId(1), StageRun(1), &[(id, 1)]);
-    slaves.take(JobId(2), StageRun(1), &[(id, 1)]);
-    assert_eq!(slaves.get(id).unwrap().free(), 0);
+    slaves.get_mut(id).unwrap().registration.memory = Some(100);
+    slaves.take(JobId(1), StageRun(1), &[(id, 1)], 30);
+    slaves.take(JobId(2), StageRun(1), &[(id, 1)], 40);
+    let left = |slaves: &Slaves| (slaves.get(id).unwrap().free(), slaves.get(id).unwrap().memory_left());
+    assert_eq!(left(&slaves), (0, 30));
     assert!(slaves.give_back(id, JobId(1), StageRun(1)));
     assert!(!slaves.give_back(id, JobId(1), StageRun(1)), "once");
-    assert_eq!(slaves.get(id).unwrap().free(), 1);
+    assert_eq!(left(&slaves), (1, 60));
 }

@@ -11,9 +11,9 @@ use flexps_common::ids::SlaveId;
 use flexps_common::transport::{Channel, Network, Packet, Pending};
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
-use flexps_common::wire::control::Peer;
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::SentLists;
+use flexps_common::wire::slaves::Peer;
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! Some slaves and a master that does what a test tells it.
 
-use crate::node::{Handle, Options, start};
+use crate::node::{Handle, start};
+use crate::options::Options;
 use flexps_common::data::Schema;
 use flexps_common::error::Result;
 use flexps_common::experiment::Experiment;
@@ -12,11 +13,10 @@ use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::value::{Type, Values};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
-use flexps_common::wire::control::{
-    FromMaster, FromSlave, Launch, Outcome, Peer, ReadDone, Registration, Split, ToMaster, ToSlave,
-};
+use flexps_common::wire::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, ToMaster, ToSlave};
 use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::moved::{Copies, MoveId, Sent};
+use flexps_common::wire::slaves::{Peer, Registration};
 use flexps_common::wire::snapshot::{Boundary, Marked, ToKeeper};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -130,6 +130,7 @@ impl Cluster {
                 name: format!("h{i}"),
                 host: format!("h{i}"),
                 slots: 4,
+                memory: None,
                 cache_memory: 1 << 30,
                 model_memory: None,
                 spill_dir: std::env::temp_dir(),

@@ -24,8 +24,21 @@ pub struct WorkFile {
     pub workload: Workload,
     /// Its cluster; without slaves, or with slaves without slots, when it does not say.
     pub cluster: Cluster,
-    /// The real job behind each: its name in the registry and its parameters as JSON. None for one that is only a model.
-    pub real: Vec<Option<(String, String)>>,
+    /// Bytes of memory of each of its slaves, if it says.
+    pub memory: Option<u64>,
+    /// The real job behind each; none for one that is only a model.
+    pub real: Vec<Option<Real>>,
+}
+
+/// A real job.
+#[derive(Debug, Clone)]
+pub struct Real {
+    /// Its name in the registry.
+    pub name: String,
+    /// Its parameters as JSON.
+    pub params: String,
+    /// Bytes of memory that each of its stages needs on each slave, if the file says.
+    pub memory: Option<u64>,
 }
 
 impl WorkFile {
@@ -96,6 +109,7 @@ struct JobTable {
     #[serde(default)]
     after: Vec<Spanned<String>>,
     rounds: Option<Spanned<u32>>,
+    memory: Option<Value>,
     run: Option<Spanned<String>>,
     params: Option<Spanned<toml::Table>>,
     #[serde(default)]
@@ -142,7 +156,7 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
         }
         cluster.weights.insert(name.clone(), *weight.get_ref());
     }
-    let mut jobs: Vec<(JobSpec, Option<(String, String)>)> = Vec::new();
+    let mut jobs: Vec<(JobSpec, Option<Real>)> = Vec::new();
     let mut copies: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for table in &file.job {
         let made = expand(&at, table, registry, jobs.len() as u64)?;
@@ -179,7 +193,8 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     cycles(&at, &file)?;
     let (jobs, real) = jobs.into_iter().unzip();
     let name = file.name.unwrap_or(stem);
-    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, real })
+    let memory = file.cluster.memory.as_ref().map(|v| at.size(v)).transpose()?;
+    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, memory, real })
 }
 
 fn cluster(at: &Place<'_>, table: &ClusterTable) -> Result<Cluster> {
@@ -190,7 +205,7 @@ fn cluster(at: &Place<'_>, table: &ClusterTable) -> Result<Cluster> {
     };
     let memory = table.memory.as_ref().map(|v| at.size(v)).transpose()?;
     let (slaves, slots) = (count(&table.slaves, 100_000)?, count(&table.slots, 4096)?);
-    Ok(Cluster { memory, ..Cluster::equal(slaves, slots) })
+    Ok(Cluster::equal(slaves, slots).with_memory(memory))
 }
 
 fn luck(at: &Place<'_>, table: &LuckTable) -> Result<Luck> {
@@ -213,7 +228,7 @@ fn luck(at: &Place<'_>, table: &LuckTable) -> Result<Luck> {
     })
 }
 
-type Made = Vec<(JobSpec, Option<(String, String)>)>;
+type Made = Vec<(JobSpec, Option<Real>)>;
 
 /// A table's copies.
 fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) -> Result<Made> {
@@ -233,7 +248,8 @@ fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) ->
     }
     let time = |value: &Option<Value>| value.as_ref().map_or(Ok(Duration::ZERO), |v| at.time(v));
     let (arrival, every) = (time(&table.arrival)?, time(&table.every)?);
-    let real = real(at, table, registry)?;
+    let memory = table.memory.as_ref().map(|v| at.size(v)).transpose()?;
+    let real = real(at, table, registry)?.map(|(name, params)| Real { name, params, memory });
     if table.stage.is_empty() && real.is_none() {
         return Err(at.error(&table.name.span(), "a job needs a [[job.stage]], or `run = \"…\"` with a real job"));
     }
@@ -244,7 +260,7 @@ fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) ->
         priority: table.priority,
         owner: table.queue.clone().unwrap_or_else(|| table.user.clone()),
         deadline: table.deadline.as_ref().map(|v| at.time(v)).transpose()?,
-        stages: stages(at, &table.stage)?,
+        stages: stages(at, &table.stage, memory.unwrap_or(0))?,
         rounds: table.rounds.as_ref().map_or(Ok(1), |n| positive(n, "rounds"))?,
         ..JobSpec::default()
     };
@@ -283,7 +299,8 @@ fn real(at: &Place<'_>, table: &JobTable, registry: &Registry) -> Result<Option<
     }
 }
 
-fn stages(at: &Place<'_>, tables: &[StageTable]) -> Result<Vec<StageSpec>> {
+/// The stages; those that don't say need so much `memory`.
+fn stages(at: &Place<'_>, tables: &[StageTable], memory: u64) -> Result<Vec<StageSpec>> {
     let mut made: Vec<StageSpec> = Vec::new();
     for table in tables {
         let name = table.name.get_ref();
@@ -317,7 +334,7 @@ fn stages(at: &Place<'_>, tables: &[StageTable]) -> Result<Vec<StageSpec>> {
                 fixed: number(&table.fixed)?,
             }),
             after,
-            memory: table.memory.as_ref().map_or(Ok(0), |v| at.size(v))?,
+            memory: table.memory.as_ref().map_or(Ok(memory), |v| at.size(v))?,
         });
     }
     Ok(made)

@@ -42,7 +42,7 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
             "no cluster: give --master HOST:PORT, or --slaves N --slots M for one in this process",
         ));
     };
-    let cluster = Embedded::of(registry, slaves, slots).await?;
+    let cluster = Embedded::of(registry, slaves, slots, file.memory).await?;
     let compared = compare(&cluster.client(), &args, &file, &jobs, &mut interrupt).await;
     cluster.stop().await;
     compared
@@ -93,7 +93,7 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
     let make = |at: usize| {
         let (spec, real) = (&file.workload.jobs[at], &file.real[at]);
         let mut job = match real {
-            Some((name, params)) => registry.job(name, params)?,
+            Some(real) => registry.job(&real.name, &real.params)?,
             None => {
                 let sleep = sleep(at, spec, &file.workload.luck, seed);
                 let params = serde_json::to_string(&sleep).map_err(|e| Error::bug(format!("a sleep as JSON: {e}")))?;
@@ -140,7 +140,7 @@ fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
         let above = place.checked_sub(1).map(|above| above as usize);
         let after: Vec<String> = stage.after.iter().map(|first| spec.stages[*first].name.clone()).collect();
         let after = (stage.after != above.into_iter().collect::<Vec<_>>()).then_some(after);
-        Nap { name: stage.name.clone(), threads, on: None, after, curve, factors }
+        Nap { name: stage.name.clone(), threads, on: None, memory: stage.memory, after, curve, factors }
     });
     Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
 }
@@ -188,6 +188,7 @@ async fn play(
                 queue: None,
                 after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
                 deadline: spec.deadline.map(|d| d.as_secs_f64()),
+                memory: file.real[at].as_ref().and_then(|real| real.memory),
             };
             ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default()).await?);
         }

@@ -47,12 +47,12 @@ fn simulated(args: SimulateArgs, registry: &Registry) -> Result<()> {
         let name = args.file.display();
         return Err(Error::user(format!("{name} names no cluster; give --slaves N --slots M")));
     };
-    let cluster = Cluster { slots: vec![slots; slaves as usize], ..file.cluster.clone() };
+    let cluster = Cluster { weights: file.cluster.weights, ..Cluster::equal(slaves, slots).with_memory(file.memory) };
     let mut jobs = file.workload.jobs.iter().zip(&file.real);
-    if let Some((job, Some((real, _)))) = jobs.find(|(job, _)| job.stages.is_empty()) {
+    if let Some((job, Some(real))) = jobs.find(|(job, _)| job.stages.is_empty()) {
         return Err(Error::user(format!(
-            "job {} runs {real} and has no [[job.stage]] to simulate it by; `flexps workload run` runs it",
-            job.name
+            "job {} runs {} and has no [[job.stage]] to simulate it by; `flexps workload run` runs it",
+            job.name, real.name
         )));
     }
     let bounds = bounds(&file.workload, &cluster, args.seed);

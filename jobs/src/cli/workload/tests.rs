@@ -72,8 +72,7 @@ fn copies_arrive_in_bursts_and_others_wait_for_all_of_them() {
         [Threads::All, Threads::PerSlave(1), Threads::OneSlave(4)]
     );
     assert_eq!(c.stages.iter().map(|s| s.after.clone()).collect::<Vec<_>>(), [vec![], vec![], vec![1]]);
-    let cluster = Cluster { memory: Some(1 << 30), ..Cluster::equal(2, 4) };
-    assert_eq!(file.cluster, cluster);
+    assert_eq!((file.cluster, file.memory), (Cluster::equal(2, 4).with_memory(Some(1 << 30)), Some(1 << 30)));
 }
 
 /// The files that come with flexps.

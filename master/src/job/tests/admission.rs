@@ -5,7 +5,7 @@ use flexps_common::data::InputSpec;
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
 use flexps_common::ids::SlaveId;
-use flexps_common::plan::{Plan, Threads};
+use flexps_common::plan::{Plan, Step, Threads};
 
 fn candidates(slots: &[u32]) -> Vec<Candidate> {
     let one = |(id, slots): (u32, &u32)| Candidate {
@@ -13,6 +13,8 @@ fn candidates(slots: &[u32]) -> Vec<Candidate> {
         name: format!("h{id}"),
         slots: *slots,
         free: *slots,
+        memory: u64::MAX,
+        memory_left: u64::MAX,
         local_bytes: 0,
     };
     (1..).zip(slots).map(one).collect()
@@ -73,6 +75,68 @@ fn a_job_that_can_never_fit_is_refused_with_the_numbers() {
     let both = plan(&[("wide", Threads::Count(6), false), ("narrow", Threads::Count(1), true)]);
     let error = choose(&both, &candidates(&[4, 4])).unwrap_err();
     assert!(error.message.contains("narrow") && error.message.contains("1 of 2 slaves"), "{error}");
+}
+
+/// Slaves of (slots, GiB of memory).
+fn with_memory(slaves: &[(u32, u64)]) -> Vec<Candidate> {
+    let slots: Vec<u32> = slaves.iter().map(|(slots, _)| *slots).collect();
+    let mut all = candidates(&slots);
+    all.iter_mut().zip(slaves).for_each(|(c, (_, gib))| (c.memory, c.memory_left) = (gib << 30, gib << 30));
+    all
+}
+
+/// The slaves of a job whose stages need so many GiB.
+fn chosen_by_memory(stages: &[(&str, Threads, bool, u64)], slaves: &[Candidate]) -> Result<Vec<u32>, String> {
+    let plain: Vec<_> = stages.iter().map(|(name, threads, reads, _)| (*name, *threads, *reads)).collect();
+    let mut plan = plan(&plain);
+    for (step, stage) in plan.body.0.iter_mut().zip(stages) {
+        let Step::Stage(spec) = step else { panic!("a step that is no stage") };
+        spec.memory = stage.3 << 30;
+    }
+    choose(&plan, slaves).map(|ids| ids.into_iter().map(|s| s.0).collect()).map_err(|e| e.message)
+}
+
+#[test]
+fn a_job_is_on_slaves_with_the_memory_that_its_stages_need() {
+    let slaves = with_memory(&[(4, 2), (4, 8), (2, 16)]);
+    let chosen = |stages: &[(&str, Threads, bool, u64)]| chosen_by_memory(stages, &slaves).unwrap();
+    // A stage that runs on each slave keeps its job from those that are too small, one on a single slave does not.
+    assert_eq!(chosen(&[("rows", Threads::Auto, true, 4)]), [2, 3]);
+    assert_eq!(chosen(&[("all", Threads::All, false, 9)]), [3]);
+    assert_eq!(chosen(&[("rows", Threads::All, true, 1), ("own", Threads::OneSlave(2), false, 9)]), [1, 2, 3]);
+    assert_eq!(chosen(&[("own", Threads::OneSlave(4), false, 4)]), [2]);
+    assert_eq!(chosen(&[("count", Threads::Count(1), false, 9)]), [3]);
+    // Where no slave is large enough for all stages, there is one for each.
+    assert_eq!(chosen(&[("wide", Threads::OneSlave(4), false, 1), ("large", Threads::OneSlave(1), false, 9)]).len(), 3);
+}
+
+#[test]
+fn a_slave_whose_memory_is_asked_for_comes_after_one_that_is_free() {
+    let mut slaves = with_memory(&[(8, 8), (4, 8)]);
+    let one = [("s", Threads::Count(1), false, 5)];
+    assert_eq!(chosen_by_memory(&one, &slaves).unwrap(), [1]);
+    slaves[0].memory_left = 3 << 30;
+    assert_eq!(chosen_by_memory(&one, &slaves).unwrap(), [2]);
+}
+
+#[test]
+fn a_job_that_can_never_fit_by_memory_is_refused_with_the_numbers() {
+    let slaves = with_memory(&[(4, 2), (2, 8)]);
+    let refused = |stages: &[(&str, Threads, bool, u64)]| chosen_by_memory(stages, &slaves).unwrap_err();
+    let much = "stage s needs 9.0 GiB of memory on";
+    let most = "the largest slave has 8.0 GiB; ask for at most 8.0 GiB";
+    assert_eq!(refused(&[("s", Threads::Count(1), false, 9)]), format!("{much} one slave, {most}"));
+    assert_eq!(refused(&[("s", Threads::Count(2), true, 9)]), format!("{much} each slave, {most}"));
+    let both = refused(&[("s", Threads::OneSlave(4), false, 4)]);
+    assert!(both.starts_with("stage s needs 4 slots and 4.0 GiB of memory on one slave, no slave"), "{both}");
+    let few = refused(&[("s", Threads::Count(3), false, 4)]);
+    assert!(few.contains("needs 3 slots and 4.0 GiB of memory") && few.contains("have 2 slots"), "{few}");
+    let each = refused(&[("a", Threads::PerSlave(4), false, 0), ("b", Threads::All, false, 4)]);
+    assert!(each.contains("both the 4 slots and the 4.0 GiB"), "{each}");
+    let mut named = plan(&[]);
+    named.body.stage("s", |_| Ok(())).threads(Threads::Count(1)).on("h1").memory(3 << 30);
+    let error = choose(&named, &slaves).unwrap_err().message;
+    assert_eq!(error, "stage s is to run on h1 and needs 3.0 GiB of memory, it has 2.0 GiB");
 }
 
 #[test]

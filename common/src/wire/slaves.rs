@@ -1,0 +1,61 @@
+//! A slave as it registers, as others see it, and as clients do.
+//!
+//! Invariant: what is told of a slave when it registers holds as long as it lives.
+
+use crate::ids::SlaveId;
+use serde::{Deserialize, Serialize};
+
+/// What a slave tells of itself when it registers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Registration {
+    /// Unique among live slaves.
+    pub name: String,
+    /// The host whose HDFS blocks are local to it.
+    pub host: String,
+    /// Worker threads that it lends.
+    pub slots: u32,
+    /// Bytes of memory that stages may ask for; no limit when none is given.
+    pub memory: Option<u64>,
+    /// Where it takes control messages.
+    pub control: String,
+    /// Where it takes bulk values.
+    pub bulk: String,
+    /// Its process.
+    pub pid: u32,
+    /// Distinguishes a restarted process from a repeated message.
+    pub incarnation: u64,
+}
+
+/// A slave as others see it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its identity.
+    pub id: SlaveId,
+    /// Its name (`--host`, unless `--name` is given).
+    pub name: String,
+    /// Where it takes what other slaves send: keys and values, clocks, chunks, requests for rows.
+    pub bulk: String,
+}
+
+/// A slave in a list.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlaveLine {
+    /// Its identity.
+    pub id: SlaveId,
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: String,
+    /// Slots that it lends.
+    pub slots: u32,
+    /// Of which taken.
+    pub busy: u32,
+    /// Bytes of memory that stages may ask for; no limit when none is given.
+    pub memory: Option<u64>,
+    /// Bytes that those which run there asked for.
+    pub memory_asked: u64,
+    /// Seconds since it was last heard.
+    pub silent: f64,
+    /// Its process.
+    pub pid: u32,
+}
