@@ -195,3 +195,29 @@ fn a_live_run_is_recorded_and_its_replay_repeats_it() {
     std::fs::write(&history, text.replacen("\"what\":\"run\"", "\"what\":\"r", 1)).unwrap();
     flexps(["workload", "replay"]).arg(&history).exits(2).says(&["no record"]);
 }
+
+#[test]
+fn a_job_that_was_confined_to_slaves_is_replayed_on_the_same_ones() {
+    let cluster = Cluster::start(3, 2);
+    let on_h3 = cluster.ask(["run", "sleep", "--detach", "--stage", "a:1@h3:0.3", "--stage", "b:1:0.2"]).ok();
+    cluster.ask(["run", "sleep", "--rounds", "3", "--stage", "tour:1/visit:0.1", "--stage", "all:1/slave:0.1"]).ok();
+    cluster.ask(["run", "sleep", "--stage", "last:1:0"]).arg("--after").arg(on_h3.stdout.trim()).ok();
+    let history = cluster.folder().join("history");
+    cluster.ask(["history", "export", "--output"]).arg(&history).ok();
+    let (records, _) = read("history", &std::fs::read_to_string(&history).unwrap()).unwrap();
+    let where_to = |trace: &Trace| {
+        let name = |place: u32| trace.slaves[place as usize].name.clone();
+        let on = |w: &[(u32, u32)]| w.iter().map(|(place, n)| (name(*place), *n)).collect::<Vec<_>>();
+        let mut runs: Vec<_> = trace.runs.iter().map(|r| (r.job, r.stage.clone(), r.round, on(&r.workers))).collect();
+        runs.sort();
+        runs
+    };
+    let recorded = where_to(&trace(&records, &BTreeMap::new(), |_| true));
+    let (workload, slaves) = workload("w", &records, &BTreeMap::new(), |_| true);
+    assert_eq!((workload.jobs[0].slaves.as_slice(), slaves.names[2].as_str()), (&[2][..], "h3"));
+    assert_eq!(recorded.iter().filter(|run| run.0 == 0).map(|run| run.3[0].0.as_str()).collect::<Vec<_>>(), ["h3"; 2]);
+    assert_eq!(recorded.iter().filter(|run| run.1 == "tour").count(), 3);
+    for name in ["greedy", "prioritized"] {
+        assert_eq!(where_to(&simulate(&workload, &slaves, &*policy(name).unwrap(), 0).unwrap()), recorded, "{name}");
+    }
+}

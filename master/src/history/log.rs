@@ -64,7 +64,7 @@ impl Log {
             self.lines.clear();
             self.bytes = 0;
         }
-        if !matches!(record, Record::Job { .. } | Record::Run { .. } | Record::End { .. }) {
+        if !matches!(record, Record::Job { .. } | Record::Open { .. } | Record::Run { .. } | Record::End { .. }) {
             self.pinned.push(line);
             return;
         }

@@ -8,6 +8,7 @@
 mod log;
 mod past;
 mod read;
+mod seen;
 mod trace;
 
 pub use log::Log;
@@ -76,6 +77,15 @@ pub enum Record {
         /// When it was to run.
         scheduling: Scheduling,
     },
+    /// A job began to be opened on its slaves; older builds did not say.
+    Open {
+        /// When.
+        at: f64,
+        /// Its identity.
+        job: JobId,
+        /// In shard order.
+        slaves: Vec<SlaveId>,
+    },
     /// A stage ran, and has ended on all of its slaves.
     Run {
         /// Its job.
@@ -109,6 +119,9 @@ pub enum Record {
         /// Bytes of memory that it asked for on each of `workers`.
         #[serde(default, skip_serializing_if = "nothing")]
         memory: u64,
+        /// Whether it had to run there and nowhere else.
+        #[serde(default, skip_serializing_if = "not")]
+        bound: bool,
     },
     /// A job ended.
     End {
@@ -129,6 +142,10 @@ fn unknown() -> StageRun {
 
 fn nothing(bytes: &u64) -> bool {
     *bytes == 0
+}
+
+fn not(x: &bool) -> bool {
+    !x
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl Past {
         for record in records {
             match record {
                 Record::Begin { unix_ms, .. } => began = began.or(Some(*unix_ms)),
-                Record::Policy { at, .. } => latest = latest.max(*at),
+                Record::Policy { at, .. } | Record::Open { at, .. } => latest = latest.max(*at),
                 Record::Slave { at, slave, name, .. } => {
                     latest = latest.max(*at);
                     past.slaves = past.slaves.max(slave.0);

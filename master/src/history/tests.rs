@@ -37,6 +37,7 @@ fn records() -> Vec<Record> {
         ends: Vec::new(),
         want: None,
         memory: 0,
+        bound: false,
     };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     vec![
@@ -112,7 +113,22 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
             let [ready, lead, start, end] = times;
             let workers = workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect();
             let (job, stage, ends, want) = (JobId(id), stage.to_owned(), ends.to_vec(), Some(want));
-            Record::Run { job, run, after, stage, epoch: 1, ready, start, end, workers, lead, ends, want, memory: 0 }
+            Record::Run {
+                job,
+                run,
+                after,
+                stage,
+                epoch: 1,
+                ready,
+                start,
+                end,
+                workers,
+                lead,
+                ends,
+                want,
+                memory: 0,
+                bound: false,
+            }
         };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     let records = vec![
@@ -174,6 +190,7 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
             ends: Vec::new(),
             want: Some(Want::OneSlave(1)),
             memory,
+            bound: false,
         };
         let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
         let records = vec![begin(), slave(1), job(1), job(2), run(1, 1.0), end(3.0, 1), run(2, 3.0), end(5.0, 2)];
@@ -185,6 +202,68 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
     };
     assert_eq!(played(5 << 30), [1.0, 3.0]);
     assert_eq!(played(4 << 30), [1.0, 1.0]);
+}
+
+#[test]
+fn a_job_is_played_again_on_the_slaves_that_it_had() {
+    let job = |id, slaves: &[u32]| {
+        let (job, scheduling) = (JobId(id), Scheduling::default());
+        let open = Record::Open { at: 1.0, job, slaves: slaves.iter().copied().map(SlaveId).collect() };
+        [Record::Job { at: 1.0, job, name: "lr".into(), scheduling }, open]
+    };
+    let run = |id, run, [start, end]: [f64; 2], workers: &[(u32, u32)], want, bound| Record::Run {
+        job: JobId(id),
+        run: StageRun(run),
+        after: Some((1..run).map(StageRun).collect()),
+        stage: "s".into(),
+        epoch: 1,
+        ready: start,
+        start,
+        end,
+        workers: workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect(),
+        lead: 0.0,
+        ends: Vec::new(),
+        want: Some(want),
+        memory: 0,
+        bound,
+    };
+    let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
+    let one = Want::Spread { threads: 1, each: 0 };
+    let mut records = vec![begin(), slave(1), slave(2), slave(3), slave(4)];
+    // h4 goes unused; h3 is used, goes and comes back.
+    records.push(Record::Gone { at: 0.5, slave: SlaveId(4) });
+    records.extend([job(1, &[2]), job(2, &[3, 2])].concat());
+    records.extend([
+        run(1, 1, [1.0, 3.0], &[(2, 1)], one, false),
+        run(2, 1, [1.0, 4.0], &[(3, 2)], Want::OneSlave(2), false),
+        run(2, 2, [4.0, 5.0], &[(3, 1), (2, 1)], Want::PerSlave(1), false),
+        run(2, 3, [5.0, 6.0], &[(2, 1)], Want::OneSlave(1), true),
+        end(3.0, 1),
+        end(6.0, 2),
+        Record::Gone { at: 7.0, slave: SlaveId(3) },
+        Record::Slave { at: 8.0, slave: SlaveId(5), name: "h3".into(), slots: 2, memory: None },
+    ]);
+    let where_to = |t: &crate::simulate::Trace| {
+        let named = |w: &(u32, u32)| (t.slaves[w.0 as usize].name.clone(), w.1);
+        let mut runs: Vec<_> = t.runs.iter().map(|r| (r.job, r.start, r.workers.iter().map(named).collect())).collect();
+        runs.sort();
+        runs
+    };
+    let recorded: Vec<(usize, Duration, Vec<(String, u32)>)> = where_to(&trace(&records, &BTreeMap::new(), |_| true));
+    let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);
+    assert_eq!((cluster.names.join(" "), cluster.slots.len()), ("h1 h2 h3".to_owned(), 3));
+    assert_eq!((&workload.jobs[0].slaves, &workload.jobs[1].slaves), (&vec![1], &vec![2, 1]));
+    assert_eq!(
+        (bounds(&workload, &cluster, 0).makespan, workload.jobs[1].stages[2].slaves.len()),
+        (seconds_of(5.0), 1)
+    );
+    for name in ["greedy", "prioritized", "backfill", "fair"] {
+        assert_eq!(where_to(&simulate(&workload, &cluster, &*policy(name).unwrap(), 1).unwrap()), recorded, "{name}");
+    }
+}
+
+fn seconds_of(x: f64) -> Duration {
+    Duration::from_secs_f64(x)
 }
 
 #[test]

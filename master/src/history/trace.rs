@@ -2,10 +2,11 @@
 //!
 //! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a run comes after
 //! those of its job that it had to wait for, by the recorded time, and lasts on each slave as long as it did; a job
-//! takes as long to be opened, and to end after its last run. So only waiting for slots can change, and under the policy
+//! has the slaves that it had, and takes as long to be opened, and to end after its last run. So only waiting for slots can change, and under the policy
 //! that was recorded not even that.
 
 use super::Record;
+use super::seen::Seen;
 use crate::scheduler::Want;
 use crate::simulate::{
     Cluster, JobSpec, JobTrace, Luck, Recorded, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload,
@@ -71,26 +72,31 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
 struct Played {
     spec: JobSpec,
     after: Vec<JobId>,
+    /// The slaves on which it was opened, in shard order; none where an older build wrote the records.
+    slaves: Option<Vec<SlaveId>>,
     /// Which runs it had, and when each ended; in order of their ends.
-    runs: Vec<(StageRun, Duration)>,
+    runs: Vec<Ran>,
+}
+
+/// A run of such a job.
+struct Ran {
+    run: StageRun,
+    end: Duration,
+    /// Where it ran.
+    on: Vec<SlaveId>,
+    /// Whether it had to run there.
+    bound: bool,
 }
 
 /// The recorded jobs and the slaves that they had. Jobs that had not ended are left out.
 pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) -> (Workload, Cluster) {
     let mut jobs: BTreeMap<JobId, Played> = BTreeMap::new();
-    let mut slots: BTreeMap<SlaveId, u32> = BTreeMap::new();
-    let mut memory: BTreeMap<SlaveId, u64> = BTreeMap::new();
+    let mut seen = Seen::default();
     let mut ended: BTreeMap<JobId, Duration> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Slave { slave, slots: n, memory: bytes, .. } => {
-                slots.insert(*slave, *n);
-                memory.insert(*slave, bytes.unwrap_or(u64::MAX));
-            }
-            Record::Gone { slave, .. } => {
-                slots.remove(slave);
-                memory.remove(slave);
-            }
+            Record::Slave { slave, name, slots, memory, .. } => seen.joined(*slave, name, *slots, *memory),
+            Record::Gone { slave, .. } => seen.gone(*slave),
             Record::Job { at, job, name, scheduling } if wanted(*job) => {
                 let spec = JobSpec {
                     name: names.get(job).cloned().unwrap_or_else(|| format!("{name} {job}")),
@@ -102,7 +108,11 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                     rounds: 1,
                     ..JobSpec::default()
                 };
-                jobs.insert(*job, Played { spec, after: scheduling.after.clone(), runs: Vec::new() });
+                let after = scheduling.after.clone();
+                jobs.insert(*job, Played { spec, after, slaves: None, runs: Vec::new() });
+            }
+            Record::Open { job, slaves, .. } => {
+                jobs.get_mut(job).into_iter().for_each(|played| played.slaves = Some(slaves.clone()));
             }
             Record::Run {
                 job,
@@ -118,13 +128,14 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 ends,
                 want,
                 memory,
+                bound,
             } => {
-                let Some(Played { spec, after, runs }) = jobs.get_mut(job) else { continue };
+                let Some(Played { spec, after, runs, slaves }) = jobs.get_mut(job) else { continue };
                 let [ready, start, end] = [ready, start, end].map(|at| seconds(*at));
                 let before = before(runs, first.as_deref());
                 // What it waited for other jobs is no time of its own.
                 let others = after.iter().filter_map(|id| ended.get(id)).max().copied().unwrap_or_default();
-                let from = before.iter().map(|place| runs[*place].1).max().unwrap_or(spec.arrival.max(others));
+                let from = before.iter().map(|place| runs[*place].end).max().unwrap_or(spec.arrival.max(others));
                 let recorded = Recorded {
                     round: u32::try_from(*epoch).unwrap_or(u32::MAX),
                     gap: ready.saturating_sub(from),
@@ -134,50 +145,56 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 spec.opening = spec.opening.max(seconds(*lead));
                 spec.stages.push(StageSpec {
                     name: stage.clone(),
-                    threads: threads(*want, workers, &slots),
+                    threads: threads(*want, workers, slaves.as_ref().map_or_else(|| seen.live(), Vec::len)),
                     timing: Timing::Recorded(recorded),
                     after: before,
                     memory: *memory,
+                    slaves: Vec::new(),
                 });
-                runs.push((*run, end));
+                let on = workers.iter().map(|(id, _)| *id).collect();
+                runs.push(Ran { run: *run, end, on, bound: *bound });
             }
             Record::End { at, job, .. } => {
                 ended.insert(*job, seconds(*at));
                 if let Some(Played { spec, runs, .. }) = jobs.get_mut(job)
-                    && let Some((_, last)) = runs.last()
+                    && let Some(last) = runs.last()
                 {
-                    spec.closing = seconds(*at).saturating_sub(*last);
+                    spec.closing = seconds(*at).saturating_sub(last.end);
                 }
             }
             _ => {}
         }
     }
     jobs.retain(|id, _| ended.contains_key(id));
+    let used = jobs.values().flat_map(|job| job.slaves.iter().flatten().chain(job.runs.iter().flat_map(|r| &r.on)));
+    let cluster = seen.cluster(used.copied());
     let places: BTreeMap<JobId, usize> = jobs.keys().enumerate().map(|(place, id)| (*id, place)).collect();
-    let jobs = jobs.into_values().map(|Played { spec, after, .. }| {
+    let jobs = jobs.into_values().map(|Played { mut spec, after, slaves, runs }| {
+        for (stage, ran) in spec.stages.iter_mut().zip(runs).filter(|(_, ran)| ran.bound) {
+            stage.slaves = seen.places(&cluster, &ran.on);
+        }
+        let slaves = slaves.map(|slaves| seen.places(&cluster, &slaves)).unwrap_or_default();
+        let all = slaves.iter().copied().eq(0..cluster.slots.len());
         let after = after.iter().filter_map(|id| places.get(id).copied()).collect();
-        JobSpec { after, ..spec }
+        JobSpec { after, slaves: if all { Vec::new() } else { slaves }, ..spec }
     });
     let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default() };
-    (
-        workload,
-        Cluster { slots: slots.into_values().collect(), memory: memory.into_values().collect(), ..Cluster::default() },
-    )
+    (workload, cluster)
 }
 
 /// The places of the runs that one had to wait for; of one of an older build the one that ended before it.
-fn before(runs: &[(StageRun, Duration)], first: Option<&[StageRun]>) -> Vec<usize> {
+fn before(runs: &[Ran], first: Option<&[StageRun]>) -> Vec<usize> {
     match first {
         None => runs.len().checked_sub(1).into_iter().collect(),
-        Some(first) => first.iter().filter_map(|run| runs.iter().rposition(|(other, _)| other == run)).collect(),
+        Some(first) => first.iter().filter_map(|run| runs.iter().rposition(|other| other.run == *run)).collect(),
     }
 }
 
-/// The threads of a run that wanted this: how long it takes is known of so many and no others.
-fn threads(want: Option<Want>, workers: &[(SlaveId, u32)], slots: &BTreeMap<SlaveId, u32>) -> Threads {
+/// The threads of a run of a job with so many slaves that wanted this: how long it takes is known of so many and no others.
+fn threads(want: Option<Want>, workers: &[(SlaveId, u32)], slaves: usize) -> Threads {
     let count = workers.iter().map(|(_, n)| n).sum();
     // One on some of the slaves says nothing about the others.
-    let everywhere = workers.len() == slots.len();
+    let everywhere = workers.len() == slaves;
     match want {
         Some(Want::OneSlave(n)) => Threads::OneSlave(n),
         Some(Want::PerSlave(n)) if everywhere => Threads::PerSlave(n),

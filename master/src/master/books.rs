@@ -38,6 +38,7 @@ struct Begun {
     since: Duration,
     want: Want,
     memory: u64,
+    bound: bool,
     /// When the workers on slaves ended.
     ends: BTreeMap<SlaveId, Duration>,
 }
@@ -66,6 +67,8 @@ pub struct Launched<'a> {
     pub want: Want,
     /// Bytes of memory that it asked for on each slave.
     pub memory: u64,
+    /// Whether it had to run on these slaves and no others.
+    pub bound: bool,
 }
 
 impl Books {
@@ -100,7 +103,7 @@ impl Books {
 
     /// A stage was launched.
     pub fn launched(&mut self, what: &Launched<'_>, now: Duration) {
-        let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want, memory } = *what;
+        let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want, memory, bound } = *what;
         let threads: u32 = workers.iter().map(|(_, n)| n).sum();
         let until = self.estimate(job, stage, threads).map(|e| now + e);
         let running = Running { owner, workers: workers.to_vec(), memory, since: now, until };
@@ -108,7 +111,7 @@ impl Books {
         self.last.insert((id, place), workers.iter().map(|(id, _)| (*id, Near::Model)).collect());
         let (job, stage, workers, turn) = (job.to_owned(), stage.to_owned(), workers.to_vec(), turn.clone());
         let ends = BTreeMap::new();
-        let begun = Begun { job, stage, place, workers, epoch, turn, since: now, want, memory, ends };
+        let begun = Begun { job, stage, place, workers, epoch, turn, since: now, want, memory, bound, ends };
         self.names.insert((id, run), begun);
         if let Some(share) = self.shares.get_mut(owner as usize) {
             share.slots += threads;
@@ -161,6 +164,7 @@ impl Books {
             ends: if at_once { Vec::new() } else { ends.iter().map(Duration::as_secs_f64).collect() },
             want: Some(begun.want),
             memory: begun.memory,
+            bound: begun.bound,
         })
     }
 

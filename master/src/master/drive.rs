@@ -13,7 +13,7 @@ use crate::transfer::{Shards, Tensor};
 use crate::tune::searches;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
-use flexps_common::plan::{LoadSpec, SaveSpec};
+use flexps_common::plan::{LoadSpec, SaveSpec, Threads};
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
@@ -214,8 +214,9 @@ impl Master {
                 let owner = self.books.owner(&share);
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
                 let (turn, want) = (&turn, admission::want(spec, threads));
+                let bound = spec.on.is_some() || matches!(spec.threads, Threads::Visit(_));
                 let launched =
-                    Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want, memory };
+                    Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want, memory, bound };
                 self.books.launched(&launched, now);
                 let asked = Asked::Launch(launch.run);
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;

@@ -4,6 +4,7 @@ use super::Master;
 use super::books::Books;
 use super::waiting::{needs, why};
 use crate::event::Asked;
+use crate::history::Record;
 use crate::job::admission::{self, Candidate};
 use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
@@ -310,6 +311,7 @@ impl Master {
             snapshot: None,
         }));
         tracing::info!(job = %id, slaves = slaves.len(), "job starts");
+        self.log.push(&Record::Open { at: now.as_secs_f64(), job: id, slaves: slaves.clone() });
         let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);
         let experiment = job.experiment.clone();
         for you in slaves {

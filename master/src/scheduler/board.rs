@@ -34,16 +34,18 @@ impl Board {
         self.slaves.insert(at, Slots { id, slots, free: slots, memory });
     }
 
-    /// A slave is gone; what ran there is ended by whoever knows of it. The stages that wait may use `left`.
-    pub fn leave(&mut self, id: SlaveId, left: &Arc<[SlaveId]>) {
+    /// A slave is gone; what ran there is ended by whoever knows of it. The stages that wait for slaves of the list `before`
+    /// may use `left`.
+    pub fn leave(&mut self, id: SlaveId, before: &Arc<[SlaveId]>, left: &Arc<[SlaveId]>) {
         self.slaves.retain(|s| s.id != id);
-        self.ready.iter_mut().for_each(|ready| ready.slaves = left.clone());
+        self.replace(before, left);
     }
 
-    /// A slave joins that the stages that wait may use beside all others.
-    pub fn join_again(&mut self, id: SlaveId, slots: u32, memory: u64, all: &Arc<[SlaveId]>) {
-        self.join(id, slots, memory);
-        self.ready.iter_mut().for_each(|ready| ready.slaves = all.clone());
+    /// The stages that wait for slaves of the list `before` may use `now`.
+    pub fn replace(&mut self, before: &Arc<[SlaveId]>, now: &Arc<[SlaveId]>) {
+        for ready in self.ready.iter_mut().filter(|ready| Arc::ptr_eq(&ready.slaves, before)) {
+            ready.slaves = now.clone();
+        }
     }
 
     /// A stage waits for its slots.

@@ -47,16 +47,16 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
         return 0.0;
     }
     let slots = u64::from(cluster.total());
-    let least = |stage: &StageSpec| u64::from(limits(stage, workload, cluster).0);
+    let least = |job: &JobSpec, stage: &StageSpec| u64::from(limits(job, stage, workload, cluster).0);
     let stages: Vec<(usize, u64, f64)> = workload
         .jobs
         .iter()
         .enumerate()
         .flat_map(|(i, job)| (0..job.stages.len()).map(move |place| (i, job, place)))
-        .map(|(i, job, place)| (i, least(&job.stages[place]), shortest(workload, cluster, seed, i, job, place)))
+        .map(|(i, job, place)| (i, least(job, &job.stages[place]), shortest(workload, cluster, seed, i, job, place)))
         .collect();
     let bound = |(i, job): (usize, &JobSpec)| {
-        let narrowest = job.stages.iter().map(least).min().unwrap_or(0);
+        let narrowest = job.stages.iter().map(|stage| least(job, stage)).min().unwrap_or(0);
         // Stages of one job may run side by side, unless each waits for the one before it.
         let chain = job.stages.iter().enumerate().all(|(place, s)| place == 0 || s.after.contains(&(place - 1)));
         let own: f64 = stages.iter().filter(|(of, ..)| *of == i && chain).map(|(.., time)| time).sum();
@@ -74,7 +74,7 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
 /// Seconds that a stage runs in all rounds at its best number of threads.
 fn shortest(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec, place: usize) -> f64 {
     let round = |round| {
-        let threads = best(&spec.stages[place], workload, cluster).0;
+        let threads = best(spec, &spec.stages[place], workload, cluster).0;
         lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
     };
     (0..spec.rounds).map(round).sum()
@@ -116,8 +116,8 @@ fn lasts(
 }
 
 /// The fewest and the most threads that a stage may run on: where slaves break down, each slave can be the last one.
-fn limits(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
-    let (least, most) = stage.threads.limits(cluster);
+fn limits(job: &JobSpec, stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
+    let (least, most) = job.limits(stage, cluster);
     match stage.threads {
         Threads::PerSlave(n) if workload.luck.breakdowns.is_some() => (n, most),
         Threads::All if workload.luck.breakdowns.is_some() => {
@@ -128,8 +128,8 @@ fn limits(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u3
 }
 
 /// The number of threads with the shortest time, and the one with the fewest slot-seconds.
-fn best(stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
-    let (least, most) = limits(stage, workload, cluster);
+fn best(job: &JobSpec, stage: &StageSpec, workload: &Workload, cluster: &Cluster) -> (u32, u32) {
+    let (least, most) = limits(job, stage, workload, cluster);
     let quickest = (least..=most).min_by_key(|p| stage.timing.on(*p)).unwrap_or(least);
     let cheapest = (least..=most).min_by_key(|p| stage.timing.on(*p).saturating_mul(*p)).unwrap_or(least);
     (quickest, cheapest)
@@ -141,7 +141,7 @@ fn alone(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &J
         let mut ends: Vec<Duration> = Vec::with_capacity(spec.stages.len());
         for (place, stage) in spec.stages.iter().enumerate() {
             let begin = stage.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
-            let threads = best(stage, workload, cluster).0;
+            let threads = best(spec, stage, workload, cluster).0;
             ends.push(begin + stage.timing.gap() + lasts(workload, seed, job, spec, round, place, threads));
         }
         sum += ends.into_iter().max().unwrap_or_default();
@@ -153,7 +153,7 @@ fn area(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &Jo
     let rounds = (0..spec.rounds).flat_map(|round| (0..spec.stages.len()).map(move |place| (round, place)));
     rounds
         .map(|(round, place)| {
-            let threads = best(&spec.stages[place], workload, cluster).1;
+            let threads = best(spec, &spec.stages[place], workload, cluster).1;
             f64::from(threads) * lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
         })
         .sum()

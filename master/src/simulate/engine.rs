@@ -19,6 +19,8 @@ use std::time::Duration;
 pub struct Cluster {
     /// The slots of each slave.
     pub slots: Vec<u32>,
+    /// Their names; they are numbered when there are none.
+    pub names: Vec<String>,
     /// Bytes of memory of each; none when it does not matter.
     pub memory: Vec<u64>,
     /// Weights of shares; the others weigh 1.
@@ -96,6 +98,8 @@ struct Engine<'a> {
     seed: u64,
     board: Board,
     all: Arc<[SlaveId]>,
+    /// The lists of jobs and stages that have slaves of their own, each list once.
+    lists: BTreeMap<&'a [usize], Arc<[SlaveId]>>,
     owners: Vec<u32>,
     followers: Vec<Vec<usize>>,
     states: Vec<JobState>,
@@ -144,9 +148,14 @@ fn fits(workload: &Workload, cluster: &Cluster) -> Result<()> {
         for stage in &job.stages {
             let called = format!("stage {} of job {}", stage.name, job.name);
             let refused = |text: String| Err(Error::user(format!("{called} needs {text}")));
-            let slaves = || cluster.slots.iter().enumerate().map(|(place, slots)| (*slots, cluster.memory_of(place)));
+            let own = job.slaves_of(stage);
+            let slaves = || {
+                let places =
+                    cluster.slots.iter().enumerate().filter(|(place, _)| own.is_empty() || own.contains(place));
+                places.map(|(place, slots)| (*slots, cluster.memory_of(place)))
+            };
             let able = || slaves().filter(|(_, memory)| *memory >= stage.memory);
-            let (memory, least) = (size(stage.memory), stage.threads.limits(cluster).0);
+            let (memory, least) = (size(stage.memory), job.limits(stage, cluster).0);
             match stage.threads.want() {
                 Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } if able().count() < slaves().count() => {
                     let has = slaves().map(|(_, memory)| memory).min().unwrap_or(0);
@@ -192,7 +201,8 @@ impl<'a> Engine<'a> {
         let mut trace = Trace::default();
         for (id, (place, slots)) in (1..).zip(cluster.slots.iter().enumerate()) {
             board.join(SlaveId(id), *slots, cluster.memory_of(place));
-            trace.slaves.push(SlaveTrace { name: format!("s{id}"), slots: *slots });
+            let name = cluster.names.get(place).cloned().unwrap_or_else(|| format!("s{id}"));
+            trace.slaves.push(SlaveTrace { name, slots: *slots });
         }
         let mut followers = vec![Vec::new(); workload.jobs.len()];
         let mut events = BinaryHeap::with_capacity(workload.jobs.len());
@@ -223,6 +233,7 @@ impl<'a> Engine<'a> {
             seed,
             board,
             all: (1..=cluster.slots.len() as u32).map(SlaveId).collect(),
+            lists: BTreeMap::new(),
             owners,
             followers,
             states,
@@ -242,7 +253,8 @@ impl<'a> Engine<'a> {
             Event::Opened(job) => {
                 self.states[job].open = true;
                 for ready in std::mem::take(&mut self.states[job].held) {
-                    self.board.add(Ready { slaves: self.all.clone(), ..ready });
+                    let slaves = self.slaves(job, ready.stage);
+                    self.board.add(Ready { slaves, ..ready });
                 }
             }
             Event::Ready(job, stage) => self.ready(job, stage, now),
@@ -262,7 +274,8 @@ impl<'a> Engine<'a> {
         self.trace.breakdowns += 1;
         self.events.push(Reverse((now + breakdowns.repair, Event::Back(slave, count))));
         let id = SlaveId(slave + 1);
-        self.all = self.all.iter().copied().filter(|other| *other != id).collect();
+        let left = self.all.iter().copied().filter(|other| *other != id).collect();
+        let before = std::mem::replace(&mut self.all, left);
         let there = |at: &usize| self.trace.runs[*at].workers.iter().any(|(place, _)| *place == slave);
         let hit: Vec<((usize, u32), usize)> =
             self.running.iter().filter(|(_, at)| there(at)).map(|(key, at)| (*key, *at)).collect();
@@ -271,7 +284,7 @@ impl<'a> Engine<'a> {
             (self.trace.runs[*at].end, self.trace.runs[*at].failed) = (now, true);
             self.board.ended(JobId(*job as u64 + 1), *stage, now);
         }
-        self.board.leave(id, &self.all);
+        self.board.leave(id, &before, &self.all);
         for ((job, stage), _) in hit {
             self.ready(job, stage, now);
         }
@@ -282,9 +295,10 @@ impl<'a> Engine<'a> {
         let at = self.all.partition_point(|other| *other < id);
         let mut all = self.all.to_vec();
         all.insert(at, id);
-        self.all = all.into();
+        let before = std::mem::replace(&mut self.all, all.into());
         let (slots, memory) = (self.cluster.slots[slave as usize], self.cluster.memory_of(slave as usize));
-        self.board.join_again(id, slots, memory, &self.all);
+        self.board.join(id, slots, memory);
+        self.board.replace(&before, &self.all);
         if let Some(breakdowns) = self.workload.luck.breakdowns.filter(|_| count + 1 < MOST) {
             let again = breakdowns.holds(self.seed, slave, count + 1);
             self.events.push(Reverse((now.saturating_add(again), Event::Broke(slave, count + 1))));
@@ -338,7 +352,8 @@ impl<'a> Engine<'a> {
         let spec = &self.workload.jobs[job];
         let place = stage as usize % spec.stages.len();
         let wanted = &spec.stages[place];
-        let threads = wanted.threads.limits(self.cluster).0;
+        let threads = spec.limits(wanted, self.cluster).0;
+        let slaves = self.slaves(job, stage);
         let ready = Ready {
             job: JobId(job as u64 + 1),
             stage,
@@ -348,7 +363,7 @@ impl<'a> Engine<'a> {
             passed_over: 0,
             want: wanted.threads.want(),
             memory: wanted.memory,
-            slaves: self.all.clone(),
+            slaves,
             near: self.states[job].last[self.states[job].same[place]].clone(),
             estimate: self.estimates.of(&spec.kind, &wanted.name, threads),
         };
@@ -357,6 +372,17 @@ impl<'a> Engine<'a> {
             return state.held.push(ready);
         }
         self.board.add(ready);
+    }
+
+    /// The slaves that a stage may run on. A list of its own stays the same while one of them is away: it waits for it.
+    fn slaves(&mut self, job: usize, stage: u32) -> Arc<[SlaveId]> {
+        let spec = &self.workload.jobs[job];
+        let places = spec.slaves_of(&spec.stages[stage as usize % spec.stages.len()]);
+        if places.is_empty() {
+            return self.all.clone();
+        }
+        let list = || places.iter().map(|place| SlaveId(*place as u32 + 1)).collect();
+        self.lists.entry(places).or_insert_with(list).clone()
     }
 
     fn place(&mut self, policy: &dyn Policy, now: Duration) {

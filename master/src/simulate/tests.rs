@@ -12,7 +12,7 @@ fn seconds(x: u64) -> Duration {
 
 fn stage(name: &str, threads: Threads, work: f64, after: &[usize]) -> StageSpec {
     let timing = Timing::Model(Curve { work, cost: 0.0, fixed: 0.0 });
-    StageSpec { name: name.into(), threads, timing, after: after.to_vec(), memory: 0 }
+    StageSpec { name: name.into(), threads, timing, after: after.to_vec(), memory: 0, slaves: Vec::new() }
 }
 
 fn job(name: &str, arrival: u64, rounds: u32, stages: Vec<StageSpec>) -> JobSpec {
@@ -58,7 +58,8 @@ fn workloads() -> impl Strategy<Value = Workload> {
                 threads,
                 timing: Timing::Model(Curve { work, cost, fixed }),
                 after: (0..place).filter(|first| bits >> first & 1 == 1).collect(),
-                memory: 0,
+                memory: u64::from(bits >> 6),
+                slaves: Vec::new(),
             });
             JobSpec {
                 name: format!("job{i}"),
@@ -72,6 +73,7 @@ fn workloads() -> impl Strategy<Value = Workload> {
                 stages: stages.collect(),
                 opening: Duration::from_millis(250 * u64::from(bits & 3)),
                 closing: Duration::from_millis(250 * u64::from(bits >> 2 & 3)),
+                slaves: Vec::new(),
             }
         });
         Workload { name: "random".into(), jobs: jobs.collect(), luck }
@@ -79,11 +81,15 @@ fn workloads() -> impl Strategy<Value = Workload> {
 }
 
 fn check(workload: &Workload, cluster: &Cluster, trace: &Trace) -> Result<(), TestCaseError> {
-    // Slots: what runs at the begin of any run on any slave.
+    // Slots and memory: what runs at the begin of any run on any slave.
     for run in &trace.runs {
         for (slave, _) in &run.workers {
-            let there = trace.runs.iter().filter(|r| r.start <= run.start && run.start < r.end.max(r.start));
-            let used: u32 = there.flat_map(|r| &r.workers).filter(|w| w.0 == *slave).map(|w| w.1).sum();
+            let there = || trace.runs.iter().filter(|r| r.start <= run.start && run.start < r.end.max(r.start));
+            let used: u32 = there().flat_map(|r| &r.workers).filter(|w| w.0 == *slave).map(|w| w.1).sum();
+            let of = |r: &Run| workload.jobs[r.job].stages.iter().find(|s| s.name == r.stage).map_or(0, |s| s.memory);
+            let asked: u64 = there().filter(|r| r.workers.iter().any(|w| w.0 == *slave)).map(of).sum();
+            let memory = cluster.memory_of(*slave as usize);
+            prop_assert!(asked <= memory, "{asked} of {memory} bytes on slave {slave} at {:?}", run.start);
             prop_assert!(used <= cluster.slots[*slave as usize], "{used} threads on slave {slave} at {:?}", run.start);
         }
         prop_assert!(run.ready <= run.start && trace.jobs[run.job].arrival <= run.start);
@@ -125,7 +131,7 @@ proptest! {
 
     #[test]
     fn every_job_ends_in_order_within_its_slots(workload in workloads(), which in 0..POLICIES.len(), seed in any::<u64>()) {
-        let cluster = cluster(3, 3);
+        let cluster = cluster(3, 3).with_memory(Some(4));
         let policy = policy(POLICIES[which]).unwrap();
         let trace = simulate(&workload, &cluster, &*policy, seed).unwrap();
         check(&workload, &cluster, &trace)?;

@@ -40,6 +40,8 @@ pub struct JobSpec {
     pub stages: Vec<StageSpec>,
     /// Rounds; each begins when the one before has ended.
     pub rounds: u32,
+    /// The slaves (by place) that it has, in shard order; all when none are named.
+    pub slaves: Vec<usize>,
     /// How long its slaves take to open it, once there are slots for its first stage. Those stay free meanwhile.
     pub opening: Duration,
     /// How long it goes on after its last stage.
@@ -59,6 +61,8 @@ pub struct StageSpec {
     pub after: Vec<usize>,
     /// Bytes of memory on each slave where it has threads.
     pub memory: u64,
+    /// The slaves (by place) that it may run on; all of its job's when none are named.
+    pub slaves: Vec<usize>,
 }
 
 /// A stage's threads.
@@ -113,17 +117,35 @@ impl Threads {
         }
     }
 
-    /// The fewest and the most threads on a cluster.
-    pub fn limits(self, cluster: &Cluster) -> (u32, u32) {
-        let all = cluster.total();
+    /// The fewest and the most threads on slaves of so many slots.
+    pub fn limits(self, slots: &[u32]) -> (u32, u32) {
+        let all = slots.iter().fold(0, |sum: u32, n| sum.saturating_add(*n));
         match self {
             Threads::Count(n) | Threads::Spread(n, _) | Threads::OneSlave(n) => (n, n),
             Threads::Range(least, most) => (least, most.min(all).max(least)),
             Threads::PerSlave(n) => {
-                let threads = n.saturating_mul(cluster.slots.len() as u32);
+                let threads = n.saturating_mul(slots.len() as u32);
                 (threads, threads)
             }
             Threads::All => (all, all),
+        }
+    }
+}
+
+impl JobSpec {
+    /// The slaves (by place) that a stage of it may run on; all when none are named.
+    pub fn slaves_of<'a>(&'a self, stage: &'a StageSpec) -> &'a [usize] {
+        if stage.slaves.is_empty() { &self.slaves } else { &stage.slaves }
+    }
+
+    /// The fewest and the most threads of a stage of it on a cluster.
+    pub fn limits(&self, stage: &StageSpec, cluster: &Cluster) -> (u32, u32) {
+        match self.slaves_of(stage) {
+            [] => stage.threads.limits(&cluster.slots),
+            some => {
+                let slots: Vec<u32> = some.iter().filter_map(|place| cluster.slots.get(*place).copied()).collect();
+                stage.threads.limits(&slots)
+            }
         }
     }
 }

@@ -335,6 +335,7 @@ fn stages(at: &Place<'_>, tables: &[StageTable], memory: u64) -> Result<Vec<Stag
             }),
             after,
             memory: table.memory.as_ref().map_or(Ok(memory), |v| at.size(v))?,
+            slaves: Vec::new(),
         });
     }
     Ok(made)
