@@ -25,6 +25,7 @@ mod real_sets;
 mod shared;
 mod snapshot;
 mod spamassassin;
+mod stealing;
 mod support;
 mod threads;
 mod together;

@@ -204,6 +204,9 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
     assert_eq!(played(4 << 30), [1.0, 1.0]);
 }
 
+/// A run's job, when it began, and where.
+type Placed = (usize, Duration, Vec<(String, u32)>);
+
 #[test]
 fn a_job_is_played_again_on_the_slaves_that_it_had() {
     let job = |id, slaves: &[u32]| {
@@ -249,21 +252,17 @@ fn a_job_is_played_again_on_the_slaves_that_it_had() {
         runs.sort();
         runs
     };
-    let recorded: Vec<(usize, Duration, Vec<(String, u32)>)> = where_to(&trace(&records, &BTreeMap::new(), |_| true));
+    let recorded: Vec<Placed> = where_to(&trace(&records, &BTreeMap::new(), |_| true));
     let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);
     assert_eq!((cluster.names.join(" "), cluster.slots.len()), ("h1 h2 h3".to_owned(), 3));
     assert_eq!((&workload.jobs[0].slaves, &workload.jobs[1].slaves), (&vec![1], &vec![2, 1]));
     assert_eq!(
         (bounds(&workload, &cluster, 0).makespan, workload.jobs[1].stages[2].slaves.len()),
-        (seconds_of(5.0), 1)
+        (Duration::from_secs(5), 1)
     );
     for name in ["greedy", "prioritized", "backfill", "fair"] {
         assert_eq!(where_to(&simulate(&workload, &cluster, &*policy(name).unwrap(), 1).unwrap()), recorded, "{name}");
     }
-}
-
-fn seconds_of(x: f64) -> Duration {
-    Duration::from_secs_f64(x)
 }
 
 #[test]

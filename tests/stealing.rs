@@ -1,0 +1,131 @@
+//! Slaves that are slow while they read, or die: who reads their splits, on real processes.
+
+use crate::support::cluster::Node;
+use crate::support::http::{WITHIN, get, report};
+use crate::support::process::send;
+use crate::support::{Cluster, Rows, assert_close, model, wait};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Of the cycle of a slowed process, what it runs and what it stands still.
+const RUNS: Duration = Duration::from_millis(5);
+const STANDS: Duration = Duration::from_millis(95);
+
+/// A process that gets a twentieth of its time, until this is dropped.
+struct Slowed {
+    over: Arc<AtomicBool>,
+    cycle: Option<JoinHandle<()>>,
+}
+
+impl Slowed {
+    fn new(node: &Node) -> Self {
+        let (pid, over) = (node.pid(), Arc::new(AtomicBool::new(false)));
+        let ends = over.clone();
+        let cycle = std::thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                send(pid, libc::SIGSTOP);
+                std::thread::sleep(STANDS);
+                send(pid, libc::SIGCONT);
+                std::thread::sleep(RUNS);
+            }
+        });
+        Self { over, cycle: Some(cycle) }
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.cycle.take().into_iter().for_each(|cycle| cycle.join().expect("signals are sent without a panic"));
+    }
+}
+
+/// Files of rows that take long to unpack.
+fn packed(folder: &Path) -> PathBuf {
+    let here = folder.join("packed");
+    std::fs::create_dir(&here).unwrap();
+    for part in 0..12 {
+        let path = Rows::generate(80 + part, 5000, 400, 30).write(&here, &format!("part{part}"));
+        let done = Command::new("bzip2").arg(path).stdin(Stdio::null()).status().expect("bzip2 is installed");
+        assert!(done.success());
+    }
+    here
+}
+
+/// A job whose model does not depend on who read which row.
+fn submit(cluster: &Cluster, rows: &Path, name: &str) -> u64 {
+    let flags = ["run", "lr", "--solver", "newton", "--tolerance", "1e-7", "--lambda", "1e-4", "--detach", "--input"];
+    let run = cluster.ask(flags).arg(rows).arg("--model").arg(cluster.folder().join(name)).ok();
+    run.stdout.trim().trim_start_matches('j').parse().expect("the job's number")
+}
+
+fn news(cluster: &Cluster, job: u64) -> Value {
+    get(&cluster.pages, &format!("/api/v1/jobs/j{job}")).json()
+}
+
+/// Fails unless two jobs have read the same rows, each once, and learnt the same.
+#[track_caller]
+fn alike(cluster: &Cluster, (one, first): (&str, &Value), (other, second): (&str, &Value)) {
+    for report in [first, second] {
+        assert_eq!(report["state"], "done", "{report}");
+    }
+    for fact in ["rows", "positives", "nonzeros", "features"] {
+        let of = |report: &Value| report["read"]["inputs"]["input"][fact].as_u64().expect("a fact");
+        assert_eq!(of(first), of(second), "{fact} of {other}");
+    }
+    assert_eq!(first["read"]["bytes"], second["read"]["bytes"], "{other}");
+    assert_close(first["objective"].as_f64().unwrap(), second["objective"].as_f64().unwrap(), 1e-6);
+    let weights = |name: &str| model::read(&cluster.folder().join(name)).weights;
+    for (feature, (a, b)) in weights(one).iter().zip(weights(other)).enumerate() {
+        assert!((a - b).abs() < 1e-2, "weight {feature} is {a} in {one}, {b} in {other}");
+    }
+}
+
+#[test]
+fn what_a_slow_slave_has_not_read_is_read_by_the_others_each_row_once() {
+    let cluster = Cluster::start(3, 1);
+    let text = Rows::generate(79, 100_000, 400, 30).write(cluster.folder(), "text");
+    for (kind, input) in [("packed", packed(cluster.folder())), ("text", text)] {
+        let usual = report(&cluster.pages, submit(&cluster, &input, &format!("{kind}-usual")));
+        let slowed = Slowed::new(&cluster.slaves[0]);
+        let job = submit(&cluster, &input, &format!("{kind}-slow"));
+        wait::until("the end of reading", Duration::from_secs(60), || {
+            let news = news(&cluster, job);
+            let read = !news["reading"].as_bool()? && news["report"]["read"]["rows"] == usual["read"]["rows"];
+            (read || news["report"]["state"] == "failed").then_some(())
+        });
+        drop(slowed);
+        let slow = report(&cluster.pages, job);
+        alike(&cluster, (&format!("{kind}-usual"), &usual), (&format!("{kind}-slow"), &slow));
+        assert!(slow["read"]["stolen"].as_u64() > Some(0), "{kind}: {}", slow["read"]);
+    }
+}
+
+#[test]
+fn a_slave_killed_while_it_reads_fails_the_job_by_name_and_the_next_reads_each_row_once() {
+    let mut cluster = Cluster::start(3, 1);
+    let input = packed(cluster.folder());
+    let usual = report(&cluster.pages, submit(&cluster, &input, "usual"));
+    let job = submit(&cluster, &input, "killed");
+    wait::until("the reading", WITHIN, || {
+        let news = news(&cluster, job);
+        (news["reading"] == true && news["report"]["read"]["bytes"].as_u64() > Some(0)).then_some(())
+    });
+    // Stood still it keeps what it has taken; so the reading can't end before it is dead.
+    cluster.slaves[1].signal(libc::SIGSTOP);
+    assert_eq!(news(&cluster, job)["reading"], true, "it was over too soon");
+    cluster.slaves[1].kill();
+    let killed = report(&cluster.pages, job);
+    let error = killed["error"]["message"].as_str().unwrap_or_default();
+    assert!(killed["state"] == "failed" && error.contains("(h2) is gone"), "{killed}");
+    assert!(killed["read"]["rows"].as_u64() < usual["read"]["rows"].as_u64(), "{}", killed["read"]);
+    assert!(killed["model"].is_null() && !cluster.folder().join("killed").exists(), "a model of some rows was saved");
+    cluster.await_slaves(2);
+    let again = report(&cluster.pages, submit(&cluster, &input, "again"));
+    alike(&cluster, ("usual", &usual), ("again", &again));
+}
