@@ -32,14 +32,6 @@ pub fn refuse_separable(right: f64, rows: f64) -> Result<()> {
     )))
 }
 
-/// [`refuse_separable`] for what the last run of `stage` reported, if there is no penalty.
-pub fn penalised_or_not_separable(progress: &Progress, stage: &str) -> Result<()> {
-    match progress.scalar("lambda", 0.0) {
-        0.0 => refuse_separable(progress.metric(stage, "right")?, progress.metric(stage, "rows")?),
-        _ => Ok(()),
-    }
-}
-
 /// F, from the `loss` that the last run of `stage` reported and the scalar `norm2` of the weights.
 pub fn after(progress: &Progress, stage: &str) -> Result<f64> {
     let loss = progress.metric(stage, "loss")? / progress.metric(stage, "rows")?;

@@ -4,6 +4,7 @@
 //! halved. What is remembered between epochs lies in the job's scalars, so it shows in reports and survives the master.
 
 use crate::flags::Common;
+use crate::objective;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
 
@@ -95,6 +96,15 @@ impl Rules {
             return Verdict::KeepAndStop(format!("tolerance {} reached", self.tolerance));
         }
         late.map_or(Verdict::Keep, Verdict::KeepAndStop)
+    }
+
+    /// Without a penalty, refuses rows that the last run of `stage` found told apart: there is no optimum to come near. Where
+    /// validation rows end the training, it needs none.
+    pub fn refuse_separable(&self, progress: &Progress, stage: &str) -> Result<()> {
+        if self.patience.is_some() || progress.scalar("lambda", 0.0) != 0.0 {
+            return Ok(());
+        }
+        objective::refuse_separable(progress.metric(stage, "right")?, progress.metric(stage, "rows")?)
     }
 
     /// Why patience is at its end, if it is, after an epoch with this validation loss.

@@ -247,10 +247,7 @@ impl Lr {
                 let validation_loss = held_out.map(|_| validation::loss(progress, "validation")).transpose()?;
                 let before = progress.scalar("objective", f64::INFINITY);
                 let after = objective::after(progress, "objective")?;
-                // Where validation rows end the training, it needs no optimum.
-                if rules.patience.is_none() {
-                    objective::penalised_or_not_separable(progress, "objective")?;
-                }
+                rules.refuse_separable(progress, "objective")?;
                 let used = progress.scalar("step", 0.0);
                 let verdict = rules.judge(progress, before, after, validation_loss);
                 let keeps = verdict.keeps();

@@ -169,10 +169,7 @@ impl Job for Svrg {
                 let held_out = has_validation.then(|| validation::loss(progress, "validation")).transpose()?;
                 let before = progress.scalar("objective", f64::INFINITY);
                 let after = objective::after(progress, "full-gradient")?;
-                // Where validation rows end the training, it needs no optimum.
-                if rules.patience.is_none() {
-                    objective::penalised_or_not_separable(progress, "full-gradient")?;
-                }
+                rules.refuse_separable(progress, "full-gradient")?;
                 let used = progress.scalar("step", 0.0);
                 let verdict = rules.judge(progress, before, after, held_out);
                 growth.after(progress, used, verdict.keeps());
