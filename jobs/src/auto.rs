@@ -3,13 +3,14 @@
 //! What a pass costs follows from non-zeros, features, threads and slaves; how many there will be from the condition
 //! k = c mean |x|^2 / (lambda n), c being the loss's curvature over the logistic one's, from the shape and from the tolerance. An
 //! epoch of dual ascent brings its gap down by a part that falls with k, the more so where rows outnumber features, and the
-//! last digits cost more than the first; Newton's products grow with the root of k. The constants were fitted to what both
+//! last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
+//! matrix is made there are none. The constants were fitted to what both
 //! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
 //! Invariant: the choice depends on the facts of the whole input, the flags and the numbers of threads and slaves alone, and
 //! is made once, in the master, so it is the same for all.
 
 use crate::parts;
-use crate::primal::Primal;
+use crate::primal::{Primal, gram};
 use crate::sdca::Sdca;
 use crate::sdca::loss::Kind;
 use crate::vector::Vector;
@@ -97,6 +98,8 @@ mod cost {
     pub const FAR: f64 = 40.0;
     /// Features of such a vector.
     pub const CACHED: u64 = 1 << 17;
+    /// A product of two numbers, of those that a small matrix is made and solved with.
+    pub const PAIR: f64 = 1.0;
     /// Its vectors, by feature.
     pub const VECTORS: f64 = 40.0;
     /// A value of a feature on its way to another slave.
@@ -146,6 +149,9 @@ impl Case {
 
     /// Seconds that Newton's method is likely to take.
     fn newton(&self) -> f64 {
+        if gram::suits(&self.facts, self.memory) {
+            return self.matrices();
+        }
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;
         let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
@@ -154,6 +160,17 @@ impl Case {
         let own = each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
         let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
         1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
+    }
+}
+
+impl Case {
+    /// The same where each step makes and solves the matrix: how hard the rows are does not tell.
+    fn matrices(&self) -> f64 {
+        let steps = 6.0 + 3.0 * self.digits().max(0.0);
+        let rows = cost::PAIR * gram::making(&self.facts) + 2.0 * cost::NEAR * self.facts.nonzeros as f64;
+        let own = rows / self.threads + cost::PAIR * gram::solving(&self.facts);
+        let sent = if self.slaves > 1.0 { cost::SENT * self.features().powi(2) } else { 0.0 };
+        1e-9 * (steps * (own + sent) + 10.0 * cost::STAGE)
     }
 }
 

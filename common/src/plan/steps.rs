@@ -105,6 +105,14 @@ impl Steps {
         self
     }
 
+    /// What `build` adds is done only if `scalar` has this value when its turn comes.
+    pub fn when(&mut self, scalar: &str, value: f64, build: impl FnOnce(&mut Steps)) -> &mut Self {
+        let mut body = Steps::default();
+        build(&mut body);
+        self.0.push(Step::When { scalar: scalar.to_owned(), value, body: body.0 });
+        self
+    }
+
     fn op(&mut self, op: TableOp) -> &mut Self {
         self.0.push(Step::Op(op));
         self

@@ -7,6 +7,7 @@
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
 use super::gradient;
+use super::gram::Gram;
 use super::loss::Smooth;
 use super::quadratic::{Quadratic, Way};
 use super::reduce::Reduce;
@@ -27,6 +28,9 @@ const STEPS: usize = 50;
 const ENOUGH: f64 = 0.1;
 /// ... or this part of what is asked for in the end.
 const WELL: f64 = 0.3;
+/// ... or, while features are worked on that had no weight, when a step brings less than this part of what all brought: most
+/// of what is left is for others.
+const LITTLE: f64 = 0.1;
 /// Halvings of a step at most.
 const HALVINGS: u32 = 30;
 /// A step must bring this part of what its slope promises.
@@ -83,11 +87,12 @@ struct Shared {
 impl Descent {
     /// The stage function. Reports `bias`, `steps`, `halvings`.
     pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let count = worker.scalar("active", 0.0) as Key;
-        let mut keys = Vec::new();
-        worker.get_range(self.active, 0..count, &mut keys)?;
+        let [mut keys, mut near] = [Vec::new(), Vec::new()];
+        let [active, all] = ["active", "listed"].map(|name| worker.scalar(name, 0.0) as Key);
+        worker.get_range(self.active, 0..active, &mut keys)?;
+        worker.get_range(self.active, active..all, &mut near)?;
         keys.sort_unstable();
-        let mut own = self.own(worker, &keys)?;
+        let mut own = self.own(worker, &keys, &near)?;
         let mut weights = Vec::new();
         worker.get(self.point, &keys, &mut weights)?;
         let start = weights.clone();
@@ -99,36 +104,58 @@ impl Descent {
             gradient: Vec::new(),
             diagonal: Vec::new(),
             constant: [0.0; 2],
-            reduce: Reduce::new(self.sums, 2 * keys.len() + 16),
+            reduce: Reduce::new(self.sums, (2 * keys.len() + 16).max(Gram::numbers(keys.len(), self.rows.memory))),
         };
+        let shape = (own.scores.len(), self.bias);
+        let place = (shared.penalty.l1, self.rows.memory);
+        let mut gram = Gram::of(worker, &mut shared.reduce, &own.columns, shape, place)?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(order::stream(worker, 0));
+        let explores = shared.penalty.l1 > 0.0 && shared.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
+        let (mut first, mut before) = (f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
             let (own_diagonal, own_curvature, now) = self.look::<L>(worker, &mut own, &mut shared)?;
-            let goal = *goal.get_or_insert((ENOUGH * now.gap).max(WELL * self.tolerance * now.objective));
-            if steps > 0 && now.gap <= goal || !now.objective.is_finite() {
+            let (asked, part) = (WELL * self.tolerance * now.objective, if explores { ENOUGH } else { 0.0 });
+            let goal = *goal.get_or_insert((part * now.gap).max(asked));
+            if steps == 0 {
+                first = now.objective;
+            }
+            let little = explores && before - now.objective < LITTLE * (first - now.objective);
+            if steps > 0 && (now.gap <= goal || little) || !now.objective.is_finite() {
                 break;
             }
+            before = now.objective;
             let [slope, curvature] = shared.constant;
-            let way = Quadratic {
-                columns: &own.columns,
-                weights: &shared.weights,
-                gradient: &shared.gradient,
-                own: &own_diagonal,
-                all: &shared.diagonal,
-                curvature: &own.curvatures,
-                penalty: shared.penalty,
-                bias: self.bias.then_some([slope, own_curvature, curvature]),
-                enough: if self.quadratic && worker.place.threads == 1 { 1e-3 } else { 0.0 },
-            }
-            .solve(&mut rng);
-            let way = join(worker, &mut shared, way, &own_diagonal, own_curvature)?;
+            let way = match &mut gram {
+                Some(gram) => {
+                    if steps == 0 || !self.quadratic {
+                        gram.fill(worker, &mut shared.reduce, &own.curvatures)?;
+                    }
+                    gram.step(&shared.weights, &shared.gradient, slope, shared.penalty)
+                }
+                None => {
+                    let way = Quadratic {
+                        columns: &own.columns,
+                        weights: &shared.weights,
+                        gradient: &shared.gradient,
+                        own: &own_diagonal,
+                        all: &shared.diagonal,
+                        curvature: &own.curvatures,
+                        penalty: shared.penalty,
+                        bias: self.bias.then_some([slope, own_curvature, curvature]),
+                        enough: if self.quadratic && worker.place.threads == 1 { 1e-3 } else { 0.0 },
+                    }
+                    .solve(&mut rng);
+                    join(worker, &mut shared, way, &own_diagonal, own_curvature)?
+                }
+            };
             let Some(cut) = go::<L>(worker, &mut own, &mut shared, &way, now.objective)? else { break };
             halvings += cut;
             steps += 1;
         }
         self.put(worker, &keys, &start, &shared.weights)?;
+        self.leave(worker, own, &shared)?;
         worker.report("bias", Metric::Max(shared.bias));
         worker.report("steps", Metric::Max(steps as f64));
         worker.report("halvings", Metric::Max(f64::from(halvings)));
@@ -136,8 +163,8 @@ impl Descent {
     }
 
     /// This worker's rows.
-    fn own(&self, worker: &mut Worker<'_>, keys: &[Key]) -> Result<Own> {
-        let columns = Columns::take(worker, self.rows, keys)?;
+    fn own(&self, worker: &mut Worker<'_>, keys: &[Key], near: &[Key]) -> Result<Own> {
+        let columns = Columns::take(worker, self.rows, keys, near)?;
         let (task, mut targets) = (Task::of(worker), Vec::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
@@ -153,6 +180,15 @@ impl Descent {
         let scores = gradient::take_scores(worker, self.rows)?;
         let (slopes, curvatures) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
         Ok(Own { targets, scores, slopes, curvatures, columns })
+    }
+
+    /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.
+    fn leave(&self, worker: &mut Worker<'_>, own: Own, shared: &Shared) -> Result<()> {
+        let Own { mut scores, columns, .. } = own;
+        scores.fill(shared.bias);
+        columns.add(&shared.weights, &mut scores);
+        gradient::keep_scores(worker, self.rows, scores)?;
+        columns.keep(worker, self.rows)
     }
 
     /// Slopes, curvatures, gradient and diagonal at the present weights. Gives this worker's part of the diagonal and of
@@ -250,10 +286,7 @@ fn go<L: Smooth>(
     let along: f64 = shared.gradient.iter().zip(&way.step).map(|(g, d)| g * d).sum();
     let promised = along + shared.constant[0] * way.bias + penalties(1.0) - before;
     let mut moved = vec![way.bias; own.scores.len()];
-    for (j, step) in way.step.iter().enumerate().filter(|(_, step)| **step != 0.0) {
-        // SAFETY: a column's rows are below the number of rows.
-        own.columns.column(j).each(|row, x| unsafe { *moved.get_unchecked_mut(row) += step * x });
-    }
+    own.columns.add(&way.step, &mut moved);
     let mut length = 1.0;
     for halvings in 0..HALVINGS {
         let rows = own.targets.iter().zip(&own.scores).zip(&moved);

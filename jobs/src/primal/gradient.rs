@@ -1,7 +1,7 @@
 //! The wide stage over rows: scores, losses and the gradient at a point, in f64.
 //!
 //! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
-//! of its blocks, belongs to the point that the stage saw.
+//! of its blocks, belongs to the point that the stage saw. What learnt at that point may have left them already.
 
 use super::loss::Smooth;
 use super::task::Task;
@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 /// The column, on a worker's first block, of its rows' scores.
 const SCORES: &str = "scores";
+/// ... and of the blocks whose rows they are.
+const BLOCKS: &str = "scored-blocks";
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -101,17 +103,32 @@ pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Bloc
     Ok(block)
 }
 
-/// Takes the scores that [`Gradient::run`] kept of this worker's rows.
+/// Takes the scores that were kept of this worker's rows.
 pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
-    let Some(first) = worker.own_blocks(rows.input)?.first().copied() else { return Ok(Vec::new()) };
+    let scores = find_scores(worker, rows)?;
+    scores.ok_or_else(|| Error::bug(format!("the column {SCORES} of a worker's rows is lost")))
+}
+
+/// The same, if they are there and of the blocks that are this worker's now.
+fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
+    let own = own_blocks(worker, rows)?;
+    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(Some(Vec::new())) };
+    let blocks: Option<Vec<u32>> = worker.find_column(rows.input, first, BLOCKS)?;
     let scores = worker.find_column(rows.input, first, SCORES)?;
-    scores.ok_or_else(|| Error::bug(format!("block {first} lost its column {SCORES}")))
+    Ok(scores.filter(|_| blocks == Some(own)))
 }
 
 /// Keeps this worker's scores for later stages of as many threads.
 pub fn keep_scores(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
-    let Some(first) = worker.own_blocks(rows.input)?.first().copied() else { return Ok(()) };
+    let own = own_blocks(worker, rows)?;
+    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(()) };
+    worker.put_column(rows.input, first, BLOCKS, own)?;
     worker.put_column(rows.input, first, SCORES, scores)
+}
+
+/// The places of a worker's blocks among the slave's.
+pub fn own_blocks(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<u32>> {
+    Ok(worker.own_blocks(rows.input)?.iter().map(|at| *at as u32).collect())
 }
 
 /// Sums over rows.
@@ -131,6 +148,9 @@ impl Gradient {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
         let (mut sums, mut scores) = (Sums::default(), Vec::new());
+        // Whoever learnt at this point has left them.
+        let known = if worker.scalar("scored", 0.0) == 1.0 { find_scores(worker, self.rows)? } else { None };
+        let known = known.unwrap_or_default();
         let mut parts = Parts::new(worker, self.rows)?;
         let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(part) = parts.next(worker)? {
@@ -148,7 +168,8 @@ impl Gradient {
                     for i in 0..block.rows() {
                         let row = block.row(i);
                         // SAFETY: `block` checked the indices.
-                        let z = bias + unsafe { dot(&row, &weights) };
+                        let score = || bias + unsafe { dot(&row, &weights) };
+                        let z = known.get(scores.len()).copied().unwrap_or_else(score);
                         scores.push(z);
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             continue;

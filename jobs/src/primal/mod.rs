@@ -12,6 +12,7 @@ mod columns;
 mod descent;
 pub mod flags;
 mod gradient;
+pub mod gram;
 pub mod judge;
 pub mod loss;
 pub mod measure;
@@ -131,6 +132,7 @@ impl Primal<'_> {
             bias: common.bias,
             point,
             starts: common.init_model.is_some(),
+            memory: inputs.rows.memory,
         };
         let solver = Solver {
             rows: inputs.rows,
@@ -145,11 +147,8 @@ impl Primal<'_> {
             seed: common.seed,
             problems: problems.clone(),
         };
-        let learner = if ratio > 0.0 {
-            Learner::Descent(plan.table("active", 1))
-        } else {
-            Learner::Newton(Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]))
-        };
+        let descent = Learner::Descent(plan.table("active", 1));
+        let newton = (ratio == 0.0).then(|| Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]));
 
         let begun = problems.clone();
         let steps = &mut plan.body;
@@ -170,7 +169,13 @@ impl Primal<'_> {
         steps.repeat(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
-            solver.plan(problem, learner);
+            match newton {
+                None => solver.plan(problem, descent),
+                Some(newton) => {
+                    problem.when("few", 1.0, |problem| solver.plan(problem, descent));
+                    problem.when("few", 0.0, |problem| solver.plan(problem, Learner::Newton(newton)));
+                }
+            }
             let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
             if self.flags.cv.is_some() {
                 self.judge(problem, "held-out", judge, threads);
@@ -251,9 +256,9 @@ fn keep(worker: &mut Worker<'_>, point: Table<f64>, weights: Table<f32>, bias: O
 /// Who learns between two certificates.
 #[derive(Debug, Clone, Copy)]
 enum Learner {
-    /// Coordinate descent on some features, listed in the table.
+    /// Newton's method on some features, listed in the table: by coordinate descent, or, where they are few, by the matrix.
     Descent(Table<u32>),
-    /// Newton's method on all.
+    /// Newton's method on all, by products with the matrix.
     Newton(Newton),
 }
 
@@ -282,24 +287,31 @@ impl Solver {
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
         let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal };
-        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums };
+        let path = self.problems.flags.path.is_some();
+        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, path };
         steps.repeat(self.epochs, |round| {
-            round.zero(self.gradient);
-            if let Some(diagonal) = diagonal {
-                round.zero(diagonal);
-            }
+            // Where only the penalty is another, the gradient is what it was.
+            round.when("moved", 1.0, |round| {
+                round.zero(self.gradient);
+                if let Some(diagonal) = diagonal {
+                    round.zero(diagonal);
+                }
+                round
+                    .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
+                    .threads(self.threads)
+                    .input(input);
+            });
             if let Some(active) = active {
                 round.zero(active);
             }
-            round
-                .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
-                .threads(self.threads)
-                .input(input);
             round.stage("screen", move |worker| screen.run(worker));
             let decided = self.clone();
             match learner {
                 Learner::Descent(active) => {
-                    round.decide(move |progress| decided.certified(progress));
+                    round.decide(move |progress| {
+                        progress.set("moved", 0.0);
+                        decided.certified(progress)
+                    });
                     let descent = Descent {
                         rows: self.rows,
                         point: self.point,
@@ -317,6 +329,7 @@ impl Solver {
                     round.decide(|progress| {
                         let bias = progress.metric("descent", "bias")?;
                         progress.set("bias", bias);
+                        ["moved", "scored"].into_iter().for_each(|name| progress.set(name, 1.0));
                         Ok(Flow::Next)
                     });
                 }
@@ -351,8 +364,9 @@ impl Solver {
         if let Some(why) = self.problems.certified(progress, self.tolerance)? {
             return Ok(Flow::Stop(why));
         }
-        if let Ok(active) = progress.metric("screen", "active") {
+        if let (Ok(active), Ok(near)) = (progress.metric("screen", "active"), progress.metric("screen", "near")) {
             progress.set("active", active);
+            progress.set("listed", active + near);
         }
         if progress.scalar("l1", 0.0) == 0.0
             && progress.scalar("l2", 0.0) == 0.0

@@ -5,6 +5,7 @@
 
 use super::certificate;
 use super::flags::Flags;
+use super::gram;
 use super::loss;
 use super::measure::{Counts, Measure};
 use super::task::{self, name_of};
@@ -44,6 +45,8 @@ pub struct Problems {
     pub point: Table<f64>,
     /// Whether the first problem starts from a model.
     pub starts: bool,
+    /// Bytes that a worker may keep for values by feature.
+    pub memory: u64,
 }
 
 /// Which problem it is.
@@ -93,6 +96,9 @@ impl Problems {
         let counts = self.counts(progress)?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
+        // Without any penalty the matrix may have no inverse.
+        let few = self.lambda != Some(0.0) && gram::suits(&facts, self.memory);
+        progress.set("few", f64::from(u8::from(few)));
         Ok(Flow::Next)
     }
 
@@ -116,6 +122,11 @@ impl Problems {
         progress.set("path_step", f64::from(place.step));
         progress.set("decrease", f64::INFINITY);
         progress.set("tried", 0.0);
+        // Whether the gradient has to be made, and whether the scores at the point are known.
+        progress.set("moved", f64::from(u8::from(place.step == 0)));
+        if place.step == 0 {
+            progress.set("scored", 0.0);
+        }
         if place.step > 0 {
             let (most, least) = (progress.scalar("most_lambda", 0.0), progress.scalar("least_lambda", 0.0));
             let part = f64::from(place.step) / f64::from(self.steps() - 1);

@@ -50,6 +50,20 @@ pub struct Way {
     pub bias: f64,
 }
 
+/// The best value of a coordinate that is `at`, by its slope there, its curvature and the L1 penalty; and by how much the slope
+/// violates optimality: below 0, by how much it falls short of that, if the best value is the 0 that it has.
+#[inline(always)]
+pub fn best(at: f64, slope: f64, curvature: f64, l1: f64) -> (f64, f64) {
+    let violation = match at {
+        at if at > 0.0 => (slope + l1).abs(),
+        at if at < 0.0 => (slope - l1).abs(),
+        _ => slope.abs() - l1,
+    };
+    let aim = at - slope / curvature;
+    let next = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
+    (next, violation)
+}
+
 impl Quadratic<'_> {
     /// This worker's step.
     pub fn solve(&self, rng: &mut ChaCha8Rng) -> Way {
@@ -87,20 +101,11 @@ impl Quadratic<'_> {
         let slope = share * (self.gradient[j] + self.penalty.l2 * at) + column.dot(moved);
         let curvature = self.own[j] + share * self.penalty.l2;
         let l1 = share * self.penalty.l1;
-        let violation = if at > 0.0 {
-            (slope + l1).abs()
-        } else if at < 0.0 {
-            (slope - l1).abs()
-        } else {
-            let over = slope.abs() - l1;
-            if over < 0.0 {
-                // So far from asking for a weight that it is not looked at again in this step.
-                return (0.0, -over < share * last);
-            }
-            over
-        };
-        let aim = at - slope / curvature;
-        let next = if aim.abs() <= l1 / curvature { 0.0 } else { aim - aim.signum() * l1 / curvature };
+        let (next, violation) = best(at, slope, curvature, l1);
+        if violation < 0.0 {
+            // So far from asking for a weight that it is not looked at again in this step.
+            return (0.0, -violation < share * last);
+        }
         let change = next - at;
         if change != 0.0 && change.is_finite() {
             way.step[j] += change;

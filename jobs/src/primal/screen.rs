@@ -24,6 +24,10 @@ const LEAST: f64 = 1000.0;
 /// Of those that ask for it, this part is worked on at least.
 const PART: f64 = 0.25;
 
+/// Beside them stand, where the penalty is going to fall, features whose gradient comes to this part of it: their columns
+/// are made along with the others, lest it take another pass over the rows.
+const NEAR: f64 = 0.7;
+
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
@@ -35,6 +39,8 @@ pub struct Screen {
     pub active: Option<Table<u32>>,
     /// For sums over the workers.
     pub sums: Table<f64>,
+    /// Whether the penalty is going to fall.
+    pub path: bool,
 }
 
 /// Calls `each` with this worker's ranges of all features.
@@ -50,14 +56,14 @@ fn bin(excess: f64) -> usize {
 
 impl Screen {
     /// The stage function. Reports `penalty` and `excess`, summed, `most`, `nonzeros`, `gradient2` (the squared norm of the
-    /// whole objective's gradient without the L1 penalty) and, of the list, `active`.
+    /// whole objective's gradient without the L1 penalty) and, of the list, `active` and behind them `near`.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let penalty = Penalty { l1: worker.scalar("l1", 0.0), l2: worker.scalar("l2", 0.0) };
         let (mut sums, mut nonzeros, mut gradient2) = (FeatureSums::default(), 0u64, 0.0);
         let (mut weights, mut gradient) = (Vec::new(), Vec::new());
         // Features with a weight, and those that ask for one with what they exceed the penalty by, as a bin.
         let (mut held, mut asking): (Vec<Key>, Vec<(Key, u8)>) = Default::default();
-        let mut counts = vec![0.0; BINS];
+        let (mut counts, mut near) = (vec![0.0; BINS], Vec::<Key>::new());
         ranges(worker, |worker, keys| {
             worker.get_range(self.point, keys.clone(), &mut weights)?;
             worker.get_range(self.gradient, keys.clone(), &mut gradient)?;
@@ -76,6 +82,8 @@ impl Screen {
                     let bin = if penalty.l1 > 0.0 { bin(size / penalty.l1) } else { 0 };
                     counts[bin] += 1.0;
                     asking.push((key, bin as u8));
+                } else if self.path && size >= NEAR * penalty.l1 && size > 0.0 {
+                    near.push(key);
                 }
             }
             Ok(())
@@ -86,19 +94,28 @@ impl Screen {
         worker.report("most", Metric::Max(sums.most));
         worker.report("nonzeros", Metric::Count(nonzeros));
         let Some(active) = self.active else { return Ok(()) };
-        let mut reduce = Reduce::new(self.sums, (BINS + 1).max(worker.place.threads));
+        let mut reduce = Reduce::new(self.sums, (BINS + 1).max(2 * worker.place.threads));
         counts.push(nonzeros as f64);
         reduce.sum(worker, &mut counts)?;
         let least = threshold(&counts[..BINS], counts[BINS]);
         let mut list = held;
-        list.extend(asking.iter().filter(|(_, bin)| usize::from(*bin) >= least).map(|(key, _)| *key));
-        // Where this worker's part of the list begins.
-        let mut lengths = vec![0.0; worker.place.threads];
-        lengths[worker.place.index] = list.len() as f64;
+        for (key, bin) in asking {
+            if usize::from(bin) >= least { &mut list } else { &mut near }.push(key);
+        }
+        if !self.path {
+            near.clear();
+        }
+        // Where this worker's parts of the list begin.
+        let (index, threads) = (worker.place.index, worker.place.threads);
+        let mut lengths = vec![0.0; 2 * threads];
+        (lengths[index], lengths[threads + index]) = (list.len() as f64, near.len() as f64);
         reduce.sum(worker, &mut lengths)?;
-        let from = lengths[..worker.place.index].iter().sum::<f64>() as Key;
-        worker.report("active", Metric::Count(list.len() as u64));
-        worker.add_range(active, from..from + list.len() as Key, &list)
+        for (part, name, at) in [(list, "active", index), (near, "near", threads + index)] {
+            let from = lengths[..at].iter().sum::<f64>() as Key;
+            worker.report(name, Metric::Count(part.len() as u64));
+            worker.add_range(active, from..from + part.len() as Key, &part)?;
+        }
+        Ok(())
     }
 }
 

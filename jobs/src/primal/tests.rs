@@ -175,6 +175,8 @@ fn every_loss_and_penalty_reaches_its_optimum_alone_on_threads_and_on_slaves() {
     let sets = [
         Rows { rows: 300, features: 50, ..Rows::sparse(1) },
         Rows { rows: 240, features: 48, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
+        // More features than a matrix would pay for.
+        Rows { rows: 150, features: 250, ..Rows::sparse(2) },
     ];
     for rows in sets {
         let blocks = rows.blocks(8);
@@ -188,6 +190,8 @@ fn every_loss_and_penalty_reaches_its_optimum_alone_on_threads_and_on_slaves() {
                         let job = job(loss, norm, common.clone(), Flags::default());
                         let outcome = run(Host::cluster(slaves, slots), &*job, &blocks).unwrap();
                         assert_certified(&outcome, &problem, 1e-6, least);
+                        let products = outcome.stages.iter().any(|(name, _)| name == "product");
+                        assert_eq!(products, norm == Norm::L2 && rows.features == 250);
                     }
                 }
             }
@@ -244,6 +248,9 @@ fn each_step_of_a_path_is_certified_and_ends_where_a_run_of_its_own_does() {
             assert!((-1e-10..gap + 1e-10).contains(&above), "step {at}: {above:e}");
         }
         assert_eq!(outcome.epochs[0].metrics["nonzeros"], 0.0);
+        // Each lambda begins with the gradient that the one before ended with.
+        let runs = |stage: &str| outcome.stages.iter().filter(|(name, _)| name == stage).count();
+        assert_eq!(runs("screen") - runs("gradient"), 10);
         assert!((before - 0.002).abs() < 1e-12);
     }
 }

@@ -1,0 +1,403 @@
+//! The losses' second derivative on few features as a matrix, and Newton steps by it.
+//!
+//! With H = X^T D X / n, of the rows of all workers, the step
+//! ```text
+//! argmin over d of   g.d + 1/2 d^T H d + penalty(w + d)
+//! ```
+//! is found without another look at rows: by Cholesky's factors if there is no L1 penalty, else by coordinate descent, H d being
+//! kept up to date. The intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and
+//! so make the same step.
+
+use super::certificate::Penalty;
+use super::columns::Columns;
+use super::quadratic::{Way, best};
+use super::reduce::Reduce;
+use flexps_common::Result;
+use flexps_common::data::Facts;
+use flexps_common::worker::Worker;
+
+/// Sweeps of coordinate descent at most.
+const SWEEPS: usize = 200;
+/// Sweeps behind which it is time for a step of all features that have a weight, or more of them if that costs more.
+const APART: usize = 10;
+/// Such steps at most.
+const LEAPS: usize = 50;
+/// What is added to a diagonal in such a step, as a part of it: where features of a group always add up to the same, weights
+/// are to go on along it until one of them is 0.
+const FLAT: f64 = 1e-9;
+/// Sweeps until the sum of violations has fallen to this part.
+const ENOUGH: f64 = 1e-3;
+/// A pivot below this part of its diagonal is rounding.
+const PIVOT: f64 = 1e-13;
+/// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
+const PASSES: f64 = 16.0;
+/// What it costs to have a number summed over slaves, in products of two non-zeros.
+const SENT: f64 = 8.0;
+
+/// What the matrix is, with what it is made of.
+pub struct Gram {
+    /// Where each of this worker's rows starts; one more than there are rows.
+    starts: Vec<usize>,
+    /// Features, by their place, rising in each row.
+    slots: Vec<u32>,
+    /// None when all are 1.
+    values: Option<Vec<f32>>,
+    /// Features.
+    features: usize,
+    /// Of the matrix: features, and the intercept if there is one.
+    size: usize,
+    /// Row by row, both halves.
+    matrix: Vec<f64>,
+}
+
+/// Where row `j` of a lower half starts.
+fn line(j: usize) -> usize {
+    j * (j + 1) / 2
+}
+
+/// Whether a worker may keep the matrix of so many features, its half beside it, and factors.
+fn fits(features: usize, memory: u64) -> bool {
+    20 * (features as u64 + 1).pow(2) <= memory
+}
+
+/// Whether it pays to make the matrix of so many features for a step, by the sum over rows of the square of their non-zeros, and
+/// by the non-zeros.
+fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: usize) -> bool {
+    let (threads, sent) = (threads as f64, if slaves > 1 { SENT } else { 1.0 });
+    squares / 2.0 / threads + sent * (features as f64).powi(2) <= PASSES * nonzeros / threads
+}
+
+/// Whether Newton's method is to use the matrix of all features, by the facts of the rows, rather than products with it.
+pub fn suits(facts: &Facts, memory: u64) -> bool {
+    fits(facts.features as usize, memory) && making(facts) + solving(facts) <= PASSES * facts.nonzeros as f64
+}
+
+/// Products of two non-zeros that the matrix of all features is made of, at least.
+pub fn making(facts: &Facts) -> f64 {
+    (facts.nonzeros as f64).powi(2) / facts.rows.max(1) as f64 / 2.0
+}
+
+/// Products of two numbers that its factors take.
+pub fn solving(facts: &Facts) -> f64 {
+    (facts.features as f64).powi(3) / 6.0
+}
+
+impl Gram {
+    /// The matrix of the features of `columns`, to be filled; none where coordinate descent on the columns costs less.
+    pub fn of(
+        worker: &mut Worker<'_>,
+        reduce: &mut Reduce,
+        columns: &Columns,
+        (rows, bias): (usize, bool),
+        (l1, memory): (f64, u64),
+    ) -> Result<Option<Self>> {
+        let features = columns.count();
+        if features == 0 || !fits(features, memory) {
+            return Ok(None);
+        }
+        let mut starts = vec![0usize; rows + 1];
+        (0..features).for_each(|j| columns.column(j).each(|row, _| starts[row + 1] += 1));
+        let squares: f64 = starts.iter().map(|count| (count * count) as f64).sum();
+        let mut sums = vec![squares, columns.nonzeros() as f64];
+        reduce.sum(worker, &mut sums)?;
+        let (threads, slaves) = (worker.place.threads, worker.place.slaves);
+        // Without an L1 penalty it is decided before, and the columns alone would be slow.
+        if l1 > 0.0 && !pays(features, [sums[0], sums[1]], threads, slaves) {
+            return Ok(None);
+        }
+        let own = usize::from(bias);
+        for row in 0..rows {
+            starts[row + 1] += starts[row] + own;
+        }
+        let (mut next, all) = (starts.clone(), starts[rows]);
+        let (mut slots, mut values) = (vec![0u32; all], columns.has_values().then(|| vec![1f32; all]));
+        for j in 0..features {
+            columns.column(j).each(|row, x| {
+                slots[next[row]] = j as u32;
+                if let Some(values) = &mut values {
+                    values[next[row]] = x as f32;
+                }
+                next[row] += 1;
+            });
+        }
+        if bias {
+            next[..rows].iter().for_each(|at| slots[*at] = features as u32);
+        }
+        Ok(Some(Self { starts, slots, values, features, size: features + own, matrix: Vec::new() }))
+    }
+
+    /// Numbers that the workers sum.
+    pub fn numbers(features: usize, memory: u64) -> usize {
+        if fits(features, memory) { line(features + 1) } else { 0 }
+    }
+
+    /// Fills it, `curvature` being that of each of this worker's rows, over n.
+    pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, curvature: &[f64]) -> Result<()> {
+        let size = self.size;
+        let mut half = vec![0.0; line(size)];
+        for (range, by) in self.starts.windows(2).zip(curvature).filter(|(_, by)| **by != 0.0) {
+            let slots = &self.slots[range[0]..range[1]];
+            let values = self.values.as_ref().map(|values| &values[range[0]..range[1]]);
+            for (at, j) in slots.iter().enumerate() {
+                let own = &mut half[line(*j as usize)..line(*j as usize + 1)];
+                match values {
+                    Some(values) => {
+                        let by = by * f64::from(values[at]);
+                        for (k, x) in slots[..=at].iter().zip(values) {
+                            // SAFETY: slots rise, so those before are below the line's length, which is one more than its own.
+                            unsafe { *own.get_unchecked_mut(*k as usize) += by * f64::from(*x) };
+                        }
+                    }
+                    None => {
+                        for k in &slots[..=at] {
+                            // SAFETY: as above.
+                            unsafe { *own.get_unchecked_mut(*k as usize) += by };
+                        }
+                    }
+                }
+            }
+        }
+        reduce.sum(worker, &mut half)?;
+        self.matrix.resize(size * size, 0.0);
+        for j in 0..size {
+            for k in 0..=j {
+                let value = half[line(j) + k];
+                (self.matrix[j * size + k], self.matrix[k * size + j]) = (value, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// The step from `weights` where the losses' gradient is `gradient`, and `slope` in the intercept.
+    pub fn step(&self, weights: &[f64], gradient: &[f64], slope: f64, penalty: Penalty) -> Way {
+        let with_last = |values: &[f64], last: f64| -> Vec<f64> {
+            values.iter().copied().chain((self.size > self.features).then_some(last)).collect()
+        };
+        let (weights, gradient) = (with_last(weights, 0.0), with_last(gradient, slope));
+        let exact = if penalty.l1 > 0.0 { None } else { self.solve(&weights, &gradient, penalty.l2) };
+        let mut step = exact.unwrap_or_else(|| self.descend(&weights, &gradient, penalty));
+        let bias = step.get(self.features).copied().unwrap_or(0.0);
+        step.truncate(self.features);
+        Way { step, bias }
+    }
+
+    /// What is added to a feature's diagonal.
+    fn ridge(&self, j: usize, l2: f64) -> f64 {
+        if j < self.features { l2 } else { 0.0 }
+    }
+
+    /// The step without an L1 penalty, by Cholesky's factors; none where the matrix has no inverse.
+    fn solve(&self, weights: &[f64], gradient: &[f64], l2: f64) -> Option<Vec<f64>> {
+        let all: Vec<usize> = (0..self.size).collect();
+        let aims = all.iter().map(|j| -(gradient[*j] + self.ridge(*j, l2) * weights[*j])).collect();
+        self.solve_for(&all, aims, |j| self.ridge(j, l2))
+    }
+
+    /// The solution of the equations of the features `held`, with `ridge` on the diagonal; none where these have no inverse.
+    fn solve_for(&self, held: &[usize], aims: Vec<f64>, ridge: impl Fn(usize) -> f64) -> Option<Vec<f64>> {
+        let mut factor: Vec<f64> = Vec::with_capacity(line(held.len()));
+        for (at, j) in held.iter().enumerate() {
+            let from = &self.matrix[j * self.size..][..self.size];
+            factor.extend(held[..=at].iter().map(|k| from[*k]));
+            let (above, own) = factor.split_at_mut(line(at));
+            for k in 0..at {
+                let other = &above[line(k)..][..=k];
+                own[k] = (own[k] - dot(&own[..k], &other[..k])) / other[k];
+            }
+            let diagonal = own[at] + ridge(*j);
+            let pivot = diagonal - dot(&own[..at], &own[..at]);
+            if pivot.is_nan() || pivot <= PIVOT * diagonal {
+                return None;
+            }
+            own[at] = pivot.sqrt();
+        }
+        let mut found = aims;
+        for at in 0..held.len() {
+            let own = &factor[line(at)..][..=at];
+            found[at] = (found[at] - dot(&own[..at], &found[..at])) / own[at];
+        }
+        for at in (0..held.len()).rev() {
+            let own = &factor[line(at)..][..=at];
+            let last = found[at] / own[at];
+            found[at] = last;
+            found[..at].iter_mut().zip(own).for_each(|(to, by)| *to -= by * last);
+        }
+        Some(found)
+    }
+
+    /// Takes the features `held`, which have weights, to their common optimum, but only until the first of them is 0: whether
+    /// one is.
+    fn leap(
+        &self,
+        held: &[usize],
+        weights: &[f64],
+        gradient: &[f64],
+        penalty: Penalty,
+        (step, moved): (&mut [f64], &mut [f64]),
+    ) -> bool {
+        let at = |j: usize, step: &[f64]| weights[j] + step[j];
+        let aim = |j: &usize| {
+            let l1 = if *j < self.features { penalty.l1 * at(*j, step).signum() } else { 0.0 };
+            -(gradient[*j] + moved[*j] + self.ridge(*j, penalty.l2) * at(*j, step) + l1)
+        };
+        let ridge = |j: usize| self.ridge(j, penalty.l2) + FLAT * self.matrix[j * self.size + j];
+        let Some(way) = self.solve_for(held, held.iter().map(aim).collect(), ridge) else { return false };
+        let (mut length, mut first) = (1.0, None);
+        for (j, d) in held.iter().zip(&way).filter(|(j, _)| **j < self.features) {
+            let here = at(*j, step);
+            if here * (here + length * d) < 0.0 {
+                (length, first) = (-here / d, Some(*j));
+            }
+        }
+        for (j, d) in held.iter().zip(&way) {
+            let next = if first == Some(*j) { -weights[*j] } else { step[*j] + length * d };
+            let change = next - step[*j];
+            step[*j] = next;
+            let own = &self.matrix[j * self.size..][..self.size];
+            moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
+        }
+        first.is_some()
+    }
+
+    /// The step by coordinate descent.
+    fn descend(&self, weights: &[f64], gradient: &[f64], penalty: Penalty) -> Vec<f64> {
+        let size = self.size;
+        let (mut step, mut moved, mut first) = (vec![0.0; size], vec![0.0; size], 0.0);
+        let (mut since, mut leaps) = (0, 0);
+        for sweep in 0..SWEEPS {
+            let mut sum = 0.0;
+            for j in 0..size {
+                let (own, l2) = (&self.matrix[j * size..][..size], self.ridge(j, penalty.l2));
+                let (at, curvature) = (weights[j] + step[j], own[j] + l2);
+                if own[j] <= 0.0 {
+                    continue;
+                }
+                let l1 = if j < self.features { penalty.l1 } else { 0.0 };
+                let (next, violation) = best(at, gradient[j] + l2 * at + moved[j], curvature, l1);
+                sum += violation.max(0.0);
+                let change = next - at;
+                if change != 0.0 && change.is_finite() {
+                    // Exactly what leaves no weight, where none is to be left.
+                    step[j] = if next == 0.0 { -weights[j] } else { step[j] + change };
+                    moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
+                }
+            }
+            if sweep == 0 {
+                first = sum;
+            }
+            if sum <= ENOUGH * first {
+                break;
+            }
+            since += 1;
+            let held: Vec<usize> = (0..size).filter(|j| weights[*j] + step[*j] != 0.0).collect();
+            let apart = APART.max(held.len() / 6);
+            if since >= apart && leaps < LEAPS {
+                leaps += 1;
+                let cut = self.leap(&held, weights, gradient, penalty, (&mut step, &mut moved));
+                // Without the one that is 0 it may go on soon.
+                since = if cut { apart - 2 } else { 0 };
+            }
+        }
+        step
+    }
+}
+
+/// The sum of products, four lanes at a time.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        (0..8).for_each(|lane| sums[lane] += a[lane] * b[lane]);
+    }
+    rest + sums.iter().sum::<f64>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The matrix of rows, each with a weight, of `features` values.
+    fn of(rows: &[(f64, Vec<f64>)], features: usize, bias: bool) -> Gram {
+        let size = features + usize::from(bias);
+        let mut matrix = vec![0.0; size * size];
+        for (by, row) in rows {
+            let value = |j: usize| row.get(j).copied().unwrap_or(1.0);
+            (0..size * size).for_each(|at| matrix[at] += by * value(at / size) * value(at % size));
+        }
+        Gram { starts: Vec::new(), slots: Vec::new(), values: None, features, size, matrix }
+    }
+
+    /// By how much a step misses what makes it the best: the sum over features.
+    fn missed(gram: &Gram, weights: &[f64], gradient: &[f64], slope: f64, penalty: Penalty, way: &Way) -> f64 {
+        let all: Vec<f64> = way.step.iter().copied().chain([way.bias]).collect();
+        let mut sum = 0.0;
+        for j in 0..gram.size {
+            let own = &gram.matrix[j * gram.size..][..gram.size];
+            let moved: f64 = own.iter().zip(&all).map(|(h, d)| h * d).sum();
+            if j == gram.features {
+                sum += (slope + moved).abs();
+                continue;
+            }
+            let at = weights[j] + way.step[j];
+            let along = gradient[j] + moved + penalty.l2 * at;
+            sum +=
+                if at == 0.0 { (along.abs() - penalty.l1).max(0.0) } else { (along + at.signum() * penalty.l1).abs() };
+        }
+        sum
+    }
+
+    proptest! {
+        #[test]
+        fn a_step_is_the_best_of_the_quadratic_under_each_penalty(
+            rows in prop::collection::vec((0.01..1.0f64, prop::collection::vec(-1.0..1.0f64, 6)), 3..12),
+            weights in prop::collection::vec(prop_oneof![Just(0.0), -1.0..1.0f64], 6),
+            gradient in prop::collection::vec(-1.0..1.0f64, 6),
+            bias in any::<bool>(),
+        ) {
+            let gram = of(&rows, 6, bias);
+            for (l1, l2) in [(0.3, 0.02), (0.2, 0.1), (0.0, 0.05)] {
+                let (penalty, slope) = (Penalty { l1, l2 }, if bias { 0.4 } else { 0.0 });
+                let none = Way { step: vec![0.0; 6], bias: 0.0 };
+                let way = gram.step(&weights, &gradient, slope, penalty);
+                let [before, after] =
+                    [&none, &way].map(|way| missed(&gram, &weights, &gradient, slope, penalty, way));
+                let enough = if l1 == 0.0 { 1e-9 } else { 0.02 };
+                prop_assert!(after <= enough * before + 1e-12, "l1 {l1} l2 {l2}: {after:e} of {before:e}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_of_groups_that_always_add_up_to_the_same_reach_the_best_step_too() {
+        // Three groups of four, one feature of each in every row: no matrix of all has an inverse.
+        let row = |i: usize| {
+            let of =
+                |group: usize, j: usize| if (i / 4usize.pow(group as u32) + i * group) % 4 == j { 1.0 } else { 0.0 };
+            (1.0 / 64.0, (0..12).map(|j| of(j / 4, j % 4)).collect::<Vec<f64>>())
+        };
+        let gram = of(&(0..64).map(row).collect::<Vec<_>>(), 12, false);
+        let wanted: Vec<f64> = (0..12).map(|j| f64::from(j as u32 * 7 % 5) - 2.0).collect();
+        let gradient: Vec<f64> = (0..12).map(|j| -dot(&gram.matrix[j * 12..][..12], &wanted)).collect();
+        let penalty = Penalty { l1: 1e-4, l2: 0.0 };
+        let way = gram.step(&[0.0; 12], &gradient, 0.0, penalty);
+        let none = Way { step: vec![0.0; 12], bias: 0.0 };
+        let [before, after] = [&none, &way].map(|way| missed(&gram, &[0.0; 12], &gradient, 0.0, penalty, way));
+        assert!(after <= ENOUGH * before && after < 1e-3, "{after:e} of {before:e}");
+        assert!(gram.solve(&[0.0; 12], &gradient, 0.0).is_none());
+    }
+
+    #[test]
+    fn the_matrix_pays_where_rows_have_few_of_the_features_and_these_are_few() {
+        // a9a's rows; 1200 of the features of 200,000 rows; tf-idf rows, which have hundreds of those that are worked on.
+        assert!(pays(123, [32_561.0 * 196.0, 451_592.0], 2, 1));
+        assert!(pays(1200, [200_000.0 * 70.0, 1_400_000.0], 2, 1));
+        assert!(!pays(1200, [200_000.0 * 70.0, 1_400_000.0], 2, 3));
+        assert!(!pays(2000, [20_000.0 * 300.0 * 300.0, 20_000.0 * 300.0], 2, 1));
+        let facts = |rows, features, nonzeros| Facts { rows, features, nonzeros, ..Facts::default() };
+        assert!(suits(&facts(32_561, 123, 451_592), 40 << 20) && suits(&facts(569, 30, 17_070), 40 << 20));
+        assert!(!suits(&facts(32_561, 123, 451_592), 1 << 16), "no memory for it");
+        assert!(!suits(&facts(4143, 54_877, 817_141), 40 << 20));
+    }
+}
