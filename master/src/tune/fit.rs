@@ -1,18 +1,20 @@
 //! T(p) = work/p + cost p + fixed through measured runs, by non-negative least squares of relative errors.
 //!
 //! Of the three terms each subset is fitted on its own, and among those fits that are nowhere negative the one with the least
-//! squares is taken: with three unknowns that is the optimum under the bounds, without iterations.
+//! squares is taken: with three unknowns that is the optimum under the bounds, without iterations. All that the runs of a count
+//! say is in three sums, so a fit takes a few microseconds however many runs there were: one is made after each.
 //! Invariant: work, cost and fixed are finite and at least 0.
 
 use flexps_common::curve::Curve;
-use std::collections::BTreeSet;
 
 /// The relative error of a run as long as there are too few runs to tell.
 const UNKNOWN: f64 = 0.1;
 /// The least relative error: no two runs are the same.
 const LEAST: f64 = 1e-3;
 
-type Matrix = Vec<Vec<f64>>;
+/// A value for each term that is in use, 0 for the others.
+type Terms = [f64; 3];
+type Matrix = [Terms; 3];
 
 /// A fit, and how sure it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,97 +23,127 @@ pub struct Fit {
     pub curve: Curve,
     /// By what part of its time a run is off the curve: one standard deviation.
     pub error: f64,
-    /// The terms in use, with the inverse of their normal matrix.
-    terms: Vec<usize>,
+    /// Whether there were runs enough to know that.
+    pub told: bool,
+    /// The inverse of the normal matrix of the terms in use.
     inverse: Matrix,
+}
+
+/// What the runs of a count say.
+#[derive(Debug, Clone, Copy)]
+struct Runs {
+    threads: u32,
+    /// How many they are.
+    count: f64,
+    /// The sum of 1/seconds, and that of their squares.
+    inverse: f64,
+    squares: f64,
 }
 
 impl Fit {
     /// The fit through runs (threads, seconds) of more than 0 seconds; none without any.
     pub fn of(runs: &[(u32, f64)]) -> Option<Self> {
-        let counts = runs.iter().map(|(p, _)| *p).collect::<BTreeSet<_>>().len();
-        let mut best: Option<(f64, Solved)> = None;
+        let runs = grouped(runs);
+        let count: f64 = runs.iter().map(|r| r.count).sum();
+        let mut best: Option<(f64, usize, Terms, Matrix)> = None;
         for chosen in 1..8usize {
-            let terms: Vec<usize> = (0..3).filter(|term| chosen >> term & 1 == 1).collect();
-            if terms.len() > counts {
+            let uses = [0, 1, 2].map(|term| chosen >> term & 1 == 1);
+            let terms = uses.iter().filter(|used| **used).count();
+            if terms > runs.len() {
                 continue;
             }
-            let Some(solved) = solve(runs, terms) else { continue };
-            let Solved { terms, values, .. } = &solved;
+            let Some((values, inverse)) = solve(&runs, uses) else { continue };
             if values.iter().any(|value| !value.is_finite() || *value < 0.0) {
                 continue;
             }
-            let off = |(p, seconds): &(u32, f64)| dot(&row(terms, *p, *seconds), values) - 1.0;
-            let squares: f64 = runs.iter().map(|run| off(run).powi(2)).sum();
+            let squares: f64 = runs.iter().map(|r| off(r, &values)).sum();
             // More terms must earn their place, or rounding would choose.
-            if best.as_ref().is_none_or(|(least, ..)| squares < least - 1e-12) {
-                best = Some((squares, solved));
+            if best.as_ref().is_none_or(|(least, ..)| squares < least - 1e-12 * count.max(1.0)) {
+                best = Some((squares, terms, values, inverse));
             }
         }
-        let (squares, Solved { terms, values, inverse }) = best?;
-        let mut all = [0.0; 3];
-        terms.iter().zip(&values).for_each(|(term, value)| all[*term] = *value);
-        let spare = runs.len() - terms.len();
-        let error = if spare > 0 { (squares / spare as f64).sqrt().max(LEAST) } else { UNKNOWN };
-        Some(Self { curve: Curve { work: all[0], cost: all[1], fixed: all[2] }, error, terms, inverse })
+        let (squares, terms, [work, cost, fixed], inverse) = best?;
+        let spare = count - terms as f64;
+        let error = if spare > 0.0 { (squares.max(0.0) / spare).sqrt().max(LEAST) } else { UNKNOWN };
+        Some(Self { curve: Curve { work, cost, fixed }, error, told: spare > 0.0, inverse })
     }
 
     /// How far, in seconds, the curve may be off at `threads`: one standard deviation of its mean there.
     pub fn deviation(&self, threads: u32) -> f64 {
-        let at = row(&self.terms, threads, 1.0);
+        let at = parts(threads);
         let spread: f64 = self.inverse.iter().zip(&at).map(|(line, x)| x * dot(line, &at)).sum();
         self.error * spread.max(0.0).sqrt()
     }
 }
 
-/// The least squares by some terms.
-struct Solved {
-    terms: Vec<usize>,
-    values: Vec<f64>,
-    inverse: Matrix,
+/// The sums of the runs of each count.
+fn grouped(runs: &[(u32, f64)]) -> Vec<Runs> {
+    let mut all: Vec<Runs> = Vec::new();
+    for (threads, seconds) in runs {
+        let at = all.partition_point(|r| r.threads < *threads);
+        if all.get(at).is_none_or(|r| r.threads != *threads) {
+            all.insert(at, Runs { threads: *threads, count: 0.0, inverse: 0.0, squares: 0.0 });
+        }
+        let inverse = 1.0 / seconds;
+        let r = &mut all[at];
+        (r.count, r.inverse, r.squares) = (r.count + 1.0, r.inverse + inverse, r.squares + inverse * inverse);
+    }
+    all
 }
 
-/// The terms' parts of a run's time, each divided by that time.
-fn row(terms: &[usize], threads: u32, seconds: f64) -> Vec<f64> {
+/// The squares of the relative errors of a count's runs.
+fn off(runs: &Runs, values: &Terms) -> f64 {
+    let seconds = dot(&parts(runs.threads), values);
+    // The mean is apart from what the runs are off it, so that runs which the curve meets leave nothing but rounding.
+    let mean = runs.inverse / runs.count;
+    let spread = (runs.squares - runs.inverse * mean).max(0.0);
+    runs.count * (seconds * mean - 1.0).powi(2) + seconds * seconds * spread
+}
+
+/// What a unit of each term takes on so many threads.
+fn parts(threads: u32) -> Terms {
     let p = f64::from(threads.max(1));
-    terms.iter().map(|term| [1.0 / p, p, 1.0][*term] / seconds).collect()
+    [1.0 / p, p, 1.0]
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+fn dot(a: &Terms, b: &Terms) -> f64 {
     a.iter().zip(b).map(|(x, y)| x * y).sum()
 }
 
-/// The least squares of all runs by these terms alone, and the inverse of their normal matrix; none where they can't be told
-/// apart.
-fn solve(runs: &[(u32, f64)], terms: Vec<usize>) -> Option<Solved> {
-    let n = terms.len();
-    let (mut normal, mut right) = (vec![vec![0.0; n]; n], vec![0.0; n]);
-    for (p, seconds) in runs {
-        let x = row(&terms, *p, *seconds);
-        for i in 0..n {
-            right[i] += x[i];
-            (0..n).for_each(|j| normal[i][j] += x[i] * x[j]);
+/// The least squares of all runs by the terms in use alone, and the inverse of their normal matrix; none where they can't be
+/// told apart.
+fn solve(runs: &[Runs], uses: [bool; 3]) -> Option<(Terms, Matrix)> {
+    let (mut normal, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
+    for r in runs {
+        let x = parts(r.threads);
+        for i in (0..3).filter(|i| uses[*i]) {
+            right[i] += x[i] * r.inverse;
+            (0..3).filter(|j| uses[*j]).for_each(|j| normal[i][j] += x[i] * x[j] * r.squares);
         }
     }
-    // Terms of sizes that are far apart, as 1/p and p are, would drown one another.
-    let scale: Vec<f64> = (0..n).map(|i| normal[i][i].sqrt()).collect();
-    for i in 0..n {
-        (0..n).for_each(|j| normal[i][j] /= scale[i] * scale[j]);
+    // Terms of sizes that are far apart, as 1/p and p are, would drown one another. One that is not in use stands apart.
+    let mut scale = [1.0; 3];
+    for i in 0..3 {
+        if uses[i] { scale[i] = f64::sqrt(normal[i][i]) } else { normal[i][i] = 1.0 }
+    }
+    for i in 0..3 {
+        (0..3).for_each(|j| normal[i][j] /= scale[i] * scale[j]);
     }
     let mut inverse = invert(normal)?;
-    for i in 0..n {
-        (0..n).for_each(|j| inverse[i][j] /= scale[i] * scale[j]);
+    for i in 0..3 {
+        (0..3).for_each(|j| inverse[i][j] /= scale[i] * scale[j]);
+        if !uses[i] {
+            inverse[i][i] = 0.0;
+        }
     }
-    let values = inverse.iter().map(|line| dot(line, &right)).collect();
-    Some(Solved { terms, values, inverse })
+    Some((inverse.map(|line| dot(&line, &right)), inverse))
 }
 
 /// By Gauss and Jordan, with pivots.
 fn invert(mut a: Matrix) -> Option<Matrix> {
-    let n = a.len();
-    let mut b: Matrix = (0..n).map(|i| (0..n).map(|j| f64::from(u8::from(i == j))).collect()).collect();
-    for at in 0..n {
-        let pivot = (at..n).max_by(|i, j| a[*i][at].abs().total_cmp(&a[*j][at].abs()))?;
+    let mut b = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
+    for at in 0..3 {
+        let pivot = (at..3).max_by(|i, j| a[*i][at].abs().total_cmp(&a[*j][at].abs()))?;
         a.swap(at, pivot);
         b.swap(at, pivot);
         let by = a[at][at];
@@ -121,10 +153,10 @@ fn invert(mut a: Matrix) -> Option<Matrix> {
         for matrix in [&mut a, &mut b] {
             matrix[at].iter_mut().for_each(|x| *x /= by);
         }
-        for i in (0..n).filter(|i| *i != at) {
+        for i in (0..3).filter(|i| *i != at) {
             let factor = a[i][at];
             for matrix in [&mut a, &mut b] {
-                let line = matrix[at].clone();
+                let line = matrix[at];
                 matrix[i].iter_mut().zip(line).for_each(|(x, y)| *x -= factor * y);
             }
         }

@@ -4,6 +4,8 @@
 //! cold, is not measured; then three counts are tried, T(p) is fitted through them, and the count is taken that the fit says
 //! is best. What runs then is watched: each run makes the fit surer, a count that may be better after all is tried again as
 //! long as trying takes a small part of the stage's time, and when runs no longer take what they took, all is tried anew.
+//! Among counts that the runs can't tell apart it stays at the one that it has, or takes the smallest: more threads than it
+//! needs take slots from others, and are now and then kept waiting by them, which a median does not show.
 //! Invariants: a count is within the limits that were given; the same runs give the same counts.
 
 mod fit;
@@ -32,6 +34,8 @@ const UNUSUAL: usize = 3;
 const PATIENCE: u64 = 5;
 /// A run that is off by less of its time is not unusual.
 const OFF: f64 = 0.25;
+/// The part by which a count may cost more than the best one and still be taken, if their runs can't tell them apart.
+const NEAR: f64 = 0.03;
 /// Runs of each count in an exhaustive search.
 const SEARCHED: usize = 3;
 
@@ -52,6 +56,8 @@ pub struct Tuner {
     /// Seconds of the last runs, by count.
     seen: BTreeMap<u32, VecDeque<f64>>,
     fit: Option<Fit>,
+    /// The count that it has, once there is one.
+    chosen: Option<u32>,
     /// The limits of the run that was asked for last.
     limits: (u32, u32),
     runs: u64,
@@ -60,6 +66,15 @@ pub struct Tuner {
     tried_seconds: f64,
     unusual: Vec<f64>,
     restarts: u64,
+}
+
+/// What a count is expected to cost.
+#[derive(Debug, Clone, Copy)]
+struct Priced {
+    threads: u32,
+    price: f64,
+    /// One standard deviation, as a part of it.
+    off: f64,
 }
 
 impl Tuner {
@@ -71,6 +86,7 @@ impl Tuner {
             optimize,
             seen,
             fit: None,
+            chosen: None,
             limits: (1, 1),
             runs: 0,
             seconds: 0.0,
@@ -122,6 +138,7 @@ impl Tuner {
             runs.pop_front();
         }
         self.refit();
+        self.chosen = if self.untried().is_none() { Some(self.best()) } else { None };
     }
 
     /// What was tried, found and chosen.
@@ -183,32 +200,46 @@ impl Tuner {
         (between && !any(low + 1, high - 1)).then_some(middle)
     }
 
-    /// The count with the least price.
-    fn best(&self) -> u32 {
+    /// The prices of all counts, each with the part of it that it may be off.
+    fn prices(&self) -> impl Iterator<Item = Priced> {
         let (least, most) = self.limits;
-        let price = |threads: u32| self.expected(threads).map(|(s, _)| self.optimize.price(threads, s));
-        let known = (least..=most).filter_map(|threads| Some((threads, price(threads)?)));
-        known.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(most, |(threads, _)| threads)
+        (least..=most).filter_map(|threads| {
+            let (seconds, deviation) = self.expected(threads)?;
+            Some(Priced { threads, price: self.optimize.price(threads, seconds), off: deviation / seconds })
+        })
     }
 
-    /// A count whose price may be below the best one's, if there is time for doubts.
+    /// The count with the least price; or of those that can't be told from it, and cost little more if they can, the one that
+    /// it has, unless a smaller one costs no more.
+    fn best(&self) -> u32 {
+        let all: Vec<Priced> = self.prices().collect();
+        let Some(lowest) = all.iter().min_by(|a, b| a.price.total_cmp(&b.price)) else { return self.limits.1 };
+        // As long as nobody knows how far runs differ, what the fit says is taken as it is.
+        let part = if self.fit.as_ref().is_some_and(|fit| fit.told) { NEAR } else { 0.0 };
+        let near = |one: &&Priced| one.price <= lowest.price * (1.0 + one.off.hypot(lowest.off).min(part));
+        let has = all.iter().filter(near).find(|one| Some(one.threads) == self.chosen);
+        let most = has.map_or(f64::INFINITY, |has| has.price);
+        // What the fit alone says of a count is no reason to take it for its size.
+        let tried = |one: &&Priced| self.seen.contains_key(&one.threads) && one.price <= most;
+        let taken = has.unwrap_or(lowest);
+        all.iter().filter(near).find(tried).filter(|one| one.threads < taken.threads).unwrap_or(taken).threads
+    }
+
+    /// A count whose price may be below all that is known, if there is time for doubts.
     fn doubted(&self, best: u32) -> Option<u32> {
-        let (least, most) = self.limits;
         if self.tried_seconds > DOUBTS * self.seconds {
             return None;
         }
-        let (seconds, _) = self.expected(best)?;
-        let price = self.optimize.price(best, seconds);
-        let lowest = |threads: u32| {
-            let (seconds, deviation) = self.expected(threads)?;
-            let tried = self.seen.get(&threads).map_or(0, VecDeque::len) as f64;
+        let price = self.prices().map(|one| one.price).fold(f64::INFINITY, f64::min);
+        let lowest = |one: Priced| {
+            let tried = self.seen.get(&one.threads).map_or(0, VecDeque::len) as f64;
             // A few slow runs must not speak against a count for ever: the more runs there were of others, the less is
             // known of it.
             let doubts = (2.0 * (self.runs as f64 / (tried + 1.0)).ln()).max(0.0).sqrt();
-            let lowest = self.optimize.price(threads, seconds - doubts * deviation);
-            (threads != best && lowest < price).then_some((threads, lowest))
+            let lowest = one.price * (1.0 - doubts * one.off);
+            (one.threads != best && lowest < price).then_some((one.threads, lowest))
         };
-        (least..=most).filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(threads, _)| threads)
+        self.prices().filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(threads, _)| threads)
     }
 
     /// Seconds of a run, and their deviation. Where a count was tried the fit counts as one more run of it; of an even number

@@ -186,6 +186,28 @@ fn noise_costs_little_and_makes_it_try_little() {
 }
 
 #[test]
+fn among_counts_that_cannot_be_told_apart_it_mostly_stays_at_one() {
+    let (mut changes, mut tries) = (0, 0);
+    for seed in 0..50 {
+        let mut tuner = tuner(Optimize::Elapsed);
+        // As on a machine of three cores.
+        let takes = |p: u32, run: usize| (6.0 / f64::from(p.min(3))) * (0.85 + 0.3 * uniform(seed, run as u64));
+        let counts = play(&mut tuner, 600, 1, 16, takes);
+        changes += counts.windows(2).filter(|pair| pair[0] != pair[1]).count();
+        tries += tuner.report("s").tries as usize;
+    }
+    // A count that is tried is one change, and the one that follows another.
+    assert!(changes < 2 * tries + 50 * 5, "{changes} changes, {tries} tries");
+}
+
+#[test]
+fn of_two_counts_that_are_as_good_it_takes_the_smaller() {
+    let mut tuner = tuner(Optimize::Elapsed);
+    let counts = play(&mut tuner, 100, 1, 16, |p, _| if p < 4 { 5.0 } else { 1.0 });
+    assert_eq!(counts[80..], [4; 20], "{counts:?}");
+}
+
+#[test]
 fn one_slow_run_does_not_speak_against_a_count_for_ever() {
     let curve = Curve { work: 8.0, cost: 2.0, fixed: 0.5 };
     let best = 2;
