@@ -31,6 +31,9 @@ pub struct Slave {
     broken: Option<Duration>,
     /// Slots, and bytes of memory.
     taken: BTreeMap<(JobId, StageRun), (u32, u64)>,
+    /// Of all of these.
+    busy: u32,
+    asked: u64,
 }
 
 /// All live slaves.
@@ -45,7 +48,7 @@ pub struct Slaves {
 impl Slave {
     /// Slots that no stage runs in.
     pub fn free(&self) -> u32 {
-        self.registration.slots.saturating_sub(self.busy())
+        self.registration.slots.saturating_sub(self.busy)
     }
 
     /// What errors call it, e.g. `slave s2 (h2)`.
@@ -60,15 +63,7 @@ impl Slave {
 
     /// Of which none that runs asked for.
     pub fn memory_left(&self) -> u64 {
-        self.memory().saturating_sub(self.memory_asked())
-    }
-
-    fn busy(&self) -> u32 {
-        self.taken.values().map(|(slots, _)| slots).sum()
-    }
-
-    fn memory_asked(&self) -> u64 {
-        self.taken.values().fold(0, |sum, (_, memory)| sum.saturating_add(*memory))
+        self.memory().saturating_sub(self.asked)
     }
 }
 
@@ -117,6 +112,8 @@ impl Slaves {
             connection: from,
             broken: None,
             taken: BTreeMap::new(),
+            busy: 0,
+            asked: 0,
         };
         self.live.insert(id, slave);
         Ok((id, replaced))
@@ -190,13 +187,17 @@ impl Slaves {
         for (id, n) in workers {
             if let Some(slave) = self.live.get_mut(id) {
                 slave.taken.insert((job, run), (*n, memory));
+                (slave.busy, slave.asked) = (slave.busy + n, slave.asked.saturating_add(memory));
             }
         }
     }
 
     /// Gives back what a stage run has on one slave; false when it had none.
     pub fn give_back(&mut self, id: SlaveId, job: JobId, run: StageRun) -> bool {
-        self.live.get_mut(&id).is_some_and(|s| s.taken.remove(&(job, run)).is_some())
+        let Some(slave) = self.live.get_mut(&id) else { return false };
+        let Some((slots, memory)) = slave.taken.remove(&(job, run)) else { return false };
+        (slave.busy, slave.asked) = (slave.busy - slots, slave.asked.saturating_sub(memory));
+        true
     }
 
     /// A slave as its peers see it.
@@ -212,9 +213,9 @@ impl Slaves {
             name: s.registration.name.clone(),
             host: s.registration.host.clone(),
             slots: s.registration.slots,
-            busy: s.busy(),
+            busy: s.busy,
             memory: s.registration.memory,
-            memory_asked: s.memory_asked(),
+            memory_asked: s.asked,
             silent: now.saturating_sub(s.heard).as_secs_f64(),
             pid: s.registration.pid,
         };

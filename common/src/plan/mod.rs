@@ -197,6 +197,24 @@ impl Plan {
         walk(&mut self.body.0, stage);
     }
 
+    /// A stage by its place among all.
+    pub fn stage(&self, place: u32) -> Option<&StageSpec> {
+        fn walk<'a>(steps: &'a [Step], left: &mut usize) -> Option<&'a StageSpec> {
+            steps.iter().find_map(|step| {
+                let stages = match step {
+                    Step::Stage(stage) => std::slice::from_ref(stage),
+                    Step::Together(stages) => stages,
+                    Step::Repeat { body, .. } | Step::When { body, .. } => return walk(body, left),
+                    _ => &[],
+                };
+                let found = stages.get(*left);
+                *left = left.saturating_sub(stages.len());
+                found
+            })
+        }
+        walk(&self.body.0, &mut (place as usize))
+    }
+
     /// All stages, in order, each once.
     pub fn stages(&self) -> Vec<&StageSpec> {
         fn walk<'a>(steps: &'a [Step], found: &mut Vec<&'a StageSpec>) {
@@ -212,5 +230,31 @@ impl Plan {
         let mut found = Vec::new();
         walk(&self.body.0, &mut found);
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_is_found_by_its_place_wherever_it_stands() {
+        let mut plan = Plan::default();
+        plan.body.stage("a", |_| Ok(()));
+        plan.body.repeat(3, |round| {
+            round.stage("b", |_| Ok(()));
+            round.together(|group| {
+                group.stage("c", |_| Ok(()));
+                group.stage("d", |_| Ok(()));
+            });
+            round.repeat(2, |_| {});
+        });
+        plan.body.stage("e", |_| Ok(()));
+        let all: Vec<&str> = plan.stages().iter().map(|stage| stage.name.as_str()).collect();
+        assert_eq!(all, ["a", "b", "c", "d", "e"]);
+        for (place, name) in (0..).zip(all) {
+            assert_eq!(plan.stage(place).map(|stage| stage.name.as_str()), Some(name));
+        }
+        assert!(plan.stage(5).is_none());
     }
 }

@@ -165,7 +165,7 @@ impl Job {
     /// Says why it waits: of stages that wait side by side, of each.
     pub fn tell_waiting(&mut self) {
         let Phase::Started(started) = &self.phase else { return };
-        let name = |place: u32| &self.plan.stages()[place as usize].name;
+        let name = |place: u32| self.plan.stage(place).map_or("?", |stage| &stage.name);
         let whys = started.ready.iter().filter_map(|(place, turn)| Some((*place, turn.why.as_ref()?)));
         let whys: Vec<String> = match started.ready.len() {
             1 => whys.map(|(_, why)| why.clone()).collect(),

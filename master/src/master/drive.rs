@@ -205,13 +205,13 @@ impl Master {
             }
             Command::Launch(launch) => {
                 let threads: u32 = launch.workers.iter().map(|(_, n)| n).sum();
-                let spec = plan.stages()[launch.stage as usize];
+                let lacks = || Error::bug(format!("the plan has no stage {}", launch.stage));
+                let spec = plan.stage(launch.stage).ok_or_else(lacks)?;
                 let (stage, memory) = (&spec.name, spec.memory);
                 let turn = started.ready.remove(&launch.stage).unwrap_or_default();
                 tracing::info!(job = %id, stage, epoch = launch.epoch + 1, threads, "stage starts");
                 self.slaves.take(id, launch.run, &launch.workers, memory);
-                let share = job.report.scheduling.share().to_owned();
-                let owner = self.books.owner(&share);
+                let owner = self.books.owner(job.report.scheduling.share());
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
                 let (turn, want) = (&turn, admission::want(spec, threads));
                 let bound = spec.on.is_some() || matches!(spec.threads, Threads::Visit(_));

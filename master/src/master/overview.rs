@@ -139,7 +139,7 @@ impl Master {
             let line = |place: Option<u32>, (since, passed_over): (Duration, u32), why: Option<&String>| {
                 Some(Waiting {
                     job: job.id,
-                    stage: place.and_then(|at| Some(job.plan.stages().get(at as usize)?.name.clone())),
+                    stage: place.and_then(|at| Some(job.plan.stage(at)?.name.clone())),
                     waited: now.saturating_sub(since).as_secs_f64(),
                     passed_over,
                     held: place.and_then(|at| held.get(&(job.id, at)).copied()).unwrap_or(0),

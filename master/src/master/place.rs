@@ -11,6 +11,7 @@ use crate::job::reading::Reading;
 use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
 use crate::scheduler::{Decision, Near, NearList, Placement, Ready, Slots, View, Want, Why, note_overtaken};
+use crate::slaves::Slave;
 use crate::tune::Tuners;
 use crate::{assigner, job::Job};
 use flexps_common::Error;
@@ -29,28 +30,40 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 impl Master {
     /// Starts what fits.
     pub(super) fn place(&mut self, now: Duration) {
-        let mut slots: Vec<Slots> = self
-            .slaves
-            .iter()
-            .map(|(id, s)| Slots { id, slots: s.registration.slots, free: s.free(), memory: s.memory_left() })
-            .collect();
+        let (mut started, mut asking): (Vec<JobId>, Vec<JobId>) = (Vec::new(), Vec::new());
+        for (id, job) in &self.jobs {
+            let asks = match &job.phase {
+                Phase::Started(running) => {
+                    started.push(*id);
+                    !running.ready.is_empty()
+                }
+                Phase::Queued(_) => true,
+                Phase::Preparing | Phase::Ended => false,
+            };
+            if asks {
+                asking.push(*id);
+            }
+        }
         let mut ready: Vec<Ready> = Vec::new();
-        let mut started: Vec<JobId> = Vec::new();
         let mut waiting: Vec<(JobId, String)> = Vec::new();
-        for id in self.jobs.keys().copied().collect::<Vec<_>>() {
+        for id in asking {
             match self.ready(id, now) {
                 Waits::Slots(stages) => ready.extend(stages),
                 Waits::Other(why) => waiting.push((id, why)),
                 Waits::Never(error) => self.fail(id, error, now),
                 Waits::Nothing => {}
             }
-            if self.jobs.get(&id).is_some_and(|j| matches!(j.phase, Phase::Started(_))) {
-                started.push(id);
-            }
         }
         if ready.is_empty() && waiting.is_empty() {
             return;
         }
+        let slots = |(id, s): (SlaveId, &Slave)| Slots {
+            id,
+            slots: s.registration.slots,
+            free: s.free(),
+            memory: s.memory_left(),
+        };
+        let mut slots: Vec<Slots> = self.slaves.iter().map(slots).collect();
         let Books { running, reserved, shares, .. } = &self.books;
         let view = View { now, slaves: &slots, ready: &ready, started: &started, running, reserved, shares };
         let asked = std::time::Instant::now();
@@ -153,16 +166,14 @@ impl Master {
     fn wanted(&mut self, id: JobId, place: u32, (since, passed_over): (Duration, u32), now: Duration) -> Option<Ready> {
         let chosen = self.chosen(id, place);
         let job = self.jobs.get(&id)?;
-        let stages = job.plan.stages();
-        let stage = stages.get(place as usize);
+        let stage = job.plan.stage(place);
         let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen));
         let slaves = self.allowed(job, place);
         let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;
         let near = near(job, place, self.books.near(id, place));
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
-        let (priority, share) = (scheduling.priority, scheduling.share().to_owned());
-        let owner = self.books.owner(&share);
+        let (priority, owner) = (scheduling.priority, self.books.owner(scheduling.share()));
         Some(Ready {
             job: id,
             stage: place,
@@ -180,8 +191,7 @@ impl Master {
 
     /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's.
     fn allowed(&self, job: &Job, place: u32) -> Arc<[SlaveId]> {
-        let stages = job.plan.stages();
-        let Some(stage) = stages.get(place as usize) else { return job.slaves.clone() };
+        let Some(stage) = job.plan.stage(place) else { return job.slaves.clone() };
         if let Some(name) = &stage.on {
             let called = |id: &&SlaveId| self.slaves.get(**id).is_some_and(|s| s.registration.name == *name);
             return job.slaves.iter().find(called).copied().into_iter().collect();
@@ -199,8 +209,7 @@ impl Master {
     /// never waits for more. One of a queued job can do with the fewest.
     fn chosen(&mut self, id: JobId, place: u32) -> u32 {
         let Some(job) = self.jobs.get(&id) else { return 0 };
-        let stages = job.plan.stages();
-        let Some(stage) = stages.get(place as usize).filter(|stage| stage.threads.found()) else { return 0 };
+        let Some(stage) = job.plan.stage(place).filter(|stage| stage.threads.found()) else { return 0 };
         let least = if stage.input.is_some() { job.slaves.len().max(1) as u32 } else { 1 };
         let allowed = self.allowed(job, place);
         let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
@@ -261,7 +270,7 @@ impl Master {
                 *local.entry(host).or_default() += block.end - block.start;
             }
         }
-        let candidate = |(id, s): (SlaveId, &crate::slaves::Slave)| Candidate {
+        let candidate = |(id, s): (SlaveId, &Slave)| Candidate {
             id,
             name: s.registration.name.clone(),
             slots: s.registration.slots,
@@ -340,7 +349,7 @@ fn near(job: &Job, place: u32, last: Option<NearList>) -> Option<NearList> {
     for shard in alone.filter(|members| members.len() == 1 && started.slaves.len() > 1).flatten() {
         started.slaves.get(shard as usize).into_iter().for_each(|id| add(*id, Near::Model));
     }
-    let stage = job.plan.stages().get(place as usize).copied();
+    let stage = job.plan.stage(place);
     let input = stage.and_then(|stage| stage.input.or(stage.draws.map(|(input, _)| input)));
     let reading = input.and_then(|input| started.readings.get(input.0 as usize));
     reading.into_iter().flat_map(Reading::near).for_each(|(id, near)| add(id, near));

@@ -47,13 +47,14 @@ impl Running {
 impl Driver {
     /// A run has ended: what it measured counts, and its report is kept.
     pub(super) fn stage_ended(&mut self, now: Duration, ended: Running) {
+        let threads = ended.threads();
         let Running { stage, phase, since, placed, workers, done, transfers, copied, .. } = ended;
         let name = self.program.stages[stage as usize].name.clone();
         let mut metrics = Metrics::default();
         let mut report = StageReport {
             name: name.clone(),
             epoch: self.progress.epoch + 1,
-            threads: workers.iter().map(|(_, n)| n).sum(),
+            threads,
             slaves: workers.iter().map(|(id, _)| self.name(*id).to_owned()).collect(),
             placed: placed.to_string(),
             start: since.as_secs_f64(),
@@ -78,7 +79,7 @@ impl Driver {
         self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);
         let by_shard = (0..).zip(&self.slaves).filter_map(|(shard, id)| Some((shard, done.get(id)?)));
         self.homes.ended(stage, phase, by_shard);
-        report.model = self.homes.access(stage, report.threads);
+        report.model = self.homes.access(stage, threads);
         if !copied.is_empty() {
             let names: Vec<&str> = copied.iter().map(|table| self.tables[*table].as_str()).collect();
             report.model.why.push_str(&format!("; a copy of {} beside each", names.join(", ")));
@@ -90,7 +91,7 @@ impl Driver {
             report.model.why += "; --model-access asks for it";
         }
         // While rows are being read a run takes as long as they do.
-        self.tuners.ran(stage, report.threads, report.seconds, !self.reading());
+        self.tuners.ran(stage, threads, report.seconds, !self.reading());
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);
