@@ -4,8 +4,8 @@
 //! cold, is not measured; then three counts are tried, T(p) is fitted through them, and the count is taken that the fit says
 //! is best. What runs then is watched: each run makes the fit surer, a count that may be better after all is tried again as
 //! long as trying takes a small part of the stage's time, and when runs no longer take what they took, all is tried anew.
-//! Among counts that the runs can't tell apart it stays at the one that it has, or takes the smallest: more threads than it
-//! needs take slots from others, and are now and then kept waiting by them, which a median does not show.
+//! Among counts that the runs can't tell apart it stays at the one that it has, unless a smaller one costs no more: threads
+//! that are not needed take slots from others, and are now and then kept waiting by them, which a median does not show.
 //! Invariants: a count is within the limits that were given; the same runs give the same counts.
 
 mod fit;
