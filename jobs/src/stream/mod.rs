@@ -11,6 +11,7 @@
 //! is t times a row's share, as it is in the mean that is minimised. Invariant: each row's loss is taken before anything
 //! is learnt from it, so their mean is what rows never seen would have cost; nothing waits for the end of the reading.
 
+mod join;
 mod own;
 mod rule;
 

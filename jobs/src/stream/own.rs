@@ -2,10 +2,12 @@
 //!
 //! It is held as soon as the worker has seen as many non-zeros as there are features: to look each batch's features up
 //! would then cost more than to learn from them. An exchange brings together what the worker and others have learnt (see
-//! [`Rule::joined`]) and leaves that here and in the tables. Invariant: what was learnt in the copy is in the tables once
+//! [`Joining`]) and leaves that here and in the tables. Invariant: what was learnt in the copy is in the tables once
 //! [`Own::give_back`] returned.
 
+use super::join::Joining;
 use super::rule::{Rule, State};
+use crate::sdca::fast::widest;
 use flexps_common::Result;
 use flexps_common::ids::Key;
 use flexps_common::plan::Table;
@@ -95,22 +97,17 @@ impl Own {
         let mut theirs = Vec::new();
         for range in ranges(0..self.now.len()) {
             worker.get_range(self.state, keys(&range), &mut theirs)?;
-            let (now, before) = (&mut self.now[range.clone()], &mut self.before[range.clone()]);
-            let mut changes = false;
-            for ((now, before), theirs) in now.iter_mut().zip(&mut *before).zip(theirs.as_chunks().0) {
-                *now = rule.joined(*before, *now, *theirs);
-                // The change, until it is sent.
-                *before = [now[0] - theirs[0], now[1] - theirs[1]];
-                changes |= before[1] != 0.0;
-            }
+            let (ours, before) = (&mut self.now[range.clone()], &mut self.before[range.clone()]);
+            let changes = widest(Joining { rule, ours, before, theirs: theirs.as_chunks().0 });
             if changes {
-                worker.add_range(self.state, keys(&range), before.as_flattened())?;
+                worker.add_range(self.state, keys(&range), self.before[range.clone()].as_flattened())?;
             }
-            before.copy_from_slice(now);
+            self.before[range.clone()].copy_from_slice(&self.now[range]);
         }
         if let Some(table) = self.bias {
             worker.get(table, &[0], &mut theirs)?;
-            self.bias_now = rule.free().joined(self.bias_before, self.bias_now, [theirs[0], theirs[1]]);
+            let joined = rule.free().joined(&[self.bias_before], &[self.bias_now], &[[theirs[0], theirs[1]]]);
+            [self.bias_now] = joined;
             worker.add(table, &[0], &[self.bias_now[0] - theirs[0], self.bias_now[1] - theirs[1]])?;
             self.bias_before = self.bias_now;
         }

@@ -6,13 +6,14 @@ use crate::logistic::Judged;
 use crate::sdca::fast::{Work, exp32, soft_hinge};
 use flexps_common::data::Block;
 use flexps_common::prefetch::prefetch;
+use std::array::from_fn;
 use std::ops::Range;
 
 /// What is known of a feature: z and n.
 pub type State = [f32; 2];
 
 /// Non-zeros that are reckoned at once.
-const LANES: usize = 8;
+pub(super) const LANES: usize = 8;
 /// How many non-zeros before it is read a state is asked for.
 const AHEAD: usize = 64;
 
@@ -41,34 +42,18 @@ impl Rule {
         self.weight_by(z, n.sqrt())
     }
 
-    /// What two have learnt of a feature since it was as `before`.
-    ///
-    /// Few small steps add up, those of one as those of the other. But many lead either of them to the weight that is best, and
-    /// their sum twice as far: then it is the mean, by the squares of the gradients that each met. A gradient's square is on
-    /// average the loss's curvature, so their sum times the step, `far`, tells how much of the way is behind: of a way on a parabola
-    /// 1 - exp(-far), for which far / (1 + far) stands.
-    pub fn joined(&self, before: State, ours: State, theirs: State) -> State {
-        let [us, them] = [ours, theirs].map(|after| after[1] - before[1]);
-        if us <= 0.0 {
-            return theirs;
-        }
-        if them <= 0.0 {
-            return ours;
-        }
-        let slope = |n: f32| (self.beta + n.sqrt()) / self.alpha + self.l2;
-        let n = ours[1] + them;
-        let sum = (ours[0] + (theirs[0] - before[0])) / slope(n);
-        let mean = (us * ours[0] / slope(ours[1]) + them * theirs[0] / slope(theirs[1])) / (us + them);
-        let far = (us + them) / slope(n);
-        [(sum + far * mean) / (1.0 + far) * slope(n), n]
-    }
-
     #[inline(always)]
     fn weight_by(&self, z: f32, root: f32) -> f32 {
         let beyond = z.abs() - self.l1;
         // Not `max`, which would make a weight of what is no number.
         let beyond = if beyond < 0.0 { 0.0 } else { beyond };
-        -beyond.copysign(z) / ((self.beta + root) * self.alpha.recip() + self.l2)
+        -beyond.copysign(z) / self.slope(root)
+    }
+
+    /// What z is divided by, when n has this root.
+    #[inline(always)]
+    pub(super) fn slope(&self, root: f32) -> f32 {
+        (self.beta + root) * self.alpha.recip() + self.l2
     }
 
     /// What a gradient makes of z and n, when n has this root and both this weight.
@@ -178,31 +163,13 @@ impl Work for Batch<'_> {
             judged.loss = f64::NAN;
         }
         // Apart from the steps, several at a time.
-        judged.loss += margins.iter().map(|margin| soft_hinge(f64::from(*margin))).sum::<f64>();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_one_alone_has_met_is_as_it_left_it() {
-        let rule = Rule { alpha: 0.7, beta: 0.3, l1: 0.0, l2: 0.1 };
-        let (before, after) = ([1.0, 4.0], [3.0, 5.0]);
-        assert_eq!(rule.joined(before, before, after), after);
-        assert_eq!(rule.joined(before, after, before), after);
-    }
-
-    #[test]
-    fn few_steps_of_two_add_up_and_of_many_the_mean_counts() {
-        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.0 };
-        let close = |a: f32, b: f32| (a - b).abs() <= 1e-3 * b.abs();
-        let [z, n] = rule.joined([1.0, 1e-2], [1.1, 1e-2 + 1e-5], [1.3, 1e-2 + 2e-5]);
-        assert!(close(z, 1.4) && close(n, 1e-2 + 3e-5), "{z} {n}");
-        // Two who found the same weight in a thousand rows.
-        let after = |n: f32| [-2.0 * (rule.beta + n.sqrt()) / rule.alpha, n];
-        let joined = rule.joined([1.0, 1e6], after(2e6), after(3e6));
-        assert!(close(rule.weight(joined), 2.0) && joined[1] == 4e6, "{joined:?}");
+        let (several, last) = margins.as_chunks::<LANES>();
+        for margins in several {
+            let losses: [f64; LANES] = from_fn(|lane| soft_hinge(f64::from(margins[lane])));
+            judged.loss += losses.iter().sum::<f64>();
+        }
+        for margin in last {
+            judged.loss += soft_hinge(f64::from(*margin));
+        }
     }
 }
