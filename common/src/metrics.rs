@@ -74,13 +74,14 @@ impl Metrics {
 /// that fall into one bucket.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AucSketch {
-    /// (negatives, positives) by bucket, sparse.
-    buckets: BTreeMap<u32, (u64, u64)>,
+    /// Bucket, negatives, positives; rising.
+    buckets: Vec<(u32, u64, u64)>,
 }
 
 impl AucSketch {
-    /// Low bits of an f32 score that a bucket ignores: 2^-15 of relative resolution remains.
-    const DROP: u32 = 8;
+    /// Low bits of an f32 score that a bucket ignores: 2^-12 of relative resolution remains, some thousand buckets for
+    /// all scores between two powers of ten.
+    const DROP: u32 = 11;
 
     /// The bucket of a score; falls and rises with it.
     fn bucket(score: f32) -> u32 {
@@ -91,27 +92,38 @@ impl AucSketch {
 
     /// Counts one row. For many rows, [`Scores`] is faster.
     pub fn add(&mut self, score: f32, positive: bool) {
-        let bucket = self.buckets.entry(Self::bucket(score)).or_default();
-        if positive {
-            bucket.1 += 1;
-        } else {
-            bucket.0 += 1;
-        }
+        let (bucket, positives) = (Self::bucket(score), u64::from(positive));
+        let place = self.buckets.binary_search_by_key(&bucket, |(bucket, ..)| *bucket);
+        let at = place.unwrap_or_else(|at| {
+            self.buckets.insert(at, (bucket, 0, 0));
+            at
+        });
+        let (_, n, p) = &mut self.buckets[at];
+        (*n, *p) = (*n + 1 - positives, *p + positives);
     }
 
     /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &AucSketch) {
-        for (key, (negatives, positives)) in &other.buckets {
-            let bucket = self.buckets.entry(*key).or_default();
-            bucket.0 += negatives;
-            bucket.1 += positives;
+        let mut merged = Vec::with_capacity(self.buckets.len() + other.buckets.len());
+        let mut theirs = other.buckets.iter().copied().peekable();
+        for (bucket, mut negatives, mut positives) in std::mem::take(&mut self.buckets) {
+            while let Some(before) = theirs.next_if(|(theirs, ..)| *theirs < bucket) {
+                merged.push(before);
+            }
+            if let Some((_, n, p)) = theirs.next_if(|(theirs, ..)| *theirs == bucket) {
+                negatives += n;
+                positives += p;
+            }
+            merged.push((bucket, negatives, positives));
         }
+        merged.extend(theirs);
+        self.buckets = merged;
     }
 
     /// Area under the curve in 0..=1; NaN when a class is missing.
     pub fn auc(&self) -> f64 {
         let (mut below, mut pairs, mut all_positives) = (0.0, 0.0, 0.0);
-        for (negatives, positives) in self.buckets.values() {
+        for (_, negatives, positives) in &self.buckets {
             let (n, p) = (*negatives as f64, *positives as f64);
             pairs += p * (below + n / 2.0);
             below += n;
@@ -121,29 +133,44 @@ impl AucSketch {
     }
 }
 
-/// Scores on their way to a sketch: four bytes and no look-up per row.
+/// Scores on their way to a sketch: four bytes and no look-up per row, and only so many of them at a time.
 #[derive(Debug, Default)]
 pub struct Scores {
     /// Bucket, then the class in the lowest bit.
     rows: Vec<u32>,
+    /// Those that are counted.
+    sketch: AucSketch,
 }
 
 impl Scores {
+    /// Rows that are counted at once: their sorting stays in the nearest caches, and nothing grows with the rows.
+    const MOST: usize = 1 << 15;
+
     /// Counts one row.
     #[inline]
     pub fn add(&mut self, score: f32, positive: bool) {
         self.rows.push(AucSketch::bucket(score) << 1 | u32::from(positive));
+        if self.rows.len() == Self::MOST {
+            self.count();
+        }
     }
 
-    /// The sketch of all rows.
-    pub fn into_sketch(mut self) -> AucSketch {
+    #[cold]
+    fn count(&mut self) {
         self.rows.sort_unstable();
         let same_bucket = self.rows.chunk_by(|a, b| a >> 1 == b >> 1);
         let counted = same_bucket.map(|rows| {
             let positives = rows.iter().filter(|row| **row & 1 == 1).count() as u64;
-            (rows[0] >> 1, (rows.len() as u64 - positives, positives))
+            (rows[0] >> 1, rows.len() as u64 - positives, positives)
         });
-        AucSketch { buckets: counted.collect() }
+        self.sketch.merge(&AucSketch { buckets: counted.collect() });
+        self.rows.clear();
+    }
+
+    /// The sketch of all rows.
+    pub fn into_sketch(mut self) -> AucSketch {
+        self.count();
+        self.sketch
     }
 }
 
@@ -168,5 +195,25 @@ mod tests {
         assert_eq!(collected.into_sketch(), whole);
         // Pairs: positives 0.5, 2.0 beat both negatives, -0.5 beats one of two.
         assert!((whole.auc() - 5.0 / 6.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_sketch_of_many_rows_is_that_of_each_alone_and_its_auc_is_near_that_of_all_pairs() {
+        let mut random = crate::random::SplitMix64(5);
+        let mut unit = || (random.draw() >> 40) as f32 / (1 << 24) as f32;
+        let (mut alone, mut together, mut scores) = (AucSketch::default(), Scores::default(), [vec![], vec![]]);
+        for _ in 0..2 * Scores::MOST + 7 {
+            let positive = unit() < 0.2;
+            let score = 6.0 * unit() * unit() - 4.0 + f32::from(u8::from(positive));
+            alone.add(score, positive);
+            together.add(score, positive);
+            scores[usize::from(positive)].push(score);
+        }
+        assert_eq!(together.into_sketch(), alone);
+        let [negatives, positives] = &mut scores;
+        negatives.sort_unstable_by(f32::total_cmp);
+        let beaten: usize = positives.iter().map(|score| negatives.partition_point(|other| other < score)).sum();
+        let exact = beaten as f64 / (negatives.len() * positives.len()) as f64;
+        assert!((alone.auc() - exact).abs() < 2e-5, "{} against {exact}", alone.auc());
     }
 }
