@@ -96,6 +96,11 @@ pub trait Backend {
     fn clock(&mut self) -> Result<()>;
     /// Block `at` of the slave's rows of `input`; waits while it is still being read. None behind the last one.
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>>;
+    /// The place of the block that comes next in a pass where it is `at`'s turn: another one where workers take rows that
+    /// their stage consumes as they come to them.
+    fn turn(&mut self, _input: InputId, at: usize) -> usize {
+        at
+    }
     /// Block `at` will be asked for soon; changes nothing but the time that takes.
     fn expect(&mut self, _input: InputId, _at: usize) {}
     /// The features of the slave's rows; waits until all are read, and renumbers the rows at the first call: blocks
@@ -243,7 +248,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
-    /// still being read as they come.
+    /// still being read as they come. Of rows that the stage consumes a worker's share is what it comes to first.
     pub fn pass(&self, input: Input) -> Pass {
         Pass { input: input.id, at: self.place.local_index, step: self.place.local_threads.max(1) }
     }
@@ -350,7 +355,7 @@ pub struct Pass {
 impl Pass {
     /// The next block and its place among the slave's, or None behind the last.
     pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<(usize, Arc<Block>)>> {
-        let at = self.at;
+        let at = worker.backend.turn(self.input, self.at);
         self.at += self.step;
         worker.backend.expect(self.input, self.at);
         let block = worker.backend.block(self.input, at)?;

@@ -45,12 +45,7 @@ impl Rows {
                 values.extend(row.iter().map(|(_, v)| *v));
                 offsets.push(indices.len() as u32);
             }
-            out.push(Block {
-                labels: labels.into(),
-                offsets: offsets.into(),
-                indices: indices.into(),
-                values: (!self.one_hot).then(|| values.into()),
-            });
+            out.push(Block { labels, offsets, indices, values: (!self.one_hot).then_some(values) });
         }
         out
     }

@@ -106,7 +106,7 @@ fn decode(packet: Packet) -> Result<Block> {
     };
     let mut body = BodyReader::new(packet.body);
     let labels = part(&mut body, rows as usize)?;
-    let offsets: Box<[u32]> = part(&mut body, rows as usize + 1)?;
+    let offsets: Vec<u32> = part(&mut body, rows as usize + 1)?;
     let indices = part(&mut body, nonzeros as usize)?;
     let values = if has_values { Some(part(&mut body, nonzeros as usize)?) } else { None };
     body.end()?;
@@ -117,9 +117,9 @@ fn decode(packet: Packet) -> Result<Block> {
     Ok(Block { labels, offsets, indices, values })
 }
 
-fn part<T: Element>(body: &mut BodyReader, count: usize) -> Result<Box<[T]>> {
+fn part<T: Element>(body: &mut BodyReader, count: usize) -> Result<Vec<T>> {
     let values = body.values(T::TYPE, count)?;
-    values.typed().map(Box::from).ok_or_else(|| Error::bug("values of another type than was asked for"))
+    values.typed().map(<[T]>::to_vec).ok_or_else(|| Error::bug("values of another type than was asked for"))
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@ use flexps_common::wire::moved::Copies;
 use flexps_common::wire::slaves::Peer;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use tokio::sync::{OnceCell, watch};
 
@@ -84,9 +85,18 @@ pub struct Input {
     /// What the stages that draw from it get, and the share that they are to have.
     drawn: OnceCell<Arc<Drawn>>,
     share: Option<f64>,
+    /// Whether a stage consumes the rows.
+    pub consumed: bool,
+    /// Which block of consumed rows is the next worker's.
+    next: AtomicUsize,
 }
 
 impl Input {
+    /// The block that is whoever asks for it, if the rows are consumed.
+    pub fn turn(&self) -> Option<usize> {
+        self.consumed.then(|| self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Facts of the whole input; waits until every slave has read its part.
     pub async fn facts(&self) -> Result<Facts> {
         let mut facts = self.facts.subscribe();
@@ -111,7 +121,15 @@ impl OpenJob {
             |input| stages.iter().filter_map(move |s| s.draws.filter(|(of, _)| *of == input)).map(|(_, share)| share);
         let input = |input| {
             let share = share(InputId(input)).reduce(f64::max);
-            Input { rows: OnceLock::new(), facts: watch::Sender::new(None), drawn: OnceCell::new(), share }
+            let consumed = stages.iter().any(|stage| stage.consumes && stage.input == Some(InputId(input)));
+            Input {
+                rows: OnceLock::new(),
+                facts: watch::Sender::new(None),
+                drawn: OnceCell::new(),
+                share,
+                consumed,
+                next: AtomicUsize::new(0),
+            }
         };
         Ok(Self {
             id,

@@ -405,6 +405,7 @@ impl Node {
         let options = reader::Options {
             cache_memory: self.options.cache_memory,
             spill: self.options.spill_dir.clone(),
+            consumed: job.input(input)?.consumed,
             ..reader::Options::new(&self.options.host)
         };
         let (master, slave) = (self.master.clone(), job.you());

@@ -5,18 +5,18 @@
 
 use crate::ids::Key;
 
-/// Parsed rows in CSR form. Allocated to size, never grown.
+/// Parsed rows in CSR form. Those that are kept have no room to spare, see [`Block::fit`].
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Block {
     /// -1 or +1 per row.
-    pub labels: Box<[f32]>,
+    pub labels: Vec<f32>,
     /// Where row i's non-zeros start; rows + 1 entries.
-    pub offsets: Box<[u32]>,
+    pub offsets: Vec<u32>,
     /// Feature of each non-zero: the input's own number less the index base, or, once the slave renumbered its rows,
     /// the place in [`KeyMap`].
-    pub indices: Box<[Key]>,
+    pub indices: Vec<Key>,
     /// Value of each non-zero; none when all are 1.
-    pub values: Option<Box<[f32]>>,
+    pub values: Option<Vec<f32>>,
 }
 
 /// One row of a block.
@@ -50,6 +50,14 @@ impl Block {
             indices: &self.indices[range.clone()],
             values: self.values.as_ref().map(|v| &v[range]),
         }
+    }
+
+    /// Gives back what it has room for beyond its rows.
+    pub fn fit(&mut self) {
+        self.labels.shrink_to_fit();
+        self.offsets.shrink_to_fit();
+        self.indices.shrink_to_fit();
+        self.values.iter_mut().for_each(Vec::shrink_to_fit);
     }
 
     /// Bytes in memory.

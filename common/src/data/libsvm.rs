@@ -24,6 +24,9 @@ pub const KEPT_MESSAGES: usize = 5;
 /// Unusual features in a row after which the rest of it is thought to be so.
 const PATIENCE: u32 = 4;
 
+/// The part of a block's non-zeros that the next one gets room for beside as many.
+const SPARE: usize = 16;
+
 /// Characters of a bad token that a message shows.
 const SHOWN: usize = 40;
 
@@ -53,9 +56,13 @@ pub struct Parsed {
 #[derive(Debug)]
 pub struct Parser {
     schema: Schema,
-    /// Indices and values of the rows so far: written up to the current row's count, as long as room was needed.
+    /// Indices and values of the rows so far: written up to the current row's count.
     indices: Vec<Key>,
     values: Vec<f32>,
+    /// How long these are to be: a little longer than the longest block's so far.
+    room: usize,
+    /// The rest of a block that nobody uses any more.
+    spare: Block,
     labels: Vec<f32>,
     offsets: Vec<u32>,
     tail: Vec<u8>,
@@ -95,6 +102,8 @@ impl Parser {
             schema,
             indices: Vec::new(),
             values: Vec::new(),
+            room: 0,
+            spare: Block::default(),
             labels: Vec::new(),
             offsets: Vec::new(),
             tail: Vec::new(),
@@ -106,12 +115,32 @@ impl Parser {
         &self.schema
     }
 
-    /// Parses whole lines; the last may lack its line end. Fails, with the first messages, when the text alone holds more
+    /// Has the next block made in the memory of one that nobody uses any more: pages that are there already need not be
+    /// made and cleared.
+    pub fn reuse(&mut self, mut spare: Block) {
+        self.indices = std::mem::take(&mut spare.indices);
+        if let Some(values) = spare.values.take() {
+            self.values = values;
+        }
+        self.spare = spare;
+    }
+
+    /// What was given to [`Self::reuse`] last, to make a block of it by other means.
+    pub fn spare(&mut self) -> Block {
+        let mut spare = std::mem::take(&mut self.spare);
+        spare.indices = std::mem::take(&mut self.indices);
+        spare.values = Some(std::mem::take(&mut self.values));
+        spare
+    }
+
+    /// Parses whole lines; the last may lack its line end. The block may have room to spare. Fails, with the first messages, when the text alone holds more
     /// bad rows than the schema allows.
     pub fn parse(&mut self, text: &[u8], place: &Place<'_>) -> Result<Parsed> {
         self.labels.clear();
         self.offsets.clear();
         self.offsets.push(0);
+        lengthen(&mut self.indices, self.room);
+        lengthen(&mut self.values, self.room);
         let mut run = Run { count: 0, other_values: 0, facts: Facts::default(), bad: Vec::new() };
         // Wide loads may look PAD bytes past a token: the last lines are parsed from a copy with room behind.
         let open = text.len().saturating_sub(PAD);
@@ -136,12 +165,15 @@ impl Parser {
         if let Some(features) = self.schema.features {
             facts.features = features;
         }
-        let block = Block {
-            labels: self.labels.as_slice().into(),
-            offsets: self.offsets.as_slice().into(),
-            indices: self.indices[..run.count].into(),
-            values: (run.other_values != 0).then(|| self.values[..run.count].into()),
-        };
+        self.room = self.room.max(run.count + run.count / SPARE);
+        let mut block = std::mem::take(&mut self.spare);
+        block.labels.clone_from(&self.labels);
+        block.offsets.clone_from(&self.offsets);
+        // Handed over, not copied.
+        block.indices = std::mem::take(&mut self.indices);
+        block.indices.truncate(run.count);
+        block.values = (run.other_values != 0).then(|| std::mem::take(&mut self.values));
+        block.values.iter_mut().for_each(|values| values.truncate(run.count));
         Ok(Parsed { block, facts: run.facts, bad: run.bad })
     }
 
@@ -282,6 +314,16 @@ impl Parser {
             Some(line) => Error::data(format!("{path}, line {line}: {why}")),
             None => Error::data(format!("{path}, line at byte {offset}: {why}")),
         }
+    }
+}
+
+/// Makes it so long at least; what is new is zero.
+pub(super) fn lengthen<T: Copy + Default>(numbers: &mut Vec<T>, len: usize) {
+    if numbers.capacity() == 0 {
+        // Fresh zeroed memory: what nobody touches of it is never made.
+        *numbers = vec![T::default(); len];
+    } else if numbers.len() < len {
+        numbers.resize(len, T::default());
     }
 }
 

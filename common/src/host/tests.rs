@@ -13,12 +13,7 @@ fn block(rows: &[(f32, &[(u32, f32)])]) -> Block {
         values.extend(row.iter().map(|(_, v)| *v));
         offsets.push(indices.len() as u32);
     }
-    Block {
-        labels: rows.iter().map(|(y, _)| *y).collect(),
-        offsets: offsets.into(),
-        indices: indices.into(),
-        values: Some(values.into()),
-    }
+    Block { labels: rows.iter().map(|(y, _)| *y).collect(), offsets, indices, values: Some(values) }
 }
 
 fn input(plan: &mut Plan) -> crate::plan::Input {

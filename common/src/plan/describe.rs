@@ -39,7 +39,8 @@ impl Plan {
 
     fn describe_stage(&self, s: &StageSpec) -> String {
         let table = |id: &TableId| self.tables[id.0 as usize].name.as_str();
-        let input = s.input.map_or(String::new(), |i| format!(", rows of {}", self.inputs[i.0 as usize].name));
+        let pass = if s.consumes { "consumes rows" } else { "rows" };
+        let input = s.input.map_or(String::new(), |i| format!(", {pass} of {}", self.inputs[i.0 as usize].name));
         let draws = s.draws.map_or(String::new(), |(i, share)| {
             format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
         });

@@ -4,6 +4,7 @@
 //! the same one, and its [`Plan::hash`] proves it. Closures stay where they were made; only names and numbers travel.
 
 mod consistency;
+mod consumed;
 mod describe;
 mod group;
 mod progress;
@@ -157,6 +158,7 @@ impl Plan {
                 _ => Ok(()),
             })
         }
+        consumed::check(&self.body.0, input)?;
         walk(&self.body.0, &|stages| group::check(stages, table, input))
     }
 

@@ -51,6 +51,8 @@ pub struct StageSpec {
     pub consistency: Consistency,
     /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
     pub input: Option<InputId>,
+    /// Whether nobody passes over these rows again.
+    pub consumes: bool,
     /// The input of which it draws rows, and which share of all of them its slave is to have; it runs anywhere.
     pub draws: Option<(InputId, f64)>,
     /// Tables that its workers read and never update: the slaves may have copies of them while it runs.
@@ -77,6 +79,7 @@ impl StageSpec {
             threads: Threads::All,
             consistency: Consistency::Bsp,
             input: None,
+            consumes: false,
             draws: None,
             on: None,
             memory: 0,
@@ -122,6 +125,13 @@ impl StageBuilder<'_> {
     pub fn input(self, input: Input) -> Self {
         self.0.input = Some(input.id);
         self
+    }
+
+    /// The input over whose rows it passes once, and nobody else: they are not kept, and the memory of those that are behind is
+    /// filled with those that come. A second look at a block, and numbering the features, are errors.
+    pub fn consumes(self, input: Input) -> Self {
+        self.0.consumes = true;
+        self.input(input)
     }
 
     /// A table that its workers only read; an update of it is then an error. Where each slave reads much of it, it may get a

@@ -132,7 +132,7 @@ impl Conversion<'_> {
             let split = splits.pop_front();
             Box::pin(async move { Ok(split) })
         });
-        let options = Options { cache_memory: WAITING, ..Options::new("") };
+        let options = Options { cache_memory: WAITING, consumed: true, ..Options::new("") };
         let ours = std::io::Error::other::<Error>;
         // Nobody asks for a part of what is read.
         let held = Arc::new(Held::new(u64::MAX));
@@ -141,8 +141,6 @@ impl Conversion<'_> {
         let mut at = 0;
         while let Some(block) = self.runtime.block_on(reader.block(at)).map_err(ours)? {
             writer.block(&block)?;
-            drop(block);
-            reader.forget(at);
             at += 1;
         }
         let done = self.runtime.block_on(reader.done()).map_err(ours)?;

@@ -10,7 +10,7 @@ use flexps_common::data::form::{Form, HEAD};
 use flexps_common::data::libsvm::{Parsed, Parser, Place};
 use flexps_common::data::schema::DataPath;
 use flexps_common::data::sniff::{Sample, whole_lines};
-use flexps_common::data::{InputSpec, Schema, Wanted, sniff};
+use flexps_common::data::{Block, InputSpec, Schema, Wanted, sniff};
 use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
 use std::io::{self, Read};
@@ -97,7 +97,7 @@ impl Files {
         let edges = self.index(file)?.edges;
         for (start, end) in edges.iter().zip(edges.iter().skip(1)) {
             let bytes = self.runtime.block_on(self.storage.read_range(&file.path, file.len, *start..*end))?;
-            each(dataset::decode(&bytes, &file.path, *start, schema)?)?;
+            each(dataset::decode(&bytes, &file.path, *start, schema, Block::default())?)?;
         }
         Ok(())
     }

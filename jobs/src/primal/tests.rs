@@ -297,7 +297,7 @@ fn three_classes() -> Vec<Block> {
                 (0..3).max_by(|a, b| sums[*a].total_cmp(&sums[*b])).unwrap() as f32
             })
             .collect();
-        block.labels = classes.into();
+        block.labels = classes;
     }
     blocks
 }

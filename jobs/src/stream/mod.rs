@@ -85,7 +85,11 @@ impl Stream<'_> {
         // Nobody waits for a worker that reads more slowly.
         let asked = common.consistency();
         let consistency = if asked == Consistency::Bsp { Consistency::Asp } else { asked.of_same_keys() };
-        steps.stage("stream", move |worker| learn.run(worker)).threads(threads).consistency(consistency).input(input);
+        steps
+            .stage("stream", move |worker| learn.run(worker))
+            .threads(threads)
+            .consistency(consistency)
+            .consumes(input);
         steps.decide(move |progress| {
             let facts = progress.facts.get(input.id.0 as usize).cloned().flatten();
             let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;

@@ -368,7 +368,7 @@ mod tests {
         let entries = || rows.iter().flat_map(|(_, row)| row);
         Block {
             labels: rows.iter().map(|(positive, _)| if *positive { 1.0 } else { -1.0 }).collect(),
-            offsets: offsets.into(),
+            offsets,
             indices: entries().map(|(k, _)| *k).collect(),
             values: (!ones).then(|| entries().map(|(_, v)| *v).collect()),
         }

@@ -1,15 +1,15 @@
 //! The blocks of one split of a dataset file: found one after the other, read by the parsers.
 //!
-//! Invariant: a split starts and ends with a block, else it is an error. A local file is not read here but mapped by the
-//! thread that decodes a block, so that no byte of it is copied before it is decoded. (Who cuts a file short while it is
-//! mapped ends this process, as with all mapped files; what was cut before is noticed.)
+//! Invariant: a split starts and ends with a block, else it is an error. A local file's blocks are not read here but by the
+//! threads that decode them, into memory that is there already. (Mapping them would save a copy that runs at the speed of the
+//! caches, and end this process when somebody cuts the file short.)
 
 use flexps_common::data::dataset::{HEAD, length};
 use flexps_common::error::{Error, Result, io};
 use flexps_common::storage::{Reader, Storage};
 use flexps_common::wire::control::Split;
-use memmap2::{Mmap, MmapOptions};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ enum Input {
 }
 
 /// A block of a local file.
-pub struct Mapped {
+pub struct Local {
     file: Arc<File>,
     at: u64,
     length: usize,
@@ -47,13 +47,13 @@ impl Blocks {
         Ok(Self { path: split.path.as_str().into(), at: split.start, end: split.end, input })
     }
 
-    /// The next block's first byte; none behind the last one. Its bytes come into `buffer`, or it is to be mapped.
-    pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<(u64, Option<Mapped>)>> {
+    /// The next block's first byte; none behind the last one. Its bytes come into `buffer`, or it is to be read.
+    pub async fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<(u64, Option<Local>)>> {
         let (at, room) = (self.at, self.end.saturating_sub(self.at));
         if room == 0 {
             return Ok(None);
         }
-        let mut mapped = None;
+        let mut local = None;
         let length = match &mut self.input {
             Input::Local(file) => {
                 let (file, path) = (file.clone(), self.path.clone());
@@ -61,11 +61,11 @@ impl Blocks {
                     let mut head = vec![0; room.min(HEAD as u64) as usize];
                     file.read_exact_at(&mut head, at).map_err(|e| io(&path, &e))?;
                     let length = length(&head, room, &path, at)?;
-                    Ok::<_, Error>(Mapped { file, at, length })
+                    Ok::<_, Error>(Local { file, at, length })
                 });
                 let found = task.await.map_err(|e| Error::bug(format!("looking for a block ended: {e}")))??;
                 let length = found.length;
-                mapped = Some(found);
+                local = Some(found);
                 length
             }
             Input::Remote(reader) => {
@@ -76,19 +76,23 @@ impl Blocks {
             }
         };
         self.at += length as u64;
-        Ok(Some((at, mapped)))
+        Ok(Some((at, local)))
     }
 }
 
-impl Mapped {
-    /// The block's bytes.
-    pub fn map(&self, path: &str) -> Result<Mmap> {
-        let there = self.file.metadata().map_err(|e| io(path, &e))?.len();
-        if there < self.at + self.length as u64 {
-            return Err(Error::data(format!("{path}: the file became shorter while it was read; run again")));
+impl Local {
+    /// The block's bytes, in `memory`.
+    pub fn read<'m>(&self, path: &str, memory: &'m mut Vec<u8>) -> Result<&'m [u8]> {
+        if memory.len() < self.length {
+            memory.resize(self.length, 0);
         }
-        // SAFETY: nothing writes to files of rows; who does, sees his change told by a checksum, see the module.
-        let map = unsafe { MmapOptions::new().offset(self.at).len(self.length).populate().map(&*self.file) };
-        map.map_err(|e| io(path, &e))
+        let bytes = &mut memory[..self.length];
+        self.file.read_exact_at(bytes, self.at).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => {
+                Error::data(format!("{path}: the file became shorter while it was read; run again"))
+            }
+            _ => io(path, &e),
+        })?;
+        Ok(bytes)
     }
 }

@@ -11,6 +11,7 @@
 mod ahead;
 mod dataset;
 pub mod held;
+mod numbering;
 mod parsers;
 mod pump;
 mod source;
@@ -54,6 +55,8 @@ pub struct Options {
     pub parsers: usize,
     /// Bytes of text per block.
     pub chunk: usize,
+    /// Whether each block is asked for once: it is then given up, and its memory filled again.
+    pub consumed: bool,
 }
 
 impl Options {
@@ -65,6 +68,7 @@ impl Options {
             spill: std::env::temp_dir(),
             parsers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PARSERS),
             chunk: CHUNK,
+            consumed: false,
         }
     }
 }
@@ -88,7 +92,7 @@ impl Reader {
         held: Arc<Held>,
         next_split: NextSplit,
     ) -> Result<Self> {
-        let store = Arc::new(Store::new(schema.clone(), options.cache_memory, options.spill.clone()));
+        let store = Arc::new(Store::new(schema.clone(), &options));
         let ring = parsers::start(&options, &schema, &store)?;
         let runtime = storage.runtime()?;
         let pump = runtime.spawn(pump::run(options, storage, held.clone(), next_split, ring, store.clone()));
@@ -114,11 +118,6 @@ impl Reader {
     /// features occur: blocks taken later hold local numbers.
     pub async fn key_map(&self) -> Result<Arc<KeyMap>> {
         self.store.key_map().await
-    }
-
-    /// Gives up the rows of block `at`, which nobody asks for again.
-    pub fn forget(&self, at: usize) {
-        self.store.forget(at);
     }
 
     /// What was read, once all of it is parsed.

@@ -3,7 +3,7 @@
 //! Invariant: no buffer is ever lost, so that the pump never waits in vain: each comes back when it is parsed, also when
 //! parsing failed. A parser that panics fails the reading.
 
-use super::dataset::Mapped;
+use super::dataset::Local;
 use super::store::Store;
 use super::{Options, SPARE_BUFFERS};
 use crossbeam_channel as channel;
@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 pub struct Chunk {
     /// Its place among all; the block gets the same.
     pub number: usize,
-    /// The bytes; of a block that is to be mapped none.
+    /// The bytes; of a block of a local file none.
     pub bytes: Vec<u8>,
     /// The file.
     pub path: Arc<str>,
@@ -34,8 +34,8 @@ pub enum Kind {
     Lines(Option<u64>),
     /// A block.
     Block,
-    /// A block that is to be mapped.
-    Mapped(Mapped),
+    /// A block of a local file, which is to be read.
+    Local(Local),
 }
 
 /// The pump's end of the ring. When it is dropped, the parsers end after the last chunk.
@@ -88,9 +88,10 @@ fn parse_all(
     give_back: &mpsc::Sender<Vec<u8>>,
     store: &Store,
 ) {
+    let mut memory = Vec::new();
     for chunk in work {
         if !store.failed()
-            && let Err(error) = parse(&mut parser, &chunk, store)
+            && let Err(error) = parse(&mut parser, &mut memory, &chunk, store)
         {
             store.fail(error);
         }
@@ -104,12 +105,20 @@ fn parse_all(
     }
 }
 
-fn parse(parser: &mut Parser, chunk: &Chunk, store: &Store) -> Result<()> {
+/// Makes a block of a chunk. `memory` is for what is read here, and kept for the next one.
+fn parse(parser: &mut Parser, memory: &mut Vec<u8>, chunk: &Chunk, store: &Store) -> Result<()> {
     let Chunk { bytes, path, offset, .. } = chunk;
+    if let Some(spare) = store.spare() {
+        parser.reuse(spare);
+    }
+    let decode = |parser: &mut Parser, bytes: &[u8]| {
+        let spare = parser.spare();
+        dataset::decode(bytes, path, *offset, parser.schema(), spare)
+    };
     let parsed = catch_unwind(AssertUnwindSafe(|| match &chunk.kind {
         Kind::Lines(line) => parser.parse(bytes, &Place { path, offset: *offset, line: *line }),
-        Kind::Block => dataset::decode(bytes, path, *offset, parser.schema()),
-        Kind::Mapped(mapped) => dataset::decode(&mapped.map(path)?, path, *offset, parser.schema()),
+        Kind::Block => decode(parser, bytes),
+        Kind::Local(local) => decode(parser, local.read(path, memory)?),
     }))
     .unwrap_or_else(|_| {
         Err(Error::bug(format!("the parser panicked in {} at byte {} or behind", chunk.path, chunk.offset)))

@@ -113,9 +113,9 @@ impl Pump {
 
     /// Hands on the blocks of one split.
     async fn blocks(&mut self, mut blocks: Blocks) -> Result<()> {
-        while let Some((offset, mapped)) = blocks.next(&mut self.buffer).await? {
+        while let Some((offset, local)) = blocks.next(&mut self.buffer).await? {
             let next = self.ring.take().await?;
-            self.give(next, &blocks.path, offset, mapped.map_or(Kind::Block, Kind::Mapped))?;
+            self.give(next, &blocks.path, offset, local.map_or(Kind::Block, Kind::Local)).await?;
         }
         Ok(())
     }
@@ -142,7 +142,7 @@ impl Pump {
                     let offset = source.offset_of(&self.buffer);
                     self.buffer.truncate(end);
                     let kind = self.lines(&mut line);
-                    self.give(next, &path, offset, kind)?;
+                    self.give(next, &path, offset, kind).await?;
                 }
                 None if self.buffer.len() >= LONGEST_ROW => {
                     return Err(Error::data(format!(
@@ -157,7 +157,7 @@ impl Pump {
             let next = self.ring.take().await?;
             let offset = source.offset_of(&self.buffer);
             let kind = self.lines(&mut line);
-            self.give(next, &path, offset, kind)?;
+            self.give(next, &path, offset, kind).await?;
         }
         Ok(())
     }
@@ -172,10 +172,11 @@ impl Pump {
     }
 
     /// Hands the filled buffer over and goes on with `next`.
-    fn give(&mut self, next: Vec<u8>, path: &Arc<str>, offset: u64, kind: Kind) -> Result<()> {
+    async fn give(&mut self, next: Vec<u8>, path: &Arc<str>, offset: u64, kind: Kind) -> Result<()> {
         if self.store.failed() {
             return Err(Error::cancelled());
         }
+        self.store.room().await?;
         let bytes = std::mem::replace(&mut self.buffer, next);
         self.ring.give(Chunk { number: self.read.chunks, bytes, path: path.clone(), offset, kind })?;
         self.read.chunks += 1;

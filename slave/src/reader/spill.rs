@@ -112,13 +112,12 @@ impl Spill {
 }
 
 /// So many elements, whatever they are.
-fn sized<T: Pod>(spare: Box<[T]>, len: usize) -> Box<[T]> {
+fn sized<T: Pod>(mut spare: Vec<T>, len: usize) -> Vec<T> {
     if spare.is_empty() {
-        return vec![T::zeroed(); len].into();
+        return vec![T::zeroed(); len];
     }
-    let mut elements = spare.into_vec();
-    elements.resize(len, T::zeroed());
-    elements.into()
+    spare.resize(len, T::zeroed());
+    spare
 }
 
 fn explained(folder: &Path, error: &std::io::Error) -> Error {

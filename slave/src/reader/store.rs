@@ -2,12 +2,13 @@
 //!
 //! Invariant: block `at`, once given out, has the same rows each time; its indices are features until the key map is
 //! made, and local numbers after, on disk too. Facts are summed in block order, whatever the order of parsing, so that they repeat to
-//! the bit.
+//! the bit. Consumed rows are given out once.
 
+use super::Options;
 use super::ahead::{Ahead, Found};
+use super::numbering;
 use super::spill::{Extent, Spill};
 use flexps_common::data::block::KeyMap;
-use flexps_common::data::keys::KeySet;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
 use flexps_common::data::{Block, Facts, Schema};
 use flexps_common::error::{Error, Result};
@@ -15,15 +16,20 @@ use flexps_common::wire::control::ReadDone;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+
+/// Blocks that wait to be consumed before reading pauses.
+const WAITING: usize = 8;
+/// How long it does.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Keeps blocks; see the module.
 pub struct Store {
     schema: Schema,
     cache_memory: u64,
     folder: PathBuf,
+    consumed: bool,
     started: Instant,
     state: Mutex<State>,
     /// Rung at each change that somebody may wait for.
@@ -35,6 +41,10 @@ struct State {
     slots: Vec<Option<Slot>>,
     /// Slots that are filled.
     filled: usize,
+    /// Blocks that were consumed.
+    gone: usize,
+    /// Who waits for a block, or has just asked for one.
+    asking: usize,
     /// Number of all blocks, once it is known, with what reading them took.
     all: Option<Read>,
     failed: Option<Error>,
@@ -55,10 +65,13 @@ struct Slot {
     bad: Vec<Error>,
 }
 
+/// Where a block is.
 #[derive(Clone)]
-enum Place {
+pub(super) enum Place {
     Memory(Arc<Block>),
     Disk(Extent),
+    /// It was consumed.
+    Gone,
 }
 
 /// The state of the key map.
@@ -87,12 +100,32 @@ pub struct Read {
 
 impl Store {
     /// An empty store.
-    pub fn new(schema: Schema, cache_memory: u64, folder: PathBuf) -> Self {
-        Self { schema, cache_memory, folder, started: Instant::now(), state: Mutex::default(), changed: Notify::new() }
+    pub fn new(schema: Schema, options: &Options) -> Self {
+        let Options { cache_memory, consumed, .. } = *options;
+        let (state, changed) = (Mutex::default(), Notify::new());
+        Self { schema, cache_memory, folder: options.spill.clone(), consumed, started: Instant::now(), state, changed }
+    }
+
+    /// Waits while many blocks are there that nobody has asked for, so that those who consume them give memory back
+    /// before more is needed. For a while only: they may be waiting for what is read elsewhere.
+    pub async fn room(&self) -> Result<()> {
+        if !self.consumed {
+            return Ok(());
+        }
+        let room = self.wait(|state| (state.asking > 0 || state.filled < state.gone + WAITING).then_some(()));
+        tokio::time::timeout(PATIENCE, room).await.unwrap_or(Ok(()))
+    }
+
+    /// Memory for a block: of one that was consumed.
+    pub fn spare(&self) -> Option<Block> {
+        if self.consumed { self.state.lock().ahead.spare() } else { None }
     }
 
     /// Takes the block of chunk `at`.
-    pub fn put(&self, at: usize, parsed: Parsed) -> Result<()> {
+    pub fn put(&self, at: usize, mut parsed: Parsed) -> Result<()> {
+        if !self.consumed {
+            parsed.block.fit();
+        }
         let bytes = parsed.block.bytes() as u64;
         let spill = {
             let mut state = self.state.lock();
@@ -172,18 +205,31 @@ impl Store {
             Here(Result<Arc<Block>>),
             Disk(Reading),
         }
+        let _asking = self.consumed.then(|| Asking::new(self));
         let found = self.wait(|state| {
             if matches!(state.keys, Keys::InWork) {
                 return None;
             }
             match state.ahead.take(at) {
-                Found::Ready(block) => return Some(Where::Here(block)),
+                Found::Ready(block) => {
+                    self.consume(state, at);
+                    return Some(Where::Here(block));
+                }
                 Found::Soon => return None,
                 Found::No => {}
             }
             match state.slots.get(at) {
-                Some(Some(Slot { place: Place::Memory(block), .. })) => Some(Where::Here(Ok(block.clone()))),
-                Some(Some(_)) => state.reading(at).map(Where::Disk),
+                Some(Some(Slot { place: Place::Memory(block), .. })) => {
+                    let block = block.clone();
+                    self.consume(state, at);
+                    Some(Where::Here(Ok(block)))
+                }
+                Some(Some(Slot { place: Place::Gone, .. })) => Some(Where::Here(Err(consumed(at)))),
+                Some(Some(_)) => {
+                    let reading = state.reading(at);
+                    self.consume(state, at);
+                    reading.map(Where::Disk)
+                }
                 _ if state.all.is_some_and(|all| at >= all.chunks) => Some(Where::None),
                 _ => None,
             }
@@ -234,13 +280,15 @@ impl Store {
         done
     }
 
-    /// See [`super::Reader::forget`].
-    pub fn forget(&self, at: usize) {
-        let mut state = self.state.lock();
-        let Some(Some(slot)) = state.slots.get_mut(at) else { return };
-        if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Memory(Arc::default())) {
+    /// Block `at` is given out: if rows are consumed, it is not kept.
+    fn consume(&self, state: &mut State, at: usize) {
+        let Some(Some(slot)) = state.slots.get_mut(at).filter(|_| self.consumed) else { return };
+        state.gone += 1;
+        if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Gone) {
             state.cached_bytes -= block.bytes() as u64;
+            state.ahead.give(&block);
         }
+        self.changed.notify_waiters();
     }
 
     /// See [`super::Reader::blocks`].
@@ -280,6 +328,11 @@ impl Store {
             Map(Arc<KeyMap>),
             Work(Vec<Place>, Option<Arc<Spill>>),
         }
+        if self.consumed {
+            return Err(Error::bug(
+                "the features of rows that a stage consumes are not numbered: its blocks hold features",
+            ));
+        }
         let found = self.wait(|state| {
             state.complete()?;
             match &state.keys {
@@ -302,7 +355,7 @@ impl Store {
             Made::Work(places, spill) => (places, spill),
         };
         let features = self.state.lock().facts().features;
-        let made = make_map(&mut places, spill.as_deref(), features);
+        let made = numbering::make(&mut places, spill.as_deref(), features);
         let mut state = self.state.lock();
         for (slot, place) in state.slots.iter_mut().flatten().zip(places) {
             slot.place = place;
@@ -349,68 +402,23 @@ impl State {
     }
 }
 
-fn on_disk(spill: Option<&Spill>) -> Result<&Spill> {
-    spill.ok_or_else(|| Error::bug("a block on disk without a file"))
+/// Counts one who asks for a block, as long as it lives.
+struct Asking<'a>(&'a Store);
+
+impl<'a> Asking<'a> {
+    fn new(store: &'a Store) -> Self {
+        store.state.lock().asking += 1;
+        store.changed.notify_waiters();
+        Self(store)
+    }
 }
 
-/// The key map of all blocks; renumbers them if it is not the identity.
-fn make_map(places: &mut [Place], spill: Option<&Spill>, features: u64) -> Result<KeyMap> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, places.len().max(1));
-    let next = AtomicUsize::new(0);
-    let places_seen: &[Place] = places;
-    let collect = || {
-        let (mut set, mut read) = (KeySet::default(), None);
-        while let Some(place) = places_seen.get(next.fetch_add(1, Ordering::Relaxed)) {
-            match place {
-                Place::Memory(block) => set.insert(&block.indices),
-                Place::Disk(extent) => {
-                    let block = on_disk(spill)?.read(extent, read.take())?;
-                    set.insert(&block.indices);
-                    read = Some(block);
-                }
-            }
-        }
-        Ok(set)
-    };
-    let mut set = KeySet::default();
-    for part in in_threads(threads, |_| collect())? {
-        set.merge(&part?);
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().asking -= 1;
     }
-    let ranks = set.into_ranks();
-    let map = ranks.map(features);
-    if matches!(map, KeyMap::Identity(_)) {
-        return Ok(map);
-    }
-    let share = places.len().div_ceil(threads).max(1);
-    let shares: Vec<_> = places.chunks_mut(share).map(Mutex::new).collect();
-    let renumbered = in_threads(shares.len(), |i| {
-        let mut read = None;
-        for place in shares[i].lock().iter_mut() {
-            match place {
-                // A copy if a worker still holds the block: it goes on with features.
-                Place::Memory(block) => ranks.renumber(&mut Arc::make_mut(block).indices),
-                // Once and for all: it would cost as much as a pass in each of them.
-                Place::Disk(extent) => {
-                    let spill = on_disk(spill)?;
-                    let mut block = spill.read(extent, read.take())?;
-                    ranks.renumber(&mut block.indices);
-                    spill.rewrite(extent, &block)?;
-                    read = Some(block);
-                }
-            }
-        }
-        Ok(())
-    })?;
-    renumbered.into_iter().collect::<Result<()>>()?;
-    Ok(map)
 }
 
-/// Runs `work` on so many threads, and returns what each gave.
-fn in_threads<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Result<Vec<T>> {
-    std::thread::scope(|scope| {
-        let work = &work;
-        let running: Vec<_> = (0..threads).map(|i| scope.spawn(move || work(i))).collect();
-        let ended = running.into_iter().map(|t| t.join());
-        ended.map(|r| r.map_err(|_| Error::bug("a thread that numbers features panicked"))).collect()
-    })
+fn consumed(at: usize) -> Error {
+    Error::bug(format!("block {at} was asked for again, but its stage consumes the rows: each is there once"))
 }

@@ -1,5 +1,6 @@
 //! What the reader promises of files that are packed, cut, long, changing or bad.
 
+mod consumed;
 mod given;
 
 use super::*;
@@ -428,7 +429,7 @@ fn a_spill_folder_that_cant_be_used_fails_the_reading() {
 fn the_ring_lends_no_more_than_its_buffers() {
     run(async {
         let options = options();
-        let store = Arc::new(Store::new(schema(), u64::MAX, options.spill.clone()));
+        let store = Arc::new(Store::new(schema(), &options));
         let mut ring = parsers::start(&options, &schema(), &store).unwrap();
         let mut lent = Vec::new();
         for _ in 0..options.parsers + SPARE_BUFFERS {

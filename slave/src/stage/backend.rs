@@ -13,7 +13,7 @@ use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
 use super::wait::block_on;
-use crate::job::OpenJob;
+use crate::job::{Input, OpenJob};
 use crate::kv::Keys;
 use flexps_common::announced::Announcements;
 use flexps_common::data::block::KeyMap;
@@ -355,6 +355,10 @@ impl Backend for Engine {
         let block = self.wait_for(job.rows(input)?.block(at))??;
         self.counters.rows += block.as_ref().map_or(0, |block| block.rows() as u64);
         Ok(block)
+    }
+
+    fn turn(&mut self, input: InputId, at: usize) -> usize {
+        self.job.input(input).ok().and_then(Input::turn).unwrap_or(at)
     }
 
     fn expect(&mut self, input: InputId, at: usize) {

@@ -46,6 +46,38 @@ fn passing(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     Ok(())
 }
 
+#[derive(Clone, clap::Args, Serialize, Deserialize)]
+struct Once {}
+
+impl Job for Once {
+    const NAME: &'static str = "once";
+    const ABOUT: &'static str = "Consumes rows";
+
+    fn plan(&self, plan: &mut Plan) -> Result<()> {
+        let input = plan.input(InputSpec::new("input", vec!["/nowhere".parse()?]))?;
+        plan.body.stage("consuming", move |w| consuming(w, input)).consumes(input);
+        Ok(())
+    }
+}
+
+/// The first worker takes one block, and looks for another when there is none left.
+fn consuming(worker: &mut Worker<'_>, input: Input) -> Result<()> {
+    let mut pass = worker.pass(input);
+    let mut sum = 0.0;
+    while let Some((_, block)) = pass.next(worker)? {
+        sum += block.indices.iter().map(|feature| f64::from(*feature)).sum::<f64>();
+        if worker.place.index == 0 {
+            break;
+        }
+    }
+    worker.sum_local(&mut [0.0])?;
+    if pass.next(worker)?.is_some() {
+        return Err(Error::bug("a block is left"));
+    }
+    worker.report("features", Metric::Sum(sum));
+    Ok(())
+}
+
 /// Local numbers lead back to the features, and the facts are the whole input's.
 fn mapped(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     let facts = worker.facts(input)?;
@@ -179,6 +211,18 @@ async fn stages_pass_over_rows_while_they_are_read_and_after() {
         let again = cluster.run(DRAWING, &workers).await;
         assert_eq!(value(&first[0], "mixed"), value(&again[0], "mixed"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whichever_worker_is_free_takes_the_next_block_of_rows_that_are_consumed() {
+    let (_folder, splits) = file();
+    let mut cluster = Cluster::open(Registry::new().with::<Once>(), 1, "once", "{}").await;
+    cluster.start_reading(schema()).await;
+    let run = cluster.launch(0, &[2]).await;
+    cluster.give(splits);
+    let outcome = cluster.outcomes(run, &[2]).await.remove(0);
+    assert_eq!((outcome.error, outcome.rows), (None, LINES));
+    assert_eq!(outcome.metrics.value("features"), Some(FEATURES));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

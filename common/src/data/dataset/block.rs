@@ -5,7 +5,7 @@
 
 use super::Fields;
 use crate::data::block::{Block, Row};
-use crate::data::libsvm::{KEPT_MESSAGES, Parsed, Reason, norm2, too_many, why};
+use crate::data::libsvm::{KEPT_MESSAGES, Parsed, Reason, lengthen, norm2, too_many, why};
 use crate::data::{Facts, Schema};
 use crate::error::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
@@ -92,9 +92,9 @@ pub(super) fn encode(block: &Block, base: u32, out: &mut Vec<u8>) {
     out[start..start + CHECKED].copy_from_slice(&checksum.to_le_bytes());
 }
 
-/// The rows of the block that `bytes` are, as `schema` wants them. `path` and `offset` say where it lies. Fails, with the
-/// first messages, when the block alone holds more bad rows than the schema allows.
-pub fn decode(bytes: &[u8], path: &str, offset: u64, schema: &Schema) -> Result<Parsed> {
+/// The rows of the block that `bytes` are, as `schema` wants them, in the memory of `spare`. `path` and `offset` say where it
+/// lies. Fails, with the first messages, when the block alone holds more bad rows than the schema allows.
+pub fn decode(bytes: &[u8], path: &str, offset: u64, schema: &Schema, spare: Block) -> Result<Parsed> {
     let wrong = |what: &str| damaged(path, offset, what);
     if length(bytes, bytes.len() as u64, path, offset)? != bytes.len() {
         return Err(wrong("its length"));
@@ -104,7 +104,7 @@ pub fn decode(bytes: &[u8], path: &str, offset: u64, schema: &Schema) -> Result<
     }
     let mut fields = Fields(&bytes[16..]);
     let head = head(&mut fields).ok_or_else(|| wrong("its head"))?;
-    let (block, features) = rows(&head, fields).ok_or_else(|| wrong("what it holds"))?;
+    let (block, features) = rows(&head, fields, spare).ok_or_else(|| wrong("what it holds"))?;
     Places { path, offset, schema, base: head.base }.fit(block, features, &head)
 }
 
@@ -124,11 +124,13 @@ fn head(fields: &mut Fields<'_>) -> Option<Head> {
 }
 
 /// The rows as they were written, and the largest index + 1.
-fn rows(head: &Head, mut fields: Fields<'_>) -> Option<(Block, u64)> {
+fn rows(head: &Head, mut fields: Fields<'_>, spare: Block) -> Option<(Block, u64)> {
     let [lengths, firsts, gaps, valued] = head.widths.map(usize::from);
-    let labels = floats(fields.part(head.rows.checked_mul(4)?)?)?;
+    let labels = floats(fields.part(head.rows.checked_mul(4)?)?, spare.labels)?;
     let lengths = Numbers(fields.part(head.rows * lengths)?, lengths);
-    let mut offsets = Vec::with_capacity(head.rows + 1);
+    let mut offsets = spare.offsets;
+    offsets.clear();
+    offsets.reserve(head.rows + 1);
     offsets.push(0u32);
     let (mut end, mut filled) = (0u64, 0);
     for i in 0..head.rows {
@@ -146,15 +148,17 @@ fn rows(head: &Head, mut fields: Fields<'_>) -> Option<(Block, u64)> {
     if !fields.0.is_empty() {
         return None;
     }
-    let mut indices = vec![0; head.nonzeros];
+    let mut indices = spare.indices;
+    lengthen(&mut indices, head.nonzeros);
+    indices.truncate(head.nonzeros);
     let features = match gaps {
         1 => unpack::<1>(&offsets, &firsts, packed, &mut indices)?,
         2 => unpack::<2>(&offsets, &firsts, packed, &mut indices)?,
         3 => unpack::<3>(&offsets, &firsts, packed, &mut indices)?,
         _ => unpack::<4>(&offsets, &firsts, packed, &mut indices)?,
     };
-    let values = if valued == 1 { Some(floats(values)?) } else { None };
-    Some((Block { labels, offsets: offsets.into(), indices: indices.into(), values }, features))
+    let values = if valued == 1 { Some(floats(values, spare.values.unwrap_or_default())?) } else { None };
+    Some((Block { labels, offsets, indices, values }, features))
 }
 
 /// Numbers of so many bytes each.
@@ -194,10 +198,11 @@ fn unpack<const W: usize>(offsets: &[u32], firsts: &Numbers<'_>, gaps: &[u8], in
     (features <= 1 << 32).then_some(features)
 }
 
-/// Finite numbers.
-fn floats(bytes: &[u8]) -> Option<Box<[f32]>> {
+/// Finite numbers, in memory that held others.
+fn floats(bytes: &[u8], mut floats: Vec<f32>) -> Option<Vec<f32>> {
     let (each, _) = bytes.as_chunks::<4>();
-    let floats: Box<[f32]> = each.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    floats.clear();
+    floats.extend(each.iter().map(|b| f32::from_le_bytes(*b)));
     // Without a branch per value.
     let largest = floats.iter().fold(0, |most, f| most.max(f.to_bits() & 0x7fff_ffff));
     (largest < f32::INFINITY.to_bits()).then_some(floats)
@@ -298,10 +303,10 @@ impl Kept {
         self.offsets.push(self.indices.len() as u32);
         let valued = valued && self.values.iter().any(|value| *value != 1.0);
         let block = Block {
-            labels: self.labels.into(),
-            offsets: self.offsets.into(),
-            indices: self.indices.into(),
-            values: valued.then(|| self.values.into()),
+            labels: self.labels,
+            offsets: self.offsets,
+            indices: self.indices,
+            values: valued.then_some(self.values),
         };
         (block, self.max_norm2, self.sum_norm2)
     }

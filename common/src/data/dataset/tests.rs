@@ -1,6 +1,7 @@
 //! What dataset files promise: the rows of the text, or an error.
 
 use super::*;
+use crate::data::Block;
 use crate::data::libsvm::{Parsed, Parser, Place};
 use crate::data::{Labels, Schema};
 use crate::storage::Storage;
@@ -28,7 +29,9 @@ fn file(texts: &[String], base: u32) -> (Vec<u8>, Index) {
 
 fn decoded(bytes: &[u8], index: &Index, schema: &Schema) -> Result<Vec<Parsed>> {
     let blocks = index.edges.windows(2);
-    blocks.map(|ends| decode(&bytes[ends[0] as usize..ends[1] as usize], "f", ends[0], schema)).collect()
+    // In memory in which there was another block.
+    let spare = || parsed("+1 3:4 5:6\n-1 7:8\n+1 9:1", &self::schema(Labels::two(-1.0, 1.0))).block;
+    blocks.map(|ends| decode(&bytes[ends[0] as usize..ends[1] as usize], "f", ends[0], schema, spare())).collect()
 }
 
 fn assert_same(ours: &Parsed, theirs: &Parsed) {
@@ -109,7 +112,7 @@ proptest! {
         }
         let checksum = xxhash_rust::xxh3::xxh3_64(&block[8..]);
         block[..8].copy_from_slice(&checksum.to_le_bytes());
-        if let Ok(Parsed { block, facts, .. }) = decode(&block, "f", 16, &schema(Labels::numbers())) {
+        if let Ok(Parsed { block, facts, .. }) = decode(&block, "f", 16, &schema(Labels::numbers()), Block::default()) {
             for i in 0..block.rows() {
                 let row = block.row(i);
                 prop_assert!(row.indices.windows(2).all(|pair| pair[0] < pair[1]));

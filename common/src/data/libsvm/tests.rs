@@ -118,6 +118,34 @@ fn ones_take_no_values() {
 }
 
 #[test]
+fn a_block_is_made_in_the_memory_of_one_that_was_given_back_and_holds_nothing_of_it() {
+    let text = |rows: usize, value: &str| {
+        (0..rows).map(|i| format!("+1 {}:{value} {}:{value}\n", i + 1, i + 9)).collect::<String>()
+    };
+    let mut parser = Parser::new(schema(1));
+    let took = |parser: &mut Parser, text: &str| {
+        let block = parser.parse(text.as_bytes(), &place()).unwrap().block;
+        assert_eq!(block, parse(text).unwrap().block);
+        block
+    };
+    let first = took(&mut parser, &text(50, "0.5"));
+    let memory = (first.indices.as_ptr(), first.values.as_ref().map(|v| v.as_ptr()), first.labels.as_ptr());
+    // One that is shorter, and of ones, is made in other memory: the first is not given back yet.
+    let second = took(&mut parser, &text(20, "1"));
+    assert_ne!(second.indices.as_ptr(), memory.0);
+    parser.reuse(first);
+    let third = took(&mut parser, &text(45, "0.25"));
+    assert_eq!((third.indices.as_ptr(), third.values.as_ref().map(|v| v.as_ptr()), third.labels.as_ptr()), memory);
+    // No values to take over, and more rows than there is room for.
+    parser.reuse(second);
+    took(&mut parser, &text(70, "0.75"));
+    parser.reuse(third);
+    let mut last = took(&mut parser, "-1 3:1\n");
+    last.fit();
+    assert_eq!((last.indices.capacity(), last.labels.capacity()), (1, 1));
+}
+
+#[test]
 fn a_bad_row_is_named_with_file_line_reason_and_remedy() {
     for (text, part) in [
         ("1 1:1\n-1 0:1\n", "rows.libsvm, line 2: index 0 in '0:1', but the indices at the files' ends start from 1"),
@@ -229,10 +257,10 @@ proptest! {
             offsets.push(indices.len() as u32);
         }
         let all_ones = values.iter().all(|v| *v == 1.0);
-        block.labels = labels.into();
-        block.offsets = offsets.into();
-        block.indices = indices.into();
-        block.values = (!all_ones).then(|| values.into());
+        block.labels = labels;
+        block.offsets = offsets;
+        block.indices = indices;
+        block.values = (!all_ones).then_some(values);
         let mut text = Vec::new();
         write(&mut text, &block, &schema(base)).unwrap();
         let parsed = Parser::new(schema(base)).parse(&text, &place()).unwrap();

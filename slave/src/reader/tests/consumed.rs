@@ -1,0 +1,58 @@
+//! What the reader promises of rows that are consumed.
+
+use super::*;
+
+/// The same text with and without values of ones, so that blocks differ in what they hold.
+fn mixed(rows: u64) -> String {
+    let value = |i| if i % 300 < 100 { "1" } else { "0.5" };
+    (1..=rows).map(|i| format!("+1 {}:{} {}:{}\n", i, value(i), i + 2, value(i))).collect()
+}
+
+#[test]
+fn consumed_rows_are_those_that_would_be_kept_each_is_there_once_and_none_remain() {
+    let (_folder, path) = file("rows", mixed(5000).as_bytes());
+    let spill = tempfile::tempdir().unwrap();
+    run(async {
+        let kept = rows(&start(options(), schema(), from_list(splits(&path, &[20_000])))).await.unwrap();
+        for cache_memory in [u64::MAX, 20_000, 0] {
+            let options = Options { consumed: true, cache_memory, spill: spill.path().to_owned(), ..options() };
+            let reader = start(options, schema(), from_list(splits(&path, &[20_000])));
+            assert_eq!(rows(&reader).await.unwrap(), kept);
+            let done = reader.done().await.unwrap();
+            assert_eq!((done.facts.rows, done.facts.nonzeros, done.cached_bytes), (5000, 10_000, 0));
+            let again = reader.block(3).await.unwrap_err();
+            assert!(again.message.starts_with("block 3 was asked for again"), "{again}");
+            let numbered = reader.key_map().await.unwrap_err();
+            assert!(numbered.message.contains("are not numbered"), "{numbered}");
+        }
+    });
+}
+
+#[test]
+fn reading_goes_on_though_nobody_consumes() {
+    let (_folder, path) = file("rows", mixed(5000).as_bytes());
+    run(async {
+        let reader = start(Options { consumed: true, ..options() }, schema(), from_list(splits(&path, &[])));
+        let done = reader.done().await.unwrap();
+        assert!(done.facts.rows == 5000 && reader.blocks().await.unwrap() > 20, "{done:?}");
+    });
+}
+
+#[test]
+fn a_block_that_is_held_keeps_its_rows_while_others_memory_is_filled_again() {
+    let (_folder, path) = file("rows", mixed(5000).as_bytes());
+    run(async {
+        let start = |consumed| start(Options { consumed, ..options() }, schema(), from_list(splits(&path, &[])));
+        let (kept, consumed) = (start(false), start(true));
+        let mut held = Vec::new();
+        for at in 0..kept.blocks().await.unwrap() {
+            let block = consumed.block(at).await.unwrap().unwrap();
+            if at % 3 == 0 {
+                held.push((at, block));
+            }
+        }
+        for (at, block) in held {
+            assert_eq!(Some(block), kept.block(at).await.unwrap(), "block {at}");
+        }
+    });
+}
