@@ -59,7 +59,7 @@ pub struct Sdca<'a> {
 #[serde(default)]
 pub struct Flags {
     /// sdca: joins of the workers' copies of the weights in an epoch [default: 4; of one slave's
-    /// workers more for tighter tolerances, as far as features are few beside non-zeros]
+    /// workers more for tighter tolerances and for the hinge, as far as features are few beside non-zeros]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub joins: Option<u32>,
 

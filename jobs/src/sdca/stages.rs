@@ -32,6 +32,8 @@ const WIDE: f64 = 1e-5;
 const JOINS: u32 = 4;
 /// A join takes about as long as so many non-zeros by feature: in all they may take an epoch's time.
 const JOIN: u64 = 4;
+/// ... and of the hinge so many epochs' time, since nearly as many times fewer epochs are needed.
+const KINKED: u64 = 16;
 
 /// What the stages need of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -146,12 +148,15 @@ impl Stages {
     }
 
     /// Joins of an epoch. Where workers must agree, in features that many rows have, on what none of them finds in its own rows
-    /// alone, it is joins that bring them nearer, not epochs; the tighter the tolerance, the more that is what is left.
-    fn joins(&self, worker: &mut Worker<'_>, features: usize) -> Result<u32> {
+    /// alone, it is joins that bring them nearer, not epochs; the tighter the tolerance, the more that is what is left. Of the
+    /// hinge, whose dual nothing holds back between its ends, it is from the start.
+    fn joins<L: Loss>(&self, worker: &mut Worker<'_>, features: usize) -> Result<u32> {
         if let Some(given) = self.joins {
             return Ok(given);
         }
+        let kinked = L::CONVEXITY == 0.0;
         let wanted = match self.tolerance {
+            _ if kinked => 64,
             tight if tight < WIDE => 64,
             middle if middle < 1e-3 => 16,
             _ => JOINS,
@@ -160,7 +165,8 @@ impl Stages {
             return Ok(JOINS);
         }
         let nonzeros = worker.facts(self.rows.input)?.nonzeros / worker.place.threads as u64;
-        Ok(u64::from(wanted).min(JOIN * nonzeros / features.max(1) as u64).max(u64::from(JOINS)) as u32)
+        let room = if kinked { KINKED * JOIN } else { JOIN };
+        Ok(u64::from(wanted).min(room * nonzeros / features.max(1) as u64).max(u64::from(JOINS)) as u32)
     }
 
     /// An epoch over all of the worker's rows, with joins.
@@ -175,7 +181,7 @@ impl Stages {
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
         let mut visit = Visit::new(worker, part, self.seed, worker.scalar("bias", 0.0) as f32);
-        let count = self.joins(worker, map.len())?;
+        let count = self.joins::<L>(worker, map.len())?;
         let first = worker.place.epoch as u32 * count;
         let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
         if alone {

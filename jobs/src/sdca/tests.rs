@@ -8,6 +8,7 @@ use crate::svm::{Loss as SvmLoss, Solver as SvmSolver, Svm};
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::{DynJob, Job};
+use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -215,6 +216,44 @@ fn joins_that_overlap_wholly_are_shortened_and_still_converge() {
         let outcome = assert_certified(Host::cluster(2, 2), Kind::Logistic, flags, &blocks, Some(0.01), 1e-6);
         assert!(overlap != Some(0.5) || outcome.progress.metric("ascent", "scale").unwrap() < 1.0);
     }
+}
+
+/// Rows of length 1, all values positive, some features in nearly all rows and most in few: like those of texts.
+fn texts(blocks: usize, rows: usize, features: u32, nonzeros: usize) -> Vec<Block> {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let truth: Vec<f32> = (0..features).map(|_| rng.random_range(-1.5..1.5)).collect();
+    let mut block = |_| {
+        let (mut labels, mut offsets, mut indices, mut values) = (vec![], vec![0], vec![], vec![]);
+        for _ in 0..rows {
+            let pick = |_| (features as f32 * rng.random_range(0.0..1.0f32).powi(4)) as u32;
+            let keys: std::collections::BTreeSet<u32> = (0..nonzeros).map(pick).collect();
+            let row: Vec<f32> = keys.iter().map(|_| rng.random_range(0.2..1.2)).collect();
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let score: f32 = keys.iter().zip(&row).map(|(key, x)| truth[*key as usize] * x / length).sum();
+            labels.push(if score + rng.random_range(-0.5..0.5f32) > 0.0 { 1.0f32 } else { -1.0 });
+            values.extend(row.iter().map(|x| x / length));
+            indices.extend(keys);
+            offsets.push(indices.len() as u32);
+        }
+        Block { labels, offsets, indices, values: Some(values) }
+    };
+    (0..blocks).map(&mut block).collect()
+}
+
+#[test]
+fn two_workers_need_few_more_epochs_of_the_hinge_than_one() {
+    let blocks = texts(4, 500, 20_000, 100);
+    let epochs = |host: Host, joins| {
+        let (flags, common) =
+            (Flags { joins, ..Flags::default() }, Common { epochs: 1000, tolerance: 1e-3, ..fixtures::flags() });
+        let job = Svm { common, loss: SvmLoss::Hinge, solver: SvmSolver::Sdca, sdca: flags, ..Svm::default() };
+        let outcome = run(host, &job, &blocks);
+        assert!(outcome.progress.scalars["gap"] <= job.common.tolerance);
+        outcome.epochs.len()
+    };
+    let [alone, two] = [Host::new(), Host::cluster(1, 2)].map(|host| epochs(host, None));
+    let few = epochs(Host::cluster(1, 2), Some(4));
+    assert!(two <= 2 * alone && 2 * two <= few, "{alone} alone, {two} of two, {few} with few joins");
 }
 
 #[test]
