@@ -92,9 +92,9 @@ impl Descent {
         worker.get_range(self.active, 0..active, &mut keys)?;
         worker.get_range(self.active, active..all, &mut near)?;
         keys.sort_unstable();
-        let mut own = self.own(worker, &keys, &near)?;
         let mut weights = Vec::new();
         worker.get(self.point, &keys, &mut weights)?;
+        let mut own = self.own(worker, &keys, &near, &weights)?;
         let start = weights.clone();
         let mut shared = Shared {
             rows: worker.scalar("trained_rows", 1.0),
@@ -163,7 +163,7 @@ impl Descent {
     }
 
     /// This worker's rows.
-    fn own(&self, worker: &mut Worker<'_>, keys: &[Key], near: &[Key]) -> Result<Own> {
+    fn own(&self, worker: &mut Worker<'_>, keys: &[Key], near: &[Key], weights: &[f64]) -> Result<Own> {
         let columns = Columns::take(worker, self.rows, keys, near)?;
         let (task, mut targets) = (Task::of(worker), Vec::new());
         let mut parts = Parts::new(worker, self.rows)?;
@@ -177,7 +177,13 @@ impl Descent {
                 })?;
             }
         }
-        let scores = gradient::take_scores(worker, self.rows)?;
+        // All weights that are not zero are among the features that are worked on.
+        let known = gradient::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());
+        let scores = known.unwrap_or_else(|| {
+            let mut scores = vec![worker.scalar("bias", 0.0); targets.len()];
+            columns.add(weights, &mut scores);
+            scores
+        });
         let (slopes, curvatures) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
         Ok(Own { targets, scores, slopes, curvatures, columns })
     }

@@ -110,7 +110,7 @@ pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
 }
 
 /// The same, if they are there and of the blocks that are this worker's now.
-fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
+pub fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
     let own = own_blocks(worker, rows)?;
     let Some(first) = own.first().map(|first| *first as usize) else { return Ok(Some(Vec::new())) };
     let blocks: Option<Vec<u32>> = worker.find_column(rows.input, first, BLOCKS)?;
