@@ -217,6 +217,25 @@ fn a_filter_that_makes_no_sense_is_refused() {
 }
 
 #[test]
+fn small_changes_can_be_held_back_by_mini_batches_alone_and_not_under_sparse_ssp() {
+    let here = folder();
+    let rows = Rows::generate(2, 100, 20, 5).write(here.path(), "rows");
+    let run = |flags: &[&str]| flexps(["run", "lr", "--epochs", "1", "--input"]).arg(&rows).args(flags);
+    let filter = ["--filter", "significant:0.1"];
+    run(&[&filter[..], &["--consistency", "sparse-ssp"]].concat()).exits(2).says(&[
+        "stage train",
+        "filter significant:0.1:8",
+        "sparse-ssp",
+        "bsp, ssp or asp",
+    ]);
+    run(&[&filter[..], &["--solver", "sdca"]].concat()).exits(2).says(&["--filter", "--solver sgd"]);
+    run(&["--filter", "significant:-1"]).exits(2).says(&["'significant:-1' is no filter", "significant:SHARE:CLOCKS"]);
+    // Without a solver's name it asks for mini-batches.
+    let report = run(&filter).json();
+    assert!(report["stages"].as_array().unwrap().iter().any(|stage| stage["name"] == "train"));
+}
+
+#[test]
 fn an_empty_flexps_master_is_none() {
     let here = folder();
     let rows = Rows::generate(2, 100, 20, 5).write(here.path(), "rows");

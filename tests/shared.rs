@@ -1,4 +1,4 @@
-//! What the workers of a slave share on their way to another slave's shard, between real processes.
+//! What the workers of a slave share, or hold back, on their way to another slave's shard, between real processes.
 
 use crate::support::{Cluster, Rows, assert_close, model};
 
@@ -58,4 +58,28 @@ fn workers_of_a_slave_send_one_sum_of_their_updates_and_repeat_their_bits() {
     assert!(sent > 0 && 3 * sent < 2 * updates, "{updates} updates went as {sent}");
     assert!(10 * sent_bytes < 9 * bytes, "{bytes} bytes of values went as {sent_bytes}");
     assert_eq!(["updates", "sent"].map(|name| counted(&apart, "sums", name)), [0; 2]);
+}
+
+#[test]
+fn small_changes_that_are_held_back_are_fewer_bytes_to_the_same_objective_and_each_run_has_the_same_bits() {
+    let cluster = Cluster::start(2, 1);
+    rows(&cluster);
+    let (_, all) = run(&cluster, "all", &[]);
+    let (bits, held) = run(&cluster, "held", &["--filter", "significant:0.05:8"]);
+    let (bits_again, _) = run(&cluster, "again", &["--filter", "significant:0.05:8"]);
+    assert!(bits == bits_again, "other bits");
+    assert_close(held["objective"].as_f64().unwrap(), all["objective"].as_f64().unwrap(), 1e-3);
+    let [entries, back, sent, saved] =
+        ["entries", "held", "sent", "saved_bytes"].map(|name| counted(&held, "filter", name));
+    assert!(back > entries / 10 && sent < entries, "{entries} changes, {back} held back, {sent} sent");
+    assert!(saved == 4 * (entries - sent), "{saved} bytes not sent for {} changes", entries - sent);
+    let [bytes, bytes_held] = [&all, &held].map(bytes_sent);
+    assert!(bytes_held < bytes, "{bytes_held} bytes sent, {bytes} without a filter");
+    assert_eq!(counted(&all, "filter", "entries"), 0);
+}
+
+/// What the workers of the stages that learn sent.
+fn bytes_sent(report: &serde_json::Value) -> u64 {
+    let trained = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "train");
+    trained.map(|stage| stage["bytes_sent"].as_u64().unwrap()).sum()
 }

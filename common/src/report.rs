@@ -96,6 +96,9 @@ pub struct StageReport {
     /// What they updated of other slaves' shards in sums.
     #[serde(default)]
     pub sums: SumUse,
+    /// What a filter held back of what they updated there.
+    #[serde(default)]
+    pub filter: FilterUse,
     /// How they reached the model.
     #[serde(default)]
     pub model: ModelReport,
@@ -219,6 +222,29 @@ impl SumUse {
         self.bytes += other.bytes;
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;
+    }
+}
+
+/// Updates of other slaves' shards that went through a filter. An entry is what an update adds to a key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterUse {
+    /// Entries that workers made.
+    pub entries: u64,
+    /// Of which were held back, to go later or with others.
+    pub held: u64,
+    /// Entries that were sent in the end: each with all that was held back of its key.
+    pub sent: u64,
+    /// Bytes of the values that need not go for that: those of `entries` less those of `sent`.
+    pub saved_bytes: u64,
+}
+
+impl FilterUse {
+    /// Adds another slave's, or another stage's.
+    pub fn merge(&mut self, other: &Self) {
+        self.entries += other.entries;
+        self.held += other.held;
+        self.sent += other.sent;
+        self.saved_bytes += other.saved_bytes;
     }
 }
 

@@ -208,6 +208,11 @@ impl ValuesMut<'_> {
         }
     }
 
+    /// The elements, to be read.
+    pub fn borrow(&self) -> Values<'_> {
+        with_values!(ValuesMut, self, s => Element::wrap(s))
+    }
+
     /// The bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         with_values!(ValuesMut, self, s => bytemuck::cast_slice_mut(s))

@@ -48,8 +48,9 @@ impl Plan {
         let updates: String = s.updates.iter().map(|id| format!(", updates {}", table(id))).collect();
         let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
         let memory = if s.memory > 0 { format!(", {} bytes of memory", s.memory) } else { String::new() };
-        let (name, threads, consistency) = (&s.name, s.threads, s.consistency);
-        format!("stage {name}: threads {threads:?}{on}{memory}, {consistency:?}{input}{draws}{reads}{updates}")
+        let filter = s.filter.map_or(String::new(), |filter| format!(", filter {filter}"));
+        let (name, threads, model) = (&s.name, s.threads, s.consistency);
+        format!("stage {name}: threads {threads:?}{on}{memory}, {model:?}{filter}{input}{draws}{reads}{updates}")
     }
 
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {

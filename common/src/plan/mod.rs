@@ -6,6 +6,7 @@
 mod consistency;
 mod consumed;
 mod describe;
+mod filter;
 mod group;
 mod progress;
 mod rights;
@@ -14,6 +15,7 @@ mod steps;
 mod tables;
 
 pub use consistency::Consistency;
+pub use filter::Significant;
 pub use group::{Group, predecessors};
 pub use progress::{DecideFn, Flow, Progress};
 pub use rights::Rights;
@@ -138,7 +140,13 @@ impl Plan {
     pub fn check(&self) -> Result<()> {
         let table = |id: TableId| self.tables.get(usize::from(id.0)).map_or_else(|| id.to_string(), |t| t.name.clone());
         let input = |id: InputId| self.inputs.get(usize::from(id.0)).map_or_else(|| id.to_string(), |i| i.name.clone());
-        for StageSpec { name, reads, updates, together, after, .. } in self.stages() {
+        for StageSpec { name, consistency, filter, reads, updates, together, after, .. } in self.stages() {
+            if let (Some(filter), Consistency::SparseSsp { .. }) = (filter, consistency) {
+                return Err(Error::user(format!(
+                    "stage {name} can't hold back small updates (filter {filter}) under sparse-ssp, which promises others \
+                     all updates of a key before they go on; leave the filter out, or take bsp, ssp or asp"
+                )));
+            }
             if let Some(both) = updates.iter().find(|id| reads.contains(id)) {
                 let both = table(*both);
                 return Err(Error::user(format!(

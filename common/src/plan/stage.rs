@@ -1,6 +1,6 @@
 //! One stage of a plan: its workers, and what they run.
 
-use super::{Consistency, Input, Table};
+use super::{Consistency, Input, Significant, Table};
 use crate::error::Result;
 use crate::ids::{InputId, TableId};
 use crate::worker::Worker;
@@ -49,6 +49,8 @@ pub struct StageSpec {
     pub threads: Threads,
     /// What they must see of one another.
     pub consistency: Consistency,
+    /// What they may hold back of their updates.
+    pub filter: Option<Significant>,
     /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
     pub input: Option<InputId>,
     /// Whether nobody passes over these rows again.
@@ -78,6 +80,7 @@ impl StageSpec {
             name: name.to_owned(),
             threads: Threads::All,
             consistency: Consistency::Bsp,
+            filter: None,
             input: None,
             consumes: false,
             draws: None,
@@ -118,6 +121,14 @@ impl StageBuilder<'_> {
     /// Its consistency model.
     pub fn consistency(self, consistency: Consistency) -> Self {
         self.0.consistency = consistency;
+        self
+    }
+
+    /// Whether its workers hold back small updates of other slaves' shards, by key lists or ranges, in tables of floats
+    /// whose updates add up. At clock c of a worker, others then miss at most, of each key, what it has added since clock
+    /// c - clocks and what is less than the share: also under BSP, and also the worker itself. Not under SparseSSP.
+    pub fn filter(self, filter: Option<Significant>) -> Self {
+        self.0.filter = filter;
         self
     }
 

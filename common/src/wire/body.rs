@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::value::{Element, Type, Values, ValuesMut};
 use crate::wire::keys;
-use crate::wire::kv::KeyList;
+use crate::wire::kv::{KeyList, Whole};
 use bytes::Bytes;
 
 /// A body under construction. Its memory starts at a multiple of 8, so values can be written in place.
@@ -53,6 +53,13 @@ impl BodyWriter {
         let (count, bytes) = (keys.len() as u32, scratch.len() as u32);
         self.scratch = scratch;
         Ok(KeyList::Inline { hash, count, bytes })
+    }
+
+    /// Writes bytes as a part of its own.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.pad();
+        self.append(bytes);
+        self.pad();
     }
 
     /// Appends values to the part that is being written: a gather of several slices makes one part.
@@ -126,9 +133,9 @@ impl BodyReader {
         Self { rest: body }
     }
 
-    /// The bytes of an inline key list; see [`crate::wire::lists::KeyMemory`], which calls this.
-    pub fn key_bytes(&mut self, len: u32) -> Result<Bytes> {
-        self.part(len as usize)
+    /// What the body holds of a key list; see [`crate::wire::lists::KeyMemory`], which calls this.
+    pub fn key_bytes(&mut self, list: &KeyList) -> Result<Bytes> {
+        self.part(list.bytes())
     }
 
     /// The next part as the bytes of `count` values, at any alignment.
@@ -204,9 +211,21 @@ impl KeyList {
     /// Number of keys.
     pub fn count(&self) -> usize {
         match *self {
-            KeyList::Inline { count, .. } | KeyList::Known { count, .. } | KeyList::Range { count, .. } => {
-                count as usize
+            KeyList::Inline { count, .. }
+            | KeyList::Known { count, .. }
+            | KeyList::Range { count, .. }
+            | KeyList::Part { count, .. } => count as usize,
+        }
+    }
+
+    /// Bytes that it takes in a body.
+    pub fn bytes(&self) -> usize {
+        match *self {
+            KeyList::Inline { bytes, .. } => bytes as usize,
+            KeyList::Part { of: Whole::Known { count, .. } | Whole::Range { count, .. }, .. } => {
+                count.div_ceil(8) as usize
             }
+            KeyList::Known { .. } | KeyList::Range { .. } => 0,
         }
     }
 }
@@ -233,8 +252,7 @@ mod tests {
             let mut moved = vec![0u8; shift];
             moved.extend_from_slice(&body);
             let mut reader = BodyReader::new(Bytes::from(moved).slice(shift..));
-            let KeyList::Inline { count: 3, bytes, .. } = list else { panic!("{list:?}") };
-            assert_eq!(keys::decode(&reader.key_bytes(bytes).unwrap(), 3).unwrap(), [3, 70_000, 70_001]);
+            assert_eq!(keys::decode(&reader.key_bytes(&list).unwrap(), 3).unwrap(), [3, 70_000, 70_001]);
             assert!(matches!(reader.values(Type::F32, 3).unwrap().get(), Values::F32([1.0, 2.0, 3.0])));
             assert!(matches!(reader.values(Type::F64, 2).unwrap().get(), Values::F64([4.0, 5.0])));
             assert!(matches!(reader.values(Type::U32, 1).unwrap().get(), Values::U32([6])));
@@ -256,7 +274,8 @@ mod tests {
         let body = Bytes::from(vec![0; 16]);
         assert!(BodyReader::new(body.clone()).values(Type::F64, usize::MAX).is_err());
         assert!(BodyReader::new(body.clone()).values(Type::F32, 5).is_err());
-        assert!(BodyReader::new(body.clone()).key_bytes(17).is_err());
+        let list = KeyList::Inline { hash: 0, count: 17, bytes: 17 };
+        assert!(BodyReader::new(body.clone()).key_bytes(&list).is_err());
         let mut reader = BodyReader::new(body);
         reader.values(Type::F32, 1).unwrap();
         assert!(reader.end().is_err());

@@ -9,7 +9,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{CacheUse, DiskUse, Report, State, SumUse};
+use crate::report::{CacheUse, DiskUse, FilterUse, Report, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
 use crate::wire::slaves::{Peer, Registration, SlaveLine};
@@ -98,6 +98,8 @@ pub struct Outcome {
     pub cache: CacheUse,
     /// What they updated of other slaves' shards in sums.
     pub sums: SumUse,
+    /// What a filter held back of that.
+    pub filter: FilterUse,
     /// The last lines of the slave's log, when a worker failed.
     pub log: Vec<String>,
 }

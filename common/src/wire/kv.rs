@@ -37,6 +37,32 @@ pub enum KeyList {
         /// Number of keys.
         count: u32,
     },
+    /// Some of the keys of a whole: a bit for each of these in the body, padded to bytes, the least bit first.
+    Part {
+        /// Of which.
+        of: Whole,
+        /// Number of keys: of bits that are set.
+        count: u32,
+    },
+}
+
+/// A list of which only some keys are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Whole {
+    /// Sent before.
+    Known {
+        /// Its digest.
+        hash: u64,
+        /// Number of keys.
+        count: u32,
+    },
+    /// `start..start + count`.
+    Range {
+        /// First key.
+        start: u32,
+        /// Number of keys.
+        count: u32,
+    },
 }
 
 /// One table's part of a message.

@@ -1,4 +1,5 @@
-//! What both sides remember of key lists, so that a list that was sent goes as its digest the next time.
+//! What both sides remember of key lists, so that a list that was sent goes as its digest the next time, and a part of it
+//! as a bit for each of its keys.
 //!
 //! Invariant: a digest is only ever resolved to the keys that hash to it, with as many keys as the message says; each
 //! memory holds at most its bytes, the oldest lists leave first. The sender's may be wrong about the receiver's: then the
@@ -8,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ids::Key;
 use crate::wire::body::{BodyReader, BodyWriter};
 use crate::wire::keys;
-use crate::wire::kv::KeyList;
+use crate::wire::kv::{KeyList, Whole};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -77,6 +78,38 @@ impl SentLists {
         Ok(list)
     }
 
+    /// Names strictly rising `keys`, all of which are among those of `whole`, in a short way: as bits where the receiver has
+    /// the whole, else inline. A list that is not likely to come again is not remembered.
+    pub fn name_part(&self, keys: &[Key], whole: &Keys, body: &mut BodyWriter) -> Result<KeyList> {
+        if let Some(range) = as_range(keys) {
+            return Ok(range);
+        }
+        match self.whole(whole) {
+            // An inline list takes a byte a key at least, and two or three where few are left of many.
+            Some(of) if whole.len().div_ceil(8) <= 2 * keys.len() => {
+                body.bytes(&bits(keys, whole));
+                Ok(KeyList::Part { of, count: keys.len() as u32 })
+            }
+            _ => body.keys(keys::hash(keys), keys),
+        }
+    }
+
+    /// How the receiver knows a list, if it does.
+    fn whole(&self, whole: &Keys) -> Option<Whole> {
+        match whole {
+            Keys::Range(range) => {
+                Some(Whole::Range { start: range.start as u32, count: (range.end - range.start) as u32 })
+            }
+            Keys::List(keys) => match as_range(keys) {
+                Some(KeyList::Range { start, count }) => Some(Whole::Range { start, count }),
+                _ => {
+                    let (hash, count) = (keys::hash(keys), keys.len() as u32);
+                    self.0.lock().by_hash.contains_key(&hash).then_some(Whole::Known { hash, count })
+                }
+            },
+        }
+    }
+
     /// The receiver did not know a list: send all inline again.
     pub fn forget(&self) {
         let mut memory = self.0.lock();
@@ -95,6 +128,42 @@ fn as_range(keys: &[Key]) -> Option<KeyList> {
         }
         _ => None,
     }
+}
+
+/// A bit for each key of `whole`, which is set where it is one of `keys`.
+fn bits(keys: &[Key], whole: &Keys) -> Vec<u8> {
+    let mut bits = vec![0; whole.len().div_ceil(8)];
+    let mut set = |at: usize| bits[at / 8] |= 1 << (at % 8);
+    match whole {
+        Keys::Range(range) => keys.iter().for_each(|key| set((u64::from(*key) - range.start) as usize)),
+        Keys::List(all) => {
+            let mut rest = keys.iter().peekable();
+            all.iter().enumerate().filter(|(_, key)| rest.next_if_eq(key).is_some()).for_each(|(at, _)| set(at));
+        }
+    }
+    bits
+}
+
+/// The `count` keys of `whole` whose bits are set, and no bit behind.
+fn pick(whole: &Keys, bits: &[u8], count: usize) -> Result<Vec<Key>> {
+    let set: usize = bits.iter().map(|byte| byte.count_ones() as usize).sum();
+    let behind = bits.last().is_some_and(|last| !whole.len().is_multiple_of(8) && last >> (whole.len() % 8) > 0);
+    if set != count || behind {
+        return Err(Error::cluster(format!("{set} bits for {count} of {} keys", whole.len())));
+    }
+    let mut keys = Vec::with_capacity(count);
+    for (first, byte) in (0..).step_by(8).zip(bits) {
+        let mut left = *byte;
+        while left > 0 {
+            let at = first + left.trailing_zeros() as usize;
+            keys.push(match whole {
+                Keys::List(all) => all[at],
+                Keys::Range(range) => (range.start + at as u64) as Key,
+            });
+            left &= left - 1;
+        }
+    }
+    Ok(keys)
 }
 
 /// A received key list.
@@ -139,19 +208,19 @@ impl KeyMemory {
     /// The keys that a section names; takes an inline list out of the body. None when a list is not known (any more).
     pub fn resolve(&self, list: KeyList, body: &mut BodyReader) -> Result<Option<Keys>> {
         match list {
-            KeyList::Range { start, count } => {
-                let range = u64::from(start)..u64::from(start) + u64::from(count);
-                if range.end > 1 << 32 {
-                    return Err(Error::cluster(format!("a key range reaches {}, at most 2^32 is possible", range.end)));
-                }
-                Ok(Some(Keys::Range(range)))
+            KeyList::Range { start, count } => range(start, count).map(Some),
+            KeyList::Known { hash, count } => Ok(self.known(hash, count)),
+            KeyList::Part { of, count } => {
+                let whole = match of {
+                    Whole::Range { start, count } => Some(range(start, count)?),
+                    Whole::Known { hash, count } => self.known(hash, count),
+                };
+                let Some(whole) = whole else { return Ok(None) };
+                let keys = pick(&whole, &body.key_bytes(&list)?, count as usize)?;
+                Ok(Some(Keys::List(Arc::new(keys))))
             }
-            KeyList::Known { hash, count } => {
-                let found = self.0.lock().by_hash.get(&hash).cloned();
-                Ok(found.filter(|keys| keys.len() == count as usize).map(Keys::List))
-            }
-            KeyList::Inline { hash, count, bytes } => {
-                let list = keys::decode(&body.key_bytes(bytes)?, count as usize)?;
+            KeyList::Inline { hash, count, .. } => {
+                let list = keys::decode(&body.key_bytes(&list)?, count as usize)?;
                 if keys::hash(&list) != hash {
                     return Err(Error::cluster(format!("a list of {count} keys does not hash to {hash:016x}")));
                 }
@@ -163,6 +232,20 @@ impl KeyMemory {
             }
         }
     }
+
+    /// A list that was sent before, if it is still here.
+    fn known(&self, hash: u64, count: u32) -> Option<Keys> {
+        let found = self.0.lock().by_hash.get(&hash).cloned();
+        found.filter(|keys| keys.len() == count as usize).map(Keys::List)
+    }
+}
+
+fn range(start: u32, count: u32) -> Result<Keys> {
+    let range = u64::from(start)..u64::from(start) + u64::from(count);
+    if range.end > 1 << 32 {
+        return Err(Error::cluster(format!("a key range reaches {}, at most 2^32 is possible", range.end)));
+    }
+    Ok(Keys::Range(range))
 }
 
 #[cfg(test)]
@@ -197,6 +280,52 @@ mod tests {
             let (list, second) = exchange(&sent, &memory, &keys);
             prop_assert_eq!(to_vec(&second.unwrap()), keys.clone());
             prop_assert_eq!(matches!(list, KeyList::Known { .. }), keys.len() >= SHORT);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_of_what_was_sent_arrives_whole_as_a_bit_for_each_key(
+            whole in prop::collection::btree_set(any::<u32>(), 0..300), start in 0u32..9, of_range in any::<bool>(),
+            known in any::<bool>(), chosen in prop::collection::vec(0u32..4, 300), most in 1u32..4
+        ) {
+            let list: Vec<_> = if of_range { (start..start + 300).collect() } else { whole.into_iter().collect() };
+            let keys: Vec<_> = list.iter().zip(chosen).filter(|(_, at)| *at < most).map(|(key, _)| *key).collect();
+            let (sent, memory) = (SentLists::default(), KeyMemory::default());
+            if known {
+                exchange(&sent, &memory, &list);
+            }
+            let whole = if of_range { range(start, 300).unwrap() } else { Keys::List(Arc::new(list.clone())) };
+            let mut body = BodyWriter::default();
+            let part = sent.name_part(&keys, &whole, &mut body).unwrap();
+            let as_bits = (known && list.len() >= SHORT || of_range) && list.len() <= 16 * keys.len();
+            let is_range = matches!(part, KeyList::Range { .. });
+            prop_assert!(is_range || matches!(part, KeyList::Part { .. }) == as_bits, "{:?}", part);
+            prop_assert!(!as_bits || part.bytes() <= list.len().div_ceil(8));
+            let mut reader = BodyReader::new(body.finish());
+            let found = memory.resolve(part, &mut reader).unwrap().unwrap();
+            reader.end().unwrap();
+            prop_assert_eq!(to_vec(&found), keys);
+        }
+    }
+
+    #[test]
+    fn bits_that_are_not_those_of_the_keys_are_refused() {
+        let resolve = |start, of, count, bits: &[u8]| {
+            let mut body = BodyWriter::default();
+            body.bytes(bits);
+            let part = KeyList::Part { of: Whole::Range { start, count: of }, count };
+            KeyMemory::default().resolve(part, &mut BodyReader::new(body.finish()))
+        };
+        assert_eq!(to_vec(&resolve(100, 10, 3, &[0b101, 0b10]).unwrap().unwrap()), [100, 102, 109]);
+        for (start, of, count, bits) in [
+            (100, 10, 2, &[0b101, 0b10][..]),
+            (100, 10, 3, &[0b101, 0b100]),
+            (100, 70, 3, &[0b101, 0b10]),
+            (u32::MAX, 10, 3, &[0b101, 0b10]),
+            (0, u32::MAX, u32::MAX, &[0xff; 8]),
+        ] {
+            assert!(resolve(start, of, count, bits).is_err(), "{count} of {of} from {start} by {bits:?}");
         }
     }
 

@@ -4,7 +4,7 @@ use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
 use flexps_common::report::{
-    CacheUse, DiskUse, ProgressReport, Report, StageReport, SumUse, ThreadsReport, TransferReport,
+    CacheUse, DiskUse, FilterUse, ProgressReport, Report, StageReport, SumUse, ThreadsReport, TransferReport,
 };
 use std::ops::Range;
 
@@ -141,6 +141,13 @@ pub fn result(report: &Report) -> String {
     if sums.updates > 0 {
         let (updates, of, sent) = (count(sums.updates, "update"), size(sums.bytes), size(sums.sent_bytes));
         lines.push(("sums", format!("{updates} of other slaves' shards, {of}, went as {}, {sent}", sums.sent)));
+    }
+    let mut filter = FilterUse::default();
+    report.stages.iter().for_each(|stage| filter.merge(&stage.filter));
+    if filter.entries > 0 {
+        let share = 100.0 * filter.held as f64 / filter.entries as f64;
+        let (entries, saved) = (count(filter.entries, "changed key"), size(filter.saved_bytes));
+        lines.push(("filter", format!("{share:.0} % of {entries} held back, {saved} of values not sent")));
     }
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));

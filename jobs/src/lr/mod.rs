@@ -35,7 +35,7 @@ use crate::{objective, sample, shares, validation};
 use clap::Args;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
-use flexps_common::plan::{Flow, Plan, Threads};
+use flexps_common::plan::{Flow, Plan, Significant, Threads};
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use train::Train;
@@ -118,6 +118,11 @@ pub struct Lr {
     /// Step size
     #[arg(long, default_value_t, value_name = "auto|SIZE", value_parser = flags::step)]
     pub step: Step,
+
+    /// Hold back changes of weights on other slaves that are less than this share of the weight, until with later ones they
+    /// are more, for so many further clocks at most [default: all go at once; 8 clocks]
+    #[arg(long, value_name = "significant:SHARE[:CLOCKS]")]
+    pub filter: Option<Significant>,
 }
 
 impl Job for Lr {
@@ -135,6 +140,11 @@ impl Job for Lr {
         if solver != Solver::Sgd && self.threads.is_some() && threads.is_none() {
             // The others' workers keep what they know of their rows, which must then stay theirs.
             return Err(Error::user("--threads auto and offline go with --solver sgd; give a number, or that solver"));
+        }
+        if solver != Solver::Sgd && self.filter.is_some() {
+            return Err(Error::user(
+                "--filter goes with --solver sgd, whose workers send a change a batch; leave it out",
+            ));
         }
         match solver {
             Solver::Sgd => {
@@ -164,8 +174,10 @@ impl Job for Lr {
 impl Lr {
     /// What `auto` stands for, as far as the flags tell; where they leave the choice, the rows decide.
     fn solver(&self, primal: &Primal<'_>) -> Solver {
-        let asks_for_sgd =
-            self.optimizer != Optimizer::default() || self.batch != USUAL_BATCH || self.step != Step::default();
+        let asks_for_sgd = self.optimizer != Optimizer::default()
+            || self.batch != USUAL_BATCH
+            || self.step != Step::default()
+            || self.filter.is_some();
         let stale = self.common.consistency != Model::Bsp;
         match self.solver {
             Solver::Auto if asks_for_sgd || stale => Solver::Sgd,
@@ -228,13 +240,14 @@ impl Lr {
         };
         let rules = Rules::new(flags);
         let growth = Growth::new(self.step, GROW);
-        let consistency = flags.consistency();
+        let (consistency, filter) = (flags.consistency(), self.filter);
         let held_out = inputs.validation;
         steps.repeat(flags.epochs, |epoch| {
             epoch
                 .stage("train", move |worker| train.run(worker))
                 .threads(threads)
                 .consistency(consistency)
+                .filter(filter)
                 .input(rows.input);
             let stage =
                 epoch.stage("objective", move |worker| validation::judge(worker, rows, weights, Judged::default()));

@@ -22,7 +22,7 @@ use crate::vector::Vector;
 use clap::Args;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
-use flexps_common::plan::{Consistency, Flow, Plan, Threads};
+use flexps_common::plan::{Consistency, Flow, Plan, Significant, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -76,6 +76,11 @@ pub struct Svrg {
     /// Merges of the workers' replicas in an epoch [default: 1 for one worker, 4 for several]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub joins: Option<u32>,
+
+    /// In merges, hold back changes of weights on other slaves that are less than this share of the weight, until with later
+    /// ones they are more, for so many further clocks at most [default: all go at once; 8 clocks]
+    #[arg(long, value_name = "significant:SHARE[:CLOCKS]")]
+    pub filter: Option<Significant>,
 }
 
 impl Job for Svrg {
@@ -148,11 +153,13 @@ impl Job for Svrg {
         let (rules, growth) = (Rules::new(flags), Growth::new(self.step, GROW));
         // A merge touches all features of a worker.
         let (consistency, sample_share) = (flags.consistency().of_same_keys(), self.sample_share);
+        let filter = self.filter;
         steps.repeat(flags.epochs, |epoch| {
             let stage = epoch
                 .stage("stochastic", move |worker| stochastic.run(worker))
                 .threads(narrow)
-                .consistency(consistency);
+                .consistency(consistency)
+                .filter(filter);
             match sample_share {
                 Some(share) => stage.draws(rows.input, share),
                 None => stage.input(rows.input),

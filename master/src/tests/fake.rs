@@ -11,7 +11,7 @@ use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::model::WEIGHTS;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, Plan, SaveSpec, SaveTensor, Threads};
-use flexps_common::report::{CacheUse, DiskUse, Report, SumUse};
+use flexps_common::report::{CacheUse, DiskUse, FilterUse, Report, SumUse};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
@@ -121,6 +121,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         model_disk: DiskUse::default(),
         cache: CacheUse::default(),
         sums: SumUse::default(),
+        filter: FilterUse::default(),
         log: Vec::new(),
     };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }

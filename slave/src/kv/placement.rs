@@ -29,7 +29,7 @@ pub enum Keys<'a> {
     },
 }
 
-impl Keys<'_> {
+impl<'a> Keys<'a> {
     /// The keys of a range; none when it is empty or upside down.
     pub fn range(keys: &Range<Key>) -> Self {
         Self::Range { start: keys.start, count: keys.end.saturating_sub(keys.start) }
@@ -46,6 +46,23 @@ impl Keys<'_> {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The first key.
+    pub fn first(&self) -> Option<Key> {
+        match self {
+            Keys::List(keys) => keys.first().copied(),
+            Keys::Range { start, count } => (*count > 0).then_some(*start),
+        }
+    }
+
+    /// The keys in turn.
+    pub fn iter(self) -> impl Iterator<Item = Key> + use<'a> {
+        let (list, start, count) = match self {
+            Keys::List(keys) => (keys, 0, 0),
+            Keys::Range { start, count } => (&[][..], start, count),
+        };
+        list.iter().copied().chain((0..count).map(move |place| start + place))
     }
 
     /// The first run: its chunk, its keys, and the rest. A run's keys lie in one chunk of `1 << shift` keys.

@@ -2,17 +2,19 @@
 //!
 //! Invariants: every call fails once the run is cancelled, also while it waits; what a worker waited and moved is counted;
 //! where the consistency model asks for announced keys, no others are read or updated; a worker sees its own updates of
-//! earlier clocks; what it reads, waits for and updates at a clock does so after the clock may begin, and after it is settled
+//! earlier clocks, but for what a filter holds back; what it reads, waits for and updates at a clock does so after the clock may begin, and after it is settled
 //! where the tables live.
 
 use super::cached::Looked;
 use super::cut::{Cutter, Item, Message};
 use super::exchange::Told;
+use super::filter::Filter;
 use super::items::{check_out, describe};
 use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
 use super::wait::block_on;
+use crate::consistency::ENDED;
 use crate::job::{Input, OpenJob};
 use crate::kv::Keys;
 use flexps_common::announced::Announcements;
@@ -73,6 +75,8 @@ pub struct Engine {
     announced: Option<Announcements>,
     /// Keys that were updated at this clock, as far as the slave's cache may hold them.
     pub(super) updated: Vec<(TableId, OwnedKeys)>,
+    /// What holds back some of its updates, if anything does.
+    pub filter: Option<Box<dyn Filter>>,
     /// Whether the first keys, if any, are announced.
     started: bool,
     /// Set for a worker that an experiment slows.
@@ -100,8 +104,14 @@ pub(super) struct Read {
 }
 
 impl Engine {
-    /// The backend of the worker at `place`.
-    pub fn new(job: Arc<OpenJob>, run: Arc<Run>, place: Place, scalars: Arc<BTreeMap<String, f64>>) -> Self {
+    /// The backend of the worker at `place`, whose updates go through this filter.
+    pub fn new(
+        job: Arc<OpenJob>,
+        run: Arc<Run>,
+        place: Place,
+        scalars: Arc<BTreeMap<String, f64>>,
+        filter: Option<Box<dyn Filter>>,
+    ) -> Self {
         let announced = run.consistency.ahead().map(|_| Announcements::default());
         let uses = vec![TableUse::default(); job.shard.specs().len()];
         Self {
@@ -121,6 +131,7 @@ impl Engine {
             sent: FxHashMap::default(),
             put_off: false,
             updated: Vec::new(),
+            filter,
             counters: Counters::default(),
             uses,
         }
@@ -134,6 +145,7 @@ impl Engine {
         self.start();
         // The last clock counts as begun under every model.
         self.begin()?;
+        self.send_due(ENDED)?;
         self.send_sums(true)?;
         self.settle(0)?;
         let sent: Vec<_> = self.sent.drain().collect();
@@ -252,9 +264,9 @@ impl Backend for Engine {
             None => self.begin_read(&items)?,
             Some(looked) => self.begin_read(&looked.missing(&items))?,
         };
-        // The keys of messages are in these; a large read need not copy them again.
+        // The keys of messages are in these; a large read need not copy them again, unless a filter asks for them.
         let keys = |at: usize| match &looked {
-            None if !read.local.iter().any(|(item, _)| *item == at) => &[],
+            None if self.filter.is_none() && !read.local.iter().any(|(item, _)| *item == at) => &[],
             _ => pulls[at].keys,
         };
         let items = pulls.iter().enumerate().map(|(at, pull)| (pull.table, pull.keys.len(), keys(at).to_vec()));
@@ -281,9 +293,11 @@ impl Backend for Engine {
         self.count(&items, |used| &mut used.read_bytes);
         self.begin()?;
         match looked {
-            None => self.end_read(read, &items, out).map(drop),
-            Some(looked) => self.fetch(looked, read, &items, out),
+            None => self.end_read(read, &items, out).map(drop)?,
+            Some(looked) => self.fetch(looked, read, &items, out)?,
         }
+        self.have_read(&items, out);
+        Ok(())
     }
 
     fn get(&mut self, pull: Pull<'_>, out: ValuesMut<'_>) -> Result<()> {
@@ -334,6 +348,7 @@ impl Backend for Engine {
         self.start();
         self.begin()?;
         self.settle_answered()?;
+        self.send_due(self.clock)?;
         self.send_sums(false)?;
         self.clock += 1;
         self.announced.iter_mut().for_each(Announcements::tick);

@@ -6,12 +6,11 @@
 use super::backend::{Engine, Read};
 use super::cache::{Brought, Cache, Fetch, Found, Paid, copy};
 use super::cut::Item;
-use super::exchange::view;
+use super::exchange::{owned, view};
 use crate::kv::Keys;
 use flexps_common::error::Result;
 use flexps_common::ids::Key;
 use flexps_common::value::{OwnedValues, ValuesMut};
-use flexps_common::wire::lists;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -165,12 +164,7 @@ impl Engine {
             return;
         }
         let away = items.iter().filter(|item| !item.home.is_here());
-        self.updated.extend(away.map(|item| match item.keys {
-            Keys::List(keys) => (item.table, lists::Keys::List(Arc::new(keys.to_vec()))),
-            Keys::Range { start, count } => {
-                (item.table, lists::Keys::Range(u64::from(start)..u64::from(start) + u64::from(count)))
-            }
-        }));
+        self.updated.extend(away.map(|item| (item.table, owned(item.keys))));
     }
 
     /// A clock has ended.

@@ -9,7 +9,8 @@ use crate::kv::{Keys, Placement};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::TableSpec;
-use flexps_common::value::Type;
+use flexps_common::value::{OwnedValues, Type, Values};
+use flexps_common::wire::lists;
 use std::ops::Range;
 
 /// Bytes of values after which a message is full.
@@ -79,6 +80,8 @@ pub struct Piece {
     pub keys: PieceKeys,
     /// Where these keys stand among the item's.
     pub places: Vec<Range<usize>>,
+    /// The keys that these were among, where a filter has held back others.
+    pub of: Option<lists::Keys>,
 }
 
 /// Keys of a section.
@@ -103,6 +106,19 @@ impl Piece {
             PieceKeys::Range { count, .. } => *count as usize,
         };
         keys * self.width
+    }
+
+    /// Its part of the values of its item, in one piece.
+    pub fn gather(&self, values: Values<'_>) -> OwnedValues {
+        let mut all = OwnedValues::zeros(self.element, self.values());
+        let (from, mut all_of, key) = (values.bytes(), all.borrow_mut(), self.width * self.element.size());
+        let mut to = all_of.bytes_mut();
+        for places in &self.places {
+            let (here, rest) = to.split_at_mut(places.len() * key);
+            here.copy_from_slice(&from[places.start * key..places.end * key]);
+            to = rest;
+        }
+        all
     }
 }
 
@@ -195,7 +211,8 @@ impl Message {
             }
             (Keys::Range { start, count }, _) => PieceKeys::Range { start, count },
         };
-        self.pieces.push(Piece { item: index, table: item.table, element, width, keys, places: vec![places] });
+        let (table, places, of) = (item.table, vec![places], None);
+        self.pieces.push(Piece { item: index, table, element, width, keys, places, of });
     }
 }
 

@@ -6,6 +6,7 @@ use flexps_common::ids::{SlaveId, TableId};
 use flexps_common::wire::body::ReceivedValues;
 use flexps_common::wire::kv::Seen;
 use flexps_common::wire::lists;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 /// One table's part of a kept update.
@@ -65,6 +66,14 @@ pub enum Due {
     Little,
     /// More, or somebody is at it.
     Much,
+}
+
+/// Keys as they may be kept.
+pub fn owned(keys: Keys<'_>) -> lists::Keys {
+    match keys {
+        Keys::List(keys) => lists::Keys::List(Arc::new(keys.to_vec())),
+        Keys::Range { start, count } => lists::Keys::Range(u64::from(start)..u64::from(start) + u64::from(count)),
+    }
 }
 
 /// Received keys as the store takes them.

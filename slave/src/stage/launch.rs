@@ -5,6 +5,7 @@
 
 use super::backend::{Counters, Engine};
 use super::cache::Cache;
+use super::filter::{Filter, Held};
 use super::pool::{Pool, Task};
 use super::run::Run;
 use super::sums::Sums;
@@ -13,6 +14,7 @@ use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
 use flexps_common::metrics::Metrics;
 use flexps_common::plan::StageSpec;
+use flexps_common::report::FilterUse;
 use flexps_common::tail::Tail;
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::worker::{Place, Worker};
@@ -46,6 +48,7 @@ struct Part {
     metrics: Metrics,
     elapsed: Duration,
     counters: Counters,
+    filter: FilterUse,
     uses: Vec<TableUse>,
     failed: bool,
 }
@@ -101,7 +104,10 @@ impl Crew {
     fn work(&self, place: Place) {
         self.run.enter(&place);
         let start = Instant::now();
-        let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone());
+        let shard = &self.job.shard;
+        let filter =
+            self.spec.filter.map(|rule| Box::new(Held::new(rule, shard.specs(), &shard.add_up())) as Box<dyn Filter>);
+        let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone(), filter);
         let mut metrics = Metrics::default();
         let result = catch_unwind(AssertUnwindSafe(|| {
             let mut worker = Worker::new(place.clone(), &mut engine);
@@ -118,7 +124,9 @@ impl Crew {
         }
         self.run.siblings.end(None);
         self.run.leave(&place);
-        let part = Part { metrics, elapsed: start.elapsed(), counters: engine.counters, uses: engine.uses, failed };
+        let filter = engine.filter.as_ref().map(|filter| filter.used()).unwrap_or_default();
+        let Engine { counters, uses, .. } = engine;
+        let part = Part { metrics, elapsed: start.elapsed(), counters, filter, uses, failed };
         self.report(place.local_index, part);
     }
 
@@ -152,6 +160,7 @@ impl Crew {
             model_disk: self.job.shard.take_disk_use(),
             cache: self.run.cache().map(Cache::used).unwrap_or_default(),
             sums: self.run.sums().map(Sums::used).unwrap_or_default(),
+            filter: FilterUse::default(),
             log: Vec::new(),
         };
         if results.iter().flatten().any(|part| part.failed) {
@@ -166,6 +175,7 @@ impl Crew {
             outcome.bytes_sent += part.counters.sent;
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;
+            outcome.filter.merge(&part.filter);
             outcome.pace.worker_waits.push(part.counters.waited.as_secs_f64());
             outcome.pace.worker_slept.push(part.counters.slept.as_secs_f64());
             for (sum, used) in outcome.tables.iter_mut().zip(part.uses) {

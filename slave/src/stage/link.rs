@@ -77,9 +77,7 @@ impl Link {
                 let mut old = BodyReader::new(packet.body);
                 let mut body = BodyWriter::default();
                 let sections = self.name_all(&message, &mut body, |at, body| {
-                    if let KeyList::Inline { bytes, .. } = sections[at].keys {
-                        old.key_bytes(bytes)?;
-                    }
+                    old.key_bytes(&sections[at].keys)?;
                     let piece = &message.pieces[at];
                     body.values(old.values(piece.element, piece.values())?.get());
                     Ok(())
@@ -109,9 +107,10 @@ impl Link {
     ) -> Result<Vec<Section>> {
         let mut sections = Vec::with_capacity(message.pieces.len());
         for (at, piece) in message.pieces.iter().enumerate() {
-            let keys = match &piece.keys {
-                PieceKeys::List(keys) => self.sent.name(keys, body)?,
-                PieceKeys::Range { start, count } => KeyList::Range { start: *start, count: *count },
+            let keys = match (&piece.keys, &piece.of) {
+                (PieceKeys::List(keys), None) => self.sent.name(keys, body)?,
+                (PieceKeys::List(keys), Some(whole)) => self.sent.name_part(keys, whole, body)?,
+                (PieceKeys::Range { start, count }, _) => KeyList::Range { start: *start, count: *count },
             };
             body.pad();
             values(at, body)?;

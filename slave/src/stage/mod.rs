@@ -7,6 +7,8 @@ mod cache;
 mod cached;
 pub mod cut;
 pub mod exchange;
+pub mod filter;
+mod filtered;
 mod gate;
 pub mod items;
 pub mod launch;

@@ -19,8 +19,15 @@ fn sums(workers: usize, add_up: &[bool]) -> Sums {
 fn leave(sums: &Sums, worker: usize, (shard, table): (u32, u16), keys: &[Key], values: &[i32]) -> Message {
     let (keys_of, places) = (PieceKeys::List(keys.to_vec()), 0..keys.len());
     let width = values.len() / keys.len().max(1);
-    let piece =
-        Piece { item: 0, table: TableId(table), element: Type::I32, width, keys: keys_of, places: vec![places] };
+    let piece = Piece {
+        item: 0,
+        table: TableId(table),
+        element: Type::I32,
+        width,
+        keys: keys_of,
+        places: vec![places],
+        of: None,
+    };
     let mut message = Message { shard, pieces: vec![piece], bytes: 4 * values.len() };
     sums.take(worker, &mut message, &[Values::I32(values)]);
     message

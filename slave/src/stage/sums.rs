@@ -95,7 +95,7 @@ impl Sums {
             *bytes += size;
             message.bytes -= size;
             used.bytes += size as u64;
-            let (keys, values) = (keys.clone(), gather(items[piece.item], piece));
+            let (keys, values) = (keys.clone(), piece.gather(items[piece.item]));
             left.push(Part { shard: message.shard, table: piece.table, width: piece.width, keys, values });
             false
         });
@@ -131,19 +131,6 @@ impl Sums {
     pub fn used(&self) -> SumUse {
         self.state.lock().used
     }
-}
-
-/// The values of a piece.
-fn gather(values: Values<'_>, piece: &Piece) -> OwnedValues {
-    let mut all = OwnedValues::zeros(piece.element, piece.values());
-    let (from, mut all_of, key) = (values.bytes(), all.borrow_mut(), piece.width * piece.element.size());
-    let mut to = all_of.bytes_mut();
-    for places in &piece.places {
-        let (here, rest) = to.split_at_mut(places.len() * key);
-        here.copy_from_slice(&from[places.start * key..places.end * key]);
-        to = rest;
-    }
-    all
 }
 
 /// The sums of parts, by shard and table.
@@ -220,7 +207,7 @@ fn messages(sums: &[Part]) -> Vec<Message> {
         for (first, keys) in (0..).step_by(most).zip(part.keys.chunks(most)) {
             let (bytes, places) = (keys.len() * width * element.size(), first..first + keys.len());
             let keys = PieceKeys::List(keys.to_vec());
-            let piece = Piece { item, table, element, width, keys, places: vec![places] };
+            let piece = Piece { item, table, element, width, keys, places: vec![places], of: None };
             match messages.last_mut() {
                 Some(last) if last.shard == shard && last.bytes + bytes <= MESSAGE => {
                     last.bytes += bytes;

@@ -5,7 +5,7 @@
 
 use super::backend::Engine;
 use super::cut::{self, Cutter, Item, Message};
-use super::exchange::{Source, Update};
+use super::exchange::{Source, Update, owned};
 use super::items::{check_len, check_out, describe};
 use super::link::{Answered, Queue, UnderWay};
 use super::{slices, sums};
@@ -16,10 +16,8 @@ use flexps_common::transport::Packet;
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::Origin;
-use flexps_common::wire::lists;
 use flexps_common::worker::{Backend, Pull};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Bytes of values under way in each direction of one worker: enough to keep a network busy.
 const WINDOW: usize = 16 << 20;
@@ -124,7 +122,9 @@ impl Engine {
         self.begin()?;
         self.read_local(&items, &std::mem::take(&mut cutter.local), out)?;
         self.receive(peek, queue, || cutter.message(), out)?;
-        self.read_local(&items, &cutter.local, out)
+        self.read_local(&items, &cutter.local, out)?;
+        self.have_read(&items, out);
+        Ok(())
     }
 
     pub(super) fn update(&mut self, items: &[(TableId, Keys<'_>)], values: &[Values<'_>]) -> Result<()> {
@@ -141,15 +141,8 @@ impl Engine {
         }
         self.count(&items, |used| &mut used.written_bytes);
         let mut cutter = Cutter::new(&items)?;
-        while let Some(mut message) = cutter.message() {
-            if let Some(sums) = run.sums() {
-                sums.take(self.place.local_index, &mut message, values);
-            }
-            if !message.pieces.is_empty() {
-                // One of its own for each: a shard takes two of the same number for the same message.
-                let (origin, sequence) = (self.origin(), self.next_sequence());
-                self.send_update(origin, sequence, message, values)?;
-            }
+        while let Some(message) = cutter.message() {
+            self.filter_update(message, values)?;
         }
         self.remember(&items);
         let mut kept = Vec::new();
@@ -172,6 +165,19 @@ impl Engine {
         let (clock, worker) = (self.clock, self.place.index as u32);
         let sequence = self.next_sequence();
         self.run.add_own(Source { clock, worker, sequence }, kept)
+    }
+
+    /// Sends an update's message, but for what goes in a sum.
+    pub(super) fn pass_update(&mut self, mut message: Message, values: &[Values<'_>]) -> Result<()> {
+        if let Some(sums) = self.run.sums() {
+            sums.take(self.place.local_index, &mut message, values);
+        }
+        if message.pieces.is_empty() {
+            return Ok(());
+        }
+        // One of its own for each: a shard takes two of the same number for the same message.
+        let (origin, sequence) = (self.origin(), self.next_sequence());
+        self.send_update(origin, sequence, message, values)
     }
 
     fn send_update(&mut self, origin: Origin, sequence: u64, message: Message, values: &[Values<'_>]) -> Result<()> {
@@ -264,9 +270,5 @@ fn keep(table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<Update> {
     let mut body = BodyWriter::with_capacity(values.bytes().len());
     body.values(values);
     let values = BodyReader::new(body.finish()).values(values.kind(), values.len())?;
-    let keys = match keys {
-        Keys::List(keys) => lists::Keys::List(Arc::new(keys.to_vec())),
-        Keys::Range { start, count } => lists::Keys::Range(u64::from(start)..u64::from(start) + u64::from(count)),
-    };
-    Ok(Update { table, keys, values })
+    Ok(Update { table, keys: owned(keys), values })
 }

@@ -3,6 +3,7 @@
 mod cached;
 mod cluster;
 mod copies;
+mod filtered;
 mod forgotten;
 mod moves;
 mod reading;

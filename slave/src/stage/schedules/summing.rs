@@ -23,7 +23,8 @@ impl World {
         let (here, local) = WORKERS[worker];
         let Some(sums) = self.runs[here].sums() else { return false };
         let (keys, places) = (PieceKeys::List(vec![worker as Key + shard as Key * CHUNK]), 0..1);
-        let piece = Piece { item: 0, table: TABLE, element: Type::F32, width: 1, keys, places: vec![places] };
+        let places = vec![places];
+        let piece = Piece { item: 0, table: TABLE, element: Type::F32, width: 1, keys, places, of: None };
         let mut message = Message { shard: shard as u32, pieces: vec![piece], bytes: 4 };
         sums.take(local, &mut message, &[Values::F32(&[(1 << clock) as f32])]);
         message.pieces.is_empty()
