@@ -109,7 +109,8 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// Turns an I/O error on `path` into ours, which it may carry already: a missing file or a refused permission is the user's, the rest the cluster's.
+/// Turns an I/O error on `path` into ours, which it may carry already: a missing file or a refused permission is the user's,
+/// the rest the cluster's.
 pub fn io(path: impl fmt::Display, error: &std::io::Error) -> Error {
     use std::io::ErrorKind as K;
     if let Some(ours) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {

@@ -133,8 +133,8 @@ impl Parser {
         spare
     }
 
-    /// Parses whole lines; the last may lack its line end. The block may have room to spare. Fails, with the first messages, when the text alone holds more
-    /// bad rows than the schema allows.
+    /// Parses whole lines; the last may lack its line end. The block may have room to spare. Fails, with the first messages,
+    /// when the text alone holds more bad rows than the schema allows.
     pub fn parse(&mut self, text: &[u8], place: &Place<'_>) -> Result<Parsed> {
         self.labels.clear();
         self.offsets.clear();

@@ -50,8 +50,8 @@ pub struct TableSpec {
     pub width: u32,
     /// Dense or sparse chunks.
     pub storage: Storage,
-    /// The server function that an Add runs: `add`, `assign`, `max`, `sgd`, `adagrad` or `ftrl` (see [`crate::updates::Engine`]), or
-    /// one that the user registered ([`crate::job::Registry::update`]).
+    /// The update function that an Add runs: one of the engine's, `add`, `assign`, `max`, `sgd`, `adagrad` or `ftrl` (see
+    /// [`crate::updates::Engine`]), or one that the user registered ([`crate::job::Registry::update`]).
     pub update: String,
     /// The function's parameters, e.g. the step size.
     pub update_params: Vec<f64>,

@@ -149,7 +149,8 @@ impl Learn {
         Rule { alpha, beta: (rare * sum / block.nonzeros().max(1) as f64).max(1e-30) as f32, l1: 0.0, l2: 0.0 }
     }
 
-    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas` and `betas`.
+    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas` and
+    /// `betas`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
         let (mut own, mut scratch) = (Own::new(self.state, self.bias), Scratch::default());

@@ -2,8 +2,8 @@
 //!
 //! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a run comes after
 //! those of its job that it had to wait for, by the recorded time, and lasts on each slave as long as it did; a job
-//! has the slaves that it had, and takes as long to be opened, and to end after its last run. So only waiting for slots can change, and under the policy
-//! that was recorded not even that.
+//! has the slaves that it had, and takes as long to be opened, and to end after its last run. So only waiting for slots can
+//! change, and under the policy that was recorded not even that.
 
 use super::Record;
 use super::seen::Seen;

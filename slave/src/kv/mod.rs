@@ -1,7 +1,7 @@
 //! The key-value store: the chunks of a job's tables that this slave serves.
 //!
-//! Invariant: a chunk is changed under its own lock only, unless workers are to race for it, and only chunks of this shard ever come to life; a chunk that
-//! nobody wrote takes no memory and reads as zeros.
+//! Invariant: a chunk is changed under its own lock only, unless workers are to race for it, and only chunks of this shard
+//! ever come to life; a chunk that nobody wrote takes no memory and reads as zeros.
 
 mod chunk;
 mod function;

@@ -1,8 +1,8 @@
 //! The blocks of one input by number, while they come and after.
 //!
 //! Invariant: block `at`, once given out, has the same rows each time; its indices are features until the key map is
-//! made, and local numbers after, on disk too. Facts are summed in block order, whatever the order of parsing, so that they repeat to
-//! the bit. Consumed rows are given out once.
+//! made, and local numbers after, on disk too. Facts are summed in block order, whatever the order of parsing, so that they
+//! repeat to the bit. Consumed rows are given out once.
 
 use super::Options;
 use super::ahead::{Ahead, Found};

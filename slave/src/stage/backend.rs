@@ -2,8 +2,8 @@
 //!
 //! Invariants: every call fails once the run is cancelled, also while it waits; what a worker waited and moved is counted;
 //! where the consistency model asks for announced keys, no others are read or updated; a worker sees its own updates of
-//! earlier clocks, but for what a filter holds back; what it reads, waits for and updates at a clock does so after the clock may begin, and after it is settled
-//! where the tables live.
+//! earlier clocks, but for what a filter holds back; what it reads, waits for and updates at a clock does so after the clock
+//! may begin, and after it is settled where the tables live.
 
 use super::cached::Looked;
 use super::cut::{Cutter, Item, Message};

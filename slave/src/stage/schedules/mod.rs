@@ -3,7 +3,8 @@
 //! Three slaves with a shard each, two of them with workers; three workers add to a key of their own in all shards at each
 //! clock, and read those of the others; news, and updates for other slaves, are on their way as threads of their own, so
 //! that they overtake one another. Workers take part as the engine does: they tell of a clock while its updates are under
-//! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail, or it checks nothing.
+//! way, and a read at another slave waits until it may be answered there. A fault can be put in: each check must then fail,
+//! or it checks nothing.
 #![allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #![allow(dead_code, reason = "what a schedule does not need")]
 
