@@ -161,9 +161,7 @@ impl Case {
         let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
         1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
     }
-}
 
-impl Case {
     /// The same where each step makes and solves the matrix: how hard the rows are does not tell.
     fn matrices(&self) -> f64 {
         let steps = 6.0 + 3.0 * self.digits().max(0.0);

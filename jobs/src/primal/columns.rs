@@ -155,8 +155,11 @@ impl Columns {
     /// to += X by, `by` having a number for each column and `to` one for each row.
     pub fn add(&self, by: &[f64], to: &mut [f64]) {
         for (j, by) in by.iter().enumerate().filter(|(_, by)| **by != 0.0) {
-            // SAFETY: a column's rows are below the number of rows.
-            self.column(j).each(|row, x| unsafe { *to.get_unchecked_mut(row) += by * x });
+            let column = self.column(j);
+            // They rise.
+            assert!(column.rows.last().is_none_or(|last| (*last as usize) < to.len()), "a number for each row");
+            // SAFETY: no row is above the last.
+            column.each(|row, x| unsafe { *to.get_unchecked_mut(row) += by * x });
         }
     }
 
