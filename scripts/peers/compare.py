@@ -2,7 +2,7 @@
 
 Three made sets and the real ones that are given. Each tool gets the loosest setting of its own that comes within the goal of
 one independent optimum, found once and kept; then all run interleaved, and every objective is checked in every run. Times are
-medians. Once the sets, settings and optima are there, three runs take less than 30 minutes.
+medians. Once the sets, settings and optima are there, a run takes 13 minutes.
 """
 
 import gzip
@@ -74,7 +74,7 @@ class Peers:
 
     def logistic(self, name, rows):
         """L2 logistic regression: training, the whole process, memory; with times to other goals beside."""
-        tools, job = self.tools, ["lr", "--solver", "sdca"]
+        tools, job = self.tools, ["lr"]
         optimum = tools.optimum(f"{name}, L2 logistic", rows, (0, 7))
         two, one, whole = BARS.get(name, (None, None, None))
         for threads, bar in ((2, two), (1, one)):
@@ -97,7 +97,7 @@ class Peers:
         for loss, solvers in SVM.items():
             goal = self.tools.optimum(f"{name}, {loss}", rows, solvers) * (1 + GOAL)
             peers = self.liblinear_peers(f"{name}, {loss}", rows, solvers, goal)
-            job = ["svm", "--loss", loss, "--solver", "sdca"]
+            job = ["svm", "--loss", loss]
             yield Contest(goal, lambda job=job: self.tools.ours(rows, job), peers,
                           [(f"{name}: SVM, {loss}, to 1e-3, whole process", "whole", 3)])
 
@@ -156,7 +156,7 @@ class Peers:
 
     def slaves(self, runs):
         """The same job on four slave processes of one slot as on one of two: the same two cores."""
-        job = ["run", "lr", "--solver", "sdca", "--tolerance", GOAL]
+        job = ["run", "lr", "--tolerance", GOAL]
         found = {(name, count): [] for name in self.sets for count in (1, 4)}
         for _ in range(runs):
             for count, slots in ((1, 2), (4, 1)):

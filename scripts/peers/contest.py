@@ -24,12 +24,14 @@ class Contest:
             values = [one[what] for one in self.found[name] if one[what] is not None]
             return statistics.median(values) if values else None
         for what, seconds, bar in self.lines:
-            if "ours" in self.missed:
-                table.add(what, "missed the goal", "", "", f">= {bar} times" if bar else "-", False)
-                continue
             mine = middle("ours", seconds)
             theirs = {name: middle(name, seconds) for name in self.peers if name not in self.missed}
             theirs = {name: value for name, value in theirs.items() if value is not None}
+            if "ours" in self.missed:
+                best = min(theirs, key=theirs.get, default="no peer came there")
+                table.add(what, f"missed the goal in {mine:.1f} s", f"{best} {theirs[best]:.3f} s" if theirs else best, "",
+                          f">= {bar} times" if bar else "-", False)
+                continue
             if not theirs:
                 table.add(what, f"{mine:.3f} s", "no peer came there", "", "-", True)
                 continue

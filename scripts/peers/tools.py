@@ -12,6 +12,8 @@ import sys
 # Settings from loose to tight, as the tools count them.
 EPSILONS = [1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4, 1e-5]
 ROUNDS = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 30, 50]
+# How long ours may take: what is not there then has missed the goal.
+PATIENCE = "60s"
 
 
 class Tools:
@@ -60,7 +62,7 @@ class Tools:
     def ours(self, rows, job, threads=2, tolerance=1e-3, more=()):
         # Badly conditioned rows take many cheap epochs: the certificate is to end the run.
         seconds, result = self.report([self.flexps, "run", *job, "--tolerance", tolerance, "--epochs", 5000, "--input", rows,
-                                       "--threads", threads, *more])
+                                       "--threads", threads, "--time-limit", PATIENCE, *more])
         training = sum(s["seconds"] for s in result["stages"] if s["name"] != "measure")
         return {"whole": seconds, "train": training, "objective": result["objective"], "memory": result["peak_memory_bytes"],
                 "certified": result["metrics"]["gap"] <= tolerance}
