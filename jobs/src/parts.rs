@@ -44,7 +44,8 @@ const WINDOW: u64 = 64 << 20;
 
 /// Whether the rows of an input with these facts come in several parts, if `memory` bytes may go to values by feature.
 pub fn several(facts: &Facts, memory: u64) -> bool {
-    let features = FEATURE * facts.features.min(facts.nonzeros);
+    let occurring = if facts.occurring > 0 { facts.occurring } else { u64::MAX };
+    let features = FEATURE * facts.features.min(facts.nonzeros).min(occurring);
     let rows = 4 * facts.nonzeros + 8 * facts.rows;
     features > memory.max(rows / BESIDE_ROWS)
 }
@@ -206,4 +207,19 @@ impl Part {
 
 fn block(worker: &mut Worker<'_>, input: Input, at: usize) -> Result<Arc<Block>> {
     worker.block(input, at)?.ok_or_else(|| Error::bug(format!("block {at} of the rows is not there")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_in_parts_by_how_many_features_occur_not_by_how_many_there_may_be() {
+        let facts =
+            |rows, features, nonzeros, occurring| Facts { rows, features, nonzeros, occurring, ..Facts::default() };
+        // Trigrams, hashed to 24 bits, counted and not; most of kdd12's features occur.
+        assert!(!several(&facts(4836, 16_727_923, 5_338_772, 400_000), 40 << 20));
+        assert!(several(&facts(4836, 16_727_923, 5_338_772, 0), 40 << 20));
+        assert!(several(&facts(5_000_000, 54_686_452, 55_000_000, 9_000_000), 40 << 20));
+    }
 }

@@ -10,10 +10,12 @@ pub mod indexer;
 pub mod keys;
 pub mod libsvm;
 mod number;
+mod occurring;
 pub mod schema;
 pub mod sniff;
 mod wide;
 
 pub use block::{Block, Row};
 pub use form::Form;
+pub use occurring::Occurring;
 pub use schema::{Facts, InputSpec, Labels, Schema, Wanted};

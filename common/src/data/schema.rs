@@ -203,6 +203,9 @@ pub struct Facts {
     pub max_norm2: f64,
     /// Sum of the squared norms.
     pub sum_norm2: f64,
+    /// Features that occur, about: hardly more than this. 0 where it is not known; of a whole input alone.
+    #[serde(default)]
+    pub occurring: u64,
 }
 
 impl Facts {

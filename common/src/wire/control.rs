@@ -1,7 +1,7 @@
 //! Control messages: one request enum per listener, one answer enum each. Every request is answered, so every sender
 //! knows that it arrived; every request may arrive twice and is then answered from memory (see [`crate::transport`]).
 
-use crate::data::{Facts, Form, Schema};
+use crate::data::{Facts, Form, Occurring, Schema};
 use crate::error::Error;
 use crate::experiment::Experiment;
 use crate::home::Home;
@@ -120,6 +120,8 @@ pub struct TableUse {
 pub struct ReadDone {
     /// What the part holds.
     pub facts: Facts,
+    /// Its features, to be counted with those of the other parts.
+    pub occurring: Occurring,
     /// Splits that it read.
     pub splits: u64,
     /// Bytes read, as stored.

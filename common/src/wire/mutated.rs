@@ -15,7 +15,7 @@ use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use crate::announced::Touches;
 use crate::curve::Optimize;
 use crate::data::schema::Labels;
-use crate::data::{Facts, Form, Schema};
+use crate::data::{Facts, Form, Occurring, Schema};
 use crate::error::Error;
 use crate::experiment::{Experiment, Splits, Switch};
 use crate::home::{Home, Transfer};
@@ -186,8 +186,11 @@ fn to_master() -> Vec<ToMaster> {
         filter: FilterUse { entries: 1 << 40, held: 300, sent: 70_000, saved_bytes: 1 << 50 },
         log: vec!["INFO a worker panicked".into()],
     };
+    let mut occurring = Occurring::default();
+    occurring.note(&[5, 700, 1 << 30]);
     let done = ReadDone {
         facts: facts(),
+        occurring,
         splits: 8,
         bytes: 1 << 30,
         notes: vec!["locality is off".into()],

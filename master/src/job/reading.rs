@@ -4,7 +4,7 @@
 
 use crate::assigner::{Assigner, Next, Racks, Reader, Rules};
 use crate::scheduler::Near;
-use flexps_common::data::{Facts, InputSpec, Schema};
+use flexps_common::data::{Facts, InputSpec, Occurring, Schema};
 use flexps_common::ids::SlaveId;
 use flexps_common::report::ReadReport;
 use flexps_common::wire::control::{ReadDone, Split};
@@ -87,10 +87,12 @@ impl Reading {
             return Ok(None);
         }
         self.until = Some(now);
-        let mut facts = Facts::default();
+        let (mut facts, mut occurring) = (Facts::default(), Occurring::default());
         for part in self.slaves.iter().filter_map(|id| self.done.get(id)) {
             facts.merge(&part.facts);
+            occurring.merge(&part.occurring);
         }
+        facts.occurring = occurring.at_most().unwrap_or(0);
         facts.features = facts.features.max(self.schema.features.unwrap_or(0));
         self.check(&facts)?;
         self.facts = Some(facts.clone());

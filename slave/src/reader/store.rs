@@ -10,7 +10,7 @@ use super::numbering;
 use super::spill::{Extent, Spill};
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
-use flexps_common::data::{Block, Facts, Schema};
+use flexps_common::data::{Block, Facts, Occurring, Schema};
 use flexps_common::error::{Error, Result};
 use flexps_common::wire::control::ReadDone;
 use parking_lot::Mutex;
@@ -56,6 +56,8 @@ struct State {
     /// Reads from disk that are under way.
     reading: usize,
     keys: Keys,
+    /// Features of all blocks so far.
+    occurring: Occurring,
     seconds: f64,
 }
 
@@ -127,8 +129,11 @@ impl Store {
             parsed.block.fit();
         }
         let bytes = parsed.block.bytes() as u64;
+        let mut occurring = Occurring::default();
+        occurring.note(&parsed.block.indices);
         let spill = {
             let mut state = self.state.lock();
+            state.occurring.merge(&occurring);
             state.bad_rows += parsed.facts.bad_rows;
             if state.bad_rows > self.schema.bad_rows {
                 return Err(too_many(&parsed.bad, state.bad_rows, self.schema.bad_rows));
@@ -310,6 +315,7 @@ impl Store {
             }
             Some(ReadDone {
                 facts,
+                occurring: state.occurring.clone(),
                 splits: all.splits,
                 bytes: all.bytes,
                 local_bytes: all.local_bytes,

@@ -253,6 +253,7 @@ impl Places<'_> {
             bad_rows,
             max_norm2,
             sum_norm2,
+            occurring: 0,
         };
         Ok(Parsed { block, facts, bad })
     }

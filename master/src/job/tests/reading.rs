@@ -69,6 +69,18 @@ fn facts_come_when_the_last_slave_has_read() {
 }
 
 #[test]
+fn features_that_occur_are_counted_over_all_slaves() {
+    let occurring = |features: std::ops::Range<u32>| {
+        let mut part = part(3, 1, 0);
+        part.occurring.note(&features.collect::<Vec<_>>());
+        part
+    };
+    let facts = read(&mut reading(false), [occurring(0..200_000), occurring(100_000..400_000)]).unwrap().unwrap();
+    assert!((400_000..550_000).contains(&facts.occurring), "{}", facts.occurring);
+    assert_eq!(read(&mut reading(false), [part(3, 1, 0), part(4, 2, 0)]).unwrap().unwrap().occurring, 0);
+}
+
+#[test]
 fn an_input_without_rows_or_with_one_class_is_an_error_that_says_so() {
     let error = read(&mut reading(false), [part(0, 0, 1), part(0, 0, 0)]).unwrap_err();
     assert!(error.fault == Fault::Data && error.message.contains("no rows in --input"), "{error}");

@@ -13,13 +13,16 @@ fn consumed_rows_are_those_that_would_be_kept_each_is_there_once_and_none_remain
     let (_folder, path) = file("rows", mixed(5000).as_bytes());
     let spill = tempfile::tempdir().unwrap();
     run(async {
-        let kept = rows(&start(options(), schema(), from_list(splits(&path, &[20_000])))).await.unwrap();
+        let reader = start(options(), schema(), from_list(splits(&path, &[20_000])));
+        let (kept, all) = (rows(&reader).await.unwrap(), reader.done().await.unwrap().occurring);
+        assert!(all.at_most().is_some_and(|features| features > 5000), "{all:?}");
         for cache_memory in [u64::MAX, 20_000, 0] {
             let options = Options { consumed: true, cache_memory, spill: spill.path().to_owned(), ..options() };
             let reader = start(options, schema(), from_list(splits(&path, &[20_000])));
             assert_eq!(rows(&reader).await.unwrap(), kept);
             let done = reader.done().await.unwrap();
             assert_eq!((done.facts.rows, done.facts.nonzeros, done.cached_bytes), (5000, 10_000, 0));
+            assert_eq!(done.occurring, all);
             let again = reader.block(3).await.unwrap_err();
             assert!(again.message.starts_with("block 3 was asked for again"), "{again}");
             let numbered = reader.key_map().await.unwrap_err();
