@@ -54,9 +54,6 @@ impl HostTable {
 
     /// Updates `keys`, the last of which is `last`.
     pub(super) fn update(&mut self, keys: impl Iterator<Item = Key>, last: Key, values: Values<'_>) -> Result<()> {
-        fn wrapped<T: Element>(function: &dyn DynUpdate, current: &mut [T], by: &[T]) {
-            function.slice(T::wrap_mut(current), by.len(), T::wrap(by));
-        }
         self.check(values.kind())?;
         let width = self.spec.width as usize;
         let needed = (last as usize + 1) * width;
@@ -70,7 +67,7 @@ impl HostTable {
                 let kept = &mut self.values[at..at + width];
                 row.clear();
                 kept.iter().for_each(|x| row.push(Element::from_f64(*x)));
-                wrapped(&*self.update, &mut row, by);
+                self.update.slice(Element::wrap_mut(&mut row), width, Element::wrap(by));
                 kept.iter_mut().zip(&row).for_each(|(kept, new)| *kept = new.to_f64());
             }
         });

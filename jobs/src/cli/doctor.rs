@@ -4,6 +4,7 @@ use super::args::{DEFAULT_BIND, DoctorArgs};
 use super::client::Client;
 use super::node::{self, machine_name};
 use super::resources::{cores, default_cache, default_memory};
+use super::table;
 use super::terminal::out;
 use bytesize::ByteSize;
 use flexps_common::storage::{Storage, StorageOptions};
@@ -86,7 +87,7 @@ fn memory(wanted: Option<u64>) -> Finding {
 }
 
 fn offered(wanted: Option<u64>) -> Finding {
-    let shown = |bytes| ByteSize(bytes).display().iec().to_string();
+    let shown = |bytes| table::memory(Some(bytes));
     match (wanted, default_memory()) {
         (Some(bytes), Some(all)) if bytes > all => Wrong(format!(
             "--memory {0}, but there are {1}: stages that keep to it would not fit; give at most {1}",

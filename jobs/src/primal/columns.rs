@@ -136,15 +136,11 @@ impl Columns {
         let own = own_blocks(worker, rows)?;
         let Some(first) = own.first().map(|first| *first as usize) else { return Ok(()) };
         let lengths: Vec<u32> = self.starts.windows(2).map(|ends| (ends[1] - ends[0]) as u32).collect();
-        for (name, column) in KEPT.into_iter().zip([Some(self.keys), Some(lengths), Some(self.rows), None, Some(own)]) {
-            if let Some(column) = column {
-                worker.put_column(rows.input, first, name, column)?;
-            }
+        let [keys, lengths_of, places, values, blocks] = KEPT;
+        for (name, column) in [(keys, self.keys), (lengths_of, lengths), (places, self.rows), (blocks, own)] {
+            worker.put_column(rows.input, first, name, column)?;
         }
-        match self.values {
-            Some(values) => worker.put_column(rows.input, first, KEPT[3], values),
-            None => Ok(()),
-        }
+        self.values.map_or(Ok(()), |column| worker.put_column(rows.input, first, values, column))
     }
 
     /// How many were asked for.

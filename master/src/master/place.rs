@@ -77,10 +77,11 @@ impl Master {
         // Those that are left wait for what these leave.
         let of = |p: &Placement| placed_now.iter().find(|r| r.key() == (p.job, p.stage)).map_or(0, |r| r.memory);
         for placement in placed.iter().filter(|p| started.binary_search(&p.job).is_ok()) {
+            let memory = of(placement);
             for (id, n) in &placement.workers {
                 if let Ok(at) = slots.binary_search_by_key(id, |s| s.id) {
                     slots[at].free = slots[at].free.saturating_sub(*n);
-                    slots[at].memory = slots[at].memory.saturating_sub(of(placement));
+                    slots[at].memory = slots[at].memory.saturating_sub(memory);
                 }
             }
         }

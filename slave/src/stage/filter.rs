@@ -11,7 +11,7 @@
 
 use super::exchange::owned;
 use crate::consistency::ENDED;
-use crate::kv::Keys;
+use crate::kv::{Keys, Shard};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::{Significant, TableSpec};
 use flexps_common::report::FilterUse;
@@ -68,9 +68,14 @@ struct Table {
     since: VecDeque<(u64, Vec<Key>)>,
 }
 
+/// The filter of a worker that a stage's rule asks for, if it does, before this job's tables.
+pub fn of(rule: Option<Significant>, shard: &Shard) -> Option<Box<dyn Filter>> {
+    rule.map(|rule| Box::new(Held::new(rule, shard.specs(), &shard.add_up())) as Box<dyn Filter>)
+}
+
 impl Held {
     /// For tables of which these add up.
-    pub fn new(rule: Significant, specs: &[TableSpec], add_up: &[bool]) -> Self {
+    fn new(rule: Significant, specs: &[TableSpec], add_up: &[bool]) -> Self {
         let table = |(spec, add_up): (&TableSpec, &bool)| {
             let floats = matches!(spec.element, Type::F32 | Type::F64);
             (*add_up && floats).then(|| Table::new(spec))

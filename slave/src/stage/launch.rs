@@ -5,7 +5,7 @@
 
 use super::backend::{Counters, Engine};
 use super::cache::Cache;
-use super::filter::{Filter, Held};
+use super::filter;
 use super::pool::{Pool, Task};
 use super::run::Run;
 use super::sums::Sums;
@@ -104,9 +104,7 @@ impl Crew {
     fn work(&self, place: Place) {
         self.run.enter(&place);
         let start = Instant::now();
-        let shard = &self.job.shard;
-        let filter =
-            self.spec.filter.map(|rule| Box::new(Held::new(rule, shard.specs(), &shard.add_up())) as Box<dyn Filter>);
+        let filter = filter::of(self.spec.filter, &self.job.shard);
         let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone(), filter);
         let mut metrics = Metrics::default();
         let result = catch_unwind(AssertUnwindSafe(|| {

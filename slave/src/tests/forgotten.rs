@@ -5,7 +5,7 @@ use crate::job::{OpenJob, Opening};
 use crate::kv::{Keys, Room};
 use crate::node::Jobs;
 use crate::stage::backend::Engine;
-use crate::stage::filter::{Filter, Held};
+use crate::stage::filter;
 use flexps_common::Result;
 use flexps_common::home::Home;
 use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
@@ -67,8 +67,7 @@ async fn left_by(filter: Option<Significant>, work: impl FnOnce(Engine, Table<f3
     };
     let run = here.begin(&launch).unwrap();
     there.begin(&launch).unwrap();
-    let filter =
-        filter.map(|rule| Box::new(Held::new(rule, here.shard.specs(), &here.shard.add_up())) as Box<dyn Filter>);
+    let filter = filter::of(filter, &here.shard);
     let engine = Engine::new(here, run, Place { threads: 1, ..Place::default() }, Arc::default(), filter);
     tokio::task::spawn_blocking(move || work(engine, table)).await.unwrap();
     let mut all = vec![0.0; 65_536];

@@ -149,7 +149,8 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
         return Err(at.error(&(0..0), "no [[job]] in it; a workload has at least one"));
     }
     let stem = Path::new(path).file_stem().map_or_else(|| path.to_owned(), |s| s.to_string_lossy().into_owned());
-    let mut cluster = cluster(&at, &file.cluster)?;
+    let memory = file.cluster.memory.as_ref().map(|v| at.size(v)).transpose()?;
+    let mut cluster = cluster(&at, &file.cluster, memory)?;
     for (name, weight) in &file.shares {
         if !(*weight.get_ref() > 0.0 && weight.get_ref().is_finite()) {
             return Err(at.error(&weight.span(), &format!("share {name}: a weight is a number above 0")));
@@ -193,17 +194,15 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     cycles(&at, &file)?;
     let (jobs, real) = jobs.into_iter().unzip();
     let name = file.name.unwrap_or(stem);
-    let memory = file.cluster.memory.as_ref().map(|v| at.size(v)).transpose()?;
     Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, memory, real })
 }
 
-fn cluster(at: &Place<'_>, table: &ClusterTable) -> Result<Cluster> {
+fn cluster(at: &Place<'_>, table: &ClusterTable, memory: Option<u64>) -> Result<Cluster> {
     let count = |value: &Option<Spanned<u32>>, most: u32| match value {
         None => Ok(0),
         Some(n) if (1..=most).contains(n.get_ref()) => Ok(*n.get_ref()),
         Some(n) => Err(at.error(&n.span(), &format!("{} is not in 1..={most}", n.get_ref()))),
     };
-    let memory = table.memory.as_ref().map(|v| at.size(v)).transpose()?;
     let (slaves, slots) = (count(&table.slaves, 100_000)?, count(&table.slots, 4096)?);
     Ok(Cluster::equal(slaves, slots).with_memory(memory))
 }
