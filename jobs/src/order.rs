@@ -16,10 +16,13 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
 
+/// Most rows of a group that is cut by bytes.
+pub const MOST: usize = 32;
+
 /// How rows are grouped.
 #[derive(Debug, Clone, Copy)]
 pub enum Grouping {
-    /// About so many bytes of rows, 1 to 32 rows.
+    /// About so many bytes of rows, 1 to [`MOST`] rows.
     Bytes(usize),
     /// So many rows, fewer at a block's end.
     Rows(usize),
@@ -32,10 +35,10 @@ impl Grouping {
         (0..rows).step_by(size).map(move |from| (from as u32, rows.min(from + size) as u32))
     }
 
-    /// Rows of a group.
-    fn size(self, block: &Block) -> usize {
+    /// Rows of a group of a block.
+    pub fn size(self, block: &Block) -> usize {
         match self {
-            Grouping::Bytes(bytes) => (bytes * block.rows()).checked_div(block.bytes()).unwrap_or(0).clamp(1, 32),
+            Grouping::Bytes(bytes) => (bytes * block.rows()).checked_div(block.bytes()).unwrap_or(0).clamp(1, MOST),
             Grouping::Rows(rows) => rows,
         }
     }

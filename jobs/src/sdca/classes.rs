@@ -93,9 +93,6 @@ impl Classes {
 
     /// The stage function behind an epoch: copies the weights of a class that is done to their place.
     pub fn keep(&self, worker: &mut Worker<'_>) -> Result<()> {
-        if worker.scalar("keep", 0.0) == 0.0 {
-            return Ok(());
-        }
         let class = worker.scalar("class", 0.0) as u32;
         let first = class * worker.scalar("features", 0.0) as u32;
         let mut now = Vec::new();

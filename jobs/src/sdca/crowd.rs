@@ -3,7 +3,7 @@
 //! Invariant: what a sample reports depends on the rows alone.
 
 use super::loss::Loss;
-use super::visit::LANES;
+use super::steps::LANES;
 use flexps_common::Result;
 use flexps_common::data::{Block, block::Row};
 use flexps_common::metrics::Metric;

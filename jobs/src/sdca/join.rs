@@ -13,6 +13,7 @@ use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
 use super::visit::Trail;
+use crate::order;
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
@@ -83,7 +84,9 @@ impl<'a> Joins<'a> {
                 ways = vec![0.0; map.len()];
             }
         }
-        let (base, way) = (weights.to_vec(), vec![0.0; weights.len()]);
+        // One worker alone has nothing to join.
+        let joined = if worker.place.threads == 1 { &[] } else { weights };
+        let (base, way) = (joined.to_vec(), vec![0.0; joined.len()]);
         let [bias, center, bias_norm2] = ["bias", "center", "bias_norm2"].map(|name| worker.scalar(name, 0.0));
         Ok(Self { map, tables, base, way, ways, shares, number: first, sigma, bias, center, bias_norm2, lambda, rows })
     }
@@ -123,8 +126,7 @@ impl<'a> Joins<'a> {
         if length < 1.0 {
             shorten(own, trail, g);
         }
-        trail.groups.clear();
-        trail.before.clear();
+        trail.clear();
         self.number += 1;
         Ok(length)
     }
@@ -217,21 +219,18 @@ impl<L: Loss> Work for Grown<'_, L> {
 
     #[inline(always)]
     fn run(self) -> f64 {
-        let mut before = &self.trail.before[..];
         let mut grown = 0.0;
-        for (i, from, to) in &self.trail.groups {
-            let (held, rows) = (&self.own.blocks[*i as usize], *from as usize..*to as usize);
-            let now = &held.dual[rows.clone()];
-            let (was, rest) = before.split_at(now.len());
-            before = rest;
-            let change = |now: f32, was: f32| L::conjugate(f64::from(now)) - L::conjugate(f64::from(was));
-            grown += match held.targets.get(rows) {
-                None => now.iter().zip(was).map(|(now, was)| change(*now, *was)).sum::<f64>(),
-                Some(targets) => {
-                    let changes = now.iter().zip(was).map(|(now, was)| change(*now, *was));
-                    changes.zip(targets).map(|(change, target)| change * f64::from(target.abs())).sum()
-                }
-            };
+        for (i, rows, was) in self.trail.groups() {
+            let held = &self.own.blocks[i];
+            // Side by side, for the vector units.
+            let (mut now, mut counts) = ([0.0f32; order::MOST], [1.0f32; order::MOST]);
+            now.iter_mut().zip(rows).for_each(|(now, row)| *now = held.dual[*row as usize]);
+            if !held.targets.is_empty() {
+                counts.iter_mut().zip(rows).for_each(|(counts, row)| *counts = held.targets[*row as usize].abs());
+            }
+            for ((now, was), counts) in now.iter().zip(was).zip(&counts) {
+                grown += f64::from(*counts) * (L::conjugate(f64::from(*now)) - L::conjugate(f64::from(*was)));
+            }
         }
         grown
     }
@@ -239,11 +238,11 @@ impl<L: Loss> Work for Grown<'_, L> {
 
 /// Goes back to the fraction `g` of the way from where the trail began.
 fn shorten(own: &mut Own, trail: &Trail, g: f32) {
-    let mut before = &trail.before[..];
-    for (i, from, to) in &trail.groups {
-        let now = &mut own.blocks[*i as usize].dual[*from as usize..*to as usize];
-        let (was, rest) = before.split_at(now.len());
-        before = rest;
-        now.iter_mut().zip(was).for_each(|(now, was)| *now = was + g * (*now - was));
+    for (i, rows, was) in trail.groups() {
+        let dual = &mut own.blocks[i].dual;
+        for (row, was) in rows.iter().zip(was) {
+            let now = &mut dual[*row as usize];
+            *now = was + g * (*now - was);
+        }
     }
 }

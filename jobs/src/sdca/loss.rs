@@ -23,10 +23,23 @@ pub enum Kind {
     Squared,
 }
 
+impl Kind {
+    /// The largest second derivative beside the logistic one's, as far as passes feel it.
+    pub fn curvature(self) -> f64 {
+        match self {
+            Kind::Logistic => 1.0,
+            Kind::Squared => 4.0,
+            Kind::SquaredHinge | Kind::Hinge => 8.0,
+        }
+    }
+}
+
 /// A loss with its dual.
 pub trait Loss: Copy + Send + Sync + 'static {
     /// Least curvature of f*.
     const CONVEXITY: f64;
+    /// Where a dual variable may come to lie for good, since its domain ends there: a row's part of the gap is then 0.
+    const ENDS: &'static [f32] = &[];
     /// f(m).
     fn loss(m: f64) -> f64;
     /// f*(-a).
@@ -122,6 +135,7 @@ impl Loss for Logistic {
 
 impl Loss for Hinge {
     const CONVEXITY: f64 = 0.0;
+    const ENDS: &'static [f32] = &[0.0, 1.0];
 
     #[inline(always)]
     fn loss(m: f64) -> f64 {
@@ -152,6 +166,7 @@ impl Loss for Hinge {
 
 impl Loss for SquaredHinge {
     const CONVEXITY: f64 = 0.5;
+    const ENDS: &'static [f32] = &[0.0];
 
     #[inline(always)]
     fn loss(m: f64) -> f64 {

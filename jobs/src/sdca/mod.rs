@@ -3,19 +3,22 @@
 //!
 //! minimise P(w, b) = (1/n) sum c f(y (w.x + b)) + lambda/2 |w|^2, c being the weight of a row's class, by maximising its
 //! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
-//! are joined a few times an epoch. A job ends when the duality gap is less than the tolerance's part of P; of several
+//! are joined a few times an epoch. Where joins cost more than they bring, one worker of each slave goes alone. A job ends when the duality gap is less than the tolerance's part of P; of several
 //! classes each is such a problem, on the rows that were read once. Invariant: the weights are those that the dual variables
 //! give, but for rounding, whatever the workers' number.
 
 mod adopt;
+pub mod alone;
 mod bias;
 mod classes;
 mod crowd;
 pub mod fast;
 mod join;
 pub mod loss;
+mod rests;
 mod rows;
 mod stages;
+mod steps;
 mod stop;
 mod visit;
 
@@ -28,10 +31,12 @@ use crate::primal::{flags::ClassWeights, problems};
 use crate::vector::Vector;
 use crate::{objective, validation};
 use adopt::Adopt;
+use alone::Case;
 use clap::Args;
 use classes::Classes;
 use flexps_common::data::Wanted;
-use flexps_common::plan::{Flow, Plan, Threads};
+use flexps_common::plan::{Flow, Plan, Steps, Threads};
+use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use join::Tables;
 use loss::{Kind, with_loss};
@@ -58,8 +63,9 @@ pub struct Sdca<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(default)]
 pub struct Flags {
-    /// sdca: joins of the workers' copies of the weights in an epoch [default: 4; of one slave's
-    /// workers more for tighter tolerances and for the hinge, as far as features are few beside non-zeros]
+    /// sdca: joins of the workers' copies of the weights in an epoch [default: none where one worker of a
+    /// slave is faster alone, else 4; of one slave's workers more for tighter tolerances and for the
+    /// hinge, as far as features are few beside non-zeros]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub joins: Option<u32>,
 
@@ -112,7 +118,7 @@ impl Sdca<'_> {
             seed: flags.seed,
             tolerance: flags.tolerance,
         };
-        let (stop, lambda, kind) = (Stop::new(flags), flags.lambda, self.loss);
+        let (stop, lambda, kind, ours) = (Stop::new(flags), flags.lambda, self.loss, self.flags);
         let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
         let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
@@ -125,6 +131,10 @@ impl Sdca<'_> {
             stop.begin(progress);
             let crowd = with_loss!(kind, L => crowd::steps_at_once::<L>(progress))?;
             progress.set("at_once", f64::from(u8::from(crowd)));
+            let [threads, slaves] = ["workers", "slaves"].map(|name| progress.metric("measure", name));
+            let (lambda, tolerance) = (progress.scalar("lambda", 0.0), stages.tolerance);
+            let case = Case { facts: &facts, loss: kind, lambda, tolerance, threads: threads?, slaves: slaves? };
+            progress.set("alone", f64::from(u8::from(case.suits(ours))));
             Ok(Flow::Next)
         });
         steps
@@ -139,20 +149,29 @@ impl Sdca<'_> {
         }
         steps.repeat(problems::MOST, |epoch| {
             epoch.zero(tables.ways);
-            epoch
-                .stage("ascent", move |worker| with_loss!(kind, L => stages.ascend::<L>(worker)))
-                .threads(threads)
-                .input(input);
+            for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, threads)] {
+                epoch.when("alone", alone, |epoch| {
+                    epoch
+                        .stage("ascent", move |worker| with_loss!(kind, L => stages.ascend::<L>(worker)))
+                        .threads(threads)
+                        .input(input);
+                });
+            }
             epoch.norm2(weights.features, "norm2");
             epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
             let [certified, kept, next] = [classes.clone(), classes.clone(), classes.clone()];
-            epoch
-                .stage("certificate", move |worker| {
+            let certificate = move |epoch: &mut Steps| {
+                let certify = move |worker: &mut Worker<'_>| {
                     certified.keep_bias(worker)?;
                     with_loss!(kind, L => stages.certify::<L>(worker))
-                })
-                .threads(threads)
-                .input(input);
+                };
+                epoch.stage("certificate", certify).threads(threads).input(input);
+            };
+            // The stage also keeps an intercept, of each epoch.
+            match flags.bias {
+                true => certificate(epoch),
+                false => _ = epoch.when("judge", 1.0, certificate),
+            }
             if let Some(held_out) = inputs.validation {
                 validation::plan(epoch, "validation", held_out, weights);
             }
@@ -167,7 +186,7 @@ impl Sdca<'_> {
                 Ok(behind.certified(progress, flow))
             });
             // What follows is for several classes: of two the job has ended.
-            epoch.stage("keep", move |worker| kept.keep(worker));
+            epoch.when("keep", 1.0, |epoch| _ = epoch.stage("keep", move |worker| kept.keep(worker)));
             if let Some(rows) = inputs.validation {
                 let judge = Judge { rows, point: weights.features, held_out: false, classes: true };
                 epoch

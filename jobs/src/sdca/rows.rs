@@ -1,11 +1,12 @@
 //! A worker's rows with what is kept of them from stage to stage: dual variables and squared norms as columns, targets
-//! where labels alone don't tell them, and, on the worker's first block, how many rows each block has and for how many
-//! features its indices were checked.
+//! where labels alone don't tell them, how many rows a block has and for how many features its indices were checked, and
+//! which of them rest.
 //!
-//! Invariants: a block's columns are out of the slave's keeping only inside a stage; a block is given out only after it
-//! was found that all of its indices are below the number of features.
+//! Invariants: a block's columns are out of the slave's keeping only inside a stage, and don't depend on how many workers
+//! share the blocks; a block is given out only after it was found that all of its indices are below the number of features.
 
 use super::crowd::Crowd;
+use super::rests::Rests;
 use crate::logistic::needed_len;
 use crate::parts::Part;
 use crate::primal::measure::report_classes;
@@ -17,7 +18,9 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 
+/// Number of rows, and with which number of features the indices were checked.
 const ROWS: &str = "rows";
+const RESTS: &str = "rests";
 const DUAL: &str = "dual";
 const NORMS: &str = "norms";
 const TARGETS: &str = "targets";
@@ -35,6 +38,8 @@ pub struct Held {
     pub norms: Vec<f32>,
     /// What a row counts, with the sign of what it should score; empty where these are the labels.
     pub targets: Vec<f32>,
+    /// Which rows rest.
+    pub rests: Rests,
 }
 
 /// A worker's rows.
@@ -50,10 +55,9 @@ pub struct Own {
 
 /// The stage function of the first pass, made while rows are still being read: measures them.
 pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
-    let (mut rows, mut first, mut crowd, mut classes) = (Vec::new(), None, Crowd::default(), Vec::<u64>::new());
+    let (mut crowd, mut classes) = (Crowd::default(), Vec::<u64>::new());
     let mut pass = worker.pass(input);
     while let Some((at, block)) = pass.next(worker)? {
-        first.get_or_insert(at);
         crowd.sample(&block);
         for label in &block.labels {
             let class = class_of(*label);
@@ -62,7 +66,7 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
             }
             classes[class] += 1;
         }
-        rows.extend([block.rows() as u32, 0]);
+        worker.put_column::<u32>(input, at, ROWS, vec![block.rows() as u32, 0])?;
         if block.values.is_some() {
             let norms = (0..block.rows()).map(|i| block.row(i).norm2() as f32).collect();
             worker.put_column::<f32>(input, at, NORMS, norms)?;
@@ -72,49 +76,50 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     report_classes(worker, 0, &classes);
     worker.report("workers", Metric::Count(1));
     worker.report("slaves", Metric::Count(u64::from(worker.place.local_index == 0)));
-    first.map_or(Ok(()), |first| worker.put_column(input, first, ROWS, rows))
+    Ok(())
 }
 
 impl Own {
     /// Takes the columns of the worker's rows. `features` is the length of the slave's key map, or 0 where parts of the
-    /// rows have numbers of their own. The stage must have as many threads as that of [`measure`]. Where the scalar `fresh`
-    /// says that a problem begins, what was kept of the one before is dropped.
+    /// rows have numbers of their own. Where the scalar `fresh` says that a problem begins, what was kept of the one before is
+    /// dropped.
     pub fn take(worker: &mut Worker<'_>, input: Input, features: usize) -> Result<Self> {
         let own = worker.own_blocks(input)?;
         let mut blocks = Vec::with_capacity(own.len());
         let task = Some(Task::of(worker)).filter(|task| !task.is_plain() || worker.scalar("bias_norm2", 0.0) > 0.0);
-        let Some(first) = own.first().copied() else { return Ok(Self { input, features, task, blocks }) };
         let fresh = worker.scalar("fresh", 0.0) > 0.0;
-        let rows: Vec<u32> = worker.take_column(input, first, ROWS, 2 * own.len())?;
-        for (at, known) in own.into_iter().zip(rows.chunks_exact(2)) {
+        for at in own {
+            let known: Vec<u32> = worker.take_column(input, at, ROWS, 2)?;
             let (rows, checked) = (known[0] as usize, known[1] == features as u32 && features > 0);
             let mut dual: Vec<f32> = worker.take_column(input, at, DUAL, rows)?;
             let norms = worker.find_column(input, at, NORMS)?.unwrap_or_default();
             let mut targets = worker.find_column(input, at, TARGETS)?.unwrap_or_default();
+            let mut rests = Rests::of(worker.find_column(input, at, RESTS)?.unwrap_or_default());
             if fresh {
                 let start = worker.scalar("start_scale", 0.0) as f32;
                 dual.iter_mut().for_each(|a| *a *= start);
                 targets.clear();
+                rests.wake();
             }
-            blocks.push(Held { at, checked, dual, norms, targets });
+            blocks.push(Held { at, checked, dual, norms, targets, rests });
         }
         Ok(Self { input, features, task, blocks })
     }
 
     /// Puts them back.
     pub fn put(self, worker: &mut Worker<'_>) -> Result<()> {
-        if let Some(first) = self.blocks.first() {
-            let known = |held: &Held| [held.dual.len() as u32, if held.checked { self.features as u32 } else { 0 }];
-            let rows: Vec<u32> = self.blocks.iter().flat_map(known).collect();
-            worker.put_column(self.input, first.at, ROWS, rows)?;
-        }
         for held in self.blocks {
+            let checked = if held.checked { self.features as u32 } else { 0 };
+            worker.put_column(self.input, held.at, ROWS, vec![held.dual.len() as u32, checked])?;
             worker.put_column(self.input, held.at, DUAL, held.dual)?;
             if !held.norms.is_empty() {
                 worker.put_column(self.input, held.at, NORMS, held.norms)?;
             }
             if !held.targets.is_empty() {
                 worker.put_column(self.input, held.at, TARGETS, held.targets)?;
+            }
+            if let Some(rests) = held.rests.column() {
+                worker.put_column(self.input, held.at, RESTS, rests)?;
             }
         }
         Ok(())

@@ -9,15 +9,18 @@
 //! loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
 //! at most the gap, since D never exceeds the optimum's P.
 
+use super::alone::{self, WIDE};
 use super::bias;
 use super::fast::{Work, widest};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
 use super::rows::Own;
-use super::visit::{Met, Scale, Trail, Visit};
+use super::steps::{Met, Scale};
+use super::visit::{Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
+use flexps_common::data::Facts;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
@@ -26,14 +29,8 @@ use std::marker::PhantomData;
 /// How much each further worker adds to sigma'; the line search mends what is too little.
 const OVERLAP: f64 = 0.3;
 
-/// Tolerances for which single precision does not judge well enough.
-const WIDE: f64 = 1e-5;
-/// Joins of an epoch, where nothing else is said.
-const JOINS: u32 = 4;
-/// A join takes about as long as so many non-zeros by feature: in all they may take an epoch's time.
-const JOIN: u64 = 4;
-/// ... and of the hinge so many epochs' time, since nearly as many times fewer epochs are needed.
-const KINKED: u64 = 16;
+/// Most sweeps of an epoch.
+const SWEEPS: usize = 16;
 
 /// What the stages need of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -112,8 +109,8 @@ impl<L: Loss> Work for Judge<'_, L> {
 }
 
 impl Stages {
-    /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met, `visited_loss`, the losses of
-    /// `sampled` rows then, and `scale`, the least length of a join; with an intercept also `negative` and `positive`, the
+    /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met in the last of `sweeps` sweeps,
+    /// `visited_loss`, the losses of `sampled` rows then, `visited`, on how many steps were taken, and `scale`, the least length of a join; with an intercept also `negative` and `positive`, the
     /// sums of dual variables by the sign of their rows.
     pub fn ascend<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let mut parts = Parts::new(worker, self.rows)?;
@@ -127,6 +124,7 @@ impl Stages {
                 }
                 bias::report(worker, &own);
                 own.put(worker)?;
+                worker.report("sweeps", Metric::Min(1.0));
                 met
             }
         };
@@ -147,31 +145,21 @@ impl Stages {
         }
     }
 
-    /// Joins of an epoch. Where workers must agree, in features that many rows have, on what none of them finds in its own rows
-    /// alone, it is joins that bring them nearer, not epochs; the tighter the tolerance, the more that is what is left. Of the
-    /// hinge, whose dual nothing holds back between its ends, it is from the start.
-    fn joins<L: Loss>(&self, worker: &mut Worker<'_>, features: usize) -> Result<u32> {
-        if let Some(given) = self.joins {
-            return Ok(given);
+    /// Joins of an epoch.
+    fn joins<L: Loss>(&self, worker: &Worker<'_>, facts: &Facts, features: usize) -> u32 {
+        let nonzeros = facts.nonzeros / worker.place.threads as u64;
+        match self.joins {
+            Some(given) => given,
+            None if worker.place.slaves > 1 => alone::OF_SLAVES,
+            None => alone::joins(alone::is_kinked::<L>(), self.tolerance, nonzeros, features as u64),
         }
-        let kinked = L::CONVEXITY == 0.0;
-        let wanted = match self.tolerance {
-            _ if kinked => 64,
-            tight if tight < WIDE => 64,
-            middle if middle < 1e-3 => 16,
-            _ => JOINS,
-        };
-        if worker.place.slaves > 1 || wanted == JOINS {
-            return Ok(JOINS);
-        }
-        let nonzeros = worker.facts(self.rows.input)?.nonzeros / worker.place.threads as u64;
-        let room = if kinked { KINKED * JOIN } else { JOIN };
-        Ok(u64::from(wanted).min(room * nonzeros / features.max(1) as u64).max(u64::from(JOINS)) as u32)
     }
 
-    /// An epoch over all of the worker's rows, with joins.
+    /// An epoch over all of the worker's rows: one sweep with joins, or, of one worker alone, as many sweeps as take no more
+    /// steps than there are rows.
     fn ascend_whole<L: Loss>(&self, worker: &mut Worker<'_>, part: &Part) -> Result<Met> {
         let map = &part.map;
+        let facts = worker.facts(self.rows.input)?;
         let mut own = Own::take(worker, self.rows.input, map.len())?;
         let rows = own.rows();
         let mut weights = Vec::new();
@@ -180,12 +168,18 @@ impl Stages {
         let usual = 1.0 + OVERLAP * (worker.place.threads - 1) as f64;
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
-        let mut visit = Visit::new(worker, part, self.seed, worker.scalar("bias", 0.0) as f32);
-        let count = self.joins::<L>(worker, map.len())?;
+        let mut visit = Visit::new(worker, part, &facts, self.seed, worker.scalar("bias", 0.0) as f32);
+        let count = self.joins::<L>(worker, &facts, map.len());
         let first = worker.place.epoch as u32 * count;
         let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
+        let mut sweeps = 1;
         if alone {
-            visit.go::<L>(worker, &mut own, &mut weights, scale, rows, None)?;
+            visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
+            while visit.visited * (sweeps + 1) / sweeps <= rows && sweeps < SWEEPS {
+                sweeps += 1;
+                visit.again();
+                visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
+            }
         } else {
             let (mut trail, mut least) = (Trail::default(), 1.0f64);
             for join in 1..=count as usize {
@@ -196,6 +190,8 @@ impl Stages {
             worker.report("scale", Metric::Min(least));
         }
         joins.push(worker, self.weights, &weights)?;
+        worker.report("sweeps", Metric::Min(sweeps as f64));
+        worker.report("visited", Metric::Count(visit.visited as u64));
         let met = visit.met;
         bias::report(worker, &own);
         own.put(worker)?;
@@ -211,7 +207,8 @@ impl Stages {
         let mut start = Vec::new();
         worker.get_mapped(self.weights, &part.map, &mut start)?;
         let mut weights = start.clone();
-        let mut visit = Visit::new(worker, part, self.seed, *bias);
+        let facts = worker.facts(self.rows.input)?;
+        let mut visit = Visit::new(worker, part, &facts, self.seed, *bias);
         visit.go::<L>(worker, own, &mut weights, scale, usize::MAX, None)?;
         *bias = visit.bias;
         let by = 1.0 / sigma as f32;

@@ -1,7 +1,7 @@
 //! When the certificate is worth its pass, and when training stops.
 //!
 //! The ascent sums, for free, what each row added to the gap when it was visited; what is left at the epoch's end is less
-//! by about the factor by which that sum falls from epoch to epoch. Invariant: training never ends on an estimate, and
+//! by about the factor by which that sum falls from sweep to sweep. Invariant: training never ends on an estimate, and
 //! always with a certificate.
 
 use super::bias;
@@ -67,7 +67,8 @@ impl Stop {
         }
         progress.set("visited_gap", met);
         // From the first epoch, which starts at zero, nothing can be told yet.
-        let falls = if before.is_finite() { (met / before).min(1.0) } else { 0.3 };
+        let sweeps = progress.metric("ascent", "sweeps")?;
+        let falls = if before.is_finite() { (met / before).min(1.0).powf(1.0 / sweeps) } else { 0.3 };
         let left = met * falls * progress.scalar("gap_correction", 1.0);
         progress.set("estimated_gap", left);
         let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);

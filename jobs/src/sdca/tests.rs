@@ -137,6 +137,9 @@ fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
 
 mod variants;
 
+/// All workers go, whether or not one would be faster alone, and join as often as they would.
+const ALL_JOIN: Flags = Flags { joins: None, overlap: Some(1.3) };
+
 const ALL: [Kind; 4] = [Kind::Logistic, Kind::Hinge, Kind::SquaredHinge, Kind::Squared];
 
 /// Runs a job; demands that it came within its tolerance, that its gap bounds the distance, and that what it reports is
@@ -180,7 +183,9 @@ fn every_loss_reaches_its_optimum_on_threads_and_slaves() {
     let blocks = Rows { rows: 500, features: 150, ..Rows::sparse(3) }.blocks(8);
     for kind in ALL {
         for (slaves, slots) in [(1, 2), (3, 1), (2, 2)] {
-            assert_certified(Host::cluster(slaves, slots), kind, Flags::default(), &blocks, Some(0.01), 1e-6);
+            for flags in [Flags::default(), ALL_JOIN] {
+                assert_certified(Host::cluster(slaves, slots), kind, flags, &blocks, Some(0.01), 1e-6);
+            }
         }
     }
 }
@@ -245,7 +250,7 @@ fn two_workers_need_few_more_epochs_of_the_hinge_than_one() {
     let blocks = texts(4, 500, 20_000, 100);
     let epochs = |host: Host, joins| {
         let (flags, common) =
-            (Flags { joins, ..Flags::default() }, Common { epochs: 1000, tolerance: 1e-3, ..fixtures::flags() });
+            (Flags { joins, ..ALL_JOIN }, Common { epochs: 1000, tolerance: 1e-3, ..fixtures::flags() });
         let job = Svm { common, loss: SvmLoss::Hinge, solver: SvmSolver::Sdca, sdca: flags, ..Svm::default() };
         let outcome = run(host, &job, &blocks);
         assert!(outcome.progress.scalars["gap"] <= job.common.tolerance);
@@ -254,6 +259,38 @@ fn two_workers_need_few_more_epochs_of_the_hinge_than_one() {
     let [alone, two] = [Host::new(), Host::cluster(1, 2)].map(|host| epochs(host, None));
     let few = epochs(Host::cluster(1, 2), Some(4));
     assert!(two <= 2 * alone && 2 * two <= few, "{alone} alone, {two} of two, {few} with few joins");
+}
+
+#[test]
+fn one_worker_of_each_slave_goes_alone_where_joins_do_not_pay_and_all_certify() {
+    let blocks = texts(4, 500, 20_000, 100);
+    for kind in [Kind::Hinge, Kind::SquaredHinge] {
+        let ran = |slots, flags| {
+            let common = Common { tolerance: 1e-4, epochs: 1000, ..fixtures::flags() };
+            let outcome =
+                Host::cluster(1, slots).rows(blocks.clone()).run(&made(kind, &common, flags).plan().unwrap()).unwrap();
+            let scale = outcome.progress.metric("ascent", "scale").is_ok();
+            (outcome.table("weights", 0..20_000), scale, outcome.progress.scalars["gap"])
+        };
+        let (alone, four) = (ran(1, Flags::default()), ran(4, Flags::default()));
+        assert_eq!((alone.1, four.1, ran(4, ALL_JOIN).1), (false, false, true), "only who is not alone joins");
+        assert!(alone.0 == four.0 && alone.2 <= 1e-4, "the others' part is the certificate");
+    }
+}
+
+#[test]
+fn rows_that_stay_at_an_end_are_left_out_of_most_sweeps_and_the_optimum_is_the_same() {
+    let blocks = Rows { rows: 3000, features: 200, ..Rows::sparse(9) }.blocks(5);
+    for kind in ALL {
+        let outcome = assert_certified(Host::new(), kind, Flags::default(), &blocks, Some(0.003), 1e-6);
+        let [visited, sweeps] = ["visited", "sweeps"].map(|name| outcome.progress.metric("ascent", name).unwrap());
+        let ends = [Kind::Hinge, Kind::SquaredHinge].contains(&kind);
+        assert!(visited <= 3000.0, "an epoch has no more steps than rows");
+        assert!(
+            if ends { visited < 0.9 * 3000.0 * sweeps } else { visited == 3000.0 * sweeps },
+            "{kind:?}: {visited} in {sweeps}"
+        );
+    }
 }
 
 #[test]
