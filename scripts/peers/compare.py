@@ -75,7 +75,7 @@ class Peers:
     def logistic(self, name, rows):
         """L2 logistic regression: training, the whole process, memory; with times to other goals beside."""
         tools, job = self.tools, ["lr"]
-        optimum = tools.optimum(f"{name}, L2 logistic", rows, (0, 7))
+        optimum = tools.optimum(f"{name}, L2 logistic", rows, (0, 7), job)
         two, one, whole = BARS.get(name, (None, None, None))
         for threads, bar in ((2, two), (1, one)):
             goal = optimum * (1 + GOAL)
@@ -95,15 +95,15 @@ class Peers:
     def svm(self, name, rows):
         """Linear support vector machines, whole process."""
         for loss, solvers in SVM.items():
-            goal = self.tools.optimum(f"{name}, {loss}", rows, solvers) * (1 + GOAL)
-            peers = self.liblinear_peers(f"{name}, {loss}", rows, solvers, goal)
             job = ["svm", "--loss", loss]
+            goal = self.tools.optimum(f"{name}, {loss}", rows, solvers, job) * (1 + GOAL)
+            peers = self.liblinear_peers(f"{name}, {loss}", rows, solvers, goal)
             yield Contest(goal, lambda job=job: self.tools.ours(rows, job), peers,
                           [(f"{name}: SVM, {loss}, to 1e-3, whole process", "whole", 3)])
 
     def l1(self, name, rows):
         """L1 logistic regression, training."""
-        goal = self.tools.optimum(f"{name}, L1 logistic", rows, (6,)) * (1 + GOAL)
+        goal = self.tools.optimum(f"{name}, L1 logistic", rows, (6,), L1) * (1 + GOAL)
         peers = self.liblinear_peers(f"{name}, L1 logistic", rows, (6,), goal)
         yield Contest(goal, lambda: self.tools.ours(rows, L1), peers,
                       [(f"{name}: L1 logistic to 1e-3, training", "train", 2), (f"{name}: L1 logistic to 1e-3, whole process", "whole", None)])
@@ -111,7 +111,7 @@ class Peers:
     def path(self, name, rows, peers):
         """A path of lambdas down to 1/n: training; the last optimum is checked, the others are certified by ours alone."""
         tools, npz = self.tools, self.tools.converted(rows, "npz")
-        goal = tools.optimum(f"{name}, L1 logistic", rows, (6,)) * (1 + GOAL)
+        goal = tools.optimum(f"{name}, L1 logistic", rows, (6,), L1) * (1 + GOAL)
         count = self.rows(name, rows)
         calls = {}
         for peer in peers:
