@@ -79,6 +79,16 @@ struct Judge<'a, L> {
     loss: PhantomData<L>,
 }
 
+impl<L: Loss> Judge<'_, L> {
+    /// A row's loss, and its part of the gap.
+    #[inline(always)]
+    fn row(&self, m: f64, a: f32, target: f32) -> (f64, f64) {
+        let a = f64::from(a) * if target > 0.0 { self.by[1] } else { self.by[0] };
+        let (loss, counts) = (L::loss(m), f64::from(target.abs()));
+        (counts * loss, counts * (loss + L::conjugate(a) + a * m))
+    }
+}
+
 impl<L: Loss> Work for Judge<'_, L> {
     type Output = Sums;
 
@@ -89,20 +99,19 @@ impl<L: Loss> Work for Judge<'_, L> {
         let (margins, dual) = (self.margins.chunks_exact(LANES), self.dual.chunks_exact(LANES));
         let targets = self.targets.chunks_exact(LANES);
         let rest = margins.remainder().iter().zip(dual.remainder()).zip(targets.remainder());
-        let mut add = |lane: usize, m: f64, a: f32, target: f32| {
-            let a = f64::from(a) * if target > 0.0 { self.by[1] } else { self.by[0] };
-            let (here, counts) = (L::loss(m), f64::from(target.abs()));
-            loss[lane] += counts * here;
-            gap[lane] += counts * (here + L::conjugate(a) + a * m);
-            right[lane] += u64::from(m > 0.0);
-        };
         for ((margins, dual), targets) in margins.zip(dual).zip(targets) {
             for lane in 0..LANES {
-                add(lane, margins[lane], dual[lane], targets[lane]);
+                let (f, apart) = self.row(margins[lane], dual[lane], targets[lane]);
+                loss[lane] += f;
+                gap[lane] += apart;
+                right[lane] += u64::from(margins[lane] > 0.0);
             }
         }
         for ((m, a), target) in rest {
-            add(0, *m, *a, *target);
+            let (f, apart) = self.row(*m, *a, *target);
+            loss[0] += f;
+            gap[0] += apart;
+            right[0] += u64::from(*m > 0.0);
         }
         Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), lowered: 0.0 }
     }

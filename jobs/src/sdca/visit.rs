@@ -257,8 +257,11 @@ impl<'a> Visit<'a> {
 }
 
 /// Non-zeros of some rows of a block.
+#[inline(always)]
 fn nonzeros(block: &Block, rows: &[u32]) -> usize {
-    rows.iter().map(|i| (block.offsets[*i as usize + 1] - block.offsets[*i as usize]) as usize).sum()
+    let mut sum = 0;
+    runs(rows, |from, to| sum += (block.offsets[to] - block.offsets[from]) as usize);
+    sum
 }
 
 /// Calls `each` with the start and the end of all rows where they lie side by side in order, else of each row.
