@@ -83,3 +83,33 @@ fn bytes_sent(report: &serde_json::Value) -> u64 {
     let trained = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "train");
     trained.map(|stage| stage["bytes_sent"].as_u64().unwrap()).sum()
 }
+
+#[test]
+fn values_that_go_packed_are_fewer_bytes_and_the_same_bits_unless_they_are_rounded() {
+    let cluster = Cluster::start(2, 1);
+    rows(&cluster);
+    let (bits, raw) = run(&cluster, "raw", &[]);
+    let taken = |report| ["raw_bytes", "bytes", "lz4_bytes", "f16_bytes"].map(|name| counted(report, "packed", name));
+    assert_eq!(taken(&raw), [0; 4]);
+    let (packed_bits, packed) = run(&cluster, "lz4", &["--compress", "lz4"]);
+    assert!(bits == packed_bits, "other bits");
+    let [before, after, by_lz4, rounded] = taken(&packed);
+    assert!(after < before && by_lz4 > 0 && rounded == 0, "{before} bytes of values went as {after}: {packed}");
+    // Within a machine nothing is won, and nothing lost.
+    let (auto_bits, auto) = run(&cluster, "auto", &["--compress", "auto"]);
+    assert!(bits == auto_bits && taken(&auto) == [before, before, 0, 0], "{:?} under auto", taken(&auto));
+    let (_, rounded) = run(&cluster, "f16", &["--compress", "f16"]);
+    let [before, after, _, by_f16] = taken(&rounded);
+    assert!(2 * (before - after) == by_f16 && 3 * by_f16 > 2 * before, "{by_f16} of {before} bytes rounded: {after}");
+    assert!(bytes_sent(&rounded) < bytes_sent(&raw), "{} bytes sent", bytes_sent(&rounded));
+    assert_close(rounded["objective"].as_f64().unwrap(), raw["objective"].as_f64().unwrap(), 1e-3);
+    assert!(rounded["notes"].as_array().unwrap().iter().any(|note| note.as_str().unwrap().contains("rounded")));
+}
+
+#[test]
+fn a_job_whose_results_are_exact_refuses_to_have_its_values_rounded() {
+    let cluster = Cluster::start(2, 1);
+    rows(&cluster);
+    let run = cluster.ask(["run", "svm", "--compress", "f16", "--input"]).arg(cluster.folder().join("rows"));
+    run.exits(2).says(&["--compress", "no stage of this job lets those of a table be rounded", "take lz4 or auto"]);
+}

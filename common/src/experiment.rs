@@ -2,11 +2,11 @@
 //! that the engine would not have chosen, one number of workers for all stages, splits by lot.
 //!
 //! Invariant: an experiment changes when things happen, on how many workers and which way they go, never what each worker
-//! runs; but workers that race may lose updates.
+//! runs; but workers that race may lose updates, and values that go as `f16` are rounded.
 
 use crate::curve::Optimize;
 use crate::home::Transfer;
-use crate::plan::Consistency;
+use crate::plan::{Compression, Consistency};
 use crate::report::Access;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -36,6 +36,8 @@ pub struct Experiment {
     pub slave_cache: Switch,
     /// Whether what they add to other slaves' shards at a BSP clock is summed before it is sent.
     pub sum_updates: bool,
+    /// How values go from slave to slave, whatever the plan says.
+    pub compress: Option<Compression>,
     /// What the threads that the engine chooses are to make least.
     pub optimize: Optimize,
 }

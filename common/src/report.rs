@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::ids::JobId;
 use crate::pace::Pace;
 use crate::scheduling::Scheduling;
+use crate::wire::packing::Packing;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -99,6 +100,9 @@ pub struct StageReport {
     /// What a filter held back of what they updated there.
     #[serde(default)]
     pub filter: FilterUse,
+    /// What values to and from there took, where a compression is asked for.
+    #[serde(default)]
+    pub packed: PackUse,
     /// How they reached the model.
     #[serde(default)]
     pub model: ModelReport,
@@ -248,6 +252,40 @@ impl FilterUse {
     }
 }
 
+/// Values that workers sent to other slaves' shards and got from them, where a compression is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackUse {
+    /// Their bytes raw,
+    pub raw_bytes: u64,
+    /// and as they went.
+    pub bytes: u64,
+    /// Of the raw bytes, those that went in LZ4's block format,
+    pub lz4_bytes: u64,
+    /// and those that went as 16-bit floats.
+    pub f16_bytes: u64,
+}
+
+impl PackUse {
+    /// Values of so many raw bytes went in so many.
+    pub fn count(&mut self, packing: Packing, raw: u64, bytes: u64) {
+        self.raw_bytes += raw;
+        self.bytes += bytes;
+        match packing {
+            Packing::Raw => {}
+            Packing::Lz4 { .. } => self.lz4_bytes += raw,
+            Packing::Half { .. } => self.f16_bytes += raw,
+        }
+    }
+
+    /// Adds another slave's, or another stage's.
+    pub fn merge(&mut self, other: &Self) {
+        self.raw_bytes += other.raw_bytes;
+        self.bytes += other.bytes;
+        self.lz4_bytes += other.lz4_bytes;
+        self.f16_bytes += other.f16_bytes;
+    }
+}
+
 /// A model's way from one stage's slaves to the next one's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TransferReport {
@@ -265,6 +303,9 @@ pub struct TransferReport {
     pub way: Way,
     /// Bytes of values that went.
     pub bytes: u64,
+    /// Those that they would have been without compression.
+    #[serde(default)]
+    pub raw_bytes: u64,
     /// Chunks that went.
     pub chunks: u64,
     /// Chunks that did not need to: they lay there already, unchanged.

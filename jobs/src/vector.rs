@@ -36,6 +36,15 @@ impl Vector {
         }
     }
 
+    /// Plans that a stage may read and update this vector rounded.
+    pub fn may_round(self, stage: StageBuilder<'_>) -> StageBuilder<'_> {
+        let stage = stage.may_round(self.features);
+        match self.bias {
+            Some(bias) => stage.may_round(bias),
+            None => stage,
+        }
+    }
+
     /// Plans that this vector becomes zero.
     pub fn zero(self, steps: &mut Steps) {
         steps.zero(self.features);

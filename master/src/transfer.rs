@@ -13,6 +13,7 @@ use flexps_common::transport::{Channel, Packet, Pending};
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
+use flexps_common::wire::packing::Packing;
 use flexps_common::{Error, Result, with_values};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -67,8 +68,9 @@ impl Shards {
             Some(snapshot) => ToShard::Kept { job: self.job, snapshot, table, start, count },
             None => {
                 let keys = KeyList::Range { start, count };
-                let section = Section { table, element: tensor.spec.element, keys };
-                ToShard::Get { origin: self.origin(), sections: vec![section], seen: Seen::default(), peek: true }
+                let section = Section { table, element: tensor.spec.element, keys, packing: Packing::Raw };
+                let (origin, seen, packs) = (self.origin(), Seen::default(), Vec::new());
+                ToShard::Get { origin, sections: vec![section], seen, peek: true, packs }
             }
         };
         Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
@@ -131,7 +133,7 @@ impl Shards {
                 return Err(Error::data(format!("{model}: tensor {tensor} holds the value {bad}")));
             }
             let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
-            let section = Section { table, element: spec.element, keys: range };
+            let section = Section { table, element: spec.element, keys: range, packing: Packing::Raw };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
             flight.push_back(self.owner(table, spec, &keys).start(packet, DEADLINE));

@@ -17,6 +17,7 @@ use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::KeyMemory;
+use flexps_common::wire::packing::Pack;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +45,9 @@ impl Service for Bulk {
         let (jobs, memory) = (self.jobs.clone(), self.memory.clone());
         Box::pin(async move {
             match request.message()? {
-                ToShard::Get { origin, sections, seen, peek } => {
+                ToShard::Get { origin, sections, seen, peek, packs } => {
                     let job = jobs.find(origin.job)?;
-                    let answer = get(&job, &memory, (origin, seen), &sections, peek, request.body).await;
+                    let answer = get(&job, &memory, (origin, seen), &sections, (peek, &packs), request.body).await;
                     put_off(&job, origin).await;
                     answer
                 }
@@ -72,6 +73,7 @@ impl Service for Bulk {
                 ToShard::Kept { job, snapshot, table, start, count } => {
                     snapshots::read(&*jobs.find(job)?, snapshot, table, Keys::Range { start, count })
                 }
+                ToShard::Probe => Packet::control(&FromShard::Heard),
                 ToShard::Blocks { job, input } => {
                     let blocks = jobs.find(job)?.rows(input)?.blocks().await?;
                     Packet::control(&FromShard::Blocks(blocks as u32))
@@ -97,7 +99,7 @@ async fn get(
     memory: &KeyMemory,
     (origin, seen): (Origin, Seen),
     sections: &[Section],
-    peek: bool,
+    (peek, packs): (bool, &[Pack]),
     body: bytes::Bytes,
 ) -> Result<Packet> {
     let mut body = BodyReader::new(body);
@@ -126,12 +128,18 @@ async fn get(
             },
         }
     };
-    let mut values = BodyWriter::with_capacity(bytes + 8 * sections.len());
-    for (section, (keys, width)) in sections.iter().zip(&keys) {
-        let out = values.wrapped_mut(section.element, keys.len() * width);
-        job.shard.get(section.table, view(keys), out)?;
+    let (mut values, mut packings) = (BodyWriter::with_capacity(bytes + 8 * sections.len()), Vec::new());
+    for (at, (section, (keys, width))) in sections.iter().zip(&keys).enumerate() {
+        values.pad();
+        let (start, count) = (values.len(), keys.len() * width);
+        job.shard.get(section.table, view(keys), values.wrapped_mut(section.element, count))?;
+        if let Some(pack) = packs.get(at) {
+            let places = start..start + count * section.element.size();
+            packings.push(values.pack(places, section.element, *pack));
+            values.pad();
+        }
     }
-    Packet::bulk(&FromShard::Values { shown }, values.finish())
+    Packet::bulk(&FromShard::Values { shown, packings }, values.finish())
 }
 
 async fn add(
@@ -147,7 +155,7 @@ async fn add(
     for section in sections {
         let Some(keys) = memory.resolve(section.keys, &mut body)? else { return unknown() };
         let width = job.shard.spec(section.table)?.width as usize;
-        let values = body.values(section.element, keys.len() * width)?;
+        let values = body.unpacked(section.element, keys.len() * width, section.packing)?;
         update.push(Update { table: section.table, keys, values });
     }
     body.end()?;

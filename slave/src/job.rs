@@ -115,7 +115,8 @@ impl OpenJob {
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         before.settle(false);
         let delay = experiment.delays(&slaves[index].name);
-        let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay));
+        let (own, compress) = (&slaves[index].bulk, plan.compressed(experiment.compress)?);
+        let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay, compress, own));
         let stages: Vec<_> = plan.stages().into_iter().cloned().collect();
         let share =
             |input| stages.iter().filter_map(move |s| s.draws.filter(|(of, _)| *of == input)).map(|(_, share)| share);

@@ -125,7 +125,7 @@ fn copying(job: &OpenJob, of: MoveId, copies: &Copies) -> Result<Vec<Way>> {
 }
 
 fn none(to: SlaveId) -> Sent {
-    Sent { to, chunks: 0, bytes: 0, kept: 0, forwarded: 0, copies: false }
+    Sent { to, chunks: 0, bytes: 0, kept: 0, forwarded: 0, raw: 0, copies: false }
 }
 
 /// What goes to one receiver, and through it to others.
@@ -153,14 +153,17 @@ impl Way {
         if chunks.is_empty() {
             return Ok(());
         }
-        let body = body.finish();
+        let (link, body) = (job.link(self.shard)?, body.finish());
+        let (raw, element) = (body.len() as u32, chunks[0].element);
+        let (packing, body) = link.packer.pack_chunks(body, element);
         let (bytes, checksum) = (body.len(), xxh3_64(&body));
         self.sent.chunks += (chunks.len() * (1 + self.forward.len())) as u64;
         self.sent.bytes += bytes as u64;
         self.sent.forwarded += (bytes * self.forward.len()) as u64;
+        self.sent.raw += u64::from(raw) * (1 + self.forward.len()) as u64;
         let forward = self.forward.clone();
-        let message = ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, forward });
-        let pending = job.link(self.shard)?.ask(&message, body)?;
+        let message = ToShard::Move(ToReceiver::Chunks { of, chunks, packing, bytes: raw, checksum, forward });
+        let pending = link.ask(&message, body)?;
         under_way.push(pending, bytes);
         Ok(())
     }
@@ -168,10 +171,11 @@ impl Way {
 
 /// Sends chunks on to those that are to have them too.
 pub fn pass_on(job: &OpenJob, message: &ToReceiver, body: &Bytes) -> Result<Vec<Pending>> {
-    let ToReceiver::Chunks { of, chunks, checksum, forward } = message else { return Ok(Vec::new()) };
-    let (of, checksum) = (*of, *checksum);
+    let ToReceiver::Chunks { of, chunks, packing, bytes, checksum, forward } = message else { return Ok(Vec::new()) };
+    let (of, packing, bytes, checksum) = (*of, *packing, *bytes, *checksum);
     let pass = |shard: &u32| {
-        let message = ToReceiver::Chunks { of, chunks: chunks.clone(), checksum, forward: Vec::new() };
+        let (chunks, forward) = (chunks.clone(), Vec::new());
+        let message = ToReceiver::Chunks { of, chunks, packing, bytes, checksum, forward };
         job.link(*shard)?.ask(&ToShard::Move(message), body.clone())
     };
     forward.iter().map(pass).collect()

@@ -37,7 +37,7 @@ pub fn read(job: &OpenJob, snapshot: u64, table: TableId, keys: Keys<'_>) -> Res
     }
     let mut values = BodyWriter::with_capacity(bytes + 8);
     job.shard.read_snapshot(snapshot, table, keys, values.wrapped_mut(spec.element, count))?;
-    Packet::bulk(&FromShard::Values { shown: 0 }, values.finish())
+    Packet::bulk(&FromShard::Values { shown: 0, packings: Vec::new() }, values.finish())
 }
 
 /// Keeps the tables as they are at a boundary of the present phase, or now, where clocks don't say what is in them.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: the text holds every name, number and order that nodes must agree on.
 
-use super::{LoadSpec, Plan, StageSpec, Step, TableOp};
+use super::{Compression, LoadSpec, Plan, StageSpec, Step, TableOp};
 use crate::ids::TableId;
 
 impl Plan {
@@ -29,6 +29,9 @@ impl Plan {
         for (name, value) in &self.scalars {
             let _ = writeln!(out, "scalar {name} = {value}");
         }
+        if self.compression != Compression::None {
+            let _ = writeln!(out, "compress {}", self.compression);
+        }
         self.describe_steps(&self.body.0, 0, &mut out);
         if let Some(save) = &self.save {
             let names: Vec<_> = save.tensors.iter().map(|t| t.name.as_str()).collect();
@@ -46,11 +49,14 @@ impl Plan {
         });
         let reads: String = s.reads.iter().map(|id| format!(", reads {}", table(id))).collect();
         let updates: String = s.updates.iter().map(|id| format!(", updates {}", table(id))).collect();
+        let may_round: String = s.may_round.iter().map(|id| format!(", may round {}", table(id))).collect();
         let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
         let memory = if s.memory > 0 { format!(", {} bytes of memory", s.memory) } else { String::new() };
         let filter = s.filter.map_or(String::new(), |filter| format!(", filter {filter}"));
         let (name, threads, model) = (&s.name, s.threads, s.consistency);
-        format!("stage {name}: threads {threads:?}{on}{memory}, {model:?}{filter}{input}{draws}{reads}{updates}")
+        format!(
+            "stage {name}: threads {threads:?}{on}{memory}, {model:?}{filter}{input}{draws}{reads}{updates}{may_round}"
+        )
     }
 
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {

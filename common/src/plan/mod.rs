@@ -3,6 +3,7 @@
 //! Invariant: a plan depends on the job's name and parameters alone, so the submitter, the master and every slave derive
 //! the same one, and its [`Plan::hash`] proves it. Closures stay where they were made; only names and numbers travel.
 
+mod compression;
 mod consistency;
 mod consumed;
 mod describe;
@@ -14,6 +15,7 @@ mod stage;
 mod steps;
 mod tables;
 
+pub use compression::Compression;
 pub use consistency::Consistency;
 pub use filter::Significant;
 pub use group::{Group, predecessors};
@@ -84,6 +86,8 @@ pub struct Plan {
     pub inputs: Vec<InputSpec>,
     /// Scalars at the start.
     pub scalars: BTreeMap<String, f64>,
+    /// How values go between slaves.
+    pub compression: Compression,
     /// What is kept.
     pub save: Option<SaveSpec>,
     /// What is done.
@@ -159,6 +163,7 @@ impl Plan {
                 return Err(Error::user(text));
             }
         }
+        self.compressed(None)?;
         fn walk(steps: &[Step], check: &impl Fn(&[StageSpec]) -> Result<()>) -> Result<()> {
             steps.iter().try_for_each(|step| match step {
                 Step::Together(stages) => check(stages),

@@ -1,4 +1,4 @@
-//! What the workers of a stage may touch.
+//! What the workers of a stage may touch, and of what the values may be rounded on the way.
 //!
 //! Invariant: a stage that stands alone may touch all but what it says that it only reads; one that stands together with
 //! others may touch what it declares and nothing else.
@@ -13,6 +13,8 @@ pub struct Rights {
     /// Tables that are only read.
     pub reads: Vec<TableId>,
     updates: Vec<TableId>,
+    /// Tables whose values may be rounded.
+    pub may_round: Vec<TableId>,
     input: Option<InputId>,
     draws: Option<InputId>,
     /// Whether all else is forbidden.
@@ -25,6 +27,7 @@ impl StageSpec {
         Rights {
             reads: self.reads.clone(),
             updates: self.updates.clone(),
+            may_round: self.may_round.clone(),
             input: self.input,
             draws: self.draws.map(|(input, _)| input),
             together: self.together,

@@ -51,6 +51,8 @@ pub struct StageSpec {
     pub consistency: Consistency,
     /// What they may hold back of their updates.
     pub filter: Option<Significant>,
+    /// Tables whose values it may read and update rounded.
+    pub may_round: Vec<TableId>,
     /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
     pub input: Option<InputId>,
     /// Whether nobody passes over these rows again.
@@ -81,6 +83,7 @@ impl StageSpec {
             threads: Threads::All,
             consistency: Consistency::Bsp,
             filter: None,
+            may_round: Vec::new(),
             input: None,
             consumes: false,
             draws: None,
@@ -129,6 +132,13 @@ impl StageBuilder<'_> {
     /// c - clocks and what is less than the share: also under BSP, and also the worker itself. Not under SparseSSP.
     pub fn filter(self, filter: Option<Significant>) -> Self {
         self.0.filter = filter;
+        self
+    }
+
+    /// A table whose values may come to its workers, and whose updates may go to the shards, rounded to 16-bit floats, where
+    /// [`super::Compression::F16`] is asked for: to 11 bits each, and to nothing below 2^-39 of the largest one of a message.
+    pub fn may_round(self, table: Table<f32>) -> Self {
+        self.0.may_round.push(table.id);
         self
     }
 

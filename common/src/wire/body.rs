@@ -7,7 +7,9 @@ use crate::error::{Error, Result};
 use crate::value::{Element, Type, Values, ValuesMut};
 use crate::wire::keys;
 use crate::wire::kv::{KeyList, Whole};
+use crate::wire::packing::{self, Pack, Packing};
 use bytes::Bytes;
+use std::ops::Range;
 
 /// A body under construction. Its memory starts at a multiple of 8, so values can be written in place.
 #[derive(Debug, Default)]
@@ -83,6 +85,21 @@ impl BodyWriter {
         }
     }
 
+    /// What was written.
+    pub fn written(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.len]
+    }
+
+    /// Packs the last part, the values of this type at `places`, if that makes them fewer bytes.
+    pub fn pack(&mut self, places: Range<usize>, element: Type, by: Pack) -> Packing {
+        let start = places.start;
+        let Some((packing, packed)) = packing::pack(&self.written()[places], element, by) else { return Packing::Raw };
+        self.words.truncate(start / 8);
+        self.len = start;
+        self.append(&packed);
+        packing
+    }
+
     /// Ends a part: the next one starts at a multiple of 8.
     pub fn pad(&mut self) {
         self.len = self.len.next_multiple_of(8);
@@ -138,15 +155,29 @@ impl BodyReader {
         self.part(list.bytes())
     }
 
-    /// The next part as the bytes of `count` values, at any alignment.
-    pub fn value_bytes(&mut self, element: Type, count: usize) -> Result<Bytes> {
-        let bytes = count.checked_mul(element.size()).ok_or_else(|| too_long(usize::MAX, self.rest.len()))?;
+    /// The next part as it came: `count` values that may be packed.
+    pub fn packed_bytes(&mut self, element: Type, count: usize, packing: Packing) -> Result<Bytes> {
+        let bytes = packing.bytes(element, count).ok_or_else(|| too_long(usize::MAX, self.rest.len()))?;
         self.part(bytes)
+    }
+
+    /// The next part as the bytes of `count` values that may be packed, at any alignment.
+    pub fn unpacked_bytes(&mut self, element: Type, count: usize, packing: Packing) -> Result<Bytes> {
+        let part = self.packed_bytes(element, count, packing)?;
+        if packing == Packing::Raw {
+            return Ok(part);
+        }
+        packing::unpack(&part, packing, element, count).map(Bytes::from)
     }
 
     /// The next part as `count` values. Borrowed from the received message when that is aligned, else copied.
     pub fn values(&mut self, element: Type, count: usize) -> Result<ReceivedValues> {
-        let part = self.value_bytes(element, count)?;
+        self.unpacked(element, count, Packing::Raw)
+    }
+
+    /// Like [`BodyReader::values`] for values that may be packed.
+    pub fn unpacked(&mut self, element: Type, count: usize, packing: Packing) -> Result<ReceivedValues> {
+        let part = self.unpacked_bytes(element, count, packing)?;
         let bytes = part.len();
         if part.as_ptr().addr().is_multiple_of(element.size()) {
             return Ok(ReceivedValues { element, bytes: part });

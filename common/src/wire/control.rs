@@ -9,7 +9,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{CacheUse, DiskUse, FilterUse, Report, State, SumUse};
+use crate::report::{CacheUse, DiskUse, FilterUse, PackUse, Report, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::wire::moved::{Copies, MoveId, Sent};
 use crate::wire::slaves::{Peer, Registration, SlaveLine};
@@ -100,6 +100,8 @@ pub struct Outcome {
     pub sums: SumUse,
     /// What a filter held back of that.
     pub filter: FilterUse,
+    /// What values to and from there took.
+    pub packed: PackUse,
     /// The last lines of the slave's log, when a worker failed.
     pub log: Vec<String>,
 }

@@ -1,14 +1,15 @@
 //! Bulk messages between workers and shards.
 //!
 //! The header is a control message; keys and values are the body, laid out per section as
-//! `[keys: delta-coded][padding to 8][values: raw little-endian][padding to 8]` (see [`crate::wire::body`] and
-//! [`crate::wire::keys`]). A receiver remembers key lists by hash (see [`crate::wire::lists`]), so that the same list is
+//! `[keys: delta-coded][padding to 8][values: raw little-endian, or packed][padding to 8]` (see [`crate::wire::body`],
+//! [`crate::wire::keys`] and [`crate::wire::packing`]). A receiver remembers key lists by hash (see [`crate::wire::lists`]), so that the same list is
 //! sent once.
 
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::value::Type;
 use crate::wire::announced::Announced;
 use crate::wire::moved::{FromReceiver, ToReceiver};
+use crate::wire::packing::{Pack, Packing};
 use serde::{Deserialize, Serialize};
 
 /// How a section names its keys.
@@ -74,6 +75,8 @@ pub struct Section {
     pub element: Type,
     /// Which keys.
     pub keys: KeyList,
+    /// How the body holds the values, if it does.
+    pub packing: Packing,
 }
 
 /// Who asks, and how current the answer must be.
@@ -113,6 +116,8 @@ pub enum ToShard {
         seen: Seen,
         /// Whether the clock is not checked.
         peek: bool,
+        /// How the values are to come, by section, where that takes fewer bytes; nothing where all are to be raw.
+        packs: Vec<Pack>,
     },
     /// Updates.
     Add {
@@ -151,6 +156,8 @@ pub enum ToShard {
         /// Number of keys.
         count: u32,
     },
+    /// A body that is thrown away, to see how long it takes; answered by [`FromShard::Heard`].
+    Probe,
     /// Chunks that are to be served here in the next phase.
     Move(ToReceiver),
     /// How many blocks of rows the slave has, once all are read; answered by [`FromShard::Blocks`].
@@ -178,10 +185,12 @@ pub enum FromShard {
     Values {
         /// They show all updates of the clocks below this one, the least that was not complete; 0 to the master.
         shown: u64,
+        /// How, by section; nothing where all are raw.
+        packings: Vec<Packing>,
     },
     /// The updates are applied, or kept until their clock is complete.
     Added,
-    /// The clock is known.
+    /// The clock is known, or the probe has come.
     Heard,
     /// What the read must see has not come yet: ask again.
     NotYet,

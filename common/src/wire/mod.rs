@@ -9,6 +9,7 @@ pub mod keys;
 pub mod kv;
 pub mod lists;
 pub mod moved;
+pub mod packing;
 pub mod slaves;
 pub mod snapshot;
 

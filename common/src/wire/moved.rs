@@ -7,6 +7,7 @@
 
 use crate::ids::{JobId, SlaveId, TableId};
 use crate::value::Type;
+use crate::wire::packing::Packing;
 use serde::{Deserialize, Serialize};
 
 /// A chunk of a table.
@@ -82,7 +83,11 @@ pub enum ToReceiver {
         of: MoveId,
         /// The chunks, in the body's order.
         chunks: Vec<ChunkHead>,
-        /// XXH3 of the body.
+        /// How the body goes, as values of the first chunk's type: without loss.
+        packing: Packing,
+        /// Its bytes when it is raw.
+        bytes: u32,
+        /// XXH3 of the body as it goes.
         checksum: u64,
         /// Shards that the receiver sends them on to; its answer then says that they have them too.
         forward: Vec<u32>,
@@ -120,6 +125,8 @@ pub struct Sent {
     pub kept: u64,
     /// Bytes that the receiver sent on.
     pub forwarded: u64,
+    /// What both would have been raw.
+    pub raw: u64,
     /// Whether these are copies, the sender still serving the chunks.
     pub copies: bool,
 }

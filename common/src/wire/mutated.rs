@@ -10,6 +10,7 @@ use super::control::{
 };
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use super::packing::{Pack, Packing};
 use super::slaves::{Peer, Registration, SlaveLine};
 use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use crate::announced::Touches;
@@ -22,8 +23,8 @@ use crate::home::{Home, Transfer};
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
-use crate::plan::TableOp;
-use crate::report::{Access, CacheUse, DiskUse, FilterUse, State, SumUse};
+use crate::plan::{Compression, TableOp};
+use crate::report::{Access, CacheUse, DiskUse, FilterUse, PackUse, State, SumUse};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -184,6 +185,7 @@ fn to_master() -> Vec<ToMaster> {
         cache: CacheUse { hits: 1 << 40, misses: 3, off: 1 },
         sums: SumUse { updates: 1 << 40, bytes: 1 << 50, sent: 300, sent_bytes: 70_000 },
         filter: FilterUse { entries: 1 << 40, held: 300, sent: 70_000, saved_bytes: 1 << 50 },
+        packed: PackUse { raw_bytes: 1 << 50, bytes: 300, lz4_bytes: 1 << 40, f16_bytes: 70_000 },
         log: vec!["INFO a worker panicked".into()],
     };
     let mut occurring = Occurring::default();
@@ -343,6 +345,7 @@ fn experiment() -> Experiment {
         splits: Splits::Random,
         slave_cache: Switch::Off,
         sum_updates: true,
+        compress: Some(Compression::F16),
         optimize: Optimize::Weight(0.5),
     }
 }
@@ -360,7 +363,8 @@ const CHUNK: ChunkId = ChunkId { table: TableId(1), chunk: 70_000 };
 
 fn to_shard() -> Vec<ToShard> {
     let origin = Origin { job: JobId(1), run: StageRun(1), worker: 3, clock: 70 };
-    let section = |keys| Section { table: TableId(1), element: Type::F32, keys };
+    let packing = Packing::Lz4 { bytes: 70_000 };
+    let section = |keys| Section { table: TableId(1), element: Type::F32, keys, packing };
     let sections = vec![
         section(KeyList::Inline { hash: u64::MAX, count: 1000, bytes: 2000 }),
         section(KeyList::Known { hash: 1, count: 9 }),
@@ -368,8 +372,9 @@ fn to_shard() -> Vec<ToShard> {
         section(KeyList::Part { of: Whole::Known { hash: u64::MAX, count: 300 }, count: 7 }),
         section(KeyList::Part { of: Whole::Range { start: 9, count: u32::MAX }, count: 70_000 }),
     ];
+    let packs = vec![Pack::Raw, Pack::Half, Pack::Lz4];
     vec![
-        ToShard::Get { origin, sections: sections.clone(), seen: Seen::default(), peek: true },
+        ToShard::Get { origin, sections: sections.clone(), seen: Seen::default(), peek: true, packs },
         ToShard::Clock {
             job: JobId(1),
             run: StageRun(1),
@@ -388,12 +393,15 @@ fn to_shard() -> Vec<ToShard> {
         },
         ToShard::Add { origin, sequence: 300, sections },
         ToShard::Kept { job: JobId(1), snapshot: 70_000, table: TableId(3), start: 1 << 20, count: 9 },
+        ToShard::Probe,
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
         ToShard::Move(ToReceiver::Offer { of: MOVE, chunks: vec![Offered { id: CHUNK, version: 3 }] }),
         ToShard::Move(ToReceiver::Chunks {
             of: MOVE,
             chunks: vec![ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) }],
+            packing,
+            bytes: 1 << 20,
             checksum: u64::MAX,
             forward: vec![2, 70_000],
         }),
@@ -405,7 +413,8 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_master(), 200_000);
     survives(&from_master(), 200_000);
     survives(&to_slave(), 200_000);
-    let sent = Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300, forwarded: 1 << 51, copies: true };
+    let sent =
+        Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300, forwarded: 1 << 51, raw: 1 << 52, copies: true };
     let from_slave = [
         FromSlave::Ok,
         FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),
@@ -419,7 +428,8 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_shard(), 200_000);
     let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);
     let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
-    let others = [FromShard::Values { shown: u64::MAX }, FromShard::Added, FromShard::UnknownKeys];
+    let packings = vec![Packing::Raw, Packing::Half { shift: -112 }, Packing::Lz4 { bytes: 300 }];
+    let others = [FromShard::Values { shown: u64::MAX, packings }, FromShard::Added, FromShard::UnknownKeys];
     let from_shard = others.into_iter().chain(rows).chain(moved);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
 }

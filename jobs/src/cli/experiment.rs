@@ -4,6 +4,7 @@ use clap::Args;
 use flexps_common::curve::Optimize;
 use flexps_common::experiment::{Experiment, Injection, Splits, Switch};
 use flexps_common::home::Transfer;
+use flexps_common::plan::Compression;
 use flexps_common::report::Access;
 
 /// What is tried with a job.
@@ -46,6 +47,12 @@ pub struct ExperimentArgs {
     #[arg(long, global = true)]
     pub sum_updates: bool,
 
+    /// How values go from slave to slave: `none`, as they are; `lz4`, compressed without loss; `auto`, like lz4 on links between
+    /// hosts where that is measured to take less time; `f16`, rounded to 16-bit floats where the job lets them be. As the plan
+    /// says if not given: as they are, mostly
+    #[arg(long, global = true, value_name = "none|lz4|auto|f16")]
+    pub compress: Option<Compression>,
+
     /// What the threads of stages that are given `auto` or `offline` are to make least: the time of a run, `elapsed`; that
     /// time by the threads, `worker-time`; or both, with this weight, 0 to 1, of the latter
     #[arg(long, global = true, value_name = "elapsed|worker-time|WEIGHT", default_value_t)]
@@ -56,7 +63,7 @@ impl ExperimentArgs {
     /// As it goes to the master.
     pub fn experiment(&self) -> Experiment {
         let Self { inject, transfer, model_access: access, fixed_threads, .. } = self.clone();
-        let Self { splits, slave_cache, sum_updates, optimize, .. } = *self;
-        Experiment { inject, transfer, access, fixed_threads, splits, slave_cache, sum_updates, optimize }
+        let Self { splits, slave_cache, sum_updates, compress, optimize, .. } = *self;
+        Experiment { inject, transfer, access, fixed_threads, splits, slave_cache, sum_updates, compress, optimize }
     }
 }

@@ -243,12 +243,8 @@ impl Lr {
         let (consistency, filter) = (flags.consistency(), self.filter);
         let held_out = inputs.validation;
         steps.repeat(flags.epochs, |epoch| {
-            epoch
-                .stage("train", move |worker| train.run(worker))
-                .threads(threads)
-                .consistency(consistency)
-                .filter(filter)
-                .input(rows.input);
+            let stage = epoch.stage("train", move |worker| train.run(worker));
+            weights.may_round(stage).threads(threads).consistency(consistency).filter(filter).input(rows.input);
             let stage =
                 epoch.stage("objective", move |worker| validation::judge(worker, rows, weights, Judged::default()));
             weights.only_read(stage).threads(threads).input(rows.input);

@@ -155,11 +155,8 @@ impl Job for Svrg {
         let (consistency, sample_share) = (flags.consistency().of_same_keys(), self.sample_share);
         let filter = self.filter;
         steps.repeat(flags.epochs, |epoch| {
-            let stage = epoch
-                .stage("stochastic", move |worker| stochastic.run(worker))
-                .threads(narrow)
-                .consistency(consistency)
-                .filter(filter);
+            let stage = epoch.stage("stochastic", move |worker| stochastic.run(worker));
+            let stage = weights.may_round(stage).threads(narrow).consistency(consistency).filter(filter);
             match sample_share {
                 Some(share) => stage.draws(rows.input, share),
                 None => stage.input(rows.input),

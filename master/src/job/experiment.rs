@@ -3,6 +3,7 @@
 //! Invariant: a report names every injection that its times were made under.
 
 use flexps_common::experiment::{Experiment, Splits, Switch};
+use flexps_common::plan::Compression;
 use flexps_common::{Error, Result};
 
 /// Refuses slaves that the cluster does not have.
@@ -30,6 +31,10 @@ pub fn at_start(experiment: &Experiment, slaves: &[&str]) -> Vec<String> {
     if experiment.sum_updates {
         notes.push("with --sum-updates".to_owned());
     }
+    notes.extend(experiment.compress.map(|compression| match compression {
+        Compression::F16 => "with --compress f16: some values between slaves are rounded".to_owned(),
+        _ => format!("with --compress {compression}"),
+    }));
     for name in experiment.delayed() {
         if !slaves.contains(&name) {
             notes.push(format!("the delay of {name} changes nothing: the job does not run there"));

@@ -68,6 +68,7 @@ impl Master {
         // memory is kept for them, is the master's affair.
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
+        plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
         admission::check(&plan)?;
         if self.slaves.iter().next().is_some() {
             let candidates = self.candidates(None);

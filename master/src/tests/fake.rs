@@ -11,7 +11,7 @@ use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::model::WEIGHTS;
 use flexps_common::pace::Pace;
 use flexps_common::plan::{Flow, Plan, SaveSpec, SaveTensor, Threads};
-use flexps_common::report::{CacheUse, DiskUse, FilterUse, Report, SumUse};
+use flexps_common::report::{CacheUse, DiskUse, FilterUse, PackUse, Report, SumUse};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
@@ -122,6 +122,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         cache: CacheUse::default(),
         sums: SumUse::default(),
         filter: FilterUse::default(),
+        packed: PackUse::default(),
         log: Vec::new(),
     };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }
@@ -166,7 +167,10 @@ impl Service for Shard {
             assert_eq!(sections[0].element, Type::F32);
             let count = (count as usize).next_multiple_of(2);
             let values = vec![value; count];
-            Packet::bulk(&FromShard::Values { shown: 0 }, Bytes::copy_from_slice(bytemuck::cast_slice(&values)))
+            Packet::bulk(
+                &FromShard::Values { shown: 0, packings: Vec::new() },
+                Bytes::copy_from_slice(bytemuck::cast_slice(&values)),
+            )
         })
     }
 }

@@ -23,6 +23,7 @@ use flexps_common::data::drawn::Drawn;
 use flexps_common::data::{Block, Facts};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, SlaveId, TableId};
+use flexps_common::report::PackUse;
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
@@ -49,6 +50,8 @@ pub struct Counters {
     pub sent: u64,
     /// Bytes received from them.
     pub received: u64,
+    /// What values took of these, where a compression is asked for.
+    pub packed: PackUse,
     /// Rows taken.
     pub rows: u64,
 }

@@ -9,8 +9,10 @@ use crate::kv::{Keys, Placement};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::plan::TableSpec;
+use flexps_common::report::PackUse;
 use flexps_common::value::{OwnedValues, Type, Values};
 use flexps_common::wire::lists;
+use flexps_common::wire::packing::Packing;
 use std::ops::Range;
 
 /// Bytes of values after which a message is full.
@@ -106,6 +108,12 @@ impl Piece {
             PieceKeys::Range { count, .. } => *count as usize,
         };
         keys * self.width
+    }
+
+    /// Counts its values, which go like this.
+    pub fn packed(&self, packing: Packing, into: &mut PackUse) {
+        let raw = self.values() * self.element.size();
+        into.count(packing, raw as u64, packing.bytes(self.element, self.values()).unwrap_or(raw) as u64);
     }
 
     /// Its part of the values of its item, in one piece.

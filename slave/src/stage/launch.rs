@@ -14,7 +14,7 @@ use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
 use flexps_common::metrics::Metrics;
 use flexps_common::plan::StageSpec;
-use flexps_common::report::FilterUse;
+use flexps_common::report::{FilterUse, PackUse};
 use flexps_common::tail::Tail;
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::worker::{Place, Worker};
@@ -159,6 +159,7 @@ impl Crew {
             cache: self.run.cache().map(Cache::used).unwrap_or_default(),
             sums: self.run.sums().map(Sums::used).unwrap_or_default(),
             filter: FilterUse::default(),
+            packed: PackUse::default(),
             log: Vec::new(),
         };
         if results.iter().flatten().any(|part| part.failed) {
@@ -174,6 +175,7 @@ impl Crew {
             outcome.bytes_received += part.counters.received;
             outcome.rows += part.counters.rows;
             outcome.filter.merge(&part.filter);
+            outcome.packed.merge(&part.counters.packed);
             outcome.pace.worker_waits.push(part.counters.waited.as_secs_f64());
             outcome.pace.worker_slept.push(part.counters.slept.as_secs_f64());
             for (sum, used) in outcome.tables.iter_mut().zip(part.uses) {

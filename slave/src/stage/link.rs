@@ -4,15 +4,19 @@
 //! notices but the counters.
 
 use super::cut::{Message, PieceKeys};
+use super::packed::{Packer, same_host};
 use super::slices;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
-use flexps_common::ids::SlaveId;
+use flexps_common::ids::{SlaveId, TableId};
+use flexps_common::plan::Compression;
+use flexps_common::report::PackUse;
 use flexps_common::transport::{Channel, Network, Packet, Pending};
 use flexps_common::value::{Values, ValuesMut};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::SentLists;
+use flexps_common::wire::packing::{Pack, Packing};
 use flexps_common::wire::slaves::Peer;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -24,6 +28,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Link {
     /// Its identity.
     pub slave: SlaveId,
+    /// How values go.
+    pub packer: Packer,
     bulk: Channel,
     sent: SentLists,
 }
@@ -37,32 +43,57 @@ pub struct UnderWay {
 }
 
 impl Link {
-    /// The way to `peer`, for messages that leave by `delay` later, if one is put in.
-    pub fn new(network: &Network, peer: &Peer, delay: Option<Duration>) -> Self {
+    /// The way from the slave whose bulk address is `own` to `peer`, for messages that leave by `delay` later, if one is put
+    /// in.
+    pub fn new(network: &Network, peer: &Peer, delay: Option<Duration>, compress: Compression, own: &str) -> Self {
         let channel = |address: &str| {
             let channel = network.channel(address, &peer.name);
             delay.map_or(channel.clone(), |delay| channel.delayed(delay))
         };
-        Self { slave: peer.id, bulk: channel(&peer.bulk), sent: SentLists::default() }
+        let bulk = channel(&peer.bulk);
+        let packer = Packer::new(compress, &bulk, same_host(own, &peer.bulk));
+        Self { slave: peer.id, packer, bulk, sent: SentLists::default() }
     }
 
-    /// Sends a read that must find what its slave knows of.
-    pub fn get(&self, origin: Origin, seen: Seen, peek: bool, message: Message) -> Result<UnderWay> {
+    /// Sends a read that must find what its slave knows of. Values of the tables in `may_round` may come rounded.
+    pub fn get(
+        &self,
+        origin: Origin,
+        seen: Seen,
+        peek: bool,
+        message: Message,
+        may_round: &[TableId],
+    ) -> Result<UnderWay> {
+        let mut packs = Vec::new();
+        if self.packer.is_on() {
+            packs.extend(message.pieces.iter().map(|piece| self.packer.way(may_round.contains(&piece.table))));
+        }
+        self.ask_for(origin, seen, peek, message, packs)
+    }
+
+    fn ask_for(&self, origin: Origin, seen: Seen, peek: bool, message: Message, packs: Vec<Pack>) -> Result<UnderWay> {
         let mut body = BodyWriter::default();
-        let sections = self.name_all(&message, &mut body, |_, _| Ok(()))?;
-        self.send(message, ToShard::Get { origin, sections, seen, peek }, body)
+        let sections = self.name_all(&message, &mut body, |_, _| Ok(Packing::Raw))?;
+        self.send(message, ToShard::Get { origin, sections, seen, peek, packs }, body)
     }
 
-    /// Sends an update with the values of each item.
-    pub fn add(&self, origin: Origin, sequence: u64, message: Message, items: &[Values<'_>]) -> Result<UnderWay> {
+    /// Sends an update with the values of each item. Those of the tables in `may_round` may go rounded.
+    pub fn add(
+        &self,
+        origin: Origin,
+        sequence: u64,
+        message: Message,
+        items: &[Values<'_>],
+        may_round: &[TableId],
+    ) -> Result<UnderWay> {
         let mut body = BodyWriter::with_capacity(message.bytes + 8 * message.pieces.len());
         let sections = self.name_all(&message, &mut body, |piece, body| {
-            let piece = &message.pieces[piece];
+            let (piece, start) = (&message.pieces[piece], body.len());
             for places in &piece.places {
                 let places = places.start * piece.width..places.end * piece.width;
                 body.values(slices::part(items[piece.item], places));
             }
-            Ok(())
+            Ok(self.packer.pack(body, start, piece.element, may_round.contains(&piece.table)))
         })?;
         self.send(message, ToShard::Add { origin, sequence, sections }, body)
     }
@@ -72,15 +103,16 @@ impl Link {
         self.sent.forget();
         let UnderWay { message, request, packet, .. } = under_way;
         match request {
-            ToShard::Get { origin, seen, peek, .. } => self.get(origin, seen, peek, message),
+            ToShard::Get { origin, seen, peek, packs, .. } => self.ask_for(origin, seen, peek, message, packs),
             ToShard::Add { origin, sequence, sections } => {
                 let mut old = BodyReader::new(packet.body);
                 let mut body = BodyWriter::default();
                 let sections = self.name_all(&message, &mut body, |at, body| {
-                    old.key_bytes(&sections[at].keys)?;
+                    let Section { keys, packing, .. } = &sections[at];
+                    old.key_bytes(keys)?;
                     let piece = &message.pieces[at];
-                    body.values(old.values(piece.element, piece.values())?.get());
-                    Ok(())
+                    body.bytes(&old.packed_bytes(piece.element, piece.values(), *packing)?);
+                    Ok(*packing)
                 })?;
                 self.send(message, ToShard::Add { origin, sequence, sections }, body)
             }
@@ -103,7 +135,7 @@ impl Link {
         &self,
         message: &Message,
         body: &mut BodyWriter,
-        mut values: impl FnMut(usize, &mut BodyWriter) -> Result<()>,
+        mut values: impl FnMut(usize, &mut BodyWriter) -> Result<Packing>,
     ) -> Result<Vec<Section>> {
         let mut sections = Vec::with_capacity(message.pieces.len());
         for (at, piece) in message.pieces.iter().enumerate() {
@@ -113,9 +145,9 @@ impl Link {
                 (PieceKeys::Range { start, count }, _) => KeyList::Range { start: *start, count: *count },
             };
             body.pad();
-            values(at, body)?;
+            let packing = values(at, body)?;
             body.pad();
-            sections.push(Section { table: piece.table, element: piece.element, keys });
+            sections.push(Section { table: piece.table, element: piece.element, keys, packing });
         }
         Ok(sections)
     }
@@ -136,6 +168,16 @@ impl UnderWay {
     /// Bytes of the values that it brings or asks for.
     pub fn values(&self) -> usize {
         self.message.pieces.iter().map(|piece| piece.values() * piece.element.size()).sum()
+    }
+
+    /// What the values of an update took.
+    pub fn packed(&self) -> PackUse {
+        let ToShard::Add { sections, .. } = &self.request else { return PackUse::default() };
+        let mut packed = PackUse::default();
+        for (section, piece) in sections.iter().zip(&self.message.pieces) {
+            piece.packed(section.packing, &mut packed);
+        }
+        packed
     }
 
     /// Bytes that were sent.
@@ -164,19 +206,23 @@ impl UnderWay {
 
     /// What became of a read whose values go to `out`.
     pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Answered> {
-        let shown = match answer.message()? {
+        let (shown, packings) = match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Answered::Again),
             FromShard::NotYet => {
                 let pending = Some(link.bulk.start(self.packet.clone(), DEADLINE));
                 return Ok(Answered::Again(Self { pending, ..self }));
             }
-            FromShard::Values { shown } => shown,
+            FromShard::Values { shown, packings } => (shown, packings),
             _ => return Err(Error::bug("no values came back for a read")),
         };
         let mut body = BodyReader::new(answer.body);
-        for piece in &self.message.pieces {
+        let mut packed = PackUse::default();
+        for (at, piece) in self.message.pieces.iter().enumerate() {
             // As bytes: wherever they lie in the message, they are copied once.
-            let values = body.value_bytes(piece.element, piece.values())?;
+            let packing = packings.get(at).copied().unwrap_or_default();
+            let values = body.unpacked_bytes(piece.element, piece.values(), packing)?;
+            piece.packed(packing, &mut packed);
+            link.packer.look(&values, piece.element);
             let (mut rest, out) = (&values[..], &mut out[piece.item]);
             if out.kind() != piece.element {
                 return Err(Error::bug(format!("values of {:?} for {:?}", piece.element, out.kind())));
@@ -189,7 +235,7 @@ impl UnderWay {
             }
         }
         body.end()?;
-        Ok(Answered::Values { shown })
+        Ok(Answered::Values { shown, packed })
     }
 }
 
@@ -200,6 +246,8 @@ pub enum Answered {
     Values {
         /// The least clock that was not complete.
         shown: u64,
+        /// What they took.
+        packed: PackUse,
     },
     /// It was sent again.
     Again(UnderWay),

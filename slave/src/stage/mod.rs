@@ -14,6 +14,7 @@ pub mod items;
 pub mod launch;
 pub mod link;
 pub mod mark;
+pub mod packed;
 pub mod pool;
 pub mod run;
 #[cfg(test)]

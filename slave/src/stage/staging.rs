@@ -11,6 +11,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::TableId;
 use flexps_common::wire::body::BodyReader;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
+use flexps_common::wire::packing::{Packing, unpack};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What comes for a job. Chunks are written under the shared lock, side by side; a phase begins under the other.
@@ -43,8 +44,12 @@ impl Staging {
     pub fn receive(&self, shard: &Shard, message: ToReceiver, body: Bytes) -> Result<FromReceiver> {
         match message {
             ToReceiver::Offer { of, chunks } => self.offered(shard, of.phase, &chunks).map(FromReceiver::Wanted),
-            ToReceiver::Chunks { of, chunks, checksum, .. } => {
-                self.write(shard, of.phase, &chunks, checksum, body).map(|()| FromReceiver::Staged)
+            ToReceiver::Chunks { of, chunks, packing, bytes, checksum, .. } => {
+                if xxh3_64(&body) != checksum {
+                    return Err(Error::cluster("chunks came with a wrong checksum").retryable());
+                }
+                let body = unpacked(&chunks, packing, bytes as usize, body)?;
+                self.write(shard, of.phase, &chunks, body).map(|()| FromReceiver::Staged)
             }
         }
     }
@@ -66,10 +71,7 @@ impl Staging {
         Ok(wanted)
     }
 
-    fn write(&self, shard: &Shard, phase: u64, chunks: &[ChunkHead], checksum: u64, body: Bytes) -> Result<()> {
-        if xxh3_64(&body) != checksum {
-            return Err(Error::cluster("chunks came with a wrong checksum").retryable());
-        }
+    fn write(&self, shard: &Shard, phase: u64, chunks: &[ChunkHead], body: Bytes) -> Result<()> {
         let state = self.open(phase)?;
         let mut body = BodyReader::new(body);
         for head in chunks {
@@ -124,5 +126,18 @@ impl Staging {
     /// They are done.
     pub fn end_ops(&self) {
         self.0.write().changing = false;
+    }
+}
+
+/// The body of a message with chunks as they were written.
+fn unpacked(chunks: &[ChunkHead], packing: Packing, bytes: usize, body: Bytes) -> Result<Bytes> {
+    match chunks.first() {
+        Some(first) if packing != Packing::Raw => {
+            if let Packing::Half { .. } = packing {
+                return Err(Error::bug("chunks came rounded"));
+            }
+            unpack(&body, packing, first.element, bytes / first.element.size()).map(Bytes::from)
+        }
+        _ => Ok(body),
     }
 }

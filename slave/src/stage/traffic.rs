@@ -46,7 +46,13 @@ impl Engine {
             && let Some(message) = more()
         {
             let link = self.job.link(message.shard)?;
-            let under_way = link.get(self.origin(), self.run.seen(&self.place, link.slave), peek, message)?;
+            let under_way = link.get(
+                self.origin(),
+                self.run.seen(&self.place, link.slave),
+                peek,
+                message,
+                &self.run.rights.may_round,
+            )?;
             self.counters.sent += under_way.bytes() as u64;
             queue.push(under_way);
         }
@@ -70,7 +76,12 @@ impl Engine {
             let answer = self.answer(&mut first)?;
             let link = job.link(first.shard())?;
             match first.read(link, answer, out)? {
-                Answered::Values { shown } => least = least.min(shown),
+                Answered::Values { shown, packed } => {
+                    least = least.min(shown);
+                    if link.packer.is_on() {
+                        self.counters.packed.merge(&packed);
+                    }
+                }
                 Answered::Again(again) => {
                     self.counters.sent += again.bytes() as u64;
                     queue.push(again);
@@ -184,8 +195,11 @@ impl Engine {
         self.settle(WINDOW)?;
         let job = self.job.clone();
         let link = job.link(message.shard)?;
-        let under_way = link.add(origin, sequence, message, values)?;
+        let under_way = link.add(origin, sequence, message, values, &self.run.rights.may_round)?;
         self.counters.sent += under_way.bytes() as u64;
+        if link.packer.is_on() {
+            self.counters.packed.merge(&under_way.packed());
+        }
         *self.sent.entry(link.slave).or_default() += 1;
         self.updates.push(under_way);
         Ok(())

@@ -16,6 +16,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, ToMaster, ToSlave};
 use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::moved::{Copies, MoveId, Sent};
+use flexps_common::wire::packing::Packing;
 use flexps_common::wire::slaves::{Peer, Registration};
 use flexps_common::wire::snapshot::{Boundary, Marked, ToKeeper};
 use futures::future::BoxFuture;
@@ -455,10 +456,10 @@ impl Cluster {
     /// The master's request for keys of a chunk, and the shard that serves it.
     pub fn master_request(&self, table: TableId, keys: KeyList, chunk: u32, values: Option<&[f32]>) -> (Packet, usize) {
         let origin = Origin { job: JOB, run: StageRun(0), worker: 0, clock: 0 };
-        let sections = vec![Section { table, element: Type::F32, keys }];
+        let sections = vec![Section { table, element: Type::F32, keys, packing: Packing::Raw }];
         let mut body = BodyWriter::default();
         let request = match values {
-            None => ToShard::Get { origin, sections, seen: Seen::default(), peek: true },
+            None => ToShard::Get { origin, sections, seen: Seen::default(), peek: true, packs: Vec::new() },
             Some(values) => {
                 body.values(Values::F32(values));
                 ToShard::Add { origin, sequence: 0, sections }

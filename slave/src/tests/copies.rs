@@ -91,9 +91,12 @@ async fn a_broadcast_whose_sender_dies_half_way_is_not_read() {
         cluster.ask_shard(shard, Packet::control(&offer).unwrap()).await.unwrap();
     }
     let message = chunk(2, false);
-    let ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, .. }) = message.message().unwrap() else { panic!() };
+    let ToShard::Move(ToReceiver::Chunks { of, chunks, packing, bytes, checksum, .. }) = message.message().unwrap()
+    else {
+        panic!()
+    };
     let forward = vec![2];
-    let message = ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, forward });
+    let message = ToShard::Move(ToReceiver::Chunks { of, chunks, packing, bytes, checksum, forward });
     let answer = cluster.ask_shard(0, Packet::bulk(&message, chunk(2, false).body).unwrap()).await.unwrap();
     assert_eq!(answer.message::<FromShard>().unwrap(), FromShard::Moved(FromReceiver::Staged));
     // Then it dies: the stage reads over the shards, as if nothing had come.
@@ -116,11 +119,12 @@ async fn a_chunk_that_can_not_be_passed_on_is_not_acknowledged() {
     let offer = Offered { id: ChunkId { table: DENSE, chunk: 1 }, version: 99 };
     let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![offer] });
     cluster.ask_shard(0, Packet::control(&offer).unwrap()).await.unwrap();
-    let ToShard::Move(ToReceiver::Chunks { chunks, checksum, .. }) = chunk(1, false).message().unwrap() else {
+    let ToShard::Move(ToReceiver::Chunks { chunks, packing, bytes, checksum, .. }) = chunk(1, false).message().unwrap()
+    else {
         panic!()
     };
     // Slave 3 was not offered it.
-    let message = ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, forward: vec![2] });
+    let message = ToShard::Move(ToReceiver::Chunks { of, chunks, packing, bytes, checksum, forward: vec![2] });
     let refused = cluster.ask_shard(0, Packet::bulk(&message, chunk(1, false).body).unwrap()).await.unwrap_err();
     assert!(refused.message.contains("came unasked"), "{refused}");
 }

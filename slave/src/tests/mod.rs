@@ -6,6 +6,7 @@ mod copies;
 mod filtered;
 mod forgotten;
 mod moves;
+mod packed;
 mod reading;
 mod snapshots;
 mod sparse;

@@ -2,6 +2,7 @@
 
 use super::cluster::Cluster;
 use flexps_common::error::Result;
+use flexps_common::experiment::Experiment;
 use flexps_common::home::Home;
 use flexps_common::ids::{JobId, Key, TableId};
 use flexps_common::job::{Job, Registry};
@@ -14,6 +15,7 @@ use flexps_common::wire::body::BodyWriter;
 use flexps_common::wire::control::{Outcome, ToSlave};
 use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
+use flexps_common::wire::packing::Packing;
 use flexps_common::worker::Worker;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -138,8 +140,12 @@ pub async fn check(cluster: &Cluster, twin: &Twin) {
 }
 
 pub async fn open() -> Cluster {
+    open_with(Experiment::default()).await
+}
+
+pub async fn open_with(experiment: Experiment) -> Cluster {
     let registry = Registry::default().with::<Moving>();
-    Cluster::open(registry, 3, "moving", "{}").await
+    Cluster::open_with(registry, 3, "moving", "{}", experiment).await
 }
 
 /// The first chunk of `DENSE` that a shard serves while the table lives on all three.
@@ -248,7 +254,9 @@ pub fn chunk(phase: u64, break_it: bool) -> Packet {
     let id = ChunkId { table: DENSE, chunk: 1 };
     let chunks = vec![ChunkHead { id, version: 99, element: f32::TYPE, keys: None }];
     let checksum = xxh3_64(&body) ^ u64::from(break_it);
-    Packet::bulk(&ToShard::Move(ToReceiver::Chunks { of, chunks, checksum, forward: vec![] }), body).unwrap()
+    let (packing, bytes) = (Packing::Raw, body.len() as u32);
+    let message = ToReceiver::Chunks { of, chunks, packing, bytes, checksum, forward: vec![] };
+    Packet::bulk(&ToShard::Move(message), body).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -134,6 +134,7 @@ impl Driver {
         let sent: Vec<&Sent> = answers.values().flatten().flatten().filter(|sent| sent.copies == copied).collect();
         let sum = |of: fn(&Sent) -> u64| sent.iter().map(|sent| of(sent)).sum::<u64>();
         let (bytes, chunks, kept) = (sum(|s| s.bytes + s.forwarded), sum(|s| s.chunks), sum(|s| s.kept));
+        let raw_bytes = sum(|s| s.raw);
         let seconds = now.saturating_sub(*since).as_secs_f64();
         let from = self.homes.living(tables);
         let to = if copied { to.clone() } else { choice.homes[first].members(self.slaves.len()) };
@@ -154,13 +155,14 @@ impl Driver {
             to: names(&to),
             way,
             bytes,
+            raw_bytes,
             chunks,
             kept,
             milliseconds: seconds * 1e3,
             waited_milliseconds: 0.0,
             expected_bytes: choice.busiest[0] as u64,
             shards_bytes: choice.busiest[1] as u64,
-            shards_milliseconds: (bytes > 0).then(|| choice.busiest[1] / bytes as f64 * seconds * 1e3),
+            shards_milliseconds: (raw_bytes > 0).then(|| choice.busiest[1] / raw_bytes as f64 * seconds * 1e3),
             failed: failed.clone(),
         })
     }

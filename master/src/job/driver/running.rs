@@ -75,6 +75,7 @@ impl Driver {
             report.cache.merge(&outcome.cache);
             report.sums.merge(&outcome.sums);
             report.filter.merge(&outcome.filter);
+            report.packed.merge(&outcome.packed);
         }
         let waited = done.values().map(|outcome| outcome.model_wait_seconds).fold(0.0, f64::max);
         self.transfers[transfers].iter_mut().for_each(|transfer| transfer.waited_milliseconds = waited * 1e3);

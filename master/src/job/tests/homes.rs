@@ -188,7 +188,7 @@ fn settled(homes: Home) -> Command {
 }
 
 fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
-    Ok(vec![Sent { to, chunks: bytes / 1000, bytes, kept: 0, forwarded: 0, copies: false }])
+    Ok(vec![Sent { to, chunks: bytes / 1000, bytes, kept: 0, forwarded: 0, raw: bytes, copies: false }])
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn copies_are_told_to_all_when_they_are_there_and_the_report_calls_it_a_broadcas
         panic!("{commands:?}")
     };
     assert_eq!((&launch.homes, homes, copies), (&None, &vec![Home::Some(vec![0])], &expected));
-    let sent = Sent { to: S2, chunks: 8, bytes: 4000, kept: 0, forwarded: 4000, copies: true };
+    let sent = Sent { to: S2, chunks: 8, bytes: 4000, kept: 0, forwarded: 4000, raw: 8000, copies: true };
     driver.step(at(2), Event::Sent(S1, 3, Ok(vec![sent])));
     driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
     assert_eq!(driver.step(at(3), Event::Sent(S3, 3, Ok(vec![]))), settled_with(expected));

@@ -16,6 +16,7 @@ use flexps_common::plan::{Consistency, Storage, TableSpec};
 use flexps_common::value::{Type, Values, ValuesMut};
 use flexps_common::wire::body::BodyWriter;
 use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, MoveId, Offered, ToReceiver};
+use flexps_common::wire::packing::Packing;
 use shuttle::thread;
 use std::sync::{Arc, Mutex};
 use xxhash_rust::xxh3::xxh3_64;
@@ -96,7 +97,8 @@ impl World {
             keys: None,
         };
         let checksum = xxh3_64(&body);
-        (ToReceiver::Chunks { of: move_of(of), chunks: vec![head], checksum, forward: vec![] }, body)
+        let (packing, bytes) = (Packing::Raw, body.len() as u32);
+        (ToReceiver::Chunks { of: move_of(of), chunks: vec![head], packing, bytes, checksum, forward: vec![] }, body)
     }
 
     /// The phase in which the sender changed its chunks last before the move of `phase`.
