@@ -1,5 +1,9 @@
 """The part `model` of scripts/bench: how workers keep in step, and what that costs under each consistency model."""
 
+import subprocess
+import tempfile
+import threading
+import time
 from statistics import median
 
 from .curve import picture
@@ -24,6 +28,40 @@ class Model:
         self.passes()
         self.clocks()
         self.stragglers()
+        self.snapshots()
+
+    def snapshots(self):
+        """What it costs the workers of a running job that snapshots of its model are taken, one after the other."""
+        rows = self.bench.generated("lr.libsvm", "webspam", "--rows", 200000, "--features", 1000000, "--nonzeros", 50)
+        seconds, took = {False: [], True: []}, []
+        with self.cluster(self.flexps, slaves=2, slots=1) as two, tempfile.TemporaryDirectory() as folder:
+
+            def snapshots(job, ended):
+                while not ended.is_set():
+                    start = time.monotonic()
+                    command = [self.flexps, "snapshot", job, "--model", f"{folder}/{job}", "--overwrite", "--master", two.master]
+                    if subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0:
+                        took.append(time.monotonic() - start)
+                    else:
+                        # Before its first stage, or behind its last one.
+                        time.sleep(0.05)
+
+            for number in range(2 * self.bench.runs):
+                taken, ended = number % 2 == 1, threading.Event()
+                taker = threading.Thread(target=snapshots, args=(f"j{number + 1}", ended))
+                if taken:
+                    taker.start()
+                _, result = self.report([self.flexps, "run", "lr", "--solver", "sgd", "--input", rows, "--threads", 2, "--batch", 100,
+                                         "--consistency", "bsp", "--epochs", 12, "--tolerance", 0, "--reproducible",
+                                         "--model", f"{folder}/m{number}", "--master", two.master])
+                ended.set()
+                if taken:
+                    taker.join()
+                seconds[taken].extend(s["seconds"] for s in result["stages"] if s["name"] == "train" and s["epoch"] > 1)
+        without, with_them = median(seconds[False]), median(seconds[True])
+        self.bench.table.add(f"lr, batches of 100, two processes, bsp: a pass while snapshots are taken one after the other "
+                             f"({len(took) / self.bench.runs:.0f} a run of 12 passes, {1e3 * median(took):.0f} ms each)",
+                             f"{with_them:.3f} s", f"without {without:.3f} s", f"{with_them / without:.2f}", "-", True)
 
     def passes(self):
         """lr's mini-batches through the store, under each model, in one process and in two."""
