@@ -16,7 +16,10 @@ fn the_api_shows_what_the_command_shows() {
     let shown = report(pages, job);
     assert_eq!(shown["state"], "done", "{shown}");
     assert_eq!(shown, cluster.ask(["status", &format!("j{job}")]).json());
-    assert_eq!(get(pages, "/api/v1/jobs").json(), cluster.ask(["jobs"]).json());
+    assert_eq!(get(pages, "/api/v1/jobs").body, cluster.ask(["jobs", "--json"]).ok().stdout.trim_end());
+    let whole = get(pages, &format!("/api/v1/jobs/j{job}")).body;
+    let status = cluster.ask(["status", &format!("j{job}"), "--json"]).ok().stdout;
+    assert!(whole.contains(status.trim_end()), "{whole}\n{status}");
     let slaves = get(pages, "/api/v1/slaves").json();
     let name = |slave: &serde_json::Value| slave["name"].as_str().unwrap().to_owned();
     let names: std::collections::BTreeSet<_> = slaves.as_array().unwrap().iter().map(name).collect();
@@ -57,6 +60,18 @@ fn the_queue_says_with_numbers_why_each_stage_waits() {
     assert_eq!(post(pages, &format!("/api/v1/jobs/j{holder}/cancel"), &json!({})).status, 202);
     assert_eq!(report(pages, holder)["state"], "cancelled");
     assert_eq!(report(pages, wide)["state"], "done");
+}
+
+#[test]
+fn another_policy_decides_once_it_is_asked_for() {
+    let cluster = Cluster::start(1, 1);
+    let pages = &cluster.pages;
+    assert_eq!(get(pages, "/api/v1/overview").json()["policy"], "greedy");
+    assert_eq!(post(pages, "/api/v1/policy", &json!({ "policy": "fair" })).json(), json!({ "policy": "fair" }));
+    assert_eq!(get(pages, "/api/v1/overview").json()["policy"], "fair");
+    let refused = post(pages, "/api/v1/policy", &json!({ "policy": "magic" }));
+    assert!(refused.status == 400 && refused.body.contains("prioritized"), "{refused:?}");
+    assert_eq!(get(pages, "/api/v1/overview").json()["policy"], "fair");
 }
 
 #[test]
@@ -133,6 +148,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         ("PUT", "/api/v1/jobs", "GET, POST"),
         ("POST", "/", "GET"),
         ("GET", "/api/v1/jobs/j1/cancel", "POST"),
+        ("DELETE", "/api/v1/policy", "POST"),
     ] {
         let answer = request(pages, method, path, &[json_type], "");
         assert_eq!(answer.status, 405, "{method} {path}");

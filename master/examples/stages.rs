@@ -11,6 +11,7 @@ use flexps_common::plan::{Plan, Threads};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Options, Packet, Service};
+use flexps_common::wire::api::{JobLine, Request};
 use flexps_common::wire::control::*;
 use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
@@ -166,9 +167,10 @@ async fn main() -> Result<()> {
             jobs.push(submit(&client, round as u64 * JOBS + i + 1).await?);
         }
         loop {
-            let FromMaster::Jobs(lines) = client.ask(&ToMaster::Jobs, DEADLINE).await? else {
+            let FromMaster::Api(answer) = client.ask(&ToMaster::Api(Request::get("jobs")), DEADLINE).await? else {
                 return Err(Error::bug("no list of jobs"));
             };
+            let lines: Vec<JobLine> = answer.read()?;
             let of_round = || lines.iter().filter(|line| jobs.contains(&line.id));
             if let Some(failed) = of_round().find(|line| line.state.ended() && line.note.is_some()) {
                 return Err(Error::bug(format!("{failed:?}")));

@@ -1,12 +1,16 @@
-//! What happens to a master, and the listener that makes events of requests.
+//! What happens to a master, and the listener that makes events of requests, or passes them to the API.
 
+use crate::api::Api;
 use crate::master::overview::Overview;
 use crate::prepare::Prepared;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::transport::{Connection, Packet, Service};
+use flexps_common::wire::api::JobNews;
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster};
 use flexps_common::{Error, Result};
 use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Where an answer goes.
@@ -31,9 +35,21 @@ pub enum Asked {
     Farewell,
 }
 
+/// One who waits for news of a job.
+pub struct Waiter {
+    /// The job.
+    pub job: JobId,
+    /// The version that he knows; 0 at first.
+    pub seen: u64,
+    /// How long he waits for a newer one, or the job's end.
+    pub wait: Duration,
+    /// Where the news go.
+    pub reply: oneshot::Sender<Result<JobNews>>,
+}
+
 /// What happened.
 pub enum Event {
-    /// A request came.
+    /// A request came that is none of the API.
     Request(Connection, Box<ToMaster>, Reply),
     /// A connection ended.
     Broken(Connection),
@@ -47,6 +63,14 @@ pub enum Event {
     Saved(JobId, Result<()>),
     /// Somebody wants to see the whole.
     Look(oneshot::Sender<Overview>),
+    /// Somebody wants news of a job.
+    Watch(Waiter),
+    /// Somebody wants a job to end.
+    Cancel(JobId, oneshot::Sender<Result<()>>),
+    /// Somebody wants records from this number on: lines of JSON, and the number of the next one.
+    History(u64, oneshot::Sender<(Vec<String>, u64)>),
+    /// Another policy is to decide from now on.
+    SetPolicy(String, oneshot::Sender<Result<()>>),
     /// Time went by.
     Tick,
     /// The master is to end.
@@ -54,12 +78,25 @@ pub enum Event {
 }
 
 /// The master's listener.
-pub struct Front(pub mpsc::UnboundedSender<Event>);
+pub struct Front {
+    /// Where requests go that are none of the API.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// The same as over HTTP.
+    pub api: Arc<Api>,
+}
 
 impl Service for Front {
     fn call(&self, from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
         let (reply, answer) = oneshot::channel();
-        let sent = request.message().map(|message| self.0.send(Event::Request(from, Box::new(message), reply)).is_ok());
+        let sent = match request.message() {
+            Ok(ToMaster::Api(request)) => {
+                let api = self.api.clone();
+                return Box::pin(async move { Packet::control(&FromMaster::Api(api.answer(&request).await)) });
+            }
+            // What was sent first is handled first.
+            Ok(message) => Ok(self.events.send(Event::Request(from, Box::new(message), reply)).is_ok()),
+            Err(e) => Err(e),
+        };
         Box::pin(async move {
             let ended = || Error::cluster("the master is ending").retryable();
             if !sent? {
@@ -71,6 +108,6 @@ impl Service for Front {
 
     fn gone(&self, from: Connection) {
         // An error means that the master has ended.
-        let _ = self.0.send(Event::Broken(from));
+        let _ = self.events.send(Event::Broken(from));
     }
 }

@@ -1,5 +1,6 @@
 //! The flexps master: it takes jobs, hands out files, places stages and drives each job through its plan.
 
+mod api;
 pub mod assigner;
 mod event;
 pub mod history;
@@ -15,6 +16,7 @@ mod slaves;
 mod transfer;
 pub mod tune;
 
+pub use master::overview::Overview;
 pub use node::{Handle, Options, start};
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Invariant: everything that changes the state is an event, handled one at a time by the loop's own task; what may
 //! block or wait runs elsewhere and comes back as an event.
 
+use crate::api::Api;
 use crate::event::{Event, Front};
 use crate::http;
 use crate::master::Master;
@@ -54,10 +55,12 @@ pub struct Handle {
 /// Starts a master on the current runtime.
 pub async fn start(network: Network, registry: Registry, options: Options) -> Result<Handle> {
     let (events, inbox) = mpsc::unbounded_channel();
-    let listener = network.listen(&options.bind, Arc::new(Front(events.clone()))).await?;
+    let api = Arc::new(Api::new(registry.clone(), events.clone()));
+    let front = Front { events: events.clone(), api: api.clone() };
+    let listener = network.listen(&options.bind, Arc::new(front)).await?;
     let address = listener.address().to_owned();
     tracing::info!(address, policy = options.policy.name(), "master listens");
-    let pages = options.http.clone().map(|pages| http::start(pages, registry.clone(), events.clone()));
+    let pages = options.http.clone().map(|pages| http::start(pages, api));
     let master = Master::new(network, registry, options, events.clone())?;
     let http = match pages {
         Some(pages) => Some(pages.await?),

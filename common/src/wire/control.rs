@@ -9,10 +9,11 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::plan::TableOp;
-use crate::report::{CacheUse, DiskUse, FilterUse, PackUse, Report, State, SumUse};
+use crate::report::{CacheUse, DiskUse, FilterUse, PackUse, SumUse};
 use crate::scheduling::Scheduling;
+use crate::wire::api;
 use crate::wire::moved::{Copies, MoveId, Sent};
-use crate::wire::slaves::{Peer, Registration, SlaveLine};
+use crate::wire::slaves::{Peer, Registration};
 use crate::wire::snapshot::{Marked, Moment, ToKeeper, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -209,36 +210,10 @@ pub enum ToMaster {
         /// How it is to run, to see what comes of it.
         experiment: Experiment,
     },
-    /// A client wants news of a job; answered when there is some after `seen`, or after `wait_ms`.
-    Watch {
-        /// The job.
-        job: JobId,
-        /// The version of the progress that the client knows; 0 at first.
-        seen: u64,
-        /// How long it waits.
-        wait_ms: u64,
-    },
-    /// A client wants a job to end.
-    Cancel {
-        /// The job.
-        job: JobId,
-    },
     /// A client wants a running job's model; answered by [`FromMaster::Snapshot`].
     Snapshot(Wanted),
-    /// A client asks for all jobs.
-    Jobs,
-    /// A client asks for all slaves.
-    Slaves,
-    /// A client asks for a page of the history.
-    History {
-        /// The number of the first record wanted.
-        from: u64,
-    },
-    /// Another policy is to decide from now on.
-    SetPolicy {
-        /// Its name.
-        policy: String,
-    },
+    /// A client's request of the API; answered by [`FromMaster::Api`].
+    Api(api::Request),
 }
 
 /// The master's answers.
@@ -259,63 +234,10 @@ pub enum FromMaster {
     Later(u64),
     /// A job was accepted.
     Submitted(JobId),
-    /// A job's news.
-    Progress(Box<JobProgress>),
     /// A model was saved, as it was then.
     Snapshot(Moment),
-    /// All jobs, newest last.
-    Jobs(Vec<JobLine>),
-    /// All live slaves.
-    Slaves(Vec<SlaveLine>),
-    /// A page of the history.
-    History {
-        /// Records as JSON.
-        lines: Vec<String>,
-        /// The number of the next record; the same as was asked for when there are no more.
-        next: u64,
-    },
-}
-
-/// What a client that follows a job sees.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobProgress {
-    /// Counts changes.
-    pub version: u64,
-    /// Where the job stands and all that is known of it so far, as the JSON of a [`Report`] (JSON, since a report holds
-    /// the job's parameters, which bincode can't carry).
-    pub report: String,
-    /// Why it waits, when it does, e.g. `needs 12 slots, most free is 8`.
-    pub waiting: Option<String>,
-    /// The stage that runs now, with its number of workers and round from 1.
-    pub stage: Option<(String, u32, u64)>,
-    /// Rows and bytes read so far are in `report.read`.
-    pub reading: bool,
-}
-
-impl JobProgress {
-    /// The report.
-    pub fn report(&self) -> crate::Result<Report> {
-        serde_json::from_str(&self.report).map_err(|e| Error::bug(format!("a report can't be read: {e}")))
-    }
-}
-
-/// A job in a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobLine {
-    /// Its id.
-    pub id: JobId,
-    /// Its name.
-    pub name: String,
-    /// Where it stands.
-    pub state: State,
-    /// Seconds since its submission, until its end.
-    pub seconds: f64,
-    /// Its last objective.
-    pub objective: Option<f64>,
-    /// Why it waits or failed.
-    pub note: Option<String>,
-    /// When it is to run.
-    pub scheduling: Scheduling,
+    /// What the API answers.
+    Api(api::Answer),
 }
 
 /// How often a slave says that it lives.

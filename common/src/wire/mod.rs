@@ -2,6 +2,7 @@
 //! their own in [`kv`], since they are many and large.
 
 pub mod announced;
+pub mod api;
 pub mod body;
 pub mod codec;
 pub mod control;

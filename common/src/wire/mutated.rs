@@ -4,14 +4,13 @@
 mod bodies;
 
 use super::announced::Announced;
+use super::api::{Answer, Request};
 use super::codec;
-use super::control::{
-    FromMaster, FromSlave, JobLine, JobProgress, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave,
-};
+use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave};
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
 use super::packing::{Pack, Packing};
-use super::slaves::{Peer, Registration, SlaveLine};
+use super::slaves::{Peer, Registration};
 use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use crate::announced::Touches;
 use crate::curve::Optimize;
@@ -24,7 +23,7 @@ use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::metrics::{AucSketch, Metric, Metrics};
 use crate::pace::Pace;
 use crate::plan::{Compression, TableOp};
-use crate::report::{Access, CacheUse, DiskUse, FilterUse, PackUse, State, SumUse};
+use crate::report::{Access, CacheUse, DiskUse, FilterUse, PackUse, SumUse};
 use crate::scheduling::Scheduling;
 use crate::value::Type;
 use crate::worker::Touch;
@@ -215,13 +214,8 @@ fn to_master() -> Vec<ToMaster> {
             scheduling: Scheduling { priority: -3, user: "ann".into(), after: vec![job], ..Scheduling::default() },
             experiment: experiment(),
         },
-        ToMaster::Watch { job, seen: 3, wait_ms: 1000 },
-        ToMaster::Cancel { job },
         ToMaster::Snapshot(Wanted { job, path: "m".into(), overwrite: true }),
-        ToMaster::Jobs,
-        ToMaster::Slaves,
-        ToMaster::History { from: 7 },
-        ToMaster::SetPolicy { policy: "fair".into() },
+        ToMaster::Api(Request { method: "POST".into(), path: "jobs/j1/cancel".into(), body: "{}".into() }),
     ]
 }
 
@@ -237,24 +231,6 @@ fn from_master() -> Vec<FromMaster> {
         form: Form::Text,
         hosts: vec!["h1".into(), "h2".into()],
     };
-    let progress = JobProgress {
-        version: 4,
-        report: r#"{"job":"svrg"}"#.into(),
-        waiting: Some("needs 12 slots, most free is 8".into()),
-        stage: Some(("full-gradient".into(), 12, 3)),
-        reading: true,
-    };
-    let job = JobLine {
-        id: JobId(1),
-        name: "lr".into(),
-        state: State::Failed,
-        seconds: 0.1,
-        objective: Some(0.3),
-        note: Some("no".into()),
-        scheduling: Scheduling::default(),
-    };
-    let (id, name, host, silent) = (SlaveId(1), "s".into(), "h".into(), 0.2);
-    let slave = SlaveLine { id, name, host, slots: 2, busy: 1, memory: None, memory_asked: 9, silent, pid: 77 };
     vec![
         FromMaster::Ok,
         FromMaster::Registered { slave: SlaveId(1) },
@@ -264,10 +240,7 @@ fn from_master() -> Vec<FromMaster> {
         FromMaster::Later(20),
         FromMaster::Submitted(JobId(8)),
         FromMaster::Snapshot(moment()),
-        FromMaster::Progress(Box::new(progress)),
-        FromMaster::Jobs(vec![job.clone(), job]),
-        FromMaster::Slaves(vec![slave]),
-        FromMaster::History { lines: vec![r#"{"what":"end"}"#.into()], next: 9 },
+        FromMaster::Api(Answer { status: 404, body: r#"{"error":"no job j9"}"#.into() }),
     ]
 }
 

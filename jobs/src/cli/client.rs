@@ -1,4 +1,5 @@
-//! The client's half of the conversation with a master, remote or in this process.
+//! The client's half of the conversation with a master, remote or in this process: what it asks and steers is the API below
+//! `/api/v1`, carried over the connection.
 //!
 //! Invariant: every wait has a deadline, and an error names the master's address.
 
@@ -10,14 +11,16 @@ use flexps_common::ids::JobId;
 use flexps_common::job::DynJob;
 use flexps_common::scheduling::Scheduling;
 use flexps_common::transport::{Channel, Network};
-use flexps_common::wire::control::{FromMaster, JobLine, JobProgress, ToMaster};
-use flexps_common::wire::slaves::SlaveLine;
+use flexps_common::wire::api::{self, HistoryPage, JobNews, Request};
+use flexps_common::wire::control::{FromMaster, ToMaster};
 use flexps_common::wire::snapshot::{Moment, Wanted};
 use flexps_common::{Error, Result};
+use flexps_master::Overview;
 use flexps_master::history::Record;
+use serde_json::json;
 use std::time::Duration;
 
-/// How long a master may take to answer.
+/// How long a master may take to answer, beside what it is told to wait.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take to save a model.
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
@@ -73,12 +76,9 @@ impl Client {
     }
 
     /// News of a job: as soon as there are some after version `seen`, or it has ended, or after `wait`.
-    pub async fn watch(&self, job: JobId, seen: u64, wait: Duration) -> Result<JobProgress> {
-        let request = ToMaster::Watch { job, seen, wait_ms: wait.as_millis() as u64 };
-        match self.ask(&request, wait + DEADLINE).await? {
-            FromMaster::Progress(progress) => Ok(*progress),
-            other => Err(unexpected("a question for news", &other)),
-        }
+    pub async fn watch(&self, job: JobId, seen: u64, wait: Duration) -> Result<JobNews> {
+        let path = format!("jobs/{job}?seen={seen}&wait_ms={}", wait.as_millis());
+        api::read(&self.api(Request::get(path)).await?)
     }
 
     /// Saves the model of a running job; gives the moment that it is of.
@@ -92,51 +92,39 @@ impl Client {
 
     /// Asks for a job's end.
     pub async fn cancel(&self, job: JobId) -> Result<()> {
-        match self.ask(&ToMaster::Cancel { job }, DEADLINE).await? {
-            FromMaster::Ok => Ok(()),
-            other => Err(unexpected("a cancellation", &other)),
-        }
+        self.api(Request::post(format!("jobs/{job}/cancel"), &json!({}))?).await?;
+        Ok(())
     }
 
-    /// All jobs, newest last.
-    pub async fn jobs(&self) -> Result<Vec<JobLine>> {
-        match self.ask(&ToMaster::Jobs, DEADLINE).await? {
-            FromMaster::Jobs(jobs) => Ok(jobs),
-            other => Err(unexpected("a question for jobs", &other)),
-        }
+    /// A document of the API as the master wrote it.
+    pub async fn document(&self, path: &str) -> Result<String> {
+        self.api(Request::get(path)).await
     }
 
-    /// All live slaves.
-    pub async fn slaves(&self) -> Result<Vec<SlaveLine>> {
-        match self.ask(&ToMaster::Slaves, DEADLINE).await? {
-            FromMaster::Slaves(slaves) => Ok(slaves),
-            other => Err(unexpected("a question for slaves", &other)),
-        }
+    /// The whole master at this moment.
+    pub async fn overview(&self) -> Result<Overview> {
+        api::read(&self.document("overview").await?)
     }
 
     /// Lets another policy decide from now on.
     pub async fn set_policy(&self, policy: &str) -> Result<()> {
-        match self.ask(&ToMaster::SetPolicy { policy: policy.to_owned() }, DEADLINE).await? {
-            FromMaster::Ok => Ok(()),
-            other => Err(unexpected("another policy", &other)),
-        }
+        self.api(Request::post("policy", &json!({ "policy": policy }))?).await?;
+        Ok(())
     }
 
     /// What the master recorded, a line of JSON each: of its slaves all, of jobs and stage runs the newest.
     pub async fn history(&self) -> Result<Vec<String>> {
         let (mut lines, mut from) = (Vec::new(), 0);
         loop {
-            match self.ask(&ToMaster::History { from }, DEADLINE).await? {
-                FromMaster::History { next, .. } if next == from && from > 0 => return Ok(lines),
-                FromMaster::History { lines: more, next } => {
-                    lines.extend(more);
-                    if next == from {
-                        return Ok(lines);
-                    }
-                    from = next;
-                }
-                other => return Err(unexpected("a question for the history", &other)),
+            let HistoryPage { next, records } = api::read(&self.document(&format!("history?from={from}")).await?)?;
+            if next == from && from > 0 {
+                return Ok(lines);
             }
+            lines.extend(records.iter().map(|record| record.get().to_owned()));
+            if next == from {
+                return Ok(lines);
+            }
+            from = next;
         }
     }
 
@@ -145,6 +133,14 @@ impl Client {
         let lines = self.history().await?;
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
         Ok(flexps_master::history::read(&format!("the history of {}", self.address), &text)?.0)
+    }
+
+    /// The document that the API answers with.
+    async fn api(&self, request: Request) -> Result<String> {
+        match self.ask(&ToMaster::Api(request), DEADLINE).await? {
+            FromMaster::Api(answer) => answer.document(),
+            other => Err(unexpected("a request of the API", &other)),
+        }
     }
 
     async fn ask(&self, request: &ToMaster, deadline: Duration) -> Result<FromMaster> {

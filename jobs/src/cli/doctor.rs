@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use flexps_common::storage::{Storage, StorageOptions};
 use flexps_common::transport::Secret;
 use flexps_common::{Error, Result};
+use flexps_master::Overview;
 use std::path::{Path, PathBuf};
 
 /// What was found of one thing.
@@ -132,13 +133,13 @@ async fn master(args: &DoctorArgs) -> Finding {
             Err(e) => Wrong(format!("can't listen at {DEFAULT_BIND}: {e}; give --master if one runs there, or --bind")),
         };
     };
-    let slaves = async { Client::new(&node::network(&args.access, "client")?, address).slaves().await };
-    match slaves.await {
+    let overview = async { Client::new(&node::network(&args.access, "client")?, address).overview().await };
+    match overview.await {
         Err(e) => Wrong(e.message),
-        Ok(slaves) if slaves.is_empty() => {
+        Ok(Overview { slaves, .. }) if slaves.is_empty() => {
             Wrong(format!("at {address}, without slaves; start some: flexps slave --master {address}"))
         }
-        Ok(slaves) => {
+        Ok(Overview { slaves, .. }) => {
             let slots: u32 = slaves.iter().map(|slave| slave.slots).sum();
             Passes(format!("at {address}, with {} slaves of {slots} slots", slaves.len()))
         }

@@ -9,7 +9,7 @@ use super::progress::Lines;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
 use flexps_common::report::Report;
-use flexps_common::wire::control::JobProgress;
+use flexps_common::wire::api::JobNews;
 use flexps_common::{Error, Result};
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                 if lost.take().is_some() {
                     lines.say("the master is back");
                 }
-                if let Some(report) = ended(&news, &mut lines)? {
+                if let Some(report) = ended(news, &mut lines) {
                     return Ok(report);
                 }
             }
@@ -77,12 +77,11 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
 }
 
 /// Shows the news; gives the report when they are the last.
-fn ended(news: &JobProgress, lines: &mut Lines) -> Result<Option<Report>> {
-    let report = news.report()?;
-    if report.state.ended() {
+fn ended(news: JobNews, lines: &mut Lines) -> Option<Report> {
+    if news.report.state.ended() {
         lines.clear();
-        return Ok(Some(report));
+        return Some(news.report);
     }
-    lines.update(news, &report);
-    Ok(None)
+    lines.update(&news);
+    None
 }

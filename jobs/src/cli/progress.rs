@@ -4,7 +4,7 @@
 
 use super::terminal;
 use flexps_common::report::{Report, StageReport};
-use flexps_common::wire::control::JobProgress;
+use flexps_common::wire::api::{JobNews, RunningStage};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Lines {
     }
 
     /// Shows the news.
-    pub fn update(&mut self, news: &JobProgress, report: &Report) {
+    pub fn update(&mut self, news: &JobNews) {
         if self.all.is_none() {
             return;
         }
@@ -51,10 +51,10 @@ impl Lines {
             Some(waiting) => self.set("waiting", &format!("waiting: {waiting}")),
             None => self.drop("waiting"),
         }
-        if report.read.bytes > 0 {
-            self.set("read", &reading(report));
+        if news.report.read.bytes > 0 {
+            self.set("read", &reading(&news.report));
         }
-        for (name, text) in stages(news, report) {
+        for (name, text) in stages(news) {
             self.set(&name, &text);
         }
     }
@@ -103,7 +103,8 @@ fn reading(report: &Report) -> String {
 }
 
 /// A line for each stage that ran or runs, by first appearance.
-fn stages(news: &JobProgress, report: &Report) -> Vec<(String, String)> {
+fn stages(news: &JobNews) -> Vec<(String, String)> {
+    let report = &news.report;
     let mut last: Vec<&StageReport> = Vec::new();
     for run in &report.stages {
         match last.iter_mut().find(|known| known.name == run.name) {
@@ -122,7 +123,7 @@ fn stages(news: &JobProgress, report: &Report) -> Vec<(String, String)> {
             (run.name.clone(), text)
         })
         .collect();
-    if let Some((name, threads, epoch)) = &news.stage {
+    if let Some(RunningStage { name, threads, epoch }) = &news.stage {
         let text = format!("{name}: epoch {epoch}{objective}, running on {threads} threads");
         match lines.iter_mut().find(|(known, _)| known == name) {
             Some((_, shown)) => shown.push_str(&format!(", epoch {epoch} running")),
@@ -178,7 +179,6 @@ mod tests {
         assert_eq!(reading(&report(read.clone(), Vec::new())), "read 120 MB of 4 files");
         (read.rows, read.seconds, read.located_bytes, read.local_bytes) = (1500, 0.5, 120_000_000, 90_000_000);
         assert_eq!(reading(&report(read, Vec::new())), "read 120 MB of 4 files, 1.5 k rows, 240 MB/s, 75 % local");
-        let news = JobProgress { version: 1, report: String::new(), waiting: None, stage: None, reading: false };
         let mut run = StageReport {
             name: "shares".to_owned(),
             epoch: 2,
@@ -192,7 +192,10 @@ mod tests {
             rows: 0,
             ..StageReport::default()
         };
-        let shown = |run: &StageReport| stages(&news, &report(ReadReport::default(), vec![run.clone()]));
+        let shown = |run: &StageReport| {
+            let report = report(ReadReport::default(), vec![run.clone()]);
+            stages(&JobNews { version: 1, waiting: None, stage: None, reading: false, report })
+        };
         assert_eq!(shown(&run)[0].1, "shares: epoch 2");
         run.rows = 1000;
         assert_eq!(shown(&run)[0].1, "shares: epoch 2, 2.0 k rows/s");

@@ -1,21 +1,27 @@
 //! Questions to a running master: its jobs, its slaves, one job, and the request to end one.
+//!
+//! Invariant: what `--json` prints of jobs and slaves is what the master's API answered, byte for byte.
 
 use super::args::{CancelArgs, ListArgs, StatusArgs};
 use super::client::Client;
 use super::curve;
 use super::table::{self, lines, number, seconds, table};
 use super::terminal::{out, say};
-use flexps_common::report::{Report, State};
-use flexps_common::wire::control::JobProgress;
+use flexps_common::report::State;
+use flexps_common::wire::api::{self, JobLine, JobNews, RunningStage};
+use flexps_common::wire::slaves::SlaveLine;
 use flexps_common::{Error, Result};
-use std::time::Duration;
+use flexps_master::Overview;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 /// `flexps jobs`.
 pub async fn jobs(args: ListArgs) -> Result<()> {
-    let jobs = Client::remote(&args.remote)?.jobs().await?;
+    let document = Client::remote(&args.remote)?.document("jobs").await?;
     if args.json {
-        return json(&jobs);
+        return out(&(document + "\n"));
     }
+    let jobs: Vec<JobLine> = api::read(&document)?;
     let mut shown = table(["id", "job", "state", "objective", "seconds", "note"], 3..5);
     for job in &jobs {
         shown.add_row([
@@ -32,10 +38,11 @@ pub async fn jobs(args: ListArgs) -> Result<()> {
 
 /// `flexps slaves`.
 pub async fn slaves(args: ListArgs) -> Result<()> {
-    let slaves = Client::remote(&args.remote)?.slaves().await?;
+    let document = Client::remote(&args.remote)?.document("slaves").await?;
     if args.json {
-        return json(&slaves);
+        return out(&(document + "\n"));
     }
+    let slaves: Vec<SlaveLine> = api::read(&document)?;
     let mut shown = table(["id", "name", "host", "slots", "busy", "memory", "asked", "last heard", "pid"], 3..9);
     for slave in &slaves {
         shown.add_row([
@@ -60,14 +67,14 @@ pub async fn status(args: StatusArgs) -> Result<()> {
         return super::watch::watch(&client).await;
     }
     if let Some(job) = args.job {
-        let news = client.watch(job, 0, Duration::ZERO).await?;
-        let report = news.report()?;
+        let document = client.document(&format!("jobs/{job}")).await?;
+        let news: JobNews = api::read(&document)?;
         if let Some(file) = &args.curve {
-            curve::write(file, &report)?;
+            curve::write(file, &news.report)?;
         }
-        return if args.json { json(&report) } else { out(&one_job(&news, &report)) };
+        return if args.json { out(&(report(&document)? + "\n")) } else { out(&one_job(&news)) };
     }
-    let (jobs, slaves) = (client.jobs().await?, client.slaves().await?);
+    let Overview { jobs, slaves, .. } = client.overview().await?;
     let count = |wanted| jobs.iter().filter(|job| job.state == wanted).count();
     let (slots, busy) = slaves.iter().fold((0, 0), |(slots, busy), s| (slots + s.slots, busy + s.busy));
     if args.json {
@@ -98,12 +105,24 @@ pub async fn cancel(args: CancelArgs) -> Result<()> {
     Ok(())
 }
 
-fn one_job(news: &JobProgress, report: &Report) -> String {
+/// The report in a job's document, as the master wrote it.
+fn report(document: &str) -> Result<String> {
+    #[derive(Deserialize)]
+    struct Holds<'a> {
+        #[serde(borrow)]
+        report: &'a RawValue,
+    }
+    let holds: Holds<'_> = serde_json::from_str(document).map_err(Error::bug)?;
+    Ok(holds.report.get().to_owned())
+}
+
+fn one_job(news: &JobNews) -> String {
+    let report = &news.report;
     let mut text = format!("{} {}: {}", report.id, report.job, state(report.state));
     if let Some(waiting) = news.waiting.as_ref().filter(|_| !report.state.ended()) {
         text.push_str(&format!(", {waiting}"));
     }
-    if let Some((stage, threads, epoch)) = &news.stage {
+    if let Some(RunningStage { name: stage, threads, epoch }) = &news.stage {
         text.push_str(&format!(", stage {stage} of epoch {epoch} on {threads} threads"));
     }
     if let Some(error) = &report.error {

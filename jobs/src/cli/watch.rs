@@ -8,8 +8,9 @@ use super::query::state;
 use super::table::{lines, memory, table};
 use super::terminal::out;
 use flexps_common::Result;
-use flexps_common::wire::control::JobLine;
+use flexps_common::wire::api::JobLine;
 use flexps_common::wire::slaves::SlaveLine;
+use flexps_master::Overview;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub async fn watch(client: &Client) -> Result<()> {
     let mut interrupt = Interrupt::new()?;
     let clear = if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
     loop {
-        let (jobs, slaves) = (client.jobs().await?, client.slaves().await?);
+        let Overview { jobs, slaves, .. } = client.overview().await?;
         out(&format!("{clear}{}\n", picture(client.address(), &jobs, &slaves)))?;
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}

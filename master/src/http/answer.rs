@@ -4,8 +4,6 @@
 //! frame or read it.
 
 use bytes::Bytes;
-use flexps_common::Error;
-use flexps_common::error::Fault;
 use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use http_body_util::StreamBody;
@@ -57,14 +55,4 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
 /// Why a request is not carried out.
 pub fn refusal(status: StatusCode, why: &str) -> Answer {
     json(status, &serde_json::json!({ "error": why }))
-}
-
-/// The same, of an error.
-pub fn failure(error: &Error) -> Answer {
-    let status = match error.fault {
-        Fault::User | Fault::Data => StatusCode::BAD_REQUEST,
-        _ if error.retry => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    refusal(status, &error.message)
 }

@@ -4,12 +4,13 @@
 //! does not read, only the newest picture is kept, and that is shared by all.
 
 use super::answer::{self, Answer};
-use crate::event::Event;
+use crate::api::Api;
 use crate::master::overview::Overview;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -25,15 +26,15 @@ const LISTENERS: usize = 64;
 /// See the module.
 pub struct Feed {
     newest: watch::Receiver<Bytes>,
-    places: std::sync::Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Feed {
     /// A feed, and the task that fills it.
-    pub fn start(events: mpsc::UnboundedSender<Event>) -> (Self, JoinHandle<()>) {
+    pub fn start(api: Arc<Api>) -> (Self, JoinHandle<()>) {
         let (publish, newest) = watch::channel(Bytes::new());
-        let task = tokio::spawn(fill(events, publish));
-        (Self { newest, places: std::sync::Arc::new(Semaphore::new(LISTENERS)) }, task)
+        let task = tokio::spawn(fill(api, publish));
+        (Self { newest, places: Arc::new(Semaphore::new(LISTENERS)) }, task)
     }
 
     /// The answer to one who wants to listen.
@@ -61,7 +62,7 @@ impl Feed {
     }
 }
 
-async fn fill(events: mpsc::UnboundedSender<Event>, publish: watch::Sender<Bytes>) {
+async fn fill(api: Arc<Api>, publish: watch::Sender<Bytes>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut last = String::new();
@@ -71,11 +72,8 @@ async fn fill(events: mpsc::UnboundedSender<Event>, publish: watch::Sender<Bytes
         if publish.receiver_count() < 2 {
             continue;
         }
-        let (reply, overview) = oneshot::channel();
-        if events.send(Event::Look(reply)).is_err() {
-            return;
-        }
-        let Ok(overview) = overview.await else { return };
+        // The master has ended.
+        let Ok(overview) = api.look().await else { return };
         let essence = essence(&overview);
         if essence != last {
             last = essence;

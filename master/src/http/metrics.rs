@@ -30,7 +30,7 @@ pub fn text(overview: &Overview) -> String {
     let mut out = String::new();
     for (name, kind, help, samples) in [
         ("uptime_seconds", "gauge", "Seconds since the master's begin.", alone(overview.up)),
-        ("policy", "gauge", "1 for the policy that decides.", labelled("policy", &[(overview.policy, 1.0)])),
+        ("policy", "gauge", "1 for the policy that decides.", labelled("policy", &[(&overview.policy, 1.0)])),
         ("slaves", "gauge", "Live slaves.", alone(slaves.len() as f64)),
         ("slave_slots", "gauge", "Slots that a slave lends.", by_slave(|s| f64::from(s.slots))),
         ("slave_busy_slots", "gauge", "Slots in which stages run.", by_slave(|s| f64::from(s.busy))),

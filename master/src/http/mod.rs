@@ -1,19 +1,17 @@
-//! The master's pages: one small HTTP server with a JSON API, metrics, events and a page for people.
+//! The master's pages: one small HTTP server with the API, metrics, events and a page for people.
 //!
 //! Invariants: a connection carries one request, lives 30 s at most and holds bounded memory, whatever its client
 //! does; no request changes the master's state but through the events that any client's message becomes; beyond loopback
 //! nobody is answered who does not show the cluster's token.
 
 mod answer;
-mod api;
 mod feed;
 mod guard;
 mod metrics;
+mod pages;
 
-use crate::event::Event;
+use crate::api::Api;
 use answer::Answer;
-use api::Api;
-use flexps_common::job::Registry;
 use flexps_common::transport::Secret;
 use flexps_common::{Error, Result};
 use guard::Guard;
@@ -21,11 +19,12 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pages::Pages;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// How long a connection may live; a page that listens to events comes back by itself.
@@ -69,12 +68,8 @@ impl Drop for Server {
     }
 }
 
-/// Starts a server that asks the master's loop.
-pub(crate) async fn start(
-    options: Options,
-    registry: Registry,
-    events: mpsc::UnboundedSender<Event>,
-) -> Result<Server> {
+/// Starts a server of the API and what stands beside it.
+pub(crate) async fn start(options: Options, api: Arc<Api>) -> Result<Server> {
     let Options { address, secret, names } = options;
     let bad = |e: &dyn std::fmt::Display| Error::user(format!("--http {address}: {e}; give HOST:PORT"));
     let targets: Vec<_> = tokio::net::lookup_host(&address).await.map_err(|e| bad(&e))?.collect();
@@ -86,13 +81,12 @@ pub(crate) async fn start(
     let listener = TcpListener::bind(&targets[..]).await.map_err(|e| bad(&e))?;
     let bound = listener.local_addr().map_err(|e| bad(&e))?.to_string();
     let guard = Guard::new(&address, names, secret.as_ref())?;
-    let (feed, feeding) = feed::Feed::start(events.clone());
-    let api = Arc::new(Api { registry, events, feed, guard });
-    let accepting = tokio::spawn(accept(listener, api));
+    let (feed, feeding) = feed::Feed::start(api.clone());
+    let accepting = tokio::spawn(accept(listener, Arc::new(Pages { api, feed, guard })));
     Ok(Server { address: bound, tasks: [accepting, feeding] })
 }
 
-async fn accept(listener: TcpListener, api: Arc<Api>) {
+async fn accept(listener: TcpListener, pages: Arc<Pages>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -102,11 +96,11 @@ async fn accept(listener: TcpListener, api: Arc<Api>) {
         };
         match places.clone().try_acquire_owned() {
             Ok(place) => {
-                let api = api.clone();
+                let pages = pages.clone();
                 tokio::spawn(async move {
                     let _place = place;
                     // One that takes longer is cut off; what its client makes of it is its own affair.
-                    let _ = tokio::time::timeout(LONGEST, serve(stream, api)).await;
+                    let _ = tokio::time::timeout(LONGEST, serve(stream, pages)).await;
                 });
             }
             Err(_) => {
@@ -118,12 +112,12 @@ async fn accept(listener: TcpListener, api: Arc<Api>) {
     }
 }
 
-async fn serve(stream: TcpStream, api: Arc<Api>) {
+async fn serve(stream: TcpStream, pages: Arc<Pages>) {
     // Without it small answers wait for acknowledgements.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| {
-        let api = api.clone();
-        async move { Ok::<Answer, Infallible>(api.answer(request).await) }
+        let pages = pages.clone();
+        async move { Ok::<Answer, Infallible>(pages.answer(request).await) }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -18,7 +18,7 @@ use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::plan::Plan;
 use flexps_common::report::{ReadReport, Report, State};
 use flexps_common::scheduling::Scheduling;
-use flexps_common::wire::control::{JobLine, JobProgress};
+use flexps_common::wire::api::{JobLine, JobNews};
 use reading::Reading;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -265,15 +265,13 @@ impl Job {
     }
 
     /// The news for a client.
-    pub fn progress(&self, now: Duration) -> JobProgress {
+    pub fn news(&self, now: Duration) -> JobNews {
         let (mut stage, mut reading) = (None, false);
         if let Phase::Started(started) = &self.phase {
             stage = started.driver.running();
             reading = started.readings.iter().any(Reading::under_way);
         }
-        // A report holds what serde_json can always write: strings, finite numbers, lists and maps with text keys.
-        let report = serde_json::to_string(&self.report(now)).unwrap_or_default();
-        JobProgress { version: self.version, report, waiting: self.waiting.clone(), stage, reading }
+        JobNews { version: self.version, waiting: self.waiting.clone(), stage, reading, report: self.report(now) }
     }
 
     /// Its line in a list.

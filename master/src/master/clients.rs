@@ -1,8 +1,8 @@
-//! What clients ask: submissions, news, lists, cancels.
+//! What clients ask: submissions, news, cancels.
 
 use super::Master;
 use super::drive::peak_memory_bytes;
-use crate::event::{Event, Reply};
+use crate::event::{Event, Reply, Waiter};
 use crate::history::Record;
 use crate::job::driver::panic_text;
 use crate::job::{Job, Phase, Submission, admission, experiment};
@@ -16,15 +16,10 @@ use flexps_common::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-/// Longest that a client may wait for news in one request.
-const LONGEST_WATCH: Duration = Duration::from_secs(60);
-
-/// A client that waits for news of a job.
-pub(super) struct Waiter {
-    job: JobId,
-    seen: u64,
+/// One who waits for news, and until when by the master's clock.
+pub(super) struct Waiting {
+    waiter: Waiter,
     until: Duration,
-    reply: Reply,
 }
 
 impl Master {
@@ -34,19 +29,7 @@ impl Master {
             ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment } => {
                 self.submit(Submission { name, params, plan_hash, reproducible, token, scheduling, experiment }, now)
             }
-            ToMaster::Watch { job, seen, wait_ms } => {
-                let wait = Duration::from_millis(wait_ms).min(LONGEST_WATCH);
-                return self.watch(Waiter { job, seen, until: now + wait, reply }, now);
-            }
             ToMaster::Snapshot(wanted) => return self.snapshot(wanted, reply),
-            ToMaster::Cancel { job } => self.cancel(job, now),
-            ToMaster::Jobs => Ok(FromMaster::Jobs(self.jobs.values().map(|j| j.line(now)).collect())),
-            ToMaster::History { from } => {
-                let (lines, next) = self.log.page(from);
-                Ok(FromMaster::History { lines, next })
-            }
-            ToMaster::SetPolicy { policy } => self.set_policy(&policy, now),
-            ToMaster::Slaves => Ok(FromMaster::Slaves(self.slaves.lines(now))),
             message => self.slave_message(from, message, now),
         };
         // An error means that nobody waits for the answer any more.
@@ -112,52 +95,57 @@ impl Master {
         Ok(plan)
     }
 
-    fn set_policy(&mut self, name: &str, now: Duration) -> Result<FromMaster> {
+    pub(super) fn set_policy(&mut self, name: &str, now: Duration) -> Result<()> {
         self.policy = scheduler::policy(name)?;
         tracing::info!(policy = name, "another policy");
         self.log.push(&Record::Policy { at: now.as_secs_f64(), policy: name.to_owned() });
         self.unplaced = true;
-        Ok(FromMaster::Ok)
+        Ok(())
     }
 
-    fn cancel(&mut self, job: JobId, now: Duration) -> Result<FromMaster> {
+    pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<()> {
         let known = self.jobs.get(&job).ok_or_else(|| unknown(job))?;
         if !matches!(known.phase, Phase::Ended) {
             tracing::info!(%job, "job is to be cancelled");
             self.fail(job, Error::cancelled(), now);
         }
-        Ok(FromMaster::Ok)
+        Ok(())
     }
 
-    fn watch(&mut self, waiter: Waiter, now: Duration) {
-        match self.jobs.get_mut(&waiter.job) {
-            None => {
-                let _ = waiter.reply.send(Err(unknown(waiter.job)));
-            }
-            Some(job) if due(job, &waiter, now) => {
+    pub(super) fn watch(&mut self, waiter: Waiter, now: Duration) {
+        let until = now + waiter.wait;
+        self.watched(Waiting { waiter, until }, now);
+    }
+
+    fn watched(&mut self, waiting: Waiting, now: Duration) {
+        let job = waiting.waiter.job;
+        let news = match self.jobs.get_mut(&job) {
+            None => Err(unknown(job)),
+            Some(job) if due(job, &waiting, now) => {
                 let slaves = job.started().map(|s| s.slaves.clone());
                 if let Some(slaves) = slaves {
                     job.report.peak_memory_bytes = peak_memory_bytes(&self.slaves, &slaves);
                 }
-                let _ = waiter.reply.send(Ok(FromMaster::Progress(Box::new(job.progress(now)))));
+                Ok(job.news(now))
             }
-            Some(_) => self.waiters.push(waiter),
-        }
+            Some(_) => return self.waiters.push(waiting),
+        };
+        let _ = waiting.waiter.reply.send(news);
     }
 
     /// Answers those who wait for news that are there, and those whose time is up.
     pub(super) fn news(&mut self, now: Duration) {
-        for waiter in std::mem::take(&mut self.waiters) {
+        for waiting in std::mem::take(&mut self.waiters) {
             // One whose client has gone is dropped.
-            if !waiter.reply.is_closed() {
-                self.watch(waiter, now);
+            if !waiting.waiter.reply.is_closed() {
+                self.watched(waiting, now);
             }
         }
     }
 }
 
-fn due(job: &Job, waiter: &Waiter, now: Duration) -> bool {
-    job.version > waiter.seen || now >= waiter.until || matches!(job.phase, Phase::Ended)
+fn due(job: &Job, waiting: &Waiting, now: Duration) -> bool {
+    job.version > waiting.waiter.seen || now >= waiting.until || matches!(job.phase, Phase::Ended)
 }
 
 pub(super) fn unknown(job: JobId) -> Error {

@@ -19,7 +19,7 @@ use crate::node::Options;
 use crate::scheduler::Policy;
 use crate::slaves::Slaves;
 use books::Books;
-use clients::Waiter;
+use clients::Waiting;
 use drive::KEPT_JOBS;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
@@ -61,7 +61,7 @@ pub struct Master {
     snapshots: u64,
     books: Books,
     log: Log,
-    waiters: Vec<Waiter>,
+    waiters: Vec<Waiting>,
     counts: Counts,
     /// Whether slots or ready stages changed since they were last matched.
     unplaced: bool,
@@ -123,10 +123,12 @@ impl Master {
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
             Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
-            Event::Look(reply) => {
-                // An error means that nobody waits for it any more.
-                let _ = reply.send(self.overview(now));
-            }
+            // An error means that nobody waits for the answer any more.
+            Event::Look(reply) => _ = reply.send(self.overview(now)),
+            Event::Watch(waiter) => self.watch(waiter, now),
+            Event::Cancel(job, reply) => _ = reply.send(self.cancel(job, now)),
+            Event::History(from, reply) => _ = reply.send(self.log.page(from)),
+            Event::SetPolicy(policy, reply) => _ = reply.send(self.set_policy(&policy, now)),
             Event::Tick => self.tick(now),
             Event::Stop => self.stop(now),
         }

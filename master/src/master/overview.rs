@@ -7,21 +7,21 @@ use crate::job::Phase;
 use crate::scheduler::Reservation;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::report::State;
-use flexps_common::wire::control::JobLine;
+use flexps_common::wire::api::JobLine;
 use flexps_common::wire::slaves::SlaveLine;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The whole master at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Overview {
     /// What its clock shows: seconds since the begin of its history.
     pub seconds: f64,
     /// Seconds since its own begin.
     pub up: f64,
     /// Its policy.
-    pub policy: &'static str,
+    pub policy: String,
     /// Its live slaves.
     pub slaves: Vec<SlaveLine>,
     /// Its jobs, newest last.
@@ -38,7 +38,7 @@ pub struct Overview {
 }
 
 /// A job, or the stage of one, that waits.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Waiting {
     /// The job.
     pub job: JobId,
@@ -55,7 +55,7 @@ pub struct Waiting {
 }
 
 /// A stage that runs.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UnderWay {
     /// Its job.
     pub job: JobId,
@@ -159,7 +159,7 @@ impl Master {
         Overview {
             seconds: now.as_secs_f64(),
             up: self.born.elapsed().as_secs_f64(),
-            policy: self.policy.name(),
+            policy: self.policy.name().to_owned(),
             slaves: self.slaves.lines(now),
             jobs: self.jobs.values().map(|job| job.line(now)).collect(),
             queue: self.jobs.values().flat_map(waits).collect(),

@@ -7,6 +7,7 @@ use flexps_common::ids::JobId;
 use flexps_common::model::Model;
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
+use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
 use std::time::Instant;
 
@@ -38,7 +39,7 @@ async fn a_job_runs_on_all_slaves_and_its_report_holds_everything() {
         assert!(slave.saw(|m| matches!(m, ToSlave::Close { job } if *job == id)));
         assert!(slave.saw(|m| matches!(m, ToSlave::Facts { facts, .. } if facts.rows == 20)));
     }
-    let Ok(FromMaster::Jobs(lines)) = cluster.ask(ToMaster::Jobs).await else { panic!() };
+    let lines: Vec<JobLine> = cluster.get("jobs").await.unwrap();
     assert_eq!((lines.len(), lines[0].state, lines[0].objective), (1, State::Done, Some(0.5)));
 }
 
@@ -69,7 +70,7 @@ async fn another_plan_or_an_unknown_job_is_refused() {
     assert!(error.message.contains("the same build"), "{error}");
     let error = cluster.ask(submit("magic")).await.unwrap_err();
     assert!(error.message.contains("no job is called 'magic'"), "{error}");
-    let error = cluster.ask(ToMaster::Watch { job: JobId(9), seen: 0, wait_ms: 0 }).await.unwrap_err();
+    let error = cluster.get::<JobNews>("jobs/j9").await.unwrap_err();
     assert!(error.message.contains("no job j9"), "{error}");
 }
 
@@ -132,12 +133,14 @@ async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
         })
         .await;
     let first = cluster.submit(Rounds::default()).await.unwrap();
-    cluster.until(first, |news, _| news.stage == Some(("work".to_owned(), 1, 1))).await;
+    cluster
+        .until(first, |news, _| news.stage == Some(RunningStage { name: "work".to_owned(), threads: 1, epoch: 1 }))
+        .await;
     let second = cluster.submit(Rounds::default()).await.unwrap();
     cluster.until(second, |news, _| news.waiting.as_deref() == Some("needs 1 slots, 0 of 1 are free")).await;
     let third = cluster.submit(Rounds::default()).await.unwrap();
     for job in [second, first] {
-        assert_eq!(cluster.ask(ToMaster::Cancel { job }).await, Ok(FromMaster::Ok));
+        cluster.cancel(job).await;
         let report = cluster.end(job).await;
         assert_eq!((report.state, report.error.map(|e| e.fault)), (State::Cancelled, Some(Fault::Cancelled)));
     }
@@ -164,15 +167,14 @@ async fn a_master_that_is_stopped_cancels_its_jobs_and_ends() {
     let cluster = Cluster::new().await;
     let id = cluster.submit(Rounds::default()).await.unwrap();
     let client = cluster.client.clone();
-    let watching = tokio::spawn(async move {
-        client.ask::<_, FromMaster>(&ToMaster::Watch { job: id, seen: u64::MAX, wait_ms: 30_000 }, DEADLINE).await
-    });
+    let question = ToMaster::Api(Request::get(format!("jobs/{id}?seen={}&wait_ms=30000", u64::MAX)));
+    let watching = tokio::spawn(async move { client.ask::<_, FromMaster>(&question, DEADLINE).await });
     // The job waits for a slave, so that its watcher waits too.
     cluster.until(id, |news, _| news.waiting.as_deref() == Some("waits for a slave")).await;
     cluster.master.stop();
     tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
-    let Ok(FromMaster::Progress(news)) = watching.await.unwrap() else { panic!("the watcher gets the end") };
-    assert_eq!(news.report().unwrap().state, State::Cancelled);
+    let Ok(FromMaster::Api(answer)) = watching.await.unwrap() else { panic!("the watcher gets the end") };
+    assert_eq!(answer.read::<JobNews>().unwrap().report.state, State::Cancelled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,7 +202,7 @@ async fn a_job_after_another_waits_for_its_end_and_fails_with_it() {
     let second = cluster.submit_scheduled(Rounds::default(), after(first)).await.unwrap();
     let third = cluster.submit_scheduled(Rounds::default(), after(second)).await.unwrap();
     cluster.until(third, |news, _| news.waiting.as_deref() == Some("waits for the end of j2")).await;
-    cluster.ask(ToMaster::Cancel { job: second }).await.unwrap();
+    cluster.cancel(second).await;
     let report = cluster.end(third).await;
     assert_eq!(report.state, State::Failed);
     assert!(report.error.unwrap().message.contains("j2, after which it was to run, was cancelled"));
@@ -215,8 +217,8 @@ async fn two_jobs_that_each_need_more_than_half_of_the_cluster_end_a_hundred_tim
     let cluster = Cluster::new().await;
     let _slaves = [cluster.slave("h1", 2).await, cluster.slave("h2", 2).await];
     for round in 0..100 {
-        let policy = crate::scheduler::POLICIES[round % crate::scheduler::POLICIES.len()].to_owned();
-        assert_eq!(cluster.ask(ToMaster::SetPolicy { policy }).await, Ok(FromMaster::Ok));
+        let policy = crate::scheduler::POLICIES[round % crate::scheduler::POLICIES.len()];
+        cluster.post("policy", &serde_json::json!({ "policy": policy })).await.unwrap();
         let wide = || Rounds { rounds: 3, threads: 3, ..Rounds::default() };
         let (first, second) = tokio::join!(cluster.submit(wide()), cluster.submit(wide()));
         for job in [first.unwrap(), second.unwrap()] {
@@ -236,4 +238,31 @@ async fn a_job_that_ends_after_its_deadline_says_by_how_much() {
     let job = cluster.submit_scheduled(Rounds::default(), Scheduling { deadline: Some(1e6), ..Scheduling::default() });
     let report = cluster.end(job.await.unwrap()).await;
     assert!(!report.notes.iter().any(|note| note.contains("deadline")), "{:?}", report.notes);
+}
+
+#[tokio::test]
+async fn what_the_api_does_not_take_is_refused_over_a_connection_as_over_http() {
+    let cluster = Cluster::new().await;
+    let of = async |method: &str, path: &str, body: &str| {
+        let (method, path, body) = (method.to_owned(), path.to_owned(), body.to_owned());
+        let answer = cluster.api(Request { method, path, body }).await;
+        (answer.status, answer.document().unwrap_err())
+    };
+    let long = " ".repeat(BODY + 1);
+    for (method, path, body, status, says) in [
+        ("GET", "nothing", "", 404, "there is nothing here"),
+        ("GET", "/jobs", "", 404, "there is nothing here"),
+        ("GET", "jobs/j9", "", 404, "no job j9"),
+        ("POST", "jobs/j9/cancel", "{}", 404, "no job j9"),
+        ("POST", "overview", "{}", 405, "only GET"),
+        ("GET", "policy", "", 405, "only POST"),
+        ("GET", "history?from=x", "", 400, "from=x is no number"),
+        ("POST", "jobs", "{", 400, "no submission"),
+        ("POST", "policy", "{}", 400, "names no policy"),
+        ("POST", "policy", r#"{"policy":"magic"}"#, 400, "magic"),
+        ("POST", "jobs", &long, 400, "at most 65536 bytes"),
+    ] {
+        let (given, error) = of(method, path, body).await;
+        assert!(given == status && error.fault == Fault::User && error.message.contains(says), "{path}: {error}");
+    }
 }

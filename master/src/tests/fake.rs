@@ -16,12 +16,14 @@ use flexps_common::scheduling::Scheduling;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::value::Type;
+use flexps_common::wire::api::{Answer, JobNews, Request};
 use flexps_common::wire::control::*;
 use flexps_common::wire::kv::{FromShard, KeyList, ToShard};
 use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -298,22 +300,38 @@ impl Cluster {
         }
     }
 
-    pub async fn watch(&self, job: JobId, seen: u64, wait_ms: u64) -> JobProgress {
-        match self.ask(ToMaster::Watch { job, seen, wait_ms }).await.unwrap() {
-            FromMaster::Progress(news) => *news,
+    /// What the API answers.
+    pub async fn api(&self, request: Request) -> Answer {
+        match self.ask(ToMaster::Api(request)).await.unwrap() {
+            FromMaster::Api(answer) => answer,
             other => panic!("{other:?}"),
         }
     }
 
+    /// A document of the API.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        self.api(Request::get(path)).await.read()
+    }
+
+    /// A request of the API that changes something.
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> Result<String> {
+        self.api(Request::post(path, body)?).await.document()
+    }
+
+    /// Asks for a job's end.
+    pub async fn cancel(&self, job: JobId) {
+        self.post(&format!("jobs/{job}/cancel"), &serde_json::json!({})).await.unwrap();
+    }
+
     /// Waits for news that are as wanted.
-    pub async fn until(&self, job: JobId, wanted: impl Fn(&JobProgress, &Report) -> bool) -> Report {
+    pub async fn until(&self, job: JobId, wanted: impl Fn(&JobNews, &Report) -> bool) -> Report {
         let found = async {
             let mut seen = 0;
             loop {
-                let news = self.watch(job, seen, 1_000).await;
-                let report = news.report().unwrap();
-                if wanted(&news, &report) {
-                    return report;
+                let news: JobNews = self.get(&format!("jobs/{job}?seen={seen}&wait_ms=1000")).await.unwrap();
+                let report = &news.report;
+                if wanted(&news, report) {
+                    return news.report;
                 }
                 assert!(!report.state.ended(), "{report:?}");
                 seen = news.version;

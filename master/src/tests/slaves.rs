@@ -8,7 +8,9 @@ use flexps_common::error::Fault;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use flexps_common::transport::{Connection, Network};
+use flexps_common::wire::api::JobNews;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, SILENCE_MS, ToMaster, ToSlave};
+use flexps_common::wire::slaves::SlaveLine;
 use std::time::{Duration, Instant};
 
 /// Its workers never end by themselves.
@@ -36,7 +38,7 @@ async fn without_the_second(go: impl FnOnce(Fake) -> Option<Fake>, how: &str, wi
     assert!(first.saw(|m| matches!(m, ToSlave::Close { job } if *job == id)));
     let next = cluster.submit(Rounds::default()).await.unwrap();
     assert_eq!(cluster.end(next).await.state, State::Done, "the cluster takes the next job");
-    let Ok(FromMaster::Slaves(lines)) = cluster.ask(ToMaster::Slaves).await else { panic!() };
+    let lines: Vec<SlaveLine> = cluster.get("slaves").await.unwrap();
     assert_eq!(lines.iter().map(|l| (l.name.as_str(), l.busy)).collect::<Vec<_>>(), [("h1", 0)]);
 }
 
@@ -186,7 +188,8 @@ async fn a_slave_with_nothing_to_read_gets_what_another_one_has_not_begun() {
         }
     };
     assert_eq!(tokio::time::timeout(DEADLINE, got).await.unwrap(), (3, 373_334, 560_000));
-    assert_eq!(cluster.watch(job, 0, 0).await.report().unwrap().read.stolen, 1);
+    let news: JobNews = cluster.get(&format!("jobs/{job}")).await.unwrap();
+    assert_eq!(news.report.read.stolen, 1);
 }
 
 #[tokio::test]
@@ -215,7 +218,7 @@ async fn a_slave_that_leaves_is_not_used_any_more() {
     let cluster = Cluster::new().await;
     let slave = cluster.slave("h1", 1).await;
     assert_eq!(cluster.ask(ToMaster::Leave { slave: slave.id }).await, Ok(FromMaster::Ok));
-    assert_eq!(cluster.ask(ToMaster::Slaves).await, Ok(FromMaster::Slaves(Vec::new())));
+    assert_eq!(cluster.get("slaves").await, Ok(Vec::<SlaveLine>::new()));
     let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1, peak_memory_bytes: 0 };
     assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
 }

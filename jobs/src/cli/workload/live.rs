@@ -194,7 +194,7 @@ async fn play(
         }
         loop {
             // One that is no longer listed has ended long ago.
-            let listed = client.jobs().await?;
+            let listed = client.overview().await?.jobs;
             let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
             if !ids.values().any(running) {
                 return Ok::<_, Error>(());

@@ -22,6 +22,7 @@ use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::plan::{Flow, LoadSpec, Plan, Progress, TableOp};
 use flexps_common::report::{Access, EpochReport, FailedLog, StageReport, TransferReport};
+use flexps_common::wire::api::RunningStage;
 use flexps_common::wire::control::{Launch, Outcome, Partials};
 use flexps_common::wire::moved::{Copies, Sent};
 use flexps_common::{Error, Result};
@@ -236,12 +237,13 @@ impl Driver {
         self.homes.now()
     }
 
-    /// The stages that run now: names, workers, round from 1.
-    pub fn running(&self) -> Option<(String, u32, u64)> {
+    /// The stages that run now.
+    pub fn running(&self) -> Option<RunningStage> {
         let Phase::Stages(group) = &self.phase else { return None };
         let names: Vec<&str> = group.running().map(|running| self.stage_name(running.stage)).collect();
         let threads = group.running().map(Running::threads).sum();
-        (!names.is_empty()).then(|| (names.join(", "), threads, self.progress.epoch + 1))
+        let (name, epoch) = (names.join(", "), self.progress.epoch + 1);
+        (!names.is_empty()).then_some(RunningStage { name, threads, epoch })
     }
 
     /// Where it stands, for errors and for those who wait: e.g. `in stage full-gradient, epoch 3`.

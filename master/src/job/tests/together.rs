@@ -8,6 +8,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::plan::{Flow, Plan, TableOp};
+use flexps_common::wire::api::RunningStage;
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use std::time::Duration;
 
@@ -82,7 +83,8 @@ fn stages_of_a_group_begin_when_those_that_they_name_have_ended_and_the_next_ste
         let right = launch(&mut driver, begin + 2, 1, S2);
         assert_eq!((&left.beside, &right.beside), (&vec![], &vec![left.run]));
         assert_eq!(driver.whereabouts(), format!("in stages left, right, loose, epoch {}", round + 1));
-        assert_eq!(driver.running(), Some(("left, right".to_owned(), 2, round + 1)));
+        let both = RunningStage { name: "left, right".to_owned(), threads: 2, epoch: round + 1 };
+        assert_eq!(driver.running(), Some(both));
         assert!(driver.step(at(begin + 2), Event::Placed(2, vec![(S1, 1)], Why::Balance)).is_empty(), "not its turn");
         assert!(done(&mut driver, begin + 3, &right, 1.0).is_empty());
         let next = done(&mut driver, begin + 4, &left, 2.0);

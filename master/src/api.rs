@@ -1,0 +1,221 @@
+//! The API below `/api/v1`: what is asked for, and what is answered, for whoever asks: a browser or script over HTTP, the
+//! `flexps` command over its connection.
+//!
+//! Invariants: an answer comes within [`ANSWER_WITHIN`] or is an error; no request changes the master's state but through
+//! its loop's events.
+
+use crate::event::{Event, Waiter};
+use crate::job::driver::panic_text;
+use crate::master::overview::Overview;
+use flexps_common::error::Fault;
+use flexps_common::ids::JobId;
+use flexps_common::job::Registry;
+use flexps_common::scheduling::Scheduling;
+use flexps_common::transport::Connection;
+use flexps_common::wire::api::{Answer, BODY, JobNews, Request};
+use flexps_common::wire::control::{FromMaster, ToMaster};
+use flexps_common::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+/// How long the master may take to answer.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Longest that one request may wait for news of a job.
+const LONGEST_WATCH: Duration = Duration::from_secs(5);
+
+/// See the module.
+pub struct Api {
+    registry: Registry,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+/// A job that a client submits.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Submitted {
+    /// Its name in the registry.
+    job: String,
+    /// Its parameters, named like its flags.
+    #[serde(default)]
+    params: serde_json::Map<String, Value>,
+    /// When it is to run.
+    #[serde(default)]
+    scheduling: Scheduling,
+    /// Splits are assigned in a fixed order.
+    #[serde(default)]
+    reproducible: bool,
+    /// A number that the client made up: the same one again is the same job.
+    #[serde(default = "rand::random")]
+    token: u64,
+}
+
+/// Another policy.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Policy {
+    policy: String,
+}
+
+impl Api {
+    /// The API of a master whose loop takes these events.
+    pub fn new(registry: Registry, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self { registry, events }
+    }
+
+    /// The answer to a request.
+    pub async fn answer(&self, request: &Request) -> Answer {
+        match timeout(ANSWER_WITHIN, self.route(request)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(e)) => failure(&e),
+            Err(_) => refusal(504, "the master did not answer in time"),
+        }
+    }
+
+    async fn route(&self, request: &Request) -> Result<Answer> {
+        let Request { method, path, body } = request;
+        if body.len() > BODY {
+            return Err(Error::user(format!("a body of {} bytes, at most {BODY} bytes are taken", body.len())));
+        }
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let parts: Vec<&str> = path.split('/').collect();
+        match (method.as_str(), parts.as_slice()) {
+            ("GET", ["overview"]) => Ok(json(200, &self.look().await?)),
+            ("GET", ["jobs"]) => Ok(json(200, &self.look().await?.jobs)),
+            ("GET", ["slaves"]) => Ok(json(200, &self.look().await?.slaves)),
+            ("GET", ["queue"]) => Ok(json(200, &self.look().await?.queue)),
+            ("GET", ["kinds"]) => Ok(json(200, &self.kinds())),
+            ("GET", ["history"]) => self.history(query).await,
+            ("GET", ["jobs", id]) if let Ok(id) = id.parse() => self.job(id, query).await,
+            ("POST", ["jobs"]) => self.submit(body).await,
+            ("POST", ["jobs", id, "cancel"]) if let Ok(id) = id.parse() => self.cancel(id).await,
+            ("POST", ["policy"]) => self.set_policy(body).await,
+            _ => Ok(match allowed(path) {
+                "" => refusal(404, "there is nothing here; see / and /api/v1/overview"),
+                allowed => refused(method, allowed),
+            }),
+        }
+    }
+
+    /// The whole master at this moment.
+    pub async fn look(&self) -> Result<Overview> {
+        self.ask(Event::Look).await
+    }
+
+    /// What the master's loop answers to an event.
+    async fn ask<T>(&self, event: impl FnOnce(oneshot::Sender<T>) -> Event) -> Result<T> {
+        let ending = || Error::cluster("the master is ending").retryable();
+        let (reply, answer) = oneshot::channel();
+        self.events.send(event(reply)).map_err(|_| ending())?;
+        answer.await.map_err(|_| ending())
+    }
+
+    /// The jobs that can be submitted.
+    fn kinds(&self) -> Vec<Value> {
+        self.registry.kinds().map(|kind| serde_json::json!({ "name": kind.name, "about": kind.about })).collect()
+    }
+
+    /// News of a job: at once, or as soon as there are some after version `seen`, or it has ended, or `wait_ms` are over.
+    async fn job(&self, job: JobId, query: &str) -> Result<Answer> {
+        let seen = number(query, "seen")?.unwrap_or(0);
+        let wait = Duration::from_millis(number(query, "wait_ms")?.unwrap_or(0)).min(LONGEST_WATCH);
+        let news: Result<JobNews> = self.ask(|reply| Event::Watch(Waiter { job, seen, wait, reply })).await?;
+        Ok(news.map_or_else(|e| refusal(404, &e.message), |news| json(200, &news)))
+    }
+
+    /// Records from number `from` on, or the last ones.
+    async fn history(&self, query: &str) -> Result<Answer> {
+        let from = match (number(query, "from")?, number(query, "last")?) {
+            (Some(from), _) => from,
+            (None, Some(last)) => self.look().await?.next_record.saturating_sub(last),
+            (None, None) => 0,
+        };
+        let (lines, next) = self.ask(|reply| Event::History(from, reply)).await?;
+        Ok(Answer { status: 200, body: format!("{{\"next\":{next},\"records\":[{}]}}", lines.join(",")) })
+    }
+
+    async fn submit(&self, body: &str) -> Result<Answer> {
+        let submitted: Submitted =
+            serde_json::from_str(body).map_err(|e| Error::user(format!("the body is no submission: {e}")))?;
+        let kind = *self.registry.kind(&submitted.job)?;
+        let derive = || {
+            let job = kind.from_flags(&submitted.params)?;
+            Ok::<_, Error>((job.params()?, self.registry.plan(&*job)?.hash()))
+        };
+        let (params, plan_hash) = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
+            Err(Error::bug(format!("the plan of {} panicked: {}", kind.name, panic_text(&*panic))))
+        })?;
+        let Submitted { scheduling, reproducible, token, .. } = submitted;
+        let (name, experiment) = (kind.name.to_owned(), Default::default());
+        let message = ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment };
+        // Connections are told apart for slaves alone, which don't come this way.
+        let client = Connection(u64::MAX);
+        match self.ask(|reply| Event::Request(client, Box::new(message), reply)).await?? {
+            FromMaster::Submitted(id) => Ok(json(201, &serde_json::json!({ "id": id }))),
+            other => Err(Error::bug(format!("the master answered a submission with {other:?}"))),
+        }
+    }
+
+    async fn cancel(&self, job: JobId) -> Result<Answer> {
+        let known: Result<()> = self.ask(|reply| Event::Cancel(job, reply)).await?;
+        Ok(known.map_or_else(|e| refusal(404, &e.message), |()| json(202, &serde_json::json!({ "id": job }))))
+    }
+
+    async fn set_policy(&self, body: &str) -> Result<Answer> {
+        let Policy { policy } =
+            serde_json::from_str(body).map_err(|e| Error::user(format!("the body names no policy: {e}")))?;
+        let name = policy.clone();
+        self.ask(|reply| Event::SetPolicy(name, reply)).await??;
+        Ok(json(200, &serde_json::json!({ "policy": policy })))
+    }
+}
+
+/// The methods that a path takes; none where there is nothing.
+pub fn allowed(path: &str) -> &'static str {
+    match path.split('/').collect::<Vec<_>>().as_slice() {
+        ["jobs"] => "GET, POST",
+        ["policy"] => "POST",
+        ["jobs", id, "cancel"] if JobId::from_str(id).is_ok() => "POST",
+        ["overview" | "slaves" | "queue" | "kinds" | "history"] => "GET",
+        ["jobs", id] if JobId::from_str(id).is_ok() => "GET",
+        _ => "",
+    }
+}
+
+/// A number of a query.
+fn number(query: &str, name: &str) -> Result<Option<u64>> {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    value.map(|text| text.parse().map_err(|_| Error::user(format!("{name}={text} is no number")))).transpose()
+}
+
+/// A document.
+fn json(status: u16, value: &impl Serialize) -> Answer {
+    match serde_json::to_string(value) {
+        Ok(body) => Answer { status, body },
+        Err(e) => refusal(500, &format!("an answer as JSON: {e}")),
+    }
+}
+
+/// Why a request is not carried out.
+fn refusal(status: u16, why: &str) -> Answer {
+    Answer { status, body: serde_json::json!({ "error": why }).to_string() }
+}
+
+/// The same, of a method.
+pub fn refused(method: &str, allowed: &str) -> Answer {
+    refusal(405, &format!("{method} is not allowed here, only {allowed}"))
+}
+
+/// The same, of an error.
+pub fn failure(error: &Error) -> Answer {
+    let status = match error.fault {
+        Fault::User | Fault::Data => 400,
+        _ if error.retry => 503,
+        _ => 500,
+    };
+    refusal(status, &error.message)
+}
