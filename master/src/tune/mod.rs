@@ -4,8 +4,10 @@
 //! cold, is not measured; then three counts are tried, T(p) is fitted through them, and the count is taken that the fit says
 //! is best. What runs then is watched: each run makes the fit surer, a count that may be better after all is tried again as
 //! long as trying takes a small part of the stage's time, and when runs no longer take what they took, all is tried anew.
+//! What a count costs is the mean of its runs, since a job pays their sum; but how often a run comes that takes far longer than
+//! others, a few runs can't tell: no run counts more than two medians, and the slowest no more than the next.
 //! Among counts that the runs can't tell apart it stays at the one that it has, unless a smaller one costs no more: threads
-//! that are not needed take slots from others, and are now and then kept waiting by them, which a median does not show.
+//! that are not needed take slots from others.
 //! Invariants: a count is within the limits that were given; the same runs give the same counts.
 
 mod fit;
@@ -23,7 +25,9 @@ use flexps_common::report::{ThreadsReport, Tried};
 use std::collections::{BTreeMap, VecDeque};
 
 /// Runs of a count that are remembered.
-const REMEMBERED: usize = 16;
+const REMEMBERED: usize = 32;
+/// Medians that a run counts as, at most.
+const SLOWEST: f64 = 2.0;
 /// The part of a stage's time that doubts may take, beside the first tries.
 const DOUBTS: f64 = 0.03;
 /// Runs of a count before what is usual for it is known.
@@ -146,7 +150,7 @@ impl Tuner {
         let tried = |(threads, runs): (&u32, &VecDeque<f64>)| Tried {
             threads: *threads,
             runs: runs.len() as u64,
-            seconds: median(runs),
+            seconds: mean(runs),
         };
         let chosen = self.best();
         ThreadsReport {
@@ -242,21 +246,19 @@ impl Tuner {
         self.prices().filter_map(lowest).min_by(|a, b| a.1.total_cmp(&b.1)).map(|(threads, _)| threads)
     }
 
-    /// Seconds of a run, and their deviation. Where a count was tried the fit counts as one more run of it; of an even number
-    /// the lower of the middle two is taken, since what disturbs a run makes it slower.
+    /// Seconds of a run, and their deviation. Of a count that was tried little a slow run is thought to be rare, so that it is
+    /// tried again, and the fit counts as one more run.
     fn expected(&self, threads: u32) -> Option<(f64, f64)> {
         let runs = self.seen.get(&threads);
         if self.way == Way::Searched {
-            return runs.map(|runs| (median(runs), 0.0));
+            return runs.map(|runs| (mean(runs), 0.0));
         }
         let fit = self.fit.as_ref()?;
         let fitted = fit.curve.seconds(threads);
         let Some(runs) = runs else { return Some((fitted, fit.deviation(threads).hypot(fit.error * fitted))) };
-        let n = runs.len() as f64;
-        let mut all: Vec<f64> = runs.iter().copied().chain([fitted]).collect();
-        all.sort_by(f64::total_cmp);
-        let seconds = all[(all.len() - 1) / 2];
-        Some((seconds, fit.error * seconds / (n + 1.0).sqrt()))
+        let seconds =
+            if runs.len() < USUAL { middle(&sorted(runs.iter().copied().chain([fitted]))) } else { mean(runs) };
+        Some((seconds, fit.error * seconds / (runs.len() as f64 + 1.0).sqrt()))
     }
 
     /// Forgets all when the last runs of a count were not what is usual for it.
@@ -264,10 +266,10 @@ impl Tuner {
         let Some(runs) = self.seen.get(&threads).filter(|runs| runs.len() >= USUAL) else {
             return self.unusual.clear();
         };
-        let usual = median(runs);
-        let off: VecDeque<f64> = runs.iter().map(|run| (run - usual).abs()).collect();
+        let usual = middle(&sorted(runs.iter().copied()));
+        let off = sorted(runs.iter().map(|run| (run - usual).abs()));
         // The median of normal deviations is 0.67 of their standard deviation.
-        if (seconds - usual).abs() <= (OFF * usual).max(3.0 * 1.48 * median(&off)) {
+        if (seconds - usual).abs() <= (OFF * usual).max(3.0 * 1.48 * middle(&off)) {
             return self.unusual.clear();
         }
         if self.unusual.last().is_some_and(|last| (*last < usual) != (seconds < usual)) {
@@ -285,13 +287,22 @@ impl Tuner {
     }
 }
 
-/// The median; 0 of nothing.
-fn median(runs: &VecDeque<f64>) -> f64 {
-    let mut sorted: Vec<f64> = runs.iter().copied().collect();
+/// The mean of runs of which none counts more than [`SLOWEST`] medians, and the slowest no more than the next; 0 of nothing.
+fn mean(runs: &VecDeque<f64>) -> f64 {
+    let sorted = sorted(runs.iter().copied());
+    let Some(next) = sorted.get(sorted.len().saturating_sub(2)) else { return 0.0 };
+    let most = next.min(SLOWEST * middle(&sorted));
+    sorted.iter().map(|seconds| seconds.min(most)).sum::<f64>() / sorted.len() as f64
+}
+
+fn sorted(runs: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut sorted: Vec<f64> = runs.collect();
     sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => (sorted[n / 2 - 1] + sorted[n / 2]) / 2.0,
-    }
+    sorted
+}
+
+/// The median of runs in order; of an even number the lower of the middle two, since what disturbs a run makes it slower; 0
+/// of nothing.
+fn middle(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }
