@@ -41,11 +41,24 @@ pub struct Column<'a> {
 }
 
 impl Column<'_> {
-    /// Sum over the column's rows of x times `by`.
+    /// Sum over the column's rows of x times the first number that `by` has for each.
     #[inline(always)]
-    pub fn dot(&self, by: &[f64]) -> f64 {
+    pub fn dot(&self, by: &[[f64; 2]]) -> f64 {
         // SAFETY: a column's rows are below the number of rows, which all vectors by row have.
-        unsafe { dot_at(self.rows, self.values, by) }
+        dot_at(self.rows, self.values, |row| unsafe { by.get_unchecked(row)[0] })
+    }
+
+    /// Sum over the column's rows of x times the first number that `by` has for each, and of x^2 times the second.
+    #[inline(always)]
+    pub fn dots(&self, by: &[[f64; 2]]) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        self.each(|row, x| {
+            // SAFETY: as above.
+            let [first, second] = unsafe { *by.get_unchecked(row) };
+            sums[0] += x * first;
+            sums[1] += x * x * second;
+        });
+        sums
     }
 
     /// Calls `each` with the row and the value of each non-zero.

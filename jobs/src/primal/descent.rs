@@ -65,9 +65,8 @@ struct Own {
     /// Targets and weights; weight 0 is held out.
     targets: Vec<(f64, f64)>,
     scores: Vec<f64>,
-    /// Weighted slopes and curvatures, over n.
-    slopes: Vec<f64>,
-    curvatures: Vec<f64>,
+    /// Weighted slope and curvature of each, over n.
+    bends: Vec<[f64; 2]>,
     columns: Columns,
 }
 
@@ -130,7 +129,7 @@ impl Descent {
             let way = match &mut gram {
                 Some(gram) => {
                     if steps == 0 || !self.quadratic {
-                        gram.fill(worker, &mut shared.reduce, &own.curvatures)?;
+                        gram.fill(worker, &mut shared.reduce, &own.bends)?;
                     }
                     gram.step(&shared.weights, &shared.gradient, slope, shared.penalty)
                 }
@@ -141,9 +140,10 @@ impl Descent {
                         gradient: &shared.gradient,
                         own: &own_diagonal,
                         all: &shared.diagonal,
-                        curvature: &own.curvatures,
+                        bends: &own.bends,
                         penalty: shared.penalty,
                         bias: self.bias.then_some([slope, own_curvature, curvature]),
+                        alone: worker.place.threads == 1,
                         enough: if self.quadratic && worker.place.threads == 1 { 1e-3 } else { 0.0 },
                     }
                     .solve(&mut rng);
@@ -184,8 +184,8 @@ impl Descent {
             columns.add(weights, &mut scores);
             scores
         });
-        let (slopes, curvatures) = (vec![0.0; scores.len()], vec![0.0; scores.len()]);
-        Ok(Own { targets, scores, slopes, curvatures, columns })
+        let bends = vec![[0.0; 2]; scores.len()];
+        Ok(Own { targets, scores, bends, columns })
     }
 
     /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.
@@ -206,9 +206,7 @@ impl Descent {
         shared: &mut Shared,
     ) -> Result<(Vec<f64>, f64, Certificate)> {
         let (share, mut sums, mut curvature) = (1.0 / shared.rows, RowSums::default(), 0.0);
-        for (((y, weight), z), (slope, curved)) in
-            own.targets.iter().zip(&own.scores).zip(own.slopes.iter_mut().zip(&mut own.curvatures))
-        {
+        for (((y, weight), z), [slope, curved]) in own.targets.iter().zip(&own.scores).zip(&mut own.bends) {
             let at = L::at(*y, *z);
             *slope = share * weight * at.slope;
             // Where the loss is flat a little of its usual curvature keeps steps finite.
@@ -220,13 +218,11 @@ impl Descent {
             curvature += *curved;
         }
         let count = shared.weights.len();
-        let mut all = Vec::with_capacity(2 * count + 5);
-        all.extend((0..count).map(|j| own.columns.column(j).dot(&own.slopes)));
-        let mut diagonal = vec![0.0; count];
-        for (j, sum) in diagonal.iter_mut().enumerate() {
-            let curvatures = &own.curvatures;
-            // SAFETY: a column's rows are below the number of rows.
-            own.columns.column(j).each(|row, x| *sum += x * x * unsafe { *curvatures.get_unchecked(row) });
+        let (mut all, mut diagonal) = (Vec::with_capacity(2 * count + 5), Vec::with_capacity(count));
+        for j in 0..count {
+            let [gradient, curvature] = own.columns.column(j).dots(&own.bends);
+            all.push(gradient);
+            diagonal.push(curvature);
         }
         all.extend(&diagonal);
         all.extend([sums.loss, sums.inner, sums.bend, sums.slope, curvature]);

@@ -39,17 +39,13 @@ pub struct Gradient {
 #[inline(always)]
 pub unsafe fn dot(row: &Row<'_>, weights: &[f64]) -> f64 {
     // SAFETY: the caller vouches for the indices.
-    unsafe { dot_at(row.indices, row.values, weights) }
+    dot_at(row.indices, row.values, |index| unsafe { *weights.get_unchecked(index) })
 }
 
-/// The sum of values, all 1 where none are given, times what `by` has at their indices.
-///
-/// # Safety
-/// Every index must be below `by.len()`, and there must be as many values as indices.
+/// The sum of values, all 1 where none are given, times what `by` gives for their indices.
 #[inline(always)]
-pub unsafe fn dot_at(indices: &[u32], values: Option<&[f32]>, by: &[f64]) -> f64 {
-    // SAFETY: the caller vouches for the indices.
-    let at = |index: &u32| unsafe { *by.get_unchecked(*index as usize) };
+pub fn dot_at(indices: &[u32], values: Option<&[f32]>, by: impl Fn(usize) -> f64) -> f64 {
+    let at = |index: &u32| by(*index as usize);
     let mut sums = [0.0f64; 4];
     let index4 = indices.chunks_exact(4);
     let rest = index4.remainder();

@@ -131,11 +131,11 @@ impl Gram {
         if fits(features, memory) { line(features + 1) } else { 0 }
     }
 
-    /// Fills it, `curvature` being that of each of this worker's rows, over n.
-    pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, curvature: &[f64]) -> Result<()> {
+    /// Fills it, `bends` being slope and curvature of each of this worker's rows, over n.
+    pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, bends: &[[f64; 2]]) -> Result<()> {
         let size = self.size;
         let mut half = vec![0.0; line(size)];
-        for (range, by) in self.starts.windows(2).zip(curvature).filter(|(_, by)| **by != 0.0) {
+        for (range, [_, by]) in self.starts.windows(2).zip(bends).filter(|(_, [_, by])| *by != 0.0) {
             let slots = &self.slots[range[0]..range[1]];
             let values = self.values.as_ref().map(|values| &values[range[0]..range[1]]);
             for (at, j) in slots.iter().enumerate() {

@@ -16,6 +16,13 @@ use rand_chacha::ChaCha8Rng;
 
 /// Sweeps over the coordinates at most.
 const SWEEPS: usize = 60;
+/// The same where one of several workers has few rows of a feature, so that H_k tells little of H: what more sweeps find is lost
+/// in the common step, and where H_k is all but flat they go far astray.
+const FEW_SWEEPS: usize = 2;
+/// Rows of a feature that are many, in the mean.
+const MANY: usize = 200;
+/// Features whose columns lie side by side and come one after the other.
+const GROUP: usize = 16;
 /// Sweeps until the sum of violations has fallen to this part.
 const ENOUGH: f64 = 0.05;
 
@@ -31,12 +38,14 @@ pub struct Quadratic<'a> {
     pub own: &'a [f64],
     /// The diagonal.
     pub all: &'a [f64],
-    /// Curvature of each of its rows, over n.
-    pub curvature: &'a [f64],
+    /// Slope and curvature of each of its rows, over n.
+    pub bends: &'a [[f64; 2]],
     /// The penalty.
     pub penalty: Penalty,
     /// Of the intercept, if there is one: gradient, this worker's part of the curvature, the curvature.
     pub bias: Option<[f64; 3]>,
+    /// Whether it is the only worker.
+    pub alone: bool,
     /// How far the violations must fall; 0 for the usual part.
     pub enough: f64,
 }
@@ -68,19 +77,23 @@ impl Quadratic<'_> {
     /// This worker's step.
     pub fn solve(&self, rng: &mut ChaCha8Rng) -> Way {
         let mut way = Way { step: vec![0.0; self.weights.len()], bias: 0.0 };
-        // D_k X_k d, by row.
-        let mut moved = vec![0.0; self.curvature.len()];
+        // Of D_k X_k d and D_k what belongs to a row lies side by side: a step in a coordinate needs both.
+        let mut moved: Vec<[f64; 2]> = self.bends.iter().map(|[_, curvature]| [0.0, *curvature]).collect();
         let mut order: Vec<u32> = (0..self.weights.len() as u32).filter(|j| self.own[*j as usize] > 0.0).collect();
         let (mut first, mut last) = (0.0, f64::INFINITY);
-        for sweep in 0..SWEEPS {
-            order.shuffle(rng);
-            let (mut sum, mut most) = (0.0, 0.0f64);
-            order.retain(|j| {
+        for sweep in 0..self.sweeps() {
+            let mut groups: Vec<&[u32]> = order.chunks(GROUP).collect();
+            groups.shuffle(rng);
+            let (mut sum, mut most, mut left) = (0.0, 0.0f64, Vec::with_capacity(order.len()));
+            for j in groups.into_iter().flatten() {
                 let (violation, stays) = self.coordinate(*j as usize, last, &mut way, &mut moved);
                 sum += violation;
                 most = most.max(violation);
-                stays
-            });
+                if stays {
+                    left.push(*j);
+                }
+            }
+            order = left;
             self.intercept(&mut way, &mut moved);
             if sweep == 0 {
                 first = sum;
@@ -93,9 +106,15 @@ impl Quadratic<'_> {
         way
     }
 
+    /// Sweeps at most.
+    fn sweeps(&self) -> usize {
+        let features = self.own.iter().filter(|own| **own > 0.0).count();
+        if self.alone || self.columns.nonzeros() >= MANY * features { SWEEPS } else { FEW_SWEEPS }
+    }
+
     /// A step in coordinate `j`: by how much its optimality was violated, and whether it is to be looked at again.
     #[inline(always)]
-    fn coordinate(&self, j: usize, last: f64, way: &mut Way, moved: &mut [f64]) -> (f64, bool) {
+    fn coordinate(&self, j: usize, last: f64, way: &mut Way, moved: &mut [[f64; 2]]) -> (f64, bool) {
         let (column, share) = (self.columns.column(j), self.own[j] / self.all[j]);
         let at = self.weights[j] + way.step[j];
         let slope = share * (self.gradient[j] + self.penalty.l2 * at) + column.dot(moved);
@@ -109,10 +128,10 @@ impl Quadratic<'_> {
         let change = next - at;
         if change != 0.0 && change.is_finite() {
             way.step[j] += change;
-            let curvature = self.curvature;
-            // SAFETY: a column's rows are below the number of rows, which both vectors have.
-            column.each(|row, x| unsafe {
-                *moved.get_unchecked_mut(row) += change * x * *curvature.get_unchecked(row);
+            column.each(|row, x| {
+                // SAFETY: a column's rows are below the number of rows, which the vector has.
+                let [moved, curvature] = unsafe { moved.get_unchecked_mut(row) };
+                *moved += change * x * *curvature;
             });
         }
         // By feature, not by the worker's share of it.
@@ -120,14 +139,14 @@ impl Quadratic<'_> {
     }
 
     /// A step in the intercept.
-    fn intercept(&self, way: &mut Way, moved: &mut [f64]) {
+    fn intercept(&self, way: &mut Way, moved: &mut [[f64; 2]]) {
         let Some([gradient, own, all]) = self.bias else { return };
         if own <= 0.0 || all <= 0.0 {
             return;
         }
-        let slope = own / all * gradient + moved.iter().sum::<f64>();
+        let slope = own / all * gradient + moved.iter().map(|[moved, _]| moved).sum::<f64>();
         let change = -slope / own;
         way.bias += change;
-        moved.iter_mut().zip(self.curvature).for_each(|(moved, curvature)| *moved += change * curvature);
+        moved.iter_mut().for_each(|[moved, curvature]| *moved += change * *curvature);
     }
 }

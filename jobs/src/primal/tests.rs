@@ -220,6 +220,18 @@ fn rows_that_come_in_parts_reach_the_same_optimum() {
 }
 
 #[test]
+fn features_that_few_rows_have_reach_the_same_optimum_on_any_workers() {
+    let blocks = Rows { rows: 200, features: 1200, nonzeros: 12, ..Rows::sparse(5) }.blocks(8);
+    let problem = Problem::new(Loss::Logistic, &blocks, 1e-3, 0.0, false);
+    let least = problem.optimum();
+    for (slaves, slots) in HOSTS {
+        let common = Common { tolerance: 1e-6, epochs: 300, lambda: Some(1e-3), ..fixtures::flags() };
+        let job = job(Loss::Logistic, Norm::L1, common, Flags::default());
+        assert_certified(&run(Host::cluster(slaves, slots), &*job, &blocks).unwrap(), &problem, 1e-6, least);
+    }
+}
+
+#[test]
 fn a_tolerance_of_1e_10_is_reached_when_asked_for() {
     let blocks = Rows::sparse(3).blocks(4);
     for (norm, l1, l2) in [(Norm::L1, 0.01, 0.0), (Norm::L2, 0.0, 0.01)] {
