@@ -288,7 +288,8 @@ impl Solver {
         };
         let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal };
         let path = self.problems.flags.path.is_some();
-        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, path };
+        let rows = (!self.problems.starts).then_some(self.rows);
+        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, path, rows };
         steps.repeat(self.epochs, |round| {
             // Where only the penalty is another, the gradient is what it was.
             round.when("moved", 1.0, |round| {
@@ -304,7 +305,7 @@ impl Solver {
             if let Some(active) = active {
                 round.zero(active);
             }
-            round.stage("screen", move |worker| screen.run(worker));
+            round.stage("screen", move |worker| screen.run(worker)).threads(self.threads).input(input);
             let decided = self.clone();
             match learner {
                 Learner::Descent(active) => {

@@ -3,16 +3,20 @@
 //!
 //! A feature is worked on if its weight is not zero, or if its gradient exceeds what the L1 penalty holds back; of the
 //! latter only those that exceed it most, so that the first rounds, far from the optimum, do not work on features that
-//! the end leaves at zero. Invariant: all workers agree on the threshold, and the list holds each such feature once.
+//! the end leaves at zero. Features that no row has are not looked at where one slave knows them: hashed features are mostly
+//! such. Invariant: all workers agree on the threshold, and the list holds each such feature once.
 
 use super::certificate::{FeatureSums, Penalty};
 use super::reduce::Reduce;
+use crate::parts::{Parts, Rows};
 use flexps_common::Result;
+use flexps_common::data::block::KeyMap;
 use flexps_common::ids::Key;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Features that a worker reads at a time.
 const RANGE: u64 = 1 << 16;
@@ -41,6 +45,8 @@ pub struct Screen {
     pub sums: Table<f64>,
     /// Whether the penalty is going to fall.
     pub path: bool,
+    /// The rows, where only their features can have a weight.
+    pub rows: Option<Rows>,
 }
 
 /// Calls `each` with this worker's ranges of all features.
@@ -55,6 +61,12 @@ fn bin(excess: f64) -> usize {
 }
 
 impl Screen {
+    /// The features that rows have, where this slave has all rows and keeps values by feature.
+    fn occurring(&self, worker: &mut Worker<'_>) -> Result<Option<Arc<KeyMap>>> {
+        let Some(rows) = self.rows.filter(|_| worker.place.slaves == 1) else { return Ok(None) };
+        Ok(Parts::new(worker, rows)?.whole(worker)?.map(|part| part.map))
+    }
+
     /// The stage function. Reports `penalty` and `excess`, summed, `most`, `nonzeros`, `gradient2` (the squared norm of the
     /// whole objective's gradient without the L1 penalty) and, of the list, `active` and behind them `near`.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
@@ -64,10 +76,8 @@ impl Screen {
         // Features with a weight, and those that ask for one with what they exceed the penalty by, as a bin.
         let (mut held, mut asking): (Vec<Key>, Vec<(Key, u8)>) = Default::default();
         let (mut counts, mut near) = (vec![0.0; BINS], Vec::<Key>::new());
-        ranges(worker, |worker, keys| {
-            worker.get_range(self.point, keys.clone(), &mut weights)?;
-            worker.get_range(self.gradient, keys.clone(), &mut gradient)?;
-            for (key, (w, g)) in keys.zip(weights.iter().zip(&gradient)) {
+        let mut look = |keys: &mut dyn Iterator<Item = Key>, weights: &[f64], gradient: &[f64]| {
+            for (key, (w, g)) in keys.zip(weights.iter().zip(gradient)) {
                 sums.penalty += penalty.of(*w);
                 let size = g.abs();
                 sums.most = sums.most.max(size);
@@ -86,8 +96,22 @@ impl Screen {
                     near.push(key);
                 }
             }
-            Ok(())
-        })?;
+        };
+        match self.occurring(worker)?.as_deref() {
+            Some(KeyMap::Sorted(keys)) => {
+                let (index, threads) = (worker.place.index, worker.place.threads);
+                let own = &keys[keys.len() * index / threads..keys.len() * (index + 1) / threads];
+                worker.get(self.point, own, &mut weights)?;
+                worker.get(self.gradient, own, &mut gradient)?;
+                look(&mut own.iter().copied(), &weights, &gradient);
+            }
+            _ => ranges(worker, |worker, mut keys| {
+                worker.get_range(self.point, keys.clone(), &mut weights)?;
+                worker.get_range(self.gradient, keys.clone(), &mut gradient)?;
+                look(&mut keys, &weights, &gradient);
+                Ok(())
+            })?,
+        }
         for (name, value) in [("penalty", sums.penalty), ("excess", sums.excess), ("gradient2", gradient2)] {
             worker.report(name, Metric::Sum(value));
         }

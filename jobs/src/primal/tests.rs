@@ -232,6 +232,25 @@ fn features_that_few_rows_have_reach_the_same_optimum_on_any_workers() {
 }
 
 #[test]
+fn features_that_no_row_has_change_nothing() {
+    let blocks = Rows { features: 80, ..Rows::sparse(6) }.blocks(4);
+    let mut spread = blocks.clone();
+    spread.iter_mut().flat_map(|block| &mut block.indices).for_each(|key| *key *= 40);
+    for (slaves, slots) in HOSTS {
+        let run = |blocks: &[Block], apart: usize| {
+            let common = Common { tolerance: 1e-8, lambda: Some(0.01), ..fixtures::flags() };
+            let job = job(Loss::Logistic, Norm::L1, common, Flags::default());
+            let outcome = run(Host::cluster(slaves, slots), &*job, blocks).unwrap();
+            let weights: Vec<f64> = model(&outcome, 80 * apart, false).into_iter().step_by(apart).take(80).collect();
+            (weights, outcome.progress.objective.unwrap(), outcome.progress.scalars["nonzeros"])
+        };
+        let ((near, objective, nonzeros), (far, other, as_many)) = (run(&blocks, 1), run(&spread, 40));
+        assert!((objective - other).abs() < 1e-8 * objective && nonzeros == as_many, "{objective} {other}");
+        assert!(near.iter().zip(&far).all(|(a, b)| (a - b).abs() < 1e-3), "{near:?} {far:?}");
+    }
+}
+
+#[test]
 fn a_tolerance_of_1e_10_is_reached_when_asked_for() {
     let blocks = Rows::sparse(3).blocks(4);
     for (norm, l1, l2) in [(Norm::L1, 0.01, 0.0), (Norm::L2, 0.0, 0.01)] {
