@@ -70,7 +70,7 @@ pub struct Flags {
     pub joins: Option<u32>,
 
     /// sdca: how much the workers' ways are taken to overlap, from 1, not at all, to their number, wholly [default:
-    /// 1 + 0.3 for each further worker; wholly where rows come in parts]
+    /// 0.3 and half of their number; wholly where rows come in parts]
     #[arg(long, value_name = "TIMES", value_parser = crate::flags::positive)]
     pub overlap: Option<f64>,
 }
