@@ -356,6 +356,7 @@ impl Master {
             if let Some(job) = self.jobs.get_mut(id) {
                 let stages = &mut job.report.stages;
                 stages.drain(..stages.len().saturating_sub(KEPT_STAGES));
+                stages.shrink_to_fit();
             }
         }
     }
