@@ -68,7 +68,7 @@ pub enum Event {
     /// Somebody wants a job to end.
     Cancel(JobId, oneshot::Sender<Result<()>>),
     /// Somebody wants records from this number on: lines of JSON, and the number of the next one.
-    History(u64, oneshot::Sender<(Vec<String>, u64)>),
+    History(u64, oneshot::Sender<(Vec<Box<str>>, u64)>),
     /// Another policy is to decide from now on.
     SetPolicy(String, oneshot::Sender<Result<()>>),
     /// Time went by.

@@ -2,10 +2,13 @@
 
 import json
 import os
+import statistics
 
 POLICIES = ["sequential", "greedy", "prioritized", "backfill", "fair"]
 # How many times as fast each is run: long stages, so that what starts them is small beside them.
 LIVE = {"six-tasks": 4, "stream-beside-wide": 10, "giant-among-smalls": 10, "bursts": 8}
+# Rounds of 100,000 stages.
+ROUNDS = 6
 
 
 class Scheduling:
@@ -21,9 +24,6 @@ class Scheduling:
         self.simulations()
         self.stages()
         self.live()
-
-    def median(self, values):
-        return sorted(values)[len(values) // 2]
 
     def lines(self, *command):
         return [json.loads(line) for line in self.run(command)[1].splitlines()]
@@ -49,8 +49,8 @@ class Scheduling:
             self.run([*tool, "down"])
         for read in [*reads["near"], *reads["random"]]:
             assert read["rows"] == 2800, f"{read['rows']} rows of 2800 were read"
-        near, random = (self.median([r["local_bytes"] / r["bytes"] for r in reads[way]]) for way in ["near", "random"])
-        splits = self.median([r["splits"] for r in reads["near"]])
+        near, random = (statistics.median([r["local_bytes"] / r["bytes"] for r in reads[way]]) for way in ["near", "random"])
+        splits = statistics.median([r["splits"] for r in reads["near"]])
         self.add(f"HDFS, 4 hosts, 2 replicas, {splits} splits: bytes read on their own host", f"{100 * near:.0f} %",
                  f"--splits random {100 * random:.0f} %", "", ">= 95 %", near >= 0.95)
         ways = {way["what"]: way for way in self.lines(self.examples / "reading")}
@@ -82,21 +82,22 @@ class Scheduling:
 
     def stages(self):
         """A live master: 200 slaves with sockets in its process, 100,000 empty stages of 200 jobs a round."""
-        rounds = self.lines(self.examples / "stages", "prioritized", max(self.bench.runs, 3))
-        rate = self.median([one["stages_a_second"] for one in rounds])
+        rounds = self.lines(self.examples / "stages", "prioritized", ROUNDS)
+        rate = statistics.median([one["stages_a_second"] for one in rounds])
         self.add(f"a live master, 200 slaves in one process, {len(rounds)} x 100,000 empty stages of 200 jobs", f"{rate:.0f} stages/s",
                  "", "", ">= 5,000", rate >= 5000)
-        # From the second round on the lists of jobs that ended and the history are full.
-        first, last = rounds[1], rounds[-1]
-        grown = last["resident_mib"] / first["resident_mib"]
-        self.add("its resident memory after the last round beside that after the second", f"{last['resident_mib']:.0f} MiB",
-                 f"{first['resident_mib']:.0f} MiB", f"{grown:.2f}", "<= 1.1", grown <= 1.1)
+        # From the second round on the lists of jobs that ended and the history are full. What an allocator holds back differs by
+        # a tenth between rounds, so two are taken together.
+        first, last = (statistics.mean(one["resident_mib"] for one in two) for two in (rounds[1:3], rounds[-2:]))
+        self.add(f"its resident memory after rounds {ROUNDS - 1} and {ROUNDS} beside that after 2 and 3", f"{last:.0f} MiB",
+                 f"{first:.0f} MiB", f"{last / first:.2f}", "<= 1.1", last <= 1.1 * first)
 
     def live(self):
         for name, speed in LIVE.items():
             file = self.root / f"jobs/workloads/{name}.toml"
             played = self.report([self.flexps, "workload", "simulate", file, "--policies", "prioritized"])[1]["policies"][0]["measures"]
-            live = self.report([self.flexps, "workload", "run", file, "--policies", "prioritized", "--speed", speed])[1]
-            a, b = live["policies"][0]["measures"]["makespan"] * speed, played["makespan"]
+            run = [self.flexps, "workload", "run", file, "--policies", "prioritized", "--speed", speed]
+            live = [self.report(run)[1]["policies"][0]["measures"]["makespan"] for _ in range(self.bench.runs)]
+            a, b = statistics.median(live) * speed, played["makespan"]
             self.add(f"{name}, prioritized: makespan live ({speed} times as fast) over simulated",
                      f"{a:.1f} s", f"{b:.1f} s", f"{a / b:.3f}", "within 10 %", abs(a - b) <= 0.1 * b)

@@ -19,8 +19,8 @@ const PAGE: usize = 512 << 10;
 /// See the module.
 #[derive(Default)]
 pub struct Log {
-    pinned: Vec<String>,
-    lines: VecDeque<String>,
+    pinned: Vec<Box<str>>,
+    lines: VecDeque<Box<str>>,
     /// Of `lines`.
     bytes: usize,
     dropped: u64,
@@ -53,7 +53,7 @@ impl Log {
     /// Appends a record.
     pub fn push(&mut self, record: &Record) {
         // Records hold numbers, texts and lists: what serde_json can always write.
-        let line = serde_json::to_string(record).unwrap_or_default();
+        let line = serde_json::to_string(record).unwrap_or_default().into_boxed_str();
         if let Some((_, file)) = &mut self.file {
             // What fails here fails in `flush` too, and is told there.
             let _ = writeln!(file, "{line}");
@@ -94,7 +94,7 @@ impl Log {
 
     /// Records in pages: those of jobs and runs from number `from` on, as many as fit into an answer, and the number of the
     /// next one. The first page has the others in front.
-    pub fn page(&self, from: u64) -> (Vec<String>, u64) {
+    pub fn page(&self, from: u64) -> (Vec<Box<str>>, u64) {
         let mut page = if from == 0 { self.pinned.clone() } else { Vec::new() };
         let skip = from.saturating_sub(self.dropped);
         let (mut next, mut bytes) = (self.dropped + skip, 0);

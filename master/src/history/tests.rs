@@ -68,7 +68,7 @@ fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     assert_eq!(read("h", &text).unwrap(), (records(), None));
     let (lines, next) = log.page(0);
     assert_eq!((lines.len(), next), (records().len(), 7));
-    assert_eq!(log.page(5).0, text.lines().skip(10).map(ToOwned::to_owned).collect::<Vec<_>>());
+    assert_eq!(log.page(5).0, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
     assert_eq!(log.page(7), (Vec::new(), 7));
     let (some, cut) = read("h", &text[..text.len() - 5]).unwrap();
     assert_eq!(some, records()[..records().len() - 1]);
@@ -308,7 +308,7 @@ fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
         }
         (kept, from) = ([kept, lines].concat(), next);
     }
-    let bytes: usize = kept.iter().map(String::len).sum();
+    let bytes: usize = kept.iter().map(|line| line.len()).sum();
     assert!((15 << 20..=16 << 20).contains(&bytes), "{bytes} bytes");
     assert_eq!(serde_json::from_str::<Record>(kept.last().unwrap()).unwrap(), end(count - 1));
 }
