@@ -42,12 +42,16 @@ pub struct Parts {
 /// Most bytes of rows that are shuffled at once.
 const WINDOW: u64 = 64 << 20;
 
+/// How many features the rows of an input with these facts have at most, as far as is known.
+pub fn features(facts: &Facts) -> u64 {
+    let occurring = if facts.occurring > 0 { facts.occurring } else { u64::MAX };
+    facts.features.min(facts.nonzeros).min(occurring)
+}
+
 /// Whether the rows of an input with these facts come in several parts, if `memory` bytes may go to values by feature.
 pub fn several(facts: &Facts, memory: u64) -> bool {
-    let occurring = if facts.occurring > 0 { facts.occurring } else { u64::MAX };
-    let features = FEATURE * facts.features.min(facts.nonzeros).min(occurring);
     let rows = 4 * facts.nonzeros + 8 * facts.rows;
-    features > memory.max(rows / BESIDE_ROWS)
+    FEATURE * features(facts) > memory.max(rows / BESIDE_ROWS)
 }
 
 /// Some of a worker's rows.

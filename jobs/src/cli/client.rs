@@ -117,9 +117,6 @@ impl Client {
         let (mut lines, mut from) = (Vec::new(), 0);
         loop {
             let HistoryPage { next, records } = api::read(&self.document(&format!("history?from={from}")).await?)?;
-            if next == from && from > 0 {
-                return Ok(lines);
-            }
             lines.extend(records.iter().map(|record| record.get().to_owned()));
             if next == from {
                 return Ok(lines);

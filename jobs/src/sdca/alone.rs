@@ -9,10 +9,11 @@
 
 use super::Flags;
 use super::loss::{Kind, with_loss};
+use crate::parts;
 use flexps_common::data::Facts;
 
-/// Joins of an epoch, where nothing else is said.
-const JOINS: u32 = 4;
+/// Joins of an epoch, where nothing else is said; of several slaves' workers always.
+pub const JOINS: u32 = 4;
 /// A join takes about as long as so many non-zeros by feature: in all they may take an epoch's time.
 const JOIN: u64 = 4;
 /// ... and of the hinge so many epochs' time, since nearly as many times fewer epochs are needed.
@@ -60,8 +61,8 @@ impl Case<'_> {
         if t <= 1.0 || flags != Flags::default() {
             return false;
         }
-        let Facts { rows, features, nonzeros, occurring, .. } = *self.facts;
-        let features = features.min(nonzeros).min(if occurring > 0 { occurring } else { u64::MAX });
+        let Facts { rows, nonzeros, .. } = *self.facts;
+        let features = parts::features(self.facts);
         let kinked = with_loss!(self.loss, L => is_kinked::<L>());
         let joins = joins(kinked, self.tolerance, nonzeros / self.threads.max(1.0) as u64, features);
         let epoch = (STEP * nonzeros as f64 + ROW * rows as f64) / self.slaves.max(1.0);
@@ -86,15 +87,9 @@ pub fn joins(kinked: bool, tolerance: f64, nonzeros: u64, features: u64) -> u32 
         middle if middle < 1e-3 => 16,
         _ => JOINS,
     };
-    if wanted == JOINS {
-        return JOINS;
-    }
     let room = if kinked { KINKED * JOIN } else { JOIN };
     u64::from(wanted).min(room * nonzeros / features.max(1)).max(u64::from(JOINS)) as u32
 }
-
-/// Joins of an epoch of several slaves' workers.
-pub const OF_SLAVES: u32 = JOINS;
 
 #[cfg(test)]
 mod tests {

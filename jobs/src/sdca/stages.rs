@@ -160,7 +160,7 @@ impl Stages {
         let nonzeros = facts.nonzeros / worker.place.threads as u64;
         match self.joins {
             Some(given) => given,
-            None if worker.place.slaves > 1 => alone::OF_SLAVES,
+            None if worker.place.slaves > 1 => alone::JOINS,
             None => alone::joins(alone::is_kinked::<L>(), self.tolerance, nonzeros, features as u64),
         }
     }
