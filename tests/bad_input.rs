@@ -268,8 +268,19 @@ fn a_model_folder_that_is_in_the_way() {
 
 /// `flexps` with `args`, where the folder `/mnt` is a disk of `size` that nobody else sees.
 fn on_a_small_disk(size: &str, args: &[&str]) -> Invocation {
+    beside_a_small_disk(size, &process::binary(), args)
+}
+
+fn beside_a_small_disk(size: &str, binary: &Path, args: &[&str]) -> Invocation {
     let script = format!("mount -t tmpfs -o size={size} small /mnt && exec \"$0\" \"$@\"");
-    program(Path::new("unshare"), ["-m", "-r", "sh", "-c", &script]).arg(process::binary()).args(args).within(60)
+    program(Path::new("unshare"), ["-m", "-r", "sh", "-c", &script]).arg(binary).args(args).within(60)
+}
+
+#[test]
+fn an_hdfs_on_a_disk_without_room_for_blocks_is_refused_before_anything_starts() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/hdfs");
+    let run = beside_a_small_disk("100m", &script, &["--dir", "/mnt/hdfs", "up"]).exits(1);
+    run.says(&["only 100 MiB are free for /mnt/hdfs", "1024", "--dir"]);
 }
 
 #[test]
