@@ -92,6 +92,7 @@ async fn slave(name: String, master: &str) -> Result<Listener> {
         host: name.clone(),
         name,
         slots: 1,
+        cores: 1,
         memory: None,
         control: address.clone(),
         bulk: address,

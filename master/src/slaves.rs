@@ -206,6 +206,16 @@ impl Slaves {
         Some(Peer { id, name: r.name.clone(), bulk: r.bulk.clone() })
     }
 
+    /// Cores of the machines that these are on.
+    pub fn cores(&self, ids: &[SlaveId]) -> u32 {
+        let mut machines: BTreeMap<&str, u32> = BTreeMap::new();
+        for registration in ids.iter().filter_map(|id| self.live.get(id)).map(|slave| &slave.registration) {
+            let cores = machines.entry(registration.machine()).or_default();
+            *cores = registration.cores.max(*cores);
+        }
+        machines.values().sum()
+    }
+
     /// The list that clients see.
     pub fn lines(&self, now: Duration) -> Vec<SlaveLine> {
         let line = |(id, s): (SlaveId, &Slave)| SlaveLine {

@@ -141,6 +141,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         name: options.name.clone(),
         host: options.host.clone(),
         slots: options.slots,
+        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
         memory: options.memory,
         control: control.address().to_owned(),
         bulk: bulk.address().to_owned(),

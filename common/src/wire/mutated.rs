@@ -154,6 +154,7 @@ fn to_master() -> Vec<ToMaster> {
         name: "s1".into(),
         host: "h1".into(),
         slots: 4,
+        cores: 2,
         memory: Some(1 << 36),
         control: "127.0.0.1:7071".into(),
         bulk: "127.0.0.1:7072".into(),

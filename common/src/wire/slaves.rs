@@ -14,6 +14,8 @@ pub struct Registration {
     pub host: String,
     /// Worker threads that it lends.
     pub slots: u32,
+    /// Cores that its process may use.
+    pub cores: u32,
     /// Bytes of memory that stages may ask for; no limit when none is given.
     pub memory: Option<u64>,
     /// Where it takes control messages.
@@ -24,6 +26,13 @@ pub struct Registration {
     pub pid: u32,
     /// Distinguishes a restarted process from a repeated message.
     pub incarnation: u64,
+}
+
+impl Registration {
+    /// The machine that it is on, as far as its address tells: what those on one machine have in common are its cores.
+    pub fn machine(&self) -> &str {
+        self.control.rsplit_once(':').map_or(&*self.control, |(machine, _)| machine)
+    }
 }
 
 /// A slave as others see it.

@@ -216,8 +216,9 @@ impl Master {
         let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
         let free = own().filter(|s| s.memory_left() >= stage.memory).map(|s| s.free()).sum();
         let all = own().filter(|s| s.memory() >= stage.memory).map(|s| s.registration.slots).sum();
+        let cores = self.slaves.cores(&allowed);
         match self.jobs.get_mut(&id).and_then(Job::started) {
-            Some(started) => started.driver.tuners.next(place, least, free).unwrap_or(all),
+            Some(started) => started.driver.tuners.next(place, (least, free), cores).unwrap_or(all),
             None => least,
         }
     }

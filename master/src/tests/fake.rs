@@ -236,6 +236,7 @@ impl Cluster {
             name: name.to_owned(),
             host: name.to_owned(),
             slots,
+            cores: slots,
             memory: None,
             control: format!("{name}-control"),
             bulk: format!("{name}-bulk"),

@@ -291,3 +291,15 @@ fn slots_and_memory_are_taken_and_given_back_run_by_run() {
     assert!(!slaves.give_back(id, JobId(1), StageRun(1)), "once");
     assert_eq!(left(&slaves), (1, 60));
 }
+
+#[test]
+fn cores_of_a_machine_count_once_however_many_slaves_are_on_it() {
+    let mut slaves = Slaves::default();
+    let mut join = |name: &str, control: &str, cores| {
+        let mut registration = Cluster::registration(name, 8, 1);
+        (registration.control, registration.cores) = (control.to_owned(), cores);
+        slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().0
+    };
+    let all = [join("h1", "10.0.0.1:70", 2), join("h2", "10.0.0.1:71", 2), join("h3", "[fd00::1]:70", 16)];
+    assert_eq!([slaves.cores(&all), slaves.cores(&all[..2]), slaves.cores(&[])], [18, 2, 0]);
+}

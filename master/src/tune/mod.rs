@@ -64,6 +64,8 @@ pub struct Tuner {
     chosen: Option<u32>,
     /// The limits of the run that was asked for last.
     limits: (u32, u32),
+    /// Of the slaves that it may have.
+    cores: u32,
     runs: u64,
     seconds: f64,
     tries: u64,
@@ -92,6 +94,7 @@ impl Tuner {
             fit: None,
             chosen: None,
             limits: (1, 1),
+            cores: 1,
             runs: 0,
             seconds: 0.0,
             tries: 0,
@@ -103,10 +106,10 @@ impl Tuner {
         tuner
     }
 
-    /// The threads of the next run, `least` to `most`.
-    pub fn next(&mut self, least: u32, most: u32) -> u32 {
+    /// The threads of the next run, at least and at most as the limits say, on slaves with so many cores.
+    pub fn next(&mut self, (least, most): (u32, u32), cores: u32) -> u32 {
         let most = most.max(least);
-        self.limits = (least, most);
+        (self.limits, self.cores) = ((least, most), cores);
         if self.runs == 0 && self.seen.is_empty() {
             return most;
         }
@@ -199,9 +202,12 @@ impl Tuner {
         if !any(0, low) {
             return Some(least);
         }
-        let middle = (f64::from(least) * f64::from(most)).sqrt().round() as u32;
-        let between = low < middle && middle < high;
-        (between && !any(low + 1, high - 1)).then_some(middle)
+        let between = |threads: u32| low < threads && threads < high;
+        // Where there are more slots than cores, what computes is as fast as it gets on as many as the cores, which the
+        // curve can't tell from counts far from there.
+        let usual = (f64::from(least) * f64::from(most)).sqrt().round() as u32;
+        let middle = if between(self.cores) { self.cores } else { usual };
+        (between(middle) && !any(low + 1, high - 1)).then_some(middle)
     }
 
     /// The prices of all counts, each with the part of it that it may be off.

@@ -29,9 +29,9 @@ impl Tuners {
         Self(tuners)
     }
 
-    /// The threads of a stage's next run, `least` to `most`; none where nothing is tried.
-    pub fn next(&mut self, stage: u32, least: u32, most: u32) -> Option<u32> {
-        self.0.get_mut(&stage).map(|(_, tuner)| tuner.next(least, most))
+    /// The threads of a stage's next run within the limits, on slaves with so many cores; none where nothing is tried.
+    pub fn next(&mut self, stage: u32, limits: (u32, u32), cores: u32) -> Option<u32> {
+        self.0.get_mut(&stage).map(|(_, tuner)| tuner.next(limits, cores))
     }
 
     /// A run of a stage ended; `measured` says whether another one would take as long.

@@ -22,10 +22,21 @@ fn least_price(curve: &Curve, optimize: Optimize, least: u32, most: u32) -> f64 
     prices.fold(f64::INFINITY, f64::min)
 }
 
-/// Runs of a stage that takes as long as `takes` says; gives the counts.
+/// Runs of a stage that takes as long as `takes` says, with a core for each slot; gives the counts.
 fn play(tuner: &mut Tuner, runs: usize, least: u32, most: u32, takes: impl Fn(u32, usize) -> f64) -> Vec<u32> {
+    play_on(most, tuner, runs, (least, most), takes)
+}
+
+/// The same on so many cores.
+fn play_on(
+    cores: u32,
+    tuner: &mut Tuner,
+    runs: usize,
+    limits: (u32, u32),
+    takes: impl Fn(u32, usize) -> f64,
+) -> Vec<u32> {
     let one = |run| {
-        let threads = tuner.next(least, most);
+        let threads = tuner.next(limits, cores);
         tuner.ran(threads, takes(threads, run), true);
         threads
     };
@@ -207,6 +218,20 @@ fn slow_runs_are_paid_for_though_no_median_shows_them() {
 }
 
 #[test]
+fn with_more_slots_than_cores_as_many_as_the_cores_are_tried_at_first() {
+    // Reading memory on two cores: no curve through one, three and eight threads knows of two.
+    let times = [14.6, 7.9, 9.4, 8.7, 9.1, 8.9, 8.8, 8.7];
+    let takes = |p: u32, run: usize| times[p as usize - 1] * (1.0 + 0.1 * noise(run));
+    let counts = play_on(2, &mut tuner(Optimize::Elapsed), 300, (1, 8), takes);
+    assert_eq!(counts[..4], [8, 8, 1, 2]);
+    assert!(counts.iter().filter(|p| **p == 2).count() > 270, "{counts:?}");
+    // Without them, of one slot more than there are cores or of none, the middle of the limits tells the most.
+    for cores in [1, 8, 64] {
+        assert_eq!(play_on(cores, &mut tuner(Optimize::Elapsed), 4, (1, 8), takes), [8, 8, 1, 3]);
+    }
+}
+
+#[test]
 fn no_run_counts_more_than_two_medians_and_the_slowest_no_more_than_the_next() {
     let mean = |runs: &[f64]| super::mean(&runs.iter().copied().collect());
     assert_eq!(mean(&[1.0, 50.0, 1.0, 1.0, 100.0]), 1.4);
@@ -245,7 +270,7 @@ fn one_slow_run_does_not_speak_against_a_count_for_ever() {
         let mut runs_of_best = 0;
         let noise = |run: usize| 1.0 + 0.1 * (uniform(7, run as u64) - 0.5);
         for run in 0..1000 {
-            let p = tuner.next(1, 8);
+            let p = tuner.next((1, 8), 8);
             runs_of_best += usize::from(p == best);
             let factor = if p == best && runs_of_best == 1 { slow } else { noise(run) };
             tuner.ran(p, curve.seconds(p) * factor, true);
@@ -290,7 +315,7 @@ fn more_slots_are_tried_when_they_are_free_and_fewer_are_made_do_with() {
 fn runs_that_waited_for_rows_are_not_measured() {
     let mut tuner = tuner(Optimize::Elapsed);
     for _ in 0..5 {
-        assert_eq!(tuner.next(1, 8), 8);
+        assert_eq!(tuner.next((1, 8), 8), 8);
         tuner.ran(8, 1.0, false);
     }
     assert!(tuner.report("s").tried.is_empty());

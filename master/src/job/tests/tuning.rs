@@ -33,7 +33,7 @@ fn run(driver: &mut Driver, takes: impl Fn(u32, usize) -> f64) -> Vec<u32> {
         let at = Duration::from_secs_f64(now);
         match commands.as_slice() {
             [Command::Place { stage, .. }] => {
-                let threads = driver.tuners.next(*stage, 1, 8);
+                let threads = driver.tuners.next(*stage, (1, 8), 8);
                 assert_eq!(threads.is_some(), *stage == 0);
                 counts.extend(threads);
                 let workers = vec![(S1, threads.unwrap_or(2))];
@@ -95,7 +95,7 @@ fn runs_beside_the_reading_of_rows_are_not_measured() {
     let mut commands = driver.step(Duration::ZERO, Event::Opened);
     for round in 0..6u64 {
         let [Command::Place { stage: 0, .. }] = commands.as_slice() else { panic!("{commands:?}") };
-        let threads = driver.tuners.next(0, 1, 8).unwrap();
+        let threads = driver.tuners.next(0, (1, 8), 8).unwrap();
         assert_eq!(threads, [8, 8, 8, 8, 1, 3][round as usize], "round {round}");
         let at = Duration::from_secs(round);
         let launched = driver.step(at, Event::Placed(0, vec![(S1, threads)], Why::Wanted));
