@@ -3,7 +3,7 @@
 //! Invariants: what tells of the master and its slaves is kept as long as it lives; of jobs and runs the newest are; the file
 //! holds whole lines once [`Log::flush`] has returned.
 
-use super::{Record, read};
+use super::{Record, read, text};
 use flexps_common::Result;
 use flexps_common::error::io;
 use std::collections::VecDeque;
@@ -15,6 +15,15 @@ use std::path::{Path, PathBuf};
 const KEPT: usize = 16 << 20;
 /// Bytes of records in one answer, about.
 const PAGE: usize = 512 << 10;
+
+/// Where a page of records begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start {
+    /// At the record of a job or run with this number.
+    At(u64),
+    /// So many before the next one.
+    Last(u64),
+}
 
 /// See the module.
 #[derive(Default)]
@@ -34,14 +43,16 @@ impl Log {
         let Some(path) = file else { return Ok((Self::default(), Vec::new())) };
         let failed = |e: &std::io::Error| io(path.display().to_string(), e).context("--history");
         let file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(|e| failed(&e))?;
-        let mut text = String::new();
-        (&file).read_to_string(&mut text).map_err(|e| failed(&e))?;
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+        let (name, len) = (path.display().to_string(), bytes.len());
         let mut records = Vec::new();
-        if !text.is_empty() {
-            let (all, torn) = read(&path.display().to_string(), &text).map_err(|e| e.context("--history"))?;
+        if len > 0 {
+            let text = text(&name, bytes).map_err(|e| e.context("--history"))?;
+            let (all, torn) = read(&name, &text).map_err(|e| e.context("--history"))?;
             records = all;
             let whole = text.rfind('\n').map_or(0, |at| at + 1);
-            if whole < text.len() {
+            if whole < len {
                 tracing::warn!("{}", torn.unwrap_or_else(|| "the history's last line had no end".to_owned()));
                 file.set_len(whole as u64).map_err(|e| failed(&e))?;
                 records.truncate(text[..whole].lines().filter(|line| !line.trim().is_empty()).count());
@@ -90,6 +101,14 @@ impl Log {
     /// The number of the next record of a job or run.
     pub fn next(&self) -> u64 {
         self.dropped + self.lines.len() as u64
+    }
+
+    /// The number of the record at which a page begins.
+    pub fn number(&self, start: Start) -> u64 {
+        match start {
+            Start::At(number) => number,
+            Start::Last(count) => self.next().saturating_sub(count),
+        }
     }
 
     /// Records in pages: those of jobs and runs from number `from` on, as many as fit into an answer, and the number of the

@@ -11,9 +11,9 @@ mod read;
 mod seen;
 mod trace;
 
-pub use log::Log;
+pub use log::{Log, Start};
 pub use past::Past;
-pub use read::read;
+pub use read::{read, text};
 pub use trace::{trace, workload};
 
 use crate::scheduler::Want;

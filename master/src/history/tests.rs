@@ -84,6 +84,30 @@ fn what_was_written_is_read_back_and_a_torn_end_is_told() {
 }
 
 #[test]
+fn a_history_cut_off_within_a_character_is_read_up_to_its_last_whole_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("history");
+    let slave = |name: &str| Record::Slave { at: 0.0, slave: SlaveId(1), name: name.into(), slots: 1, memory: None };
+    let whole = [begin(), slave("h1")];
+    let lines = |records: &[Record]| -> String {
+        records.iter().map(|record| serde_json::to_string(record).unwrap() + "\n").collect()
+    };
+    let (kept, last) = (lines(&whole), lines(&[slave("h\u{fc}")]));
+    let cut = [kept.as_bytes(), &last.as_bytes()[..=last.find('\u{fc}').unwrap()]].concat();
+    assert!(std::str::from_utf8(&cut).is_err(), "the cut is not within the character");
+    let (records, remark) = read("h", &text("h", cut.clone()).unwrap()).unwrap();
+    assert_eq!(
+        (records.as_slice(), remark.as_deref()),
+        (&whole[..], Some("h is cut off in line 3; the 2 records before count"))
+    );
+    std::fs::write(&path, &cut).unwrap();
+    assert_eq!(Log::open(Some(&path)).unwrap().1, whole);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), kept, "what was cut off is still there");
+    let error = text("h", b"\xff{}\n".to_vec()).unwrap_err();
+    assert!(error.exit_code() == 2 && error.message.starts_with("h is no text at byte 0"), "{error}");
+}
+
+#[test]
 fn a_replay_under_the_same_policy_repeats_what_was_recorded() {
     let records = records();
     let names = [(JobId(2), "second".to_owned())].into();

@@ -7,7 +7,7 @@ use crate::cli::client::Client;
 use crate::cli::file::Whole;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
-use flexps_master::history::{Record, read, trace, workload};
+use flexps_master::history::{self, Record, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
 use std::collections::BTreeMap;
@@ -17,7 +17,8 @@ use std::io::Write;
 pub fn replay(args: &ReplayArgs) -> Result<()> {
     picture::check(args.compare.picture.as_deref())?;
     let name = args.file.display().to_string();
-    let text = std::fs::read_to_string(&args.file).map_err(|e| flexps_common::error::io(&name, &e))?;
+    let bytes = std::fs::read(&args.file).map_err(|e| flexps_common::error::io(&name, &e))?;
+    let text = history::text(&name, bytes)?;
     let (records, remark) = read(&name, &text)?;
     if let Some(remark) = remark {
         say(&format!("warning: {remark}"));
