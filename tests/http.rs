@@ -20,6 +20,7 @@ fn the_api_shows_what_the_command_shows() {
     let whole = get(pages, &format!("/api/v1/jobs/j{job}")).body;
     let status = cluster.ask(["status", &format!("j{job}"), "--json"]).ok().stdout;
     assert!(whole.contains(status.trim_end()), "{whole}\n{status}");
+    assert_eq!(get(pages, "/api/v1/jobs").json(), get(pages, "/api/v1/overview").json()["jobs"]);
     let slaves = get(pages, "/api/v1/slaves").json();
     let name = |slave: &serde_json::Value| slave["name"].as_str().unwrap().to_owned();
     let names: std::collections::BTreeSet<_> = slaves.as_array().unwrap().iter().map(name).collect();
@@ -57,6 +58,9 @@ fn the_queue_says_with_numbers_why_each_stage_waits() {
     });
     assert_eq!(queue[0]["why"], "needs 4 slots, 1 of 4 are free", "{queue}");
     assert_eq!(queue[1]["why"], format!("waits for the end of j{wide}"), "{queue}");
+    let overview = get(pages, "/api/v1/overview").json();
+    let whys = |queue: &serde_json::Value| [0, 1].map(|at| (queue[at]["stage"].clone(), queue[at]["why"].clone()));
+    assert_eq!(whys(&overview["queue"]), whys(&queue), "{overview}");
     assert_eq!(post(pages, &format!("/api/v1/jobs/j{holder}/cancel"), &json!({})).status, 202);
     assert_eq!(report(pages, holder)["state"], "cancelled");
     assert_eq!(report(pages, wide)["state"], "done");

@@ -5,6 +5,7 @@
 //! its loop's events.
 
 use crate::event::{Event, Waiter};
+use crate::history::Start;
 use crate::job::driver::panic_text;
 use crate::master::overview::Overview;
 use flexps_common::error::Fault;
@@ -85,9 +86,9 @@ impl Api {
         let parts: Vec<&str> = path.split('/').collect();
         match (method.as_str(), parts.as_slice()) {
             ("GET", ["overview"]) => Ok(json(200, &self.look().await?)),
-            ("GET", ["jobs"]) => Ok(json(200, &self.look().await?.jobs)),
-            ("GET", ["slaves"]) => Ok(json(200, &self.look().await?.slaves)),
-            ("GET", ["queue"]) => Ok(json(200, &self.look().await?.queue)),
+            ("GET", ["jobs"]) => Ok(json(200, &self.ask(Event::Jobs).await?)),
+            ("GET", ["slaves"]) => Ok(json(200, &self.ask(Event::Slaves).await?)),
+            ("GET", ["queue"]) => Ok(json(200, &self.ask(Event::Queue).await?)),
             ("GET", ["kinds"]) => Ok(json(200, &self.kinds())),
             ("GET", ["history"]) => self.history(query).await,
             ("GET", ["jobs", id]) if let Ok(id) = id.parse() => self.job(id, query).await,
@@ -129,12 +130,11 @@ impl Api {
 
     /// Records from number `from` on, or the last ones.
     async fn history(&self, query: &str) -> Result<Answer> {
-        let from = match (number(query, "from")?, number(query, "last")?) {
-            (Some(from), _) => from,
-            (None, Some(last)) => self.look().await?.next_record.saturating_sub(last),
-            (None, None) => 0,
+        let start = match (number(query, "from")?, number(query, "last")?) {
+            (None, Some(last)) => Start::Last(last),
+            (from, _) => Start::At(from.unwrap_or(0)),
         };
-        let (lines, next) = self.ask(|reply| Event::History(from, reply)).await?;
+        let (lines, next) = self.ask(|reply| Event::History(start, reply)).await?;
         Ok(Answer { status: 200, body: format!("{{\"next\":{next},\"records\":[{}]}}", lines.join(",")) })
     }
 

@@ -1,12 +1,14 @@
 //! What happens to a master, and the listener that makes events of requests, or passes them to the API.
 
 use crate::api::Api;
-use crate::master::overview::Overview;
+use crate::history::Start;
+use crate::master::overview::{Overview, Waiting};
 use crate::prepare::Prepared;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::transport::{Connection, Packet, Service};
-use flexps_common::wire::api::JobNews;
+use flexps_common::wire::api::{JobLine, JobNews};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster};
+use flexps_common::wire::slaves::SlaveLine;
 use flexps_common::{Error, Result};
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -63,12 +65,18 @@ pub enum Event {
     Saved(JobId, Result<()>),
     /// Somebody wants to see the whole.
     Look(oneshot::Sender<Overview>),
+    /// Somebody wants to see its jobs alone.
+    Jobs(oneshot::Sender<Vec<JobLine>>),
+    /// Somebody wants to see its slaves alone.
+    Slaves(oneshot::Sender<Vec<SlaveLine>>),
+    /// Somebody wants to see what waits, alone.
+    Queue(oneshot::Sender<Vec<Waiting>>),
     /// Somebody wants news of a job.
     Watch(Waiter),
     /// Somebody wants a job to end.
     Cancel(JobId, oneshot::Sender<Result<()>>),
-    /// Somebody wants records from this number on: lines of JSON, and the number of the next one.
-    History(u64, oneshot::Sender<(Vec<Box<str>>, u64)>),
+    /// Somebody wants a page of records: lines of JSON, and the number of the next one.
+    History(Start, oneshot::Sender<(Vec<Box<str>>, u64)>),
     /// Another policy is to decide from now on.
     SetPolicy(String, oneshot::Sender<Result<()>>),
     /// Time went by.

@@ -9,8 +9,9 @@ use super::terminal::out;
 use bytesize::ByteSize;
 use flexps_common::storage::{Storage, StorageOptions};
 use flexps_common::transport::Secret;
+use flexps_common::wire::api;
+use flexps_common::wire::slaves::SlaveLine;
 use flexps_common::{Error, Result};
-use flexps_master::Overview;
 use std::path::{Path, PathBuf};
 
 /// What was found of one thing.
@@ -133,13 +134,16 @@ async fn master(args: &DoctorArgs) -> Finding {
             Err(e) => Wrong(format!("can't listen at {DEFAULT_BIND}: {e}; give --master if one runs there, or --bind")),
         };
     };
-    let overview = async { Client::new(&node::network(&args.access, "client")?, address).overview().await };
-    match overview.await {
+    let slaves = async {
+        let client = Client::new(&node::network(&args.access, "client")?, address);
+        api::read::<Vec<SlaveLine>>(&client.document("slaves").await?)
+    };
+    match slaves.await {
         Err(e) => Wrong(e.message),
-        Ok(Overview { slaves, .. }) if slaves.is_empty() => {
+        Ok(slaves) if slaves.is_empty() => {
             Wrong(format!("at {address}, without slaves; start some: flexps slave --master {address}"))
         }
-        Ok(Overview { slaves, .. }) => {
+        Ok(slaves) => {
             let slots: u32 = slaves.iter().map(|slave| slave.slots).sum();
             Passes(format!("at {address}, with {} slaves of {slots} slots", slaves.len()))
         }

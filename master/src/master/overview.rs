@@ -129,6 +129,26 @@ impl Counts {
 impl Master {
     /// The picture at `now`.
     pub(super) fn overview(&self, now: Duration) -> Overview {
+        Overview {
+            seconds: now.as_secs_f64(),
+            up: self.born.elapsed().as_secs_f64(),
+            policy: self.policy.name().to_owned(),
+            slaves: self.slaves.lines(now),
+            jobs: self.lines(now),
+            queue: self.queue(now),
+            running: self.books.begun(),
+            next_record: self.log.next(),
+            counts: self.counts,
+        }
+    }
+
+    /// The jobs, newest last.
+    pub(super) fn lines(&self, now: Duration) -> Vec<JobLine> {
+        self.jobs.values().map(|job| job.line(now)).collect()
+    }
+
+    /// What waits, in order of submission.
+    pub(super) fn queue(&self, now: Duration) -> Vec<Waiting> {
         let held: BTreeMap<(JobId, u32), u32> = self
             .books
             .reserved
@@ -156,16 +176,6 @@ impl Master {
                 Phase::Preparing => line(None, job.queued, job.waiting.as_ref()).into_iter().collect::<Vec<_>>(),
             }
         };
-        Overview {
-            seconds: now.as_secs_f64(),
-            up: self.born.elapsed().as_secs_f64(),
-            policy: self.policy.name().to_owned(),
-            slaves: self.slaves.lines(now),
-            jobs: self.jobs.values().map(|job| job.line(now)).collect(),
-            queue: self.jobs.values().flat_map(waits).collect(),
-            running: self.books.begun(),
-            next_record: self.log.next(),
-            counts: self.counts,
-        }
+        self.jobs.values().flat_map(waits).collect()
     }
 }

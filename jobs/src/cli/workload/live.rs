@@ -16,6 +16,7 @@ use flexps_common::ids::JobId;
 use flexps_common::job::{DynJob, Prepare, Registry};
 use flexps_common::plan;
 use flexps_common::scheduling::Scheduling;
+use flexps_common::wire::api::{self, JobLine};
 use flexps_common::{Error, Result};
 use flexps_master::history::Record;
 use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, bounds, measure};
@@ -194,7 +195,7 @@ async fn play(
         }
         loop {
             // One that is no longer listed has ended long ago.
-            let listed = client.overview().await?.jobs;
+            let listed: Vec<JobLine> = api::read(&client.document("jobs").await?)?;
             let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
             if !ids.values().any(running) {
                 return Ok::<_, Error>(());
