@@ -28,11 +28,9 @@ pub struct Registration {
     pub incarnation: u64,
 }
 
-impl Registration {
-    /// The machine that it is on, as far as its address tells: what those on one machine have in common are its cores.
-    pub fn machine(&self) -> &str {
-        self.control.rsplit_once(':').map_or(&*self.control, |(machine, _)| machine)
-    }
+/// The machine of an address, `10.0.0.1` of `10.0.0.1:7070`; the addresses of one process, which have no port, are all on "".
+pub fn machine(address: &str) -> &str {
+    address.rsplit_once(':').map_or("", |(machine, _)| machine)
 }
 
 /// A slave as others see it.

@@ -301,5 +301,7 @@ fn cores_of_a_machine_count_once_however_many_slaves_are_on_it() {
         slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().0
     };
     let all = [join("h1", "10.0.0.1:70", 2), join("h2", "10.0.0.1:71", 2), join("h3", "[fd00::1]:70", 16)];
+    let embedded = [join("h4", "h4 control", 4), join("h5", "h5 control", 4)];
     assert_eq!([slaves.cores(&all), slaves.cores(&all[..2]), slaves.cores(&[])], [18, 2, 0]);
+    assert_eq!(slaves.cores(&embedded), 4);
 }

@@ -4,7 +4,7 @@
 //! notices but the counters.
 
 use super::cut::{Message, PieceKeys};
-use super::packed::{Packer, same_host};
+use super::packed::Packer;
 use super::slices;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
@@ -17,7 +17,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::SentLists;
 use flexps_common::wire::packing::{Pack, Packing};
-use flexps_common::wire::slaves::Peer;
+use flexps_common::wire::slaves::{Peer, machine};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ impl Link {
             delay.map_or(channel.clone(), |delay| channel.delayed(delay))
         };
         let bulk = channel(&peer.bulk);
-        let packer = Packer::new(compress, &bulk, same_host(own, &peer.bulk));
+        let packer = Packer::new(compress, &bulk, machine(own) == machine(&peer.bulk));
         Self { slave: peer.id, packer, bulk, sent: SentLists::default() }
     }
 

@@ -147,14 +147,6 @@ async fn measure(channel: &Channel) -> Result<f64> {
     Ok(least[1].saturating_sub(least[0]).as_secs_f64() / PROBE as f64)
 }
 
-/// Whether two slaves' bulk addresses are on one host; those of one process have no port.
-pub fn same_host(one: &str, other: &str) -> bool {
-    match (one.rsplit_once(':'), other.rsplit_once(':')) {
-        (Some((one, _)), Some((other, _))) => one == other,
-        _ => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,11 +179,5 @@ mod tests {
         let packer = Packer { asked: Compression::Auto, pace: Arc::default(), looked: Mutex::default() };
         packer.look(&[0; 4096], Type::F32);
         assert_eq!((packer.way(true), packer.looked.lock().parts), (Pack::Raw, 0));
-    }
-
-    #[test]
-    fn slaves_are_on_one_host_where_their_addresses_differ_by_port_alone() {
-        assert!(same_host("10.0.0.1:7070", "10.0.0.1:7071") && same_host("h1 bulk", "h2 bulk"));
-        assert!(!same_host("10.0.0.1:7070", "10.0.0.2:7070") && same_host("[::1]:7070", "[::1]:80"));
     }
 }
