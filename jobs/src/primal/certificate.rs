@@ -54,6 +54,17 @@ pub struct FeatureSums {
     pub most: f64,
 }
 
+impl FeatureSums {
+    /// Adds a feature of weight `w`, whose losses' gradient is `g`.
+    #[inline(always)]
+    pub fn add(&mut self, w: f64, g: f64, penalty: Penalty) {
+        let over = (g.abs() - penalty.l1).max(0.0);
+        self.penalty += penalty.of(w);
+        self.excess += over * over;
+        self.most = self.most.max(g.abs());
+    }
+}
+
 /// P, and the largest distance from the optimum.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Certificate {

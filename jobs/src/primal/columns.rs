@@ -156,6 +156,16 @@ impl Columns {
         self.values.map_or(Ok(()), |column| worker.put_column(rows.input, first, values, column))
     }
 
+    /// The places of those that were asked for, to choose among.
+    pub fn places(&self) -> Vec<u32> {
+        self.chosen.clone()
+    }
+
+    /// Goes on with the columns at these places as those that are asked for.
+    pub fn choose(&mut self, places: Vec<u32>) {
+        self.chosen = places;
+    }
+
     /// How many were asked for.
     pub fn count(&self) -> usize {
         self.chosen.len()

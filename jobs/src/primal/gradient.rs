@@ -14,10 +14,10 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 
-/// The column, on a worker's first block, of its rows' scores.
-const SCORES: &str = "scores";
-/// ... and of the blocks whose rows they are.
-const BLOCKS: &str = "scored-blocks";
+/// The columns, on a worker's first block, of its rows' scores and of the blocks whose rows they are.
+const SCORES: [&str; 2] = ["scores", "scored-blocks"];
+/// ... and of their losses' slopes, over n, where the gradient was made.
+const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +30,8 @@ pub struct Gradient {
     pub gradient: Table<f64>,
     /// Where the diagonal of the losses' second derivative goes, if it is wanted; zero at the start.
     pub diagonal: Option<Table<f64>>,
+    /// Whether the rows' slopes are to be kept.
+    pub anchors: bool,
 }
 
 /// The score of a row.
@@ -102,24 +104,45 @@ pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Bloc
 /// Takes the scores that were kept of this worker's rows.
 pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
     let scores = find_scores(worker, rows)?;
-    scores.ok_or_else(|| Error::bug(format!("the column {SCORES} of a worker's rows is lost")))
+    scores.ok_or_else(|| Error::bug(format!("the column {} of a worker's rows is lost", SCORES[0])))
 }
 
 /// The same, if they are there and of the blocks that are this worker's now.
 pub fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    let own = own_blocks(worker, rows)?;
-    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(Some(Vec::new())) };
-    let blocks: Option<Vec<u32>> = worker.find_column(rows.input, first, BLOCKS)?;
-    let scores = worker.find_column(rows.input, first, SCORES)?;
-    Ok(scores.filter(|_| blocks == Some(own)))
+    find_by_row(worker, rows, SCORES)
 }
 
 /// Keeps this worker's scores for later stages of as many threads.
 pub fn keep_scores(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
+    keep_by_row(worker, rows, SCORES, scores)
+}
+
+/// Takes the slopes that were kept where the gradient was made.
+pub fn find_anchor(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
+    find_by_row(worker, rows, ANCHOR)
+}
+
+/// Keeps them.
+pub fn keep_anchor(worker: &mut Worker<'_>, rows: Rows, slopes: Vec<f64>) -> Result<()> {
+    keep_by_row(worker, rows, ANCHOR, slopes)
+}
+
+/// Takes what was kept of this worker's rows under the first name, with its blocks under the other, if it is there and of
+/// the blocks that are this worker's now.
+fn find_by_row(worker: &mut Worker<'_>, rows: Rows, [name, of]: [&str; 2]) -> Result<Option<Vec<f64>>> {
+    let own = own_blocks(worker, rows)?;
+    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(Some(Vec::new())) };
+    let blocks: Option<Vec<u32>> = worker.find_column(rows.input, first, of)?;
+    let values = worker.find_column(rows.input, first, name)?;
+    Ok(values.filter(|_| blocks == Some(own)))
+}
+
+/// Keeps a number for each of this worker's rows, for later stages of as many threads.
+fn keep_by_row(worker: &mut Worker<'_>, rows: Rows, [name, of]: [&str; 2], values: Vec<f64>) -> Result<()> {
     let own = own_blocks(worker, rows)?;
     let Some(first) = own.first().map(|first| *first as usize) else { return Ok(()) };
-    worker.put_column(rows.input, first, BLOCKS, own)?;
-    worker.put_column(rows.input, first, SCORES, scores)
+    worker.put_column(rows.input, first, of, own)?;
+    worker.put_column(rows.input, first, name, values)
 }
 
 /// The places of a worker's blocks among the slave's.
@@ -143,7 +166,7 @@ impl Gradient {
     pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
-        let (mut sums, mut scores) = (Sums::default(), Vec::new());
+        let (mut sums, mut scores, mut slopes) = (Sums::default(), Vec::new(), Vec::new());
         // Whoever learnt at this point has left them.
         let known = if worker.scalar("scored", 0.0) == 1.0 { find_scores(worker, self.rows)? } else { None };
         let known = known.unwrap_or_default();
@@ -168,10 +191,12 @@ impl Gradient {
                         let z = known.get(scores.len()).copied().unwrap_or_else(score);
                         scores.push(z);
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
+                            slopes.push(0.0);
                             continue;
                         }
                         let (y, weight) = (task.target(row.label), task.weight(row.label));
                         let at = L::at(y, z);
+                        slopes.push(share * weight * at.slope);
                         sums.loss += weight * at.loss;
                         sums.inner += weight * at.slope * z;
                         sums.bend += weight * at.bend;
@@ -197,6 +222,9 @@ impl Gradient {
             }
         }
         keep_scores(worker, self.rows, scores)?;
+        if self.anchors {
+            keep_anchor(worker, self.rows, slopes)?;
+        }
         let Sums { loss, inner, bend, slope, curvature, right } = sums;
         let named = [("loss", loss), ("inner", inner), ("bend", bend), ("slope", slope), ("curvature", curvature)];
         for (name, value) in named {

@@ -31,6 +31,8 @@ const ENOUGH: f64 = 1e-3;
 const PIVOT: f64 = 1e-13;
 /// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
 const PASSES: f64 = 16.0;
+/// The same under an L1 penalty, by sweeps, each of which also writes.
+const SWEPT: f64 = 40.0;
 /// What it costs to have a number summed over slaves, in products of two non-zeros.
 const SENT: f64 = 8.0;
 
@@ -64,7 +66,7 @@ fn fits(features: usize, memory: u64) -> bool {
 /// by the non-zeros.
 fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: usize) -> bool {
     let (threads, sent) = (threads as f64, if slaves > 1 { SENT } else { 1.0 });
-    squares / 2.0 / threads + sent * (features as f64).powi(2) <= PASSES * nonzeros / threads
+    squares / 2.0 / threads + sent * (features as f64).powi(2) <= SWEPT * nonzeros / threads
 }
 
 /// Whether Newton's method is to use the matrix of all features, by the facts of the rows, rather than products with it.
@@ -126,9 +128,9 @@ impl Gram {
         Ok(Some(Self { starts, slots, values, features, size: features + own, matrix: Vec::new() }))
     }
 
-    /// Numbers that the workers sum.
+    /// Numbers that the workers sum for the matrix of so many features or fewer, at most.
     pub fn numbers(features: usize, memory: u64) -> usize {
-        if fits(features, memory) { line(features + 1) } else { 0 }
+        line(features.min((memory / 20).isqrt() as usize) + 1)
     }
 
     /// Fills it, `bends` being slope and curvature of each of this worker's rows, over n.
@@ -393,7 +395,8 @@ mod tests {
         // a9a's rows; 1200 of the features of 200,000 rows; tf-idf rows, which have hundreds of those that are worked on.
         assert!(pays(123, [32_561.0 * 196.0, 451_592.0], 2, 1));
         assert!(pays(1200, [200_000.0 * 70.0, 1_400_000.0], 2, 1));
-        assert!(!pays(1200, [200_000.0 * 70.0, 1_400_000.0], 2, 3));
+        assert!(pays(1900, [200_000.0 * 70.0, 1_400_000.0], 2, 1));
+        assert!(!pays(1900, [200_000.0 * 70.0, 1_400_000.0], 2, 3));
         assert!(!pays(2000, [20_000.0 * 300.0 * 300.0, 20_000.0 * 300.0], 2, 1));
         let facts = |rows, features, nonzeros| Facts { rows, features, nonzeros, ..Facts::default() };
         assert!(suits(&facts(32_561, 123, 451_592), 40 << 20) && suits(&facts(569, 30, 17_070), 40 << 20));

@@ -13,12 +13,15 @@ mod descent;
 pub mod flags;
 mod gradient;
 pub mod gram;
+mod inner;
 pub mod judge;
 pub mod loss;
 pub mod measure;
 mod newton;
+mod norms;
 pub mod problems;
 mod quadratic;
+mod reach;
 mod reduce;
 mod screen;
 pub mod task;
@@ -40,6 +43,7 @@ use judge::Judge;
 use loss::with_smooth;
 use measure::Measure;
 use newton::Newton;
+use norms::Norms;
 use problems::Problems;
 use screen::Screen;
 pub use screen::ranges;
@@ -134,6 +138,7 @@ impl Primal<'_> {
             starts: common.init_model.is_some(),
             memory: inputs.rows.memory,
         };
+        let norms = self.flags.path.map(|_| plan.table::<f64>("norms", 2));
         let solver = Solver {
             rows: inputs.rows,
             threads,
@@ -141,6 +146,7 @@ impl Primal<'_> {
             point,
             gradient,
             sums,
+            norms,
             epochs: common.epochs,
             tolerance: common.tolerance,
             time_limit: common.time_limit,
@@ -166,6 +172,10 @@ impl Primal<'_> {
             }
         }
         steps.decide(move |progress| begun.begin(progress));
+        if let Some(norms) = norms {
+            let norms = Norms { rows: inputs.rows, norms };
+            steps.stage("norms", move |worker| norms.run(worker)).threads(threads).input(inputs.rows.input);
+        }
         steps.repeat(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
@@ -271,6 +281,7 @@ struct Solver {
     point: Table<f64>,
     gradient: Table<f64>,
     sums: Table<f64>,
+    norms: Option<Table<f64>>,
     epochs: u64,
     tolerance: f64,
     time_limit: Option<f64>,
@@ -286,33 +297,40 @@ impl Solver {
             Learner::Descent(active) => (Some(active), None),
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
-        let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal };
-        let path = self.problems.flags.path.is_some();
+        let anchors = self.norms.is_some();
+        let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal, anchors };
         let rows = (!self.problems.starts).then_some(self.rows);
-        let screen = Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, path, rows };
+        let screen =
+            Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, norms: self.norms, rows };
         steps.repeat(self.epochs, |round| {
-            // Where only the penalty is another, the gradient is what it was.
-            round.when("moved", 1.0, |round| {
-                round.zero(self.gradient);
-                if let Some(diagonal) = diagonal {
-                    round.zero(diagonal);
+            round.when("look", 1.0, |round| {
+                // Where only the penalty is another, the gradient is what it was.
+                round.when("moved", 1.0, |round| {
+                    round.zero(self.gradient);
+                    if let Some(diagonal) = diagonal {
+                        round.zero(diagonal);
+                    }
+                    round
+                        .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
+                        .threads(self.threads)
+                        .input(input);
+                });
+                if let Some(active) = active {
+                    round.zero(active);
                 }
-                round
-                    .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
-                    .threads(self.threads)
-                    .input(input);
-            });
-            if let Some(active) = active {
-                round.zero(active);
-            }
-            round.stage("screen", move |worker| screen.run(worker)).threads(self.threads).input(input);
-            let decided = self.clone();
-            match learner {
-                Learner::Descent(active) => {
+                round.stage("screen", move |worker| screen.run(worker)).threads(self.threads).input(input);
+                if active.is_some() {
+                    let decided = self.clone();
                     round.decide(move |progress| {
+                        reach::looked(progress, "screen");
                         progress.set("moved", 0.0);
                         decided.certified(progress)
                     });
+                }
+            });
+            let decided = self.clone();
+            match learner {
+                Learner::Descent(active) => {
                     let descent = Descent {
                         rows: self.rows,
                         point: self.point,
@@ -320,6 +338,7 @@ impl Solver {
                         sums: self.sums,
                         bias: self.problems.bias,
                         quadratic: kind == Kind::Squared,
+                        path: self.norms.is_some(),
                         tolerance: self.tolerance,
                         seed: self.seed,
                     };
@@ -327,12 +346,7 @@ impl Solver {
                         .stage("descent", move |worker| with_smooth!(kind, L => descent.run::<L>(worker)))
                         .threads(self.threads)
                         .input(input);
-                    round.decide(|progress| {
-                        let bias = progress.metric("descent", "bias")?;
-                        progress.set("bias", bias);
-                        ["moved", "scored"].into_iter().for_each(|name| progress.set(name, 1.0));
-                        Ok(Flow::Next)
-                    });
+                    round.decide(move |progress| decided.learnt(progress));
                 }
                 Learner::Newton(newton) => {
                     round.decide(move |progress| newton.judge(progress, |progress| decided.certified(progress)));
@@ -362,12 +376,12 @@ impl Solver {
             // The list of features was made for another penalty.
             return Ok(Flow::Again);
         }
-        if let Some(why) = self.problems.certified(progress, self.tolerance)? {
-            return Ok(Flow::Stop(why));
-        }
         if let (Ok(active), Ok(near)) = (progress.metric("screen", "active"), progress.metric("screen", "near")) {
             progress.set("active", active);
             progress.set("listed", active + near);
+        }
+        if let Some(why) = self.problems.certified(progress, ["gradient", "screen"], self.tolerance)? {
+            return Ok(Flow::Stop(why));
         }
         if progress.scalar("l1", 0.0) == 0.0
             && progress.scalar("l2", 0.0) == 0.0
@@ -382,6 +396,23 @@ impl Solver {
             return Ok(Flow::Stop(format!("time limit {limit} s reached")));
         }
         Ok(Flow::Next)
+    }
+
+    /// Behind the stage `descent`, which may have ended with a certificate.
+    fn learnt(&self, progress: &mut Progress) -> Result<Flow> {
+        let bias = progress.metric("descent", "bias")?;
+        progress.set("bias", bias);
+        ["moved", "scored", "look"].into_iter().for_each(|name| progress.set(name, 1.0));
+        if let Ok(far) = progress.metric("descent", "strayed") {
+            reach::strayed(progress, far);
+        }
+        if progress.metric("descent", "certified")? == 1.0
+            && let Some(why) = self.problems.certified(progress, ["descent"; 2], self.tolerance)?
+        {
+            return Ok(Flow::Stop(why));
+        }
+        // No round is the last without a certificate.
+        Ok(if progress.epoch + 1 >= self.epochs { Flow::Again } else { Flow::Next })
     }
 }
 

@@ -8,6 +8,7 @@ use super::flags::Flags;
 use super::gram;
 use super::loss;
 use super::measure::{Counts, Measure};
+use super::reach;
 use super::task::{self, name_of};
 use crate::sdca::loss::Kind;
 use flexps_common::data::{Facts, Labels};
@@ -122,12 +123,18 @@ impl Problems {
         progress.set("path_step", f64::from(place.step));
         progress.set("decrease", f64::INFINITY);
         progress.set("tried", 0.0);
-        // Whether the gradient has to be made, and whether the scores at the point are known.
-        progress.set("moved", f64::from(u8::from(place.step == 0)));
+        progress.set("path_left", f64::from(self.steps() - 1 - place.step));
+        // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
+        // the point are known.
+        progress.set("look", 1.0);
         if place.step == 0 {
-            progress.set("scored", 0.0);
+            let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];
+            set.into_iter().for_each(|(name, value)| progress.set(name, value));
         }
         if place.step > 0 {
+            if reach::reached(progress) > 0.0 {
+                progress.set("look", 0.0);
+            }
             let (most, least) = (progress.scalar("most_lambda", 0.0), progress.scalar("least_lambda", 0.0));
             let part = f64::from(place.step) / f64::from(self.steps() - 1);
             self.set_lambda(progress, most * (least / most).powf(part));
@@ -182,6 +189,7 @@ impl Problems {
         }
         progress.set("most_lambda", most);
         progress.set("least_lambda", least);
+        progress.set("path_ratio", (least / most).powf(1.0 / f64::from(self.steps() - 1)));
         self.set_lambda(progress, most);
         Ok(true)
     }
@@ -240,7 +248,7 @@ impl Problems {
                 progress.set(kept, before + progress.scalar(name, 0.0));
             }
             let rows = progress.scalar("trained_rows", 1.0);
-            progress.set("training_loss", progress.metric("gradient", "loss")? / rows);
+            progress.set("training_loss", progress.scalar("loss", 0.0) / rows);
             if facts.labels.all().len() == 2 {
                 progress.set("training_accuracy", progress.scalar("right", 0.0) / rows);
             }
@@ -310,20 +318,25 @@ impl Problems {
         (1..self.steps()).fold(0, better)
     }
 
-    /// Behind the certificate of a round: notes it, and says whether it is enough. `tolerance` is asked for as a part of
-    /// the objective.
-    pub fn certified(&self, progress: &mut Progress, tolerance: f64) -> Result<Option<String>> {
-        let (certificate, _) = certificate::read(progress, "gradient", "screen", self.bias)?;
+    /// Behind the certificate of a round, by what the stages `over_rows` and `over_features` reported: notes it, and says
+    /// whether it is enough. `tolerance` is asked for as a part of the objective.
+    pub fn certified(
+        &self,
+        progress: &mut Progress,
+        [over_rows, over_features]: [&str; 2],
+        tolerance: f64,
+    ) -> Result<Option<String>> {
+        let (certificate, _) = certificate::read(progress, over_rows, over_features, self.bias)?;
         let relative = certificate.gap / certificate.objective.abs().max(f64::MIN_POSITIVE);
         progress.objective = Some(certificate.objective);
         progress.set("objective", certificate.objective);
         progress.set("gap", relative);
         let round = (progress.epoch + 1) as f64;
         progress.set("rounds", round);
-        let nonzeros = progress.metric("screen", "nonzeros")?;
-        progress.set("nonzeros", nonzeros);
-        let right = progress.metric("gradient", "right")?;
-        progress.set("right", right);
+        for (stage, name) in [(over_features, "nonzeros"), (over_rows, "right"), (over_rows, "loss")] {
+            let value = progress.metric(stage, name)?;
+            progress.set(name, value);
+        }
         if progress.scalar("l1", 0.0) == 0.0 && progress.scalar("l2", 0.0) == 0.0 {
             return Ok(None);
         }

@@ -4,9 +4,11 @@
 //! A feature is worked on if its weight is not zero, or if its gradient exceeds what the L1 penalty holds back; of the
 //! latter only those that exceed it most, so that the first rounds, far from the optimum, do not work on features that
 //! the end leaves at zero. Features that no row has are not looked at where one slave knows them: hashed features are mostly
-//! such. Invariant: all workers agree on the threshold, and the list holds each such feature once.
+//! such. Behind the features that are worked on the list holds, along a path, those that are watched for its next steps.
+//! Invariant: all workers agree on the threshold and on the steps, and the list holds each such feature once.
 
 use super::certificate::{FeatureSums, Penalty};
+use super::reach::Ahead;
 use super::reduce::Reduce;
 use crate::parts::{Parts, Rows};
 use flexps_common::Result;
@@ -28,10 +30,6 @@ const LEAST: f64 = 1000.0;
 /// Of those that ask for it, this part is worked on at least.
 const PART: f64 = 0.25;
 
-/// Beside them stand, where the penalty is going to fall, features whose gradient comes to this part of it: their columns
-/// are made along with the others, lest it take another pass over the rows.
-const NEAR: f64 = 0.7;
-
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
@@ -43,8 +41,8 @@ pub struct Screen {
     pub active: Option<Table<u32>>,
     /// For sums over the workers.
     pub sums: Table<f64>,
-    /// Whether the penalty is going to fall.
-    pub path: bool,
+    /// Norms and non-zeros by feature, where the penalty is going to fall.
+    pub norms: Option<Table<f64>>,
     /// The rows, where only their features can have a weight.
     pub rows: Option<Rows>,
 }
@@ -68,47 +66,62 @@ impl Screen {
     }
 
     /// The stage function. Reports `penalty` and `excess`, summed, `most`, `nonzeros`, `gradient2` (the squared norm of the
-    /// whole objective's gradient without the L1 penalty) and, of the list, `active` and behind them `near`.
+    /// whole objective's gradient without the L1 penalty) and, of the list, `active` and behind them `near`; along a path what
+    /// [`Ahead`] says.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let penalty = Penalty { l1: worker.scalar("l1", 0.0), l2: worker.scalar("l2", 0.0) };
         let (mut sums, mut nonzeros, mut gradient2) = (FeatureSums::default(), 0u64, 0.0);
         let (mut weights, mut gradient) = (Vec::new(), Vec::new());
         // Features with a weight, and those that ask for one with what they exceed the penalty by, as a bin.
         let (mut held, mut asking): (Vec<Key>, Vec<(Key, u8)>) = Default::default();
-        let (mut counts, mut near) = (vec![0.0; BINS], Vec::<Key>::new());
-        let mut look = |keys: &mut dyn Iterator<Item = Key>, weights: &[f64], gradient: &[f64]| {
+        let ahead = Ahead::of(worker);
+        // Features that may be watched, with when they come in the way first and the size of their gradient.
+        let (mut counts, mut near) = (vec![0.0; BINS], Vec::<(Key, usize, f64)>::new());
+        let (mut radii, mut first_nonzeros) = (ahead.radii(), vec![0.0; ahead.classes()]);
+        let mut look = |keys: &mut dyn Iterator<Item = Key>, weights: &[f64], gradient: &[f64], norms: &[f64]| {
+            let mut norms = norms.chunks_exact(2);
             for (key, (w, g)) in keys.zip(weights.iter().zip(gradient)) {
-                sums.penalty += penalty.of(*w);
-                let size = g.abs();
-                sums.most = sums.most.max(size);
-                let over = (size - penalty.l1).max(0.0);
-                let all = g + penalty.l2 * w;
+                sums.add(*w, *g, penalty);
+                let (size, all) = (g.abs(), g + penalty.l2 * w);
                 gradient2 += all * all;
-                sums.excess += over * over;
+                let mut first = 0;
+                if let Some([norm2, count]) = norms.next().and_then(|norm| norm.first_chunk().copied())
+                    && count > 0.0
+                {
+                    if *w == 0.0 {
+                        let norm = norm2.sqrt();
+                        first = ahead.first(size, norm);
+                        radii.add(&ahead, first, size, norm);
+                    }
+                    first_nonzeros[first] += count;
+                }
                 if *w != 0.0 {
                     nonzeros += 1;
                     held.push(key);
-                } else if over > 0.0 && self.active.is_some() {
+                } else if size > penalty.l1 && self.active.is_some() {
                     let bin = if penalty.l1 > 0.0 { bin(size / penalty.l1) } else { 0 };
                     counts[bin] += 1.0;
                     asking.push((key, bin as u8));
-                } else if self.path && size >= NEAR * penalty.l1 && size > 0.0 {
-                    near.push(key);
+                } else if self.norms.is_some() && (first + 1 < ahead.classes() || ahead.is_near(size)) {
+                    near.push((key, first, size));
                 }
             }
         };
+        let mut norms = Vec::new();
         match self.occurring(worker)?.as_deref() {
             Some(KeyMap::Sorted(keys)) => {
                 let (index, threads) = (worker.place.index, worker.place.threads);
                 let own = &keys[keys.len() * index / threads..keys.len() * (index + 1) / threads];
                 worker.get(self.point, own, &mut weights)?;
                 worker.get(self.gradient, own, &mut gradient)?;
-                look(&mut own.iter().copied(), &weights, &gradient);
+                self.norms.map_or(Ok(()), |table| worker.get(table, own, &mut norms))?;
+                look(&mut own.iter().copied(), &weights, &gradient, &norms);
             }
             _ => ranges(worker, |worker, mut keys| {
                 worker.get_range(self.point, keys.clone(), &mut weights)?;
                 worker.get_range(self.gradient, keys.clone(), &mut gradient)?;
-                look(&mut keys, &weights, &gradient);
+                self.norms.map_or(Ok(()), |table| worker.get_range(table, keys.clone(), &mut norms))?;
+                look(&mut keys, &weights, &gradient, &norms);
                 Ok(())
             })?,
         }
@@ -118,16 +131,25 @@ impl Screen {
         worker.report("most", Metric::Max(sums.most));
         worker.report("nonzeros", Metric::Count(nonzeros));
         let Some(active) = self.active else { return Ok(()) };
-        let mut reduce = Reduce::new(self.sums, (BINS + 1).max(2 * worker.place.threads));
+        let room = BINS + 1 + first_nonzeros.len();
+        let mut reduce = Reduce::new(self.sums, room.max(2 * worker.place.threads));
         counts.push(nonzeros as f64);
+        counts.extend(first_nonzeros);
         reduce.sum(worker, &mut counts)?;
         let least = threshold(&counts[..BINS], counts[BINS]);
-        let mut list = held;
+        let memory = self.rows.map_or(0.0, |rows| rows.memory as f64) * worker.place.threads as f64;
+        let steps = ahead.choose(&counts[BINS + 1..], memory);
+        near.retain(|(_, first, size)| ahead.is_watched(steps, *first, *size));
+        let (mut list, mut near): (_, Vec<Key>) = (held, near.into_iter().map(|(key, ..)| key).collect());
         for (key, bin) in asking {
-            if usize::from(bin) >= least { &mut list } else { &mut near }.push(key);
+            if usize::from(bin) >= least {
+                list.push(key);
+            } else if self.norms.is_some() {
+                near.push(key);
+            }
         }
-        if !self.path {
-            near.clear();
+        if self.norms.is_some() {
+            radii.report(worker, &ahead, steps);
         }
         // Where this worker's parts of the list begin.
         let (index, threads) = (worker.place.index, worker.place.threads);

@@ -12,6 +12,8 @@ use flexps_common::data::{Block, Labels};
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
 
+mod path;
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loss {
     Logistic,
@@ -262,31 +264,6 @@ fn a_tolerance_of_1e_10_is_reached_when_asked_for() {
 }
 
 #[test]
-fn each_step_of_a_path_is_certified_and_ends_where_a_run_of_its_own_does() {
-    let blocks = Rows { features: 80, ..Rows::sparse(4) }.blocks(4);
-    for loss in ALL {
-        let common = Common { tolerance: 1e-6, lambda: Some(0.002), bias: true, ..fixtures::flags() };
-        let flags = Flags { path: Some(10), ..Flags::default() };
-        let outcome = run(Host::cluster(1, 2), &*job(loss, Norm::L1, common, flags), &blocks).unwrap();
-        assert_eq!(outcome.epochs.len(), 10);
-        let mut before = f64::INFINITY;
-        for (at, epoch) in outcome.epochs.iter().enumerate() {
-            let (lambda, gap) = (epoch.metrics["lambda"], epoch.metrics["gap"]);
-            assert!(lambda < before && gap <= 1e-6, "step {at}: lambda {lambda} after {before}, gap {gap:e}");
-            before = lambda;
-            let problem = Problem::new(loss, &blocks, lambda, 0.0, true);
-            let above = (epoch.objective.unwrap() - problem.optimum()) / epoch.objective.unwrap();
-            assert!((-1e-10..gap + 1e-10).contains(&above), "step {at}: {above:e}");
-        }
-        assert_eq!(outcome.epochs[0].metrics["nonzeros"], 0.0);
-        // Each lambda begins with the gradient that the one before ended with.
-        let runs = |stage: &str| outcome.stages.iter().filter(|(name, _)| name == stage).count();
-        assert_eq!(runs("screen") - runs("gradient"), 10);
-        assert!((before - 0.002).abs() < 1e-12);
-    }
-}
-
-#[test]
 fn classes_count_as_much_as_they_are_given() {
     let blocks = Rows { features: 50, ..Rows::sparse(5) }.blocks(3);
     let rows: Vec<f32> = blocks.iter().flat_map(|b| b.labels.iter().copied()).collect();
@@ -381,21 +358,6 @@ fn folds_are_held_out_and_the_model_is_that_of_all_rows() {
             assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-2), "{norm:?}: another model");
         }
     }
-}
-
-#[test]
-fn a_path_under_cross_validation_keeps_the_lambda_with_the_least_loss() {
-    let blocks = Rows { features: 60, ..Rows::sparse(9) }.blocks(4);
-    let common = Common { tolerance: 1e-5, lambda: Some(1e-4), bias: true, ..fixtures::flags() };
-    let flags = Flags { path: Some(8), cv: Some(4), ..Flags::default() };
-    let outcome = run(Host::new(), &*job(Loss::Logistic, Norm::L1, common, flags), &blocks).unwrap();
-    let scalars = &outcome.progress.scalars;
-    let mean = |step: usize| scalars[&format!("cv_loss_{step}")] / scalars[&format!("cv_weight_{step}")];
-    let best = (0..8).min_by(|a, b| mean(*a).total_cmp(&mean(*b))).unwrap();
-    let lambda = outcome.epochs[4 * 8 + best].metrics["lambda"];
-    assert_eq!(scalars["lambda"], lambda);
-    let nonzeros = outcome.table("weights", 0..60).iter().filter(|w| **w != 0.0).count() as f64;
-    assert_eq!(scalars["nonzeros"], nonzeros);
 }
 
 #[test]

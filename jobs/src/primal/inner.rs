@@ -1,0 +1,264 @@
+//! Newton steps on the features that are worked on, each found by coordinate descent on the workers' own columns, or by the
+//! matrix, joined, and shortened until the objective falls as it should.
+//!
+//! Per step the workers exchange two numbers a feature that is worked on, whatever the number of rows. Invariant: the
+//! objective never rises, but for rounding, and all workers hold the same weights.
+
+use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
+use super::columns::Columns;
+use super::gram::Gram;
+use super::loss::Smooth;
+use super::quadratic::{Quadratic, Way};
+use super::reach::LOST;
+use super::reduce::Reduce;
+use flexps_common::Result;
+use flexps_common::worker::Worker;
+use rand_chacha::ChaCha8Rng;
+
+/// Newton steps at most.
+const STEPS: usize = 50;
+/// The steps end when the gap of the features that are worked on is this part of what it was, or of the tolerance.
+const ENOUGH: f64 = 0.1;
+/// ... or this part of what is asked for in the end.
+const WELL: f64 = 0.3;
+/// ... or, while features are worked on that had no weight, when a step brings less than this part of what all brought: most
+/// of what is left is for others.
+const LITTLE: f64 = 0.1;
+/// Halvings of a step at most.
+const HALVINGS: u32 = 30;
+/// A step must bring this part of what its slope promises.
+const PROMISED: f64 = 0.01;
+
+/// A rise by this part of the objective is rounding: near the optimum what a good step brings drowns in it.
+const NOISE: f64 = 1e-14;
+
+/// A worker's rows as they stand.
+pub struct Own {
+    /// Targets and weights; weight 0 is held out.
+    pub targets: Vec<(f64, f64)>,
+    /// Scores at the present weights.
+    pub scores: Vec<f64>,
+    /// Weighted slope and curvature of each, over n.
+    pub bends: Vec<[f64; 2]>,
+    /// Slopes where the gradient of all features was made, if they are known.
+    pub anchor: Option<Vec<f64>>,
+    /// Of the features that are worked on.
+    pub columns: Columns,
+    /// Sums at the present scores, if slopes and curvatures are those of these.
+    pub sums: Option<Sums>,
+}
+
+/// Sums over a worker's rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Sums {
+    /// For the certificate.
+    pub rows: RowSums,
+    /// Of the curvatures, over n.
+    pub curvature: f64,
+    /// Of the squares of how far the slopes are from the anchor.
+    pub far: f64,
+}
+
+/// What all workers know alike.
+pub struct Shared {
+    /// Rows that are not held out.
+    pub rows: f64,
+    /// The penalty.
+    pub penalty: Penalty,
+    /// The gap that is asked for, as a part of the objective.
+    pub tolerance: f64,
+    /// Whether the losses are quadratic.
+    pub quadratic: bool,
+    /// Of the features that are worked on.
+    pub weights: Vec<f64>,
+    /// The intercept, if there is one.
+    pub bias: Option<f64>,
+    /// How far the slopes are from the anchor.
+    pub strayed: f64,
+    /// For sums over the workers.
+    pub reduce: Reduce,
+    /// Bytes that a worker may keep for values by feature.
+    pub memory: u64,
+}
+
+/// Where the present weights lead.
+struct View {
+    gradient: Vec<f64>,
+    diagonal: Vec<f64>,
+    /// This worker's part of the diagonal.
+    own_diagonal: Vec<f64>,
+    /// Slope and curvature of the intercept, and this worker's part of the curvature.
+    constant: [f64; 3],
+    certificate: Certificate,
+}
+
+impl Own {
+    /// Slopes and curvatures at the present scores, if they are not known.
+    pub fn bend<L: Smooth>(&mut self, rows: f64) -> Sums {
+        if let Some(known) = self.sums {
+            return known;
+        }
+        let (share, mut sums, mut curvature) = (1.0 / rows, RowSums::default(), 0.0);
+        for (((y, weight), z), [slope, curved]) in self.targets.iter().zip(&self.scores).zip(&mut self.bends) {
+            let at = L::at(*y, *z);
+            *slope = share * weight * at.slope;
+            // Where the loss is flat a little of its usual curvature keeps steps finite.
+            *curved = share * weight * at.curvature.max(1e-12);
+            sums.loss += weight * at.loss;
+            sums.inner += weight * at.slope * z;
+            sums.bend += weight * at.bend;
+            sums.slope += weight * at.slope;
+            curvature += *curved;
+        }
+        let far = match &self.anchor {
+            Some(anchor) => anchor.iter().zip(&self.bends).map(|(then, [now, _])| (now - then) * (now - then)).sum(),
+            None => LOST,
+        };
+        *self.sums.insert(Sums { rows: sums, curvature, far })
+    }
+
+    /// Goes to the scores `from` and so much of `way` on.
+    fn go_to(&mut self, from: &[f64], way: &[f64], length: f64) {
+        self.scores.iter_mut().zip(from.iter().zip(way)).for_each(|(z, (from, d))| *z = from + length * d);
+        self.sums = None;
+    }
+}
+
+impl Shared {
+    /// Newton steps until the gap is well below what it was or is asked for: how many, and how often they were halved.
+    pub fn settle<L: Smooth>(
+        &mut self,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<(usize, u32)> {
+        let shape = (own.scores.len(), self.bias.is_some());
+        let place = (self.penalty.l1, self.memory);
+        let mut gram = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)?;
+        let explores = self.penalty.l1 > 0.0 && self.weights.contains(&0.0);
+        let (mut goal, mut steps, mut halvings) = (None, 0, 0);
+        let (mut first, mut before) = (f64::INFINITY, f64::INFINITY);
+        while steps < STEPS {
+            let view = self.look::<L>(worker, own)?;
+            let now = view.certificate;
+            let (asked, part) = (WELL * self.tolerance * now.objective, if explores { ENOUGH } else { 0.0 });
+            let goal = *goal.get_or_insert((part * now.gap).max(asked));
+            if steps == 0 {
+                first = now.objective;
+            }
+            let little = explores && before - now.objective < LITTLE * (first - now.objective);
+            if steps > 0 && (now.gap <= goal || little) || !now.objective.is_finite() {
+                break;
+            }
+            before = now.objective;
+            let way = match &mut gram {
+                Some(gram) => {
+                    if steps == 0 || !self.quadratic {
+                        gram.fill(worker, &mut self.reduce, &own.bends)?;
+                    }
+                    gram.step(&self.weights, &view.gradient, view.constant[0], self.penalty)
+                }
+                None => {
+                    let [slope, curvature, own_curvature] = view.constant;
+                    let alone = worker.place.threads == 1;
+                    let way = Quadratic {
+                        columns: &own.columns,
+                        weights: &self.weights,
+                        gradient: &view.gradient,
+                        own: &view.own_diagonal,
+                        all: &view.diagonal,
+                        bends: &own.bends,
+                        penalty: self.penalty,
+                        bias: self.bias.map(|_| [slope, own_curvature, curvature]),
+                        alone,
+                        enough: if self.quadratic && alone { 1e-3 } else { 0.0 },
+                    }
+                    .solve(rng);
+                    self.join(worker, &view, way)?
+                }
+            };
+            let Some(cut) = self.go::<L>(worker, own, &view, &way)? else { break };
+            halvings += cut;
+            steps += 1;
+        }
+        Ok((steps, halvings))
+    }
+
+    /// Slopes, curvatures, gradient and diagonal at the present weights, and the certificate of the features that are worked
+    /// on.
+    fn look<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own) -> Result<View> {
+        let Sums { rows: sums, curvature: own_curvature, far } = own.bend::<L>(self.rows);
+        let count = self.weights.len();
+        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6), Vec::with_capacity(count));
+        for j in 0..count {
+            let [gradient, curvature] = own.columns.column(j).dots(&own.bends);
+            all.push(gradient);
+            own_diagonal.push(curvature);
+        }
+        all.extend(&own_diagonal);
+        all.extend([sums.loss, sums.inner, sums.bend, sums.slope, own_curvature, far]);
+        self.reduce.sum(worker, &mut all)?;
+        let (features, rest) = all.split_at(2 * count);
+        let (gradient, diagonal) = features.split_at(count);
+        let sums = RowSums { loss: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
+        self.strayed = rest[5].sqrt();
+        let mut over = FeatureSums::default();
+        self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
+        Ok(View {
+            gradient: gradient.to_vec(),
+            diagonal: diagonal.to_vec(),
+            own_diagonal,
+            constant: [rest[3] / self.rows, rest[4], own_curvature],
+            certificate: certify(self.rows, &sums, &over, self.penalty, self.bias),
+        })
+    }
+
+    /// The common step.
+    fn join(&mut self, worker: &mut Worker<'_>, view: &View, way: Way) -> Result<Way> {
+        if worker.place.threads == 1 {
+            return Ok(way);
+        }
+        let Way { step: mut all, bias } = way;
+        for (step, (own, all)) in all.iter_mut().zip(view.own_diagonal.iter().zip(&view.diagonal)) {
+            *step *= if *all > 0.0 { own / all } else { 0.0 };
+        }
+        let [_, curvature, own_curvature] = view.constant;
+        all.push(if curvature > 0.0 { bias * own_curvature / curvature } else { 0.0 });
+        self.reduce.sum(worker, &mut all)?;
+        let bias = all.pop().unwrap_or(0.0);
+        Ok(Way { step: all, bias })
+    }
+
+    /// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it
+    /// leads nowhere.
+    fn go<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own, view: &View, way: &Way) -> Result<Option<u32>> {
+        let (penalty, objective) = (self.penalty, view.certificate.objective);
+        let penalties = |weights: &[f64], length: f64| {
+            let moved = weights.iter().zip(&way.step).map(|(w, d)| penalty.of(w + length * d));
+            moved.sum::<f64>()
+        };
+        let before = penalties(&self.weights, 0.0);
+        let along: f64 = view.gradient.iter().zip(&way.step).map(|(g, d)| g * d).sum();
+        let promised = along + view.constant[0] * way.bias + penalties(&self.weights, 1.0) - before;
+        let mut moved = vec![way.bias; own.scores.len()];
+        own.columns.add(&way.step, &mut moved);
+        let (from, mut length) = (own.scores.clone(), 1.0);
+        for halvings in 0..HALVINGS {
+            // With all that the next step is going to need.
+            own.go_to(&from, &moved, length);
+            let mut losses = vec![own.bend::<L>(self.rows).rows.loss];
+            self.reduce.sum(worker, &mut losses)?;
+            let after = losses[0] / self.rows + penalties(&self.weights, length);
+            if after - objective <= PROMISED * length * promised + NOISE * objective.abs() {
+                self.weights.iter_mut().zip(&way.step).for_each(|(w, d)| *w += length * d);
+                if let Some(bias) = &mut self.bias {
+                    *bias += length * way.bias;
+                }
+                return Ok(Some(halvings));
+            }
+            length /= 2.0;
+        }
+        own.go_to(&from, &moved, 0.0);
+        Ok(None)
+    }
+}

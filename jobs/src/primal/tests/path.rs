@@ -1,0 +1,89 @@
+//! What a path of penalties promises.
+
+use super::*;
+
+#[test]
+fn each_step_of_a_path_is_certified_and_ends_where_a_run_of_its_own_does() {
+    let blocks = Rows { features: 80, ..Rows::sparse(4) }.blocks(4);
+    for loss in ALL {
+        let common = Common { tolerance: 1e-6, lambda: Some(0.002), bias: true, ..fixtures::flags() };
+        let flags = Flags { path: Some(10), ..Flags::default() };
+        let outcome = run(Host::cluster(1, 2), &*job(loss, Norm::L1, common, flags), &blocks).unwrap();
+        assert_eq!(outcome.epochs.len(), 10);
+        let mut before = f64::INFINITY;
+        for (at, epoch) in outcome.epochs.iter().enumerate() {
+            let (lambda, gap) = (epoch.metrics["lambda"], epoch.metrics["gap"]);
+            assert!(lambda < before && gap <= 1e-6, "step {at}: lambda {lambda} after {before}, gap {gap:e}");
+            before = lambda;
+            let problem = Problem::new(loss, &blocks, lambda, 0.0, true);
+            let above = (epoch.objective.unwrap() - problem.optimum()) / epoch.objective.unwrap();
+            assert!((-1e-10..gap + 1e-10).contains(&above), "step {at}: {above:e}");
+        }
+        assert_eq!(outcome.epochs[0].metrics["nonzeros"], 0.0);
+        assert!((before - 0.002).abs() < 1e-12);
+    }
+}
+
+/// Rows of which most features are rare, so that their norms are small.
+fn rare(rows: usize) -> Vec<Block> {
+    let mut blocks = Rows { rows, features: 40, nonzeros: 6, ..Rows::sparse(13) }.blocks(6);
+    let mut row = 0u32;
+    for block in &mut blocks {
+        let mut indices = Vec::new();
+        let mut values = Vec::new();
+        let mut offsets = vec![0];
+        for i in 0..block.rows() {
+            let held = block.row(i);
+            indices.extend_from_slice(held.indices);
+            values.extend_from_slice(held.values.unwrap());
+            indices.push(40 + row % 400);
+            values.push(0.05);
+            offsets.push(indices.len() as u32);
+            row += 1;
+        }
+        (block.indices, block.values, block.offsets) = (indices, Some(values), offsets);
+    }
+    blocks
+}
+
+#[test]
+fn along_a_path_all_features_are_looked_at_for_some_lambdas_and_each_is_certified_on_any_workers() {
+    let blocks = rare(800);
+    for (loss, norm) in [(Loss::Logistic, Norm::L1), (Loss::Logistic, Norm::ElasticNet), (Loss::Squared, Norm::L1)] {
+        let mut weights: Vec<Vec<f64>> = Vec::new();
+        for (slaves, slots) in HOSTS {
+            let common = Common { tolerance: 1e-5, lambda: Some(1e-3), bias: true, ..fixtures::flags() };
+            let flags = Flags { path: Some(40), ..Flags::default() };
+            let outcome = run(Host::cluster(slaves, slots), &*job(loss, norm, common, flags), &blocks).unwrap();
+            let share = if norm == Norm::L1 { 1.0 } else { 0.5 };
+            for (step, epoch) in outcome.epochs.iter().enumerate().skip(1).step_by(6) {
+                let (lambda, gap) = (epoch.metrics["lambda"], epoch.metrics["gap"]);
+                let problem = Problem::new(loss, &blocks, share * lambda, (1.0 - share) * lambda, true);
+                let above = (epoch.objective.unwrap() - problem.optimum()) / epoch.objective.unwrap();
+                assert!(gap <= 1e-5 && (-1e-10..gap + 1e-10).contains(&above), "step {step}: {above:e} of {gap:e}");
+            }
+            let runs = |stage: &str| outcome.stages.iter().filter(|(name, _)| name == stage).count();
+            assert_eq!(outcome.epochs.len(), 40);
+            assert!(runs("gradient") <= 25, "{loss:?} {norm:?}: {} looks", runs("gradient"));
+            weights.push(model(&outcome, 440, true));
+        }
+        for other in &weights[1..] {
+            assert!(weights[0].iter().zip(other).all(|(a, b)| (a - b).abs() < 0.02), "{loss:?} {norm:?}");
+        }
+    }
+}
+
+#[test]
+fn a_path_under_cross_validation_keeps_the_lambda_with_the_least_loss() {
+    let blocks = Rows { features: 60, ..Rows::sparse(9) }.blocks(4);
+    let common = Common { tolerance: 1e-5, lambda: Some(1e-4), bias: true, ..fixtures::flags() };
+    let flags = Flags { path: Some(8), cv: Some(4), ..Flags::default() };
+    let outcome = run(Host::new(), &*job(Loss::Logistic, Norm::L1, common, flags), &blocks).unwrap();
+    let scalars = &outcome.progress.scalars;
+    let mean = |step: usize| scalars[&format!("cv_loss_{step}")] / scalars[&format!("cv_weight_{step}")];
+    let best = (0..8).min_by(|a, b| mean(*a).total_cmp(&mean(*b))).unwrap();
+    let lambda = outcome.epochs[4 * 8 + best].metrics["lambda"];
+    assert_eq!(scalars["lambda"], lambda);
+    let nonzeros = outcome.table("weights", 0..60).iter().filter(|w| **w != 0.0).count() as f64;
+    assert_eq!(scalars["nonzeros"], nonzeros);
+}
