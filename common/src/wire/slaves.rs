@@ -66,3 +66,15 @@ pub struct SlaveLine {
     /// Its process.
     pub pid: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::machine;
+
+    #[test]
+    fn slaves_are_on_one_machine_where_their_addresses_differ_by_port_alone() {
+        let same = |one, other| machine(one) == machine(other);
+        assert!(same("10.0.0.1:7070", "10.0.0.1:7071") && same("h1 bulk", "h2 bulk"));
+        assert!(!same("10.0.0.1:7070", "10.0.0.2:7070") && same("[::1]:7070", "[::1]:80"));
+    }
+}
