@@ -11,6 +11,7 @@ pub mod home;
 pub mod host;
 pub mod ids;
 pub mod job;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod pace;

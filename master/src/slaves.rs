@@ -4,9 +4,10 @@
 //! in it have ended or their slave is gone.
 
 use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::machine;
 use flexps_common::transport::{Channel, Connection, Network};
 use flexps_common::wire::control::{HEARTBEAT_MS, SILENCE_MS};
-use flexps_common::wire::slaves::{Peer, Registration, SlaveLine, machine};
+use flexps_common::wire::slaves::{Peer, Registration, SlaveLine};
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -210,7 +211,7 @@ impl Slaves {
     pub fn cores(&self, ids: &[SlaveId]) -> u32 {
         let mut machines: BTreeMap<&str, u32> = BTreeMap::new();
         for registration in ids.iter().filter_map(|id| self.live.get(id)).map(|slave| &slave.registration) {
-            let cores = machines.entry(machine(&registration.control)).or_default();
+            let cores = machines.entry(machine::of(&registration.control)).or_default();
             *cores = registration.cores.max(*cores);
         }
         machines.values().sum()

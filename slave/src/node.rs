@@ -21,6 +21,7 @@ use flexps_common::data::Schema;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::job::Registry;
+use flexps_common::machine;
 use flexps_common::plan::Plan;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
@@ -141,7 +142,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         name: options.name.clone(),
         host: options.host.clone(),
         slots: options.slots,
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32),
+        cores: machine::cores(),
         memory: options.memory,
         control: control.address().to_owned(),
         bulk: bulk.address().to_owned(),

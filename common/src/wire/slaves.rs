@@ -28,11 +28,6 @@ pub struct Registration {
     pub incarnation: u64,
 }
 
-/// The machine of an address, `10.0.0.1` of `10.0.0.1:7070`; the addresses of one process, which have no port, are all on "".
-pub fn machine(address: &str) -> &str {
-    address.rsplit_once(':').map_or("", |(machine, _)| machine)
-}
-
 /// A slave as others see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
@@ -65,16 +60,4 @@ pub struct SlaveLine {
     pub silent: f64,
     /// Its process.
     pub pid: u32,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::machine;
-
-    #[test]
-    fn slaves_are_on_one_machine_where_their_addresses_differ_by_port_alone() {
-        let same = |one, other| machine(one) == machine(other);
-        assert!(same("10.0.0.1:7070", "10.0.0.1:7071") && same("h1 bulk", "h2 bulk"));
-        assert!(!same("10.0.0.1:7070", "10.0.0.2:7070") && same("[::1]:7070", "[::1]:80"));
-    }
 }

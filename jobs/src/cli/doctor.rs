@@ -3,7 +3,7 @@
 use super::args::{DEFAULT_BIND, DoctorArgs};
 use super::client::Client;
 use super::node::{self, machine_name};
-use super::resources::{cores, default_cache, default_memory};
+use super::resources::{default_cache, default_memory};
 use super::table;
 use super::terminal::out;
 use bytesize::ByteSize;
@@ -11,7 +11,7 @@ use flexps_common::storage::{Storage, StorageOptions};
 use flexps_common::transport::Secret;
 use flexps_common::wire::api;
 use flexps_common::wire::slaves::SlaveLine;
-use flexps_common::{Error, Result};
+use flexps_common::{Error, Result, machine};
 use std::path::{Path, PathBuf};
 
 /// What was found of one thing.
@@ -64,7 +64,7 @@ pub async fn doctor(args: DoctorArgs) -> Result<()> {
 }
 
 fn slots(wanted: Option<u32>) -> Finding {
-    let cores = cores();
+    let cores = machine::cores();
     match wanted {
         Some(slots) if slots > cores => {
             Wrong(format!("--slots {slots} on {cores} cores: workers would wait for one another; give at most {cores}"))

@@ -8,7 +8,7 @@ use super::table::count;
 use super::terminal::{say, written};
 use flexps_common::data::generate::{Generator, Kind};
 use flexps_common::error::io;
-use flexps_common::{Result, data::generate};
+use flexps_common::{Result, data::generate, machine};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -60,7 +60,7 @@ struct RowWriter {
 
 impl RowWriter {
     fn new(shape: generate::Shape) -> Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = machine::cores() as usize;
         let row_bytes = u64::from(shape.nonzeros) * BYTES_PER_NONZERO;
         Ok(Self { generators: vec![Generator::new(shape)?; cores], piece_rows: (PIECE_BYTES / row_bytes).max(1) })
     }

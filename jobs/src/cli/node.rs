@@ -2,10 +2,11 @@
 
 use super::args::Access;
 use super::client::Client;
-use super::resources::{Resources, cores, default_cache, default_memory};
+use super::resources::{Resources, default_cache, default_memory};
 use super::run::cache_folder;
 use flexps_common::Result;
 use flexps_common::job::Registry;
+use flexps_common::machine;
 use flexps_common::storage::Storage;
 use flexps_common::tail::Tail;
 use flexps_common::transport::{Network, Options, Secret};
@@ -33,7 +34,7 @@ pub fn slave_options(resources: &Resources, name: String, host: String, storage:
     flexps_slave::Options {
         name,
         host,
-        slots: resources.slots.unwrap_or_else(cores),
+        slots: resources.slots.unwrap_or_else(machine::cores),
         memory: resources.memory.or_else(default_memory),
         cache_memory: resources.cache_memory.unwrap_or_else(default_cache),
         model_memory: resources.model_memory,

@@ -26,11 +26,6 @@ pub struct Resources {
     pub spill_dir: Option<PathBuf>,
 }
 
-/// Cores that this process may use.
-pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
-}
-
 /// Memory for cached rows unless told: half of what is free.
 pub fn default_cache() -> u64 {
     // Where nobody says what is free, what any machine has.

@@ -24,6 +24,7 @@ mod tests;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::{Block, Schema};
 use flexps_common::error::{Error, Result};
+use flexps_common::machine;
 use flexps_common::storage::Storage;
 use flexps_common::wire::control::{ReadDone, Split};
 use futures::future::BoxFuture;
@@ -66,7 +67,7 @@ impl Options {
             host: host.to_owned(),
             cache_memory: u64::MAX,
             spill: std::env::temp_dir(),
-            parsers: std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PARSERS),
+            parsers: (machine::cores() as usize).min(MOST_PARSERS),
             chunk: CHUNK,
             consumed: false,
         }

@@ -7,6 +7,7 @@ use super::store::Place;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::keys::KeySet;
 use flexps_common::error::{Error, Result};
+use flexps_common::machine;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ fn on_disk(spill: Option<&Spill>) -> Result<&Spill> {
 
 /// The key map of all blocks; renumbers them if it is not the identity.
 pub fn make(places: &mut [Place], spill: Option<&Spill>, features: u64) -> Result<KeyMap> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, places.len().max(1));
+    let threads = (machine::cores() as usize).clamp(1, places.len().max(1));
     let next = AtomicUsize::new(0);
     let places_seen: &[Place] = places;
     let collect = || {

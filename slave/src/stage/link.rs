@@ -9,6 +9,7 @@ use super::slices;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::{SlaveId, TableId};
+use flexps_common::machine;
 use flexps_common::plan::Compression;
 use flexps_common::report::PackUse;
 use flexps_common::transport::{Channel, Network, Packet, Pending};
@@ -17,7 +18,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::SentLists;
 use flexps_common::wire::packing::{Pack, Packing};
-use flexps_common::wire::slaves::{Peer, machine};
+use flexps_common::wire::slaves::Peer;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Link {
             delay.map_or(channel.clone(), |delay| channel.delayed(delay))
         };
         let bulk = channel(&peer.bulk);
-        let packer = Packer::new(compress, &bulk, machine(own) == machine(&peer.bulk));
+        let packer = Packer::new(compress, &bulk, machine::of(own) == machine::of(&peer.bulk));
         Self { slave: peer.id, packer, bulk, sent: SentLists::default() }
     }
 
