@@ -19,6 +19,10 @@ impl Free<'_> {
             return None;
         }
         let pool = self.pool(ready)?;
+        if too_few(ready.want, pool.places.len()) {
+            // Not remembered: more threads may fit where these can not.
+            return None;
+        }
         let fast = pool.whole && ready.memory == 0;
         let found = if fast && self.whole_refuses(ready.want) {
             None
@@ -76,11 +80,6 @@ impl Free<'_> {
     }
 
     fn spread(&self, ready: &Ready, pool: &Pool, threads: u32, each: u32, fast: bool) -> Option<Fit> {
-        let slaves = pool.places.len() as u64;
-        // With at least `each` free everywhere, and as many threads, spreading evenly gives each slave `each`.
-        if u64::from(threads) < u64::from(each) * slaves {
-            return None;
-        }
         if threads == 0 {
             return Some((Vec::new(), Why::Wanted));
         }
@@ -88,6 +87,7 @@ impl Free<'_> {
             return self.spread_over_all(ready, threads);
         }
         let free: Vec<u32> = pool.places.iter().map(|p| self.usable(*p as usize, ready.memory)).collect();
+        // With at least `each` free everywhere, and as many threads, spreading evenly gives each slave `each`.
         if free.iter().any(|n| *n < each) {
             return None;
         }
@@ -156,6 +156,11 @@ impl Free<'_> {
         }
         Some((workers, why))
     }
+}
+
+/// Whether there are too few threads for so many on each slave, whatever is free.
+fn too_few(want: Want, slaves: usize) -> bool {
+    matches!(want, Want::Spread { threads, each } if u64::from(threads) < u64::from(each) * slaves as u64)
 }
 
 /// The best reason of those that decided.

@@ -1,7 +1,8 @@
 //! Free slots while a decision is being made, kept so that "does it fit" costs next to nothing when the answer is no.
 //!
 //! Invariants: free slots only become fewer, so what did not fit once does not fit later in the same decision, nor does
-//! more of it; `levels` holds each slave exactly at its number of free slots.
+//! more of it (only threads that are too few for the slaves that must each get some say nothing of more of them);
+//! `levels` holds each slave exactly at its number of free slots.
 
 use super::view::place_of;
 use super::{Ready, Slots, View, Want};

@@ -16,6 +16,15 @@ fn greedy_places_a_later_stage_that_fits_beside_an_earlier_one_that_does_not() {
 }
 
 #[test]
+fn a_stage_with_fewer_threads_than_slaves_that_must_each_get_one_does_not_rule_out_one_with_enough() {
+    let slaves = slots(&[(1, 1), (1, 1), (1, 1)]);
+    let all = list(&slaves);
+    let stages = [1u32, 3].map(|threads| ready(u64::from(threads), Want::Spread { threads, each: 1 }, &all));
+    let placed = decide(&Greedy, &slaves, &stages, &[]).placed;
+    assert_eq!((placed.len(), placed[0].job), (1, JobId(3)));
+}
+
+#[test]
 fn threads_spread_evenly_over_the_slaves_of_the_job() {
     let slaves = slots(&[(8, 8), (8, 8), (8, 2)]);
     let stage = ready(1, Want::Spread { threads: 9, each: 1 }, &list(&slaves));
