@@ -89,6 +89,30 @@ fn jobs_whose_threads_change_reach_the_objective_of_jobs_whose_threads_do_not() 
 }
 
 #[test]
+fn stages_with_a_range_of_threads_take_what_is_free() {
+    let cluster = Cluster::start(2, 2);
+    let rows = Rows::generate(46, 2000, 200, 12).write(cluster.folder(), "rows");
+    let threads = |more: &[&str]| -> (Vec<u64>, f64) {
+        let wide = ["run", "svrg", "--wide", "2..3", "--epochs", "30", "--tolerance", "1e-6"];
+        let report = cluster.ask(wide.iter().chain(more)).arg("--input").arg(&rows).json();
+        let stages = report["stages"].as_array().unwrap().iter().filter(|s| s["name"] == "full-gradient");
+        (stages.map(|s| s["threads"].as_u64().unwrap()).collect(), report["objective"].as_f64().unwrap())
+    };
+    let (alone, objective) = threads(&[]);
+    assert!(!alone.is_empty() && alone.iter().all(|n| *n == 3), "{alone:?}");
+    let (least, _) = threads(&["--reproducible"]);
+    assert!(!least.is_empty() && least.iter().all(|n| *n == 2), "{least:?}");
+    let busy = cluster.ask(["run", "sleep", "--stage", "busy:1/slave:300", "--detach"]).ok().stdout.trim().to_owned();
+    crate::support::wait::until("the other job's start", std::time::Duration::from_secs(30), || {
+        (cluster.ask(["status", &busy]).json()["state"] == "running").then_some(())
+    });
+    let (beside, same) = threads(&[]);
+    assert!(!beside.is_empty() && beside.iter().all(|n| *n == 2), "{beside:?}");
+    assert_close(objective, same, 1e-4);
+    cluster.ask(["cancel", &busy]).ok();
+}
+
+#[test]
 fn a_stage_runs_on_the_slave_that_it_names_or_visits_each_once() {
     let cluster = Cluster::start(3, 2);
     let stages = ["--stage", "visit:2/visit:0.01", "--stage", "there:1@h2:0.01"];

@@ -7,7 +7,7 @@ use crate::parts::Rows;
 use clap::Args;
 use flexps_common::data::InputSpec;
 use flexps_common::data::schema::{DataPath, Labels, Wanted};
-use flexps_common::plan::{Consistency, Plan, SaveSpec, SaveTensor, Threads};
+use flexps_common::plan::{Consistency, Plan, SaveSpec, SaveTensor};
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
@@ -253,61 +253,6 @@ pub fn share(text: &str) -> Result<f64, String> {
     share.ok_or_else(|| format!("'{text}' is no part of a whole; give a number above 0, at most 1"))
 }
 
-/// A number of threads: at least one.
-pub fn threads(text: &str) -> Result<u32, String> {
-    match text.parse::<u32>() {
-        Ok(0) => Err("a stage needs at least 1 thread".to_owned()),
-        Ok(n) => Ok(n),
-        Err(_) => Err(format!("'{text}' is no number of threads; give 1 or more")),
-    }
-}
-
-/// A stage's threads as they are written on the command line and in parameters: a number or a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Workers {
-    /// So many.
-    Count(u32),
-    /// As the engine finds best.
-    Found(Found),
-}
-
-/// How the engine finds a stage's threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Found {
-    /// By a few tries and a fit.
-    Auto,
-    /// By an exhaustive search.
-    Offline,
-}
-
-impl Workers {
-    /// As a plan says it.
-    pub fn threads(self) -> Threads {
-        match self {
-            Workers::Count(n) => Threads::Count(n),
-            Workers::Found(Found::Auto) => Threads::Auto,
-            Workers::Found(Found::Offline) => Threads::Offline,
-        }
-    }
-
-    /// The number, if one is given.
-    pub fn count(self) -> Option<u32> {
-        if let Workers::Count(n) = self { Some(n) } else { None }
-    }
-}
-
-/// A number of threads, `auto` or `offline`.
-pub fn workers(text: &str) -> Result<Workers, String> {
-    match text {
-        "auto" => Ok(Workers::Found(Found::Auto)),
-        "offline" => Ok(Workers::Found(Found::Offline)),
-        _ if text.parse::<u32>().is_ok() => threads(text).map(Workers::Count),
-        _ => Err(format!("'{text}' is no number of threads; give 1 or more, auto or offline")),
-    }
-}
-
 /// A finite number that is not negative.
 pub fn not_negative(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -391,15 +336,6 @@ mod tests {
     }
 
     #[test]
-    fn zero_threads_are_refused_in_words() {
-        assert_eq!(threads("0"), Err("a stage needs at least 1 thread".to_owned()));
-        assert_eq!(threads("3"), Ok(3));
-        assert!(threads("many").is_err());
-        assert_eq!(workers("0"), threads("0").map(Workers::Count));
-        assert!(workers("many").is_err_and(|e| e.contains("auto or offline")));
-    }
-
-    #[test]
     fn consistency_models_survive_writing_and_reading() {
         for text in ["bsp", "ssp", "ssp:7", "asp", "sparse-ssp:0:0", "sparse-ssp:3:100"] {
             let model: Model = text.parse().unwrap();
@@ -421,15 +357,6 @@ mod tests {
         assert_eq!(ssp.consistency(), Consistency::Ssp { staleness: 4 });
         for consistency in [Model::Bsp, Model::Asp, Model::Ssp(Some(1)), Model::SparseSsp(2, 8)] {
             assert!(Common { consistency, ..ssp.clone() }.check().is_err());
-        }
-    }
-
-    #[test]
-    fn threads_are_a_number_or_left_to_the_engine_also_in_parameters() {
-        for (text, json) in [("3", "3"), ("auto", "\"auto\""), ("offline", "\"offline\"")] {
-            let given = workers(text).unwrap();
-            assert_eq!(serde_json::to_string(&given).unwrap(), json);
-            assert_eq!(serde_json::from_str::<Workers>(json).unwrap(), given);
         }
     }
 

@@ -3,9 +3,10 @@
 //! minimise P(w, b) = (1/n) sum (y - w.x - b)^2 / 2 + lambda (ratio |w|_1 + (1 - ratio)/2 |w|^2). Invariant: as
 //! [`crate::primal`]'s.
 
-use crate::flags::{self, Common};
+use crate::flags::Common;
 use crate::primal::{self, Primal};
 use crate::sdca::loss::Kind;
+use crate::workers;
 use clap::{Args, ValueEnum};
 use flexps_common::Result;
 use flexps_common::job::{Job, Prepare};
@@ -44,7 +45,7 @@ pub struct Lasso {
     pub primal: primal::flags::Flags,
 
     /// Worker threads [default: all slots]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    #[arg(long, value_name = "N", value_parser = workers::threads)]
     pub threads: Option<u32>,
 }
 

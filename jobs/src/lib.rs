@@ -31,6 +31,7 @@ pub mod svm;
 pub mod svrg;
 mod validation;
 mod vector;
+pub mod workers;
 
 use flexps_common::job::Registry;
 

@@ -10,7 +10,7 @@
 use crate::parts::{Part, Parts, Rows};
 use crate::vector::Vector;
 use flexps_common::Result;
-use flexps_common::plan::{Steps, Table};
+use flexps_common::plan::{Steps, Table, Threads};
 use flexps_common::worker::Worker;
 
 /// The column, on a worker's first block, that keeps its counts from stage to stage.
@@ -55,8 +55,8 @@ pub fn count(worker: &mut Worker<'_>, rows: Rows, totals: Table<f32>) -> Result<
 
 /// Plans that `weights` becomes `start` in the features that the rows contain. The optimum of the others is zero, and no
 /// row would ever move them there. [`count`] must have run; the scalar `features` must be set.
-pub fn adopt(steps: &mut Steps, start: Vector, weights: Vector, totals: Table<f32>) {
-    steps.stage("adopt", move |worker| {
+pub fn adopt(steps: &mut Steps, start: Vector, weights: Vector, totals: Table<f32>, threads: Threads) {
+    let run = move |worker: &mut Worker<'_>| {
         const PART: u64 = 1 << 16;
         let features = (worker.scalar("features", 0.0) as u64).min(u64::from(u32::MAX));
         let (mut values, mut counts) = (Vec::new(), Vec::new());
@@ -73,7 +73,8 @@ pub fn adopt(steps: &mut Steps, start: Vector, weights: Vector, totals: Table<f3
         }
         let bias = start.get_bias(worker)?;
         weights.add_bias(worker, bias)
-    });
+    };
+    steps.stage("adopt", run).threads(threads);
 }
 
 impl Share {

@@ -3,6 +3,7 @@
 //! Invariant: a stage on p threads takes `work/p + cost p + fixed` seconds on each of them, or so many times that as it is told
 //! for a round, and ends early only when it is cancelled.
 
+use crate::workers::Workers;
 use flexps_common::curve::Curve;
 use flexps_common::job::Job;
 use flexps_common::plan::{Plan, StageBuilder, Threads};
@@ -79,17 +80,7 @@ impl FromStr for Nap {
             Some((n, "visit")) => Threads::Visit(count(n)?),
             Some(_) => return Err(mistake()),
             None if threads == "all" => Threads::All,
-            None if threads.contains("..") => {
-                let (least, most) = threads.split_once("..").ok_or_else(mistake)?;
-                let (least, most) = (count(least)?, count(most)?);
-                if least > most {
-                    return Err(mistake());
-                }
-                Threads::Range(least, most)
-            }
-            None if threads == "auto" => Threads::Auto,
-            None if threads == "offline" => Threads::Offline,
-            None => Threads::Count(count(threads)?),
+            None => threads.parse::<Workers>().map_err(|_| mistake())?.threads(),
         };
         if name.is_empty() || rest.len() > 2 || on.as_deref() == Some("") {
             return Err(mistake());

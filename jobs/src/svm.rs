@@ -3,10 +3,11 @@
 //! minimise P(w) = (1/n) sum f(y w.x) + lambda/2 |w|^2 with f the hinge or its square. Invariant: as [`crate::sdca`]'s.
 
 use crate::auto::Auto;
-use crate::flags::{self, Common};
+use crate::flags::Common;
 use crate::primal::{self, Primal};
 use crate::sample;
 use crate::sdca::{self, Sdca, loss::Kind};
+use crate::workers;
 use clap::{Args, ValueEnum};
 use flexps_common::Result;
 use flexps_common::job::{Job, Prepare};
@@ -71,7 +72,7 @@ pub struct Svm {
     pub sdca: sdca::Flags,
 
     /// Worker threads [default: all slots]
-    #[arg(long, value_name = "N", value_parser = flags::threads)]
+    #[arg(long, value_name = "N", value_parser = workers::threads)]
     pub threads: Option<u32>,
 }
 

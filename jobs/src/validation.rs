@@ -10,11 +10,13 @@ use flexps_common::metrics::Scores;
 use flexps_common::plan::{Progress, Steps, Threads};
 use flexps_common::worker::Worker;
 
-/// Plans a stage `name` that judges `weights` by `rows`.
-pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector) {
+/// Plans a stage `name` that judges `weights` by `rows`, on threads as the job's other wide stages; on all slots where those
+/// are tried.
+pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector, threads: Threads) {
+    let threads = if threads.found() { Threads::All } else { threads };
     let judged = || Judged { scores: Some(Scores::default()), ..Judged::default() };
     let stage = steps.stage(name, move |worker| judge(worker, rows, weights, judged()));
-    weights.only_read(stage).threads(Threads::All).input(rows.input);
+    weights.only_read(stage).threads(threads).input(rows.input);
 }
 
 /// Mean loss of the last run of the stage `name`.

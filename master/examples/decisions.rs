@@ -43,7 +43,7 @@ fn stages(dice: &mut Dice, now: Duration) -> Vec<Ready> {
             let want = match dice.roll(10) {
                 0 => Want::OneSlave(n.min(SLOTS)),
                 1 => Want::PerSlave(1 + n % 3),
-                2 => Want::Range { least: n, most: 8 * n },
+                2 => Want::Range { least: n, most: 8 * n, each: 0 },
                 3 => Want::Spread { threads: 100 * n, each: 0 },
                 4 => Want::All,
                 _ => Want::Spread { threads: n, each: 0 },

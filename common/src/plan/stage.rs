@@ -18,8 +18,8 @@ pub enum Threads {
     PerSlave(u32),
     /// So many on one slave.
     OneSlave(u32),
-    /// Over all slaves, at least the first, and up to the second where slots are free when it starts; of a stage with an
-    /// input the first.
+    /// Over all slaves, at least the first, and up to the second where slots are free when it starts. What workers keep from
+    /// run to run may not depend on how many they are.
     Range(u32, u32),
     /// So many on one slave, at each run on another one, until it was on all slaves of the job; then from the start.
     Visit(u32),

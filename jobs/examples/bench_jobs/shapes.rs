@@ -8,7 +8,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::job::Job;
 use flexps_common::plan::{Plan, Table};
 use flexps_common::worker::Worker;
-use flexps_jobs::flags::{Workers, workers};
+use flexps_jobs::workers::Workers;
 use serde::{Deserialize, Serialize};
 use std::hint::black_box;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,7 +27,7 @@ pub struct Shapes {
     #[arg(long, default_value = "compute")]
     shape: String,
     /// Its threads
-    #[arg(long, default_value = "auto", value_name = "N|auto|offline", value_parser = workers)]
+    #[arg(long, default_value = "auto", value_name = "N|auto|offline")]
     threads: Workers,
     /// Its runs
     #[arg(long, default_value_t = 200)]

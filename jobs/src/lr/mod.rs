@@ -23,7 +23,7 @@ mod train;
 
 use crate::auto::Auto;
 use crate::first::First;
-use crate::flags::{self, Common, Model, Step, Workers};
+use crate::flags::{self, Common, Model, Step};
 use crate::logistic::Judged;
 use crate::primal::{self, Primal};
 use crate::rules::Rules;
@@ -31,6 +31,7 @@ use crate::sdca::{self, Sdca};
 use crate::step::Growth;
 use crate::stream::Stream;
 use crate::vector::Vector;
+use crate::workers::Workers;
 use crate::{objective, sample, shares, validation};
 use clap::Args;
 use flexps_common::data::Facts;
@@ -103,8 +104,8 @@ pub struct Lr {
     #[serde(flatten)]
     pub primal: primal::flags::Flags,
 
-    /// Worker threads [default: all slots]; `auto` and `offline` are for --solver sgd
-    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    /// Worker threads [default: all slots]; a range, `auto` and `offline` are for --solver sgd
+    #[arg(long, value_name = "N|A..B|auto|offline")]
     pub threads: Option<Workers>,
 
     /// How a gradient becomes an update
@@ -139,7 +140,9 @@ impl Job for Lr {
         let solver = self.solver(&primal);
         if solver != Solver::Sgd && self.threads.is_some() && threads.is_none() {
             // The others' workers keep what they know of their rows, which must then stay theirs.
-            return Err(Error::user("--threads auto and offline go with --solver sgd; give a number, or that solver"));
+            return Err(Error::user(
+                "--threads auto, offline and ranges go with --solver sgd; give a number, or that solver",
+            ));
         }
         if solver != Solver::Sgd && self.filter.is_some() {
             return Err(Error::user(
@@ -219,7 +222,7 @@ impl Lr {
             Ok(Flow::Next)
         });
         if let Some(start) = start {
-            shares::adopt(steps, start, weights, counts);
+            shares::adopt(steps, start, weights, counts, threads);
         }
         steps.norm2(weights.features, "norm2");
         steps.decide(move |progress| {
@@ -249,7 +252,7 @@ impl Lr {
                 epoch.stage("objective", move |worker| validation::judge(worker, rows, weights, Judged::default()));
             weights.only_read(stage).threads(threads).input(rows.input);
             if let Some(held_out) = held_out {
-                validation::plan(epoch, "validation", held_out, weights);
+                validation::plan(epoch, "validation", held_out, weights, threads);
             }
             epoch.norm2(weights.features, "norm2");
             epoch.decide(move |progress| {
@@ -271,7 +274,7 @@ impl Lr {
             });
         });
         if held_out.is_none() {
-            validation::plan(steps, "training", rows, weights);
+            validation::plan(steps, "training", rows, weights, threads);
             steps.decide(|progress| validation::note(progress, "training").map(|()| Flow::Next));
         }
         flags.save(plan, rows, weights.tensors());

@@ -188,26 +188,26 @@ impl Primal<'_> {
             }
             let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
             if self.flags.cv.is_some() {
-                self.judge(problem, "held-out", judge, threads);
+                self.judge(problem, "held-out", judge);
             }
             let validation = inputs.validation.map(|rows| Judge { rows, held_out: false, ..judge });
             if let Some(judge) = validation {
-                self.judge(problem, "validation", judge, Threads::All);
+                self.judge(problem, "validation", judge);
             }
             let judged = validation.map(|_| "validation");
             problem.decide(move |progress| ends.finish(progress, judged));
-            problem.stage("keep", move |worker| keep(worker, point, weights, bias));
+            problem.stage("keep", move |worker| keep(worker, point, weights, bias)).threads(threads);
             let last = problems.clone();
             problem.decide(move |progress| last.end(progress));
         });
         Ok(())
     }
 
-    fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>, threads: Threads) {
+    fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>) {
         let kind = self.loss;
         steps
             .stage(name, move |worker| with_smooth!(kind, L => judge.run::<L>(worker)))
-            .threads(threads)
+            .threads(self.workers())
             .input(judge.rows.input);
     }
 

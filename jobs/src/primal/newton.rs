@@ -117,7 +117,7 @@ impl Newton {
         for table in [self.step, self.residual, self.way] {
             steps.zero(table);
         }
-        steps.stage("begin", move |worker| self.begin(worker));
+        steps.stage("begin", move |worker| self.begin(worker)).threads(threads);
         steps.decide(move |progress| begun(progress, bias));
         steps.repeat(PRODUCTS, |product| {
             product.zero(self.product);
@@ -126,11 +126,11 @@ impl Newton {
                 .threads(threads)
                 .input(self.rows.input);
             product.decide(move |progress| length(progress, bias));
-            product.stage("conjugate", move |worker| self.conjugate(worker));
+            product.stage("conjugate", move |worker| self.conjugate(worker)).threads(threads);
             product.decide(move |progress| conjugated(progress, bias));
         });
         steps.copy(self.point, self.anchor);
-        steps.stage("move", move |worker| self.go(worker));
+        steps.stage("move", move |worker| self.go(worker)).threads(threads);
         steps.decide(|progress| {
             let (old, step) = (progress.scalar("bias", 0.0), progress.scalar("bias_step", 0.0));
             progress.set("old_bias", old);

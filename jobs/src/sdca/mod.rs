@@ -173,7 +173,7 @@ impl Sdca<'_> {
                 false => _ = epoch.when("judge", 1.0, certificate),
             }
             if let Some(held_out) = inputs.validation {
-                validation::plan(epoch, "validation", held_out, weights);
+                validation::plan(epoch, "validation", held_out, weights, threads);
             }
             let (has_validation, behind) = (inputs.validation.is_some(), classes.clone());
             epoch.decide(move |progress| {
@@ -186,7 +186,9 @@ impl Sdca<'_> {
                 Ok(behind.certified(progress, flow))
             });
             // What follows is for several classes: of two the job has ended.
-            epoch.when("keep", 1.0, |epoch| _ = epoch.stage("keep", move |worker| kept.keep(worker)));
+            epoch.when("keep", 1.0, |epoch| {
+                epoch.stage("keep", move |worker| kept.keep(worker)).threads(threads);
+            });
             if let Some(rows) = inputs.validation {
                 let judge = Judge { rows, point: weights.features, held_out: false, classes: true };
                 epoch
@@ -194,6 +196,7 @@ impl Sdca<'_> {
                         true => with_smooth!(kind, L => judge.run::<L>(worker)),
                         false => Ok(()),
                     })
+                    .threads(threads)
                     .input(rows.input);
             }
             epoch.decide(move |progress| {

@@ -112,9 +112,9 @@ impl Stream<'_> {
             progress.metrics.clear();
             Ok(Flow::Next)
         });
-        steps.stage("weights", move |worker| learn.finish(worker, weights));
+        steps.stage("weights", move |worker| learn.finish(worker, weights)).threads(threads);
         if let Some(held_out) = inputs.validation {
-            crate::validation::plan(steps, "validation", held_out, weights);
+            crate::validation::plan(steps, "validation", held_out, weights, threads);
             steps.decide(|progress| crate::validation::note(progress, "validation").map(|()| Flow::Next));
         }
         common.save(plan, inputs.rows, weights.tensors());

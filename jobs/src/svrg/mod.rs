@@ -10,7 +10,7 @@ mod replica;
 mod stochastic;
 
 use crate::first::First;
-use crate::flags::{self, Common, Step, Workers};
+use crate::flags::{self, Common, Step};
 use crate::objective;
 use crate::parts::Parts;
 use crate::rules::Rules;
@@ -19,6 +19,7 @@ use crate::shares;
 use crate::step::Growth;
 use crate::validation;
 use crate::vector::Vector;
+use crate::workers::Workers;
 use clap::Args;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
@@ -53,11 +54,11 @@ pub struct Svrg {
     pub common: Common,
 
     /// Threads of the full-gradient stage [default: all slots]
-    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    #[arg(long, value_name = "N|A..B|auto|offline")]
     pub wide: Option<Workers>,
 
     /// Threads of the stochastic stage [default: 1 on each slave, or 1 with --sample-share]
-    #[arg(long, value_name = "N|auto|offline", value_parser = flags::workers)]
+    #[arg(long, value_name = "N|A..B|auto|offline")]
     pub narrow: Option<Workers>,
 
     /// Run the stochastic stage on one slave, on this share of all rows, above 0 to 1: what that slave lacks of it comes
@@ -100,7 +101,7 @@ impl Job for Svrg {
         let narrow = match (self.sample_share, self.narrow) {
             (Some(_), None) => Threads::OneSlave(1),
             (Some(_), Some(Workers::Count(n))) => Threads::OneSlave(n),
-            (Some(_), Some(Workers::Found(_))) => {
+            (Some(_), Some(Workers::Found(_) | Workers::Range(_))) => {
                 return Err(Error::user("with --sample-share, --narrow is a number: all its threads are on one slave"));
             }
             (None, narrow) => narrow.map_or(Threads::PerSlave(1), Workers::threads),
@@ -128,7 +129,7 @@ impl Job for Svrg {
             Ok(Flow::Next)
         });
         if let Some(start) = start {
-            shares::adopt(steps, start, weights, counts);
+            shares::adopt(steps, start, weights, counts, wide);
         }
         steps.norm2(weights.features, "norm2");
         steps.decide(move |progress| {
@@ -165,7 +166,7 @@ impl Job for Svrg {
             let stage = epoch.stage("full-gradient", move |worker| gradient::full(worker, rows, weights, next));
             weights.only_read(stage).threads(wide).consistency(Consistency::Bsp).input(rows.input);
             if let Some(held_out) = inputs.validation {
-                validation::plan(epoch, "validation", held_out, weights);
+                validation::plan(epoch, "validation", held_out, weights, wide);
             }
             epoch.norm2(weights.features, "norm2");
             let has_validation = inputs.validation.is_some();
@@ -190,7 +191,7 @@ impl Job for Svrg {
             });
         });
         if inputs.validation.is_none() {
-            validation::plan(steps, "training", rows, weights);
+            validation::plan(steps, "training", rows, weights, wide);
             steps.decide(|progress| validation::note(progress, "training").map(|()| Flow::Next));
         }
         flags.save(plan, rows, weights.tensors());

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::fixtures::{self, Rows, path, run};
-use crate::flags::{Found, Model, Workers};
+use crate::flags::Model;
+use crate::workers::{Found, Workers};
 use flexps_common::data::Block;
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;

@@ -199,7 +199,9 @@ fn threads(want: Option<Want>, workers: &[(SlaveId, u32)], slaves: usize) -> Thr
         Some(Want::OneSlave(n)) => Threads::OneSlave(n),
         Some(Want::PerSlave(n)) if everywhere => Threads::PerSlave(n),
         Some(Want::All) if everywhere => Threads::All,
-        Some(Want::Spread { each, .. }) if everywhere && each > 0 => Threads::Spread(count, each),
+        Some(Want::Spread { each: each @ 1.., .. } | Want::Range { each: each @ 1.., .. }) if everywhere => {
+            Threads::Spread(count, each)
+        }
         _ => Threads::Count(count),
     }
 }

@@ -30,15 +30,16 @@ pub struct Candidate {
 }
 
 /// What a stage wants of its job's slaves, with so many threads where the engine chooses. One that has an input needs a
-/// worker beside each slave's rows.
-pub fn want(stage: &StageSpec, chosen: u32) -> Want {
+/// worker beside each slave's rows; one whose bits must not depend on what is free gets the least of its range.
+pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
     let each = u32::from(stage.input.is_some());
     match stage.threads {
         Threads::All => Want::All,
         Threads::PerSlave(n) => Want::PerSlave(n),
         Threads::OneSlave(n) | Threads::Visit(n) => Want::OneSlave(n),
-        Threads::Range(least, most) if stage.input.is_none() => Want::Range { least, most },
-        Threads::Count(threads) | Threads::Range(threads, _) => Want::Spread { threads, each },
+        Threads::Range(least, _) if reproducible => Want::Spread { threads: least, each },
+        Threads::Range(least, most) => Want::Range { least, most, each },
+        Threads::Count(threads) => Want::Spread { threads, each },
         Threads::Auto | Threads::Offline => Want::Spread { threads: chosen, each },
     }
 }

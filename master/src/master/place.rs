@@ -168,7 +168,7 @@ impl Master {
         let chosen = self.chosen(id, place);
         let job = self.jobs.get(&id)?;
         let stage = job.plan.stage(place);
-        let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen));
+        let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen, job.reproducible));
         let slaves = self.allowed(job, place);
         let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;

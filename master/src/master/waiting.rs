@@ -56,7 +56,7 @@ fn for_memory(ready: &Ready, own: &[&Slots]) -> Option<String> {
     let (there, free) = (enough.len(), enough.iter().map(|s| s.free).sum::<u32>());
     let (memory, slaves) = (size(memory), own.len());
     match ready.want {
-        Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } => {
+        Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } | Want::Range { each: 1.., .. } => {
             Some(format!("needs {memory} of memory on each of {slaves} slaves, least free is {}", size(least)))
         }
         _ if there == 0 => Some(format!("needs {memory} of memory on one slave, most free is {}", size(most))),
@@ -104,9 +104,9 @@ mod tests {
         assert_eq!(says(Want::OneSlave(2), 4), both);
         let few = "needs 3 slots where 4.0 GiB of memory are free, there are 1 on 1 of 2 slaves";
         assert_eq!(says(spread(3, 0), 4), few);
-        assert_eq!(says(Want::Range { least: 3, most: 9 }, 4), few);
+        assert_eq!(says(Want::Range { least: 3, most: 9, each: 0 }, 4), few);
         let each = "needs 4.0 GiB of memory on each of 2 slaves, least free is 2.0 GiB";
-        for want in [Want::All, Want::PerSlave(1), spread(2, 1)] {
+        for want in [Want::All, Want::PerSlave(1), spread(2, 1), Want::Range { least: 2, most: 9, each: 1 }] {
             assert_eq!(says(want, 4), each);
         }
     }

@@ -29,10 +29,10 @@ impl Free<'_> {
         } else {
             match ready.want {
                 Want::Spread { threads, each } => self.spread(ready, &pool, threads, each, fast),
-                Want::Range { least, most } => {
+                Want::Range { least, most, each } => {
                     let sum = if fast { self.total() } else { self.sum(&pool, ready.memory) };
                     let threads = u64::from(most).min(sum) as u32;
-                    if threads < least { None } else { self.spread(ready, &pool, threads, 0, fast) }
+                    if threads < least { None } else { self.spread(ready, &pool, threads, each, fast) }
                 }
                 Want::OneSlave(threads) => self.one(ready, &pool, threads, fast),
                 Want::PerSlave(n) => self.exactly(ready, &pool, |_| n),
@@ -160,7 +160,8 @@ impl Free<'_> {
 
 /// Whether there are too few threads for so many on each slave, whatever is free.
 fn too_few(want: Want, slaves: usize) -> bool {
-    matches!(want, Want::Spread { threads, each } if u64::from(threads) < u64::from(each) * slaves as u64)
+    let (Want::Spread { threads: most, each } | Want::Range { most, each, .. }) = want else { return false };
+    u64::from(most) < u64::from(each) * slaves as u64
 }
 
 /// The best reason of those that decided.

@@ -145,8 +145,7 @@ impl<'a> Free<'a> {
     /// Whether the numbers of all slaves alone say no; exact sums and least levels for the whole cluster.
     pub(super) fn whole_refuses(&self, want: Want) -> bool {
         match want {
-            Want::Spread { each, .. } => each > 0 && self.levels.least() < each,
-            Want::Range { .. } => false,
+            Want::Spread { each, .. } | Want::Range { each, .. } => each > 0 && self.levels.least() < each,
             Want::OneSlave(n) => self.levels.most() < n,
             Want::PerSlave(n) => self.levels.least() < n,
             Want::All => self.idle < self.slaves.len(),
@@ -156,8 +155,7 @@ impl<'a> Free<'a> {
 
 fn key(ready: &Ready) -> (*const SlaveId, Kind, u64) {
     let kind = match ready.want {
-        Want::Spread { each, .. } => Kind::Spread(each),
-        Want::Range { .. } => Kind::Spread(0),
+        Want::Spread { each, .. } | Want::Range { each, .. } => Kind::Spread(each),
         Want::OneSlave(_) => Kind::OneSlave,
         Want::PerSlave(_) => Kind::PerSlave,
         Want::All => Kind::All,

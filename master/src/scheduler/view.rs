@@ -31,12 +31,15 @@ pub enum Want {
         /// On each.
         each: u32,
     },
-    /// As many as are free over all of them, within these limits.
+    /// As many as are free over all of them, within these limits, and at least `each` on each.
     Range {
         /// It does not start with fewer.
         least: u32,
         /// It can't use more.
         most: u32,
+        /// On each.
+        #[serde(default)]
+        each: u32,
     },
     /// So many, all on one of them: a stage with a local model.
     OneSlave(u32),

@@ -157,7 +157,9 @@ fn fits(workload: &Workload, cluster: &Cluster) -> Result<()> {
             let able = || slaves().filter(|(_, memory)| *memory >= stage.memory);
             let (memory, least) = (size(stage.memory), job.limits(stage, cluster).0);
             match stage.threads.want() {
-                Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } if able().count() < slaves().count() => {
+                Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } | Want::Range { each: 1.., .. }
+                    if able().count() < slaves().count() =>
+                {
                     let has = slaves().map(|(_, memory)| memory).min().unwrap_or(0);
                     return refused(format!("{memory} of memory on each slave, the smallest has {}", size(has)));
                 }

@@ -110,7 +110,7 @@ impl Threads {
         match self {
             Threads::Count(threads) => Want::Spread { threads, each: 0 },
             Threads::Spread(threads, each) => Want::Spread { threads, each },
-            Threads::Range(least, most) => Want::Range { least, most },
+            Threads::Range(least, most) => Want::Range { least, most, each: 0 },
             Threads::OneSlave(n) => Want::OneSlave(n),
             Threads::PerSlave(n) => Want::PerSlave(n),
             Threads::All => Want::All,

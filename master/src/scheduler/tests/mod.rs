@@ -50,7 +50,7 @@ pub fn decide(policy: &dyn Policy, slaves: &[Slots], ready: &[Ready], started: &
 pub fn wants() -> impl Strategy<Value = Want> {
     prop_oneof![
         (1u32..12, 0u32..2).prop_map(|(threads, each)| Want::Spread { threads, each }),
-        (1u32..4, 0u32..8).prop_map(|(least, more)| Want::Range { least, most: least + more }),
+        (1u32..4, 0u32..8, 0u32..2).prop_map(|(least, more, each)| Want::Range { least, most: least + more, each }),
         (1u32..6).prop_map(Want::OneSlave),
         (1u32..4).prop_map(Want::PerSlave),
         Just(Want::All),
@@ -67,7 +67,10 @@ pub fn check_gang(stage: &Ready, workers: &[(SlaveId, u32)], slaves: &[Slots]) -
             prop_assert_eq!(total, threads);
             prop_assert!(each == 0 || workers.len() == own.len());
         }
-        Want::Range { least, most } => prop_assert!(least <= total && total <= most),
+        Want::Range { least, most, each } => {
+            prop_assert!(least <= total && total <= most);
+            prop_assert!(each == 0 || workers.len() == own.len());
+        }
         Want::OneSlave(n) => prop_assert!(workers.len() == 1 && total == n),
         Want::PerSlave(n) => prop_assert!(workers.len() == own.len() && workers.iter().all(|w| w.1 == n)),
         Want::All => prop_assert_eq!(total, own.iter().map(|s| s.slots).sum::<u32>()),
