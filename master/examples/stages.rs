@@ -67,7 +67,7 @@ impl Idle {
                 let slave = *self.id.get().ok_or_else(|| Error::bug("launched before it was opened"))?;
                 let outcome = Outcome::default();
                 let done = ToMaster::StageDone { slave, job: launch.job, run: launch.run, outcome };
-                tokio::spawn(self.master.start(Packet::control(&done)?, DEADLINE).answer());
+                tokio::spawn(self.master.tell(Packet::control(&done)?, DEADLINE).answer());
             }
             ToSlave::Ops { ops, .. } => return Ok(FromSlave::Numbers(vec![Vec::new(); ops.len()])),
             ToSlave::Move { .. } => return Ok(FromSlave::Sent(Vec::new())),

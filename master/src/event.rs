@@ -10,7 +10,7 @@ use flexps_common::wire::api::{JobLine, JobNews};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster};
 use flexps_common::wire::slaves::SlaveLine;
 use flexps_common::{Error, Result};
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, ready};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +53,8 @@ pub struct Waiter {
 pub enum Event {
     /// A request came that is none of the API.
     Request(Connection, Box<ToMaster>, Reply),
+    /// A slave tells what workers or readers of it did; it was answered when it came, since nothing follows from the answer.
+    Report(Connection, Box<ToMaster>),
     /// A connection ended.
     Broken(Connection),
     /// A job's inputs were listed.
@@ -95,6 +97,7 @@ pub struct Front {
 
 impl Service for Front {
     fn call(&self, from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
+        let ended = || Error::cluster("the master is ending").retryable();
         let (reply, answer) = oneshot::channel();
         let sent = match request.message() {
             Ok(ToMaster::Api(request)) => {
@@ -102,11 +105,14 @@ impl Service for Front {
                 return Box::pin(async move { Packet::control(&FromMaster::Api(api.answer(&request).await)) });
             }
             // What was sent first is handled first.
+            Ok(report @ (ToMaster::StageDone { .. } | ToMaster::ReadDone { .. })) => {
+                let taken = self.events.send(Event::Report(from, Box::new(report))).map_err(|_| ended());
+                return Box::pin(ready(taken.and_then(|()| Packet::control(&FromMaster::Ok))));
+            }
             Ok(message) => Ok(self.events.send(Event::Request(from, Box::new(message), reply)).is_ok()),
             Err(e) => Err(e),
         };
         Box::pin(async move {
-            let ended = || Error::cluster("the master is ending").retryable();
             if !sent? {
                 return Err(ended());
             }

@@ -448,7 +448,7 @@ fn report(runtime: &tokio::runtime::Handle, master: Channel, jobs: Jobs, job: Jo
         }
     };
     // Started here, so that an empty stage's report does not wait for a runtime thread.
-    let mut pending = master.start(packet.clone(), REPORT_DEADLINE);
+    let mut pending = master.tell(packet.clone(), REPORT_DEADLINE);
     runtime.spawn(async move {
         while let Err(e) = pending.answer().await {
             if !e.retry || jobs.find(job).is_err() {
@@ -456,7 +456,7 @@ fn report(runtime: &tokio::runtime::Handle, master: Channel, jobs: Jobs, job: Jo
                 return;
             }
             tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
-            pending = master.start(packet.clone(), REPORT_DEADLINE);
+            pending = master.tell(packet.clone(), REPORT_DEADLINE);
         }
     });
 }

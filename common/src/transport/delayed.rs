@@ -3,7 +3,7 @@
 //! Invariants: requests go out in the order in which they were made, each so much later; neither a caller nor a thread of
 //! the runtime waits meanwhile.
 
-use super::{Caller, Channel, Packet};
+use super::{Caller, Channel, Haste, Packet};
 use crate::error::Result;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -14,6 +14,7 @@ struct Late {
     due: Instant,
     request: Packet,
     deadline: Duration,
+    haste: Haste,
     answer: oneshot::Sender<Result<Packet>>,
 }
 
@@ -30,9 +31,9 @@ impl Delayed {
         let (late, mut receive) = mpsc::unbounded_channel::<Late>();
         let (peer, runtime) = (channel.peer().to_owned(), Handle::current());
         runtime.clone().spawn(async move {
-            while let Some(Late { due, request, deadline, answer }) = receive.recv().await {
+            while let Some(Late { due, request, deadline, haste, answer }) = receive.recv().await {
                 tokio::time::sleep_until(due.into()).await;
-                let pending = channel.start(request, deadline);
+                let pending = channel.begin(request, deadline, haste);
                 runtime.spawn(async move {
                     // Who no longer waits needs no answer.
                     let _ = answer.send(pending.answer().await);
@@ -44,10 +45,10 @@ impl Delayed {
 }
 
 impl Caller for Delayed {
-    fn start(&self, request: Packet, deadline: Duration) -> oneshot::Receiver<Result<Packet>> {
+    fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>> {
         let (answer, receive) = oneshot::channel();
         // When the runtime is gone, the answer's sender goes with the request, and the caller hears that.
-        let _ = self.late.send(Late { due: Instant::now() + self.delay, request, deadline, answer });
+        let _ = self.late.send(Late { due: Instant::now() + self.delay, request, deadline, haste, answer });
         receive
     }
 

@@ -1,7 +1,7 @@
 //! Calls between nodes of one process: a request runs on the caller's thread until it waits for something, then as a task
 //! of the runtime; its packets are moved, not copied.
 
-use super::{Caller, Connection, Listener, Packet, Service};
+use super::{Caller, Connection, Haste, Listener, Packet, Service};
 use crate::error::{Error, Result};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
@@ -70,7 +70,7 @@ impl Drop for HubCaller {
 }
 
 impl Caller for HubCaller {
-    fn start(&self, request: Packet, deadline: Duration) -> oneshot::Receiver<Result<Packet>> {
+    fn start(&self, request: Packet, deadline: Duration, _: Haste) -> oneshot::Receiver<Result<Packet>> {
         let (send, receive) = oneshot::channel();
         let found = self.hub.bound.lock().get(&self.address).cloned();
         match found {

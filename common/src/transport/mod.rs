@@ -90,8 +90,17 @@ pub struct Channel(std::sync::Arc<dyn Caller>);
 trait Caller: Send + Sync {
     /// Queues the request; never blocks a runtime thread. The answer, or the reason why there is none within the deadline,
     /// comes through the returned receiver.
-    fn start(&self, request: Packet, deadline: Duration) -> oneshot::Receiver<Result<Packet>>;
+    fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>>;
     fn peer(&self) -> &str;
+}
+
+/// Whether somebody waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    /// It goes at once.
+    Waits,
+    /// It may go a moment later, with others; an error goes at once.
+    Patient,
 }
 
 /// A call under way.
@@ -154,7 +163,17 @@ impl Channel {
 
     /// Queues a request. Works from any thread and does not wait, unless the peer's byte credits are used up.
     pub fn start(&self, request: Packet, deadline: Duration) -> Pending {
-        Pending { peer: self.0.peer().to_owned(), answer: self.0.start(request, deadline) }
+        self.begin(request, deadline, Haste::Waits)
+    }
+
+    /// The same for a request that nobody waits for: over sockets its answer, unless it is an error, comes up to a tenth of
+    /// a second later, so that many go in one piece and wake the other side once.
+    pub fn tell(&self, request: Packet, deadline: Duration) -> Pending {
+        self.begin(request, deadline, Haste::Patient)
+    }
+
+    fn begin(&self, request: Packet, deadline: Duration, haste: Haste) -> Pending {
+        Pending { peer: self.0.peer().to_owned(), answer: self.0.start(request, deadline, haste) }
     }
 
     /// What errors call the other side.

@@ -171,7 +171,7 @@ pub enum ToMaster {
         /// Splits that it has read to the end.
         read: u64,
     },
-    /// A slave has read its part of an input, or failed at it.
+    /// A slave has read its part of an input, or failed at it. Answered when it comes, whoever the slave is.
     ReadDone {
         /// Who.
         slave: SlaveId,
@@ -182,7 +182,7 @@ pub enum ToMaster {
         /// How it went.
         result: Result<ReadDone, Error>,
     },
-    /// All workers of a stage run on a slave ended.
+    /// All workers of a stage run on a slave ended. Answered when it comes, whoever the slave is.
     StageDone {
         /// Who.
         slave: SlaveId,

@@ -115,6 +115,8 @@ impl Master {
         let now = self.now;
         match event {
             Event::Request(from, message, reply) => self.request(from, *message, reply, now),
+            // A slave that is not known hears so at its next heartbeat.
+            Event::Report(from, message) => _ = self.slave_message(from, *message, now),
             Event::Broken(connection) => self.slaves.broken(connection, now),
             Event::Prepared(job, result) => self.prepared(job, result, now),
             Event::Answer(job, slave, asked, result) => {
@@ -209,7 +211,11 @@ impl Master {
     /// Sends a message about a job to one slave; the answer comes back as an event.
     fn ask(&mut self, job: JobId, slave: SlaveId, asked: Asked, packet: &Packet, deadline: Duration) {
         let Some(to) = self.slaves.get(slave) else { return };
-        let pending = to.control.start(packet.clone(), deadline);
+        let pending = match asked {
+            // Only what goes wrong with them matters.
+            Asked::Launch(_) | Asked::Order => to.control.tell(packet.clone(), deadline),
+            _ => to.control.start(packet.clone(), deadline),
+        };
         let events = self.events.clone();
         self.asked += 1;
         tokio::spawn(async move {

@@ -16,7 +16,7 @@ use crate::tune::Tuners;
 use crate::{assigner, job::Job};
 use flexps_common::Error;
 use flexps_common::ids::{InputId, JobId, SlaveId};
-use flexps_common::plan::Threads;
+use flexps_common::plan::{StageSpec, Threads};
 use flexps_common::report::State;
 use flexps_common::transport::Packet;
 use flexps_common::wire::control::ToSlave;
@@ -47,11 +47,10 @@ impl Master {
         let mut ready: Vec<Ready> = Vec::new();
         let mut waiting: Vec<(JobId, String)> = Vec::new();
         for id in asking {
-            match self.ready(id, now) {
-                Waits::Slots(stages) => ready.extend(stages),
+            match self.ready(id, now, &mut ready) {
                 Waits::Other(why) => waiting.push((id, why)),
                 Waits::Never(error) => self.fail(id, error, now),
-                Waits::Nothing => {}
+                Waits::Slots => {}
             }
         }
         if ready.is_empty() && waiting.is_empty() {
@@ -91,8 +90,11 @@ impl Master {
             let Some(job) = self.jobs.get_mut(&ready.job) else { continue };
             match job.started().and_then(|started| started.ready.get_mut(&ready.stage)) {
                 Some(turn) => {
-                    (turn.queued.1, turn.why) = (ready.passed_over, Some(why));
-                    job.tell_waiting();
+                    turn.queued.1 = ready.passed_over;
+                    if turn.why.as_ref() != Some(&why) {
+                        turn.why = Some(why);
+                        job.tell_waiting();
+                    }
                 }
                 None => {
                     job.queued.1 = ready.passed_over;
@@ -130,15 +132,20 @@ impl Master {
         }
     }
 
-    /// What a job waits for now. One that is queued waits as the stage that would run first on the slaves that it would
-    /// use.
-    fn ready(&mut self, id: JobId, now: Duration) -> Waits {
-        let Some(job) = self.jobs.get(&id) else { return Waits::Nothing };
-        let stages: Vec<(u32, (Duration, u32))> = match &job.phase {
-            Phase::Preparing | Phase::Ended => return Waits::Nothing,
+    /// What a job waits for now; the stages that wait for slots are added to `ready`. One that is queued waits as the stage
+    /// that would run first on the slaves that it would use.
+    fn ready(&mut self, id: JobId, now: Duration, ready: &mut Vec<Ready>) -> Waits {
+        let Some(job) = self.jobs.get(&id) else { return Waits::Slots };
+        match &job.phase {
+            Phase::Preparing | Phase::Ended => {}
             // One that ends takes no more.
-            Phase::Started(started) if started.driver.ending() => return Waits::Nothing,
-            Phase::Started(started) => started.ready.iter().map(|(place, turn)| (*place, turn.queued)).collect(),
+            Phase::Started(started) if started.driver.ending() => {}
+            Phase::Started(started) => {
+                let stages = started.ready.iter().map(|(place, turn)| (*place, turn.queued));
+                for (place, queued) in stages.collect::<Vec<_>>() {
+                    ready.extend(self.wanted(id, place, queued, now));
+                }
+            }
             Phase::Queued(prepared) => {
                 if let Some(waits) = self.after(job) {
                     return waits;
@@ -157,22 +164,24 @@ impl Master {
                         }
                     }
                 }
-                vec![(0, self.jobs.get(&id).map_or((now, 0), |job| job.queued))]
+                let queued = self.jobs.get(&id).map_or((now, 0), |job| job.queued);
+                ready.extend(self.wanted(id, 0, queued, now));
             }
-        };
-        Waits::Slots(stages.into_iter().filter_map(|(place, queued)| self.wanted(id, place, queued, now)).collect())
+        }
+        Waits::Slots
     }
 
     /// A stage that waits for slots, as a policy sees it.
     fn wanted(&mut self, id: JobId, place: u32, (since, passed_over): (Duration, u32), now: Duration) -> Option<Ready> {
-        let chosen = self.chosen(id, place);
+        let found = |job: &Job| job.plan.stage(place).is_some_and(|stage| stage.threads.found());
+        let chosen = if found(self.jobs.get(&id)?) { self.chosen(id, place) } else { 0 };
         let job = self.jobs.get(&id)?;
         let stage = job.plan.stage(place);
         let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen, job.reproducible));
-        let slaves = self.allowed(job, place);
+        let slaves = self.allowed(job, place, stage);
         let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
         let scheduling = &job.report.scheduling;
-        let near = near(job, place, self.books.near(id, place));
+        let near = near(job, stage, self.books.near(id, place));
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
         let (priority, owner) = (scheduling.priority, self.books.owner(scheduling.share()));
         Some(Ready {
@@ -191,8 +200,8 @@ impl Master {
     }
 
     /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's.
-    fn allowed(&self, job: &Job, place: u32) -> Arc<[SlaveId]> {
-        let Some(stage) = job.plan.stage(place) else { return job.slaves.clone() };
+    fn allowed(&self, job: &Job, place: u32, stage: Option<&StageSpec>) -> Arc<[SlaveId]> {
+        let Some(stage) = stage else { return job.slaves.clone() };
         if let Some(name) = &stage.on {
             let called = |id: &&SlaveId| self.slaves.get(**id).is_some_and(|s| s.registration.name == *name);
             return job.slaves.iter().find(called).copied().into_iter().collect();
@@ -210,9 +219,9 @@ impl Master {
     /// never waits for more. One of a queued job can do with the fewest.
     fn chosen(&mut self, id: JobId, place: u32) -> u32 {
         let Some(job) = self.jobs.get(&id) else { return 0 };
-        let Some(stage) = job.plan.stage(place).filter(|stage| stage.threads.found()) else { return 0 };
+        let Some(stage) = job.plan.stage(place) else { return 0 };
         let least = if stage.input.is_some() { job.slaves.len().max(1) as u32 } else { 1 };
-        let allowed = self.allowed(job, place);
+        let allowed = self.allowed(job, place, Some(stage));
         let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
         let free = own().filter(|s| s.memory_left() >= stage.memory).map(|s| s.free()).sum();
         let all = own().filter(|s| s.memory() >= stage.memory).map(|s| s.registration.slots).sum();
@@ -338,30 +347,31 @@ impl Master {
 
 /// Which slaves have something of a job's stage, the best first: where it ran last, where tables live that are on one slave,
 /// where the rows are that it takes.
-fn near(job: &Job, place: u32, last: Option<NearList>) -> Option<NearList> {
+fn near(job: &Job, stage: Option<&StageSpec>, last: Option<NearList>) -> Option<NearList> {
     let Phase::Started(started) = &job.phase else { return last };
+    // On its only slave everything is near.
+    let homes = if started.slaves.len() > 1 { started.driver.homes() } else { &[] };
+    let alone = homes.iter().map(|home| home.members(started.slaves.len())).filter(|members| members.len() == 1);
+    let models = alone.flatten().filter_map(|shard| Some((*started.slaves.get(shard as usize)?, Near::Model)));
+    let input = stage.and_then(|stage| stage.input.or(stage.draws.map(|(input, _)| input)));
+    let reading = input.and_then(|input| started.readings.get(input.0 as usize));
+    let more: Vec<(SlaveId, Near)> = models.chain(reading.into_iter().flat_map(Reading::near)).collect();
+    if more.is_empty() {
+        return last;
+    }
     let mut all: Vec<(SlaveId, Near)> = Vec::new();
-    let mut add = |id: SlaveId, near: Near| {
+    for (id, near) in last.iter().flat_map(|list| list.iter().copied()).chain(more) {
         if !all.iter().any(|(known, _)| *known == id) {
             all.push((id, near));
         }
-    };
-    last.iter().flat_map(|list| list.iter()).for_each(|(id, near)| add(*id, *near));
-    let alone = started.driver.homes().iter().map(|home| home.members(started.slaves.len()));
-    for shard in alone.filter(|members| members.len() == 1 && started.slaves.len() > 1).flatten() {
-        started.slaves.get(shard as usize).into_iter().for_each(|id| add(*id, Near::Model));
     }
-    let stage = job.plan.stage(place);
-    let input = stage.and_then(|stage| stage.input.or(stage.draws.map(|(input, _)| input)));
-    let reading = input.and_then(|input| started.readings.get(input.0 as usize));
-    reading.into_iter().flat_map(Reading::near).for_each(|(id, near)| add(id, near));
-    (!all.is_empty()).then(|| all.into())
+    Some(all.into())
 }
 
 /// What a job waits for.
 enum Waits {
-    Nothing,
-    Slots(Vec<Ready>),
+    /// At most: its stages that are ready, if any.
+    Slots,
     Other(String),
     Never(Error),
 }

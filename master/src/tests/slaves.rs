@@ -219,6 +219,9 @@ async fn a_slave_that_leaves_is_not_used_any_more() {
     let slave = cluster.slave("h1", 1).await;
     assert_eq!(cluster.ask(ToMaster::Leave { slave: slave.id }).await, Ok(FromMaster::Ok));
     assert_eq!(cluster.get("slaves").await, Ok(Vec::<SlaveLine>::new()));
+    let (job, run, outcome) = (JobId(1), StageRun(1), Outcome::default());
+    let report = ToMaster::StageDone { slave: slave.id, job, run, outcome };
+    assert_eq!(cluster.ask(report).await, Ok(FromMaster::Ok));
     let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1, peak_memory_bytes: 0 };
     assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
 }

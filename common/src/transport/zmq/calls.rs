@@ -6,7 +6,7 @@
 
 use super::session::{OVERHEAD, charge};
 use crate::error::{Error, Result};
-use crate::transport::Packet;
+use crate::transport::{Haste, Packet};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -17,11 +17,20 @@ const MOST_ACKS: usize = 4096;
 /// A call under way.
 struct Call {
     packet: Packet,
+    haste: Haste,
     within: Duration,
     deadline: Instant,
     answer: oneshot::Sender<Result<Packet>>,
     /// Whether the current or an earlier connection carried it.
     sent: bool,
+}
+
+/// A request on its way out.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub id: u64,
+    pub packet: Packet,
+    pub haste: Haste,
 }
 
 /// The calls of one channel.
@@ -69,15 +78,21 @@ impl Calls {
     }
 
     /// Takes a call. It goes to the end of those that wait for credits.
-    pub fn add(&mut self, packet: Packet, within: Duration, now: Instant, answer: oneshot::Sender<Result<Packet>>) {
+    pub fn add(
+        &mut self,
+        (packet, haste): (Packet, Haste),
+        within: Duration,
+        now: Instant,
+        answer: oneshot::Sender<Result<Packet>>,
+    ) {
         self.last += 1;
         self.waiting_bytes += charge(&packet);
         self.waiting.push_back(self.last);
-        self.under_way.insert(self.last, Call { packet, within, deadline: now + within, answer, sent: false });
+        self.under_way.insert(self.last, Call { packet, haste, within, deadline: now + within, answer, sent: false });
     }
 
     /// The next request to send, if the credits allow it.
-    pub fn next(&mut self) -> Option<(u64, Packet)> {
+    pub fn next(&mut self) -> Option<Outgoing> {
         let id = *self.waiting.front()?;
         let call = self.under_way.get_mut(&id)?;
         let bytes = charge(&call.packet);
@@ -88,7 +103,7 @@ impl Calls {
         self.waiting_bytes -= bytes;
         self.used += bytes;
         call.sent = true;
-        Some((id, call.packet.clone()))
+        Some(call.outgoing(id))
     }
 
     /// Bytes of the requests that were sent and not answered.
@@ -97,8 +112,8 @@ impl Calls {
     }
 
     /// All that were sent and not answered, in order.
-    pub fn sent(&self) -> Vec<(u64, Packet)> {
-        self.under_way.iter().filter(|(_, call)| call.sent).map(|(id, call)| (*id, call.packet.clone())).collect()
+    pub fn sent(&self) -> Vec<Outgoing> {
+        self.under_way.iter().filter(|(_, call)| call.sent).map(|(id, call)| call.outgoing(*id)).collect()
     }
 
     /// An answer came. Returns whether so much is unacknowledged that it should be said at once.
@@ -116,6 +131,11 @@ impl Calls {
             0..=MOST_ACKS => std::mem::take(&mut self.acks),
             more => self.acks.split_off(more - MOST_ACKS),
         }
+    }
+
+    /// The first deadline of all.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.under_way.values().map(|call| call.deadline).min()
     }
 
     /// Ends the calls whose deadline has passed; `trouble` says what is wrong with the connection, if something is.
@@ -149,6 +169,12 @@ impl Calls {
     }
 }
 
+impl Call {
+    fn outgoing(&self, id: u64) -> Outgoing {
+        Outgoing { id, packet: self.packet.clone(), haste: self.haste }
+    }
+}
+
 /// The error of a call without answer.
 pub(super) fn late_error(peer: &str, within: Duration, trouble: Option<&str>) -> Error {
     let error = match trouble {
@@ -166,7 +192,7 @@ mod tests {
     fn add(calls: &mut Calls, len: usize, within: u64, now: Instant) -> oneshot::Receiver<Result<Packet>> {
         let (send, receive) = oneshot::channel();
         let packet = Packet { head: Bytes::new(), body: Bytes::from(vec![0; len]) };
-        calls.add(packet, Duration::from_secs(within), now, send);
+        calls.add((packet, Haste::Waits), Duration::from_secs(within), now, send);
         receive
     }
 
@@ -175,11 +201,11 @@ mod tests {
         let now = Instant::now();
         let mut calls = Calls::new(10_000);
         let _answers: Vec<_> = [6000, 6000, 100].map(|len| add(&mut calls, len, 9, now)).into();
-        assert_eq!(calls.next().unwrap().0, 1);
+        assert_eq!(calls.next().unwrap().id, 1);
         assert!(calls.next().is_none() && !calls.has_credit(1));
         calls.answer(1, Ok(Packet::default()));
-        assert_eq!((calls.next().unwrap().0, calls.next().unwrap().0), (2, 3));
-        assert_eq!(calls.sent().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!((calls.next().unwrap().id, calls.next().unwrap().id), (2, 3));
+        assert_eq!(calls.sent().iter().map(|sent| sent.id).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(calls.acks(), [1]);
     }
 
@@ -188,7 +214,7 @@ mod tests {
         let now = Instant::now();
         let mut calls = Calls::new(1000);
         let _answers = [add(&mut calls, 5000, 9, now), add(&mut calls, 1, 9, now)];
-        assert_eq!(calls.next().unwrap().0, 1);
+        assert_eq!(calls.next().unwrap().id, 1);
         assert!(calls.next().is_none());
     }
 
@@ -203,7 +229,7 @@ mod tests {
         assert!(error.retry && error.message == "s1 did not answer within 1s", "{error}");
         calls.expire(now + Duration::from_secs(2), "s1", Some("it burns"));
         assert!(answers[1].try_recv().unwrap().unwrap_err().message.contains("s1 can't be reached: it burns"));
-        assert_eq!(calls.next().unwrap().0, 3);
+        assert_eq!((calls.next().unwrap().id, calls.deadline()), (3, Some(now + Duration::from_secs(9))));
         assert_eq!(calls.waiting_bytes, 0);
     }
 }

@@ -4,14 +4,14 @@
 //! Invariant: calls and connection are changed under one lock, which is never held while waiting, so the order of sending
 //! is the order of the calls, over all connections.
 
-use super::calls::{Calls, late_error};
+use super::calls::{Calls, Outgoing, late_error};
 use super::frames::{self, Down, Up, Welcome};
 use super::greeting::SessionId;
 use super::link::{self, Link};
 use super::session::charge;
 use crate::error::{Error, Fault, Result};
 use crate::transport::options::Options;
-use crate::transport::{Caller, Packet};
+use crate::transport::{Caller, Haste, Packet};
 use futures::FutureExt;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::sync::Arc;
@@ -20,8 +20,10 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use zeromq::{DealerSendHalf, SocketSend};
 
-/// How often deadlines are looked at.
-const TICK: Duration = Duration::from_millis(50);
+/// Least time between two looks at deadlines.
+const LATENESS: Duration = Duration::from_millis(50);
+/// How often the connection is looked at, and answers are acknowledged that no request went after.
+const TICK: Duration = Duration::from_millis(250);
 /// A channel that has said nothing for so long says something.
 const QUIET: Duration = Duration::from_secs(1);
 /// A listener that has said nothing for so long is taken for lost; so many bytes a second more are granted for requests
@@ -44,6 +46,8 @@ struct Core {
     freed: Condvar,
     /// Wakes the task: there is something to connect for, or the channel was dropped.
     wake: Notify,
+    /// Wakes the look at deadlines: there is an earlier one.
+    sooner: Notify,
 }
 
 struct State {
@@ -53,6 +57,8 @@ struct State {
     /// Why there is none.
     trouble: Option<String>,
     spoke: Instant,
+    /// When deadlines are looked at next; none while there were none.
+    alarm: Option<Instant>,
     waiting_threads: usize,
     dropped: bool,
 }
@@ -64,6 +70,7 @@ impl ZmqCaller {
             send: None,
             trouble: None,
             spoke: Instant::now(),
+            alarm: None,
             waiting_threads: 0,
             dropped: false,
         };
@@ -75,6 +82,7 @@ impl ZmqCaller {
             state: Mutex::new(state),
             freed: Condvar::new(),
             wake: Notify::new(),
+            sooner: Notify::new(),
         });
         runtime.spawn(core.clone().run());
         Self(core)
@@ -89,7 +97,7 @@ impl Drop for ZmqCaller {
 }
 
 impl Caller for ZmqCaller {
-    fn start(&self, request: Packet, deadline: Duration) -> oneshot::Receiver<Result<Packet>> {
+    fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>> {
         let core = &self.0;
         let (send, receive) = oneshot::channel();
         if let Some(error) = core.too_long(&request) {
@@ -112,7 +120,11 @@ impl Caller for ZmqCaller {
             let _ = send.send(Err(Error::cluster(error).retryable()));
             return receive;
         }
-        state.calls.add(request, deadline, now, send);
+        state.calls.add((request, haste), deadline, now, send);
+        if state.alarm.is_none_or(|at| now + deadline < at) {
+            state.alarm = Some(now + deadline);
+            core.sooner.notify_one();
+        }
         if state.send.is_some() {
             core.pump(&mut state);
         } else {
@@ -137,14 +149,18 @@ impl Core {
     /// Sends what the credits allow.
     fn pump(&self, state: &mut State) {
         while state.send.is_some() {
-            let Some((id, packet)) = state.calls.next() else { return };
-            self.send_request(state, id, &packet);
+            let Some(request) = state.calls.next() else { return };
+            self.send_request(state, request);
         }
     }
 
-    fn send_request(&self, state: &mut State, id: u64, packet: &Packet) {
+    fn send_request(&self, state: &mut State, Outgoing { id, packet, haste }: Outgoing) {
         let acks = state.calls.acks();
-        self.say(state, &Up::Request { id, acks }, Some(packet));
+        let up = match haste {
+            Haste::Waits => Up::Request { id, acks },
+            Haste::Patient => Up::Tell { id, acks },
+        };
+        self.say(state, &up, Some(&packet));
     }
 
     /// Puts a message on the connection. The socket's queue is longer than the credits allow messages, so that it takes
@@ -161,18 +177,35 @@ impl Core {
 
     /// Makes connections while there is something to say, until the channel is dropped and its calls have ended.
     async fn run(self: Arc<Self>) {
-        let deadlines = async {
-            loop {
-                tokio::time::sleep(TICK).await;
-                let mut state = self.state.lock();
-                let State { calls, trouble, .. } = &mut *state;
-                calls.expire(Instant::now(), &self.peer, trouble.as_deref());
-                self.freed(state);
-            }
-        };
         tokio::select! {
             () = self.connect() => {}
-            () = deadlines => {}
+            () = self.deadlines() => {}
+        }
+    }
+
+    /// Ends calls at their deadlines. A channel without calls, or whose calls are all answered in time, costs nothing.
+    async fn deadlines(&self) {
+        loop {
+            let alarm = {
+                let mut state = self.state.lock();
+                let State { calls, trouble, alarm, .. } = &mut *state;
+                let now = Instant::now();
+                calls.expire(now, &self.peer, trouble.as_deref());
+                *alarm = calls.deadline().map(|at| at.max(now + LATENESS));
+                let alarm = *alarm;
+                self.freed(state);
+                alarm
+            };
+            let due = async {
+                match alarm {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = self.sooner.notified() => {}
+            }
         }
     }
 
@@ -220,9 +253,9 @@ impl Core {
             state.send = link.sender();
             let sent = state.calls.sent();
             state.calls.acks();
-            self.say(&mut state, &Up::Resume(sent.iter().map(|(id, _)| *id).collect()), None);
-            for (id, packet) in sent {
-                self.send_request(&mut state, id, &packet);
+            self.say(&mut state, &Up::Resume(sent.iter().map(|request| request.id).collect()), None);
+            for request in sent {
+                self.send_request(&mut state, request);
             }
             self.pump(&mut state);
             self.freed(state);

@@ -30,6 +30,8 @@ pub(super) enum Up {
     Ping,
     /// The channel was dropped.
     Bye,
+    /// A request whose answer nobody waits for, with the identities of answers that arrived.
+    Tell { id: u64, acks: Vec<u64> },
 }
 
 /// From the listener.

@@ -1,6 +1,7 @@
 //! A listener: one ROUTER on a private unix socket, behind the gate. A loop greets, takes requests and starts them in order;
 //! each request then runs as a task of its own, which keeps its answer and hands it to the loop to send. Short ones the loop
 //! begins itself, all of them while they take no longer than another thread takes to wake, else the last that has come.
+//! Answers that nobody waits for are held back until the next one of their session goes, or until the loop looks.
 //!
 //! Invariants: a session's requests start in order, each once; the loop alone decides who is who and touches the socket;
 //! what it holds for a session is bounded, and dropped with the session.
@@ -11,20 +12,23 @@ use super::greeting::{Challenge, Hello, SessionId};
 use super::session::{Answer, Session, Taken};
 use crate::error::{Error, Result};
 use crate::transport::options::Options;
-use crate::transport::{Connection, Packet, Service};
+use crate::transport::{Connection, Haste, Packet, Service};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use zeromq::{RouterRecvHalf, RouterSendHalf, SocketEvent, SocketRecv, SocketSend, ZmqMessage, ZmqResult};
 
-/// How often the loop looks for connections that did not come back.
+/// How often the loop looks after sessions: for answers that were held back, and connections that did not come back.
 const TICK: Duration = Duration::from_millis(100);
+/// The same while nothing is under way.
+const REST: Duration = Duration::from_secs(1);
 /// A connection that is silent for so long is lost; channels say something every second.
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long a lost session's answers are kept for the case that it comes back.
@@ -83,6 +87,8 @@ pub(super) struct Router {
     present: FxHashMap<Bytes, SessionId>,
     sessions: FxHashMap<SessionId, Known>,
     connections: u64,
+    /// Something is under way that a look may be needed for.
+    busy: bool,
 }
 
 impl Router {
@@ -101,6 +107,7 @@ impl Router {
             present: FxHashMap::default(),
             sessions: FxHashMap::default(),
             connections: 0,
+            busy: true,
         }
     }
 
@@ -112,8 +119,13 @@ impl Router {
         mut monitor: futures::channel::mpsc::Receiver<SocketEvent>,
         mut stop: tokio::sync::oneshot::Receiver<()>,
     ) {
-        let mut tick = tokio::time::interval(TICK);
+        let mut look = pin!(tokio::time::sleep(TICK));
+        let mut resting = false;
         loop {
+            if self.busy && resting {
+                resting = false;
+                look.as_mut().reset(tokio::time::Instant::now() + TICK);
+            }
             tokio::select! {
                 message = receive.recv() => {
                     self.receive(message);
@@ -130,7 +142,11 @@ impl Router {
                 Some(event) = monitor.next() => if let SocketEvent::Disconnected(identity) = event {
                     self.lost(&identity.into());
                 },
-                _ = tick.tick() => self.tick(),
+                () = &mut look => {
+                    self.busy = self.look();
+                    resting = !self.busy;
+                    look.as_mut().reset(tokio::time::Instant::now() + if resting { REST } else { TICK });
+                }
                 _ = &mut stop => break,
             }
         }
@@ -172,18 +188,10 @@ impl Router {
             return Ok(());
         };
         known.heard = Instant::now();
-        let limit = self.shared.options.answers;
+        self.busy = true;
         match up {
-            Up::Request { id, acks } => {
-                let taken = {
-                    let mut cell = known.cell.lock();
-                    cell.session.acknowledge(&acks);
-                    cell.session.take(id, packet, limit)?
-                };
-                if let Taken::Answered(answer) = taken {
-                    self.shared.answer(identity, id, answer);
-                }
-            }
+            Up::Request { id, acks } => self.shared.take(known, id, (packet, Haste::Waits), &acks)?,
+            Up::Tell { id, acks } => self.shared.take(known, id, (packet, Haste::Patient), &acks)?,
             Up::Acks(ids) => known.cell.lock().session.acknowledge(&ids),
             Up::Resume(outstanding) => known.cell.lock().session.resume(&outstanding),
             Up::Ping => self.shared.send(identity, &Down::Pong, None),
@@ -201,6 +209,7 @@ impl Router {
 
     fn hello(&mut self, identity: &Bytes, hello: Hello) -> Result<()> {
         hello.check(&self.shared.options)?;
+        self.busy = true;
         if self.greetings.len() >= GREETINGS {
             return Err(Error::cluster(format!("{GREETINGS} other connections are being greeted")).retryable());
         }
@@ -267,6 +276,7 @@ impl Router {
     }
 
     fn lost(&mut self, identity: &Bytes) {
+        self.busy = true;
         self.greetings.remove(identity);
         if let Some(known) = self.present.remove(identity).and_then(|id| self.sessions.get_mut(&id)) {
             known.cell.lock().identity = None;
@@ -274,7 +284,8 @@ impl Router {
         }
     }
 
-    fn tick(&mut self) {
+    /// Looks after sessions and greetings; whether it is to do so again soon.
+    fn look(&mut self) -> bool {
         let now = Instant::now();
         self.greetings.retain(|_, (_, _, since)| now.duration_since(*since) < gate::PATIENCE);
         let silent: Vec<_> = self.sessions.values().filter(|k| now.duration_since(k.heard) > SILENCE).collect();
@@ -285,13 +296,22 @@ impl Router {
                 entry.close();
             }
         }
-        let mut forgotten = Vec::new();
+        let (mut forgotten, mut busy) = (Vec::new(), !self.greetings.is_empty());
         for known in self.sessions.values_mut() {
             for _ in 0..URGED {
                 if !start_next(&self.shared, known, true, &mut self.line) {
                     break;
                 }
             }
+            let (held, idle) = {
+                let mut cell = known.cell.lock();
+                let held = cell.identity.clone().map(|identity| (identity, cell.session.release()));
+                (held, cell.session.is_idle())
+            };
+            if let Some((identity, answers)) = held {
+                self.shared.answers(&identity, answers);
+            }
+            busy |= !idle || known.lost.is_some();
             let Some(lost) = known.lost else { continue };
             if !known.gone && now.duration_since(lost) >= self.shared.options.grace {
                 known.gone = true;
@@ -306,6 +326,7 @@ impl Router {
             self.sessions.remove(&id);
         }
         self.line.begin(&self.shared.runtime);
+        busy
     }
 
     /// Ends a session for good.
@@ -333,11 +354,26 @@ impl Shared {
         }
     }
 
-    fn answer(&self, identity: &Bytes, id: u64, answer: Answer) {
-        match answer {
-            Ok(packet) => self.send(identity, &Down::Answer { id }, Some(&packet)),
-            Err(error) => self.send(identity, &Down::Failed { id, error }, None),
+    fn answers(&self, identity: &Bytes, answers: Vec<(u64, Answer)>) {
+        for (id, answer) in answers {
+            match answer {
+                Ok(packet) => self.send(identity, &Down::Answer { id }, Some(&packet)),
+                Err(error) => self.send(identity, &Down::Failed { id, error }, None),
+            }
         }
+    }
+
+    /// Takes a request; one that has run is answered again.
+    fn take(&self, known: &Known, id: u64, request: (Packet, Haste), acks: &[u64]) -> Result<()> {
+        let (taken, identity) = {
+            let mut cell = known.cell.lock();
+            cell.session.acknowledge(acks);
+            (cell.session.take(id, request, self.options.answers)?, cell.identity.clone())
+        };
+        if let (Taken::Answered(answer), Some(identity)) = (taken, identity) {
+            self.answers(&identity, vec![(id, answer)]);
+        }
+        Ok(())
     }
 }
 
@@ -374,9 +410,9 @@ impl Line {
 /// Starts a session's next request, if it may. A long one becomes a task at once, so that the next is read meanwhile.
 fn start_next(shared: &Arc<Shared>, known: &Known, urge: bool, line: &mut Line) -> bool {
     let next = known.cell.lock().session.next(shared.options.answers, urge);
-    let Some((id, packet)) = next else { return false };
+    let Some((id, packet, haste)) = next else { return false };
     let long = packet.len() > SHORT;
-    let request = start(shared.clone(), known.cell.clone(), known.connection, id, packet);
+    let request = start(shared.clone(), known.cell.clone(), known.connection, (id, packet, haste));
     if long {
         shared.runtime.spawn(request);
     } else {
@@ -390,8 +426,7 @@ fn start(
     shared: Arc<Shared>,
     cell: Arc<Mutex<Cell>>,
     from: Connection,
-    id: u64,
-    packet: Packet,
+    (id, packet, haste): (u64, Packet, Haste),
 ) -> BoxFuture<'static, ()> {
     let answer = {
         let _entered = shared.runtime.enter();
@@ -403,13 +438,12 @@ fn start(
             len if len > limit => Err(Error::bug(format!("an answer of {len} bytes, at most {limit} are allowed"))),
             _ => Ok(packet),
         });
-        let identity = {
+        let (answers, identity) = {
             let mut cell = cell.lock();
-            cell.session.finish(id, answer.clone());
-            cell.identity.clone()
+            (cell.session.finish(id, answer, haste), cell.identity.clone())
         };
         if let Some(identity) = identity {
-            shared.answer(&identity, id, answer);
+            shared.answers(&identity, answers);
         }
     })
 }

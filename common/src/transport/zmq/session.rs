@@ -3,10 +3,10 @@
 //!
 //! Invariants: a request runs once however often it is sent; requests start in the order of their identities; once the
 //! kept answers pass the limit nothing more starts until some are acknowledged, and before that no more start than are
-//! likely to stay within it.
+//! likely to stay within it; an answer that is held back goes with the next one, or when the listener looks.
 
 use crate::error::{Error, Result};
-use crate::transport::Packet;
+use crate::transport::{Haste, Packet};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::VecDeque;
 
@@ -30,8 +30,10 @@ pub(super) struct Session {
     kept: usize,
     /// What an answer costs: the largest of late.
     typical: usize,
+    /// Of these, the ones that nobody waits for and that were not sent yet.
+    held: Vec<u64>,
     /// Requests that were taken but may not start yet.
-    waiting: VecDeque<(u64, Packet)>,
+    waiting: VecDeque<(u64, Packet, Haste)>,
     waiting_bytes: usize,
 }
 
@@ -63,6 +65,7 @@ impl Default for Session {
             answers: FxHashMap::default(),
             kept: 0,
             typical: FIRST,
+            held: Vec::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
         }
@@ -71,7 +74,7 @@ impl Default for Session {
 
 impl Session {
     /// Takes a request. An error when the client holds more requests back than its credits allow.
-    pub fn take(&mut self, id: u64, packet: Packet, limit: usize) -> Result<Taken> {
+    pub fn take(&mut self, id: u64, (packet, haste): (Packet, Haste), limit: usize) -> Result<Taken> {
         if let Some(answer) = self.answers.get(&id) {
             return Ok(Taken::Answered(answer.clone()));
         }
@@ -85,31 +88,46 @@ impl Session {
         }
         self.highest = id;
         self.waiting_bytes += bytes;
-        self.waiting.push_back((id, packet));
+        self.waiting.push_back((id, packet, haste));
         Ok(Taken::Queued)
     }
 
     /// The next request to start, unless the answers kept and to come pass `limit` bytes. With `urge` those to come don't
     /// count: the running ones may wait for what the next one brings.
-    pub fn next(&mut self, limit: usize, urge: bool) -> Option<(u64, Packet)> {
+    pub fn next(&mut self, limit: usize, urge: bool) -> Option<(u64, Packet, Haste)> {
         let to_come = if urge { 0 } else { self.running.len() * self.typical };
         if self.kept + to_come > limit {
             return None;
         }
-        let (id, packet) = self.waiting.pop_front()?;
+        let (id, packet, haste) = self.waiting.pop_front()?;
         self.waiting_bytes -= charge(&packet);
         self.running.insert(id);
-        Some((id, packet))
+        Some((id, packet, haste))
     }
 
-    /// Keeps the answer of a request that ran.
-    pub fn finish(&mut self, id: u64, answer: Answer) {
-        if self.running.remove(&id) {
-            let cost = cost(&answer);
-            self.kept += cost;
-            self.typical = cost.max(self.typical - self.typical.saturating_sub(cost) / 8);
-            self.answers.insert(id, answer);
+    /// Keeps the answer of a request that ran, and hands out the answers that are to be sent now: none while this one can
+    /// wait for others.
+    pub fn finish(&mut self, id: u64, answer: Answer, haste: Haste) -> Vec<(u64, Answer)> {
+        if !self.running.remove(&id) {
+            return Vec::new();
         }
+        let (cost, held) = (cost(&answer), haste == Haste::Patient && answer.is_ok());
+        self.kept += cost;
+        self.typical = cost.max(self.typical - self.typical.saturating_sub(cost) / 8);
+        self.answers.insert(id, answer);
+        self.held.push(id);
+        if held { Vec::new() } else { self.release() }
+    }
+
+    /// The answers that were held back, to be sent now.
+    pub fn release(&mut self) -> Vec<(u64, Answer)> {
+        let held = std::mem::take(&mut self.held);
+        held.into_iter().filter_map(|id| Some((id, self.answers.get(&id)?.clone()))).collect()
+    }
+
+    /// Whether it has nothing to run or to send.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty() && self.held.is_empty()
     }
 
     /// The client has these answers.
@@ -121,8 +139,9 @@ impl Session {
         }
     }
 
-    /// The client waits for these and no others.
+    /// The client waits for these and no others, and asks for them again.
     pub fn resume(&mut self, outstanding: &[u64]) {
+        self.held.clear();
         let wanted: FxHashSet<u64> = outstanding.iter().copied().collect();
         let dropped: Vec<u64> = self.answers.keys().filter(|id| !wanted.contains(id)).copied().collect();
         self.acknowledge(&dropped);
@@ -144,8 +163,10 @@ mod tests {
         Send,
         /// Everything unanswered is sent again, as after a reconnect.
         Resend,
-        /// Some running request ends with an answer of so many bytes.
-        Finish(usize, usize),
+        /// Some running request ends with an answer of so many bytes, for which somebody waits or not.
+        Finish(usize, usize, bool),
+        /// The listener looks.
+        Look,
         /// The client gets what was sent and acknowledges so many.
         Ack(usize),
     }
@@ -154,7 +175,8 @@ mod tests {
         let action = prop_oneof![
             3 => Just(Action::Send),
             1 => Just(Action::Resend),
-            3 => (0usize..8, 0usize..5000).prop_map(|(i, len)| Action::Finish(i, len)),
+            3 => (0usize..8, 0usize..5000, any::<bool>()).prop_map(|(i, len, waits)| Action::Finish(i, len, waits)),
+            1 => Just(Action::Look),
             2 => (0usize..4).prop_map(Action::Ack),
         ];
         prop::collection::vec(action, 0..200)
@@ -166,34 +188,46 @@ mod tests {
             const LIMIT: usize = 8 * OVERHEAD;
             let mut session = Session::default();
             let (mut sent, mut started, mut running, mut unacked) = (0u64, Vec::new(), Vec::new(), Vec::new());
+            // Answers that were not sent yet.
+            let (mut held, empty) = (Vec::<u64>::new(), Vec::new());
             for action in actions {
                 match action {
                     Action::Send => {
                         sent += 1;
                         // The model client keeps its own credits.
                         if session.waiting_bytes > LIMIT { sent -= 1; continue; }
-                        prop_assert!(matches!(session.take(sent, packet(1), LIMIT), Ok(Taken::Queued)));
+                        prop_assert!(matches!(session.take(sent, (packet(1), Haste::Waits), LIMIT), Ok(Taken::Queued)));
                     }
                     Action::Resend => {
                         session.resume(&(1..=sent).collect::<Vec<_>>());
                         for id in 1..=sent {
-                            let taken = session.take(id, packet(1), LIMIT).unwrap();
-                            prop_assert_eq!(matches!(taken, Taken::Answered(_)), unacked.contains(&id));
+                            let taken = session.take(id, (packet(1), Haste::Waits), LIMIT).unwrap();
+                            let known = unacked.contains(&id) || held.contains(&id);
+                            prop_assert_eq!(matches!(taken, Taken::Answered(_)), known);
                             prop_assert!(!matches!(taken, Taken::Queued));
                         }
+                        unacked.append(&mut held);
                     }
-                    Action::Finish(at, len) => {
+                    Action::Finish(at, len, waits) => {
                         if running.is_empty() { continue; }
                         let id = running.remove(at % running.len());
-                        session.finish(id, Ok(packet(len)));
-                        unacked.push(id);
+                        let haste = if waits { Haste::Waits } else { Haste::Patient };
+                        let sent: Vec<u64> = session.finish(id, Ok(packet(len)), haste).iter().map(|(id, _)| *id).collect();
+                        held.push(id);
+                        prop_assert_eq!(&sent, if waits { &held } else { &empty });
+                        if waits { unacked.append(&mut held); }
+                    }
+                    Action::Look => {
+                        let sent: Vec<u64> = session.release().iter().map(|(id, _)| *id).collect();
+                        prop_assert_eq!(&sent, &held);
+                        unacked.append(&mut held);
                     }
                     Action::Ack(n) => {
                         let ids: Vec<u64> = unacked.drain(..n.min(unacked.len())).collect();
                         session.acknowledge(&ids);
                     }
                 }
-                while let Some((id, _)) = session.next(LIMIT, urge) {
+                while let Some((id, _, _)) = session.next(LIMIT, urge) {
                     prop_assert!(session.kept <= LIMIT);
                     started.push(id);
                     running.push(id);
@@ -209,19 +243,38 @@ mod tests {
     fn requests_with_large_answers_start_one_after_another_unless_urged() {
         let mut session = Session::default();
         for id in 1..=10 {
-            session.take(id, packet(1), 1 << 20).unwrap();
+            session.take(id, (packet(1), Haste::Waits), 1 << 20).unwrap();
         }
         assert_eq!(std::iter::from_fn(|| session.next(1 << 20, false)).count(), 5);
-        session.finish(1, Ok(packet(1 << 20)));
+        session.finish(1, Ok(packet(1 << 20)), Haste::Waits);
         session.acknowledge(&[1]);
         assert!(session.next(1 << 20, false).is_none());
         assert_eq!(session.next(1 << 20, true).unwrap().0, 6);
     }
 
     #[test]
+    fn an_answer_that_nobody_waits_for_goes_with_the_next_one_and_an_error_at_once() {
+        let mut session = Session::default();
+        for id in 1..=4 {
+            session.take(id, (packet(1), Haste::Patient), 1 << 20).unwrap();
+            session.next(1 << 20, false).unwrap();
+        }
+        assert!(session.finish(1, Ok(packet(3)), Haste::Patient).is_empty() && !session.is_idle());
+        let sent = session.finish(2, Err(Error::data("row 7 is bad")), Haste::Patient);
+        assert_eq!(sent.iter().map(|(id, answer)| (*id, answer.is_ok())).collect::<Vec<_>>(), [(1, true), (2, false)]);
+        session.finish(3, Ok(packet(3)), Haste::Patient);
+        // Asked for again over another connection, it is answered there, and not once more.
+        session.resume(&[3, 4]);
+        assert!(matches!(session.take(3, (packet(1), Haste::Patient), 1 << 20).unwrap(), Taken::Answered(Ok(_))));
+        let sent = session.finish(4, Ok(packet(3)), Haste::Waits);
+        assert_eq!(sent.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [4]);
+        assert!(session.is_idle());
+    }
+
+    #[test]
     fn a_client_that_ignores_its_credits_is_refused() {
         let mut session = Session::default();
-        session.take(1, packet(9000), 5000).unwrap();
-        assert!(session.take(2, packet(1), 5000).unwrap_err().message.contains("5000"));
+        session.take(1, (packet(9000), Haste::Waits), 5000).unwrap();
+        assert!(session.take(2, (packet(1), Haste::Waits), 5000).unwrap_err().message.contains("5000"));
     }
 }

@@ -68,6 +68,7 @@ fn mutated_messages_of_the_transport_are_refused_or_mean_what_they_say() {
         Up::Declined("no".into()),
         Up::Resume(vec![1, 2, 1 << 60]),
         Up::Request { id: 9, acks: vec![4, 5] },
+        Up::Tell { id: 10, acks: vec![9] },
         Up::Acks(vec![8]),
         Up::Ping,
         Up::Bye,

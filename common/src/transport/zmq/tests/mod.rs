@@ -2,6 +2,7 @@
 
 mod crowd;
 mod hostile;
+mod told;
 
 use super::*;
 use crate::error::Fault;
