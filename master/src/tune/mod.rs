@@ -32,8 +32,12 @@ const SLOWEST: f64 = 2.0;
 const DOUBTS: f64 = 0.03;
 /// Runs of a count before what is usual for it is known.
 const USUAL: usize = 5;
-/// Unusual runs in a row, all slower or all faster, before all is tried anew; twice as many each time.
-const UNUSUAL: usize = 3;
+/// Unusual runs in a row, all slower or all faster, before all is tried anew; twice as many each time. What runs beside a stage
+/// for a moment slows some in a row down too, and counts that are tried in such a moment look worse than they are.
+const UNUSUAL: usize = 8;
+/// The same when all take more than [`FAR`] times as long as usual, or as much less.
+const STRIKING: usize = 3;
+const FAR: f64 = 3.0;
 /// How often they double.
 const PATIENCE: u64 = 5;
 /// A run that is off by less of its time is not unusual.
@@ -283,7 +287,9 @@ impl Tuner {
         }
         self.unusual.push(seconds);
         // What made it try anew before may be mere noise.
-        if self.unusual.len() >= UNUSUAL << self.restarts.min(PATIENCE) {
+        let striking = |run: &f64| *run > FAR * usual || *run * FAR < usual;
+        let enough = if self.unusual.iter().all(striking) { STRIKING } else { UNUSUAL };
+        if self.unusual.len() >= enough << self.restarts.min(PATIENCE) {
             self.seen.clear();
             // The last one is noted by who called.
             self.unusual.pop();
