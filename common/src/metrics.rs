@@ -133,44 +133,45 @@ impl AucSketch {
     }
 }
 
-/// Scores on their way to a sketch: four bytes and no look-up per row, and only so many of them at a time.
+/// Scores on their way to a sketch: a row is counted in place, in one of the few pages that scores of like size share.
 #[derive(Debug, Default)]
 pub struct Scores {
-    /// Bucket, then the class in the lowest bit.
-    rows: Vec<u32>,
-    /// Those that are counted.
-    sketch: AucSketch,
+    /// By the upper bits of a bucket; of its lower bits, negatives and positives.
+    pages: Vec<Option<Box<[[u64; 2]; Self::PAGE]>>>,
 }
 
 impl Scores {
-    /// Rows that are counted at once: their sorting stays in the nearest caches, and nothing grows with the rows.
-    const MOST: usize = 1 << 15;
+    /// Buckets of a page: those of the scores between a power of two and the next.
+    const PAGE: usize = 1 << 12;
 
     /// Counts one row.
     #[inline]
     pub fn add(&mut self, score: f32, positive: bool) {
-        self.rows.push(AucSketch::bucket(score) << 1 | u32::from(positive));
-        if self.rows.len() == Self::MOST {
-            self.count();
+        let bucket = AucSketch::bucket(score) as usize;
+        let (page, at) = (bucket / Self::PAGE, bucket % Self::PAGE);
+        match self.pages.get_mut(page) {
+            Some(Some(page)) => page[at][usize::from(positive)] += 1,
+            _ => self.begin(page)[at][usize::from(positive)] += 1,
         }
     }
 
     #[cold]
-    fn count(&mut self) {
-        self.rows.sort_unstable();
-        let same_bucket = self.rows.chunk_by(|a, b| a >> 1 == b >> 1);
-        let counted = same_bucket.map(|rows| {
-            let positives = rows.iter().filter(|row| **row & 1 == 1).count() as u64;
-            (rows[0] >> 1, rows.len() as u64 - positives, positives)
-        });
-        self.sketch.merge(&AucSketch { buckets: counted.collect() });
-        self.rows.clear();
+    fn begin(&mut self, page: usize) -> &mut [[u64; 2]; Self::PAGE] {
+        if self.pages.len() <= page {
+            self.pages.resize(page + 1, None);
+        }
+        self.pages[page].insert(Box::new([[0; 2]; Self::PAGE]))
     }
 
     /// The sketch of all rows.
-    pub fn into_sketch(mut self) -> AucSketch {
-        self.count();
-        self.sketch
+    pub fn into_sketch(self) -> AucSketch {
+        let mut buckets = Vec::new();
+        for (number, page) in self.pages.iter().enumerate() {
+            let counts = page.iter().flat_map(|page| page.iter()).enumerate();
+            let counted = counts.filter(|(_, counts)| **counts != [0, 0]);
+            buckets.extend(counted.map(|(at, [n, p])| ((number * Self::PAGE + at) as u32, *n, *p)));
+        }
+        AucSketch { buckets }
     }
 }
 
@@ -202,7 +203,7 @@ mod tests {
         let mut random = crate::random::SplitMix64(5);
         let mut unit = || (random.draw() >> 40) as f32 / (1 << 24) as f32;
         let (mut alone, mut together, mut scores) = (AucSketch::default(), Scores::default(), [vec![], vec![]]);
-        for _ in 0..2 * Scores::MOST + 7 {
+        for _ in 0..70_000 {
             let positive = unit() < 0.2;
             let score = 6.0 * unit() * unit() - 4.0 + f32::from(u8::from(positive));
             alone.add(score, positive);

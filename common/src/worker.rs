@@ -97,9 +97,13 @@ pub trait Backend {
     /// Block `at` of the slave's rows of `input`; waits while it is still being read. None behind the last one.
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>>;
     /// The place of the block that comes next in a pass where it is `at`'s turn: another one where workers take rows that
-    /// their stage consumes as they come to them.
-    fn turn(&mut self, _input: InputId, at: usize) -> usize {
-        at
+    /// their stage consumes as they come to them, for which it may wait.
+    fn turn(&mut self, _input: InputId, at: usize) -> Result<usize> {
+        Ok(at)
+    }
+    /// As [`Worker::takers`]; at most as many count as the slave has.
+    fn takers(&self, _input: InputId) -> usize {
+        usize::MAX
     }
     /// Block `at` will be asked for soon; changes nothing but the time that takes.
     fn expect(&mut self, _input: InputId, _at: usize) {}
@@ -248,9 +252,16 @@ impl<'a> Worker<'a> {
     }
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
-    /// still being read as they come. Of rows that the stage consumes a worker's share is what it comes to first.
+    /// still being read as they come. Of rows that the stage consumes a worker's share is what it comes to first, and a
+    /// slave's first worker has all as long as it keeps up with the reading; the blocks are in order.
     pub fn pass(&self, input: Input) -> Pass {
         Pass { input: input.id, at: self.place.local_index, step: self.place.local_threads.max(1) }
+    }
+
+    /// How many of the slave's workers get rows that the stage consumes: one that is not needed gets none. It counts from a
+    /// block before its first one on, so that others can leave for it in tables what it needs to know.
+    pub fn takers(&self, input: Input) -> usize {
+        self.backend.takers(input.id).min(self.place.local_threads)
     }
 
     /// The places of this worker's blocks among the slave's; waits until all rows are read.
@@ -355,7 +366,7 @@ pub struct Pass {
 impl Pass {
     /// The next block and its place among the slave's, or None behind the last.
     pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<(usize, Arc<Block>)>> {
-        let at = worker.backend.turn(self.input, self.at);
+        let at = worker.backend.turn(self.input, self.at)?;
         self.at += self.step;
         worker.backend.expect(self.input, self.at);
         let block = worker.backend.block(self.input, at)?;

@@ -92,9 +92,9 @@ pub struct Input {
 }
 
 impl Input {
-    /// The block that is whoever asks for it, if the rows are consumed.
-    pub fn turn(&self) -> Option<usize> {
-        self.consumed.then(|| self.next.fetch_add(1, Ordering::Relaxed))
+    /// The block that is whoever asks for it; of consumed rows.
+    pub fn turn(&self) -> usize {
+        self.next.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Facts of the whole input; waits until every slave has read its part.

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 /// One feature in so many is noted.
 const OF: u32 = 1 << 10;
+/// Those whose hash lies below.
+const CHOSEN: u32 = u32::MAX / OF;
+/// Features that are looked at together.
+const TOGETHER: usize = 32;
 const WORDS: usize = 64;
 const BITS: f64 = (64 * WORDS) as f64;
 /// Bits that must be left for the others to tell anything.
@@ -19,16 +23,48 @@ const LEFT: u32 = 32;
 pub struct Occurring(Vec<u64>);
 
 /// Spreads keys over all numbers well enough to choose some of them, a key a number.
-#[inline]
+#[inline(always)]
 fn spread(key: Key) -> u32 {
     (key ^ (key >> 15)).wrapping_mul(0x9e37_79b1)
+}
+
+/// The least hash of some features: by vector code where this machine has it.
+#[inline]
+fn least(features: &[Key; TOGETHER]) -> u32 {
+    #[inline(always)]
+    fn work(features: &[Key; TOGETHER]) -> u32 {
+        features.iter().fold(u32::MAX, |least, feature| least.min(spread(*feature)))
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2")]
+        fn wide(features: &[Key; TOGETHER]) -> u32 {
+            work(features)
+        }
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: just detected.
+            return unsafe { wide(features) };
+        }
+    }
+    work(features)
 }
 
 impl Occurring {
     /// Notes features.
     pub fn note(&mut self, features: &[Key]) {
         self.0.resize(WORDS, 0);
-        for chosen in features.iter().map(|feature| spread(*feature)).filter(|hash| *hash < u32::MAX / OF) {
+        let (several, rest) = features.as_chunks();
+        for features in several {
+            // Seldom is one of them chosen.
+            if least(features) < CHOSEN {
+                self.look(features);
+            }
+        }
+        self.look(rest);
+    }
+
+    fn look(&mut self, features: &[Key]) {
+        for chosen in features.iter().map(|feature| spread(*feature)).filter(|hash| *hash < CHOSEN) {
             // Once more, since what was chosen is alike in its upper bits.
             let bit = spread(spread(chosen)) >> 20;
             self.0[bit as usize / 64] |= 1 << (bit % 64);

@@ -149,7 +149,8 @@ impl StageBuilder<'_> {
     }
 
     /// The input over whose rows it passes once, and nobody else: they are not kept, and the memory of those that are behind is
-    /// filled with those that come. A second look at a block, and numbering the features, are errors.
+    /// filled with those that come. A second look at a block, and numbering the features, are errors. No more of a slave's
+    /// workers get rows than it takes to keep up with the reading; the others wait until none is left.
     pub fn consumes(self, input: Input) -> Self {
         self.0.consumes = true;
         self.input(input)

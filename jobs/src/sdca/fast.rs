@@ -75,11 +75,11 @@ pub fn exp32(x: f32) -> f32 {
     let shifted = x * std::f32::consts::LOG2_E + SHIFT;
     let whole = shifted - SHIFT;
     let r = (x - whole * LN2[0]) - whole * LN2[1];
-    let mut sum = COEFFICIENTS[0];
-    for c in &COEFFICIENTS[1..] {
-        sum = sum * r + c;
-    }
-    (sum * r * r + r + 1.0) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
+    // In pairs: who waits for it waits half as long.
+    let [a, b, c, d, e, f] = COEFFICIENTS;
+    let square = r * r;
+    let sum = (a * r + b) * (square * square) + ((c * r + d) * square + (e * r + f));
+    (sum * square + (r + 1.0)) * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23))
 }
 
 /// x ln x, 0 at 0.

@@ -7,10 +7,11 @@
 //! z += g - (sqrt(n + g^2) - sqrt(n)) / alpha w;  n += g^2,  g = f'(w.x) x
 //! ```
 //! A worker reads what a few thousand rows need, learns from them one by one, and adds the changes; once it has seen many
-//! rows for the number of features, it keeps a copy of all, and exchanges it less often. The penalty of t rows
-//! is t times a row's share, as it is in the mean that is minimised. Invariant: each row's loss is taken before anything
+//! rows for the number of features, it keeps a copy of all, and exchanges it less often, or not at all while no other takes
+//! rows. The penalty of t rows is t times a row's share, as it is in the mean that is minimised. Invariant: each row's loss is taken before anything
 //! is learnt from it, so their mean is what rows never seen would have cost; nothing waits for the end of the reading.
 
+mod batch;
 mod join;
 mod own;
 mod rule;
@@ -21,6 +22,7 @@ use crate::primal::ranges;
 use crate::progressive::{self, Points};
 use crate::sdca::fast::widest;
 use crate::vector::Vector;
+use batch::{Batch, Scratch};
 use flexps_common::data::Block;
 use flexps_common::data::block::Row;
 use flexps_common::data::indexer::Indexer;
@@ -30,7 +32,7 @@ use flexps_common::value::Element;
 use flexps_common::worker::{Pull, Worker};
 use flexps_common::{Error, Result};
 use own::Own;
-use rule::{Batch, Rule, Scratch, State};
+use rule::{Rule, State};
 
 /// Rows between two exchanges with the tables: enough to pay for a message, few enough for workers to hear of one another.
 const ROWS: usize = 2048;
@@ -112,7 +114,9 @@ impl Stream<'_> {
             progress.metrics.clear();
             Ok(Flow::Next)
         });
-        steps.stage("weights", move |worker| learn.finish(worker, weights)).threads(threads);
+        if common.model.is_some() || inputs.validation.is_some() {
+            steps.stage("weights", move |worker| learn.finish(worker, weights)).threads(threads);
+        }
         if let Some(held_out) = inputs.validation {
             crate::validation::plan(steps, "validation", held_out, weights, threads);
             steps.decide(|progress| crate::validation::note(progress, "validation").map(|()| Flow::Next));
@@ -157,16 +161,24 @@ impl Learn {
         let mut judged = Judged { scores: Some(Scores::default()), ..Judged::default() };
         let (mut rule, mut points) = (None::<Rule>, Points::default());
         let mut pass = worker.pass(self.input);
-        while let Some((_, block)) = pass.next(worker)? {
+        let mut taken = 0;
+        while let Some((at, block)) = pass.next(worker)? {
+            taken += 1;
+            if block.rows() == 0 {
+                continue;
+            }
+            // Blocks are taken in order: those between this worker's are others'.
+            let alone = worker.place.slaves == 1 && at + 1 == taken && worker.takers(self.input) <= 1;
+            let workers = worker.place.slaves as f64 * (at + 1) as f64 / taken as f64;
             let rule = rule.get_or_insert_with(|| self.rule(&block));
-            let covered = own.covers(worker, *rule, needed_len(&block), block.nonzeros())?;
+            let covered = own.covers(worker, *rule, (needed_len(&block), block.nonzeros()), alone)?;
             let mut rows = 0..0;
             while rows.end < block.rows() {
                 points.pass(worker, judged.rows, judged.loss);
                 let most = points.left(judged.rows).min(ROWS);
                 rows = rows.end..block.rows().min(rows.end + most);
-                // All workers have seen about as many.
-                let seen = (judged.rows + rows.len() as u64) as f64 * worker.place.threads as f64;
+                // All that take rows have seen about as many.
+                let seen = (judged.rows + rows.len() as u64) as f64 * workers;
                 rule.l1 = (self.lambda * self.ratio * seen) as f32;
                 rule.l2 = (self.lambda * (1.0 - self.ratio) * seen) as f32;
                 let nonzeros = block.offsets[rows.start] as usize..block.offsets[rows.end] as usize;
@@ -175,7 +187,7 @@ impl Learn {
                 if covered {
                     let (places, (state, bias)) = (&block.indices[nonzeros.clone()], own.parts());
                     widest(Batch { block, rows, places, state, bias, rule, scratch, judged });
-                    own.learnt(worker, nonzeros.len())?;
+                    own.learnt(worker, nonzeros.len(), alone)?;
                     continue;
                 }
                 own.count(nonzeros.len());
@@ -247,6 +259,7 @@ mod tests {
     use std::collections::HashMap;
 
     fn job(common: Common) -> Lr {
+        let common = Common { model: Some(fixtures::path("model")), ..common };
         Lr { common, solver: Solver::Ftrl, batch: 100, ..Lr::default() }
     }
 

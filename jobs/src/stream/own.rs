@@ -1,7 +1,7 @@
 //! A worker's copy of what the tables know of all features, read and changed in place.
 //!
-//! It is held as soon as the worker has seen as many non-zeros as there are features: to look each batch's features up
-//! would then cost more than to learn from them. An exchange brings together what the worker and others have learnt (see
+//! It is held as soon as the worker has seen a part of as many non-zeros as there are features: to look each batch's
+//! features up would then cost more than to read all. An exchange brings together what the worker and others have learnt (see
 //! [`Joining`]) and leaves that here and in the tables. Invariant: what was learnt in the copy is in the tables once
 //! [`Own::give_back`] returned.
 
@@ -16,6 +16,8 @@ use std::ops::Range;
 
 /// Features that are exchanged at a time.
 const RANGE: usize = 1 << 16;
+/// So many features are read in the time in which one is looked up.
+const READ: usize = 16;
 /// An exchange is due after this part of the features in non-zeros: sooner, and it costs more than learning does.
 const OFTEN: usize = 2;
 /// Nor before this part of all that the worker has seen: the more it knows, the less others' rows change it.
@@ -28,8 +30,10 @@ pub struct Own {
     /// By which it is changed, while it is held.
     rule: Option<Rule>,
     now: Vec<State>,
-    /// What it was at the last exchange.
+    /// What it was at the last exchange; empty if that was nothing.
     before: Vec<State>,
+    /// Whether this worker has added nothing to the tables yet: as long as it is alone, they hold nothing.
+    first: bool,
     bias_now: State,
     bias_before: State,
     /// Non-zeros since the last exchange.
@@ -42,23 +46,33 @@ impl Own {
     /// None is held yet.
     pub fn new(state: Table<f32>, bias: Option<Table<f32>>) -> Self {
         let (now, before) = Default::default();
-        Self { state, bias, rule: None, now, before, bias_now: [0.0; 2], bias_before: [0.0; 2], since: 0, seen: 0 }
+        let (bias_now, bias_before) = Default::default();
+        Self { state, bias, rule: None, now, before, first: true, bias_now, bias_before, since: 0, seen: 0 }
     }
 
     /// Whether rows of so many non-zeros, whose features are below `features`, can be learnt from in the copy by a rule.
-    pub fn covers(&mut self, worker: &mut Worker<'_>, rule: Rule, features: usize, nonzeros: usize) -> Result<bool> {
+    /// `alone` says that no other worker has had rows so far.
+    pub fn covers(
+        &mut self,
+        worker: &mut Worker<'_>,
+        rule: Rule,
+        (features, nonzeros): (usize, usize),
+        alone: bool,
+    ) -> Result<bool> {
         let features = features.max(self.now.len());
-        if features > self.seen + nonzeros {
+        if features > READ * (self.seen + nonzeros) {
             self.give_back(worker)?;
             return Ok(false);
         }
         let known = self.now.len();
-        self.now.resize(features, [0.0; 2]);
-        self.before.resize(features, [0.0; 2]);
+        lengthen(&mut self.now, features);
         if self.rule.replace(rule).is_none() {
             self.read_bias(worker)?;
         }
-        self.read(worker, known..features)?;
+        if !(self.first && alone) {
+            lengthen(&mut self.before, features);
+            self.read(worker, known..features)?;
+        }
         Ok(true)
     }
 
@@ -70,16 +84,19 @@ impl Own {
     /// Counts what was learnt from by way of the tables.
     pub fn count(&mut self, nonzeros: usize) {
         self.seen += nonzeros;
+        self.first = false;
     }
 
-    /// Counts what was learnt from in the copy, and makes an exchange when one is due.
-    pub fn learnt(&mut self, worker: &mut Worker<'_>, nonzeros: usize) -> Result<()> {
+    /// Counts what was learnt from in the copy, and makes an exchange when one is due: never while the worker is alone.
+    pub fn learnt(&mut self, worker: &mut Worker<'_>, nonzeros: usize, alone: bool) -> Result<()> {
         self.seen += nonzeros;
         self.since += nonzeros;
-        if worker.place.threads == 1 || self.since < (self.now.len() / OFTEN).max(self.seen / PART) {
+        if alone || self.since < (self.now.len() / OFTEN).max(self.seen / PART) {
             return Ok(());
         }
-        self.exchange(worker)
+        self.exchange(worker)?;
+        self.before.clone_from(&self.now);
+        Ok(())
     }
 
     /// Brings the changes to the tables and drops the copy.
@@ -91,18 +108,26 @@ impl Own {
         Ok(())
     }
 
+    /// What the copy held before is not what it holds behind this: that is for who goes on with it.
     fn exchange(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         let Some(rule) = self.rule else { return Ok(()) };
-        self.since = 0;
-        let mut theirs = Vec::new();
+        (self.since, self.first) = (0, false);
+        let (mut theirs, mut nothing) = (Vec::new(), Vec::new());
         for range in ranges(0..self.now.len()) {
             worker.get_range(self.state, keys(&range), &mut theirs)?;
-            let (ours, before) = (&mut self.now[range.clone()], &mut self.before[range.clone()]);
+            let ours = &mut self.now[range.clone()];
+            let before = match self.before.get_mut(range.clone()) {
+                Some(before) => before,
+                None => {
+                    nothing.clear();
+                    nothing.resize(range.len(), State::default());
+                    &mut nothing[..]
+                }
+            };
             let changes = widest(Joining { rule, ours, before, theirs: theirs.as_chunks().0 });
             if changes {
-                worker.add_range(self.state, keys(&range), self.before[range.clone()].as_flattened())?;
+                worker.add_range(self.state, keys(&range), before.as_flattened())?;
             }
-            self.before[range.clone()].copy_from_slice(&self.now[range]);
         }
         if let Some(table) = self.bias {
             worker.get(table, &[0], &mut theirs)?;
@@ -131,6 +156,15 @@ impl Own {
         self.bias_now = [read[0], read[1]];
         self.bias_before = self.bias_now;
         Ok(())
+    }
+}
+
+/// Fresh memory is zero already; what nobody touches of it is never made.
+fn lengthen(states: &mut Vec<State>, len: usize) {
+    if states.capacity() == 0 {
+        *states = vec![State::default(); len];
+    } else {
+        states.resize(len, State::default());
     }
 }
 

@@ -4,12 +4,12 @@
 //! threads that decode them, into memory that is there already. (Mapping them would save a copy that runs at the speed of the
 //! caches, and end this process when somebody cuts the file short.)
 
+use super::text::read_at;
 use flexps_common::data::dataset::{HEAD, length};
 use flexps_common::error::{Error, Result, io};
 use flexps_common::storage::{Reader, Storage};
 use flexps_common::wire::control::Split;
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -87,12 +87,7 @@ impl Local {
             memory.resize(self.length, 0);
         }
         let bytes = &mut memory[..self.length];
-        self.file.read_exact_at(bytes, self.at).map_err(|e| match e.kind() {
-            ErrorKind::UnexpectedEof => {
-                Error::data(format!("{path}: the file became shorter while it was read; run again"))
-            }
-            _ => io(path, &e),
-        })?;
+        read_at(&self.file, path, self.at, bytes)?;
         Ok(bytes)
     }
 }

@@ -1,12 +1,12 @@
 //! The reader: one input's part of one slave, from splits to cached blocks.
 //!
 //! A task pulls splits and fills buffers of a small ring with whole lines, numbered in order (`pump`, `source`); parser
-//! threads turn them into blocks, out of order (`parsers`); blocks of a dataset file (`dataset`) go the same way; `store`
-//! keeps these by number, on disk when memory is used up (`spill`), from where they are read ahead (`ahead`); `held` says
-//! what of the splits may still go to another slave. Invariant: the same splits in the same order give the same blocks at
-//! the same numbers; every waiting
-//! call ends, with a block or with the cause of the failure; besides the cached rows no more than the ring, the parsers'
-//! scratch memory, one read and what `ahead` keeps are held.
+//! threads turn them into blocks, out of order (`parsers`); local files' lines (`text`) and blocks of a dataset file
+//! (`dataset`) go the same way, and are read by the parsers; `store` keeps blocks by number, on disk when memory is used up
+//! (`spill`), from where they are read ahead (`ahead`); `held` says what of the splits may still go to another slave, `takers`
+//! which workers take rows that are consumed. Invariant: the same splits in the same order give the same blocks at the same
+//! numbers; every waiting call ends, with a block or with the cause of the failure; besides the cached rows no more than the
+//! ring, the parsers' scratch memory, one read and what `ahead` keeps are held.
 
 mod ahead;
 mod dataset;
@@ -17,6 +17,8 @@ mod pump;
 mod source;
 mod spill;
 mod store;
+mod takers;
+mod text;
 
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,9 @@ use tokio::task::JoinHandle;
 
 /// Bytes of text that make a block, unless a row is longer or a split ends.
 const CHUNK: usize = 4 << 20;
+
+/// As many of rows that are consumed: a block is to be learnt from before long, and what was parsed to be in the caches then.
+const CONSUMED_CHUNK: usize = 1 << 20;
 
 /// More parsers would wait for the one stream that feeds them, and would hold more than 64 MiB with it.
 const MOST_PARSERS: usize = 4;
@@ -87,12 +92,15 @@ pub struct Reader {
 impl Reader {
     /// Starts to read, on the storage's thread. `held` is empty, and shows how far the reader is.
     pub fn start(
-        options: Options,
+        mut options: Options,
         schema: Schema,
         storage: Storage,
         held: Arc<Held>,
         next_split: NextSplit,
     ) -> Result<Self> {
+        if options.consumed {
+            options.chunk = options.chunk.min(CONSUMED_CHUNK);
+        }
         let store = Arc::new(Store::new(schema.clone(), &options));
         let ring = parsers::start(&options, &schema, &store)?;
         let runtime = storage.runtime()?;
@@ -103,6 +111,17 @@ impl Reader {
     /// Block `at`, as soon as it is parsed; none behind the last one.
     pub async fn block(&self, at: usize) -> Result<Option<Arc<Block>>> {
         self.store.block(at).await
+    }
+
+    /// Waits until the worker of this number on the slave may take a block of consumed rows: one that is not needed waits
+    /// until none is left.
+    pub async fn admit(&self, worker: usize) -> Result<()> {
+        self.store.admit(worker).await
+    }
+
+    /// How many workers take consumed rows, or are about to.
+    pub fn takers(&self) -> usize {
+        self.store.takers()
     }
 
     /// Block `at` will be asked for soon: if it is on disk, reading it begins.

@@ -5,20 +5,25 @@
 
 use super::dataset::Local;
 use super::store::Store;
+use super::text::Text;
 use super::{Options, SPARE_BUFFERS};
 use crossbeam_channel as channel;
-use flexps_common::data::libsvm::{Parser, Place};
+use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, Parser, Place};
 use flexps_common::data::{Schema, dataset};
 use flexps_common::error::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::mpsc;
+
+/// Bytes that a parser keeps to read local files into.
+const MOST_KEPT: usize = 16 << 20;
 
 /// Whole lines of a file, or a block of a dataset file.
 pub struct Chunk {
     /// Its place among all; the block gets the same.
     pub number: usize,
-    /// The bytes; of a block of a local file none.
+    /// The bytes; of a local file none.
     pub bytes: Vec<u8>,
     /// The file.
     pub path: Arc<str>,
@@ -32,6 +37,8 @@ pub struct Chunk {
 pub enum Kind {
     /// Lines; the number of the first one, from 1, when it is known.
     Lines(Option<u64>),
+    /// Lines of a local file, which are to be read.
+    Text(Text),
     /// A block.
     Block,
     /// A block of a local file, which is to be read.
@@ -101,13 +108,30 @@ fn parse_all(
             // A giant row passed; its memory is not kept.
             buffer = Vec::with_capacity(chunk_bytes);
         }
+        if memory.capacity() > MOST_KEPT {
+            memory = Vec::new();
+        }
         let _ = give_back.try_send(buffer);
+    }
+}
+
+/// Makes a block of a local file's lines. These are counted only when one of them is bad and will be told of.
+fn lines(parser: &mut Parser, memory: &mut Vec<u8>, text: &Text, path: &str, store: &Store) -> Result<Parsed> {
+    let (bytes, offset) = text.read(memory)?;
+    let parsed = parser.parse(bytes, &Place { path, offset, line: None });
+    if parsed.as_ref().is_ok_and(|parsed| parsed.bad.is_empty()) || store.bad_rows() >= KEPT_MESSAGES as u64 {
+        return parsed;
+    }
+    match text.line(offset)? {
+        None => parsed,
+        line => parser.parse(bytes, &Place { path, offset, line }),
     }
 }
 
 /// Makes a block of a chunk. `memory` is for what is read here, and kept for the next one.
 fn parse(parser: &mut Parser, memory: &mut Vec<u8>, chunk: &Chunk, store: &Store) -> Result<()> {
     let Chunk { bytes, path, offset, .. } = chunk;
+    let began = Instant::now();
     if let Some(spare) = store.spare() {
         parser.reuse(spare);
     }
@@ -117,11 +141,12 @@ fn parse(parser: &mut Parser, memory: &mut Vec<u8>, chunk: &Chunk, store: &Store
     };
     let parsed = catch_unwind(AssertUnwindSafe(|| match &chunk.kind {
         Kind::Lines(line) => parser.parse(bytes, &Place { path, offset: *offset, line: *line }),
+        Kind::Text(text) => lines(parser, memory, text, path, store),
         Kind::Block => decode(parser, bytes),
         Kind::Local(local) => decode(parser, local.read(path, memory)?),
     }))
     .unwrap_or_else(|_| {
         Err(Error::bug(format!("the parser panicked in {} at byte {} or behind", chunk.path, chunk.offset)))
     })?;
-    store.put(chunk.number, parsed)
+    store.put(chunk.number, parsed, began)
 }

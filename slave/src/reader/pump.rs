@@ -1,4 +1,5 @@
-//! Pulls splits and cuts their text into numbered chunks of whole lines; a dataset file's are its blocks.
+//! Pulls splits and cuts their text into numbered chunks of whole lines; a dataset file's are its blocks. Local files' are
+//! read where they are parsed.
 //!
 //! Invariant: chunks are numbered in the order of splits and offsets, whatever the parsers do; the text held is at most the
 //! ring's, unless a single row is longer than a buffer.
@@ -8,20 +9,19 @@ use super::held::Held;
 use super::parsers::{Chunk, Kind, Ring};
 use super::source::{Source, unmodified};
 use super::store::{Read, Store};
+use super::text::{LONGEST_ROW, Text, too_long};
 use super::{NextSplit, Options};
 use flexps_common::data::Form;
 use flexps_common::error::{Error, Result};
 use flexps_common::storage::{Storage, is_remote};
 use flexps_common::wire::control::Split;
+use std::fs::File;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 /// Chunks that a short split is cut into, if none of them is too short.
 const CHUNKS: u64 = 16;
 const LEAST_CHUNK: usize = 64 << 10;
-
-/// Longest row, in bytes of text.
-const LONGEST_ROW: usize = 256 << 20;
 
 /// Reads all that `next_split` gives into `ring`, and tells `store` how it ended.
 pub async fn run(
@@ -32,10 +32,20 @@ pub async fn run(
     ring: Ring,
     store: Arc<Store>,
 ) {
-    let mut pump = Pump { options, storage, held, next_split, ring, store, read: Read::default(), buffer: Vec::new() };
-    match pump.all().await {
-        Ok(()) => pump.store.end(pump.read),
-        Err(error) => pump.store.fail(error),
+    let of = store.clone();
+    let mut pump =
+        Pump { options, storage, held, next_split, ring, store: of, read: Read::default(), buffer: Vec::new() };
+    let result = match pump.all().await {
+        Ok(()) => {
+            pump.store.end(pump.read);
+            // The parsers end with the ring.
+            drop(pump);
+            store.rest().await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        store.fail(error);
     }
 }
 
@@ -74,8 +84,13 @@ impl Pump {
                 continue;
             }
             // Looked at again behind the last byte: rows of two versions must not mix.
+            let split = Arc::new(split);
+            let chunk = self.chunk(split.end - split.start);
             let result = match opened {
-                Opened::Text(source) => self.text(source, self.chunk(split.end - split.start)).await,
+                Opened::Text(source) => match source.file() {
+                    Some(file) => self.local(&split, &file, chunk).await,
+                    None => self.text(source, chunk).await,
+                },
                 Opened::Blocks(blocks) => self.blocks(blocks).await,
             };
             if let Err(error) = result.and_then(|()| unmodified(&split)) {
@@ -120,6 +135,24 @@ impl Pump {
         Ok(())
     }
 
+    /// Cuts one split of a local file into chunks, which are yet to be read.
+    async fn local(&mut self, split: &Arc<Split>, file: &Arc<File>, chunk: usize) -> Result<()> {
+        let path: Arc<str> = split.path.as_str().into();
+        let mut start = split.start;
+        loop {
+            let upto = start.saturating_add(chunk as u64);
+            // It may have lost its last part to another reader.
+            let end = self.held.claim(split.index, upto).unwrap_or(split.end).min(upto);
+            if start >= end {
+                return Ok(());
+            }
+            let next = self.ring.take().await?;
+            let text = Text { split: split.clone(), file: file.clone(), start, end };
+            self.give(next, &path, start, Kind::Text(text)).await?;
+            start = end;
+        }
+    }
+
     /// Cuts one split into chunks.
     async fn text(&mut self, mut source: Source, chunk: usize) -> Result<()> {
         let path: Arc<str> = source.path.as_str().into();
@@ -145,10 +178,7 @@ impl Pump {
                     self.give(next, &path, offset, kind).await?;
                 }
                 None if self.buffer.len() >= LONGEST_ROW => {
-                    return Err(Error::data(format!(
-                        "{path}, row at byte {}: longer than {LONGEST_ROW} bytes; are its line ends those of text?",
-                        source.offset_of(&self.buffer)
-                    )));
+                    return Err(too_long(&path, source.offset_of(&self.buffer)));
                 }
                 None => {}
             }

@@ -9,6 +9,7 @@ use flexps_common::data::compression::Compression;
 use flexps_common::error::{Error, Result, io};
 use flexps_common::storage::{Reader, Storage, is_remote};
 use flexps_common::wire::control::Split;
+use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -96,6 +97,14 @@ impl Source {
         match &mut self.input {
             Input::Plain(plain) => plain.fill(text, most).await,
             Input::Packed(packed) => packed.fill(text, most, &self.path).await,
+        }
+    }
+
+    /// The file, if it is a local one of plain text.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match &self.input {
+            Input::Plain(plain) => plain.reader.file(),
+            Input::Packed(_) => None,
         }
     }
 
@@ -231,4 +240,57 @@ pub fn unmodified(split: &Split) -> Result<()> {
         split.file_len,
         meta.len()
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::ids::InputId;
+
+    /// What the splits of a file cut at `cuts` give, read by so many bytes.
+    async fn texts(path: &str, len: u64, cuts: &[u64], most: usize) -> Vec<String> {
+        let mut texts = Vec::new();
+        let edges = [&[0], cuts, &[len]].concat();
+        for (index, edge) in edges.windows(2).enumerate() {
+            let split = Split {
+                input: InputId(0),
+                index: index as u32,
+                path: path.to_owned(),
+                start: edge[0],
+                end: edge[1],
+                file_len: len,
+                modified: 0,
+                form: Form::Text,
+                hosts: vec![],
+            };
+            let held = Arc::new(Held::new(1));
+            held.take(&split);
+            let mut source = Source::open(&Storage::default(), &split, held).await.unwrap();
+            let mut text = Vec::new();
+            while source.fill(&mut text, most).await.unwrap() > 0 {}
+            assert!(text.is_empty() || source.offset_of(&text) + text.len() as u64 <= len);
+            texts.push(String::from_utf8(text).unwrap());
+        }
+        texts
+    }
+
+    #[test]
+    fn a_cut_at_any_byte_gives_each_row_to_the_split_in_which_it_starts() {
+        let text = "+1 1:1\n-1 2:0.5 70:1\n\n+1 3:1\n-1 4:1";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rows");
+        std::fs::write(&path, text).unwrap();
+        let (path, len) = (path.to_str().unwrap(), text.len());
+        let starts_in = |from: usize, to: usize| -> String {
+            let starts = (from..to).filter(|at| *at == 0 || text.as_bytes()[at - 1] == b'\n');
+            starts.map(|at| text[at..].split_inclusive('\n').next().unwrap_or_default()).collect()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for most in [1, 3, 1000] {
+            for (one, two) in (0..len).flat_map(|one| (one..len).map(move |two| (one, two))) {
+                let found = runtime.block_on(texts(path, len as u64, &[one as u64, two as u64], most));
+                assert_eq!(found, [starts_in(0, one), starts_in(one, two), starts_in(two, len)], "{one} {two} {most}");
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ use super::Options;
 use super::ahead::{Ahead, Found};
 use super::numbering;
 use super::spill::{Extent, Spill};
+use super::takers::Takers;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
 use flexps_common::data::{Block, Facts, Occurring, Schema};
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Blocks that wait to be consumed before reading pauses.
-const WAITING: usize = 8;
+/// Blocks that wait for each who takes them before reading pauses.
+const WAITING: usize = 4;
 /// How long it does.
 const PATIENCE: Duration = Duration::from_millis(10);
 
@@ -45,6 +46,7 @@ struct State {
     gone: usize,
     /// Who waits for a block, or has just asked for one.
     asking: usize,
+    takers: Takers,
     /// Number of all blocks, once it is known, with what reading them took.
     all: Option<Read>,
     failed: Option<Error>,
@@ -114,8 +116,50 @@ impl Store {
         if !self.consumed {
             return Ok(());
         }
-        let room = self.wait(|state| (state.asking > 0 || state.filled < state.gone + WAITING).then_some(()));
-        tokio::time::timeout(PATIENCE, room).await.unwrap_or(Ok(()))
+        self.state.lock().takers.wait(Instant::now());
+        let room = self.wait(|state| {
+            (state.asking > 0 || state.filled < state.gone + WAITING * state.takers.count()).then_some(())
+        });
+        let room = tokio::time::timeout(PATIENCE, room).await.unwrap_or(Ok(()));
+        self.state.lock().takers.go_on(Instant::now());
+        self.look();
+        room
+    }
+
+    /// Sees to it that what was read is consumed, once all is.
+    pub async fn rest(&self) -> Result<()> {
+        if !self.consumed {
+            return Ok(());
+        }
+        self.wait(State::complete).await?;
+        self.state.lock().takers.wait(Instant::now());
+        loop {
+            let gone = self.wait(|state| state.all_gone().then_some(()));
+            match tokio::time::timeout(PATIENCE, gone).await {
+                Ok(gone) => return gone,
+                Err(_) => self.look(),
+            }
+        }
+    }
+
+    /// Has one more worker take blocks, if it is time to.
+    fn look(&self) {
+        if self.state.lock().takers.look(Instant::now()) {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// How many workers take consumed rows, or are about to.
+    pub fn takers(&self) -> usize {
+        self.state.lock().takers.count()
+    }
+
+    /// Waits until a worker may take a block of consumed rows, or none is left.
+    pub async fn admit(&self, worker: usize) -> Result<()> {
+        if self.state.lock().takers.come(worker, Instant::now()) {
+            self.changed.notify_waiters();
+        }
+        self.wait(|state| (state.takers.has(worker) || state.all_gone()).then_some(())).await
     }
 
     /// Memory for a block: of one that was consumed.
@@ -123,8 +167,8 @@ impl Store {
         if self.consumed { self.state.lock().ahead.spare() } else { None }
     }
 
-    /// Takes the block of chunk `at`.
-    pub fn put(&self, at: usize, mut parsed: Parsed) -> Result<()> {
+    /// Takes the block of chunk `at`, on which a parser began then.
+    pub fn put(&self, at: usize, mut parsed: Parsed, began: Instant) -> Result<()> {
         if !self.consumed {
             parsed.block.fit();
         }
@@ -160,6 +204,7 @@ impl Store {
         }
         state.slots[at] = Some(Slot { place, facts: parsed.facts, bad: parsed.bad });
         state.filled += 1;
+        state.takers.parsed(began.elapsed());
         state.seconds = self.started.elapsed().as_secs_f64();
         drop(state);
         self.changed.notify_waiters();
@@ -181,6 +226,11 @@ impl Store {
     /// Whether reading failed or was cancelled.
     pub fn failed(&self) -> bool {
         self.state.lock().failed.is_some()
+    }
+
+    /// Bad rows so far.
+    pub fn bad_rows(&self) -> u64 {
+        self.state.lock().bad_rows
     }
 
     /// Waits until `look` finds something.
@@ -289,6 +339,7 @@ impl Store {
     fn consume(&self, state: &mut State, at: usize) {
         let Some(Some(slot)) = state.slots.get_mut(at).filter(|_| self.consumed) else { return };
         state.gone += 1;
+        state.takers.took();
         if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Gone) {
             state.cached_bytes -= block.bytes() as u64;
             state.ahead.give(&block);
@@ -399,6 +450,11 @@ impl State {
     /// The number of blocks, when all are there.
     fn complete(&mut self) -> Option<usize> {
         self.all.map(|all| all.chunks).filter(|chunks| self.filled == *chunks)
+    }
+
+    /// Whether all blocks were consumed.
+    fn all_gone(&self) -> bool {
+        self.all.is_some_and(|all| self.gone >= all.chunks)
     }
 
     fn facts(&self) -> Facts {

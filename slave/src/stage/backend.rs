@@ -15,7 +15,7 @@ use super::run::Run;
 use super::slow::Slow;
 use super::wait::block_on;
 use crate::consistency::ENDED;
-use crate::job::{Input, OpenJob};
+use crate::job::OpenJob;
 use crate::kv::Keys;
 use flexps_common::announced::Announcements;
 use flexps_common::data::block::KeyMap;
@@ -375,8 +375,19 @@ impl Backend for Engine {
         Ok(block)
     }
 
-    fn turn(&mut self, input: InputId, at: usize) -> usize {
-        self.job.input(input).ok().and_then(Input::turn).unwrap_or(at)
+    fn turn(&mut self, input: InputId, at: usize) -> Result<usize> {
+        let job = self.job.clone();
+        let of = job.input(input)?;
+        if !of.consumed {
+            return Ok(at);
+        }
+        self.release();
+        self.wait_for(job.rows(input)?.admit(self.place.local_index))??;
+        Ok(of.turn())
+    }
+
+    fn takers(&self, input: InputId) -> usize {
+        self.job.rows(input).map_or(1, |rows| rows.takers())
     }
 
     fn expect(&mut self, input: InputId, at: usize) {

@@ -59,3 +59,30 @@ fn a_block_that_is_held_keeps_its_rows_while_others_memory_is_filled_again() {
         }
     });
 }
+
+#[test]
+fn a_worker_that_is_not_needed_waits_until_no_block_is_left() {
+    let (_folder, path) = file("rows", mixed(5000).as_bytes());
+    run(async {
+        let reader = start(Options { consumed: true, ..options() }, schema(), from_list(splits(&path, &[])));
+        reader.admit(0).await.unwrap();
+        assert!(futures::FutureExt::now_or_never(reader.admit(7)).is_none());
+        let mut at = 0;
+        while reader.block(at).await.unwrap().is_some() {
+            at += 1;
+        }
+        assert!(at > 20);
+        reader.admit(7).await.unwrap();
+    });
+}
+
+#[test]
+fn where_a_worker_takes_nothing_the_next_one_does() {
+    let (_folder, path) = file("rows", mixed(5000).as_bytes());
+    run(async {
+        let reader = start(Options { consumed: true, ..options() }, schema(), from_list(splits(&path, &[])));
+        reader.admit(0).await.unwrap();
+        reader.admit(2).await.unwrap();
+        assert!(reader.block(0).await.unwrap().is_some());
+    });
+}
