@@ -106,26 +106,78 @@ fn what_a_slow_slave_has_not_read_is_read_by_the_others_each_row_once() {
     }
 }
 
+/// Waits until a job reads.
+fn await_reading(cluster: &Cluster, job: u64) {
+    wait::until("the reading", WITHIN, || {
+        let news = news(cluster, job);
+        (news["reading"] == true && news["report"]["read"]["bytes"].as_u64() > Some(0)).then_some(())
+    });
+}
+
+/// Kills a slave in the middle of a job's reading.
+fn kill(cluster: &mut Cluster, slave: usize, job: u64) {
+    await_reading(cluster, job);
+    // Stood still it keeps what it has taken; so the reading can't end before it is dead.
+    cluster.slaves[slave].signal(libc::SIGSTOP);
+    assert_eq!(news(cluster, job)["reading"], true, "it was over too soon");
+    cluster.slaves[slave].kill();
+}
+
 #[test]
-fn a_slave_killed_while_it_reads_fails_the_job_by_name_and_the_next_reads_each_row_once() {
+fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_row_once() {
     let mut cluster = Cluster::start(3, 1);
     let input = packed(cluster.folder());
     let usual = report(&cluster.pages, submit(&cluster, &input, "usual"));
+    assert_eq!(usual["repeats"], serde_json::json!([]));
     let job = submit(&cluster, &input, "killed");
-    wait::until("the reading", WITHIN, || {
-        let news = news(&cluster, job);
-        (news["reading"] == true && news["report"]["read"]["bytes"].as_u64() > Some(0)).then_some(())
-    });
-    // Stood still it keeps what it has taken; so the reading can't end before it is dead.
-    cluster.slaves[1].signal(libc::SIGSTOP);
-    assert_eq!(news(&cluster, job)["reading"], true, "it was over too soon");
-    cluster.slaves[1].kill();
+    kill(&mut cluster, 1, job);
     let killed = report(&cluster.pages, job);
-    let error = killed["error"]["message"].as_str().unwrap_or_default();
-    assert!(killed["state"] == "failed" && error.contains("(h2) is gone"), "{killed}");
-    assert!(killed["read"]["rows"].as_u64() < usual["read"]["rows"].as_u64(), "{}", killed["read"]);
-    assert!(killed["model"].is_null() && !cluster.folder().join("killed").exists(), "a model of some rows was saved");
+    alike(&cluster, ("usual", &usual), ("killed", &killed));
+    let [repeat] = killed["repeats"].as_array().unwrap().as_slice() else { panic!("{}", killed["repeats"]) };
+    assert_eq!(repeat["slave"], "h2");
+    assert!(repeat["splits"].as_u64() > Some(0) && repeat["bytes"].as_u64() > Some(0), "{repeat}");
+    let said = |note: &Value| note.as_str().is_some_and(|note| note.contains("(h2) is gone") && note.contains("anew"));
+    assert!(killed["notes"].as_array().unwrap().iter().any(said), "{}", killed["notes"]);
+    let on_h2 = |stage: &Value| stage["slaves"].as_array().unwrap().contains(&"h2".into());
+    assert!(!killed["stages"].as_array().unwrap().iter().any(on_h2), "{}", killed["stages"]);
     cluster.await_slaves(2);
     let again = report(&cluster.pages, submit(&cluster, &input, "again"));
     alike(&cluster, ("usual", &usual), ("again", &again));
+}
+
+#[test]
+fn a_job_goes_on_without_a_slave_that_dies_or_leaves_while_it_reads_unless_rows_are_consumed() {
+    let mut cluster = Cluster::start(4, 1);
+    let input = packed(cluster.folder());
+    let sgd = |cluster: &Cluster, flags: &[&str]| {
+        let run = cluster.ask(["run", "lr", "--detach", "--input"]).arg(&input).args(flags).ok();
+        run.stdout.trim().trim_start_matches('j').parse::<u64>().expect("the job's number")
+    };
+    let flags = ["--solver", "sgd", "--consistency", "asp", "--epochs", "2"];
+    let usual = report(&cluster.pages, sgd(&cluster, &flags));
+    // The stage that takes rows as they come.
+    let taken = |report: &Value| {
+        let stages = report["stages"].as_array().unwrap().iter().filter(|stage| stage["name"] == "first-pass");
+        stages.map(|stage| stage["rows"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    for (slave, orderly) in [(1, false), (2, true)] {
+        let job = sgd(&cluster, &flags);
+        if orderly {
+            await_reading(&cluster, job);
+            cluster.slaves[slave].signal(libc::SIGTERM);
+        } else {
+            kill(&mut cluster, slave, job);
+        }
+        let lost = report(&cluster.pages, job);
+        assert_eq!(lost["state"], "done", "{lost}");
+        assert_eq!(lost["repeats"].as_array().unwrap().len(), 1, "{lost}");
+        assert_eq!(lost["read"]["inputs"]["input"]["rows"], usual["read"]["inputs"]["input"]["rows"]);
+        assert_eq!(taken(&lost), taken(&usual));
+        cluster.await_slaves(4 - slave);
+    }
+    let once = sgd(&cluster, &["--solver", "ftrl"]);
+    kill(&mut cluster, 3, once);
+    let lost = report(&cluster.pages, once);
+    let error = lost["error"]["message"].as_str().unwrap_or_default();
+    assert!(lost["state"] == "failed" && error.contains("(h4) is gone"), "{lost}");
 }

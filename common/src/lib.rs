@@ -18,6 +18,7 @@ pub mod pace;
 pub mod plan;
 pub mod prefetch;
 pub mod random;
+pub mod repeat;
 pub mod report;
 pub mod scheduling;
 pub mod siblings;

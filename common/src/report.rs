@@ -5,6 +5,7 @@ use crate::data::Facts;
 use crate::error::Error;
 use crate::ids::JobId;
 use crate::pace::Pace;
+use crate::repeat::Repeat;
 use crate::scheduling::Scheduling;
 use crate::wire::packing::Packing;
 use serde::{Deserialize, Serialize};
@@ -457,6 +458,9 @@ pub struct Report {
     pub threads: Vec<ThreadsReport>,
     /// Its reading.
     pub read: ReadReport,
+    /// The slaves that went while it read, each time with the plan begun anew.
+    #[serde(default)]
+    pub repeats: Vec<Repeat>,
     /// The model's folder.
     pub model: Option<String>,
     /// Largest resident set of a process that worked on it.

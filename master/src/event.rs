@@ -21,8 +21,8 @@ pub type Reply = oneshot::Sender<Result<FromMaster>>;
 /// What a slave was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// To open a job.
-    Open,
+    /// To open a job, for the so-many-th time.
+    Open(u32),
     /// To read, to take facts: whatever is answered by `Ok` and must not fail.
     Order,
     /// To run workers.

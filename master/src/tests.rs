@@ -1,5 +1,6 @@
 //! Promises of a running master, with scripted slaves on an in-process network.
 
+mod again;
 mod clients;
 mod fake;
 mod slaves;

@@ -151,6 +151,16 @@ impl OpenJob {
         })
     }
 
+    /// The same job as it was open here `before`, with another list of slaves: the rows stay and are read on, runs count on.
+    pub fn after(mut self, before: &Self) -> Self {
+        for (input, read) in self.inputs.iter_mut().zip(&before.inputs) {
+            input.rows.clone_from(&read.rows);
+        }
+        self.runs = self.runs.after(before.runs.last());
+        before.runs.all().iter().for_each(|run| run.cancel(Error::cancelled()));
+        self
+    }
+
     /// The name of this slave.
     pub fn here(&self) -> &str {
         &self.slaves[self.shard.index() as usize].name

@@ -247,11 +247,12 @@ impl Node {
                 _ = beat.tick() => self.beat(),
             }
         };
-        self.jobs.close_all(&Error::cancelled().context("the slave ends"));
         if let Some(slave) = self.id {
-            // Out of courtesy: a master that does not hear it notices the silence.
+            // Out of courtesy: a master that does not hear it notices the silence. First, so that what ends here is no failure of
+            // its jobs.
             let _ = self.master.ask::<_, FromMaster>(&ToMaster::Leave { slave }, HEARTBEAT_DEADLINE).await;
         }
+        self.jobs.close_all(&Error::cancelled().context("the slave ends"));
         let Self { state, _listeners, .. } = self;
         drop(_listeners);
         state.send_replace(State::Ended(result));
@@ -397,8 +398,9 @@ impl Node {
     }
 
     fn open(&self, opening: Opening) -> Result<()> {
+        let before = self.jobs.find(opening.id);
         let job = OpenJob::new(opening, &self.network, self.registry.updates(), &self.room)?;
-        self.jobs.insert(Arc::new(job));
+        self.jobs.insert(Arc::new(if let Ok(before) = before { job.after(&before) } else { job }));
         Ok(())
     }
 

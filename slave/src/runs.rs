@@ -24,6 +24,12 @@ impl Runs {
         Self(watch::Sender::new(State { last: before.id, there: vec![before] }))
     }
 
+    /// The runs up to `last` are over.
+    pub fn after(self, last: StageRun) -> Self {
+        self.0.send_modify(|state| state.last = last);
+        self
+    }
+
     /// The run that was launched last.
     pub fn last(&self) -> StageRun {
         self.0.borrow().last

@@ -1,6 +1,7 @@
 //! How a reader comes by its splits: the master hands them out.
 //!
-//! Invariant: a reader ends when the master says that nothing is left for it, not when it has nothing at the moment.
+//! Invariant: a reader ends when the master says that nothing is left for it, not when it has nothing at the moment. One that
+//! was told to ask later does so at once when it has read a split to its end, so that the master knows.
 
 use crate::node::REPORT_DEADLINE;
 use crate::reader::NextSplit;
@@ -21,7 +22,7 @@ pub fn asked_of(master: Channel, slave: SlaveId, job: JobId, input: InputId, hel
                 let ask = ToMaster::NextSplit { slave, job, input, read: held.read() };
                 match master.ask(&ask, REPORT_DEADLINE).await? {
                     FromMaster::Split(split) => return Ok(split),
-                    FromMaster::Later(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                    FromMaster::Later(ms) => held.pause(Duration::from_millis(ms)).await,
                     answer => return Err(Error::cluster(format!("no split from the master but {answer:?}"))),
                 }
             }

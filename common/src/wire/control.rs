@@ -230,7 +230,7 @@ pub enum FromMaster {
     Unknown,
     /// The next split; none when all are given out.
     Split(Option<Split>),
-    /// No split yet: ask again after so many milliseconds.
+    /// No split yet: ask again after so many milliseconds, or when one more was read to its end.
     Later(u64),
     /// A job was accepted.
     Submitted(JobId),
@@ -248,7 +248,8 @@ pub const SILENCE_MS: u64 = 5_000;
 /// What a slave's control listener takes: from the master first, then from other slaves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum ToSlave {
-    /// A job begins: derive its plan, make its shards.
+    /// A job begins: derive its plan, make its shards. One that is open already begins anew with other slaves: its rows are
+    /// kept, and read on.
     Open {
         /// The job.
         job: JobId,

@@ -165,6 +165,7 @@ mod tests {
             progress: Vec::new(),
             threads: Vec::new(),
             read,
+            repeats: Vec::new(),
             model: None,
             peak_memory_bytes: 0,
             seconds: 1.0,

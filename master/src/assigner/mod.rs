@@ -87,6 +87,15 @@ pub struct Assigner {
     gone: BTreeSet<SlaveId>,
 }
 
+/// What a slave that is gone had taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Back {
+    /// Splits.
+    pub splits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What was handed out so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Handed {
@@ -188,12 +197,13 @@ impl Assigner {
         }
     }
 
-    /// What `slave` took and what was planned for it goes to the others, of which one must not have been told of the end.
-    pub fn give_back(&mut self, slave: SlaveId) {
+    /// What `slave` took and what was planned for it goes to the others, of which none must have been told of the end.
+    pub fn give_back(&mut self, slave: SlaveId) -> Back {
         self.gone.insert(slave);
         let mut back = self.taken.remove(&slave).unwrap_or_default();
-        back.extend(self.queues.remove(&slave).unwrap_or_default());
         back.retain(|i| self.splits[*i].end > self.splits[*i].start);
+        let taken = Back { splits: back.len() as u64, bytes: self.bytes(&back) };
+        back.extend(self.queues.remove(&slave).unwrap_or_default());
         back.sort_unstable();
         // An answer that is still under way counts for nothing: the whole split comes back.
         self.asked.retain(|index, _| !back.contains(index));
@@ -203,6 +213,13 @@ impl Assigner {
         for (slave, more) in plan::assign(&back, &self.splits, &left, &self.racks, planned) {
             self.queues.entry(slave).or_default().extend(more);
         }
+        taken
+    }
+
+    /// Whether all splits are read to their ends, by the slaves that are there.
+    pub fn is_read(&self) -> bool {
+        let left = self.readers.iter().any(|reader| !self.unread(reader.slave).is_empty());
+        !left && self.asked.is_empty() && self.queues.values().all(VecDeque::is_empty)
     }
 
     /// All splits, by index; those that were given away whole are empty.

@@ -9,6 +9,11 @@ use std::time::Duration;
 
 /// The longest moment that a reader waits for what lies nearer.
 const LONGEST: Duration = Duration::from_secs(3);
+/// How long a reader that has nothing to do waits for the others' end before it asks again: this part of the time since it
+/// has, but no less and no more than that.
+const PART: u32 = 16;
+const LEAST: Duration = Duration::from_millis(1);
+const MOST: Duration = Duration::from_millis(50);
 
 /// See the module.
 #[derive(Debug, Clone, Copy, Default)]
@@ -89,5 +94,12 @@ impl Assigner {
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
         own.or_else(all).map_or(LONGEST, |seconds| Duration::from_secs_f64(seconds).min(LONGEST))
+    }
+
+    /// How long `slave`, for which nothing is left, waits before it asks whether the others have read what they have. One
+    /// that reads will have more to say when it has.
+    pub fn pause(&self, slave: SlaveId, now: Duration) -> Duration {
+        let idle = self.paces.get(&slave).and_then(|pace| pace.idle);
+        idle.map_or(MOST, |since| (now.saturating_sub(since) / PART).clamp(LEAST, MOST))
     }
 }

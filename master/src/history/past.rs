@@ -41,10 +41,19 @@ impl Past {
         let mut live: BTreeSet<SlaveId> = BTreeSet::new();
         let mut names: BTreeMap<SlaveId, String> = BTreeMap::new();
         let mut jobs: BTreeMap<JobId, Job> = BTreeMap::new();
+        let mut runs = Vec::new();
         for record in records {
             match record {
                 Record::Begin { unix_ms, .. } => began = began.or(Some(*unix_ms)),
-                Record::Policy { at, .. } | Record::Open { at, .. } => latest = latest.max(*at),
+                Record::Policy { at, .. } => latest = latest.max(*at),
+                Record::Open { at, job, .. } => {
+                    latest = latest.max(*at);
+                    // It was opened before, and its plan began anew.
+                    if let Some(again) = jobs.get_mut(job).filter(|job| !job.report.stages.is_empty()) {
+                        again.report.stages.clear();
+                        runs.retain(|(of, _)| of != job);
+                    }
+                }
                 Record::Slave { at, slave, name, .. } => {
                     latest = latest.max(*at);
                     past.slaves = past.slaves.max(slave.0);
@@ -73,11 +82,11 @@ impl Past {
                         jobs.pop_first();
                     }
                 }
-                Record::Run { job, stage, epoch, start, end, workers, .. } => {
+                Record::Run { job: id, stage, epoch, start, end, workers, .. } => {
                     latest = latest.max(*end);
-                    let Some(job) = jobs.get_mut(job) else { continue };
+                    let Some(job) = jobs.get_mut(id) else { continue };
                     let threads = workers.iter().map(|(_, n)| n).sum();
-                    past.runs.push((job.name.clone(), stage.clone(), threads, seconds(end - start)));
+                    runs.push((*id, (job.name.clone(), stage.clone(), threads, seconds(end - start))));
                     job.report.stages.push(StageReport {
                         name: stage.clone(),
                         epoch: *epoch,
@@ -107,6 +116,7 @@ impl Past {
         }
         past.missing.extend(live.into_iter().map(|slave| Record::Gone { at, slave }));
         past.ended = jobs.into_values().collect();
+        past.runs = runs.into_iter().map(|(_, run)| run).collect();
         past
     }
 }

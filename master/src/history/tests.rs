@@ -290,6 +290,50 @@ fn a_job_is_played_again_on_the_slaves_that_it_had() {
 }
 
 #[test]
+fn of_a_job_whose_plan_began_anew_what_ran_since_counts() {
+    let (job, scheduling) = (JobId(1), Scheduling::default());
+    let open = |at, slaves: &[u32]| Record::Open { at, job, slaves: slaves.iter().copied().map(SlaveId).collect() };
+    let run = |run, times: [f64; 3], lead, workers: &[u32]| Record::Run {
+        job,
+        run: StageRun(run),
+        after: Some(if run % 2 == 0 { vec![StageRun(run - 1)] } else { Vec::new() }),
+        stage: "s".into(),
+        epoch: 1,
+        ready: times[0],
+        start: times[1],
+        end: times[2],
+        workers: workers.iter().map(|id| (SlaveId(*id), 1)).collect(),
+        lead,
+        ends: Vec::new(),
+        want: Some(Want::PerSlave(1)),
+        memory: 0,
+        bound: false,
+    };
+    let mut records = vec![begin(), slave(1), slave(2), Record::Job { at: 1.0, job, name: "lr".into(), scheduling }];
+    records.extend([
+        open(1.0, &[1, 2]),
+        run(1, [1.0, 1.25, 1.5], 0.25, &[1, 2]),
+        run(2, [1.5, 1.5, 2.0], 0.0, &[1, 2]),
+        Record::Gone { at: 2.0, slave: SlaveId(2) },
+        open(2.0, &[1]),
+        run(3, [1.0, 2.5, 4.0], 1.5, &[1]),
+        run(4, [4.0, 4.0, 5.0], 0.0, &[1]),
+        Record::End { at: 5.0, job, state: State::Done, error: None },
+    ]);
+    let recorded = trace(&records, &BTreeMap::new(), |_| true);
+    let times = |t: &crate::simulate::Trace| t.runs.iter().map(|r| [r.ready, r.start, r.end]).collect::<Vec<_>>();
+    let at = |ms: [u64; 3]| ms.map(Duration::from_millis);
+    assert_eq!(times(&recorded), [at([1000, 2500, 4000]), at([4000, 4000, 5000])]);
+    let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);
+    assert_eq!((cluster.names.join(" "), workload.jobs[0].stages.len()), ("h1".to_owned(), 2));
+    let replayed = simulate(&workload, &cluster, &*policy("greedy").unwrap(), 1).unwrap();
+    assert_eq!((times(&replayed), replayed.jobs), (times(&recorded), recorded.jobs));
+    let past = Past::of(&records, 10_000, 200);
+    let lasted: Vec<_> = past.runs.iter().map(|(_, _, threads, took)| (*threads, took.as_millis())).collect();
+    assert_eq!((past.ended[0].report.stages.len(), lasted), (2, vec![(1, 1500), (1, 1000)]));
+}
+
+#[test]
 fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");

@@ -3,7 +3,7 @@
 //! Invariants: the trace holds exactly the jobs that were asked for, in order of submission; in the workload a run comes after
 //! those of its job that it had to wait for, by the recorded time, and lasts on each slave as long as it did; a job
 //! has the slaves that it had, and takes as long to be opened, and to end after its last run. So only waiting for slots can
-//! change, and under the policy that was recorded not even that.
+//! change, and under the policy that was recorded not even that. Of a job whose plan began anew both have what ran since.
 
 use super::Record;
 use super::seen::Seen;
@@ -13,7 +13,7 @@ use crate::simulate::{
 };
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// The jobs' names; those of a registry, with the identity, where it has none.
@@ -24,6 +24,7 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
     let mut trace = Trace::default();
     let mut places: BTreeMap<JobId, usize> = BTreeMap::new();
     let mut slaves: BTreeMap<SlaveId, u32> = BTreeMap::new();
+    let mut opened: BTreeSet<usize> = BTreeSet::new();
     for record in records {
         match record {
             Record::Slave { slave, name, slots, .. } => {
@@ -41,6 +42,13 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
                     deadline: scheduling.deadline.map(seconds),
                     failed: false,
                 });
+            }
+            Record::Open { job, .. } => {
+                if let Some(place) = places.get(job)
+                    && !opened.insert(*place)
+                {
+                    trace.runs.retain(|run| run.job != *place);
+                }
             }
             Record::Run { job, stage, epoch, ready, start, end, workers, .. } => {
                 let Some(place) = places.get(job) else { continue };
@@ -112,7 +120,12 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 jobs.insert(*job, Played { spec, after, slaves: None, runs: Vec::new() });
             }
             Record::Open { job, slaves, .. } => {
-                jobs.get_mut(job).into_iter().for_each(|played| played.slaves = Some(slaves.clone()));
+                if let Some(played) = jobs.get_mut(job) {
+                    played.slaves = Some(slaves.clone());
+                    played.runs.clear();
+                    played.spec.stages.clear();
+                    played.spec.opening = Duration::ZERO;
+                }
             }
             Record::Run {
                 job,

@@ -6,6 +6,7 @@ pub mod experiment;
 pub mod homes;
 pub mod program;
 pub mod reading;
+pub mod readings;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use flexps_common::report::{ReadReport, Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{JobLine, JobNews};
 use reading::Reading;
+use readings::Readings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,9 +51,13 @@ pub struct Started {
     /// Walks the plan.
     pub driver: Driver,
     /// Its inputs.
-    pub readings: Vec<Reading>,
-    /// Slaves that have not answered [`flexps_common::wire::control::ToSlave::Open`] yet.
+    pub readings: Readings,
+    /// How often its slaves were asked to open it.
+    pub openings: u32,
+    /// Those that have not answered the last [`flexps_common::wire::control::ToSlave::Open`] yet.
     pub opening: BTreeSet<SlaveId>,
+    /// Whether they were told to read.
+    pub told_to_read: bool,
     /// The stages that wait for slots, by their places in the plan.
     pub ready: BTreeMap<u32, Turn>,
     /// Where what its searches for threads find is kept.
@@ -131,6 +137,7 @@ impl Job {
             progress: Vec::new(),
             threads: Vec::new(),
             read: ReadReport::default(),
+            repeats: Vec::new(),
             model: None,
             peak_memory_bytes: 0,
             seconds: 0.0,
@@ -254,7 +261,7 @@ impl Job {
         report.notes.extend(driver.progress.notes.iter().cloned());
         report.transfers = driver.transfers[driver.transfers.len().saturating_sub(stages)..].to_vec();
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
-        for reading in readings {
+        for reading in readings.iter() {
             reading.report(now, &mut report.read);
             for note in reading.notes() {
                 if !report.notes.contains(&note) {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: facts come once, when every slave has reported, merged in shard order.
 
-use crate::assigner::{Assigner, Next, Racks, Reader, Rules};
+use crate::assigner::{Assigner, Back, Next, Racks, Reader, Rules};
 use crate::scheduler::Near;
 use flexps_common::data::{Facts, InputSpec, Occurring, Schema};
 use flexps_common::ids::SlaveId;
@@ -70,6 +70,27 @@ impl Reading {
     /// What is next for a slave that has read so many of its splits, see [`Assigner::next`].
     pub fn next(&mut self, slave: SlaveId, read: u64, now: Duration) -> Next {
         self.assigner.next(slave, read, now)
+    }
+
+    /// Whether all splits are read to their ends.
+    pub fn is_read(&self) -> bool {
+        self.assigner.is_read()
+    }
+
+    /// See [`Assigner::pause`].
+    pub fn pause(&self, slave: SlaveId, now: Duration) -> Duration {
+        self.assigner.pause(slave, now)
+    }
+
+    /// Whether a slave has told what its part holds.
+    pub fn begins_to_end(&self) -> bool {
+        !self.done.is_empty()
+    }
+
+    /// A slave is gone: the others read what it had, see [`Assigner::give_back`].
+    pub fn give_back(&mut self, slave: SlaveId) -> Back {
+        self.slaves.retain(|id| *id != slave);
+        self.assigner.give_back(slave)
     }
 
     /// A slave keeps what lies below `end` of a split that it was to give a part of, see [`Assigner::kept`].

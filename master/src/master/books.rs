@@ -136,8 +136,9 @@ impl Books {
         all
     }
 
-    /// A slave gave the slots of a run back; the run's record when it was the last.
-    pub fn gave_back(&mut self, job: JobId, run: StageRun, slave: SlaveId, now: Duration) -> Option<Record> {
+    /// A slave gave the slots of a run back; the run's record when it was the last. Of one that was `cut` short nobody learns
+    /// how long it takes.
+    pub fn gave_back(&mut self, job: JobId, run: StageRun, slave: SlaveId, cut: bool, now: Duration) -> Option<Record> {
         let begun = self.names.get_mut(&(job, run))?;
         begun.ends.insert(slave, now);
         let place = begun.place;
@@ -146,7 +147,9 @@ impl Books {
         }
         let begun = self.names.remove(&(job, run))?;
         let threads = begun.workers.iter().map(|(_, n)| n).sum();
-        self.estimates.note(&begun.job, &begun.stage, threads, now.saturating_sub(begun.since));
+        if !cut {
+            self.estimates.note(&begun.job, &begun.stage, threads, now.saturating_sub(begun.since));
+        }
         let ends: Vec<Duration> =
             begun.workers.iter().map(|(id, _)| begun.ends.get(id).copied().unwrap_or(now)).collect();
         let at_once = ends.iter().all(|at| *at == now);
@@ -175,7 +178,7 @@ impl Books {
         }
     }
 
-    /// A job has ended.
+    /// A job has ended, or begins anew.
     pub fn job_ended(&mut self, job: JobId, now: Duration) {
         let of_job = (job, 0)..=(job, u32::MAX);
         for (key, slaves) in self

@@ -83,6 +83,10 @@ impl Master {
         result: Result<FromSlave>,
         now: Duration,
     ) {
+        // Its jobs have heard that it is gone.
+        if self.slaves.get(slave).is_none() {
+            return tracing::debug!(job = %id, %slave, "an answer of a slave that is gone");
+        }
         let answer = match result {
             Ok(answer) => answer,
             Err(e) if asked == Asked::Farewell => return tracing::debug!(job = %id, %slave, "farewell failed: {e}"),
@@ -97,10 +101,10 @@ impl Master {
                 self.step(id, Step::Numbers(slave, count, numbers), now)
             }
             (Asked::Move(phase), FromSlave::Sent(sent)) => self.step(id, Step::Sent(slave, phase, Ok(sent)), now),
-            (Asked::Open, _) => self.opened(id, slave, now),
+            (Asked::Open(time), _) => self.opened(id, slave, time, now),
             (Asked::Give(input, index), FromSlave::Kept(end)) => {
                 let started = self.jobs.get_mut(&id).and_then(Job::started);
-                if let Some(reading) = started.and_then(|s| s.readings.get_mut(input.0 as usize)) {
+                if let Some(reading) = started.and_then(|s| s.readings.get_mut(input)) {
                     reading.kept(index, end);
                 }
             }
@@ -131,8 +135,8 @@ impl Master {
         now: Duration,
     ) -> Result<FromMaster> {
         let started = self.jobs.get_mut(&id).and_then(Job::started);
-        let reading = started.and_then(|s| s.readings.get_mut(input.0 as usize)).ok_or_else(Error::cancelled)?;
-        Ok(match reading.next(slave, read, now) {
+        let next = started.and_then(|s| s.readings.next(input, slave, read, now)).ok_or_else(Error::cancelled)?;
+        Ok(match next {
             Next::Split(split) => FromMaster::Split(Some(split)),
             Next::End => FromMaster::Split(None),
             Next::Wait(wait) => FromMaster::Later(wait.as_millis() as u64),
@@ -144,14 +148,19 @@ impl Master {
         })
     }
 
-    fn opened(&mut self, id: JobId, slave: SlaveId, now: Duration) {
-        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
+    fn opened(&mut self, id: JobId, slave: SlaveId, time: u32, now: Duration) {
+        let started = self.jobs.get_mut(&id).and_then(Job::started);
+        let Some(started) = started.filter(|started| started.openings == time) else { return };
         started.opening.remove(&slave);
         if !started.opening.is_empty() {
             return;
         }
         let slaves = started.slaves.clone();
-        let schemas: Vec<_> = started.readings.iter().map(|r| r.schema().clone()).collect();
+        let mut schemas: Vec<_> = started.readings.iter().map(|r| r.schema().clone()).collect();
+        if std::mem::replace(&mut started.told_to_read, true) {
+            // It is opened again, and they read on.
+            schemas.clear();
+        }
         for (place, schema) in (0..).zip(schemas) {
             let read = ToSlave::Read { job: id, input: InputId(place), schema };
             if let Err(e) = self.ask_all(id, &slaves, Asked::Order, &read, ORDER_WITHIN) {
@@ -172,7 +181,7 @@ impl Master {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.version += 1;
         let Some(started) = job.started() else { return };
-        let Some(reading) = started.readings.get_mut(input.0 as usize) else { return };
+        let Some(reading) = started.readings.get_mut(input) else { return };
         let slaves = started.slaves.clone();
         match result.and_then(|part| reading.done(slave, part, now)) {
             Err(e) => self.fail(id, e, now),
@@ -242,6 +251,7 @@ impl Master {
                 self.ask_all(id, &of, Asked::Farewell, &message, ORDER_WITHIN)?;
             }
             Command::StopTransfer => started.stop.store(true, Ordering::Relaxed),
+            Command::Again => self.begin_anew(id, now),
             Command::End(result) => self.end(id, result, now),
         }
         Ok(())
@@ -259,8 +269,8 @@ impl Master {
         let (plan, name, params) = (job.plan.clone(), job.name.clone(), job.report.params.clone());
         let Some((started, save)) = job.started().zip(plan.save.clone()) else { return Ok(None) };
         let progress = &started.driver.progress;
-        let place = save.input.0 as usize;
-        let known = started.readings.get(place).zip(progress.facts.get(place).cloned().flatten());
+        let facts = progress.facts.get(usize::from(save.input.0)).cloned().flatten();
+        let known = started.readings.get(save.input).zip(facts);
         let Some((reading, facts)) = known else {
             return Err(Error::cluster(format!("job {id} ({name}) has not read its input yet; try again later")));
         };

@@ -1,8 +1,9 @@
 //! The master's state and what each event does to it.
 //!
-//! Invariant: a slave that is gone is out of every list at once, and every job that used it fails; a job that has ended
-//! holds nothing but its report.
+//! Invariant: a slave that is gone is out of every list at once, and every job that used it fails or begins anew without
+//! it; a job that has ended holds nothing but its report.
 
+mod again;
 mod books;
 mod clients;
 mod drive;
@@ -184,9 +185,8 @@ impl Master {
         self.counts.slaves_lost += u64::from(why != LEFT);
         self.log.push(&Record::Gone { at: now.as_secs_f64(), slave: id });
         for job in self.jobs.iter().filter(|(_, j)| j.uses(id)).map(|(id, _)| *id).collect::<Vec<_>>() {
-            let place =
-                self.jobs.get_mut(&job).and_then(Job::started).map(|s| s.driver.whereabouts()).unwrap_or_default();
-            self.step(job, Step::Gone(id, Error::cluster(format!("{called} is gone ({why}) {place}"))), now);
+            let (error, again) = self.without(job, (id, &slave), why, now);
+            self.step(job, Step::Gone(id, error, again), now);
         }
         self.refuse(&before, &format!("{called} is gone ({why})"), now);
         self.unplaced = true;
@@ -196,7 +196,8 @@ impl Master {
     fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, now: Duration) -> bool {
         let gave = self.slaves.give_back(slave, job, run);
         if gave {
-            if let Some(record) = self.books.gave_back(job, run, slave, now) {
+            let cut = self.jobs.get_mut(&job).and_then(Job::started).is_some_and(|s| s.driver.ending());
+            if let Some(record) = self.books.gave_back(job, run, slave, cut, now) {
                 if let Record::Run { start, end, workers, .. } = &record {
                     let lasted = Duration::try_from_secs_f64(end - start).unwrap_or_default();
                     self.counts.ran(workers.iter().map(|(_, n)| n).sum(), lasted);

@@ -8,6 +8,7 @@ use crate::history::Record;
 use crate::job::admission::{self, Candidate};
 use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
+use crate::job::readings::Readings;
 use crate::job::{Phase, Started, experiment};
 use crate::prepare::Prepared;
 use crate::scheduler::{Decision, Near, NearList, Placement, Ready, Slots, View, Want, Why, note_overtaken};
@@ -267,7 +268,7 @@ impl Master {
     }
 
     /// The list of another job when it is the same: stages are compared by list, and a list can be long.
-    fn shared_list(&self, slaves: Vec<SlaveId>) -> Arc<[SlaveId]> {
+    pub(super) fn shared_list(&self, slaves: Vec<SlaveId>) -> Arc<[SlaveId]> {
         let same = self.jobs.values().map(|j| &j.slaves).find(|list| ***list == *slaves);
         same.cloned().unwrap_or_else(|| slaves.into())
     }
@@ -322,23 +323,37 @@ impl Master {
         }
         job.phase = Phase::Started(Box::new(Started {
             driver,
-            opening: slaves.iter().copied().collect(),
-            slaves: slaves.clone(),
-            readings,
+            readings: Readings::new(readings, &job.plan, slaves.len()),
+            openings: 0,
+            opening: Default::default(),
+            told_to_read: false,
             ready: BTreeMap::new(),
             searches: prepared.searches,
             stop: Default::default(),
             snapshot: None,
+            slaves,
         }));
-        tracing::info!(job = %id, slaves = slaves.len(), "job starts");
-        self.log.push(&Record::Open { at: now.as_secs_f64(), job: id, slaves: slaves.clone() });
+        self.open(id, now);
+    }
+
+    /// Asks a job's slaves to open it, for the first time or again.
+    pub(super) fn open(&mut self, id: JobId, now: Duration) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);
         let experiment = job.experiment.clone();
+        let Some(started) = job.started() else { return };
+        let slaves = started.slaves.clone();
+        started.openings += 1;
+        started.opening = slaves.iter().copied().collect();
+        let asked = Asked::Open(started.openings);
+        tracing::info!(job = %id, slaves = slaves.len(), time = started.openings, "job starts");
+        self.log.push(&Record::Open { at: now.as_secs_f64(), job: id, slaves: slaves.clone() });
+        let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
         for you in slaves {
             let (name, params, slaves) = (name.clone(), params.clone(), peers.clone());
             let experiment = experiment.clone();
             match Packet::control(&ToSlave::Open { job: id, name, params, plan_hash, slaves, you, experiment }) {
-                Ok(packet) => self.ask(id, you, Asked::Open, &packet, OPEN_WITHIN),
+                Ok(packet) => self.ask(id, you, asked, &packet, OPEN_WITHIN),
                 Err(e) => return self.fail(id, e, now),
             }
         }
@@ -354,7 +369,7 @@ fn near(job: &Job, stage: Option<&StageSpec>, last: Option<NearList>) -> Option<
     let alone = homes.iter().map(|home| home.members(started.slaves.len())).filter(|members| members.len() == 1);
     let models = alone.flatten().filter_map(|shard| Some((*started.slaves.get(shard as usize)?, Near::Model)));
     let input = stage.and_then(|stage| stage.input.or(stage.draws.map(|(input, _)| input)));
-    let reading = input.and_then(|input| started.readings.get(input.0 as usize));
+    let reading = input.and_then(|input| started.readings.get(input));
     let more: Vec<(SlaveId, Near)> = models.chain(reading.into_iter().flat_map(Reading::near)).collect();
     if more.is_empty() {
         return last;

@@ -7,11 +7,15 @@ use flexps_common::data::Form;
 use flexps_common::wire::control::Split;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
 
 /// See the module.
 pub struct Held {
     parts: Mutex<Vec<Part>>,
     read: AtomicU64,
+    /// Rung when a split is read to its end.
+    ended: Notify,
     least: u64,
 }
 
@@ -28,12 +32,18 @@ struct Part {
 impl Held {
     /// Nothing yet. Parts of fewer than `least` bytes are not given away.
     pub fn new(least: u64) -> Self {
-        Self { parts: Mutex::default(), read: AtomicU64::new(0), least }
+        Self { parts: Mutex::default(), read: AtomicU64::new(0), ended: Notify::new(), least }
     }
 
     /// Splits that were read to their end.
     pub fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
+    }
+
+    /// Waits so long, or until one more split is read to its end.
+    pub async fn pause(&self, most: Duration) {
+        // An error means that none was.
+        let _ = tokio::time::timeout(most, self.ended.notified()).await;
     }
 
     /// The reader has a split, and has not begun it.
@@ -56,6 +66,7 @@ impl Held {
     pub fn done(&self, index: u32) -> u64 {
         let mut parts = self.parts.lock();
         self.read.fetch_add(1, Ordering::Relaxed);
+        self.ended.notify_one();
         let Some(place) = parts.iter().position(|part| part.index == index) else { return 0 };
         let part = parts.remove(place);
         part.end - part.start

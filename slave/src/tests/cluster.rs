@@ -1,5 +1,6 @@
 //! Some slaves and a master that does what a test tells it.
 
+use super::master::Master;
 use crate::node::{Handle, start};
 use crate::options::Options;
 use flexps_common::data::Schema;
@@ -10,70 +11,25 @@ use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::job::Registry;
 use flexps_common::plan::{Plan, TableOp};
 use flexps_common::storage::Storage;
-use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
+use flexps_common::transport::{Channel, Listener, Network, Packet};
 use flexps_common::value::{Type, Values};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
-use flexps_common::wire::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, ToMaster, ToSlave};
+use flexps_common::wire::control::{FromSlave, Launch, Outcome, ReadDone, Split, ToSlave};
 use flexps_common::wire::kv::{KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::moved::{Copies, MoveId, Sent};
 use flexps_common::wire::packing::Packing;
-use flexps_common::wire::slaves::{Peer, Registration};
+use flexps_common::wire::slaves::Peer;
 use flexps_common::wire::snapshot::{Boundary, Marked, ToKeeper};
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 /// No wait of a test is longer.
 pub const LIMIT: Duration = Duration::from_secs(20);
-
-pub struct Master {
-    pub slaves: Mutex<Vec<Registration>>,
-    /// Slaves that must register again.
-    pub forgotten: Mutex<Vec<SlaveId>>,
-    /// Splits to be given out; none are given out while there is no list.
-    splits: watch::Sender<Option<Vec<Split>>>,
-    done: mpsc::UnboundedSender<(SlaveId, StageRun, Outcome)>,
-    read: mpsc::UnboundedSender<Result<ReadDone>>,
-}
-
-impl Service for Master {
-    fn call(&self, _from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
-        let message = request.message().unwrap();
-        if let ToMaster::NextSplit { .. } = message {
-            let mut splits = self.splits.subscribe();
-            let sender = self.splits.clone();
-            return Box::pin(async move {
-                splits.wait_for(Option::is_some).await.unwrap();
-                let mut split = None;
-                sender.send_modify(|splits| split = splits.as_mut().unwrap().pop());
-                Packet::control(&FromMaster::Split(split))
-            });
-        }
-        let answer = match message {
-            ToMaster::Register(registration) => {
-                let mut slaves = self.slaves.lock();
-                slaves.push(registration);
-                FromMaster::Registered { slave: SlaveId(slaves.len() as u32) }
-            }
-            ToMaster::StageDone { slave, run, outcome, .. } => {
-                self.done.send((slave, run, outcome)).unwrap();
-                FromMaster::Ok
-            }
-            ToMaster::ReadDone { result, .. } => {
-                self.read.send(result).unwrap();
-                FromMaster::Ok
-            }
-            ToMaster::Heartbeat { slave, .. } if self.forgotten.lock().contains(&slave) => FromMaster::Unknown,
-            _ => FromMaster::Ok,
-        };
-        Box::pin(async move { Packet::control(&answer) })
-    }
-}
 
 /// Slaves with one job open.
 pub struct Cluster {
@@ -117,13 +73,7 @@ impl Cluster {
         let network = Network::in_process();
         let (send, done) = mpsc::unbounded_channel();
         let (send_read, read) = mpsc::unbounded_channel();
-        let master = Arc::new(Master {
-            slaves: Mutex::default(),
-            forgotten: Mutex::default(),
-            splits: watch::Sender::new(None),
-            done: send,
-            read: send_read,
-        });
+        let master = Arc::new(Master::new(send, send_read));
         let listener = network.listen("master", master.clone()).await.unwrap();
         let (mut peers, mut control, mut bulk, mut handles) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for i in 1..=slaves {
@@ -170,19 +120,35 @@ impl Cluster {
             listener,
             network,
         };
-        for (channel, peer) in cluster.control.iter().zip(&cluster.peers) {
+        cluster.open_job(name, params, experiment).await;
+        cluster
+    }
+
+    async fn open_job(&self, name: &str, params: &str, experiment: Experiment) {
+        for (channel, peer) in self.control.iter().zip(&self.peers) {
             let open = ToSlave::Open {
                 job: JOB,
                 name: name.into(),
                 params: params.into(),
-                plan_hash: cluster.plan.hash(),
-                slaves: cluster.peers.clone(),
+                plan_hash: self.plan.hash(),
+                slaves: self.peers.clone(),
                 you: peer.id,
                 experiment: experiment.clone(),
             };
             let _: FromSlave = channel.ask(&open, LIMIT).await.unwrap();
         }
-        cluster
+    }
+
+    /// The last slave is gone: the others open the job again. The splits that it had taken.
+    pub async fn open_without_last(&mut self, name: &str, params: &str) -> Vec<Split> {
+        let (Some(gone), Some(handle)) = (self.peers.pop(), self.handles.pop()) else { panic!("there is no slave") };
+        self.control.pop();
+        self.bulk.pop();
+        let lost = self.master.lose(gone.id);
+        handle.stop();
+        handle.wait().await.unwrap();
+        self.open_job(name, params, Experiment::default()).await;
+        lost
     }
 
     /// Sends a message to each slave.
@@ -395,9 +361,9 @@ impl Cluster {
         self.tell(&read).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     }
 
-    /// Gives these splits out.
+    /// Gives these splits out, and no others.
     pub fn give(&self, splits: Vec<Split>) {
-        self.master.splits.send_replace(Some(splits));
+        self.master.give(splits, true);
     }
 
     /// What the next slave that has read its part reports.

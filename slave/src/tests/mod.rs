@@ -1,10 +1,12 @@
 //! Whole slaves in one process, led by a scripted master.
 
+mod again;
 mod cached;
 mod cluster;
 mod copies;
 mod filtered;
 mod forgotten;
+mod master;
 mod moves;
 mod packed;
 mod reading;

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use std::io::Write;
 
 #[derive(Clone, clap::Args, Serialize, Deserialize)]
-struct Rows {}
+pub struct Rows {}
 
-const PASSING: u32 = 0;
+pub const PASSING: u32 = 0;
 const MAPPED: u32 = 1;
-const COLUMNS: u32 = 2;
+pub const COLUMNS: u32 = 2;
 const DRAWING: u32 = 3;
 
 impl Job for Rows {
@@ -26,6 +26,7 @@ impl Job for Rows {
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
         let input = plan.input(InputSpec::new("input", vec!["/nowhere".parse()?]))?;
+        plan.table::<f32>("t", 1);
         plan.body.stage("passing", move |w| passing(w, input)).input(input);
         plan.body.stage("mapped", move |w| mapped(w, input)).input(input);
         plan.body.stage("columns", move |w| columns(w, input)).input(input);
@@ -127,10 +128,10 @@ fn columns(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     Ok(())
 }
 
-const LINES: u64 = 3000;
+pub const LINES: u64 = 3000;
 
 /// A file whose row i has features i and 5000 + i; cut in six.
-fn file() -> (tempfile::TempDir, Vec<Split>) {
+pub fn file() -> (tempfile::TempDir, Vec<Split>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.libsvm");
     let mut out = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
@@ -155,7 +156,7 @@ fn file() -> (tempfile::TempDir, Vec<Split>) {
     (folder, splits)
 }
 
-fn schema() -> Schema {
+pub fn schema() -> Schema {
     Schema {
         index_base: 1,
         base_detected: true,
@@ -171,7 +172,7 @@ async fn open(slaves: usize) -> Cluster {
 }
 
 /// Sum of all features: row i has i - 1 and 4999 + i.
-const FEATURES: f64 = (LINES * (LINES + 1) + 4998 * LINES) as f64;
+pub const FEATURES: f64 = (LINES * (LINES + 1) + 4998 * LINES) as f64;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stages_pass_over_rows_while_they_are_read_and_after() {

@@ -85,18 +85,19 @@ impl Slave {
     }
 }
 
-/// Lets the slaves read all that there is, and returns how many seconds that took.
+/// Lets the slaves read all that there is, and returns how many seconds that took. Nobody is told the end before all is read,
+/// and nobody goes after that.
 pub fn read(assigner: &mut Assigner, slaves: &mut Vec<Slave>) -> f64 {
-    let mut end = 0.0_f64;
+    let (mut end, mut told) = (0.0_f64, false);
     for _ in 0..10_000_000 {
         let times = slaves.iter().enumerate().filter_map(|(place, slave)| Some((slave.next()?, place)));
         let Some((now, place)) = times.min_by(|a, b| a.0.total_cmp(&b.0)) else { return end };
         let slave = &mut slaves[place];
-        if slave.dies.is_some_and(|at| at <= now) {
-            let id = slaves.remove(place).id;
-            assigner.give_back(id);
-            // Whoever was told of the end asks again: what comes back may be for it.
-            slaves.iter_mut().for_each(|slave| slave.asks = slave.asks.or(Some(now)));
+        if slave.dies.take_if(|at| *at <= now).is_some() {
+            if !told {
+                let id = slaves.remove(place).id;
+                assigner.give_back(id);
+            }
         } else if let Some(at) = slave.gives.iter().position(|(at, _, _)| *at <= now) {
             let (_, index, keep) = slave.gives.remove(at);
             let kept = slave.give(index, keep, now);
@@ -118,7 +119,11 @@ pub fn read(assigner: &mut Assigner, slaves: &mut Vec<Slave>) -> f64 {
                     other.into_iter().for_each(|other| other.gives.push((now + ANSWER, cut.index, cut.keep)));
                     continue;
                 }
-                Next::End => {}
+                Next::End if assigner.is_read() => told = true,
+                Next::End => {
+                    let pause = assigner.pause(slave.id, Duration::from_secs_f64(now));
+                    slave.asks = Some(now + pause.as_secs_f64());
+                }
             }
             slave.begin(now);
         }

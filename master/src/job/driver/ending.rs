@@ -1,7 +1,9 @@
-//! The end of a job that failed or was cancelled: what runs is told to stop, and waited for.
+//! The end of a job that failed or was cancelled, or the stop before its plan begins anew: what runs is told to stop, and
+//! waited for.
 //!
 //! Invariant: the first error is the one that counts, but for a slave that went, which is the cause of what broke before.
 
+use super::again::Then;
 use super::{Command, Driver, Phase, Running, STOP_WITHIN};
 use flexps_common::Error;
 use flexps_common::ids::SlaveId;
@@ -17,8 +19,21 @@ impl Driver {
         }
     }
 
-    /// Begins the end: cancels what runs, except on the slave that is gone.
-    pub(super) fn fail(&mut self, now: Duration, error: Error, gone: Option<SlaveId>, out: &mut Vec<Command>) {
+    /// Begins the end.
+    pub(super) fn fail(&mut self, now: Duration, error: Error, out: &mut Vec<Command>) {
+        let then = self.after_error(now, &error);
+        self.stop(now, error, None, then, out);
+    }
+
+    /// Cancels what runs, except on the slave that is gone.
+    pub(super) fn stop(
+        &mut self,
+        now: Duration,
+        error: Error,
+        gone: Option<SlaveId>,
+        then: Then,
+        out: &mut Vec<Command>,
+    ) {
         let (mut waiting, mut transfer) = (BTreeSet::new(), false);
         match &self.phase {
             Phase::Ending { .. } | Phase::Ended => return,
@@ -37,14 +52,21 @@ impl Driver {
             }
             _ => {}
         }
-        self.phase = Phase::Ending { error, waiting, transfer, until: now + STOP_WITHIN };
+        self.phase = Phase::Ending { error, waiting, transfer, until: now + STOP_WITHIN, then };
         self.end_if_stopped(now, out);
     }
 
     pub(super) fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let Phase::Ending { error, waiting, transfer, until, .. } = &self.phase else { return };
-        if (*transfer || !waiting.is_empty()) && now < *until {
-            return;
+        let Phase::Ending { error, waiting, transfer, until, then } = &self.phase else { return };
+        let stopped = !*transfer && waiting.is_empty();
+        match then {
+            _ if !stopped && now < *until => return,
+            Then::EndAt(at) if now < *at => return,
+            Then::Again if stopped => {
+                self.phase = Phase::Opening;
+                return out.push(Command::Again);
+            }
+            _ => {}
         }
         let mut error = error.clone();
         if !waiting.is_empty() {

@@ -90,6 +90,10 @@ impl Driver {
         Ok(())
     }
 
+    fn elapsed(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.started.unwrap_or(now))
+    }
+
     pub(super) fn reading(&self) -> bool {
         self.progress.facts.iter().any(Option::is_none)
     }
@@ -122,7 +126,7 @@ impl Driver {
         if self.idle_decisions > IDLE_DECISIONS {
             return Err(Error::bug(format!("{IDLE_DECISIONS} decisions in a row without a stage between them")));
         }
-        self.progress.elapsed = now.saturating_sub(self.started);
+        self.progress.elapsed = self.elapsed(now);
         let flow = catch_unwind(AssertUnwindSafe(|| decide(&mut self.progress))).unwrap_or_else(|panic| {
             Err(Error::bug(format!("a decision of the plan panicked: {}", panic_text(&*panic))))
         })?;
@@ -154,7 +158,7 @@ impl Driver {
 
     /// A round of the innermost loop is over; with `stop`, so is the loop. Leaves `at` where the plan goes on.
     fn round_ended(&mut self, now: Duration, stop: bool) {
-        let outermost = self.loops.len() == 1;
+        let (outermost, elapsed) = (self.loops.len() == 1, self.elapsed(now));
         let Some(innermost) = self.loops.last_mut() else { return };
         innermost.round += 1;
         let (round, last) = (innermost.round, stop || innermost.round >= innermost.times);
@@ -162,7 +166,7 @@ impl Driver {
         if outermost && self.epochs.len() < LISTED_EPOCHS {
             self.epochs.push(EpochReport {
                 epoch: round,
-                seconds: now.saturating_sub(self.started).as_secs_f64(),
+                seconds: elapsed.as_secs_f64(),
                 objective: self.progress.objective,
                 metrics: std::mem::take(&mut self.progress.epoch_metrics),
             });

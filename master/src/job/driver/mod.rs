@@ -2,8 +2,10 @@
 //!
 //! Invariants: at most one thing is under way (a stage or a group of stages, operations, a load, a save); metrics merge in
 //! shard order and norms sum in chunk order, so the order of arrival decides nothing; after the first error no new work
-//! begins, and [`Command::End`] comes once, when the workers of all runs have ended or had their time.
+//! begins, and [`Command::End`] comes once, when the workers of all runs have ended or had their time; unless the plan
+//! begins anew.
 
+mod again;
 mod ending;
 mod flow;
 mod group;
@@ -15,6 +17,7 @@ use super::homes::Homes;
 use super::program::Program;
 use crate::scheduler::Why;
 use crate::tune::Tuners;
+use again::Then;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
@@ -60,8 +63,8 @@ pub enum Event {
     Loaded(Result<()>),
     /// The model is saved, or is not.
     Saved(Result<()>),
-    /// A slave is gone.
-    Gone(SlaveId, Error),
+    /// A slave is gone; whether the plan is to begin anew on the others, see [`Driver::may_begin_anew`].
+    Gone(SlaveId, Error, bool),
     /// The job must end: somebody cancelled it, or something it needs failed.
     Fail(Error),
     /// Time went by.
@@ -117,6 +120,8 @@ pub enum Command {
     CancelStage(StageRun, Vec<SlaveId>, String),
     /// Stop loading and saving.
     StopTransfer,
+    /// All has stopped: open the job on the slaves that are left, see [`Driver::begin_anew`].
+    Again,
     /// The job has ended.
     End(Result<()>),
 }
@@ -141,6 +146,7 @@ enum Phase {
         waiting: BTreeSet<(StageRun, SlaveId)>,
         transfer: bool,
         until: Duration,
+        then: Then,
     },
     Ended,
 }
@@ -165,7 +171,8 @@ pub struct Driver {
     at: usize,
     loops: Vec<Loop>,
     phase: Phase,
-    started: Duration,
+    /// When its slaves were open for the first time.
+    started: Option<Duration>,
     runs: u64,
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
@@ -208,7 +215,7 @@ impl Driver {
             at: 0,
             loops: Vec::new(),
             phase: Phase::Opening,
-            started: Duration::ZERO,
+            started: None,
             runs: 0,
             behind: Vec::new(),
             visited: BTreeMap::new(),
@@ -265,6 +272,7 @@ impl Driver {
             Phase::Loading => "while a model was loaded".to_owned(),
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
+            Phase::Ending { then: Then::Again, .. } => "before the plan began anew".to_owned(),
             Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
         }
     }
@@ -278,7 +286,7 @@ impl Driver {
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
         if let Err(error) = self.take(now, event, &mut out) {
-            self.fail(now, error, None, &mut out);
+            self.fail(now, error, &mut out);
         }
         out
     }
@@ -287,7 +295,7 @@ impl Driver {
         match (&mut self.phase, event) {
             (Phase::Ended, _) => {}
             (Phase::Opening, Event::Opened) => {
-                self.started = now;
+                self.started.get_or_insert(now);
                 self.advance(now, out)?;
             }
             (Phase::Stages(_), Event::Placed(stage, workers, why)) => self.placed(now, stage, (workers, why), out),
@@ -331,12 +339,20 @@ impl Driver {
                 self.keep_log(slave, outcome.log);
                 self.end_if_stopped(now, out);
             }
-            (Phase::Ending { waiting, error, .. }, Event::Gone(slave, cause)) => {
+            (Phase::Ending { waiting, error, then, .. }, Event::Gone(slave, cause, again)) => {
                 waiting.retain(|(_, id)| *id != slave);
                 // That a connection broke was the consequence; who went is the cause.
                 if error.fault == Fault::Cluster {
                     *error = cause;
                 }
+                *then = if again { Then::Again } else { Then::End };
+                self.end_if_stopped(now, out);
+            }
+            // What else a slave that goes breaks is no reason not to begin anew.
+            (Phase::Ending { error, then, .. }, Event::Fail(cause))
+                if *then != Then::End && cause.fault != Fault::Cluster =>
+            {
+                (*error, *then) = (cause, Then::End);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, Event::Saved(Ok(()))) => {
@@ -349,7 +365,9 @@ impl Driver {
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
-            (_, Event::Gone(slave, error)) => self.fail(now, error, Some(slave), out),
+            (_, Event::Gone(slave, error, again)) => {
+                self.stop(now, error, Some(slave), if again { Then::Again } else { Then::End }, out);
+            }
             (_, Event::Fail(error)) => return Err(error),
             _ => {}
         }

@@ -93,3 +93,17 @@ fn a_reader_skips_what_was_given_away_before_it_began() {
         assert!(rows.len() < 1000 && rows.last().unwrap().1 == [999]);
     });
 }
+
+#[test]
+fn a_pause_ends_when_a_split_is_read_to_its_end() {
+    let (_folder, path) = file("rows", b"+1 1:1\n");
+    let (held, split) = (Held::new(1), splits(&path, &[]).remove(0));
+    held.take(&split);
+    run(async {
+        let reads = async {
+            held.claim(split.index, split.end);
+            held.done(split.index);
+        };
+        tokio::join!(held.pause(std::time::Duration::from_secs(3600)), reads);
+    });
+}

@@ -1,0 +1,51 @@
+//! The plan from its first step once more: a slave went while rows were read, and the others read what it had.
+//!
+//! Invariant: only while no input's facts are known, so before any decision. What ran until then runs again on empty tables
+//! and all rows; runs and phases count on, so that what comes late of those before belongs to none.
+
+use super::{Driver, Phase};
+use flexps_common::Error;
+use flexps_common::error::Fault;
+use flexps_common::experiment::Experiment;
+use flexps_common::ids::SlaveId;
+use flexps_common::plan::Plan;
+use flexps_common::wire::control::SILENCE_MS;
+use std::time::Duration;
+
+/// A connection that broke since a slave went is followed within this by word that it is gone.
+const TOLD_WITHIN: Duration = Duration::from_millis(SILENCE_MS + 1_000);
+
+/// What follows when all has stopped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Then {
+    /// The job's end.
+    End,
+    /// The same, but not before: a slave may turn out to be gone.
+    EndAt(Duration),
+    /// The plan begins anew.
+    Again,
+}
+
+impl Driver {
+    /// Whether the plan can begin anew if a slave is gone now.
+    pub fn may_begin_anew(&self) -> bool {
+        match &self.phase {
+            Phase::Ending { then, .. } => *then != Then::End,
+            Phase::Ended => false,
+            _ => self.reading(),
+        }
+    }
+
+    /// Begins anew on these slaves, in shard order.
+    pub fn begin_anew(&mut self, plan: &Plan, slaves: &[(SlaveId, String)], experiment: &Experiment) {
+        let fresh = Self::new(self.job, plan, slaves, experiment);
+        let Self { runs, phases, started, tuners, .. } = std::mem::replace(self, fresh);
+        (self.runs, self.phases, self.started, self.tuners) = (runs, phases, started, tuners);
+    }
+
+    /// What follows on an error: while rows are read, one that may pass may come of a slave that went.
+    pub(super) fn after_error(&self, now: Duration, error: &Error) -> Then {
+        let consequence = error.fault == Fault::Cluster && error.retry && self.reading();
+        if consequence { Then::EndAt(now + TOLD_WITHIN) } else { Then::End }
+    }
+}

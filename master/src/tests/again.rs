@@ -1,0 +1,164 @@
+//! Slaves that go while a job reads: the others read what they had, and the plan begins anew.
+
+use super::fake::*;
+use flexps_common::Error;
+use flexps_common::error::Fault;
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
+use flexps_common::report::{Report, State};
+use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ToMaster, ToSlave};
+use flexps_common::wire::slaves::SlaveLine;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const INPUT: InputId = InputId(0);
+
+/// Reads when the test does; its first workers end when they are cancelled, later ones at once.
+fn reads(me: SlaveId, message: &ToSlave) -> Reaction {
+    match message {
+        ToSlave::Read { .. } => (Ok(FromSlave::Ok), Vec::new()),
+        ToSlave::Launch(launch) if launch.run == StageRun(1) => (Ok(FromSlave::Ok), Vec::new()),
+        ToSlave::CancelStage { job, run, .. } => (Ok(FromSlave::Ok), vec![ended(me, *job, *run, Error::cancelled())]),
+        other => obey(me, other),
+    }
+}
+
+fn ended(slave: SlaveId, job: JobId, run: StageRun, error: Error) -> ToMaster {
+    ToMaster::StageDone { slave, job, run, outcome: Outcome { error: Some(error), ..Outcome::default() } }
+}
+
+/// Two slaves of so many slots that have taken a split of a job with a worker on each of them.
+struct Reading {
+    cluster: Cluster,
+    first: Fake,
+    second: Fake,
+    job: JobId,
+    /// Splits that the first has.
+    has: BTreeSet<u32>,
+    _folder: tempfile::TempDir,
+}
+
+impl Reading {
+    async fn new(slots: u32) -> Self {
+        let (cluster, folder) = (Cluster::new().await, tempfile::tempdir().unwrap());
+        let path = folder.path().join("long.libsvm");
+        std::fs::write(&path, "+1 1:1\n-1 2:1\n".repeat(40_000)).unwrap();
+        let (first, second) =
+            (cluster.scripted("h1", slots, 0.5, reads).await, cluster.scripted("h2", slots, 0.5, reads).await);
+        let input = Some(path.to_string_lossy().into_owned());
+        let job = cluster.submit(Rounds { input, threads: 2, ..Rounds::default() }).await.unwrap();
+        cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
+        let mut this = Self { cluster, first, second, job, has: BTreeSet::new(), _folder: folder };
+        let taken = this.take().await;
+        this.has.extend(taken);
+        assert!(matches!(this.next(this.second.id, 0).await, FromMaster::Split(Some(_))));
+        this
+    }
+
+    async fn next(&self, slave: SlaveId, read: u64) -> FromMaster {
+        self.cluster.ask(ToMaster::NextSplit { slave, job: self.job, input: INPUT, read }).await.unwrap()
+    }
+
+    /// What the first slave gets that has read what it has; none when it is told the end.
+    async fn take(&self) -> Option<u32> {
+        let got = async {
+            loop {
+                match self.next(self.first.id, self.has.len() as u64).await {
+                    FromMaster::Later(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                    FromMaster::Split(split) => return split.map(|split| split.index),
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        tokio::time::timeout(DEADLINE, got).await.unwrap()
+    }
+
+    /// The second slave is gone; the report when the job has ended or begins anew.
+    async fn lose(&mut self) -> Report {
+        let gone = self.cluster.slave("h3", 1).await;
+        drop(std::mem::replace(&mut self.second, gone));
+        let again = |report: &Report| !report.repeats.is_empty() && !report.stages.is_empty();
+        self.cluster.until(self.job, |_, report| report.state.ended() || again(report)).await
+    }
+
+    /// The first slave reads all that is left, each split once, and says so; the job's end.
+    async fn read_on(&mut self) -> Report {
+        while let Some(index) = self.take().await {
+            assert!(self.has.insert(index), "split {index} is read twice");
+        }
+        let read = ToSlave::Read { job: self.job, input: INPUT, schema: self.schema() };
+        for message in obey(self.first.id, &read).1 {
+            self.cluster.ask(message).await.unwrap();
+        }
+        self.cluster.end(self.job).await
+    }
+
+    fn schema(&self) -> flexps_common::data::Schema {
+        let seen = self.first.seen.lock();
+        let schema =
+            seen.iter().find_map(|m| if let ToSlave::Read { schema, .. } = m { Some(schema.clone()) } else { None });
+        schema.expect("it was told to read")
+    }
+}
+
+#[tokio::test]
+async fn what_a_slave_had_taken_is_read_by_the_other_and_the_plan_begins_anew() {
+    let mut reading = Reading::new(2).await;
+    let gone = reading.second.id;
+    let report = reading.lose().await;
+    assert_eq!(report.state, State::Running, "{report:?}");
+    let report = reading.read_on().await;
+    assert_eq!((report.state, report.error), (State::Done, None));
+    assert_eq!(reading.has, BTreeSet::from([0, 1, 2]));
+    let [repeat] = &report.repeats[..] else { panic!("{:?}", report.repeats) };
+    assert_eq!((repeat.slave.as_str(), repeat.why.as_str(), repeat.splits), ("h2", "connection closed", 1));
+    assert!((186_000..187_000).contains(&repeat.bytes), "{repeat:?}");
+    let note = format!("slave {gone} (h2) is gone (connection closed) after");
+    assert!(
+        report.notes.iter().any(|said| said.starts_with(&note) && said.ends_with("began anew")),
+        "{:?}",
+        report.notes
+    );
+    assert_eq!(report.stages.iter().map(|stage| stage.slaves.join(" ")).collect::<Vec<_>>(), ["h1"]);
+    let lines: Vec<SlaveLine> = reading.cluster.get("slaves").await.unwrap();
+    assert!(lines.iter().all(|line| line.busy == 0), "{lines:?}");
+    let seen = reading.first.seen.lock();
+    let opened =
+        seen.iter().filter_map(|m| if let ToSlave::Open { slaves, .. } = m { Some(slaves.len()) } else { None });
+    assert_eq!(opened.collect::<Vec<_>>(), [2, 1]);
+    assert_eq!(seen.iter().filter(|m| matches!(m, ToSlave::Read { .. })).count(), 1, "its reader reads on");
+}
+
+#[tokio::test]
+async fn a_worker_that_missed_the_slave_before_it_was_known_to_be_gone_fails_no_job() {
+    let mut reading = Reading::new(2).await;
+    let broken = Error::cluster("the connection to h2 is closed").retryable();
+    let done = ended(reading.first.id, reading.job, StageRun(1), broken);
+    assert_eq!(reading.cluster.ask(done).await, Ok(FromMaster::Ok));
+    assert_eq!(reading.lose().await.state, State::Running);
+    assert_eq!(reading.read_on().await.state, State::Done);
+}
+
+#[tokio::test]
+async fn a_plan_that_does_not_fit_on_the_slaves_that_are_left_fails_by_name_with_the_numbers() {
+    let mut reading = Reading::new(1).await;
+    let gone = reading.second.id;
+    let report = reading.lose().await;
+    let error = report.error.unwrap();
+    let says = format!(
+        "slave {gone} (h2) is gone (connection closed) in stage work, epoch 1: stage work needs 2 slots, the cluster has 1; give it \
+         at most 1 threads"
+    );
+    assert_eq!((error.fault, error.message, report.repeats), (Fault::Cluster, says, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_slave_that_goes_when_the_end_was_told_fails_the_job_by_name() {
+    let mut reading = Reading::new(2).await;
+    let third = reading.take().await.unwrap();
+    reading.has.insert(third);
+    assert!(matches!(reading.next(reading.second.id, 0).await, FromMaster::Later(_)), "another one reads");
+    assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "another one reads");
+    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Split(None)));
+    let report = reading.lose().await;
+    assert!(report.error.unwrap().message.contains("(h2) is gone") && report.repeats.is_empty());
+}
