@@ -7,8 +7,13 @@
 //! D(a) + g L - g^2 lambda/2 |v|^2,   L = -(1/n) sum (f*(-a-d) - f*(-a)) - lambda w.v
 //! ```
 //! which is largest at g = L / (lambda |v|^2); it is cut to at most 1, and to at least 1/K, which is safe for K workers
-//! whatever they did. Invariant: after a join all workers hold the same weights in the features that they share.
+//! whatever they did. Of several slaves most joins are of the features alone that couple their rows ([`super::couple`]); what
+//! they moved in the others waits for the next join of all. What is searched then is the way since the last such join,
+//! whatever was joined between, so g may have to be anything down to 0.
+//! Invariants: after a join of all features all workers hold the same weights in those that they share, and the dual objective
+//! is no lower than after the one before.
 
+use super::couple::Coupled;
 use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
@@ -23,34 +28,47 @@ use std::marker::PhantomData;
 /// Tables through which slaves join; one slave's workers need none.
 #[derive(Debug, Clone, Copy)]
 pub struct Tables {
-    /// The sum of all ways of the stage; zero at its start.
-    pub ways: Table<f32>,
+    /// The weights; while slaves join these, and what each has moved of its own.
+    pub weights: Table<f32>,
     /// The terms of each join's line search, by the join's number.
     pub terms: Table<f64>,
-    /// How many slaves have rows with a feature.
-    pub holders: Table<f32>,
 }
 
 /// Numbers that a line search needs, summed over workers: w.v, |v|^2, change of the conjugates, the intercept's way.
 pub const TERMS: usize = 4;
 
+/// Where a joined feature, or the intercept, stands between joins of all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stand {
+    /// After the last join.
+    at: f32,
+    /// What the worker moved in joins since the last of all.
+    moved: f32,
+    /// What its slave did; on its first worker.
+    told: f32,
+}
+
 /// A worker's side of the joins of one stage.
 pub struct Joins<'a> {
     map: &'a KeyMap,
     tables: Tables,
-    /// The weights after the last join.
+    /// The weights after the last join of all.
     base: Vec<f32>,
-    /// What the worker moved since, then what all did.
+    /// What the worker moved since, then what its slave's workers did.
     way: Vec<f32>,
-    /// All ways of the stage so far; of several slaves, on each one's first worker.
-    ways: Vec<f32>,
-    /// 1 / holders, with several slaves.
-    shares: Vec<f32>,
+    /// What all did, of several slaves.
+    all: Vec<f32>,
+    /// The features of joins between those of all, if there are any.
+    coupled: Option<Coupled>,
+    stands: Vec<Stand>,
     number: u32,
     /// sigma'.
     sigma: f32,
-    /// The intercept after the last join, and what of it the penalty that pulls it to its centre leaves out.
+    /// The intercept after the last join of all, after the last join, what the worker moved of it since the former, and what of
+    /// it the penalty that pulls it to its centre leaves out.
     bias: f64,
+    bias_at: f64,
+    bias_moved: f64,
     center: f64,
     /// The square of the value of the intercept's feature.
     bias_norm2: f64,
@@ -58,40 +76,97 @@ pub struct Joins<'a> {
     rows: f64,
 }
 
-/// Adds one to the holders of each feature of this slave's rows.
-pub fn count_holders(worker: &mut Worker<'_>, map: &KeyMap, holders: Table<f32>) -> Result<()> {
-    if worker.place.slaves == 1 || worker.place.local_index > 0 {
-        return Ok(());
-    }
-    worker.add_mapped(holders, map, &vec![1.0; map.len()])
-}
-
 impl<'a> Joins<'a> {
-    /// Starts at `weights`; `first` is the number of the stage's first join, `rows` that of all rows.
+    /// Starts at `weights`; `first` is the number of the stage's first join.
     pub fn new(
-        worker: &mut Worker<'_>,
+        worker: &Worker<'_>,
         (map, tables): (&'a KeyMap, Tables),
         weights: &[f32],
+        coupled: Option<Coupled>,
         first: u32,
         sigma: f32,
-    ) -> Result<Self> {
+    ) -> Self {
         let (lambda, rows) = (worker.scalar("lambda", 0.0), worker.scalar("rows", 1.0));
-        let (mut shares, mut ways) = (Vec::new(), Vec::new());
-        if worker.place.slaves > 1 {
-            worker.get_mapped(tables.holders, map, &mut shares)?;
-            shares.iter_mut().for_each(|share| *share = 1.0 / share.max(1.0));
-            if worker.place.local_index == 0 {
-                ways = vec![0.0; map.len()];
-            }
-        }
         // One worker alone has nothing to join.
         let joined = if worker.place.threads == 1 { &[] } else { weights };
         let (base, way) = (joined.to_vec(), vec![0.0; joined.len()]);
         let [bias, center, bias_norm2] = ["bias", "center", "bias_norm2"].map(|name| worker.scalar(name, 0.0));
-        Ok(Self { map, tables, base, way, ways, shares, number: first, sigma, bias, center, bias_norm2, lambda, rows })
+        let (number, bias_at) = (first, bias);
+        let mut joins = Self {
+            map,
+            tables,
+            base,
+            way,
+            all: Vec::new(),
+            coupled,
+            stands: Vec::new(),
+            number,
+            sigma,
+            bias,
+            bias_at,
+            bias_moved: 0.0,
+            center,
+            bias_norm2,
+            lambda,
+            rows,
+        };
+        joins.stand();
+        joins
     }
 
-    /// Joins; `weights`, `bias` and the dual variables of `trail` become what all agreed on. The length of the common way.
+    /// The coupled features begin anew where all were joined.
+    fn stand(&mut self) {
+        let places = self.coupled.iter().flat_map(|coupled| &coupled.places);
+        self.stands.clear();
+        self.stands.extend(places.map(|at| Stand { at: self.base[*at as usize], ..Stand::default() }));
+    }
+
+    /// Joins the coupled features and the intercept alone; without any of them named, nothing.
+    pub fn join_coupled(&mut self, worker: &mut Worker<'_>, weights: &mut [f32], bias: &mut f32) -> Result<()> {
+        let Some(coupled) = &self.coupled else { return Ok(()) };
+        let leads = worker.place.local_index == 0;
+        let by = 1.0 / self.sigma;
+        let mut ways = Vec::with_capacity(self.stands.len());
+        for (place, stand) in coupled.places.iter().zip(&mut self.stands) {
+            let way = (weights[*place as usize] - stand.at) * by;
+            stand.moved += way;
+            ways.push(way);
+        }
+        worker.sum_local(&mut ways)?;
+        let mut bias_way = [(f64::from(*bias) - self.bias_at) / f64::from(self.sigma)];
+        self.bias_moved += bias_way[0];
+        worker.sum_local(&mut bias_way)?;
+        let (keys, terms) = (&coupled.keys, [0.0, 0.0, 0.0, bias_way[0]]);
+        let (has_keys, has_bias) = (leads && !keys.is_empty(), leads && self.bias_norm2 > 0.0);
+        if has_keys {
+            self.stands.iter_mut().zip(&ways).for_each(|(stand, way)| stand.told += way);
+            worker.add(self.tables.weights, keys, &ways)?;
+        }
+        if has_bias {
+            worker.add(self.tables.terms, &[self.number], &terms)?;
+        }
+        worker.clock()?;
+        let mut terms = vec![0.0; TERMS];
+        ways.fill(0.0);
+        if has_keys {
+            worker.get(self.tables.weights, keys, &mut ways)?;
+        }
+        if has_bias {
+            worker.get(self.tables.terms, &[self.number], &mut terms)?;
+        }
+        worker.sum_local(&mut ways)?;
+        worker.sum_local(&mut terms)?;
+        for ((place, stand), now) in coupled.places.iter().zip(&mut self.stands).zip(&ways) {
+            (stand.at, weights[*place as usize]) = (*now, *now);
+        }
+        self.bias_at += terms[3];
+        *bias = self.bias_at as f32;
+        self.number += 1;
+        Ok(())
+    }
+
+    /// Joins all; `weights`, `bias` and the dual variables of `trail`, which goes back to the last such join, become what all
+    /// agreed on. The length of the common way.
     pub fn join<L: Loss>(
         &mut self,
         worker: &mut Worker<'_>,
@@ -103,9 +178,13 @@ impl<'a> Joins<'a> {
         for ((way, now), base) in self.way.iter_mut().zip(&*weights).zip(&self.base) {
             *way = (now - base) * by;
         }
-        self.sum_ways(worker)?;
+        for (place, stand) in self.coupled.iter().flat_map(|coupled| &coupled.places).zip(&self.stands) {
+            self.way[*place as usize] = stand.moved + (weights[*place as usize] - stand.at) * by;
+        }
+        worker.sum_local(&mut self.way)?;
+        self.exchange(worker)?;
         let mut terms = self.terms(worker, widest(Grown::<L> { own, trail, loss: PhantomData }));
-        terms[3] = (f64::from(*bias) - self.bias) / f64::from(self.sigma);
+        terms[3] = self.bias_moved + (f64::from(*bias) - self.bias_at) / f64::from(self.sigma);
         worker.sum_local(&mut terms)?;
         self.sum_terms(worker, &mut terms)?;
         let [mut along, mut norm2, conjugates, bias_way] = terms;
@@ -114,64 +193,66 @@ impl<'a> Joins<'a> {
             norm2 += bias_way * bias_way / self.bias_norm2;
         }
         let gain = -conjugates / self.rows - self.lambda * along;
-        let least = 1.0 / worker.place.threads as f64;
+        let least = if self.coupled.is_some() { 0.0 } else { 1.0 / worker.place.threads as f64 };
         let length = if norm2 > 0.0 { (gain / (self.lambda * norm2)).clamp(least, 1.0) } else { 1.0 };
         let g = length as f32;
-        for ((now, base), way) in weights.iter_mut().zip(&mut self.base).zip(&self.way) {
+        let all = if worker.place.slaves == 1 { &self.way } else { &self.all };
+        for ((now, base), way) in weights.iter_mut().zip(&mut self.base).zip(all) {
             *base += g * way;
             *now = *base;
         }
         self.bias += length * bias_way;
+        (self.bias_at, self.bias_moved) = (self.bias, 0.0);
         *bias = self.bias as f32;
         if length < 1.0 {
             shorten(own, trail, g);
+            if worker.place.slaves > 1 && worker.place.local_index == 0 {
+                self.way.iter_mut().for_each(|way| *way *= g - 1.0);
+                worker.add_mapped(self.tables.weights, self.map, &self.way)?;
+            }
         }
+        self.stand();
         trail.clear();
         self.number += 1;
         Ok(length)
     }
 
-    /// Sums all workers' ways.
-    fn sum_ways(&mut self, worker: &mut Worker<'_>) -> Result<()> {
-        worker.sum_local(&mut self.way)?;
+    /// Tells the other slaves what this one moved and they don't know of yet, and hears what all did.
+    fn exchange(&mut self, worker: &mut Worker<'_>) -> Result<()> {
         if worker.place.slaves == 1 {
             return Ok(());
         }
         let leads = worker.place.local_index == 0;
+        let places = self.coupled.iter().flat_map(|coupled| &coupled.places);
         if leads {
-            worker.add_mapped(self.tables.ways, self.map, &self.way)?;
+            for (place, stand) in places.clone().zip(&self.stands) {
+                self.way[*place as usize] -= stand.told;
+            }
+            worker.add_mapped(self.tables.weights, self.map, &self.way)?;
+            for (place, stand) in places.zip(&self.stands) {
+                self.way[*place as usize] += stand.told;
+            }
         }
         worker.clock()?;
+        self.all.clear();
         if leads {
-            worker.get_mapped(self.tables.ways, self.map, &mut self.way)?;
-            for (way, before) in self.way.iter_mut().zip(&mut self.ways) {
-                let now = *way;
-                *way -= *before;
-                *before = now;
-            }
+            worker.get_mapped(self.tables.weights, self.map, &mut self.all)?;
+            self.all.iter_mut().zip(&self.base).for_each(|(now, base)| *now -= base);
         } else {
-            self.way.fill(0.0);
+            self.all.resize(self.map.len(), 0.0);
         }
-        worker.sum_local(&mut self.way)
+        worker.sum_local(&mut self.all)
     }
 
-    /// This worker's part of the terms: of the features, its part of the slave's.
+    /// This worker's part of the terms: of the features, its part of what its slave moved.
     fn terms(&self, worker: &Worker<'_>, conjugates: f64) -> [f64; TERMS] {
         let (index, threads) = (worker.place.local_index, worker.place.local_threads);
         let part = self.way.len() * index / threads..self.way.len() * (index + 1) / threads;
-        let pairs = self.base[part.clone()].iter().zip(&self.way[part.clone()]);
+        let all = if worker.place.slaves == 1 { &self.way } else { &self.all };
         let (mut along, mut norm2) = (0.0, 0.0);
-        if self.shares.is_empty() {
-            for (base, way) in pairs {
-                along += f64::from(*base) * f64::from(*way);
-                norm2 += f64::from(*way) * f64::from(*way);
-            }
-        } else {
-            for ((base, way), share) in pairs.zip(&self.shares[part]) {
-                let way_here = f64::from(*share) * f64::from(*way);
-                along += f64::from(*base) * way_here;
-                norm2 += f64::from(*way) * way_here;
-            }
+        for ((base, way), all) in self.base[part.clone()].iter().zip(&self.way[part.clone()]).zip(&all[part]) {
+            along += f64::from(*base) * f64::from(*way);
+            norm2 += f64::from(*all) * f64::from(*way);
         }
         [along, norm2, conjugates, 0.0]
     }
@@ -195,15 +276,17 @@ impl<'a> Joins<'a> {
         Ok(())
     }
 
-    /// Pushes what the stage changed to the table: of a feature that several slaves hold, each its share.
-    pub fn push(mut self, worker: &mut Worker<'_>, table: Table<f32>, weights: &[f32]) -> Result<()> {
-        if worker.place.local_index > 0 {
+    /// Behind the last join: one slave's workers put what the stage changed into the table, where those of several have.
+    pub fn end(mut self, worker: &mut Worker<'_>, weights: &[f32]) -> Result<()> {
+        if let Some(coupled) = self.coupled {
+            coupled.keep(worker);
+        }
+        if worker.place.slaves > 1 || worker.place.local_index > 0 {
             return Ok(());
         }
-        worker.get_mapped(table, self.map, &mut self.way)?;
+        worker.get_mapped(self.tables.weights, self.map, &mut self.way)?;
         self.way.iter_mut().zip(weights).for_each(|(start, now)| *start = now - *start);
-        self.way.iter_mut().zip(&self.shares).for_each(|(way, share)| *way *= share);
-        worker.add_mapped(table, self.map, &self.way)
+        worker.add_mapped(self.tables.weights, self.map, &self.way)
     }
 }
 

@@ -3,14 +3,16 @@
 //!
 //! minimise P(w, b) = (1/n) sum c f(y (w.x + b)) + lambda/2 |w|^2, c being the weight of a row's class, by maximising its
 //! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
-//! are joined a few times an epoch. Where joins cost more than they bring, one worker of each slave goes alone. A job ends when the duality gap is less than the tolerance's part of P; of several
-//! classes each is such a problem, on the rows that were read once. Invariant: the weights are those that the dual variables
-//! give, but for rounding, whatever the workers' number.
+//! are joined a few times an epoch, those of several slaves mostly in the few features that couple their rows. Where joins
+//! cost more than they bring, one worker of each slave goes alone. A job ends when the duality gap is less than the
+//! tolerance's part of P; of several classes each is such a problem, on the rows that were read once. Invariant: the
+//! weights are those that the dual variables give, but for rounding, whatever the workers' number.
 
 mod adopt;
 pub mod alone;
 mod bias;
 mod classes;
+mod couple;
 mod crowd;
 pub mod fast;
 mod join;
@@ -23,7 +25,6 @@ mod stop;
 mod visit;
 
 use crate::flags::{Common, Inputs, Model};
-use crate::parts::Parts;
 use crate::primal::judge::Judge;
 use crate::primal::loss::with_smooth;
 use crate::primal::measure::Measure;
@@ -63,9 +64,10 @@ pub struct Sdca<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(default)]
 pub struct Flags {
-    /// sdca: joins of the workers' copies of the weights in an epoch [default: none where one worker of a
-    /// slave is faster alone, else 4; of one slave's workers more for tighter tolerances and for the
-    /// hinge, as far as features are few beside non-zeros]
+    /// sdca: joins of the workers' copies of the weights in an epoch; of several slaves all but the last are
+    /// of those features alone that couple their rows [default: none where one worker of a slave is faster
+    /// alone, else 4; of one slave's workers more for tighter tolerances and for the hinge, as far as
+    /// features are few beside non-zeros; of slaves with more than 8192 features 8, or 64 below 1e-3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub joins: Option<u32>,
 
@@ -101,23 +103,12 @@ impl Sdca<'_> {
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, weights: Vector) {
         let flags = self.common;
         let (rows, input) = (inputs.rows, inputs.rows.input);
-        let tables = Tables {
-            ways: plan.table("ways", 1),
-            terms: plan.table("terms", join::TERMS as u32),
-            holders: plan.table("holders", 1),
-        };
+        let tables = Tables { weights: weights.features, terms: plan.table("terms", join::TERMS as u32) };
         let threads = self.workers();
         if let Some(overlap) = self.flags.overlap {
             plan.scalars.insert("overlap".to_owned(), overlap);
         }
-        let stages = Stages {
-            rows,
-            weights: weights.features,
-            tables,
-            joins: self.flags.joins,
-            seed: flags.seed,
-            tolerance: flags.tolerance,
-        };
+        let stages = Stages { rows, tables, joins: self.flags.joins, seed: flags.seed, tolerance: flags.tolerance };
         let (stop, lambda, kind, ours) = (Stop::new(flags), flags.lambda, self.loss, self.flags);
         let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
         let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
@@ -137,18 +128,10 @@ impl Sdca<'_> {
             progress.set("alone", f64::from(u8::from(case.suits(ours))));
             Ok(Flow::Next)
         });
-        steps
-            .stage("holders", move |worker| {
-                let whole = Parts::new(worker, rows)?.whole(worker)?;
-                whole.map_or(Ok(()), |part| join::count_holders(worker, &part.map, tables.holders))
-            })
-            .threads(threads)
-            .input(input);
         if let Some(model) = &flags.init_model {
             adopt.plan(steps, model, kind, threads);
         }
         steps.repeat(problems::MOST, |epoch| {
-            epoch.zero(tables.ways);
             for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, threads)] {
                 epoch.when("alone", alone, |epoch| {
                     epoch

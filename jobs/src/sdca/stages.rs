@@ -11,6 +11,7 @@
 
 use super::alone::{self, WIDE};
 use super::bias;
+use super::couple::{self, Coupled};
 use super::fast::{Work, widest};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
@@ -22,7 +23,6 @@ use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::metrics::Metric;
-use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use std::marker::PhantomData;
 
@@ -38,9 +38,7 @@ const SWEEPS: usize = 16;
 pub struct Stages {
     /// The rows.
     pub rows: Rows,
-    /// What is learned.
-    pub weights: Table<f32>,
-    /// Through which slaves join.
+    /// What is learned, and through which slaves join.
     pub tables: Tables,
     /// Joins of an epoch when several workers run, if given.
     pub joins: Option<u32>,
@@ -155,13 +153,16 @@ impl Stages {
         }
     }
 
-    /// Joins of an epoch.
-    fn joins<L: Loss>(&self, worker: &Worker<'_>, facts: &Facts, features: usize) -> u32 {
+    /// Joins of an epoch, each `whole`, of all features, or all but the last of those that couple rows.
+    fn joins<L: Loss>(&self, worker: &Worker<'_>, facts: &Facts, features: usize, whole: bool) -> u32 {
         let nonzeros = facts.nonzeros / worker.place.threads as u64;
         match self.joins {
             Some(given) => given,
-            None if worker.place.slaves > 1 => alone::JOINS,
-            None => alone::joins(alone::is_kinked::<L>(), self.tolerance, nonzeros, features as u64),
+            None if worker.place.slaves == 1 => {
+                alone::joins(alone::is_kinked::<L>(), self.tolerance, nonzeros, features as u64)
+            }
+            None if whole => alone::JOINS,
+            None => alone::COUPLED[usize::from(self.tolerance < 1e-3)],
         }
     }
 
@@ -173,15 +174,18 @@ impl Stages {
         let mut own = Own::take(worker, self.rows.input, map.len())?;
         let rows = own.rows();
         let mut weights = Vec::new();
-        worker.get_mapped(self.weights, map, &mut weights)?;
+        worker.get_mapped(self.tables.weights, map, &mut weights)?;
         let alone = worker.place.threads == 1;
+        let whole = worker.place.slaves == 1 || worker.scalar("whole", 0.0) > 0.0 || !couple::pays(&facts);
+        let coupled = if whole { None } else { Some(Coupled::find::<L>(worker, &mut own, part, &facts)?) };
         let usual = OVERLAP + worker.place.threads as f64 / 2.0;
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
         let mut visit = Visit::new(worker, part, &facts, self.seed, worker.scalar("bias", 0.0) as f32);
-        let count = self.joins::<L>(worker, &facts, map.len());
-        let first = worker.place.epoch as u32 * count;
-        let mut joins = Joins::new(worker, (map, self.tables), &weights, first, sigma as f32)?;
+        let count = self.joins::<L>(worker, &facts, map.len(), whole);
+        // Numbers of joins never meet, also where an epoch has fewer of them than those before.
+        let first = worker.place.epoch as u32 * self.joins.unwrap_or(alone::COUPLED[1]);
+        let mut joins = Joins::new(worker, (map, self.tables), &weights, coupled, first, sigma as f32);
         let mut sweeps = 1;
         if alone {
             visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
@@ -195,11 +199,18 @@ impl Stages {
             for join in 1..=count as usize {
                 let goal = rows * join / count as usize;
                 visit.go::<L>(worker, &mut own, &mut weights, scale, goal, Some(&mut trail))?;
-                least = least.min(joins.join::<L>(worker, &mut own, (&mut weights, &mut visit.bias), &mut trail)?);
+                if whole || join == count as usize {
+                    let now = (&mut weights[..], &mut visit.bias);
+                    least = least.min(joins.join::<L>(worker, &mut own, now, &mut trail)?);
+                } else {
+                    joins.join_coupled(worker, &mut weights, &mut visit.bias)?;
+                }
             }
             worker.report("scale", Metric::Min(least));
+            // Half of what is safe for whole joins; less is no way to go on.
+            worker.report("short", Metric::Count(u64::from(least * 2.0 * (worker.place.threads as f64) < 1.0)));
         }
-        joins.push(worker, self.weights, &weights)?;
+        joins.end(worker, &weights)?;
         worker.report("sweeps", Metric::Min(sweeps as f64));
         worker.report("visited", Metric::Count(visit.visited as u64));
         let met = visit.met;
@@ -215,7 +226,7 @@ impl Stages {
         let sigma = worker.scalar("overlap", worker.place.threads as f64);
         let scale = Self::scale(worker, sigma);
         let mut start = Vec::new();
-        worker.get_mapped(self.weights, &part.map, &mut start)?;
+        worker.get_mapped(self.tables.weights, &part.map, &mut start)?;
         let mut weights = start.clone();
         let facts = worker.facts(self.rows.input)?;
         let mut visit = Visit::new(worker, part, &facts, self.seed, *bias);
@@ -223,7 +234,7 @@ impl Stages {
         *bias = visit.bias;
         let by = 1.0 / sigma as f32;
         weights.iter_mut().zip(&start).for_each(|(way, start)| *way = (*way - start) * by);
-        worker.add_mapped(self.weights, &part.map, &weights)?;
+        worker.add_mapped(self.tables.weights, &part.map, &weights)?;
         worker.clock()?;
         Ok(visit.met)
     }
@@ -253,7 +264,7 @@ impl Stages {
     /// Adds a part's rows to the sums.
     fn judge<L: Loss>(&self, worker: &mut Worker<'_>, own: &mut Own, part: &Part, sums: &mut Sums) -> Result<()> {
         let (mut weights, mut margins) = (Vec::new(), Vec::new());
-        worker.get_mapped(self.weights, &part.map, &mut weights)?;
+        worker.get_mapped(self.tables.weights, &part.map, &mut weights)?;
         let bias = worker.scalar("bias", 0.0);
         let by = ["negative_by", "positive_by"].map(|name| worker.scalar(name, 1.0));
         for i in part.start..part.start + part.blocks() {

@@ -65,6 +65,10 @@ impl Stop {
             // The sample of rows promised too much: from here on one step after the other.
             progress.set("at_once", 0.0);
         }
+        if progress.metric("ascent", "short").is_ok_and(|short| short > 0.0) {
+            // Joins of some features lead too far: from here on all are joined each time.
+            progress.set("whole", 1.0);
+        }
         progress.set("visited_gap", met);
         // From the first epoch, which starts at zero, nothing can be told yet.
         let sweeps = progress.metric("ascent", "sweeps")?;
