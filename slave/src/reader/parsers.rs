@@ -5,7 +5,7 @@
 
 use super::dataset::Local;
 use super::store::Store;
-use super::text::Text;
+use super::text::{BEHIND, Text};
 use super::{Options, SPARE_BUFFERS};
 use crossbeam_channel as channel;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, Parser, Place};
@@ -75,11 +75,11 @@ pub fn start(options: &Options, schema: &Schema, store: &Arc<Store>) -> Result<R
     let (full, work) = channel::bounded(buffers);
     for _ in 0..buffers {
         // There is room for all.
-        let _ = give_back.try_send(Vec::with_capacity(options.chunk));
+        let _ = give_back.try_send(Vec::with_capacity(options.chunk + BEHIND));
     }
     for i in 0..parsers {
         let (give_back, work, store) = (give_back.clone(), work.clone(), store.clone());
-        let (parser, chunk) = (Parser::new(schema.clone()), options.chunk);
+        let (parser, chunk) = (Parser::new(schema.clone()), options.chunk + BEHIND);
         std::thread::Builder::new()
             .name(format!("parse-{i}"))
             .spawn(move || parse_all(parser, chunk, &work, &give_back, &store))

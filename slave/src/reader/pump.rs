@@ -9,7 +9,7 @@ use super::held::Held;
 use super::parsers::{Chunk, Kind, Ring};
 use super::source::{Source, unmodified};
 use super::store::{Read, Store};
-use super::text::{LONGEST_ROW, Text, too_long};
+use super::text::{BEHIND, LONGEST_ROW, Text, too_long};
 use super::{NextSplit, Options};
 use flexps_common::data::Form;
 use flexps_common::error::{Error, Result};
@@ -89,7 +89,7 @@ impl Pump {
             let result = match opened {
                 Opened::Text(source) => match source.file() {
                     Some(file) => self.local(&split, &file, chunk).await,
-                    None => self.text(source, chunk).await,
+                    None => self.text(source, split.start, chunk).await,
                 },
                 Opened::Blocks(blocks) => self.blocks(blocks).await,
             };
@@ -153,34 +153,37 @@ impl Pump {
         }
     }
 
-    /// Cuts one split into chunks.
-    async fn text(&mut self, mut source: Source, chunk: usize) -> Result<()> {
+    /// Cuts one split, from `start` on, into chunks: each ends with the row that goes over its last byte, as a local file's do.
+    async fn text(&mut self, mut source: Source, start: u64, chunk: usize) -> Result<()> {
         let path: Arc<str> = source.path.as_str().into();
         let mut line = source.from_start.then_some(1);
+        let (mut upto, mut seen) = (start.saturating_add(chunk as u64), 0);
         loop {
-            let before = self.buffer.len();
-            // A row that fills the buffer makes it grow.
-            let most = if before < chunk { chunk - before } else { chunk };
-            if source.fill(&mut self.buffer, most).await? == 0 {
-                break;
+            let offset = source.offset_of(&self.buffer);
+            while upto <= offset {
+                upto = upto.saturating_add(chunk as u64);
             }
-            if self.buffer.len() < chunk {
+            let (own, there) = ((upto - offset) as usize, self.buffer.len());
+            seen = seen.max(own - 1).min(there);
+            if let Some(at) = memchr::memchr(b'\n', &self.buffer[seen..]) {
+                let end = seen + at + 1;
+                let mut next = self.ring.take().await?;
+                next.extend_from_slice(&self.buffer[end..]);
+                self.buffer.truncate(end);
+                let kind = self.lines(&mut line);
+                self.give(next, &path, offset, kind).await?;
+                seen = 0;
                 continue;
             }
-            match memchr::memrchr(b'\n', &self.buffer[before..]) {
-                Some(at) => {
-                    let end = before + at + 1;
-                    let mut next = self.ring.take().await?;
-                    next.extend_from_slice(&self.buffer[end..]);
-                    let offset = source.offset_of(&self.buffer);
-                    self.buffer.truncate(end);
-                    let kind = self.lines(&mut line);
-                    self.give(next, &path, offset, kind).await?;
-                }
-                None if self.buffer.len() >= LONGEST_ROW => {
-                    return Err(too_long(&path, source.offset_of(&self.buffer)));
-                }
-                None => {}
+            if there > LONGEST_ROW + own {
+                let row = memchr::memrchr(b'\n', &self.buffer[..own]).map_or(0, |at| at + 1);
+                return Err(too_long(&path, offset + row as u64));
+            }
+            seen = there;
+            // A row that goes far over makes the buffer grow.
+            let most = if there < own + BEHIND { own + BEHIND - there } else { chunk };
+            if source.fill(&mut self.buffer, most).await? == 0 {
+                break;
             }
         }
         if !self.buffer.is_empty() {

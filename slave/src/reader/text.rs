@@ -15,8 +15,8 @@ use std::sync::Arc;
 /// Longest row, in bytes of text.
 pub const LONGEST_ROW: usize = 256 << 20;
 
-/// Bytes behind a chunk's end that are read at first; then ever twice as many.
-const BEHIND: usize = 4 << 10;
+/// Bytes behind a chunk's end that are read at first.
+pub const BEHIND: usize = 4 << 10;
 
 /// Bytes of a read when lines are counted.
 const COUNTED: usize = 1 << 20;
