@@ -114,9 +114,16 @@ fn await_reading(cluster: &Cluster, job: u64) {
     });
 }
 
+/// Submits a job and waits until it reads. The slave is slowed until then, so that it has yet to read most of its splits.
+fn begin(cluster: &Cluster, slave: usize, submit: impl FnOnce() -> u64) -> u64 {
+    let _slowed = Slowed::new(&cluster.slaves[slave]);
+    let job = submit();
+    await_reading(cluster, job);
+    job
+}
+
 /// Kills a slave in the middle of a job's reading.
 fn kill(cluster: &mut Cluster, slave: usize, job: u64) {
-    await_reading(cluster, job);
     // Stood still it keeps what it has taken; so the reading can't end before it is dead.
     cluster.slaves[slave].signal(libc::SIGSTOP);
     assert_eq!(news(cluster, job)["reading"], true, "it was over too soon");
@@ -129,7 +136,7 @@ fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_ro
     let input = packed(cluster.folder());
     let usual = report(&cluster.pages, submit(&cluster, &input, "usual"));
     assert_eq!(usual["repeats"], serde_json::json!([]));
-    let job = submit(&cluster, &input, "killed");
+    let job = begin(&cluster, 1, || submit(&cluster, &input, "killed"));
     kill(&mut cluster, 1, job);
     let killed = report(&cluster.pages, job);
     alike(&cluster, ("usual", &usual), ("killed", &killed));
@@ -161,9 +168,8 @@ fn a_job_goes_on_without_a_slave_that_dies_or_leaves_while_it_reads_unless_rows_
         stages.map(|stage| stage["rows"].as_u64().unwrap()).collect::<Vec<_>>()
     };
     for (slave, orderly) in [(1, false), (2, true)] {
-        let job = sgd(&cluster, &flags);
+        let job = begin(&cluster, slave, || sgd(&cluster, &flags));
         if orderly {
-            await_reading(&cluster, job);
             cluster.slaves[slave].signal(libc::SIGTERM);
         } else {
             kill(&mut cluster, slave, job);
@@ -175,7 +181,7 @@ fn a_job_goes_on_without_a_slave_that_dies_or_leaves_while_it_reads_unless_rows_
         assert_eq!(taken(&lost), taken(&usual));
         cluster.await_slaves(4 - slave);
     }
-    let once = sgd(&cluster, &["--solver", "ftrl"]);
+    let once = begin(&cluster, 3, || sgd(&cluster, &["--solver", "ftrl"]));
     kill(&mut cluster, 3, once);
     let lost = report(&cluster.pages, once);
     let error = lost["error"]["message"].as_str().unwrap_or_default();
