@@ -32,7 +32,8 @@ pub async fn run(
     ring: Ring,
     store: Arc<Store>,
 ) {
-    let of = store.clone();
+    // This runs on the storage's thread, which ends with the last handle.
+    let (of, _thread) = (store.clone(), storage.clone());
     let mut pump =
         Pump { options, storage, held, next_split, ring, store: of, read: Read::default(), buffer: Vec::new() };
     let result = match pump.all().await {
