@@ -133,3 +133,34 @@ fn rows_that_are_separable_have_no_optimum_without_a_penalty_and_are_said_to_be(
         assert_eq!(run.code, 0, "{job} {flags:?}\n{run}");
     }
 }
+
+#[test]
+fn a_start_from_which_all_rows_are_far_on_the_wrong_side_leads_to_the_optimum_under_an_l1_penalty() {
+    let here = folder();
+    let rows = |value: &str, few: bool, turned: bool| -> String {
+        let sign = |i: usize| if i.is_multiple_of(2) == turned { "-1" } else { "+1" };
+        let row = |i: usize| format!("{} {}:{value}\n", sign(i), if few { 1 + i % 2 } else { 1 + i });
+        (0..200).map(row).collect()
+    };
+    // Few features are learnt by a matrix, many by their columns.
+    for few in [true, false] {
+        let turned = write(here.path(), "turned", &rows("1", few, true));
+        let path = write(here.path(), "rows", &rows("6", few, false));
+        let saved = here.path().join("start");
+        flexps(["run", "lr", "--lambda", "1e-8", "--overwrite", "--model"])
+            .arg(&saved)
+            .arg("--input")
+            .arg(&turned)
+            .ok();
+        let args =
+            ["run", "lr", "--penalty", "l1", "--lambda", "1e-3", "--tolerance", "1e-6", "--epochs", "60", "--input"];
+        for threads in ["1", "2"] {
+            let run = || flexps(args).arg(&path).args(["--threads", threads]);
+            let (at_zero, far) = (run().json(), run().arg("--init-model").arg(&saved).json());
+            let [expected, reached] = [&at_zero, &far].map(|report| report["objective"].as_f64().unwrap());
+            let began = model::read(&saved).weights.iter().map(|w| w.abs()).fold(0.0, f64::max);
+            assert!(began > 6.0, "a margin of {}", 6.0 * began);
+            assert!((reached / expected - 1.0).abs() < 2e-6, "few {few}, {threads}: {reached} and not {expected}");
+        }
+    }
+}

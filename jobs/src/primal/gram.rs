@@ -8,6 +8,7 @@
 //! kept up to date. The intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and
 //! so make the same step.
 
+use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
 use super::quadratic::{Way, best};
@@ -171,13 +172,14 @@ impl Gram {
     }
 
     /// The step from `weights` where the losses' gradient is `gradient`, and `slope` in the intercept.
-    pub fn step(&self, weights: &[f64], gradient: &[f64], slope: f64, penalty: Penalty) -> Way {
+    /// Under an L1 penalty it goes no further than the bounds say.
+    pub fn step(&self, (weights, bounds): (&[f64], &Bounds), gradient: &[f64], slope: f64, penalty: Penalty) -> Way {
         let with_last = |values: &[f64], last: f64| -> Vec<f64> {
             values.iter().copied().chain((self.size > self.features).then_some(last)).collect()
         };
         let (weights, gradient) = (with_last(weights, 0.0), with_last(gradient, slope));
         let exact = if penalty.l1 > 0.0 { None } else { self.solve(&weights, &gradient, penalty.l2) };
-        let mut step = exact.unwrap_or_else(|| self.descend(&weights, &gradient, penalty));
+        let mut step = exact.unwrap_or_else(|| self.descend((&weights, bounds), &gradient, penalty));
         let bias = step.get(self.features).copied().unwrap_or(0.0);
         step.truncate(self.features);
         Way { step, bias }
@@ -227,12 +229,12 @@ impl Gram {
         Some(found)
     }
 
-    /// Takes the features `held`, which have weights, to their common optimum, but only until the first of them is 0: whether
-    /// one is.
+    /// Takes the features `held`, which have weights, to their common optimum, but only until the first of them is 0, or as far
+    /// as it may go: whether one is 0.
     fn leap(
         &self,
         held: &[usize],
-        weights: &[f64],
+        (weights, bounds): (&[f64], &Bounds),
         gradient: &[f64],
         penalty: Penalty,
         (step, moved): (&mut [f64], &mut [f64]),
@@ -251,6 +253,11 @@ impl Gram {
                 (length, first) = (-here / d, Some(*j));
             }
         }
+        let within = held.iter().zip(&way).filter(|(j, _)| **j < self.features);
+        let part = within.map(|(j, d)| bounds.part(*j, step[*j], length * d)).fold(1.0, f64::min);
+        if part < 1.0 {
+            (length, first) = (length * part, None);
+        }
         for (j, d) in held.iter().zip(&way) {
             let next = if first == Some(*j) { -weights[*j] } else { step[*j] + length * d };
             let change = next - step[*j];
@@ -262,7 +269,7 @@ impl Gram {
     }
 
     /// The step by coordinate descent.
-    fn descend(&self, weights: &[f64], gradient: &[f64], penalty: Penalty) -> Vec<f64> {
+    fn descend(&self, (weights, bounds): (&[f64], &Bounds), gradient: &[f64], penalty: Penalty) -> Vec<f64> {
         let size = self.size;
         let (mut step, mut moved, mut first) = (vec![0.0; size], vec![0.0; size], 0.0);
         let (mut since, mut leaps) = (0, 0);
@@ -277,10 +284,11 @@ impl Gram {
                 let l1 = if j < self.features { penalty.l1 } else { 0.0 };
                 let (next, violation) = best(at, gradient[j] + l2 * at + moved[j], curvature, l1);
                 sum += violation.max(0.0);
-                let change = next - at;
+                let wanted = next - at;
+                let change = if j < self.features { bounds.cut(j, step[j], wanted) } else { wanted };
                 if change != 0.0 && change.is_finite() {
                     // Exactly what leaves no weight, where none is to be left.
-                    step[j] = if next == 0.0 { -weights[j] } else { step[j] + change };
+                    step[j] = if next == 0.0 && change == wanted { -weights[j] } else { step[j] + change };
                     moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
                 }
             }
@@ -295,7 +303,7 @@ impl Gram {
             let apart = APART.max(held.len() / 6);
             if since >= apart && leaps < LEAPS {
                 leaps += 1;
-                let cut = self.leap(&held, weights, gradient, penalty, (&mut step, &mut moved));
+                let cut = self.leap(&held, (weights, bounds), gradient, penalty, (&mut step, &mut moved));
                 // Without the one that is 0 it may go on soon.
                 since = if cut { apart - 2 } else { 0 };
             }
@@ -362,7 +370,7 @@ mod tests {
             for (l1, l2) in [(0.3, 0.02), (0.2, 0.1), (0.0, 0.05)] {
                 let (penalty, slope) = (Penalty { l1, l2 }, if bias { 0.4 } else { 0.0 });
                 let none = Way { step: vec![0.0; 6], bias: 0.0 };
-                let way = gram.step(&weights, &gradient, slope, penalty);
+                let way = gram.step((&weights, &Bounds::none()), &gradient, slope, penalty);
                 let [before, after] =
                     [&none, &way].map(|way| missed(&gram, &weights, &gradient, slope, penalty, way));
                 let enough = if l1 == 0.0 { 1e-9 } else { 0.02 };
@@ -383,7 +391,7 @@ mod tests {
         let wanted: Vec<f64> = (0..12).map(|j| f64::from(j as u32 * 7 % 5) - 2.0).collect();
         let gradient: Vec<f64> = (0..12).map(|j| -dot(&gram.matrix[j * 12..][..12], &wanted)).collect();
         let penalty = Penalty { l1: 1e-4, l2: 0.0 };
-        let way = gram.step(&[0.0; 12], &gradient, 0.0, penalty);
+        let way = gram.step((&[0.0; 12], &Bounds::none()), &gradient, 0.0, penalty);
         let none = Way { step: vec![0.0; 12], bias: 0.0 };
         let [before, after] = [&none, &way].map(|way| missed(&gram, &[0.0; 12], &gradient, 0.0, penalty, way));
         assert!(after <= ENOUGH * before && after < 1e-3, "{after:e} of {before:e}");

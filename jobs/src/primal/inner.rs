@@ -4,6 +4,7 @@
 //! Per step the workers exchange two numbers a feature that is worked on, whatever the number of rows. Invariant: the
 //! objective never rises, but for rounding, and all workers hold the same weights.
 
+use super::bounds::Bounds;
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
 use super::gram::Gram;
@@ -135,6 +136,10 @@ impl Shared {
         let shape = (own.scores.len(), self.bias.is_some());
         let place = (self.penalty.l1, self.memory);
         let mut gram = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)?;
+        let mut bounds = Bounds::new(&own.columns, L::REACH);
+        if gram.is_some() {
+            bounds.share(worker, &mut self.reduce)?;
+        }
         let explores = self.penalty.l1 > 0.0 && self.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before) = (f64::INFINITY, f64::INFINITY);
@@ -156,7 +161,7 @@ impl Shared {
                     if steps == 0 || !self.quadratic {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
-                    gram.step(&self.weights, &view.gradient, view.constant[0], self.penalty)
+                    gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)
                 }
                 None => {
                     let [slope, curvature, own_curvature] = view.constant;
@@ -170,6 +175,7 @@ impl Shared {
                         bends: &own.bends,
                         penalty: self.penalty,
                         bias: self.bias.map(|_| [slope, own_curvature, curvature]),
+                        bounds: &bounds,
                         alone,
                         enough: if self.quadratic && alone { 1e-3 } else { 0.0 },
                     }
@@ -178,6 +184,7 @@ impl Shared {
                 }
             };
             let Some(cut) = self.go::<L>(worker, own, &view, &way)? else { break };
+            bounds.made(&way.step, 0.5f64.powi(cut as i32));
             halvings += cut;
             steps += 1;
         }

@@ -22,6 +22,8 @@ pub struct At {
 
 /// A loss that has a derivative everywhere.
 pub trait Smooth: Copy + Send + Sync + 'static {
+    /// By how much one feature may move a score in a first step.
+    const REACH: f64;
     /// f(z) alone.
     fn loss(y: f64, z: f64) -> f64;
     /// All of it.
@@ -41,6 +43,8 @@ pub struct SquaredHinge;
 pub struct Squared;
 
 impl Smooth for Logistic {
+    const REACH: f64 = 4.0;
+
     #[inline(always)]
     fn loss(y: f64, z: f64) -> f64 {
         soft_hinge(y * z)
@@ -57,6 +61,8 @@ impl Smooth for Logistic {
 }
 
 impl Smooth for SquaredHinge {
+    const REACH: f64 = f64::INFINITY;
+
     #[inline(always)]
     fn loss(y: f64, z: f64) -> f64 {
         let short = (1.0 - y * z).max(0.0);
@@ -72,6 +78,8 @@ impl Smooth for SquaredHinge {
 }
 
 impl Smooth for Squared {
+    const REACH: f64 = f64::INFINITY;
+
     #[inline(always)]
     fn loss(y: f64, z: f64) -> f64 {
         0.5 * (y - z) * (y - z)

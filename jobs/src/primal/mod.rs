@@ -7,6 +7,7 @@
 //! read once: a path of penalties, several classes, folds. Invariant: a problem ends behind a certificate, so what is
 //! reported belongs to the weights that are kept.
 
+mod bounds;
 mod certificate;
 mod columns;
 mod descent;

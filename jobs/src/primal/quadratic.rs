@@ -9,6 +9,7 @@
 //! that is a direction of descent, exact for one worker, and for features that one worker alone has.
 //! Invariant: a coordinate's step is the best one for the others as they stand; none is made where H_jj is 0.
 
+use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
 use rand::seq::SliceRandom;
@@ -44,6 +45,8 @@ pub struct Quadratic<'a> {
     pub penalty: Penalty,
     /// Of the intercept, if there is one: gradient, this worker's part of the curvature, the curvature.
     pub bias: Option<[f64; 3]>,
+    /// How far it may go in each feature.
+    pub bounds: &'a Bounds,
     /// Whether it is the only worker.
     pub alone: bool,
     /// How far the violations must fall; 0 for the usual part.
@@ -125,7 +128,11 @@ impl Quadratic<'_> {
             // So far from asking for a weight that it is not looked at again in this step.
             return (0.0, -violation < share * last);
         }
-        let change = next - at;
+        let change = self.bounds.cut(j, way.step[j], next - at);
+        if change == 0.0 && next != at {
+            // As far as it may go.
+            return (0.0, true);
+        }
         if change != 0.0 && change.is_finite() {
             way.step[j] += change;
             column.each(|row, x| {
