@@ -2,7 +2,10 @@
 //!
 //! Invariant: a column's rows rise, and every row is below the number of the worker's rows.
 
-use super::gradient::{block, dot_at, own_blocks};
+use super::gradient::{block, dot_at};
+use super::kept::{self, own_blocks};
+use super::occurring::{NONE, locals};
+use crate::logistic::needed_len;
 use crate::parts::{Parts, Rows};
 use flexps_common::data::Block;
 use flexps_common::data::block::KeyMap;
@@ -10,12 +13,11 @@ use flexps_common::ids::Key;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 
-/// A feature that has no column.
-const NONE: u32 = u32::MAX;
-
 /// Columns of a worker's first block that keep what was made: features, non-zeros of each, rows and values, and of which
 /// blocks they are.
 const KEPT: [&str; 5] = ["column-keys", "column-lengths", "column-rows", "column-values", "column-blocks"];
+/// The same of the number of non-zeros by local feature.
+const COUNTS: [&str; 2] = ["counts", "counted-blocks"];
 
 /// The columns of some features.
 #[derive(Debug, Default)]
@@ -48,6 +50,13 @@ impl Column<'_> {
         dot_at(self.rows, self.values, |row| unsafe { by.get_unchecked(row)[0] })
     }
 
+    /// Sum over the column's rows of x times the number that `by` has for each.
+    #[inline(always)]
+    pub fn dot_with(&self, by: &[f64]) -> f64 {
+        // SAFETY: as above.
+        dot_at(self.rows, self.values, |row| unsafe { *by.get_unchecked(row) })
+    }
+
     /// Sum over the column's rows of x times the first number that `by` has for each, and of x^2 times the second.
     #[inline(always)]
     pub fn dots(&self, by: &[[f64; 2]]) -> [f64; 2] {
@@ -75,53 +84,48 @@ impl Columns {
     /// The columns of the features `keys`, which rise, in this worker's rows: those that were kept if all are among them,
     /// else made in one pass over the rows, with those of the features `more`, which rise too.
     pub fn take(worker: &mut Worker<'_>, rows: Rows, keys: &[Key], more: &[Key]) -> Result<Self> {
-        if let Some(mut kept) = Self::find(worker, rows)?
-            && let Some(chosen) = places(&kept.keys, keys)
-        {
-            kept.chosen = chosen;
-            return Ok(kept);
+        let mut room = Self::find(worker, rows)?.unwrap_or_default();
+        if let Some(chosen) = places(&room.keys, keys) {
+            room.chosen = chosen;
+            return Ok(room);
         }
         let mut all = [keys, more].concat();
         all.sort_unstable();
         all.dedup();
-        let mut made = Self::make(worker, rows, all)?;
+        let mut made = Self::make(worker, rows, all, room)?;
         made.chosen = places(&made.keys, keys).unwrap_or_default();
         Ok(made)
     }
 
-    fn make(worker: &mut Worker<'_>, rows: Rows, keys: Vec<Key>) -> Result<Self> {
-        let mut found = Found::default();
-        let (mut plain, mut slots, mut first_row) = (true, Vec::new(), 0u64);
+    /// Makes them where others were before, whose memory serves again.
+    fn make(worker: &mut Worker<'_>, rows: Rows, keys: Vec<Key>, before: Self) -> Result<Self> {
+        let mut starts = vec![0usize; keys.len() + 1];
+        for (at, count) in lengths(worker, rows, &keys)?.into_iter().enumerate() {
+            starts[at + 1] = starts[at] + count;
+        }
+        let all = starts[keys.len()];
+        if all >= u32::MAX as usize {
+            return Err(Error::user("a worker has more than 2^32 non-zeros; use more threads or slaves"));
+        }
+        let mut heads: Vec<u32> = starts[..keys.len()].iter().map(|start| *start as u32).collect();
+        let mut filled = Filled::new(all, before);
         let mut parts = Parts::new(worker, rows)?;
+        let mut first_row = 0u64;
         while let Some(part) = parts.next(worker)? {
-            number(&part.map, &keys, &mut slots);
+            let locals = locals(&part.map, &keys);
+            filled.open(part.map.len(), &locals, &heads);
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
                 if first_row + block.rows() as u64 > u64::from(u32::MAX) {
                     return Err(Error::user("a worker has more than 2^32 rows; use more threads or slaves"));
                 }
-                plain &= block.values.is_none();
-                found.add(&block, first_row as u32, &slots);
+                filled.add(&block, first_row as u32);
                 first_row += block.rows() as u64;
             }
+            filled.close(&locals, &mut heads);
         }
-        let found = &found.entries[..found.count];
-        let mut starts = vec![0usize; keys.len() + 1];
-        found.iter().for_each(|entry| starts[entry.slot as usize + 1] += 1);
-        for at in 0..keys.len() {
-            starts[at + 1] += starts[at];
-        }
-        let (mut next, mut places) = (starts.clone(), vec![0; found.len()]);
-        let mut values = (!plain).then(|| vec![1.0; found.len()]);
-        for entry in found {
-            let place = &mut next[entry.slot as usize];
-            places[*place] = entry.row;
-            if let Some(values) = &mut values {
-                values[*place] = entry.value;
-            }
-            *place += 1;
-        }
-        Ok(Self { keys, starts, rows: places, values, chosen: Vec::new() })
+        let (rows, values) = filled.done();
+        Ok(Self { keys, starts, rows, values, chosen: Vec::new() })
     }
 
     /// What was kept, if it is of the blocks that are this worker's now.
@@ -211,62 +215,131 @@ fn places(held: &[Key], keys: &[Key]) -> Option<Vec<u32>> {
     keys.iter().map(place).collect()
 }
 
-/// Non-zeros of the features in question, by row.
-#[derive(Default)]
-struct Found {
-    /// Those that were found, and room behind.
-    entries: Vec<Entry>,
-    count: usize,
+/// Rows and values of all columns, one behind the other, as they are filled.
+struct Filled {
+    /// Non-zeros of all columns.
+    all: usize,
+    rows: Vec<u32>,
+    /// None while all are 1.
+    values: Option<Vec<f32>>,
+    /// Memory for them.
+    room: Vec<f32>,
+    /// Of each local feature the place of its column's next non-zero, if it has a column; never above `all`.
+    heads: Vec<u32>,
+    /// A bit for each local feature: whether it has one.
+    wanted: Vec<u64>,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Entry {
-    slot: u32,
-    row: u32,
-    value: f32,
-}
+/// Non-zeros of a block that are looked through at a time.
+const CHUNK: usize = 2048;
 
-impl Found {
+impl Filled {
+    /// So many, in the memory of others.
+    fn new(all: usize, before: Columns) -> Self {
+        let (mut rows, room) = (before.rows, before.values.unwrap_or_default());
+        // A place behind all, so that one more than there should be is written nowhere else.
+        rows.resize(all + 1, 0);
+        Self { all, rows, values: None, room, heads: Vec::new(), wanted: Vec::new() }
+    }
+
+    /// Begins a part of so many features, of which those of these numbers have a column that goes on at the place in `heads`.
+    fn open(&mut self, features: usize, locals: &[u32], heads: &[u32]) {
+        self.heads.resize(features, 0);
+        self.wanted.clear();
+        self.wanted.resize(features / 64 + 1, 0);
+        for (local, head) in locals.iter().zip(heads).filter(|(local, _)| **local != NONE) {
+            self.heads[*local as usize] = (*head).min(self.all as u32);
+            self.wanted[*local as usize / 64] |= 1 << (local % 64);
+        }
+    }
+
+    /// Ends it: says where the columns go on.
+    fn close(&self, locals: &[u32], heads: &mut [u32]) {
+        for (local, head) in locals.iter().zip(heads).filter(|(local, _)| **local != NONE) {
+            *head = self.heads[*local as usize];
+        }
+    }
+
     /// Adds a block's, whose first row has the number `first`.
-    fn add(&mut self, block: &Block, first: u32, slots: &[u32]) {
-        for i in 0..block.rows() {
-            let (row, number) = (block.row(i), first + i as u32);
-            let room = self.count + row.indices.len();
-            if self.entries.len() < room {
-                self.entries.resize(room + room / 2, Entry::default());
+    fn add(&mut self, block: &Block, first: u32) {
+        assert!(needed_len(block) <= self.heads.len(), "a place for each feature");
+        if self.values.is_none() && block.values.is_some() {
+            let mut values = std::mem::take(&mut self.room);
+            values.resize(self.all + 1, 1.0);
+            if first > 0 {
+                values.fill(1.0);
             }
-            for (at, index) in row.indices.iter().enumerate() {
-                let slot = slots[*index as usize];
+            self.values = Some(values);
+        }
+        let (mut found, mut row) = ([0u32; CHUNK], 0);
+        for (number, chunk) in block.indices.chunks(CHUNK).enumerate() {
+            let mut count = 0;
+            for (at, index) in chunk.iter().enumerate() {
                 // Written in any case and kept if it is one: a branch here would be guessed wrong time and again.
-                self.entries[self.count] = Entry { slot, row: number, value: row.values.map_or(1.0, |v| v[at]) };
-                self.count += usize::from(slot != NONE);
+                found[count] = at as u32;
+                // SAFETY: there are as many bits as heads, of which there is one for each index.
+                let bits = unsafe { *self.wanted.get_unchecked(*index as usize / 64) };
+                count += (bits >> (index % 64) & 1) as usize;
+            }
+            for at in &found[..count] {
+                let at = number * CHUNK + *at as usize;
+                while block.offsets[row + 1] as usize <= at {
+                    row += 1;
+                }
+                let head = &mut self.heads[block.indices[at] as usize];
+                self.rows[*head as usize] = first + row as u32;
+                if let Some(values) = &mut self.values {
+                    values[*head as usize] = block.values.as_ref().map_or(1.0, |values| values[at]);
+                }
+                *head += u32::from(*head < self.all as u32);
             }
         }
+    }
+
+    /// All of them.
+    fn done(mut self) -> (Vec<u32>, Option<Vec<f32>>) {
+        self.rows.truncate(self.all);
+        if let Some(values) = &mut self.values {
+            values.truncate(self.all);
+        }
+        (self.rows, self.values)
     }
 }
 
-/// Fills `slots` with each local feature's place in `keys`.
-fn number(map: &KeyMap, keys: &[Key], slots: &mut Vec<u32>) {
-    slots.clear();
-    slots.resize(map.len(), NONE);
-    match map {
-        KeyMap::Identity(n) => {
-            for (at, key) in keys.iter().enumerate().filter(|(_, key)| **key < *n) {
-                slots[*key as usize] = at as u32;
+/// How many non-zeros each of the features `keys` has in this worker's rows.
+fn lengths(worker: &mut Worker<'_>, rows: Rows, keys: &[Key]) -> Result<Vec<usize>> {
+    let mut lengths = vec![0usize; keys.len()];
+    let mut add = |map: &KeyMap, counts: &[u32]| {
+        for (local, length) in locals(map, keys).into_iter().zip(&mut lengths).filter(|(local, _)| *local != NONE) {
+            *length += counts.get(local as usize).map_or(0, |count| *count as usize);
+        }
+    };
+    let mut parts = Parts::new(worker, rows)?;
+    if let Some(whole) = parts.whole(worker)?
+        && let Some(counts) = kept::find(worker, rows, COUNTS)?
+    {
+        add(&whole.map, &counts);
+        kept::keep(worker, rows, COUNTS, counts)?;
+        return Ok(lengths);
+    }
+    while let Some(part) = parts.next(worker)? {
+        let mut counts = vec![0u32; part.map.len()];
+        for at in 0..part.blocks() {
+            for index in &block(worker, &part, at)?.indices {
+                counts[*index as usize] += 1;
             }
         }
-        KeyMap::Sorted(held) => {
-            let mut local = 0;
-            for (at, key) in keys.iter().enumerate() {
-                while local < held.len() && held[local] < *key {
-                    local += 1;
-                }
-                if held.get(local) == Some(key) {
-                    slots[local] = at as u32;
-                }
-            }
+        add(&part.map, &counts);
+        if part.is_all() {
+            kept::keep(worker, rows, COUNTS, counts)?;
         }
     }
+    Ok(lengths)
+}
+
+/// Keeps the number of non-zeros that this worker's rows have of each local feature, so that nobody need count them.
+pub fn keep_counts(worker: &mut Worker<'_>, rows: Rows, counts: Vec<u32>) -> Result<()> {
+    kept::keep(worker, rows, COUNTS, counts)
 }
 
 #[cfg(test)]

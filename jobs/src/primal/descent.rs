@@ -5,13 +5,14 @@
 //! Invariant: all weights that are not zero are among the features that are watched, and these among those whose columns the
 //! workers have.
 
-use super::certificate::{FeatureSums, Penalty, RowSums, certify};
+use super::certificate::Penalty;
 use super::columns::Columns;
-use super::gradient;
 use super::gram::Gram;
-use super::inner::{Own, Shared, Sums};
+use super::inner::{Own, Shared};
+use super::kept;
 use super::loss::Smooth;
 use super::reduce::Reduce;
+use super::survey::Watched;
 use super::task::Task;
 use crate::order;
 use crate::parts::{Parts, Rows};
@@ -41,29 +42,12 @@ pub struct Descent {
     pub bias: bool,
     /// Whether the losses are quadratic, so that one step is all it takes.
     pub quadratic: bool,
-    /// Whether the penalty is going to fall.
-    pub path: bool,
+    /// Norms and non-zeros by feature, as [`super::occurring`] says, where the penalty is going to fall.
+    pub norms: Option<Table<f64>>,
     /// The gap that is asked for, as a part of the objective.
     pub tolerance: f64,
     /// Seed of the order.
     pub seed: u64,
-}
-
-/// The features that are watched.
-struct Watched {
-    keys: Vec<Key>,
-    /// Their places among the columns.
-    places: Vec<u32>,
-    weights: Vec<f64>,
-}
-
-/// What a look at them shows.
-struct Seen {
-    rows: RowSums,
-    features: FeatureSums,
-    gradient: Vec<f64>,
-    /// Whether it is a certificate for all features, as good as is asked for.
-    certifies: bool,
 }
 
 impl Descent {
@@ -84,7 +68,11 @@ impl Descent {
         let mut weights = Vec::new();
         worker.get(self.point, &keys, &mut weights)?;
         let mut own = self.own(worker, &keys, &near, &weights)?;
-        let mut watched = Watched { places: own.columns.places(), keys, weights };
+        let mut watched = Watched::new(keys, weights, own.columns.places());
+        if let Some(norms) = self.norms {
+            let known = first.is_none();
+            watched.measure(worker, self.rows, norms, known)?;
+        }
         let (start, memory) = (watched.weights.clone(), self.rows.memory);
         let mut shared = Shared {
             rows: worker.scalar("trained_rows", 1.0),
@@ -109,7 +97,7 @@ impl Descent {
                 // Others may be in the way of the certificate, so all features are to be looked at.
                 None if turn > 0 && (reach <= 0.0 || shared.strayed > reach) => break,
                 None => {
-                    let seen = self.survey::<L>(worker, &mut own, &mut shared, &watched, reach)?;
+                    let seen = watched.survey::<L>(worker, &mut own, &mut shared, reach)?;
                     if seen.certifies {
                         certificate = Some(seen);
                         break;
@@ -131,14 +119,15 @@ impl Descent {
         worker.report("steps", Metric::Max(steps as f64));
         worker.report("halvings", Metric::Max(f64::from(halvings)));
         worker.report("certified", Metric::Max(f64::from(u8::from(certificate.is_some()))));
-        if self.path {
+        if self.norms.is_some() {
             worker.report("strayed", Metric::Max(shared.strayed));
         }
         if let Some(seen) = certificate {
             seen.report(worker, &own, &watched);
         }
-        own.columns.choose(watched.places);
-        self.leave(worker, own, shared.bias, &watched.weights)
+        own.columns.choose(watched.places.clone());
+        self.leave(worker, own, shared.bias, &watched.weights)?;
+        watched.leave(worker, self.rows)
     }
 
     /// This worker's rows.
@@ -156,40 +145,16 @@ impl Descent {
                 })?;
             }
         }
-        let known = gradient::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());
+        let known = kept::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());
         let scores = known.unwrap_or_else(|| {
             let mut scores = vec![worker.scalar("bias", 0.0); targets.len()];
             columns.add(weights, &mut scores);
             scores
         });
         let bends = vec![[0.0; 2]; scores.len()];
-        let anchor = if self.path { gradient::find_anchor(worker, self.rows)? } else { None };
+        let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
         let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
         Ok(Own { targets, scores, bends, anchor, columns, sums: None })
-    }
-
-    /// The gradient of all features that are watched, and the certificate if no other can be in its way.
-    fn survey<L: Smooth>(
-        &self,
-        worker: &mut Worker<'_>,
-        own: &mut Own,
-        shared: &mut Shared,
-        watched: &Watched,
-        reach: f64,
-    ) -> Result<Seen> {
-        let Sums { rows: sums, far, .. } = own.bend::<L>(shared.rows);
-        own.columns.choose(watched.places.clone());
-        let mut all: Vec<f64> = (0..watched.places.len()).map(|at| own.columns.column(at).dot(&own.bends)).collect();
-        all.extend([sums.loss, sums.inner, sums.bend, sums.slope, far]);
-        shared.reduce.sum(worker, &mut all)?;
-        let rest = all.split_off(watched.places.len());
-        let rows = RowSums { loss: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
-        let mut features = FeatureSums::default();
-        watched.weights.iter().zip(&all).for_each(|(w, g)| features.add(*w, *g, shared.penalty));
-        let now = certify(shared.rows, &rows, &features, shared.penalty, shared.bias);
-        shared.strayed = rest[4].sqrt();
-        let certifies = shared.strayed <= reach && now.gap <= self.tolerance * now.objective;
-        Ok(Seen { rows, features, gradient: all, certifies })
     }
 
     /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.
@@ -197,8 +162,8 @@ impl Descent {
         let Own { mut scores, columns, anchor, .. } = own;
         scores.fill(bias.unwrap_or(0.0));
         columns.add(weights, &mut scores);
-        gradient::keep_scores(worker, self.rows, scores)?;
-        anchor.map_or(Ok(()), |anchor| gradient::keep_anchor(worker, self.rows, anchor))?;
+        kept::keep_scores(worker, self.rows, scores)?;
+        anchor.map_or(Ok(()), |anchor| kept::keep_anchor(worker, self.rows, anchor))?;
         columns.keep(worker, self.rows)
     }
 
@@ -209,42 +174,5 @@ impl Descent {
         let changes: Vec<f64> =
             start[part.clone()].iter().zip(&now[part.clone()]).map(|(old, new)| new - old).collect();
         worker.add(self.point, &keys[part], &changes)
-    }
-}
-
-impl Watched {
-    /// Which of them `keys` are; both rise.
-    fn find(&self, keys: &[Key]) -> Vec<usize> {
-        let mut wanted = keys.iter().peekable();
-        (0..self.keys.len()).filter(|at| wanted.next_if_eq(&&self.keys[*at]).is_some()).collect()
-    }
-
-    /// Which of them have a weight or ask for one.
-    fn asking(&self, gradient: &[f64], l1: f64) -> Vec<usize> {
-        (0..self.keys.len()).filter(|at| self.weights[*at] != 0.0 || gradient[*at].abs() > l1).collect()
-    }
-}
-
-impl Seen {
-    /// Reports what makes the certificate, each worker its part.
-    fn report(&self, worker: &mut Worker<'_>, own: &Own, watched: &Watched) {
-        let right = own.targets.iter().zip(&own.scores).filter(|((y, weight), z)| *weight > 0.0 && y * **z > 0.0);
-        worker.report("right", Metric::Count(right.count() as u64));
-        worker.report("most", Metric::Max(self.features.most));
-        let leads = worker.place.index == 0;
-        let nonzeros = watched.weights.iter().filter(|weight| leads && **weight != 0.0);
-        worker.report("nonzeros", Metric::Count(nonzeros.count() as u64));
-        let (RowSums { loss, inner, bend, slope }, FeatureSums { penalty, excess, .. }) = (self.rows, self.features);
-        let sums = [
-            ("loss", loss),
-            ("inner", inner),
-            ("bend", bend),
-            ("slope", slope),
-            ("penalty", penalty),
-            ("excess", excess),
-        ];
-        for (name, value) in sums {
-            worker.report(name, Metric::Sum(if leads { value } else { 0.0 }));
-        }
     }
 }

@@ -3,7 +3,9 @@
 //! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
 //! of its blocks, belongs to the point that the stage saw. What learnt at that point may have left them already.
 
+use super::kept::{find_scores, keep_anchor, keep_scores};
 use super::loss::Smooth;
+use super::occurring;
 use super::task::Task;
 use crate::logistic::needed_len;
 use crate::parts::{Part, Parts, Rows};
@@ -13,11 +15,6 @@ use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
-
-/// The columns, on a worker's first block, of its rows' scores and of the blocks whose rows they are.
-const SCORES: [&str; 2] = ["scores", "scored-blocks"];
-/// ... and of their losses' slopes, over n, where the gradient was made.
-const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +27,8 @@ pub struct Gradient {
     pub gradient: Table<f64>,
     /// Where the diagonal of the losses' second derivative goes, if it is wanted; zero at the start.
     pub diagonal: Option<Table<f64>>,
+    /// Whether the gradient is to lie as [`occurring`] says, not by feature.
+    pub packs: bool,
     /// Whether the rows' slopes are to be kept.
     pub anchors: bool,
 }
@@ -101,55 +100,6 @@ pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Bloc
     Ok(block)
 }
 
-/// Takes the scores that were kept of this worker's rows.
-pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
-    let scores = find_scores(worker, rows)?;
-    scores.ok_or_else(|| Error::bug(format!("the column {} of a worker's rows is lost", SCORES[0])))
-}
-
-/// The same, if they are there and of the blocks that are this worker's now.
-pub fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    find_by_row(worker, rows, SCORES)
-}
-
-/// Keeps this worker's scores for later stages of as many threads.
-pub fn keep_scores(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
-    keep_by_row(worker, rows, SCORES, scores)
-}
-
-/// Takes the slopes that were kept where the gradient was made.
-pub fn find_anchor(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    find_by_row(worker, rows, ANCHOR)
-}
-
-/// Keeps them.
-pub fn keep_anchor(worker: &mut Worker<'_>, rows: Rows, slopes: Vec<f64>) -> Result<()> {
-    keep_by_row(worker, rows, ANCHOR, slopes)
-}
-
-/// Takes what was kept of this worker's rows under the first name, with its blocks under the other, if it is there and of
-/// the blocks that are this worker's now.
-fn find_by_row(worker: &mut Worker<'_>, rows: Rows, [name, of]: [&str; 2]) -> Result<Option<Vec<f64>>> {
-    let own = own_blocks(worker, rows)?;
-    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(Some(Vec::new())) };
-    let blocks: Option<Vec<u32>> = worker.find_column(rows.input, first, of)?;
-    let values = worker.find_column(rows.input, first, name)?;
-    Ok(values.filter(|_| blocks == Some(own)))
-}
-
-/// Keeps a number for each of this worker's rows, for later stages of as many threads.
-fn keep_by_row(worker: &mut Worker<'_>, rows: Rows, [name, of]: [&str; 2], values: Vec<f64>) -> Result<()> {
-    let own = own_blocks(worker, rows)?;
-    let Some(first) = own.first().map(|first| *first as usize) else { return Ok(()) };
-    worker.put_column(rows.input, first, of, own)?;
-    worker.put_column(rows.input, first, name, values)
-}
-
-/// The places of a worker's blocks among the slave's.
-pub fn own_blocks(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<u32>> {
-    Ok(worker.own_blocks(rows.input)?.iter().map(|at| *at as u32).collect())
-}
-
 /// Sums over rows.
 #[derive(Debug, Default)]
 struct Sums {
@@ -167,13 +117,16 @@ impl Gradient {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
         let (mut sums, mut scores, mut slopes) = (Sums::default(), Vec::new(), Vec::new());
-        // Whoever learnt at this point has left them.
+        // Of a point that is zero they need no pass, and whoever learnt at this point has left them.
+        let blank = worker.scalar("blank", 0.0) == 1.0;
         let known = if worker.scalar("scored", 0.0) == 1.0 { find_scores(worker, self.rows)? } else { None };
         let known = known.unwrap_or_default();
         let mut parts = Parts::new(worker, self.rows)?;
         let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(part) = parts.next(worker)? {
-            worker.get_mapped(self.point, &part.map, &mut weights)?;
+            if !blank && known.is_empty() {
+                worker.get_mapped(self.point, &part.map, &mut weights)?;
+            }
             gradient.clear();
             gradient.resize(part.map.len(), 0.0);
             if self.diagonal.is_some() {
@@ -182,13 +135,19 @@ impl Gradient {
             }
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
+                if !blank && weights.len() != part.map.len() && known.len() < scores.len() + block.rows() {
+                    return Err(Error::bug(format!("of block {at} there are no scores")));
+                }
                 let place = (self.rows.input, part.number_of(at), block.rows());
                 task.folds(worker, place, |folds| {
                     for i in 0..block.rows() {
                         let row = block.row(i);
-                        // SAFETY: `block` checked the indices.
-                        let score = || bias + unsafe { dot(&row, &weights) };
-                        let z = known.get(scores.len()).copied().unwrap_or_else(score);
+                        let z = match known.get(scores.len()) {
+                            Some(known) => *known,
+                            None if blank => bias,
+                            // SAFETY: `block` checked the indices, and there are weights where scores are not known.
+                            None => bias + unsafe { dot(&row, &weights) },
+                        };
                         scores.push(z);
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             slopes.push(0.0);
@@ -212,7 +171,10 @@ impl Gradient {
                     }
                 })?;
             }
-            worker.add_mapped(self.gradient, &part.map, &gradient)?;
+            match self.packs {
+                true => occurring::add(worker, self.gradient, &part, &gradient)?,
+                false => worker.add_mapped(self.gradient, &part.map, &gradient)?,
+            }
             if let Some(table) = self.diagonal {
                 worker.add_mapped(table, &part.map, &diagonal)?;
             }

@@ -4,6 +4,7 @@
 //! Per step the workers exchange two numbers a feature that is worked on, whatever the number of rows. Invariant: the
 //! objective never rises, but for rounding, and all workers hold the same weights.
 
+use super::bends;
 use super::bounds::Bounds;
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
@@ -25,6 +26,8 @@ const WELL: f64 = 0.3;
 /// ... or, while features are worked on that had no weight, when a step brings less than this part of what all brought: most
 /// of what is left is for others.
 const LITTLE: f64 = 0.1;
+/// Steps that are made by one matrix.
+const FILLED: usize = 2;
 /// Halvings of a step at most.
 const HALVINGS: u32 = 30;
 /// A step must bring this part of what its slope promises.
@@ -99,22 +102,8 @@ impl Own {
         if let Some(known) = self.sums {
             return known;
         }
-        let (share, mut sums, mut curvature) = (1.0 / rows, RowSums::default(), 0.0);
-        for (((y, weight), z), [slope, curved]) in self.targets.iter().zip(&self.scores).zip(&mut self.bends) {
-            let at = L::at(*y, *z);
-            *slope = share * weight * at.slope;
-            // Where the loss is flat a little of its usual curvature keeps steps finite.
-            *curved = share * weight * at.curvature.max(1e-12);
-            sums.loss += weight * at.loss;
-            sums.inner += weight * at.slope * z;
-            sums.bend += weight * at.bend;
-            sums.slope += weight * at.slope;
-            curvature += *curved;
-        }
-        let far = match &self.anchor {
-            Some(anchor) => anchor.iter().zip(&self.bends).map(|(then, [now, _])| (now - then) * (now - then)).sum(),
-            None => LOST,
-        };
+        let (sums, curvature) = bends::bend::<L>(&self.targets, &self.scores, &mut self.bends, 1.0 / rows);
+        let far = self.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, &self.bends));
         *self.sums.insert(Sums { rows: sums, curvature, far })
     }
 
@@ -158,7 +147,8 @@ impl Shared {
             before = now.objective;
             let way = match &mut gram {
                 Some(gram) => {
-                    if steps == 0 || !self.quadratic {
+                    // From one step to the next it changes little, and costs the most.
+                    if steps == 0 || steps % FILLED == 0 && !self.quadratic {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
                     gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)

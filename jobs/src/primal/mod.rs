@@ -7,6 +7,7 @@
 //! read once: a path of penalties, several classes, folds. Invariant: a problem ends behind a certificate, so what is
 //! reported belongs to the weights that are kept.
 
+mod bends;
 mod bounds;
 mod certificate;
 mod columns;
@@ -16,15 +17,18 @@ mod gradient;
 pub mod gram;
 mod inner;
 pub mod judge;
+mod kept;
 pub mod loss;
 pub mod measure;
 mod newton;
 mod norms;
+mod occurring;
 pub mod problems;
 mod quadratic;
 mod reach;
 mod reduce;
 mod screen;
+mod survey;
 pub mod task;
 
 use crate::flags::{Common, Inputs};
@@ -35,6 +39,8 @@ use crate::vector::Vector;
 use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
+use flexps_common::data::block::KeyMap;
+use flexps_common::ids::Key;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Flow, Plan, Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
@@ -197,7 +203,11 @@ impl Primal<'_> {
             }
             let judged = validation.map(|_| "validation");
             problem.decide(move |progress| ends.finish(progress, judged));
-            problem.stage("keep", move |worker| keep(worker, point, weights, bias)).threads(threads);
+            let only = (!problems.starts).then_some(inputs.rows);
+            problem
+                .stage("keep", move |worker| keep(worker, only, point, weights, bias))
+                .threads(threads)
+                .input(inputs.rows.input);
             let last = problems.clone();
             problem.decide(move |progress| last.end(progress));
         });
@@ -242,22 +252,44 @@ fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
     Ok(())
 }
 
-/// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept.
-fn keep(worker: &mut Worker<'_>, point: Table<f64>, weights: Table<f32>, bias: Option<Table<f32>>) -> Result<()> {
+/// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept. Where
+/// `rows` are given, only their features have a weight.
+fn keep(
+    worker: &mut Worker<'_>,
+    rows: Option<Rows>,
+    point: Table<f64>,
+    weights: Table<f32>,
+    bias: Option<Table<f32>>,
+) -> Result<()> {
     if worker.scalar("keep", 0.0) == 0.0 {
         return Ok(());
     }
     let class = worker.scalar("class", -1.0).max(0.0) as u32;
     let first = class * worker.scalar("features", 0.0) as u32;
     let (mut now, mut old) = (Vec::new(), Vec::new());
-    screen::ranges(worker, |worker, keys| {
-        let to = first + keys.start..first + keys.end;
-        worker.get_range(point, keys, &mut now)?;
-        worker.get_range(weights, to.clone(), &mut old)?;
-        // Differences of what the table can hold, so that it ends with the nearest number to each weight.
-        old.iter_mut().zip(&now).for_each(|(old, now)| *old = *now as f32 - *old);
-        worker.add_range(weights, to, &old)
-    })?;
+    // Differences of what the table can hold, so that it ends with the nearest number to each weight.
+    let differ =
+        |old: &mut [f32], now: &[f64]| old.iter_mut().zip(now).for_each(|(old, now)| *old = *now as f32 - *old);
+    let occurring = rows.map_or(Ok(None), |rows| occurring::occurring(worker, rows))?;
+    match occurring.as_deref() {
+        Some(KeyMap::Sorted(keys)) => {
+            let own = &keys[occurring::share(worker, keys.len())];
+            let to: Vec<Key> = own.iter().map(|key| first + key).collect();
+            worker.get(point, own, &mut now)?;
+            worker.get(weights, &to, &mut old)?;
+            differ(&mut old, &now);
+            let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != 0.0).collect();
+            let (to, by): (Vec<Key>, Vec<f32>) = changed.into_iter().map(|at| (to[at], old[at])).unzip();
+            worker.add(weights, &to, &by)?;
+        }
+        _ => screen::ranges(worker, |worker, keys| {
+            let to = first + keys.start..first + keys.end;
+            worker.get_range(point, keys, &mut now)?;
+            worker.get_range(weights, to.clone(), &mut old)?;
+            differ(&mut old, &now);
+            worker.add_range(weights, to, &old)
+        })?,
+    }
     let Some(bias) = bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
     let value = worker.scalar("bias", 0.0) as f32;
     worker.get(bias, &[class], &mut old)?;
@@ -298,9 +330,15 @@ impl Solver {
             Learner::Descent(active) => (Some(active), None),
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
-        let anchors = self.norms.is_some();
-        let wide = Gradient { rows: self.rows, point: self.point, gradient: self.gradient, diagonal, anchors };
         let rows = (!self.problems.starts).then_some(self.rows);
+        let wide = Gradient {
+            rows: self.rows,
+            point: self.point,
+            gradient: self.gradient,
+            diagonal,
+            packs: active.is_some() && rows.is_some(),
+            anchors: self.norms.is_some(),
+        };
         let screen =
             Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, norms: self.norms, rows };
         steps.repeat(self.epochs, |round| {
@@ -339,7 +377,7 @@ impl Solver {
                         sums: self.sums,
                         bias: self.problems.bias,
                         quadratic: kind == Kind::Squared,
-                        path: self.norms.is_some(),
+                        norms: self.norms,
                         tolerance: self.tolerance,
                         seed: self.seed,
                     };
@@ -404,6 +442,7 @@ impl Solver {
         let bias = progress.metric("descent", "bias")?;
         progress.set("bias", bias);
         ["moved", "scored", "look"].into_iter().for_each(|name| progress.set(name, 1.0));
+        progress.set("blank", 0.0);
         if let Ok(far) = progress.metric("descent", "strayed") {
             reach::strayed(progress, far);
         }

@@ -9,7 +9,8 @@
 //! The intercept's parts of the vectors are scalars of the job. Invariant: a step that does not lower the objective as
 //! the quadratic promised is taken back, and the next one is shorter.
 
-use super::gradient::{add_scaled, block, dot, keep_scores, take_scores};
+use super::gradient::{add_scaled, block, dot};
+use super::kept::{keep_scores, take_scores};
 use super::loss::{Smooth, with_smooth};
 use super::reduce::Reduce;
 use super::screen::ranges;
@@ -136,6 +137,7 @@ impl Newton {
             progress.set("old_bias", old);
             progress.set("bias", old + step);
             progress.set("tried", 1.0);
+            progress.set("blank", 0.0);
             Ok(Flow::Next)
         });
     }

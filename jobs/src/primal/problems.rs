@@ -125,7 +125,7 @@ impl Problems {
         progress.set("tried", 0.0);
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
-        // the point are known.
+        // the point are known; below, whether no feature has a weight.
         progress.set("look", 1.0);
         if place.step == 0 {
             let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];
@@ -141,6 +141,7 @@ impl Problems {
             return Ok(Flow::Next);
         }
         let adopts = self.starts && progress.epoch == 0;
+        progress.set("blank", f64::from(u8::from(!adopts)));
         if !adopts {
             progress.ops.push(TableOp::Zero { table: self.point.id });
             if self.bias {

@@ -17,12 +17,12 @@ use flexps_common::worker::Worker;
 pub const MOST: usize = 16;
 /// By how much faster than they did the slopes may move.
 const MARGIN: f64 = 1.25;
-/// What a look at all features costs, in passes over the rows.
+/// What a look at all features costs, in passes over the rows, one of which looks for what goes into columns.
 const LOOK: f64 = 2.5;
-/// What it costs to make all columns.
-const MAKE: f64 = 3.0;
+/// What it costs to fill all columns.
+const MAKE: f64 = 1.5;
 /// What it costs to go through them, as often as a step takes.
-const WATCH: f64 = 2.0;
+const WATCH: f64 = 1.5;
 
 /// Stands for the square of how far slopes are from an anchor that is not known: what is summed over slaves must be finite.
 pub const LOST: f64 = 1e100;

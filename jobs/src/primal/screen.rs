@@ -8,9 +8,10 @@
 //! Invariant: all workers agree on the threshold and on the steps, and the list holds each such feature once.
 
 use super::certificate::{FeatureSums, Penalty};
+use super::occurring::{occurring, share};
 use super::reach::Ahead;
 use super::reduce::Reduce;
-use crate::parts::{Parts, Rows};
+use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::ids::Key;
@@ -18,7 +19,6 @@ use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Features that a worker reads at a time.
 const RANGE: u64 = 1 << 16;
@@ -35,13 +35,13 @@ const PART: f64 = 0.25;
 pub struct Screen {
     /// The weights.
     pub point: Table<f64>,
-    /// Their losses' gradient.
+    /// Their losses' gradient; where a list is made and rows are given, as [`super::occurring`] says.
     pub gradient: Table<f64>,
     /// Where the list of features goes; zero at the start. None where nobody asks.
     pub active: Option<Table<u32>>,
     /// For sums over the workers.
     pub sums: Table<f64>,
-    /// Norms and non-zeros by feature, where the penalty is going to fall.
+    /// Norms and non-zeros by feature, as [`super::occurring`] says, where the penalty is going to fall.
     pub norms: Option<Table<f64>>,
     /// The rows, where only their features can have a weight.
     pub rows: Option<Rows>,
@@ -59,12 +59,6 @@ fn bin(excess: f64) -> usize {
 }
 
 impl Screen {
-    /// The features that rows have, where this slave has all rows and keeps values by feature.
-    fn occurring(&self, worker: &mut Worker<'_>) -> Result<Option<Arc<KeyMap>>> {
-        let Some(rows) = self.rows.filter(|_| worker.place.slaves == 1) else { return Ok(None) };
-        Ok(Parts::new(worker, rows)?.whole(worker)?.map(|part| part.map))
-    }
-
     /// The stage function. Reports `penalty` and `excess`, summed, `most`, `nonzeros`, `gradient2` (the squared norm of the
     /// whole objective's gradient without the L1 penalty) and, of the list, `active` and behind them `near`; along a path what
     /// [`Ahead`] says.
@@ -108,13 +102,17 @@ impl Screen {
             }
         };
         let mut norms = Vec::new();
-        match self.occurring(worker)?.as_deref() {
+        let occurring = self.rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
+        match occurring.as_deref() {
             Some(KeyMap::Sorted(keys)) => {
-                let (index, threads) = (worker.place.index, worker.place.threads);
-                let own = &keys[keys.len() * index / threads..keys.len() * (index + 1) / threads];
+                let share = share(worker, keys.len());
+                let (own, places) = (&keys[share.clone()], share.start as Key..share.end as Key);
                 worker.get(self.point, own, &mut weights)?;
-                worker.get(self.gradient, own, &mut gradient)?;
-                self.norms.map_or(Ok(()), |table| worker.get(table, own, &mut norms))?;
+                match self.active {
+                    Some(_) => worker.get_range(self.gradient, places.clone(), &mut gradient)?,
+                    None => worker.get(self.gradient, own, &mut gradient)?,
+                }
+                self.norms.map_or(Ok(()), |table| worker.get_range(table, places, &mut norms))?;
                 look(&mut own.iter().copied(), &weights, &gradient, &norms);
             }
             _ => ranges(worker, |worker, mut keys| {
