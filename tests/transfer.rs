@@ -16,20 +16,32 @@ fn train(run: Invocation, rows: &Path, here: &Path) -> (Vec<u8>, serde_json::Val
     (std::fs::read(model.join("model.safetensors")).unwrap(), report)
 }
 
+/// Whether the system lets a process read the memory of another one of the same user.
+fn may_read() -> bool {
+    let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    cfg!(target_os = "linux") && !scope.is_ok_and(|scope| scope.trim() != "0")
+}
+
+/// Bytes of a run's transfers that were read in the memory of other slaves.
+fn memory_bytes(report: &serde_json::Value) -> u64 {
+    report["transfers"].as_array().into_iter().flatten().filter_map(|t| t["memory_bytes"].as_u64()).sum()
+}
+
 #[test]
-fn twenty_runs_on_three_slaves_give_the_same_bits_directly_and_over_the_shards() {
+fn twenty_runs_on_three_slaves_give_the_same_bits_by_memory_in_messages_and_over_the_shards() {
     let here = folder();
     // Features in several chunks, so that the tables have parts on all slaves.
     let rows = Rows::generate(31, 1500, 300_000, 12).write(here.path(), "rows");
     let cluster = Cluster::start(3, 1);
     let mut first = None;
     for run in 0..20 {
-        for way in ["direct", "kv"] {
+        for way in ["direct", "messages", "kv"] {
             let (bits, report) = train(cluster.ask(FLAGS).args(["--transfer", way]), &rows, here.path());
             assert_eq!(report["stages"][2]["name"], "stochastic");
             assert_eq!(report["stages"][2]["slaves"].as_array().map(Vec::len), Some(1));
             let transfers = report["transfers"].as_array().map_or(0, Vec::len);
-            assert_eq!(transfers > 0, way == "direct", "{}", report["transfers"]);
+            assert_eq!(transfers > 0, way != "kv", "{}", report["transfers"]);
+            assert_eq!(memory_bytes(&report) > 0, way == "direct" && may_read(), "{}", report["transfers"]);
             let first = first.get_or_insert_with(|| bits.clone());
             assert!(*first == bits, "run {run}, {way}: other bits than the first run's");
         }
@@ -61,11 +73,13 @@ fn the_report_lists_each_transfer_with_its_way_and_what_the_shards_would_have_co
     assert_eq!(first["to"].as_array().map(Vec::len), Some(1), "{first}");
     assert!(first["bytes"].as_u64() > Some(100_000) && first["milliseconds"].as_f64() > Some(0.0), "{first}");
     assert!(first["expected_bytes"].as_u64() <= first["shards_bytes"].as_u64(), "{first}");
+    let memory = if may_read() { &first["bytes"] } else { &serde_json::json!(0) };
+    assert_eq!(&first["memory_bytes"], memory, "{first}");
     // The slave that has the model keeps it: in the second epoch the narrow stage finds it there.
     let again = transfers.iter().filter(|t| t["stage"] == "stochastic" && t["epoch"] == 2);
     assert!(again.clone().all(|t| t["bytes"] == 0), "{transfers:?}");
     let run = cluster.ask(FLAGS).arg("--input").arg(&rows).ok();
-    assert!(run.stdout.contains("transfers  "), "{run}");
+    assert!(run.stdout.contains("transfers  ") && run.stdout.contains(" by memory)") == may_read(), "{run}");
 }
 
 #[test]
@@ -119,14 +133,23 @@ fn a_models_access_that_is_asked_for_is_in_the_report_and_gives_a_model_as_good(
 
 #[test]
 fn a_slave_killed_while_it_sends_its_part_leaves_the_saved_model_and_the_cluster_whole() {
+    killed_while_it_sends("messages");
+}
+
+#[test]
+fn a_slave_killed_while_its_memory_is_to_be_read_leaves_the_saved_model_and_the_cluster_whole() {
+    killed_while_it_sends("direct");
+}
+
+fn killed_while_it_sends(way: &str) {
     let here = folder();
     let rows = Rows::generate(35, 1500, 300_000, 12).write(here.path(), "rows");
     let mut cluster = Cluster::start(3, 1);
     let (bits, first) = train(cluster.ask(FLAGS), &rows, here.path());
     let model = here.path().join("model");
     // What h2 offers and sends takes seconds to arrive.
-    let slow = cluster.ask(FLAGS).args(["--inject", "delay:slave=h2,ms=3000", "--overwrite", "--model"]).arg(&model);
-    let running = slow.arg("--input").arg(&rows).within(90).start();
+    let slow = cluster.ask(FLAGS).args(["--inject", "delay:slave=h2,ms=3000", "--transfer", way]);
+    let running = slow.args(["--overwrite", "--model"]).arg(&model).arg("--input").arg(&rows).within(90).start();
     let begun = |cluster: &Cluster, stage: &str| cluster.master.log().contains(&format!("job=j2 stage=\"{stage}\""));
     let on_its_way = || begun(&cluster, "stochastic").then_some(());
     wait::until("the model to be on its way", Duration::from_secs(60), on_its_way);

@@ -56,6 +56,8 @@ pub enum Transfer {
     /// From slave to slave, to where the next stage's workers are, where that costs less.
     #[default]
     Direct,
+    /// The same, all chunks in messages, also where the receiver could read them in the sender's memory.
+    Messages,
     /// Tables stay on all slaves; each stage reaches them over the network.
     Kv,
 }
@@ -66,8 +68,9 @@ impl std::str::FromStr for Transfer {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "direct" => Ok(Transfer::Direct),
+            "messages" => Ok(Transfer::Messages),
             "kv" => Ok(Transfer::Kv),
-            _ => Err(format!("'{text}' is no way of a model; give direct or kv")),
+            _ => Err(format!("'{text}' is no way of a model; give direct, messages or kv")),
         }
     }
 }
@@ -76,6 +79,7 @@ impl std::fmt::Display for Transfer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Transfer::Direct => "direct",
+            Transfer::Messages => "messages",
             Transfer::Kv => "kv",
         })
     }

@@ -307,6 +307,9 @@ pub struct TransferReport {
     /// Those that they would have been without compression.
     #[serde(default)]
     pub raw_bytes: u64,
+    /// Those of them that went by memory: the receiver, a process of the same machine, read them in the sender's.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Chunks that went.
     pub chunks: u64,
     /// Chunks that did not need to: they lay there already, unchanged.
@@ -320,7 +323,8 @@ pub struct TransferReport {
     pub expected_bytes: u64,
     /// The same for the way over all slaves' shards, which was not taken.
     pub shards_bytes: u64,
-    /// How long these would take at the rate of this transfer.
+    /// How long these would take: at the rate of this transfer or, where it went by memory, at that of messages between the
+    /// same slaves, measured behind the job's first one; none until then.
     pub shards_milliseconds: Option<f64>,
     /// Why it failed, if it did: the stage then found the model where it was.
     pub failed: Option<String>,

@@ -17,6 +17,7 @@ use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, Origin, Section, Seen, ToShard};
 use flexps_common::wire::lists::KeyMemory;
+use flexps_common::wire::moved::ToReceiver;
 use flexps_common::wire::packing::Pack;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -81,6 +82,10 @@ impl Service for Bulk {
                 ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
                     let job = jobs.find(message.of().job)?;
+                    if let ToReceiver::InMemory { .. } = message {
+                        // As a task, so that the next one is taken meanwhile: to read is as long as messages are short.
+                        tokio::task::yield_now().await;
+                    }
                     // First, so that it is on its way while this one is written.
                     let passed_on = moves::pass_on(&job, &message, &request.body)?;
                     let answer = job.staging.receive(&job.shard, message, request.body)?;

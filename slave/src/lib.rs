@@ -11,6 +11,7 @@ mod memory;
 mod moves;
 pub mod node;
 mod options;
+mod process_memory;
 pub mod reader;
 mod runs;
 mod scratch;

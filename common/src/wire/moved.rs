@@ -3,7 +3,8 @@
 //! The sender first offers what it has, with versions; the receiver wants what it does not have in that version; these
 //! chunks follow in messages of bounded size, each with a checksum over its body. A chunk that several want goes to one of
 //! them, who passes it on while more come, so that a sender sends each of its chunks once. A chunk's part of the body is
-//! `[keys: u32, sparse chunks only][padding to 8][values][padding to 8]`.
+//! `[keys: u32, sparse chunks only][padding to 8][values][padding to 8]`. Dense chunks that lie in memory go without a body to
+//! a receiver that can read the sender's memory: the message says where, with a checksum of each chunk's values.
 
 use crate::ids::{JobId, SlaveId, TableId};
 use crate::value::Type;
@@ -41,6 +42,32 @@ pub struct ChunkHead {
     pub keys: Option<u32>,
 }
 
+/// By what a slave's memory is known to processes that can read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The number of its process, as it sees itself.
+    pub process: u32,
+    /// Where the block with the secret stands in its memory.
+    pub address: u64,
+    /// The secret: others do not know it.
+    pub secret: [u64; 2],
+}
+
+/// A dense chunk in its sender's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lying {
+    /// Which.
+    pub id: ChunkId,
+    /// As offered.
+    pub version: u64,
+    /// Its element type.
+    pub element: Type,
+    /// Where its values start; they take as many bytes as at the receiver.
+    pub address: u64,
+    /// XXH3 of them.
+    pub checksum: u64,
+}
+
 /// What a move belongs to: a late or repeated message of another one is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MoveId {
@@ -76,6 +103,8 @@ pub enum ToReceiver {
         of: MoveId,
         /// The chunks.
         chunks: Vec<Offered>,
+        /// By what the receiver may find out whether it can read them in the sender's memory; none where it is not to.
+        proof: Option<Proof>,
     },
     /// Some of those that were wanted; answered by [`FromReceiver::Staged`].
     Chunks {
@@ -92,13 +121,23 @@ pub enum ToReceiver {
         /// Shards that the receiver sends them on to; its answer then says that they have them too.
         forward: Vec<u32>,
     },
+    /// Some that the receiver reads in the sender's memory, since it can; answered by [`FromReceiver::Staged`]. They stay
+    /// there unchanged until then.
+    InMemory {
+        /// Of which move.
+        of: MoveId,
+        /// The chunks.
+        chunks: Vec<Lying>,
+        /// Whose memory it is.
+        proof: Proof,
+    },
 }
 
 impl ToReceiver {
     /// The move that it belongs to.
     pub fn of(&self) -> MoveId {
         match self {
-            ToReceiver::Offer { of, .. } | ToReceiver::Chunks { of, .. } => *of,
+            ToReceiver::Offer { of, .. } | ToReceiver::Chunks { of, .. } | ToReceiver::InMemory { of, .. } => *of,
         }
     }
 }
@@ -106,8 +145,13 @@ impl ToReceiver {
 /// What it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromReceiver {
-    /// The places of the offered chunks that it does not have in that version.
-    Wanted(Vec<u32>),
+    /// What it wants of the offered chunks.
+    Wanted {
+        /// The places of those that it does not have in that version.
+        places: Vec<u32>,
+        /// Whether it can read the sender's memory.
+        reads: bool,
+    },
     /// The chunks are there, to be taken over when the phase begins.
     Staged,
 }
@@ -127,6 +171,10 @@ pub struct Sent {
     pub forwarded: u64,
     /// What both would have been raw.
     pub raw: u64,
+    /// Of `raw`, what the receiver read in the sender's memory.
+    pub memory: u64,
+    /// Seconds that messages to the receiver take for a byte, where that was asked for and is known.
+    pub pace: Option<f64>,
     /// Whether these are copies, the sender still serving the chunks.
     pub copies: bool,
 }

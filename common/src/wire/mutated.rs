@@ -8,7 +8,7 @@ use super::api::{Answer, Request};
 use super::codec;
 use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave};
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
-use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, Lying, MoveId, Offered, Proof, Sent, ToReceiver};
 use super::packing::{Pack, Packing};
 use super::slaves::{Peer, Registration};
 use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
@@ -334,6 +334,7 @@ fn announced() -> Vec<Announced> {
 
 const MOVE: MoveId = MoveId { job: JobId(1), phase: 300 };
 const CHUNK: ChunkId = ChunkId { table: TableId(1), chunk: 70_000 };
+const PROOF: Proof = Proof { process: 70_000, address: 1 << 46, secret: [300, u64::MAX] };
 
 fn to_shard() -> Vec<ToShard> {
     let origin = Origin { job: JobId(1), run: StageRun(1), worker: 3, clock: 70 };
@@ -370,7 +371,16 @@ fn to_shard() -> Vec<ToShard> {
         ToShard::Probe,
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
-        ToShard::Move(ToReceiver::Offer { of: MOVE, chunks: vec![Offered { id: CHUNK, version: 3 }] }),
+        ToShard::Move(ToReceiver::Offer {
+            of: MOVE,
+            chunks: vec![Offered { id: CHUNK, version: 3 }],
+            proof: Some(PROOF),
+        }),
+        ToShard::Move(ToReceiver::InMemory {
+            of: MOVE,
+            chunks: vec![Lying { id: CHUNK, version: 300, element: Type::F64, address: 1 << 46, checksum: u64::MAX }],
+            proof: PROOF,
+        }),
         ToShard::Move(ToReceiver::Chunks {
             of: MOVE,
             chunks: vec![ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) }],
@@ -387,8 +397,17 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     survives(&to_master(), 200_000);
     survives(&from_master(), 200_000);
     survives(&to_slave(), 200_000);
-    let sent =
-        Sent { to: SlaveId(3), chunks: 1, bytes: 1 << 50, kept: 300, forwarded: 1 << 51, raw: 1 << 52, copies: true };
+    let sent = Sent {
+        to: SlaveId(3),
+        chunks: 1,
+        bytes: 1 << 50,
+        kept: 300,
+        forwarded: 1 << 51,
+        raw: 1 << 52,
+        memory: 1 << 49,
+        pace: Some(1e-9),
+        copies: true,
+    };
     let from_slave = [
         FromSlave::Ok,
         FromSlave::Numbers(vec![vec![], vec![(3, 1.0), (70_000, f64::NAN)]]),
@@ -400,7 +419,8 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     ];
     survives(&from_slave, 100_000);
     survives(&to_shard(), 200_000);
-    let moved = [FromReceiver::Wanted(vec![1, 300, 70_000]), FromReceiver::Staged].map(FromShard::Moved);
+    let moved = [FromReceiver::Wanted { places: vec![1, 300, 70_000], reads: true }, FromReceiver::Staged]
+        .map(FromShard::Moved);
     let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
     let packings = vec![Packing::Raw, Packing::Half { shift: -112 }, Packing::Lz4 { bytes: 300 }];
     let others = [FromShard::Values { shown: u64::MAX, packings }, FromShard::Added, FromShard::UnknownKeys];

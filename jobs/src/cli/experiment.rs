@@ -18,8 +18,9 @@ pub struct ExperimentArgs {
     pub inject: Vec<Injection>,
 
     /// How the model goes from stage to stage: `direct`, from slave to slave to where the next stage's workers are, where
-    /// that costs less; `kv`, it stays on all slaves, and each stage reaches it over the network
-    #[arg(long, global = true, value_name = "direct|kv", default_value_t)]
+    /// that costs less; `messages`, the same, but never read straight from the memory of a slave on the same machine; `kv`,
+    /// it stays on all slaves, and each stage reaches it over the network
+    #[arg(long, global = true, value_name = "direct|messages|kv", default_value_t)]
     pub transfer: Transfer,
 
     /// How workers reach the model, instead of what costs least: `own` and `shared`, brought beside the workers of a stage

@@ -230,7 +230,8 @@ fn compression(report: &Report) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
-/// How the model went from stage to stage: `10 in 12.0 ms, 1.2 MB; the busiest slave was to carry 4 MB, over all shards 9 MB`.
+/// How the model went from stage to stage: `10 in 12.0 ms, 1.2 MB (1 MB by memory); the busiest slave was to carry 4 MB with
+/// them, 9 MB over all shards`.
 fn transfers(transfers: &[TransferReport]) -> Option<String> {
     if transfers.is_empty() {
         return None;
@@ -239,8 +240,10 @@ fn transfers(transfers: &[TransferReport]) -> Option<String> {
     let took: f64 = transfers.iter().map(|t| t.milliseconds).sum();
     let failed = transfers.iter().filter(|t| t.failed.is_some()).count();
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    let memory = transfers.iter().map(|t| t.memory_bytes).sum();
+    let memory = if memory > 0 { format!(" ({} by memory)", size(memory)) } else { String::new() };
     Some(format!(
-        "{} in {}, {}{failed}; the busiest slave was to carry {} with them, {} over all shards",
+        "{} in {}, {}{memory}{failed}; the busiest slave was to carry {} with them, {} over all shards",
         transfers.len(),
         seconds(took / 1e3),
         sum(|t| t.bytes),

@@ -37,6 +37,14 @@ impl Blank {
         }
     }
 
+    /// Room for a chunk's values, which may be anything where they are dense.
+    fn room<T: Element>(self, memory: &Memory) -> Data<T> {
+        match self.storage {
+            Storage::Dense => Data::Dense(memory.room(self.keys * self.width)),
+            Storage::Sparse => self.zeros(memory),
+        }
+    }
+
     /// Bytes that count against the slave's memory for models. What a sparse chunk takes is not counted.
     fn bytes<T>(self) -> u64 {
         match self.storage {
@@ -93,6 +101,17 @@ impl<T: Element> Chunk<T> {
     #[inline]
     pub(super) fn change(self: &Arc<Self>, tier: &Tier, blank: Blank, snapshot: &AtomicU64) -> Result<Open<'_, T>> {
         self.open_to(tier, blank, Some(snapshot))
+    }
+
+    /// Takes memory for values of which nothing was written and all is going to be: whatever stands in it.
+    pub(super) fn make_room(self: &Arc<Self>, tier: &Tier, blank: Blank, snapshot: &AtomicU64) -> Result<()> {
+        let mut held = self.held.lock();
+        // A snapshot that is taken may need the zeros.
+        if held.data.is_none() && held.extent.is_none() && snapshot.load(Ordering::Acquire) == 0 {
+            tier.make_room(blank.bytes::<T>())?;
+            self.hold(&mut held, tier, blank.room(&tier.memory));
+        }
+        Ok(())
     }
 
     /// Calls `read` with the values as they were when the snapshot was taken. What is on disk stays there.

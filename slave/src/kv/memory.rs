@@ -1,7 +1,7 @@
 //! Memory for the values of dense chunks: cut from slabs of huge pages. A table read at random spends much of its time
 //! in address translation otherwise.
 //!
-//! Invariants: what is handed out is zero and belongs to one owner alone; a slab lives as long as anything cut from it, in
+//! Invariants: what is handed out is zero, unless who takes it overwrites all of it, and belongs to one owner alone; a slab lives as long as anything cut from it, in
 //! use or given back.
 
 use super::slabs::Slabs;
@@ -31,7 +31,7 @@ struct Slab {
     map: Arc<Map>,
     used: usize,
     end: usize,
-    /// It was another job's: what is handed out must be cleared.
+    /// It was another job's: what is cut from it is not zero.
     second: bool,
 }
 
@@ -78,9 +78,24 @@ impl Memory {
 
     /// `len` zeros.
     pub fn zeros<T: Pod>(&self, len: usize) -> Values<T> {
+        let (mut values, used) = self.cut(len);
+        if used {
+            values.fill(T::zeroed());
+        }
+        values
+    }
+
+    /// `len` values, whatever they are.
+    pub fn room<T: Pod>(&self, len: usize) -> Values<T> {
+        self.cut(len).0
+    }
+
+    /// `len` values, and whether they were used before: else they are zeros.
+    fn cut<T: Pod>(&self, len: usize) -> (Values<T>, bool) {
         let bytes = len * size_of::<T>();
         if let Some(spare) = self.spare(bytes) {
-            return Values { _map: spare._map.clone(), start: spare.start.cast(), len, element: PhantomData };
+            let values = Values { _map: spare._map.clone(), start: spare.start.cast(), len, element: PhantomData };
+            return (values, true);
         }
         let bytes = bytes.next_multiple_of(LINE);
         let mut open = self.open.lock();
@@ -91,11 +106,7 @@ impl Memory {
         // SAFETY: the slab holds `end` bytes behind `start`, of which these are handed out once.
         let start = unsafe { slab.map.start.add(slab.used) };
         slab.used += bytes;
-        if slab.second {
-            // SAFETY: these bytes are nobody else's.
-            unsafe { start.write_bytes(0, bytes) };
-        }
-        Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }
+        (Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }, slab.second)
     }
 }
 
@@ -106,14 +117,11 @@ impl Memory {
         self.spare.lock().push(Values { _map: values._map, start: values.start.cast(), len, element: PhantomData });
     }
 
-    /// So many bytes that were given back, zero again.
+    /// So many bytes that were given back.
     fn spare(&self, bytes: usize) -> Option<Values<u8>> {
         let mut spare = self.spare.lock();
         let at = spare.iter().rposition(|values| values.len == bytes)?;
-        let mut values = spare.swap_remove(at);
-        drop(spare);
-        values.fill(0);
-        Some(values)
+        Some(spare.swap_remove(at))
     }
 }
 

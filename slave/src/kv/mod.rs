@@ -6,6 +6,7 @@
 mod chunk;
 mod function;
 mod kept;
+mod lying;
 mod memory;
 mod moved;
 mod ops;

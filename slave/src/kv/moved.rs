@@ -5,7 +5,7 @@
 //! it, has of it exactly what was offered, and zeros elsewhere.
 
 use super::Placement;
-use super::chunk::Data;
+use super::chunk::{Chunk, Data, Open};
 use super::table::Table;
 use super::{Shard, with_table};
 use flexps_common::error::{Error, Result};
@@ -15,10 +15,11 @@ use flexps_common::value::{Element, Type};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::moved::{ChunkHead, ChunkId, Offered};
 use rustc_hash::FxHashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The version of a chunk that is being written, or was written in part.
-const BROKEN: u64 = u64::MAX;
+pub(super) const BROKEN: u64 = u64::MAX;
 
 /// The versions that chunks must have when their table is taken over.
 pub type Expected = FxHashMap<ChunkId, u64>;
@@ -115,13 +116,32 @@ impl Shard {
 }
 
 impl<T: Element> Table<T> {
-    fn export(&self, chunk: u32, version: u64, body: &mut BodyWriter) -> Result<Option<u32>> {
+    /// A chunk that was offered in this version.
+    pub(super) fn offered(&self, chunk: u32, version: u64) -> Result<Open<'_, T>> {
         let held = self.find(chunk).ok_or_else(|| Error::bug(format!("chunk {chunk} is offered and not here")))?;
         let data = self.open(held)?;
         if held.version.load(Ordering::Relaxed) != version {
             return Err(Error::cluster(format!("chunk {chunk} of table {} changed while it was sent", self.name())));
         }
-        match &*data {
+        Ok(data)
+    }
+
+    /// A chunk that is to be written from what another shard sends.
+    pub(super) fn coming(&self, chunk: u32) -> Result<&Arc<Chunk<T>>> {
+        self.find_checked(chunk)?;
+        if self.placement().owns(chunk) {
+            return Err(Error::bug(format!("chunk {chunk} of table {} came to the shard that serves it", self.name())));
+        }
+        Ok(self.made(chunk))
+    }
+
+    /// What came is no chunk of this table.
+    pub(super) fn unfit(&self) -> Error {
+        Error::cluster(format!("a chunk of table {} came that does not fit it", self.name()))
+    }
+
+    fn export(&self, chunk: u32, version: u64, body: &mut BodyWriter) -> Result<Option<u32>> {
+        match &*self.offered(chunk, version)? {
             Data::Dense(values) => {
                 body.pad();
                 body.values(T::wrap(values));
@@ -143,12 +163,8 @@ impl<T: Element> Table<T> {
     }
 
     fn import(&self, chunk: u32, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
-        self.find_checked(chunk)?;
-        let wrong = || Error::cluster(format!("a chunk of table {} came that does not fit it", self.name()));
-        if self.placement().owns(chunk) {
-            return Err(Error::bug(format!("chunk {chunk} of table {} came to the shard that serves it", self.name())));
-        }
-        let held = self.made(chunk);
+        let wrong = || self.unfit();
+        let held = self.coming(chunk)?;
         let mut data = self.rewrite(held, BROKEN)?;
         match (&mut *data, head.keys) {
             (Data::Dense(to), None) => {

@@ -251,6 +251,12 @@ impl<T: Element> Table<T> {
         Ok(open)
     }
 
+    /// The same for values that are all written anew: before, they may be anything.
+    pub(super) fn overwrite<'a>(&self, chunk: &'a Arc<Chunk<T>>, version: u64) -> Result<Open<'a, T>> {
+        chunk.make_room(&self.tier, self.blank, &self.snapshot)?;
+        self.rewrite(chunk, version)
+    }
+
     /// Where the table lives.
     pub(super) fn placement(&self) -> Placement {
         self.placement.read().clone()

@@ -4,7 +4,7 @@
 //! notices but the counters.
 
 use super::cut::{Message, PieceKeys};
-use super::packed::Packer;
+use super::packed::{self, Packer};
 use super::slices;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
@@ -20,6 +20,7 @@ use flexps_common::wire::lists::SentLists;
 use flexps_common::wire::packing::{Pack, Packing};
 use flexps_common::wire::slaves::Peer;
 use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How long a shard may take for an answer. It keeps no read waiting for nearly so long, so whoever is silent has gone.
@@ -33,6 +34,8 @@ pub struct Link {
     pub packer: Packer,
     bulk: Channel,
     sent: SentLists,
+    /// What messages take for a byte, once somebody has asked.
+    pace: OnceLock<Arc<OnceLock<f64>>>,
 }
 
 /// A message to a shard that was not answered yet.
@@ -53,7 +56,7 @@ impl Link {
         };
         let bulk = channel(&peer.bulk);
         let packer = Packer::new(compress, &bulk, machine::of(own) == machine::of(&peer.bulk));
-        Self { slave: peer.id, packer, bulk, sent: SentLists::default() }
+        Self { slave: peer.id, packer, bulk, sent: SentLists::default(), pace: OnceLock::new() }
     }
 
     /// Sends a read that must find what its slave knows of. Values of the tables in `may_round` may come rounded.
@@ -130,6 +133,12 @@ impl Link {
     /// Sends what is not a worker's: chunks that move, and requests for rows.
     pub fn ask(&self, message: &ToShard, body: Bytes) -> Result<Pending> {
         Ok(self.bulk.start(Packet::bulk(message, body)?, DEADLINE))
+    }
+
+    /// Seconds that messages take for a byte. The first time it is not known, and is measured beside. Called within the
+    /// runtime.
+    pub fn pace(&self) -> Option<f64> {
+        self.pace.get_or_init(|| packed::measured(&self.bulk)).get().copied()
     }
 
     fn name_all(

@@ -49,17 +49,9 @@ struct Looked {
 impl Packer {
     /// For a link to a slave on the same host, or on another one. Under `auto` called within the runtime.
     pub fn new(asked: Compression, channel: &Channel, same_host: bool) -> Self {
-        let packer = Self { asked, pace: Arc::default(), looked: Mutex::default() };
-        if asked == Compression::Auto && !same_host {
-            let (pace, channel) = (packer.pace.clone(), channel.clone());
-            tokio::spawn(async move {
-                match measure(&channel).await {
-                    Ok(found) => drop(pace.set(found)),
-                    Err(error) => tracing::debug!(peer = channel.peer(), %error, "a link can't be measured"),
-                }
-            });
-        }
-        packer
+        let measures = asked == Compression::Auto && !same_host;
+        let pace = if measures { measured(channel) } else { Arc::default() };
+        Self { asked, pace, looked: Mutex::default() }
     }
 
     /// Whether it was asked for anything.
@@ -133,7 +125,20 @@ impl Looked {
     }
 }
 
-/// Seconds that a link takes for a byte.
+/// Seconds that a link takes for a byte, once they are measured. Called within the runtime.
+pub fn measured(channel: &Channel) -> Arc<OnceLock<f64>> {
+    let (pace, channel) = (Arc::new(OnceLock::new()), channel.clone());
+    let found = pace.clone();
+    tokio::spawn(async move {
+        match measure(&channel).await {
+            Ok(measured) => drop(found.set(measured)),
+            Err(error) => tracing::debug!(peer = channel.peer(), %error, "a link can't be measured"),
+        }
+    });
+    pace
+}
+
+/// The same of one link.
 async fn measure(channel: &Channel) -> Result<f64> {
     let mut least = [Duration::MAX; 2];
     for _ in 0..TIMES {

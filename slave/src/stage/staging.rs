@@ -5,12 +5,13 @@
 
 use super::sync::{RwLock, RwLockReadGuard};
 use crate::kv::{Expected, Shard};
+use crate::process_memory;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::ids::TableId;
 use flexps_common::wire::body::BodyReader;
-use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Offered, ToReceiver};
+use flexps_common::wire::moved::{ChunkHead, ChunkId, FromReceiver, Lying, Offered, Proof, ToReceiver};
 use flexps_common::wire::packing::{Packing, unpack};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -37,13 +38,27 @@ impl State {
         }
         Err(Error::cluster(format!("a chunk came for phase {phase}, which is over")))
     }
+
+    fn check_asked(&self, phase: u64, id: ChunkId, version: u64) -> Result<()> {
+        if self.phase == phase && self.offered.get(&id) == Some(&version) {
+            return Ok(());
+        }
+        let ChunkId { table, chunk } = id;
+        Err(Error::bug(format!("chunk {chunk} of table {table} came unasked")))
+    }
 }
 
 impl Staging {
     /// Takes a message of another slave.
     pub fn receive(&self, shard: &Shard, message: ToReceiver, body: Bytes) -> Result<FromReceiver> {
         match message {
-            ToReceiver::Offer { of, chunks } => self.offered(shard, of.phase, &chunks).map(FromReceiver::Wanted),
+            ToReceiver::Offer { of, chunks, proof } => {
+                let places = self.offered(shard, of.phase, &chunks)?;
+                Ok(FromReceiver::Wanted { places, reads: proof.is_some_and(|proof| process_memory::holds(&proof)) })
+            }
+            ToReceiver::InMemory { of, chunks, proof } => {
+                self.read(shard, of.phase, &chunks, &proof).map(|()| FromReceiver::Staged)
+            }
             ToReceiver::Chunks { of, chunks, packing, bytes, checksum, .. } => {
                 if xxh3_64(&body) != checksum {
                     return Err(Error::cluster("chunks came with a wrong checksum").retryable());
@@ -75,13 +90,24 @@ impl Staging {
         let state = self.open(phase)?;
         let mut body = BodyReader::new(body);
         for head in chunks {
-            if state.phase != phase || state.offered.get(&head.id) != Some(&head.version) {
-                let ChunkId { table, chunk } = head.id;
-                return Err(Error::bug(format!("chunk {chunk} of table {table} came unasked")));
-            }
+            state.check_asked(phase, head.id, head.version)?;
             shard.import(head, &mut body)?;
         }
         body.end()
+    }
+
+    fn read(&self, shard: &Shard, phase: u64, chunks: &[Lying], proof: &Proof) -> Result<()> {
+        let state = self.open(phase)?;
+        if !process_memory::holds(proof) {
+            return Err(
+                Error::cluster("chunks were to be read in the memory of a process that has none of them").retryable()
+            );
+        }
+        for chunk in chunks {
+            state.check_asked(phase, chunk.id, chunk.version)?;
+            shard.read(chunk, proof.process)?;
+        }
+        Ok(())
     }
 
     /// While this is held no phase begins.

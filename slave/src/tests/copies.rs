@@ -1,8 +1,9 @@
 //! Copies of tables for stages that only read them.
 
-use super::moves::{CHUNK, DENSE, READ, Twin, all_at, check, check_seen, chunk, kinds, open};
+use super::moves::{CHUNK, DENSE, READ, Twin, all_at, check, check_seen, chunk, kinds, open, open_with};
 use flexps_common::error::Result;
-use flexps_common::home::Home;
+use flexps_common::experiment::Experiment;
+use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::JobId;
 use flexps_common::plan::TableOp;
 use flexps_common::transport::Packet;
@@ -34,17 +35,19 @@ async fn a_stage_reads_copies_of_tables_that_live_in_any_way_and_sees_all_that_w
     }
 }
 
+/// Bytes, forwarded ones, chunks and kept ones of what was sent as copies.
+pub fn copied(sent: Vec<Result<Vec<Sent>>>) -> (u64, u64, u64, u64) {
+    let all: Vec<_> = sent.into_iter().flat_map(Result::unwrap).collect();
+    assert!(all.iter().all(|sent| sent.copies));
+    let sum = |of: fn(&Sent) -> u64| all.iter().map(of).sum::<u64>();
+    (sum(|s| s.bytes), sum(|s| s.forwarded), sum(|s| s.chunks), sum(|s| s.kept))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sender_sends_each_chunk_once_whoever_is_to_have_it_and_none_that_all_have() {
-    let mut cluster = open().await;
+    let mut cluster = open_with(Experiment { transfer: Transfer::Messages, ..Experiment::default() }).await;
     cluster.move_to(&all_at(&Home::on(&[0], 3))).await.into_iter().for_each(|sent| drop(sent.unwrap()));
     cluster.run(0, &[1, 0, 0]).await;
-    let copied = |sent: Vec<Result<Vec<Sent>>>| {
-        let all: Vec<_> = sent.into_iter().flat_map(Result::unwrap).collect();
-        assert!(all.iter().all(|sent| sent.copies));
-        let sum = |of: fn(&Sent) -> u64| all.iter().map(of).sum::<u64>();
-        (sum(|s| s.bytes), sum(|s| s.forwarded), sum(|s| s.chunks), sum(|s| s.kept))
-    };
     let (bytes, forwarded, chunks, kept) = copied(cluster.copy_to(&[DENSE], &[0, 1, 2]).await);
     // Ten chunks to two slaves: half of the bytes go on from one of these to the other.
     assert_eq!((bytes, forwarded, chunks, kept), (10 * 4 * u64::from(CHUNK), bytes, 20, 0));
@@ -87,7 +90,7 @@ async fn a_broadcast_whose_sender_dies_half_way_is_not_read() {
     let of = MoveId { job: JobId(1), phase: 2 };
     let offered = [1, 4].map(|chunk| Offered { id: ChunkId { table: DENSE, chunk }, version: 99 });
     for shard in [0, 2] {
-        let offer = ToShard::Move(ToReceiver::Offer { of, chunks: offered.to_vec() });
+        let offer = ToShard::Move(ToReceiver::Offer { of, chunks: offered.to_vec(), proof: None });
         cluster.ask_shard(shard, Packet::control(&offer).unwrap()).await.unwrap();
     }
     let message = chunk(2, false);
@@ -117,7 +120,7 @@ async fn a_chunk_that_can_not_be_passed_on_is_not_acknowledged() {
     let cluster = open().await;
     let of = MoveId { job: JobId(1), phase: 1 };
     let offer = Offered { id: ChunkId { table: DENSE, chunk: 1 }, version: 99 };
-    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![offer] });
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![offer], proof: None });
     cluster.ask_shard(0, Packet::control(&offer).unwrap()).await.unwrap();
     let ToShard::Move(ToReceiver::Chunks { chunks, packing, bytes, checksum, .. }) = chunk(1, false).message().unwrap()
     else {

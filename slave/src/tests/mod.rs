@@ -6,6 +6,7 @@ mod cluster;
 mod copies;
 mod filtered;
 mod forgotten;
+mod in_memory;
 mod master;
 mod moves;
 mod packed;

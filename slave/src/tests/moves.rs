@@ -267,9 +267,12 @@ async fn a_sender_that_dies_half_way_leaves_the_old_model_whole() {
     twin.work(3);
     let of = MoveId { job: JobId(1), phase: 2 };
     let offered = [1, 4].map(|chunk| Offered { id: ChunkId { table: DENSE, chunk }, version: 99 });
-    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: offered.to_vec() });
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: offered.to_vec(), proof: None });
     let answer = cluster.ask_shard(0, Packet::control(&offer).unwrap()).await.unwrap();
-    assert_eq!(answer.message::<FromShard>().unwrap(), FromShard::Moved(FromReceiver::Wanted(vec![0, 1])));
+    assert_eq!(
+        answer.message::<FromShard>().unwrap(),
+        FromShard::Moved(FromReceiver::Wanted { places: vec![0, 1], reads: false })
+    );
     // One of two chunks comes, then nothing more: the stage starts with the model where it was.
     cluster.ask_shard(0, chunk(2, false)).await.unwrap();
     cluster.run(1, &[1, 1, 1]).await;
@@ -292,7 +295,7 @@ async fn chunks_that_are_broken_or_unasked_are_refused() {
     assert!(message(cluster.ask_shard(0, chunk(1, false)).await).contains("came unasked"));
     let of = MoveId { job: JobId(1), phase: 1 };
     let beyond = Offered { id: ChunkId { table: DENSE, chunk: 1 << 16 }, version: 1 };
-    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![beyond] });
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![beyond], proof: None });
     assert!(message(cluster.ask_shard(0, Packet::control(&offer).unwrap()).await).contains("has no chunk 65536"));
 }
 

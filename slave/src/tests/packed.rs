@@ -138,7 +138,7 @@ async fn chunks_that_move_packed_keep_their_values_between_stages_of_every_kind(
 async fn refused(change: impl FnOnce(&mut Packing, &mut u32, &mut Vec<u8>)) -> String {
     let cluster = moves::open().await;
     let (of, id) = (MoveId { job: JobId(1), phase: 1 }, ChunkId { table: DENSE, chunk: 1 });
-    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![Offered { id, version: 99 }] });
+    let offer = ToShard::Move(ToReceiver::Offer { of, chunks: vec![Offered { id, version: 99 }], proof: None });
     cluster.ask_shard(0, Packet::control(&offer).unwrap()).await.unwrap();
     let values = vec![7.0; CHUNK as usize];
     let (mut packing, mut body) = pack(Values::F32(&values).bytes(), Type::F32, Pack::Lz4).unwrap();

@@ -46,7 +46,7 @@ impl Driver {
         let to: Vec<u32> = (0..).zip(&self.slaves).filter(|(_, id)| runs(id)).map(|(shard, _)| shard).collect();
         let reads = &self.program.stages[stage as usize].reads;
         let choice = match self.transfer {
-            Transfer::Direct if alone => self.homes.choose(stage, &to, reads, self.access),
+            Transfer::Direct | Transfer::Messages if alone => self.homes.choose(stage, &to, reads, self.access),
             _ => Choice::staying(self.homes.now()),
         };
         if choice.moved.is_empty() && choice.copied.is_empty() {
@@ -96,6 +96,7 @@ impl Driver {
             Some(Err(e)) => Some(e.message.clone()),
             None => Some(format!("slave {id} ({}) did not send its part in time", self.name(*id))),
         });
+        self.learn_pace(&moving);
         for copied in [false, true] {
             if let Some(report) = self.report(now, stage, &moving, copied, &failed)
                 && self.transfers.len() < LISTED_STAGES
@@ -119,6 +120,16 @@ impl Driver {
         self.end_stage(now, run, out)
     }
 
+    /// Transfers that went by memory before it was known what messages would have taken have their estimates now.
+    fn learn_pace(&mut self, moving: &Moving) {
+        let Some(pace) = pace(moving.answers.values().flatten().flatten()) else { return };
+        let known =
+            |transfer: &&mut TransferReport| transfer.memory_bytes > 0 && transfer.shards_milliseconds.is_none();
+        for transfer in self.transfers.iter_mut().filter(known) {
+            transfer.shards_milliseconds = Some(transfer.shards_bytes as f64 * pace * 1e3);
+        }
+    }
+
     /// What the report says of the tables that moved, or of those that were copied; nothing when there are none.
     fn report(
         &self,
@@ -134,7 +145,7 @@ impl Driver {
         let sent: Vec<&Sent> = answers.values().flatten().flatten().filter(|sent| sent.copies == copied).collect();
         let sum = |of: fn(&Sent) -> u64| sent.iter().map(|sent| of(sent)).sum::<u64>();
         let (bytes, chunks, kept) = (sum(|s| s.bytes + s.forwarded), sum(|s| s.chunks), sum(|s| s.kept));
-        let raw_bytes = sum(|s| s.raw);
+        let (raw_bytes, memory_bytes) = (sum(|s| s.raw), sum(|s| s.memory));
         let seconds = now.saturating_sub(*since).as_secs_f64();
         let from = self.homes.living(tables);
         let to = if copied { to.clone() } else { choice.homes[first].members(self.slaves.len()) };
@@ -146,6 +157,12 @@ impl Driver {
             (_, _, 1, _) => Way::Scatter,
             _ => Way::Exchange,
         };
+        // Updates and reads over the shards go in messages.
+        let pace = match raw_bytes {
+            0 => None,
+            _ if memory_bytes > 0 => pace(sent.iter().copied()),
+            _ => Some(seconds / raw_bytes as f64),
+        };
         let names = |shards: &[u32]| shards.iter().map(|s| self.name(self.slaves[*s as usize]).to_owned()).collect();
         Some(TransferReport {
             stage: self.stage_name(stage).to_owned(),
@@ -156,16 +173,22 @@ impl Driver {
             way,
             bytes,
             raw_bytes,
+            memory_bytes,
             chunks,
             kept,
             milliseconds: seconds * 1e3,
             waited_milliseconds: 0.0,
             expected_bytes: choice.busiest[0] as u64,
             shards_bytes: choice.busiest[1] as u64,
-            shards_milliseconds: (raw_bytes > 0).then(|| choice.busiest[1] / raw_bytes as f64 * seconds * 1e3),
+            shards_milliseconds: pace.map(|pace| choice.busiest[1] * pace * 1e3),
             failed: failed.clone(),
         })
     }
+}
+
+/// What messages take for a byte between the slowest of these slaves of which that is known.
+fn pace<'a>(sent: impl Iterator<Item = &'a Sent>) -> Option<f64> {
+    sent.filter_map(|sent| sent.pace).reduce(f64::max)
 }
 
 fn copies(tables: &[usize], to: &[u32]) -> Copies {

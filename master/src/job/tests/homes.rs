@@ -7,7 +7,7 @@ use flexps_common::experiment::Experiment;
 use flexps_common::home::{Home, Transfer};
 use flexps_common::ids::{JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Plan, TableOp};
-use flexps_common::report::{Access, Way};
+use flexps_common::report::{Access, TransferReport, Way};
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::wire::moved::{Copies, Sent};
 use flexps_common::{Error, Result};
@@ -188,7 +188,17 @@ fn settled(homes: Home) -> Command {
 }
 
 fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
-    Ok(vec![Sent { to, chunks: bytes / 1000, bytes, kept: 0, forwarded: 0, raw: bytes, copies: false }])
+    Ok(vec![Sent {
+        to,
+        chunks: bytes / 1000,
+        bytes,
+        kept: 0,
+        forwarded: 0,
+        raw: bytes,
+        memory: 0,
+        pace: None,
+        copies: false,
+    }])
 }
 
 #[test]
@@ -208,6 +218,38 @@ fn the_model_moves_beside_the_stages_start_and_the_report_says_how_and_who_waite
     assert!(report.shards_milliseconds.unwrap() > 0.0);
     let stage = &driver.stages[1];
     assert_eq!((stage.start, stage.seconds), (1.0, 3.0), "it has run since its launch");
+}
+
+/// What is told of a transfer that went by memory.
+fn by_memory(pace: Option<f64>) -> TransferReport {
+    let mut driver = under_way();
+    let sent = sent(S2, 5000).map(|sent| sent.into_iter().map(|sent| Sent { memory: 4000, pace, ..sent }).collect());
+    driver.step(at(2), Event::Sent(S1, 2, sent));
+    driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
+    driver.transfers.remove(0)
+}
+
+#[test]
+fn what_went_by_memory_is_told_and_the_shards_are_estimated_at_the_pace_of_messages() {
+    let unknown = by_memory(None);
+    assert_eq!((unknown.bytes, unknown.memory_bytes, unknown.shards_milliseconds), (5000, 4000, None));
+    let known = by_memory(Some(1e-9));
+    let expected = known.shards_bytes as f64 * 1e-6;
+    assert!(expected > 0.0 && (known.shards_milliseconds.unwrap() / expected - 1.0).abs() < 1e-6, "{known:?}");
+}
+
+#[test]
+fn a_transfer_by_memory_has_its_estimate_once_the_pace_of_messages_is_known() {
+    let (mut driver, _) = about_to_copy();
+    driver.transfers.push(by_memory(None));
+    let sent = |pace| Sent { copies: true, memory: 4000, pace, ..sent(S2, 4000).unwrap().remove(0) };
+    driver.step(at(2), Event::Sent(S1, 3, Ok(vec![sent(Some(2e-9)), sent(Some(1e-9)), sent(None)])));
+    driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
+    driver.step(at(3), Event::Sent(S3, 3, Ok(vec![])));
+    for transfer in driver.transfers.iter().filter(|transfer| transfer.memory_bytes > 0) {
+        let expected = transfer.shards_bytes as f64 * 2e-6;
+        assert!((transfer.shards_milliseconds.unwrap() / expected - 1.0).abs() < 1e-6, "{transfer:?}");
+    }
 }
 
 #[test]
@@ -321,7 +363,17 @@ fn copies_are_told_to_all_when_they_are_there_and_the_report_calls_it_a_broadcas
         panic!("{commands:?}")
     };
     assert_eq!((&launch.homes, homes, copies), (&None, &vec![Home::Some(vec![0])], &expected));
-    let sent = Sent { to: S2, chunks: 8, bytes: 4000, kept: 0, forwarded: 4000, raw: 8000, copies: true };
+    let sent = Sent {
+        to: S2,
+        chunks: 8,
+        bytes: 4000,
+        kept: 0,
+        forwarded: 4000,
+        raw: 8000,
+        memory: 0,
+        pace: None,
+        copies: true,
+    };
     driver.step(at(2), Event::Sent(S1, 3, Ok(vec![sent])));
     driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
     assert_eq!(driver.step(at(3), Event::Sent(S3, 3, Ok(vec![]))), settled_with(expected));

@@ -108,9 +108,9 @@ impl World {
 
     fn offer(&self, phase: u64) -> Result<Vec<u32>> {
         let offered = |chunk| Offered { id: ChunkId { table: TABLE, chunk }, version: self.version(phase) };
-        let offer = ToReceiver::Offer { of: move_of(phase), chunks: CHUNKS.map(offered).to_vec() };
+        let offer = ToReceiver::Offer { of: move_of(phase), chunks: CHUNKS.map(offered).to_vec(), proof: None };
         match self.staging.receive(&self.receiver, offer, Bytes::new())? {
-            FromReceiver::Wanted(places) => Ok(places),
+            FromReceiver::Wanted { places, .. } => Ok(places),
             FromReceiver::Staged => panic!("an offer is no chunk"),
         }
     }

@@ -2,25 +2,26 @@
 //! stage.
 //!
 //! Invariants: what is sent stays here unchanged until it is settled that it lives elsewhere, so a move that fails costs
-//! nothing but time; a chunk is sent once, whoever is to have it; at most `WINDOW` bytes are under way, and of those that
+//! nothing but time; a chunk goes in one message, whoever is to have it; at most `WINDOW` bytes are under way, and of those that
 //! are to be passed on so few that they never take all that a channel holds, since room for what is passed on is needed
 //! to answer them; a receiver that is silent fails the move by its deadline.
 
+mod way;
+
 use crate::job::OpenJob;
+use crate::process_memory;
 use crate::stage::wait::block_on;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
-use flexps_common::home::Home;
-use flexps_common::ids::{SlaveId, TableId};
+use flexps_common::home::{Home, Transfer};
+use flexps_common::ids::TableId;
 use flexps_common::transport::{Packet, Pending};
-use flexps_common::wire::body::BodyWriter;
 use flexps_common::wire::kv::{FromShard, ToShard};
-use flexps_common::wire::moved::{Copies, FromReceiver, MoveId, Offered, Sent, ToReceiver};
+use flexps_common::wire::moved::{Copies, FromReceiver, MoveId, Offered, Proof, Sent, ToReceiver};
+use flexps_common::wire::packing::Pack;
 use std::collections::{BTreeMap, VecDeque};
-use xxhash_rust::xxh3::xxh3_64;
+use way::{UnderWay, Way};
 
-/// Bytes of values in one message: a chunk. Much larger ones would be mapped and cleared by the system each time.
-const MESSAGE: usize = 256 << 10;
 /// Bytes under way: a part of a channel's byte credits.
 const WINDOW: usize = 16 << 20;
 /// Chunks in one offer.
@@ -41,10 +42,16 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Resul
     }
     let mut ways = Vec::new();
     for (shard, offered) in leaving {
-        let wanted = offer(job, of, shard, &offered)?;
+        let (wanted, reads) = offer(job, of, shard, &offered)?;
         let kept = (offered.len() - wanted.len()) as u64;
-        let left = wanted.into_iter().map(|place| offered[place]).collect();
+        let mut read = VecDeque::new();
+        let mut left = VecDeque::new();
+        for place in wanted {
+            let chunk = offered[place];
+            if reads && job.shard.lies_still(chunk.id.table)? { &mut read } else { &mut left }.push_back(chunk);
+        }
         ways.push(Way::new(job, shard, Vec::new(), left, kept)?);
+        ways.push(Way::reading(job, shard, read)?);
     }
     let mut window = WINDOW;
     if !copies.tables.is_empty() {
@@ -64,41 +71,60 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Resul
         }
     }
     under_way.wait(0)?;
+    for way in ways.iter_mut().filter(|way| way.sent.memory > 0) {
+        way.sent.pace = job.link(way.shard)?.pace();
+    }
     Ok(ways.into_iter().map(|way| way.sent).collect())
 }
 
-/// Offers chunks to a receiver; the places of those that it wants.
-fn offer(job: &OpenJob, of: MoveId, shard: u32, offered: &[Offered]) -> Result<Vec<usize>> {
-    let link = job.link(shard)?;
-    let asked = offered
-        .chunks(OFFER)
-        .map(|chunks| link.ask(&ToShard::Move(ToReceiver::Offer { of, chunks: chunks.to_vec() }), Default::default()));
-    let mut wanted = Vec::new();
+/// By what a receiver may find out whether it can read this slave's memory; none where it is not to.
+fn proof(job: &OpenJob, shard: u32) -> Result<Option<Proof>> {
+    let may = job.experiment.transfer != Transfer::Messages && job.link(shard)?.packer.way(false) == Pack::Raw;
+    Ok(may.then(process_memory::proof))
+}
+
+/// Offers chunks to a receiver; the places of those that it wants, and whether it can read this slave's memory.
+fn offer(job: &OpenJob, of: MoveId, shard: u32, offered: &[Offered]) -> Result<(Vec<usize>, bool)> {
+    let (link, proof) = (job.link(shard)?, proof(job, shard)?);
+    let asked = offered.chunks(OFFER).map(|chunks| {
+        let offer = ToReceiver::Offer { of, chunks: chunks.to_vec(), proof };
+        link.ask(&ToShard::Move(offer), Default::default())
+    });
+    let (mut wanted, mut can_read) = (Vec::new(), true);
     for (first, asked) in (0..).step_by(OFFER).zip(asked.collect::<Result<Vec<_>>>()?) {
-        let FromReceiver::Wanted(places) = answer(asked)? else {
+        let FromReceiver::Wanted { places, reads } = answer(asked)? else {
             return Err(Error::bug("a slave was offered chunks and says that it has them"));
         };
+        can_read &= reads;
         wanted.extend(places.into_iter().map(|place| first + place as usize));
     }
     match wanted.iter().find(|place| **place >= offered.len()) {
         Some(_) => Err(Error::bug("a slave wants a chunk that was not offered")),
-        None => Ok(wanted),
+        None => Ok((wanted, can_read)),
     }
 }
 
-/// The ways of what this slave serves of tables to be copied: each chunk goes to one of those that want it, in turn, who
-/// passes it on to the others.
+/// The ways of what this slave serves of tables to be copied: who can read it here does, of the others each chunk goes to one
+/// that wants it, in turn, who passes it on to the rest.
 fn copying(job: &OpenJob, of: MoveId, copies: &Copies) -> Result<Vec<Way>> {
     let mut offered = Vec::new();
     for table in &copies.tables {
         offered.extend(job.shard.served(*table)?);
     }
     let mut wanting: Vec<Vec<u32>> = vec![Vec::new(); offered.len()];
-    let mut kept = 0;
+    let (mut kept, mut ways) = (0, Vec::new());
     for shard in copies.to.iter().filter(|shard| **shard != job.shard.index()) {
-        let wanted = offer(job, of, *shard, &offered)?;
+        let (wanted, reads) = offer(job, of, *shard, &offered)?;
         kept += (offered.len() - wanted.len()) as u64;
-        wanted.into_iter().for_each(|place| wanting[place].push(*shard));
+        let mut read = VecDeque::new();
+        for place in wanted {
+            if reads && job.shard.lies_still(offered[place].id.table)? {
+                read.push_back(offered[place]);
+            } else {
+                wanting[place].push(*shard);
+            }
+        }
+        ways.push(Way::reading(job, *shard, read)?);
     }
     let mut groups: BTreeMap<(u32, Vec<u32>), VecDeque<Offered>> = BTreeMap::new();
     for (at, (chunk, mut wanting)) in offered.into_iter().zip(wanting).enumerate() {
@@ -107,66 +133,14 @@ fn copying(job: &OpenJob, of: MoveId, copies: &Copies) -> Result<Vec<Way>> {
             groups.entry((first, wanting)).or_default().push_back(chunk);
         }
     }
-    let mut ways = Vec::new();
     for ((shard, forward), left) in groups {
-        let way = Way::new(job, shard, forward, left, std::mem::take(&mut kept))?;
-        ways.push(Way { sent: Sent { copies: true, ..way.sent }, ..way });
+        ways.push(Way::new(job, shard, forward, left, 0)?);
     }
-    if kept > 0 {
-        let to = job.you();
-        ways.push(Way {
-            shard: 0,
-            forward: Vec::new(),
-            left: VecDeque::new(),
-            sent: Sent { kept, copies: true, ..none(to) },
-        });
+    if let Some(way) = ways.first_mut() {
+        way.sent.kept = kept;
     }
+    ways.iter_mut().for_each(|way| way.sent.copies = true);
     Ok(ways)
-}
-
-fn none(to: SlaveId) -> Sent {
-    Sent { to, chunks: 0, bytes: 0, kept: 0, forwarded: 0, raw: 0, copies: false }
-}
-
-/// What goes to one receiver, and through it to others.
-struct Way {
-    shard: u32,
-    forward: Vec<u32>,
-    left: VecDeque<Offered>,
-    sent: Sent,
-}
-
-impl Way {
-    fn new(job: &OpenJob, shard: u32, forward: Vec<u32>, left: VecDeque<Offered>, kept: u64) -> Result<Self> {
-        let to = job.link(shard)?.slave;
-        Ok(Self { shard, forward, left, sent: Sent { kept, ..none(to) } })
-    }
-
-    fn send_next(&mut self, job: &OpenJob, of: MoveId, under_way: &mut UnderWay) -> Result<()> {
-        let mut body = BodyWriter::with_capacity(MESSAGE);
-        let mut chunks = Vec::new();
-        while body.len() < MESSAGE
-            && let Some(next) = self.left.pop_front()
-        {
-            chunks.push(job.shard.export(&next, &mut body)?);
-        }
-        if chunks.is_empty() {
-            return Ok(());
-        }
-        let (link, body) = (job.link(self.shard)?, body.finish());
-        let (raw, element) = (body.len() as u32, chunks[0].element);
-        let (packing, body) = link.packer.pack_chunks(body, element);
-        let (bytes, checksum) = (body.len(), xxh3_64(&body));
-        self.sent.chunks += (chunks.len() * (1 + self.forward.len())) as u64;
-        self.sent.bytes += bytes as u64;
-        self.sent.forwarded += (bytes * self.forward.len()) as u64;
-        self.sent.raw += u64::from(raw) * (1 + self.forward.len()) as u64;
-        let forward = self.forward.clone();
-        let message = ToShard::Move(ToReceiver::Chunks { of, chunks, packing, bytes: raw, checksum, forward });
-        let pending = link.ask(&message, body)?;
-        under_way.push(pending, bytes);
-        Ok(())
-    }
 }
 
 /// Sends chunks on to those that are to have them too.
@@ -181,37 +155,11 @@ pub fn pass_on(job: &OpenJob, message: &ToReceiver, body: &Bytes) -> Result<Vec<
     forward.iter().map(pass).collect()
 }
 
-/// Messages that were not answered yet, in order.
-#[derive(Default)]
-struct UnderWay {
-    messages: VecDeque<(Pending, usize)>,
-    bytes: usize,
-}
-
-impl UnderWay {
-    fn push(&mut self, message: Pending, bytes: usize) {
-        self.messages.push_back((message, bytes));
-        self.bytes += bytes;
-    }
-
-    /// Waits until at most so many bytes are under way.
-    fn wait(&mut self, most: usize) -> Result<()> {
-        while self.bytes > most
-            && let Some((message, bytes)) = self.messages.pop_front()
-        {
-            self.bytes -= bytes;
-            // Not slept for at once: threads that only wake one another in turn would be put on one core.
-            staged(block_on(message.answer(), || Ok(()))??)?;
-        }
-        Ok(())
-    }
-}
-
 /// Whether chunks have come to where they were sent.
 pub fn staged(answer: Packet) -> Result<()> {
     match moved(answer)? {
         FromReceiver::Staged => Ok(()),
-        FromReceiver::Wanted(_) => Err(Error::bug("a slave wants chunks that it just got")),
+        FromReceiver::Wanted { .. } => Err(Error::bug("a slave wants chunks that it just got")),
     }
 }
 
