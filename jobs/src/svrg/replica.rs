@@ -89,11 +89,13 @@ struct Rests {
     short: Vec<f32>,
     eta: f64,
     lambda: f64,
+    /// ln q, where there is one.
+    log: f64,
 }
 
 impl Rests {
     fn new(eta: f64, lambda: f64) -> Self {
-        let mut rests = Self { short: Vec::new(), eta, lambda };
+        let mut rests = Self { short: Vec::new(), eta, lambda, log: (-eta * lambda).ln_1p() };
         rests.short = (0..TABLE).map(|k| rests.long(k as u32)).collect();
         rests
     }
@@ -112,7 +114,7 @@ impl Rests {
         let rest = if decay == 0.0 {
             self.eta * k
         } else if decay < 1.0 {
-            -(k * (-decay).ln_1p()).exp_m1() / self.lambda
+            -(k * self.log).exp_m1() / self.lambda
         } else {
             // A step too long to be stable; it still has to be the one that was asked for.
             (1.0 - (1.0 - decay).powf(k)) / self.lambda
