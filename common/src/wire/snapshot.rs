@@ -83,6 +83,8 @@ pub struct Moment {
 #[derive(Debug, Default)]
 pub struct Meeting {
     asked: u32,
+    /// How far the furthest was when it answered last: phase and clock.
+    last: (u64, u64),
 }
 
 /// What follows from the answers of all slaves.
@@ -108,9 +110,14 @@ impl Meeting {
             Marked::Busy => None,
         });
         let Some((phase, Some(clock))) = furthest.max() else { return Met::Ask(None) };
+        let (then, last) = std::mem::replace(&mut self.last, (phase, clock));
+        if then != phase {
+            self.asked = 0;
+        }
         // Where clocks are short, one that is far enough ahead is not over when the last slave hears of it; where they are
-        // long, the next will do.
-        let ahead = self.asked.checked_sub(1).map_or(0, |more| 1 << more.min(16));
+        // long, the next will do. How many pass between question and answer tells, and no guess that may be hours off.
+        let passed = clock.saturating_sub(last).max(1);
+        let ahead = if self.asked == 0 { 0 } else { passed.saturating_mul(1 << self.asked.min(16)) };
         self.asked += 1;
         Met::Ask(Some(Boundary { phase, clock: clock.saturating_add(ahead) }))
     }
@@ -153,6 +160,21 @@ mod tests {
         // Some have no clocks to go by in it.
         assert_eq!(hear(&[late(3, 1000), kept(4, None)]), Met::Ask(None));
         assert_eq!(hear(&[Marked::Busy, Marked::Busy]), Met::Ask(None));
+    }
+
+    #[test]
+    fn a_boundary_is_no_further_ahead_than_a_few_times_what_passes_between_question_and_answer() {
+        let mut meeting = Meeting::default();
+        assert_eq!(meeting.hear(&[late(3, 1000)]), ask(3, 1000));
+        for (question, furthest) in (1..10).zip((1010..).step_by(10)) {
+            assert_eq!(
+                meeting.hear(&[late(3, furthest), kept(3, Some(furthest - 1))]),
+                ask(3, furthest + (10 << question))
+            );
+        }
+        // In another phase nothing is known of its clocks.
+        assert_eq!(meeting.hear(&[late(4, 7)]), ask(4, 7));
+        assert_eq!(meeting.hear(&[late(4, 9)]), ask(4, 13));
     }
 
     #[test]
