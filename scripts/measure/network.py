@@ -12,6 +12,8 @@ RATE = "1gbit"
 RATES = ["100mbit", "1gbit", "10gbit"]
 COMPRESSIONS = ["none", "auto", "lz4", "f16"]
 PORT = 7000
+# Processes in other network namespaces could still read one another's memory, as those on other hosts can't.
+STRAIGHT = "messages"
 
 
 class OverNetwork:
@@ -25,7 +27,7 @@ class OverNetwork:
         with Hosts(4, RATE) as hosts:
             self.transfer(hosts)
             with Cluster(self.flexps, 3, 1, hosts) as slaves:
-                both_ways(self.bench, self.report, slaves, f"svrg, 3 hosts on links of {RATE}, wide on all, narrow on one")
+                both_ways(self.bench, self.report, slaves, f"svrg, 3 hosts on links of {RATE}, wide on all, narrow on one", STRAIGHT)
 
         print("\nlr, batches of 1000 through the store, 200k x 50 of 1M, 2 hosts of one worker, bsp: a pass\n")
         print("| link | --compress | seconds | of none | values raw | as they went | objective |\n|---|---|---|---|---|---|---|")
@@ -62,7 +64,7 @@ class OverNetwork:
             server = slaves.start(2, "serve", f"tcp://{hosts.address(2)}:{PORT}", program=self.bare)
             assert server.poll() is None
             stream = hosts.command(1, [self.bare, "stream", BYTES, f"tcp://{hosts.address(2)}:{PORT}"])
-            a, b, c = transfers(self.bench, self.run, self.report, slaves, stream)
+            a, b, c = transfers(self.bench, self.run, self.report, slaves, stream, STRAIGHT)
         name = f"100 MB to another host on a link of {RATE}"
         self.bench.table.add(f"direct transfer of {name}", f"{a:.0f} ms", f"zeromq's bare stream {b:.0f} ms", f"{b / a:.2f}",
                              ">= 0.8", b >= 0.8 * a)

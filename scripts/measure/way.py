@@ -62,10 +62,10 @@ class Way:
             print(f"| {job['name']} | {elapsed:.1f} s | {elapsed / first:.2f} |")
 
 
-def both_ways(bench, report, slaves, what):
-    """svrg's two stages, 20 epochs, its narrow one on one slave: the model goes directly, and over the shards."""
+def both_ways(bench, report, slaves, what, straight="direct"):
+    """svrg's two stages, 20 epochs, its narrow one on one slave: the model goes straight, by `--transfer` as given, and over the shards."""
     rows = bench.generated("kdd.libsvm", "kdd", "--rows", 300000, "--features", 3000000)
-    found, bits = {"direct": [], "kv": []}, set()
+    found, bits = {straight: [], "kv": []}, set()
     for _ in range(bench.runs):
         for way, seconds in found.items():
             command = [slaves.program, "run", "svrg", "--input", rows, "--sample-share", 1, "--inner", 0.05, "--epochs", 20,
@@ -76,18 +76,18 @@ def both_ways(bench, report, slaves, what):
             # Transfers go on beside them: what was waited for is in these seconds.
             seconds.append(sum(s["seconds"] for s in stages[2:]))
             bits.add(result["objective"])
-    a, b = median(found["direct"]), median(found["kv"])
+    a, b = median(found[straight]), median(found["kv"])
     bench.table.add(f"{what}: its two stages, 20 epochs of 0.05 passes", f"{a:.2f} s",
                     f"--transfer kv {b:.2f} s" + ("" if len(bits) == 1 else ", other bits"), f"{b / a:.2f}", ">= 1.3", b >= 1.3 * a)
 
 
-def transfers(bench, run, report, slaves, bare):
+def transfers(bench, run, report, slaves, bare, straight="direct"):
     """100 MB to another slave: beside zeromq's bare stream, which the command `bare` times, and beside reading and writing it
     over the shards. Milliseconds of each, medians."""
     direct, shards, streams = [], [], []
     command = [slaves.program, "run", "transfer", "--megabytes", 2 * BYTES // 1_000_000, "--master", slaves.master]
     for _ in range(bench.runs):
-        _, result = report(slaves.command(command), env=slaves.environment())
+        _, result = report(slaves.command([*command, "--transfer", straight]), env=slaves.environment())
         moved = next(t for t in result["transfers"] if t["stage"] == "use")
         direct.append(moved["milliseconds"] * BYTES / moved["bytes"])
         here = result["metrics"]
