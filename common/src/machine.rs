@@ -2,9 +2,15 @@
 //!
 //! Invariant: there is always a core.
 
-/// Cores that this process may use.
+use std::sync::LazyLock;
+
+/// Asked for once: the system looks into the files of control groups for it, which takes longer than a short stage.
+static CORES: LazyLock<u32> =
+    LazyLock::new(|| std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32));
+
+/// Cores that this process might use when it first asked.
 pub fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
+    *CORES
 }
 
 /// The machine of an address, `10.0.0.1` of `10.0.0.1:7070`; the addresses of one process, which have no port, are all on "".
