@@ -9,6 +9,10 @@ use std::time::Duration;
 
 /// The longest moment that a reader waits for what lies nearer.
 const LONGEST: Duration = Duration::from_secs(3);
+/// It is one split's time, and more, up to [`SPLITS`], where that is at most this part of the splits that it has read: readers
+/// that share cores with one another and with the storage end some splits apart, though none is slower.
+const WORTH: f64 = 1.0 / 8.0;
+const SPLITS: f64 = 3.0;
 /// How long a reader that has nothing to do waits for the others' end before it asks again: this part of the time since it
 /// has, but no less and no more than that.
 const PART: u32 = 16;
@@ -85,15 +89,17 @@ impl Assigner {
         (seconds > 0.0).then(|| (pace.bytes as f64 + half) / seconds)
     }
 
-    /// How long `slave` waits for what lies nearer: as long as a split takes it, or those who have read one, and at most
-    /// [`LONGEST`].
+    /// How long `slave` waits for what lies nearer: as long as a split takes it, or those who have read one; longer if it has
+    /// read many; and at most [`LONGEST`].
     pub(super) fn moment(&self, slave: SlaveId) -> Duration {
         let own = self.paces.get(&slave).and_then(Pace::split);
         let all = || {
             let known: Vec<f64> = self.paces.values().filter_map(Pace::split).collect();
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
-        own.or_else(all).map_or(LONGEST, |seconds| Duration::from_secs_f64(seconds).min(LONGEST))
+        let read = self.paces.get(&slave).map_or(0, |pace| pace.read);
+        let splits = (WORTH * read as f64).clamp(1.0, SPLITS);
+        own.or_else(all).map_or(LONGEST, |seconds| Duration::from_secs_f64(splits * seconds).min(LONGEST))
     }
 
     /// How long `slave`, for which nothing is left, waits before it asks whether the others have read what they have. One

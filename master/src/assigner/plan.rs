@@ -59,8 +59,9 @@ pub fn by_lot(splits: usize, readers: &[Reader]) -> BTreeMap<SlaveId, VecDeque<u
     queues
 }
 
-/// Assigns the splits `which` on top of the bytes that are `planned` already. Local splits with the fewest holders go
-/// first, so that they don't find their only holder taken up by what others could have read.
+/// Assigns the splits `which` on top of the bytes that are `planned` already, each to a reader to which it is nearest. Splits
+/// with the fewest such readers go first, so that they don't find their only one taken up by what others could have read;
+/// then readers pass on splits until none can be relieved.
 pub fn assign(
     which: &[usize],
     splits: &[Split],
@@ -68,7 +69,6 @@ pub fn assign(
     racks: &Racks,
     mut planned: BTreeMap<SlaveId, u64>,
 ) -> BTreeMap<SlaveId, Vec<usize>> {
-    let mut assigned: BTreeMap<SlaveId, Vec<usize>> = BTreeMap::new();
     let mut order: Vec<(Distance, usize, usize)> = Vec::with_capacity(which.len());
     for index in which {
         let distances = readers.iter().map(|r| distance(r, &splits[*index], racks));
@@ -76,16 +76,88 @@ pub fn assign(
         order.push((nearest, distances.filter(|d| *d == nearest).count(), *index));
     }
     order.sort_unstable();
+    let mut loads = Loads {
+        bytes: readers.iter().map(|r| planned.remove(&r.slave).unwrap_or(0)).collect(),
+        splits: readers.iter().map(|_| Vec::new()).collect(),
+    };
     for (nearest, _, index) in order {
-        let candidates = readers.iter().filter(|r| distance(r, &splits[index], racks) == nearest);
-        let least = candidates.min_by_key(|r| planned.get(&r.slave).copied().unwrap_or(0));
-        if let Some(reader) = least {
-            *planned.entry(reader.slave).or_default() += splits[index].end - splits[index].start;
-            assigned.entry(reader.slave).or_default().push(index);
+        let near = |at: &usize| distance(&readers[*at], &splits[index], racks) == nearest;
+        let candidates = (0..readers.len()).filter(near);
+        let Some(reader) = candidates.clone().min_by_key(|at| loads.bytes[*at]) else { continue };
+        let bytes = splits[index].end - splits[index].start;
+        // Those that are on no reader's host come last, and fill up who has least.
+        let local = if nearest == Distance::Local { candidates.collect() } else { Vec::new() };
+        loads.bytes[reader] += bytes;
+        loads.splits[reader].push(Load { index, bytes, local });
+    }
+    loads.balance();
+    let indices = |splits: Vec<Load>| {
+        let mut indices: Vec<usize> = splits.into_iter().map(|split| split.index).collect();
+        indices.sort_unstable();
+        indices
+    };
+    let assigned = readers.iter().zip(loads.splits).map(|(reader, splits)| (reader.slave, indices(splits)));
+    assigned.filter(|(_, indices)| !indices.is_empty()).collect()
+}
+
+/// A split that is planned for a reader, and the readers on whose host it is, by their places.
+struct Load {
+    index: usize,
+    bytes: u64,
+    local: Vec<usize>,
+}
+
+/// What is planned for each reader, by its place.
+struct Loads {
+    bytes: Vec<u64>,
+    splits: Vec<Vec<Load>>,
+}
+
+/// A split that is passed on: who gives, its place among that reader's own, who takes.
+type Passed = (usize, usize, usize);
+
+impl Loads {
+    /// Relieves the fullest reader by a split that another one then has on its own host, who may pass on one of its own, and
+    /// so on, as long as nobody then has as much as the fullest had who had less before.
+    fn balance(&mut self) {
+        // More than some for each reader are not worth the planning.
+        for _ in 0..4 * self.bytes.len() {
+            let Some(fullest) = (0..self.bytes.len()).max_by_key(|at| self.bytes[*at]) else { return };
+            let Some(way) = self.way_from(fullest) else { return };
+            for (giver, place, taker) in way {
+                let split = self.splits[giver].swap_remove(place);
+                self.bytes[giver] -= split.bytes;
+                self.bytes[taker] += split.bytes;
+                self.splits[taker].push(split);
+            }
         }
     }
-    for queue in assigned.values_mut() {
-        queue.sort_unstable();
+
+    /// The shortest such way, its last step first, so that each reader passes on what it had before.
+    fn way_from(&self, fullest: usize) -> Option<Vec<Passed>> {
+        let most = self.bytes[fullest];
+        let mut got: Vec<Option<Passed>> = vec![None; self.bytes.len()];
+        let mut next = VecDeque::from([fullest]);
+        while let Some(giver) = next.pop_front() {
+            let more = got[giver].map_or(0, |(from, place, _)| self.splits[from][place].bytes);
+            for (place, split) in self.splits[giver].iter().enumerate() {
+                let then = (self.bytes[giver] + more).saturating_sub(split.bytes);
+                if then >= most && then > self.bytes[giver] {
+                    continue;
+                }
+                for taker in split.local.iter().copied() {
+                    if taker == fullest || got[taker].is_some() {
+                        continue;
+                    }
+                    got[taker] = Some((giver, place, taker));
+                    if self.bytes[taker] + split.bytes < most {
+                        let back = |(giver, ..): &Passed| got[*giver];
+                        return Some(std::iter::successors(got[taker], back).collect());
+                    }
+                    next.push_back(taker);
+                }
+            }
+        }
+        None
     }
-    assigned
 }

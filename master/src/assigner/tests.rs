@@ -144,6 +144,35 @@ proptest! {
     }
 }
 
+/// The most bytes that a reader has at least, if each split goes to one of its holders: by all ways to choose.
+fn least_most(holders: &[Vec<usize>]) -> usize {
+    let ways: usize = holders.iter().map(Vec::len).product();
+    let most = |mut way: usize| {
+        let mut loads = [0; 3];
+        for holders in holders {
+            loads[holders[way % holders.len()]] += 1;
+            way /= holders.len();
+        }
+        loads.into_iter().max().unwrap_or(0)
+    };
+    (0..ways).map(most).min().unwrap_or(0)
+}
+
+proptest! {
+    #[test]
+    fn no_plan_of_local_splits_of_one_size_has_a_less_full_reader(
+        holders in prop::collection::vec(prop::sample::subsequence(vec![0usize, 1, 2], 1..=2), 1..9),
+    ) {
+        let names: Vec<Vec<&str>> = holders.iter().map(|h| h.iter().map(|at| HOSTS[*at]).collect()).collect();
+        let blocks: Vec<(u64, &[&str])> = names.iter().map(|names| (64 * MIB, names.as_slice())).collect();
+        let (splits, racks) = cut(InputId(0), &[source("/f", &blocks)], 1);
+        prop_assert_eq!(splits.len(), holders.len());
+        let assigner = Assigner::new(splits, readers(&HOSTS[..3]), racks, Rules::default());
+        let most = (1..4).map(|slave| assigner.planned_bytes(SlaveId(slave))).max();
+        prop_assert_eq!(most, Some(least_most(&holders) as u64 * 64 * MIB));
+    }
+}
+
 #[test]
 fn a_slave_reads_its_local_blocks_first_and_all_bytes_are_local_with_two_replicas() {
     let pairs: [&[&str]; 3] = [&["a1", "a2"], &["a2", "b1"], &["b1", "a1"]];

@@ -87,6 +87,24 @@ fn a_reader_waits_for_what_is_not_on_its_host_as_long_as_a_split_takes_it_and_no
     assert!(matches!(ask(1, 1, 200), Next::Split(s) if s.index == 3));
 }
 
+#[test]
+fn a_reader_that_has_read_many_splits_waits_longer() {
+    let host = |at: u64| if at < 24 { ["a1"] } else { ["b1"] };
+    let hosts: Vec<[&str; 1]> = (0..48).map(host).collect();
+    let blocks: Vec<(u64, &[&str])> = hosts.iter().map(|hosts| (SPLIT, &hosts[..])).collect();
+    let (splits, racks) = cut(InputId(0), &[source("/f", &blocks)], 1);
+    let mut assigner = Assigner::new(splits, readers(&["a1", "b1"]), racks, Rules::default());
+    let mut ask = |read, now| assigner.next(SlaveId(1), read, Duration::from_millis(now));
+    for read in 0..24 {
+        assert!(matches!(ask(read, 100 * read), Next::Split(_)), "{read} are read");
+    }
+    // An eighth of 24.
+    for now in [2400, 2500, 2699] {
+        assert!(matches!(ask(24, now), Next::Wait(_)), "at {now}");
+    }
+    assert!(matches!(ask(24, 2700), Next::Split(s) if s.index >= 24));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
