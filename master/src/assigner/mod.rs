@@ -113,7 +113,8 @@ pub struct Handed {
 
 impl Assigner {
     /// Plans the queues: each split goes to the slave with the fewest planned bytes among those that hold it, or share a
-    /// rack with a holder, or all; in order of the splits. By lot if the rules say so.
+    /// rack with a holder, or all; those who hold it pass it on until none can be relieved. Read in order of the splits. By
+    /// lot if the rules say so.
     pub fn new(splits: Vec<Split>, readers: Vec<Reader>, racks: Racks, rules: Rules) -> Self {
         let nearest = plan::nearest(&splits, &readers, &racks);
         let queues = match rules.splits {

@@ -92,14 +92,13 @@ impl Assigner {
     /// How long `slave` waits for what lies nearer: as long as a split takes it, or those who have read one; longer if it has
     /// read many; and at most [`LONGEST`].
     pub(super) fn moment(&self, slave: SlaveId) -> Duration {
-        let own = self.paces.get(&slave).and_then(Pace::split);
+        let pace = self.paces.get(&slave).copied().unwrap_or_default();
         let all = || {
             let known: Vec<f64> = self.paces.values().filter_map(Pace::split).collect();
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
-        let read = self.paces.get(&slave).map_or(0, |pace| pace.read);
-        let splits = (WORTH * read as f64).clamp(1.0, SPLITS);
-        own.or_else(all).map_or(LONGEST, |seconds| Duration::from_secs_f64(splits * seconds).min(LONGEST))
+        let splits = (WORTH * pace.read as f64).clamp(1.0, SPLITS);
+        pace.split().or_else(all).map_or(LONGEST, |seconds| Duration::from_secs_f64(splits * seconds).min(LONGEST))
     }
 
     /// How long `slave`, for which nothing is left, waits before it asks whether the others have read what they have. One
