@@ -27,6 +27,7 @@ pub mod tail;
 pub mod transport;
 pub mod updates;
 pub mod value;
+pub mod waiting;
 pub mod wire;
 pub mod worker;
 

@@ -271,6 +271,14 @@ impl OpenJob {
         }
     }
 
+    /// What was told and asked for leaves now. Not to be called within a runtime.
+    pub fn flush(&self) {
+        // One does it for all.
+        if let Some(link) = self.links.iter().flatten().next() {
+            link.flush();
+        }
+    }
+
     /// Runs table operations behind everything pending; the numbers of each.
     pub fn ops(&self, phase: u64, ops: &[TableOp]) -> Result<Vec<Partials>> {
         self.runs.all().iter().try_for_each(|run| self.finish(run))?;

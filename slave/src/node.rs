@@ -153,7 +153,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
     let room = Room::new(options.model_memory.unwrap_or(u64::MAX), &options.spill_dir);
     let node = Node {
         master: network.channel(&options.master, "the master"),
-        network,
+        links: network.served_by_waiters()?,
         registry,
         options,
         jobs,
@@ -208,7 +208,8 @@ impl Handle {
 }
 
 struct Node {
-    network: Network,
+    /// To other slaves, whose answers workers wait for.
+    links: Network,
     registry: Registry,
     options: Options,
     master: Channel,
@@ -399,7 +400,7 @@ impl Node {
 
     fn open(&self, opening: Opening) -> Result<()> {
         let before = self.jobs.find(opening.id);
-        let job = OpenJob::new(opening, &self.network, self.registry.updates(), &self.room)?;
+        let job = OpenJob::new(opening, &self.links, self.registry.updates(), &self.room)?;
         self.jobs.insert(Arc::new(if let Ok(before) = before { job.after(&before) } else { job }));
         Ok(())
     }

@@ -3,8 +3,10 @@
 //! Invariants: requests go out in the order in which they were made, each so much later; neither a caller nor a thread of
 //! the runtime waits meanwhile.
 
+use super::driver::Driver;
 use super::{Caller, Channel, Haste, Packet};
 use crate::error::Result;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +25,7 @@ pub(super) struct Delayed {
     delay: Duration,
     peer: String,
     late: mpsc::UnboundedSender<Late>,
+    driver: Option<Arc<Driver>>,
 }
 
 impl Delayed {
@@ -30,6 +33,7 @@ impl Delayed {
     pub fn new(channel: Channel, delay: Duration) -> Self {
         let (late, mut receive) = mpsc::unbounded_channel::<Late>();
         let (peer, runtime) = (channel.peer().to_owned(), Handle::current());
+        let driver = channel.0.driver().cloned();
         runtime.clone().spawn(async move {
             while let Some(Late { due, request, deadline, haste, answer }) = receive.recv().await {
                 tokio::time::sleep_until(due.into()).await;
@@ -40,7 +44,7 @@ impl Delayed {
                 });
             }
         });
-        Self { delay, peer, late }
+        Self { delay, peer, late, driver }
     }
 }
 
@@ -54,6 +58,10 @@ impl Caller for Delayed {
 
     fn peer(&self) -> &str {
         &self.peer
+    }
+
+    fn driver(&self) -> Option<&Arc<Driver>> {
+        self.driver.as_ref()
     }
 }
 

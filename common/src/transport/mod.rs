@@ -4,9 +4,11 @@
 //! receiver are bounded; no frame above its limit is ever allocated; a request that is sent again is not run again.
 
 use crate::error::{Error, Result};
+use crate::waiting::block_on;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,10 +63,12 @@ pub trait Service: Send + Sync + 'static {
 }
 
 mod delayed;
+mod driver;
 mod in_process;
 mod options;
 mod zmq;
 
+use driver::Driver;
 pub use options::{Options, Secret};
 
 /// The ways by which the nodes of one cluster reach one another.
@@ -92,6 +96,10 @@ trait Caller: Send + Sync {
     /// comes through the returned receiver.
     fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>>;
     fn peer(&self) -> &str;
+    /// What a thread that waits for an answer serves meanwhile.
+    fn driver(&self) -> Option<&Arc<Driver>> {
+        None
+    }
 }
 
 /// Whether somebody waits for an answer.
@@ -107,6 +115,7 @@ enum Haste {
 pub struct Pending {
     peer: String,
     answer: oneshot::Receiver<Result<Packet>>,
+    driver: Option<Arc<Driver>>,
 }
 
 impl Network {
@@ -118,6 +127,16 @@ impl Network {
     /// A network of sockets. Called within the tokio runtime that its tasks are to run on.
     pub fn zeromq(options: Options) -> Self {
         Self::Zeromq(zmq::Zmq::new(options))
+    }
+
+    /// The same network, whose channels are served by the threads that wait for their answers ([`Pending::wait`]); for
+    /// channels that are waited for by threads, not by tasks. Small requests are written when a thread waits, with
+    /// [`Channel::flush`], or some milliseconds later.
+    pub fn served_by_waiters(&self) -> Result<Self> {
+        match self {
+            Network::InProcess(hub) => Ok(Network::InProcess(hub.clone())),
+            Network::Zeromq(sockets) => Ok(Network::Zeromq(sockets.served_by_waiters()?)),
+        }
     }
 
     /// Serves requests at `address` (`127.0.0.1:7070`; port 0 takes a free one). In-process addresses are any name.
@@ -172,8 +191,17 @@ impl Channel {
         self.begin(request, deadline, Haste::Patient)
     }
 
+    /// Requests that were queued are written now, where they would wait for a thread to wait
+    /// ([`Network::served_by_waiters`]). Not to be called within a runtime.
+    pub fn flush(&self) {
+        if let Some(driver) = self.0.driver() {
+            driver.flush();
+        }
+    }
+
     fn begin(&self, request: Packet, deadline: Duration, haste: Haste) -> Pending {
-        Pending { peer: self.0.peer().to_owned(), answer: self.0.start(request, deadline, haste) }
+        let (peer, driver) = (self.0.peer().to_owned(), self.0.driver().cloned());
+        Pending { peer, answer: self.0.start(request, deadline, haste), driver }
     }
 
     /// What errors call the other side.
@@ -205,7 +233,23 @@ impl Pending {
 
     /// The answer, waited for on a thread that is not the runtime's.
     pub fn wait(self) -> Result<Packet> {
-        self.answer.blocking_recv().unwrap_or_else(|_| Err(gone(&self.peer)))
+        self.wait_unless(std::future::pending())
+    }
+
+    /// The same, or the error that ends the wait.
+    pub fn wait_unless(self, ended: impl Future<Output = Error>) -> Result<Packet> {
+        let driver = self.driver.clone();
+        let either = async {
+            tokio::select! {
+                biased;
+                answer = self.answer() => answer,
+                error = ended => Err(error),
+            }
+        };
+        match driver {
+            Some(driver) => driver.wait(either),
+            None => block_on(either, || Ok(()))?,
+        }
     }
 }
 

@@ -10,7 +10,6 @@ mod way;
 
 use crate::job::OpenJob;
 use crate::process_memory;
-use crate::stage::wait::block_on;
 use bytes::Bytes;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::{Home, Transfer};
@@ -164,7 +163,7 @@ pub fn staged(answer: Packet) -> Result<()> {
 }
 
 fn answer(pending: Pending) -> Result<FromReceiver> {
-    moved(block_on(pending.answer(), || Ok(()))??)
+    moved(pending.wait()?)
 }
 
 fn moved(answer: Packet) -> Result<FromReceiver> {

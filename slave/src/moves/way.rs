@@ -6,7 +6,6 @@
 use super::staged;
 use crate::job::OpenJob;
 use crate::process_memory;
-use crate::stage::wait::block_on;
 use flexps_common::error::Result;
 use flexps_common::transport::Pending;
 use flexps_common::wire::body::BodyWriter;
@@ -117,8 +116,7 @@ impl UnderWay {
             && let Some((message, bytes)) = self.messages.pop_front()
         {
             self.bytes -= bytes;
-            // Not slept for at once: threads that only wake one another in turn would be put on one core.
-            staged(block_on(message.answer(), || Ok(()))??)?;
+            staged(message.wait()?)?;
         }
         Ok(())
     }

@@ -9,11 +9,11 @@ use super::cached::Looked;
 use super::cut::{Cutter, Item, Message};
 use super::exchange::Told;
 use super::filter::Filter;
+use super::follow::Follow;
 use super::items::{check_out, describe};
 use super::link::Queue;
 use super::run::Run;
 use super::slow::Slow;
-use super::wait::block_on;
 use crate::consistency::ENDED;
 use crate::job::OpenJob;
 use crate::kv::Keys;
@@ -25,6 +25,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, SlaveId, TableId};
 use flexps_common::report::PackUse;
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
+use flexps_common::waiting::block_on;
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
 use flexps_common::wire::lists::Keys as OwnedKeys;
@@ -74,6 +75,7 @@ pub struct Engine {
     pub(super) sent: FxHashMap<SlaveId, u64>,
     /// It is not known yet whether the present clock may begin: reads at other shards may be sent, they wait there.
     put_off: bool,
+    follow: Follow,
     /// Where the consistency model asks for them.
     announced: Option<Announcements>,
     /// Keys that were updated at this clock, as far as the slave's cache may hold them.
@@ -133,6 +135,7 @@ impl Engine {
             ended: 0,
             sent: FxHashMap::default(),
             put_off: false,
+            follow: Follow::default(),
             updated: Vec::new(),
             filter,
             counters: Counters::default(),
@@ -154,6 +157,7 @@ impl Engine {
         let sent: Vec<_> = self.sent.drain().collect();
         let (told, woken) = self.run.end(&self.place, &sent);
         self.tell(told);
+        self.job.flush();
         drop(woken);
         Ok(())
     }
@@ -186,6 +190,7 @@ impl Engine {
             return Ok(());
         }
         self.settle(0)?;
+        self.job.flush();
         let start = Instant::now();
         let result = self.run.wait(&self.place);
         self.counters.waited += start.elapsed();
@@ -247,6 +252,7 @@ impl Engine {
     }
 
     pub(super) fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
+        self.job.flush();
         let start = Instant::now();
         let result = block_on(future, || self.run.check());
         self.counters.waited += start.elapsed();
@@ -267,6 +273,8 @@ impl Backend for Engine {
             None => self.begin_read(&items)?,
             Some(looked) => self.begin_read(&looked.missing(&items))?,
         };
+        self.job.flush();
+        self.follow.read(Instant::now());
         // The keys of messages are in these; a large read need not copy them again, unless a filter asks for them.
         let keys = |at: usize| match &looked {
             None if self.filter.is_none() && !read.local.iter().any(|(item, _)| *item == at) => &[],
@@ -361,6 +369,9 @@ impl Backend for Engine {
         let (told, woken) = self.run.tick(&self.place, &sent);
         self.tell(told);
         drop(woken);
+        if !self.follow.clock(Instant::now()) {
+            self.job.flush();
+        }
         self.forget_updated();
         self.put_off = !self.run.goes_on(&self.place);
         if self.run.reads_early() { Ok(()) } else { self.begin() }

@@ -130,6 +130,11 @@ impl Link {
         Ok((packet.len(), self.bulk.start(packet, DEADLINE)))
     }
 
+    /// Writes what was queued for any slave. Not to be called within a runtime.
+    pub fn flush(&self) {
+        self.bulk.flush();
+    }
+
     /// Sends what is not a worker's: chunks that move, and requests for rows.
     pub fn ask(&self, message: &ToShard, body: Bytes) -> Result<Pending> {
         Ok(self.bulk.start(Packet::bulk(message, body)?, DEADLINE))

@@ -23,8 +23,9 @@ use flexps_common::siblings::Siblings;
 use flexps_common::wire::kv::Seen;
 use flexps_common::worker::Place;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 /// Values that are applied sooner than another thread wakes for it.
 const FEW: usize = 16 << 10;
@@ -51,6 +52,8 @@ pub struct Run {
     others: Vec<(SlaveId, Range<u32>)>,
     shard: Arc<Shard>,
     cancelled: AtomicBool,
+    /// Wakes those who wait for that.
+    ended: Notify,
     state: Mutex<State>,
     /// By worker here: it may go on. Who sets it has taken it off `State::waits`.
     granted: Vec<AtomicBool>,
@@ -100,6 +103,7 @@ impl Run {
             others,
             shard,
             cancelled,
+            ended: Notify::new(),
             state,
             granted,
             gate: Gate::default(),
@@ -148,6 +152,16 @@ impl Run {
         if self.cancelled.load(Ordering::Acquire) { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// Waits until the run is cancelled.
+    pub async fn cancelled(&self) -> Error {
+        let mut ended = pin!(self.ended.notified());
+        ended.as_mut().enable();
+        if self.check().is_ok() {
+            ended.await;
+        }
+        Error::cancelled()
+    }
+
     /// Ends the run with `error`, unless it has one already: all waits end, all later calls fail.
     pub fn cancel(&self, error: Error) {
         self.fail(&mut self.state.lock(), error);
@@ -156,6 +170,7 @@ impl Run {
     fn fail(&self, state: &mut State, error: Error) {
         state.error.get_or_insert(error);
         self.cancelled.store(true, Ordering::Release);
+        self.ended.notify_waiters();
         state.readers.clear();
         state.mark.give_up();
         self.siblings.end(Some(Error::cancelled()));

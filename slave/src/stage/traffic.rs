@@ -18,6 +18,7 @@ use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::Origin;
 use flexps_common::worker::{Backend, Pull};
 use std::ops::Range;
+use std::time::Instant;
 
 /// Bytes of values under way in each direction of one worker: enough to keep a network busy.
 const WINDOW: usize = 16 << 20;
@@ -273,7 +274,10 @@ impl Engine {
 
     fn answer(&mut self, under_way: &mut UnderWay) -> Result<Packet> {
         let pending = under_way.pending().ok_or_else(|| Error::bug("an answer was taken twice"))?;
-        let answer = self.wait_for(pending.answer())??;
+        let start = Instant::now();
+        let answer = pending.wait_unless(self.run.cancelled());
+        self.counters.waited += start.elapsed();
+        let answer = answer?;
         self.counters.received += answer.len() as u64;
         Ok(answer)
     }

@@ -10,10 +10,12 @@ use super::greeting::SessionId;
 use super::link::{self, Link};
 use super::session::charge;
 use crate::error::{Error, Fault, Result};
+use crate::transport::driver::{Driver, Runner};
 use crate::transport::options::Options;
 use crate::transport::{Caller, Haste, Packet};
 use futures::FutureExt;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -34,7 +36,10 @@ const SLOWEST: usize = 4 << 20;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// A caller of one address.
-pub(crate) struct ZmqCaller(Arc<Core>);
+pub(crate) struct ZmqCaller {
+    core: Arc<Core>,
+    runner: Runner,
+}
 
 struct Core {
     address: String,
@@ -42,8 +47,8 @@ struct Core {
     session: SessionId,
     options: Arc<Options>,
     state: Mutex<State>,
-    /// Threads that wait for credits.
-    freed: Condvar,
+    /// For threads that wait for credits.
+    freed: Notify,
     /// Wakes the task: there is something to connect for, or the channel was dropped.
     wake: Notify,
     /// Wakes the look at deadlines: there is an earlier one.
@@ -59,19 +64,17 @@ struct State {
     spoke: Instant,
     /// When deadlines are looked at next; none while there were none.
     alarm: Option<Instant>,
-    waiting_threads: usize,
     dropped: bool,
 }
 
 impl ZmqCaller {
-    pub fn new(address: &str, peer: &str, options: Arc<Options>, runtime: &Handle) -> Self {
+    pub fn new(address: &str, peer: &str, options: Arc<Options>, runner: Runner) -> Self {
         let state = State {
             calls: Calls::new(options.credits),
             send: None,
             trouble: None,
             spoke: Instant::now(),
             alarm: None,
-            waiting_threads: 0,
             dropped: false,
         };
         let core = Arc::new(Core {
@@ -80,25 +83,25 @@ impl ZmqCaller {
             session: rand::random(),
             options,
             state: Mutex::new(state),
-            freed: Condvar::new(),
+            freed: Notify::new(),
             wake: Notify::new(),
             sooner: Notify::new(),
         });
-        runtime.spawn(core.clone().run());
-        Self(core)
+        runner.spawn(core.clone().run());
+        Self { core, runner }
     }
 }
 
 impl Drop for ZmqCaller {
     fn drop(&mut self) {
-        self.0.state.lock().dropped = true;
-        self.0.wake.notify_one();
+        self.core.state.lock().dropped = true;
+        self.core.wake.notify_one();
     }
 }
 
 impl Caller for ZmqCaller {
     fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>> {
-        let core = &self.0;
+        let core = &self.core;
         let (send, receive) = oneshot::channel();
         if let Some(error) = core.too_long(&request) {
             let _ = send.send(Err(error));
@@ -106,11 +109,12 @@ impl Caller for ZmqCaller {
         }
         let (bytes, now) = (charge(&request), Instant::now());
         let mut state = core.state.lock();
-        if !state.calls.has_credit(bytes) && Handle::try_current().is_err() {
-            state.waiting_threads += 1;
-            while !state.calls.has_credit(bytes) && !core.freed.wait_until(&mut state, now + deadline).timed_out() {}
-            state.waiting_threads -= 1;
-            if !state.calls.has_credit(bytes) {
+        while !state.calls.has_credit(bytes) && Handle::try_current().is_err() {
+            drop(state);
+            let credit = async { tokio::time::timeout_at((now + deadline).into(), core.credit(bytes)).await.ok() };
+            let credited = self.runner.wait(credit);
+            state = core.state.lock();
+            if credited.is_none() {
                 let _ = send.send(Err(late_error(&core.peer, deadline, state.trouble.as_deref())));
                 return receive;
             }
@@ -130,11 +134,17 @@ impl Caller for ZmqCaller {
         } else {
             core.wake.notify_one();
         }
+        drop(state);
+        self.runner.queued(bytes);
         receive
     }
 
     fn peer(&self) -> &str {
-        &self.0.peer
+        &self.core.peer
+    }
+
+    fn driver(&self) -> Option<&Arc<Driver>> {
+        self.runner.driver()
     }
 }
 
@@ -336,11 +346,21 @@ impl Core {
         None
     }
 
+    /// Waits until a request of so many bytes has credit, which others may take before the lock is had again.
+    async fn credit(&self, bytes: usize) {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if self.state.lock().calls.has_credit(bytes) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// Wakes the threads that wait for credits.
     fn freed(&self, state: MutexGuard<'_, State>) {
-        if state.waiting_threads > 0 {
-            drop(state);
-            self.freed.notify_all();
-        }
+        drop(state);
+        self.freed.notify_waiters();
     }
 }

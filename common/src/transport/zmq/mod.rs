@@ -18,6 +18,7 @@ mod tests;
 
 pub(super) use channel::ZmqCaller;
 
+use super::driver::{Driver, Runner};
 use super::options::Options;
 use super::{Listener, Service};
 use crate::error::{Error, Result};
@@ -40,16 +41,20 @@ const READ: usize = 256 << 10;
 #[derive(Clone)]
 pub struct Zmq {
     options: Arc<Options>,
-    runtime: Handle,
+    runner: Runner,
 }
 
 impl Zmq {
     pub(super) fn new(options: Options) -> Self {
-        Self { options: Arc::new(options), runtime: Handle::current() }
+        Self { options: Arc::new(options), runner: Runner::Runtime(Handle::current()) }
+    }
+
+    pub(super) fn served_by_waiters(&self) -> Result<Self> {
+        Ok(Self { options: self.options.clone(), runner: Runner::Waiters(Arc::new(Driver::start()?)) })
     }
 
     pub(super) fn caller(&self, address: &str, peer: &str) -> ZmqCaller {
-        ZmqCaller::new(address, peer, self.options.clone(), &self.runtime)
+        ZmqCaller::new(address, peer, self.options.clone(), self.runner.clone())
     }
 
     pub(super) async fn listen(&self, address: &str, service: Arc<dyn Service>) -> Result<Listener> {

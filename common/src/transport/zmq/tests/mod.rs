@@ -3,6 +3,7 @@
 mod crowd;
 mod hostile;
 mod told;
+mod waiters;
 
 use super::*;
 use crate::error::Fault;

@@ -1,9 +1,9 @@
-//! Waiting for a future on a worker's own thread.
+//! Waiting for a future on a thread of one's own.
 //!
 //! Invariant: beyond a moment in which others may use the processor, no polling; the thread sleeps until the future's
 //! waker or a cancel unparks it, and looks at both.
 
-use flexps_common::error::Result;
+use crate::error::Result;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
