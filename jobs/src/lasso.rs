@@ -44,7 +44,7 @@ pub struct Lasso {
     #[serde(flatten)]
     pub primal: primal::flags::Flags,
 
-    /// Worker threads [default: all slots]
+    /// Worker threads [default: all slots, but no more than cores]
     #[arg(long, value_name = "N", value_parser = workers::threads)]
     pub threads: Option<u32>,
 }

@@ -71,7 +71,7 @@ pub struct Svm {
     #[serde(flatten)]
     pub sdca: sdca::Flags,
 
-    /// Worker threads [default: all slots]
+    /// Worker threads [default: all slots, but no more than cores]
     #[arg(long, value_name = "N", value_parser = workers::threads)]
     pub threads: Option<u32>,
 }

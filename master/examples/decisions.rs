@@ -73,8 +73,9 @@ fn main() {
         let (policy, mut dice, mut took) = (policy(name).expect("a policy of ours"), Dice(7), Vec::new());
         for round in 0..ROUNDS {
             let ready = stages(&mut dice, now);
-            let mut slaves: Vec<Slots> =
-                (1..=SLAVES).map(|id| Slots { id: SlaveId(id), slots: SLOTS, free: SLOTS, memory: u64::MAX }).collect();
+            let mut slaves: Vec<Slots> = (1..=SLAVES)
+                .map(|id| Slots { id: SlaveId(id), slots: SLOTS, free: SLOTS, cores: SLOTS, memory: u64::MAX })
+                .collect();
             let mut running = Runs::new();
             // Idle, half busy, nearly full, full.
             let busy = [0, 8, 15, 16][round % 4];

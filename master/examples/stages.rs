@@ -93,6 +93,7 @@ async fn slave(name: String, master: &str) -> Result<Listener> {
         name,
         slots: 1,
         cores: 1,
+        own_cores: true,
         memory: None,
         control: address.clone(),
         bulk: address,

@@ -31,6 +31,13 @@ pub struct Prepared {
     pub searches: Option<PathBuf>,
 }
 
+impl Prepared {
+    /// Bytes of all inputs' files.
+    pub fn bytes(&self) -> u64 {
+        self.inputs.iter().flat_map(|input| &input.sources).map(|source| source.file.len).sum()
+    }
+}
+
 /// Prepares a job; `searches` is the folder of what was found of threads.
 pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, plan: &Plan) -> Result<Prepared> {
     if let Some(save) = plan.save.clone() {
@@ -64,8 +71,7 @@ pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, 
         prepared.inputs.push(Listed { sources, schema });
     }
     if plan.stages().iter().any(|stage| stage.threads == Threads::Offline) {
-        let sources = prepared.inputs.iter().flat_map(|input| &input.sources);
-        let bytes = sources.map(|source| source.file.len).sum();
+        let bytes = prepared.bytes();
         prepared.searches = searches.map(|folder| searches::file(folder, plan_hash, bytes));
         if let Some(file) = prepared.searches.clone() {
             let loaded = tokio::task::spawn_blocking(move || searches::load(&file)).await;

@@ -3,8 +3,8 @@
 //! Invariants: live slaves have different names; no slot is taken twice, and one that is taken comes free when the workers
 //! in it have ended or their slave is gone.
 
+use crate::scheduler::Slots;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
-use flexps_common::machine;
 use flexps_common::transport::{Channel, Connection, Network};
 use flexps_common::wire::control::{HEARTBEAT_MS, SILENCE_MS};
 use flexps_common::wire::slaves::{Peer, Registration, SlaveLine};
@@ -47,6 +47,12 @@ pub struct Slaves {
 }
 
 impl Slave {
+    /// As a policy sees it.
+    pub fn as_seen(&self, id: SlaveId) -> Slots {
+        let Registration { slots, cores, .. } = self.registration;
+        Slots { id, slots, free: self.free(), cores, memory: self.memory_left() }
+    }
+
     /// Slots that no stage runs in.
     pub fn free(&self) -> u32 {
         self.registration.slots.saturating_sub(self.busy)
@@ -211,7 +217,7 @@ impl Slaves {
     pub fn cores(&self, ids: &[SlaveId]) -> u32 {
         let mut machines: BTreeMap<&str, u32> = BTreeMap::new();
         for registration in ids.iter().filter_map(|id| self.live.get(id)).map(|slave| &slave.registration) {
-            let cores = machines.entry(machine::of(&registration.control)).or_default();
+            let cores = machines.entry(registration.machine()).or_default();
             *cores = registration.cores.max(*cores);
         }
         machines.values().sum()

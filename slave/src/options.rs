@@ -15,6 +15,8 @@ pub struct Options {
     pub host: String,
     /// Worker threads that it lends.
     pub slots: u32,
+    /// Cores that are its own; where none are given, those that its process may use, with all slaves of the machine.
+    pub cores: Option<u32>,
     /// Bytes of memory that stages may ask for; no limit when none is given.
     pub memory: Option<u64>,
     /// Bytes of rows that it keeps in memory; the rest goes to `spill_dir`.

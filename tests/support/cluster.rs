@@ -173,7 +173,8 @@ impl Cluster {
     /// Starts another slave; does not wait for its registration.
     pub fn add_slave(&mut self, host: &str, slots: u32, more: &[&str]) -> usize {
         let slots = slots.to_string();
-        let mut args = vec!["slave", "--master", &self.address, "--slots", &slots, "--host", host];
+        // As if on machines of their own, with cores for all slots, whatever this one has.
+        let mut args = vec!["slave", "--master", &self.address, "--slots", &slots, "--cores", &slots, "--host", host];
         args.extend(more);
         let env: Vec<_> = self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let log_name = format!("{host}-{}", self.slaves.len());

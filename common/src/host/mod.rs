@@ -152,7 +152,7 @@ impl Host {
     fn places(&self, threads: Threads, with_rows: bool, epoch: u64) -> Vec<(usize, Place)> {
         let slots = self.slaves * self.slots;
         let wanted = match threads {
-            Threads::All => slots,
+            Threads::All | Threads::Cores => slots,
             Threads::PerSlave(n) => n as usize * self.slaves,
             Threads::Count(n) | Threads::OneSlave(n) | Threads::Visit(n) | Threads::Range(_, n) => n as usize,
             // Where an engine tries some counts, all take turns here.

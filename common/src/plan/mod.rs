@@ -88,6 +88,9 @@ pub struct Plan {
     pub scalars: BTreeMap<String, f64>,
     /// How values go between slaves.
     pub compression: Compression,
+    /// Bytes of input files that are worth a further slave of a machine, where stages of [`Threads::Cores`] leave it to the
+    /// engine how many there are; 0 where any are.
+    pub slave_bytes: u64,
     /// What is kept.
     pub save: Option<SaveSpec>,
     /// What is done.

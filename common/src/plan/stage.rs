@@ -14,6 +14,10 @@ pub enum Threads {
     Count(u32),
     /// Every slot of every slave that the job uses.
     All,
+    /// On each slave that the job uses as many as it has slots, but no more than cores; and the job uses no more slaves of a
+    /// machine than its cores keep busy, and than the rows are worth ([`super::Plan::slave_bytes`]). What a stage has of which
+    /// nobody says a number: more workers than cores are never faster. The same on each run.
+    Cores,
     /// So many on each slave that holds rows of the stage's input.
     PerSlave(u32),
     /// So many on one slave.
@@ -76,11 +80,11 @@ pub struct StageSpec {
 }
 
 impl StageSpec {
-    /// A stage on every slot under BSP that stands alone.
+    /// A stage on as many slots as there are cores, under BSP, that stands alone.
     pub(super) fn new(name: &str, run: impl Fn(&mut Worker<'_>) -> Result<()> + Send + Sync + 'static) -> Self {
         Self {
             name: name.to_owned(),
-            threads: Threads::All,
+            threads: Threads::Cores,
             consistency: Consistency::Bsp,
             filter: None,
             may_round: Vec::new(),

@@ -155,6 +155,7 @@ fn to_master() -> Vec<ToMaster> {
         host: "h1".into(),
         slots: 4,
         cores: 2,
+        own_cores: false,
         memory: Some(1 << 36),
         control: "127.0.0.1:7071".into(),
         bulk: "127.0.0.1:7072".into(),

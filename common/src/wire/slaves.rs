@@ -3,6 +3,7 @@
 //! Invariant: what is told of a slave when it registers holds as long as it lives.
 
 use crate::ids::SlaveId;
+use crate::machine;
 use serde::{Deserialize, Serialize};
 
 /// What a slave tells of itself when it registers.
@@ -16,6 +17,8 @@ pub struct Registration {
     pub slots: u32,
     /// Cores that its process may use.
     pub cores: u32,
+    /// Whether they are its own; else other slaves of its machine use the same.
+    pub own_cores: bool,
     /// Bytes of memory that stages may ask for; no limit when none is given.
     pub memory: Option<u64>,
     /// Where it takes control messages.
@@ -26,6 +29,13 @@ pub struct Registration {
     pub pid: u32,
     /// Distinguishes a restarted process from a repeated message.
     pub incarnation: u64,
+}
+
+impl Registration {
+    /// What it shares its cores on: slaves that give the same have one lot of cores.
+    pub fn machine(&self) -> &str {
+        if self.own_cores { &self.name } else { machine::of(&self.control) }
+    }
 }
 
 /// A slave as others see it.

@@ -34,7 +34,8 @@ pub fn slave_options(resources: &Resources, name: String, host: String, storage:
     flexps_slave::Options {
         name,
         host,
-        slots: resources.slots.unwrap_or_else(machine::cores),
+        slots: resources.slots.unwrap_or_else(|| resources.cores.unwrap_or_else(machine::cores)),
+        cores: resources.cores,
         memory: resources.memory.or_else(default_memory),
         cache_memory: resources.cache_memory.unwrap_or_else(default_cache),
         model_memory: resources.model_memory,
@@ -70,9 +71,9 @@ impl Embedded {
         Self::with(vec![(machine_name(), resources.clone())], registry).await
     }
 
-    /// Starts a master and so many slaves of so many slots, and so much memory for stages to ask for, all on this machine.
+    /// Starts a master and so many slaves of so many slots, and so much memory for stages to ask for, as if on machines of their own.
     pub async fn of(registry: Registry, slaves: u32, slots: u32, memory: Option<u64>) -> Result<Self> {
-        let resources = Resources { slots: Some(slots), memory, ..Resources::default() };
+        let resources = Resources { slots: Some(slots), cores: Some(slots), memory, ..Resources::default() };
         Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry).await
     }
 

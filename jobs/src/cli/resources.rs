@@ -11,6 +11,10 @@ pub struct Resources {
     /// Worker threads to lend [default: the machine's cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub slots: Option<u32>,
+    /// Cores that are this slave's own: as many threads, at most, stages have here of which nobody gives a number [default: those
+    /// of the machine, with its other slaves]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub cores: Option<u32>,
     /// Memory that stages may ask for, e.g. 64GiB, before others wait; nobody measures what they take [default: what the
     /// machine has, or its container may use]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]

@@ -104,7 +104,7 @@ pub struct Lr {
     #[serde(flatten)]
     pub primal: primal::flags::Flags,
 
-    /// Worker threads [default: all slots]; a range, `auto` and `offline` are for --solver sgd
+    /// Worker threads [default: all slots, but no more than cores]; a range, `auto` and `offline` are for --solver sgd
     #[arg(long, value_name = "N|A..B|auto|offline")]
     pub threads: Option<Workers>,
 
@@ -206,7 +206,7 @@ impl Lr {
         };
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
-        let threads = self.threads.map_or(Threads::All, Workers::threads);
+        let threads = self.threads.map_or(Threads::Cores, Workers::threads);
 
         let steps = &mut plan.body;
         if let (Some(start), Some(model)) = (start, &flags.init_model) {

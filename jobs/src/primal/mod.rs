@@ -66,7 +66,7 @@ pub struct Primal<'a> {
     pub penalty: flags::Kind,
     /// f.
     pub loss: Kind,
-    /// Workers; all slots if none.
+    /// Workers; if none, as many as [`Threads::Cores`].
     pub threads: Option<u32>,
     /// Whether labels are numbers, not classes.
     pub numbers: bool,
@@ -117,7 +117,7 @@ impl Primal<'_> {
     }
 
     fn workers(&self) -> Threads {
-        self.threads.map_or(Threads::All, Threads::Count)
+        self.threads.map_or(Threads::Cores, Threads::Count)
     }
 
     fn measure(&self, inputs: Inputs) -> Measure {

@@ -45,6 +45,10 @@ use serde::{Deserialize, Serialize};
 use stages::Stages;
 use stop::Stop;
 
+/// Of smaller files one worker learns as fast as one in each of two processes, whose joins go by messages; where rows have
+/// little in common with the penalty, much faster.
+const SLAVE_BYTES: u64 = 128 << 20;
+
 /// The solver's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct Sdca<'a> {
@@ -52,7 +56,7 @@ pub struct Sdca<'a> {
     pub common: &'a Common,
     /// f.
     pub loss: Kind,
-    /// Workers; all slots if none.
+    /// Workers; if none, as many as [`Threads::Cores`].
     pub threads: Option<u32>,
     /// What rows of a class count.
     pub class_weight: Option<&'a ClassWeights>,
@@ -90,12 +94,13 @@ impl Sdca<'_> {
     }
 
     fn workers(&self) -> Threads {
-        self.threads.map_or(Threads::All, Threads::Count)
+        self.threads.map_or(Threads::Cores, Threads::Count)
     }
 
     /// Plans the first pass.
     pub fn measure(&self, plan: &mut Plan, inputs: Inputs) {
         let input = inputs.rows.input;
+        plan.slave_bytes = SLAVE_BYTES;
         plan.body.stage("measure", move |worker| rows::measure(worker, input)).threads(self.workers()).input(input);
     }
 

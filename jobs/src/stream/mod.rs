@@ -48,7 +48,7 @@ pub struct Stream<'a> {
     pub ratio: f64,
     /// alpha.
     pub step: Step,
-    /// Workers; all slots if none.
+    /// Workers; if none, as many as [`Threads::Cores`].
     pub threads: Option<u32>,
 }
 
@@ -83,7 +83,7 @@ impl Stream<'_> {
         let lambda = common.lambda.unwrap_or(0.0);
         let learn = Learn { input, state, bias, step: self.step, lambda, ratio: self.ratio };
         let steps = &mut plan.body;
-        let threads = self.threads.map_or(Threads::All, Threads::Count);
+        let threads = self.threads.map_or(Threads::Cores, Threads::Count);
         // Nobody waits for a worker that reads more slowly.
         let asked = common.consistency();
         let consistency = if asked == Consistency::Bsp { Consistency::Asp } else { asked.of_same_keys() };

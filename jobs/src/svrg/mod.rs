@@ -53,7 +53,7 @@ pub struct Svrg {
     #[serde(flatten)]
     pub common: Common,
 
-    /// Threads of the full-gradient stage [default: all slots]
+    /// Threads of the full-gradient stage [default: all slots, but no more than cores]
     #[arg(long, value_name = "N|A..B|auto|offline")]
     pub wide: Option<Workers>,
 
@@ -97,7 +97,7 @@ impl Job for Svrg {
         let [weights, anchor, sums, next] = ["weights", "anchor", "sums", "next-sums"].map(&mut vector);
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
-        let wide = self.wide.map_or(Threads::All, Workers::threads);
+        let wide = self.wide.map_or(Threads::Cores, Workers::threads);
         let narrow = match (self.sample_share, self.narrow) {
             (Some(_), None) => Threads::OneSlave(1),
             (Some(_), Some(Workers::Count(n))) => Threads::OneSlave(n),

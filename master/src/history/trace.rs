@@ -211,7 +211,9 @@ fn threads(want: Option<Want>, workers: &[(SlaveId, u32)], slaves: usize) -> Thr
     match want {
         Some(Want::OneSlave(n)) => Threads::OneSlave(n),
         Some(Want::PerSlave(n)) if everywhere => Threads::PerSlave(n),
+        // Of cores a workload knows nothing: it has a thread on each and no other number.
         Some(Want::All) if everywhere => Threads::All,
+        Some(Want::Cores) if everywhere => Threads::Spread(count, 1),
         Some(Want::Spread { each: each @ 1.., .. } | Want::Range { each: each @ 1.., .. }) if everywhere => {
             Threads::Spread(count, each)
         }

@@ -3,6 +3,7 @@
 //! Invariant: on the chosen slaves every stage of the plan fits once all their slots and memory are free; what can never
 //! fit is an error with the numbers.
 
+use super::width::sharing;
 use crate::scheduler::Want;
 use crate::size::size;
 use flexps_common::ids::SlaveId;
@@ -27,6 +28,17 @@ pub struct Candidate {
     pub memory_left: u64,
     /// Bytes of the job's input on its host.
     pub local_bytes: u64,
+    /// What it shares its cores on, and how many there are.
+    pub machine: String,
+    /// See above.
+    pub cores: u32,
+}
+
+impl Candidate {
+    /// Of its slots as many as it has cores for.
+    pub fn with_cores(&self) -> u32 {
+        self.slots.min(self.cores)
+    }
 }
 
 /// What a stage wants of its job's slaves, with so many threads where the engine chooses. One that has an input needs a
@@ -35,6 +47,7 @@ pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
     let each = u32::from(stage.input.is_some());
     match stage.threads {
         Threads::All => Want::All,
+        Threads::Cores => Want::Cores,
         Threads::PerSlave(n) => Want::PerSlave(n),
         Threads::OneSlave(n) | Threads::Visit(n) => Want::OneSlave(n),
         Threads::Range(least, _) if reproducible => Want::Spread { threads: least, each },
@@ -64,8 +77,15 @@ pub fn check(plan: &Plan) -> Result<()> {
 }
 
 /// The slaves for a job, in shard order: all, but no more than its widest stage has threads, nor than any stage with an
-/// input has, and none that has too little for a stage that runs on each of them. There must be at least one candidate.
-pub fn choose(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
+/// input has, and none that has too little for a stage that runs on each of them; of those that share cores no more than
+/// [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of the input's
+/// files, as many as can be where they are not known yet.
+pub fn choose(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Result<Vec<SlaveId>> {
+    let few = sharing(plan, candidates, bytes).map(|few| choose_of(plan, &few));
+    few.and_then(Result::ok).map_or_else(|| choose_of(plan, candidates), Ok)
+}
+
+fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
     let stages = plan.stages();
     let mut named: Vec<&str> = stages.iter().filter_map(|s| s.on.as_deref()).collect();
     named.sort_unstable();
@@ -112,7 +132,7 @@ fn count(stage: &StageSpec) -> Option<u32> {
 fn everywhere(stage: &StageSpec) -> bool {
     match stage.threads {
         _ if stage.on.is_some() => false,
-        Threads::PerSlave(_) | Threads::Visit(_) | Threads::All => true,
+        Threads::PerSlave(_) | Threads::Visit(_) | Threads::All | Threads::Cores => true,
         Threads::OneSlave(_) => false,
         _ => stage.input.is_some(),
     }
@@ -220,7 +240,7 @@ fn fits_named(stage: &StageSpec, candidates: &[Candidate], fitting: &[Candidate]
     };
     let needs = match stage.threads {
         Threads::Count(n) | Threads::Range(n, _) | Threads::OneSlave(n) | Threads::PerSlave(n) | Threads::Visit(n) => n,
-        Threads::All | Threads::Auto | Threads::Offline => 1,
+        Threads::All | Threads::Cores | Threads::Auto | Threads::Offline => 1,
     };
     if stage.memory > slave.memory {
         let (needs, has) = (size(stage.memory), size(slave.memory));

@@ -7,6 +7,7 @@ pub mod homes;
 pub mod program;
 pub mod reading;
 pub mod readings;
+pub mod width;
 
 #[cfg(test)]
 mod tests;

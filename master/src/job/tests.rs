@@ -8,3 +8,4 @@ mod reading;
 mod readings;
 mod together;
 mod tuning;
+mod width;

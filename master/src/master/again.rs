@@ -32,7 +32,7 @@ impl Master {
         if left.is_empty() || !started.driver.may_begin_anew() {
             return (ends, false);
         }
-        if let Err(lacks) = admission::choose(&plan, &left) {
+        if let Err(lacks) = admission::choose(&plan, &left, u64::MAX) {
             return (Error::cluster(format!("{ends}: {lacks}")), false);
         }
         let Some(back) = started.readings.give_back(gone) else { return (ends, false) };

@@ -57,7 +57,7 @@ impl Master {
             let candidates = self.candidates(None);
             let names: Vec<_> = candidates.iter().map(|slave| slave.name.as_str()).collect();
             experiment::check(&submission.experiment, &names)?;
-            admission::choose(&plan, &candidates)?;
+            admission::choose(&plan, &candidates, u64::MAX)?;
         }
         self.submitted += 1;
         self.counts.submitted += 1;

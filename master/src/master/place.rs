@@ -9,7 +9,7 @@ use crate::job::admission::{self, Candidate};
 use crate::job::driver::{Driver, Event as Step};
 use crate::job::reading::Reading;
 use crate::job::readings::Readings;
-use crate::job::{Phase, Started, experiment};
+use crate::job::{Phase, Started, experiment, width};
 use crate::prepare::Prepared;
 use crate::scheduler::{Decision, Near, NearList, Placement, Ready, Slots, View, Want, Why, note_overtaken};
 use crate::slaves::Slave;
@@ -57,13 +57,7 @@ impl Master {
         if ready.is_empty() && waiting.is_empty() {
             return;
         }
-        let slots = |(id, s): (SlaveId, &Slave)| Slots {
-            id,
-            slots: s.registration.slots,
-            free: s.free(),
-            memory: s.memory_left(),
-        };
-        let mut slots: Vec<Slots> = self.slaves.iter().map(slots).collect();
+        let mut slots: Vec<Slots> = self.slaves.iter().map(|(id, slave)| slave.as_seen(id)).collect();
         let Books { running, reserved, shares, .. } = &self.books;
         let view = View { now, slaves: &slots, ready: &ready, started: &started, running, reserved, shares };
         let asked = std::time::Instant::now();
@@ -155,7 +149,7 @@ impl Master {
                 if candidates.is_empty() {
                     return Waits::Other("waits for a slave".to_owned());
                 }
-                match admission::choose(&job.plan, &candidates) {
+                match admission::choose(&job.plan, &candidates, prepared.bytes()) {
                     Err(e) => return Waits::Other(e.message),
                     Ok(slaves) if *slaves == *job.slaves => {}
                     Ok(slaves) => {
@@ -180,7 +174,7 @@ impl Master {
         let stage = job.plan.stage(place);
         let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen, job.reproducible));
         let slaves = self.allowed(job, place, stage);
-        let threads = needs(want, &slaves, |id| self.slaves.get(id).map_or(0, |s| s.registration.slots));
+        let threads = needs(want, &slaves, |id| self.slaves.get(id).map(|s| s.as_seen(id)));
         let scheduling = &job.report.scheduling;
         let near = near(job, stage, self.books.near(id, place));
         let estimate = stage.and_then(|s| self.books.estimate(&job.name, &s.name, threads));
@@ -259,8 +253,8 @@ impl Master {
         }
         let waits = |job: &&Job| matches!(job.phase, Phase::Preparing | Phase::Queued(_));
         let error = |job: &Job| {
-            let error = admission::choose(&job.plan, &left).err()?;
-            admission::choose(&job.plan, before).is_ok().then(|| (job.id, error.context(why.to_owned())))
+            let error = admission::choose(&job.plan, &left, u64::MAX).err()?;
+            admission::choose(&job.plan, before, u64::MAX).is_ok().then(|| (job.id, error.context(why.to_owned())))
         };
         for (id, error) in self.jobs.values().filter(waits).filter_map(error).collect::<Vec<_>>() {
             self.fail(id, error, now);
@@ -290,19 +284,20 @@ impl Master {
             memory: s.memory(),
             memory_left: s.memory_left(),
             local_bytes: local.get(s.registration.host.as_str()).copied().unwrap_or(0),
+            machine: s.registration.machine().to_owned(),
+            cores: s.registration.cores,
         };
         self.slaves.iter().map(candidate).collect()
     }
 
     fn start(&mut self, id: JobId, prepared: Prepared, slaves: Vec<SlaveId>, now: Duration) {
-        let live = self.slaves.iter().count();
+        let candidates = self.candidates(None);
         let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
         let hosts = |s: &SlaveId| self.slaves.get(*s).map(|l| l.registration.host.clone()).unwrap_or_default();
         let readers: Vec<_> = slaves.iter().map(|s| assigner::Reader { slave: *s, host: hosts(s) }).collect();
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if slaves.len() < live {
-            job.report.notes.push(format!("runs on {} of {live} slaves, since no stage can use more", slaves.len()));
-        }
+        let bytes = prepared.bytes();
+        job.report.notes.extend(width::note(&job.plan, &candidates, &slaves, bytes));
         let mut readings = Vec::new();
         let rules = assigner::Rules { splits: job.experiment.splits, reproducible: job.reproducible };
         for (place, (spec, listed)) in (0..).zip(job.plan.inputs.iter().zip(&prepared.inputs)) {

@@ -7,13 +7,15 @@ use crate::size::size;
 use flexps_common::ids::SlaveId;
 
 /// The slots that a stage takes.
-pub fn needs(want: Want, slaves: &[SlaveId], slots: impl Fn(SlaveId) -> u32) -> u32 {
+pub fn needs(want: Want, slaves: &[SlaveId], of: impl Fn(SlaveId) -> Option<Slots>) -> u32 {
+    let sum = |threads: fn(&Slots) -> u32| slaves.iter().filter_map(|id| of(*id)).map(|slave| threads(&slave)).sum();
     match want {
         Want::Spread { threads, .. } => threads,
         Want::Range { least, .. } => least,
         Want::OneSlave(n) => n,
         Want::PerSlave(n) => n * slaves.len() as u32,
-        Want::All => slaves.iter().map(|id| slots(*id)).sum(),
+        Want::All => sum(|slave| slave.slots),
+        Want::Cores => sum(Slots::with_cores),
     }
 }
 
@@ -33,7 +35,7 @@ pub fn why(ready: &Ready, slots: &[Slots], reserved: Option<&Reservation>) -> St
 fn for_slots(ready: &Ready, own: &[&Slots]) -> String {
     let (free, all): (u32, u32) = (own.iter().map(|s| s.free).sum(), own.iter().map(|s| s.slots).sum());
     let most = own.iter().map(|s| s.free).max().unwrap_or(0);
-    let needs = needs(ready.want, &ready.slaves, |id| own.iter().find(|s| s.id == id).map_or(0, |s| s.slots));
+    let needs = needs(ready.want, &ready.slaves, |id| own.iter().find(|s| s.id == id).map(|s| **s));
     match ready.want {
         Want::OneSlave(n) if n > most => format!("needs {n} slots on one slave, most free is {most}"),
         Want::PerSlave(n) if own.iter().any(|s| s.free < n) => {
@@ -56,7 +58,11 @@ fn for_memory(ready: &Ready, own: &[&Slots]) -> Option<String> {
     let (there, free) = (enough.len(), enough.iter().map(|s| s.free).sum::<u32>());
     let (memory, slaves) = (size(memory), own.len());
     match ready.want {
-        Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } | Want::Range { each: 1.., .. } => {
+        Want::PerSlave(_)
+        | Want::All
+        | Want::Cores
+        | Want::Spread { each: 1.., .. }
+        | Want::Range { each: 1.., .. } => {
             Some(format!("needs {memory} of memory on each of {slaves} slaves, least free is {}", size(least)))
         }
         _ if there == 0 => Some(format!("needs {memory} of memory on one slave, most free is {}", size(most))),
@@ -78,7 +84,7 @@ mod tests {
 
     /// Two slaves of four slots: one with 2 GiB and all slots free, one with 8 GiB and a slot.
     fn says(want: Want, gib: u64) -> String {
-        let slot = |id, free, gib: u64| Slots { id: SlaveId(id), slots: 4, free, memory: gib << 30 };
+        let slot = |id, free, gib: u64| Slots { id: SlaveId(id), slots: 4, free, cores: 4, memory: gib << 30 };
         let ready = Ready {
             job: JobId(1),
             stage: 0,

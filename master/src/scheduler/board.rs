@@ -31,7 +31,7 @@ impl Board {
     /// A slave joins.
     pub fn join(&mut self, id: SlaveId, slots: u32, memory: u64) {
         let at = self.slaves.partition_point(|s| s.id < id);
-        self.slaves.insert(at, Slots { id, slots, free: slots, memory });
+        self.slaves.insert(at, Slots { id, slots, free: slots, cores: slots, memory });
     }
 
     /// A slave is gone; what ran there is ended by whoever knows of it. The stages that wait for slaves of the list `before`

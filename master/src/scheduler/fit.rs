@@ -5,7 +5,7 @@
 //! of the stage's slaves.
 
 use super::free::Pool;
-use super::{Free, Ready, Want, Why};
+use super::{Free, Ready, Slots, Want, Why};
 use flexps_common::ids::SlaveId;
 use std::cmp::Reverse;
 
@@ -36,7 +36,8 @@ impl Free<'_> {
                 }
                 Want::OneSlave(threads) => self.one(ready, &pool, threads, fast),
                 Want::PerSlave(n) => self.exactly(ready, &pool, |_| n),
-                Want::All => self.exactly(ready, &pool, |slots| slots),
+                Want::All => self.exactly(ready, &pool, |slave| slave.slots),
+                Want::Cores => self.exactly(ready, &pool, Slots::with_cores),
             }
         };
         if found.is_none() {
@@ -50,10 +51,10 @@ impl Free<'_> {
     }
 
     /// Threads that each slave of the stage must give.
-    fn exactly(&self, ready: &Ready, pool: &Pool, threads: impl Fn(u32) -> u32) -> Option<Fit> {
+    fn exactly(&self, ready: &Ready, pool: &Pool, threads: impl Fn(&Slots) -> u32) -> Option<Fit> {
         let mut workers = Vec::with_capacity(pool.places.len());
         for place in pool.places.iter().map(|p| *p as usize) {
-            let wanted = threads(self.slaves[place].slots);
+            let wanted = threads(&self.slaves[place]);
             if self.usable(place, ready.memory) < wanted {
                 return None;
             }

@@ -24,6 +24,7 @@ enum Kind {
     OneSlave,
     PerSlave,
     All,
+    Cores,
 }
 
 /// The free slots of all slaves.
@@ -149,6 +150,7 @@ impl<'a> Free<'a> {
             Want::OneSlave(n) => self.levels.most() < n,
             Want::PerSlave(n) => self.levels.least() < n,
             Want::All => self.idle < self.slaves.len(),
+            Want::Cores => self.levels.least() < 1,
         }
     }
 }
@@ -159,6 +161,7 @@ fn key(ready: &Ready) -> (*const SlaveId, Kind, u64) {
         Want::OneSlave(_) => Kind::OneSlave,
         Want::PerSlave(_) => Kind::PerSlave,
         Want::All => Kind::All,
+        Want::Cores => Kind::Cores,
     };
     (ready.slaves.as_ptr(), kind, ready.memory)
 }

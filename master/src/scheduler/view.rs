@@ -16,8 +16,17 @@ pub struct Slots {
     pub slots: u32,
     /// Of which no stage runs in.
     pub free: u32,
+    /// Cores that it may use.
+    pub cores: u32,
     /// Bytes of memory that no stage has asked for; `u64::MAX` where nobody counts.
     pub memory: u64,
+}
+
+impl Slots {
+    /// Of its slots as many as it has cores for.
+    pub fn with_cores(&self) -> u32 {
+        self.slots.min(self.cores)
+    }
 }
 
 /// What a stage wants of the slaves that it may use.
@@ -47,6 +56,8 @@ pub enum Want {
     PerSlave(u32),
     /// Every slot of each of them.
     All,
+    /// As many on each of them as it has slots, but no more than cores.
+    Cores,
 }
 
 /// What of a stage a slave already has, the best first.
@@ -229,7 +240,7 @@ impl Want {
             Want::Spread { threads, .. } => threads,
             Want::Range { least, .. } => least,
             Want::OneSlave(n) | Want::PerSlave(n) => n,
-            Want::All => 1,
+            Want::All | Want::Cores => 1,
         }
     }
 }

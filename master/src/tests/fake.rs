@@ -237,6 +237,7 @@ impl Cluster {
             host: name.to_owned(),
             slots,
             cores: slots,
+            own_cores: true,
             memory: None,
             control: format!("{name}-control"),
             bulk: format!("{name}-bulk"),

@@ -300,7 +300,7 @@ fn cores_of_a_machine_count_once_however_many_slaves_are_on_it() {
     let mut slaves = Slaves::default();
     let mut join = |name: &str, control: &str, cores| {
         let mut registration = Cluster::registration(name, 8, 1);
-        (registration.control, registration.cores) = (control.to_owned(), cores);
+        (registration.control, registration.cores, registration.own_cores) = (control.to_owned(), cores, false);
         slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().0
     };
     let all = [join("h1", "10.0.0.1:70", 2), join("h2", "10.0.0.1:71", 2), join("h3", "[fd00::1]:70", 16)];

@@ -84,6 +84,7 @@ impl Cluster {
                 memory: None,
                 cache_memory: 1 << 30,
                 model_memory: None,
+                cores: None,
                 spill_dir: std::env::temp_dir(),
                 master: "master".into(),
                 control: format!("h{i} control"),

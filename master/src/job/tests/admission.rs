@@ -16,6 +16,8 @@ fn candidates(slots: &[u32]) -> Vec<Candidate> {
         memory: u64::MAX,
         memory_left: u64::MAX,
         local_bytes: 0,
+        machine: format!("h{id}"),
+        cores: *slots,
     };
     (1..).zip(slots).map(one).collect()
 }
@@ -34,7 +36,7 @@ fn plan(stages: &[(&str, Threads, bool)]) -> Plan {
 }
 
 fn chosen(stages: &[(&str, Threads, bool)], slots: &[u32]) -> Vec<u32> {
-    choose(&plan(stages), &candidates(slots)).unwrap().into_iter().map(|s| s.0).collect()
+    choose(&plan(stages), &candidates(slots), u64::MAX).unwrap().into_iter().map(|s| s.0).collect()
 }
 
 #[test]
@@ -58,22 +60,23 @@ fn fewer_slaves_are_those_with_free_slots_and_the_most_local_bytes() {
     candidates[0].free = 0;
     candidates[2].local_bytes = 9;
     let plan = plan(&[("s", Threads::Count(1), true)]);
-    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(3)]);
+    assert_eq!(choose(&plan, &candidates, u64::MAX).unwrap(), [SlaveId(3)]);
     candidates[2].free = 0;
-    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(2)]);
+    assert_eq!(choose(&plan, &candidates, u64::MAX).unwrap(), [SlaveId(2)]);
 }
 
 #[test]
 fn a_job_that_can_never_fit_is_refused_with_the_numbers() {
-    let error = choose(&plan(&[("full-gradient", Threads::Count(12), true)]), &candidates(&[4, 4])).unwrap_err();
+    let error =
+        choose(&plan(&[("full-gradient", Threads::Count(12), true)]), &candidates(&[4, 4]), u64::MAX).unwrap_err();
     assert_eq!(error.fault, Fault::User);
     assert!(error.message.starts_with("stage full-gradient needs 12 slots, the cluster has 8"), "{error}");
-    let error = choose(&plan(&[("s", Threads::PerSlave(5), true)]), &candidates(&[4, 2])).unwrap_err();
+    let error = choose(&plan(&[("s", Threads::PerSlave(5), true)]), &candidates(&[4, 2]), u64::MAX).unwrap_err();
     assert!(error.message.contains("needs 5 slots on each slave, the largest slave has 4"), "{error}");
-    let error = choose(&plan(&[("s", Threads::OneSlave(5), false)]), &candidates(&[4, 4])).unwrap_err();
+    let error = choose(&plan(&[("s", Threads::OneSlave(5), false)]), &candidates(&[4, 4]), u64::MAX).unwrap_err();
     assert!(error.message.contains("needs 5 slots on one slave, the largest slave has 4"), "{error}");
     let both = plan(&[("wide", Threads::Count(6), false), ("narrow", Threads::Count(1), true)]);
-    let error = choose(&both, &candidates(&[4, 4])).unwrap_err();
+    let error = choose(&both, &candidates(&[4, 4]), u64::MAX).unwrap_err();
     assert!(error.message.contains("narrow") && error.message.contains("1 of 2 slaves"), "{error}");
 }
 
@@ -93,7 +96,7 @@ fn chosen_by_memory(stages: &[(&str, Threads, bool, u64)], slaves: &[Candidate])
         let Step::Stage(spec) = step else { panic!("a step that is no stage") };
         spec.memory = stage.3 << 30;
     }
-    choose(&plan, slaves).map(|ids| ids.into_iter().map(|s| s.0).collect()).map_err(|e| e.message)
+    choose(&plan, slaves, u64::MAX).map(|ids| ids.into_iter().map(|s| s.0).collect()).map_err(|e| e.message)
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn a_job_that_can_never_fit_by_memory_is_refused_with_the_numbers() {
     assert!(each.contains("both the 4 slots and the 4.0 GiB"), "{each}");
     let mut named = plan(&[]);
     named.body.stage("s", |_| Ok(())).threads(Threads::Count(1)).on("h1").memory(3 << 30);
-    let error = choose(&named, &slaves).unwrap_err().message;
+    let error = choose(&named, &slaves, u64::MAX).unwrap_err().message;
     assert_eq!(error, "stage s is to run on h1 and needs 3.0 GiB of memory, it has 2.0 GiB");
 }
 
@@ -150,7 +153,7 @@ fn enough_slots_go_before_local_bytes() {
     let mut candidates = candidates(&[1, 4, 4]);
     candidates[0].local_bytes = 9;
     let plan = plan(&[("wide", Threads::Count(8), false), ("narrow", Threads::Count(2), true)]);
-    assert_eq!(choose(&plan, &candidates).unwrap(), [SlaveId(2), SlaveId(3)]);
+    assert_eq!(choose(&plan, &candidates, u64::MAX).unwrap(), [SlaveId(2), SlaveId(3)]);
 }
 
 #[test]
@@ -161,14 +164,14 @@ fn a_stage_that_names_a_slave_brings_its_job_there_or_is_refused_with_what_there
         plan
     };
     let candidates = candidates(&[4, 4, 2]);
-    assert_eq!(choose(&named("h3", Threads::Count(2)), &candidates).unwrap(), [SlaveId(3)]);
-    let error = choose(&named("h9", Threads::All), &candidates).unwrap_err();
+    assert_eq!(choose(&named("h3", Threads::Count(2)), &candidates, u64::MAX).unwrap(), [SlaveId(3)]);
+    let error = choose(&named("h9", Threads::All), &candidates, u64::MAX).unwrap_err();
     assert!(error.fault == Fault::User && error.message.ends_with("there are h1, h2, h3"), "{error}");
-    let error = choose(&named("h3", Threads::Count(3)), &candidates).unwrap_err();
+    let error = choose(&named("h3", Threads::Count(3)), &candidates, u64::MAX).unwrap_err();
     assert!(error.message.contains("whose 2 slots are too few"), "{error}");
     let mut beside = named("h3", Threads::Count(1));
     beside.body.stage("wide", |_| Ok(())).threads(Threads::PerSlave(3));
-    let error = choose(&beside, &candidates).unwrap_err();
+    let error = choose(&beside, &candidates, u64::MAX).unwrap_err();
     assert!(error.message.contains("h3, whose 2 slots"), "{error}");
     let mut reads = Plan::default();
     let input = reads.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();

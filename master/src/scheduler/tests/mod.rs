@@ -15,6 +15,7 @@ pub fn slots(free: &[(u32, u32)]) -> Vec<Slots> {
         id: SlaveId(id),
         slots: *slots,
         free: *free,
+        cores: 3,
         memory: u64::MAX,
     };
     (1..).zip(free).map(slot).collect()
@@ -54,6 +55,7 @@ pub fn wants() -> impl Strategy<Value = Want> {
         (1u32..6).prop_map(Want::OneSlave),
         (1u32..4).prop_map(Want::PerSlave),
         Just(Want::All),
+        Just(Want::Cores),
     ]
 }
 
@@ -74,6 +76,7 @@ pub fn check_gang(stage: &Ready, workers: &[(SlaveId, u32)], slaves: &[Slots]) -
         Want::OneSlave(n) => prop_assert!(workers.len() == 1 && total == n),
         Want::PerSlave(n) => prop_assert!(workers.len() == own.len() && workers.iter().all(|w| w.1 == n)),
         Want::All => prop_assert_eq!(total, own.iter().map(|s| s.slots).sum::<u32>()),
+        Want::Cores => prop_assert_eq!(total, own.iter().map(|s| s.slots.min(3)).sum::<u32>()),
     }
     Ok(())
 }
