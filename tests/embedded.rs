@@ -40,8 +40,20 @@ fn lr_by_dual_ascent_reaches_a_certified_1e_8_on_any_number_of_threads() {
     let path = rows.write(here.path(), "rows");
     let (least, _) = optimum(&rows, 1.0 / 2000.0);
     for threads in ["1", "2", "3"] {
-        let run =
-            flexps(["run", "lr", "--solver", "sdca", "--slots", threads, "--epochs", "3000", "--tolerance", "1e-8"]);
+        let run = flexps([
+            "run",
+            "lr",
+            "--solver",
+            "sdca",
+            "--slots",
+            threads,
+            "--threads",
+            threads,
+            "--epochs",
+            "3000",
+            "--tolerance",
+            "1e-8",
+        ]);
         let report = run.arg("--input").arg(&path).json();
         let (gap, certified) = (suboptimality(&report, least), report["metrics"]["gap"].as_f64().unwrap());
         assert!(certified <= 1e-8, "{threads} threads: a gap of {certified:e}");
@@ -201,8 +213,19 @@ fn rows_of_four_times_the_memory_train_to_the_same_model_under_the_limit() {
     let shape = ["webspam", "--rows", "12000", "--features", "50000", "--nonzeros", "1500", "--seed", "5"];
     flexps(["data", "generate"]).args(shape).arg("--output").arg(&path).ok();
     let train = |memory: &str| {
-        let run =
-            flexps(["run", "lr", "--tolerance", "1e-3", "--slots", "2", "--reproducible", "--worker-memory", "4"]);
+        let run = flexps([
+            "run",
+            "lr",
+            "--tolerance",
+            "1e-3",
+            "--threads",
+            "2",
+            "--slots",
+            "2",
+            "--reproducible",
+            "--worker-memory",
+            "4",
+        ]);
         let run = run.args(["--cache-memory", memory]).arg("--spill-dir").arg(here.path());
         run.arg("--model").arg(here.path().join(memory)).arg("--input").arg(&path).json()
     };

@@ -26,7 +26,12 @@ fn await_slave(pages: &str) -> u64 {
 fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     let folder = folder();
     let (mut first, address, pages) = master(folder.path(), "first", "127.0.0.1:0");
-    let slave = Node::start(folder.path(), "h1", &["slave", "--master", &address, "--slots", "2", "--host", "h1"], &[]);
+    let slave = Node::start(
+        folder.path(),
+        "h1",
+        &["slave", "--master", &address, "--slots", "2", "--cores", "2", "--host", "h1"],
+        &[],
+    );
     let id = await_slave(&pages);
     let done = submit(&pages, "sleep", json!({ "stage": ["x:2:0.4"], "rounds": 2 }));
     report(&pages, done);

@@ -26,7 +26,7 @@ fn the_others_wait_for_a_slowed_worker_and_the_model_is_the_same_to_the_bit() {
     let here = folder();
     let rows = Rows::generate(40, 4000, 300, 20).write(here.path(), "rows");
     let run = |name: &str, inject: &[&str]| {
-        let run = flexps(BATCHES).args(["--slots", "2"]).args(inject).arg("--input").arg(&rows);
+        let run = flexps(BATCHES).args(["--slots", "2", "--cores", "2"]).args(inject).arg("--input").arg(&rows);
         let report = run.arg("--model").arg(here.path().join(name)).json();
         (model::read(&here.path().join(name)).bytes, report)
     };
@@ -73,7 +73,9 @@ fn what_cannot_be_put_in_is_refused_or_noted() {
     flexps(["run", "svrg", "--inject", "delay:slave=h1,ms=0"]).exits(2).says(&["delay:slave=NAME,ms=N", "10000"]);
     let here = folder();
     let rows = Rows::generate(42, 200, 30, 5).write(here.path(), "rows");
-    let run = flexps(["run", "lr", "--slots", "2", "--inject", "slow:worker=2,factor=4"]).arg("--input").arg(rows);
+    let run = flexps(["run", "lr", "--slots", "2", "--cores", "2", "--inject", "slow:worker=2,factor=4"])
+        .arg("--input")
+        .arg(rows);
     let report = run.json();
     let absent = "no worker 2 was slowed: no stage had more than 2 workers, counted from 0";
     assert!(notes(&report).contains(&absent), "{}", report["notes"]);

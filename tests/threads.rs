@@ -1,4 +1,5 @@
-//! Threads that the engine finds by trying: on real processes, with stages that sleep as long as a curve says.
+//! Threads of which nobody gives a number: on real processes, as many as there are cores, or as the engine finds by trying with
+//! stages that sleep as long as a curve says.
 
 use crate::support::{Cluster, Rows, assert_close, flexps, folder};
 
@@ -128,4 +129,28 @@ fn a_stage_runs_on_the_slave_that_it_names_or_visits_each_once() {
     }
     let nowhere = cluster.ask(["run", "sleep", "--stage", "there:1@h7:0.01"]).exits(2);
     nowhere.says(&["stage there is to run on h7", "there are h1, h2, h3"]);
+}
+
+#[test]
+fn without_a_number_stages_have_no_more_threads_than_cores_and_the_report_says_why() {
+    let here = folder();
+    let rows = Rows::generate(47, 400, 60, 8).write(here.path(), "rows");
+    let run = |job: &[&str]| {
+        let run = flexps(["run"]).args(job).args(["--slots", "4", "--cores", "2", "--tolerance", "1e-3"]);
+        let report = run.arg("--input").arg(&rows).json();
+        let stages = report["stages"].as_array().unwrap().iter();
+        (stages.map(|s| s["threads"].as_u64().unwrap()).max(), report["notes"].to_string())
+    };
+    let says =
+        "2 threads on 1 of 1 slave: the slaves' machine has 2 cores; --threads (of svrg --wide) gives another number";
+    for job in [&["lr"][..], &["lr", "--solver", "sgd"], &["svrg"], &["svm"], &["lr", "--penalty", "l1"]] {
+        let (threads, notes) = run(job);
+        assert_eq!(threads, Some(2), "{job:?}");
+        assert!(notes.contains(says), "{job:?}: {notes}");
+    }
+    for job in [&["lr", "--threads", "4"][..], &["svrg", "--wide", "4"]] {
+        let (threads, notes) = run(job);
+        assert_eq!(threads, Some(4), "{job:?}");
+        assert!(!notes.contains("cores"), "{job:?}: {notes}");
+    }
 }

@@ -108,7 +108,7 @@ fn a_model_that_lives_on_one_slave_is_broadcast_to_a_wide_stage_that_only_reads_
 fn a_models_access_that_is_asked_for_is_in_the_report_and_gives_a_model_as_good() {
     let here = folder();
     let rows = Rows::generate(34, 1500, 30_000, 12).write(here.path(), "rows");
-    let sgd = ["run", "lr", "--solver", "sgd", "--epochs", "12", "--tolerance", "0", "--slots", "2"];
+    let sgd = ["run", "lr", "--solver", "sgd", "--epochs", "12", "--tolerance", "0", "--slots", "2", "--threads", "2"];
     let run = |model: &str, flags: &[&str]| {
         let report = flexps(sgd).args(["--consistency", model]).args(flags).arg("--input").arg(&rows).json();
         let found =

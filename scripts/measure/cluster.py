@@ -9,10 +9,12 @@ import time
 
 class Cluster:
     """A master and slaves of `program`, ended by their own process ids; with `hosts`, the master on the first of them and a
-    slave on each of the next."""
+    slave on each of the next. Slaves are `apart` as if each were a machine of its own with cores for its slots, or share
+    this one's cores."""
 
-    def __init__(self, program, slaves, slots, hosts=None):
+    def __init__(self, program, slaves, slots, hosts=None, apart=True):
         self.program, self.slaves, self.slots, self.hosts = program, slaves, slots, hosts
+        self.cores = ["--cores", slots] if apart else []
         self.children = []
 
     def command(self, command, host=0):
@@ -42,7 +44,8 @@ class Cluster:
     def __enter__(self):
         self.master = self.start(0, "master", "--bind", f"{self.address(0)}:0").stdout.readline().split()[-1]
         for i in range(1, self.slaves + 1):
-            self.start(i, "slave", "--master", self.master, "--slots", self.slots, "--host", f"h{i}", "--bind", self.address(i))
+            self.start(i, "slave", "--master", self.master, "--slots", self.slots, *self.cores, "--host", f"h{i}",
+                       "--bind", self.address(i))
         deadline = time.monotonic() + 20
         while self.registered() < self.slaves:
             if time.monotonic() > deadline:

@@ -74,7 +74,7 @@ fn numbers_that_are_given_are_kept_whatever_the_cores_are() {
     let says = "runs on 3 of 4 slaves, since no stage can use more".to_owned();
     assert_eq!(chosen(&plan(&[Threads::Count(3)]), &four, 0), (vec![1, 2, 3], says));
     // Also beside stages of no number.
-    for given in [Threads::Count(4), Threads::Range(1, 4), Threads::All, Threads::Auto] {
+    for given in [Threads::Count(4), Threads::Range(4, 8), Threads::All, Threads::Auto] {
         assert_eq!(chosen(&plan(&[Threads::Cores, given]), &four, 0).0, [1, 2, 3, 4], "{given:?}");
     }
     let mut named = plan(&[Threads::Cores]);

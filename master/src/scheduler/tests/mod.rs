@@ -76,7 +76,7 @@ pub fn check_gang(stage: &Ready, workers: &[(SlaveId, u32)], slaves: &[Slots]) -
         Want::OneSlave(n) => prop_assert!(workers.len() == 1 && total == n),
         Want::PerSlave(n) => prop_assert!(workers.len() == own.len() && workers.iter().all(|w| w.1 == n)),
         Want::All => prop_assert_eq!(total, own.iter().map(|s| s.slots).sum::<u32>()),
-        Want::Cores => prop_assert_eq!(total, own.iter().map(|s| s.slots.min(3)).sum::<u32>()),
+        Want::Cores => prop_assert_eq!(total, own.iter().map(|s| s.with_cores()).sum::<u32>()),
     }
     Ok(())
 }
