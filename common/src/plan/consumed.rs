@@ -79,6 +79,6 @@ mod tests {
         });
         assert_eq!(text, "stage again consumes the rows of validation, and is repeated: they are gone then");
         let text = refused(|_, _| {});
-        assert!(text.contains("stage first: threads All, Bsp, consumes rows of input"), "{text}");
+        assert!(text.contains("stage first: threads Cores, Bsp, consumes rows of input"), "{text}");
     }
 }
