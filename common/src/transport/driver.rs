@@ -18,6 +18,8 @@ use tokio::sync::Notify;
 
 /// The driver's own thread stays away for so long at least, since to take turns with it costs two switches.
 const AWAY: Duration = Duration::from_millis(1);
+/// It looks as seldom while one thread waits on and on.
+const REST: Duration = Duration::from_millis(20);
 /// An answer that comes within this is not slept for: waking takes as long, and longer where a core was idle.
 const MOMENT: Duration = Duration::from_micros(50);
 /// Requests that wait to be written with others are no more than so many bytes.
@@ -184,8 +186,8 @@ impl Shared {
                 if self.waiting.load(SeqCst) == 0 {
                     return;
                 }
-                // Who waits for so long says when it ends.
-                std::thread::park();
+                // Who waits for so long says when it ends, and this looks again in any case.
+                std::thread::park_timeout(REST);
             }
         }
     }
