@@ -7,19 +7,23 @@ use flexps_common::error::Fault;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::{Plan, Step, Threads};
 
-fn candidates(slots: &[u32]) -> Vec<Candidate> {
-    let one = |(id, slots): (u32, &u32)| Candidate {
+/// A slave that has its machine for itself.
+pub(super) fn candidate(id: u32, slots: u32) -> Candidate {
+    Candidate {
         id: SlaveId(id),
         name: format!("h{id}"),
-        slots: *slots,
-        free: *slots,
+        slots,
+        free: slots,
         memory: u64::MAX,
         memory_left: u64::MAX,
         local_bytes: 0,
         machine: format!("h{id}"),
-        cores: *slots,
-    };
-    (1..).zip(slots).map(one).collect()
+        cores: slots,
+    }
+}
+
+fn candidates(slots: &[u32]) -> Vec<Candidate> {
+    (1..).zip(slots).map(|(id, slots)| candidate(id, *slots)).collect()
 }
 
 /// A plan of stages with an input or without one.

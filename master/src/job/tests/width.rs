@@ -1,24 +1,18 @@
 //! Threads that nobody gives a number of: as many as there are cores.
 
+use super::admission::candidate;
 use crate::job::admission::{Candidate, choose};
 use crate::job::width::note;
 use flexps_common::data::InputSpec;
 use flexps_common::data::schema::DataPath;
-use flexps_common::ids::SlaveId;
 use flexps_common::plan::{Plan, Threads};
 
 /// Slaves by machine, its cores, and their slots.
 fn slaves(all: &[(&str, u32, u32)]) -> Vec<Candidate> {
     let one = |(id, (machine, cores, slots)): (u32, &(&str, u32, u32))| Candidate {
-        id: SlaveId(id),
-        name: format!("h{id}"),
-        slots: *slots,
-        free: *slots,
-        memory: u64::MAX,
-        memory_left: u64::MAX,
-        local_bytes: 0,
         machine: (*machine).to_owned(),
         cores: *cores,
+        ..candidate(id, *slots)
     };
     (1..).zip(all).map(one).collect()
 }
