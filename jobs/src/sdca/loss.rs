@@ -4,7 +4,7 @@
 //! a y x / (lambda n). Invariants: a step stays in the dual's domain and is finite for finite input, and never lowers the
 //! dual objective of the worker's subproblem.
 
-use super::fast::{exp, exp32, soft_hinge, x_ln_x};
+use super::fast::{exp, exp32, ln32, soft_hinge, x_ln_x};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -98,21 +98,20 @@ impl Loss for Logistic {
         x_ln_x(a) + x_ln_x(1.0 - a)
     }
 
-    /// The optimum solves h(b) = b + m + q (s(b) - a) = 0 with b = logit(a'): two Newton steps from b = -m, if they come
-    /// nearer fast. If not, a careful one. No branch, for the vector units.
+    /// The optimum a' solves h(a') = logit(a') + m + q (a' - a) = 0, and lies between a and s(-m): a Newton step on h from the
+    /// careful point. Where the way leads to the middle, h is concave before it, so the step is of a' itself; where it leads
+    /// away from there, h is concave as a function of logit(a'). So steps stay this side of the optimum, or go a little
+    /// beyond: each gains 0.89 and more of what there is to gain. No branch, for the vector units.
     #[inline(always)]
     fn step(a: f32, m: f32, q: f32) -> f32 {
+        const TINY: f32 = 1e-30;
         let s = sigmoid(-m);
-        let off = s - a;
-        let safe = careful(a, s, q);
-        let miss = q * off;
-        let first = -m - miss / (1.0 + q * s * (1.0 - s));
-        let s1 = sigmoid(first);
-        let miss1 = first + m + q * (s1 - a);
-        let second = first - miss1 / (1.0 + q * s1 * (1.0 - s1));
-        let s2 = sigmoid(second);
-        let miss2 = second + m + q * (s2 - a);
-        if miss2.abs() > 0.02 * miss.abs() { safe } else { s2 }
+        let c = careful(a, s, q);
+        let (slope, logit) = (c * (1.0 - c), ln32(c.max(TINY) / (1.0 - c).max(TINY)));
+        let by = (logit + m + q * (c - a)) / (1.0 + q * slope);
+        let outward = sigmoid(logit - by);
+        let inward = (c - by * slope).max(c.min(s)).min(c.max(s));
+        if (0.5 - c) * by > 0.0 { outward } else { inward }
     }
 
     #[inline(always)]

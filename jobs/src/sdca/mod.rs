@@ -70,7 +70,7 @@ pub struct Sdca<'a> {
 pub struct Flags {
     /// sdca: joins of the workers' copies of the weights in an epoch; of several slaves all but the last are
     /// of those features alone that couple their rows [default: none where one worker of a slave is faster
-    /// alone, else 4; of one slave's workers more for tighter tolerances and for the hinge, as far as
+    /// alone, else 8; of one slave's workers more for tighter tolerances and for the hinge, as far as
     /// features are few beside non-zeros; of slaves with more than 8192 features 8, or 64 below 1e-3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub joins: Option<u32>,
@@ -125,8 +125,11 @@ impl Sdca<'_> {
             let facts = objective::begin(progress, inputs.rows, lambda)?;
             begun.begin(progress, &facts)?;
             stop.begin(progress);
-            let crowd = with_loss!(kind, L => crowd::steps_at_once::<L>(progress))?;
-            progress.set("at_once", f64::from(u8::from(crowd)));
+            let crowd = crowd::Common::of(progress)?;
+            let at_once = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Common::steps_at_once::<L>));
+            let coherent = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Common::is_coherent::<L>));
+            progress.set("at_once", f64::from(u8::from(at_once)));
+            progress.set("coherent", f64::from(u8::from(coherent)));
             let [threads, slaves] = ["workers", "slaves"].map(|name| progress.metric("measure", name));
             let (lambda, tolerance) = (progress.scalar("lambda", 0.0), stages.tolerance);
             let case = Case { facts: &facts, loss: kind, lambda, tolerance, threads: threads?, slaves: slaves? };

@@ -150,6 +150,7 @@ impl Stages {
             weights: weight,
             bias: worker.scalar("bias_norm2", 0.0) as f32,
             at_once: worker.scalar("at_once", 0.0) > 0.0,
+            lift: 1.0,
         }
     }
 
@@ -182,6 +183,8 @@ impl Stages {
         let sigma = if alone { 1.0 } else { worker.scalar("overlap", usual) };
         let scale = Self::scale(worker, sigma);
         let mut visit = Visit::new(worker, part, &facts, self.seed, worker.scalar("bias", 0.0) as f32);
+        let is = |name| worker.scalar(name, 0.0) > 0.0;
+        visit.lifts = is("coherent") && is("fresh") && !is("start_scale");
         let count = self.joins::<L>(worker, &facts, map.len(), whole);
         // Numbers of joins never meet, also where an epoch has fewer of them than those before.
         let first = worker.place.epoch as u32 * self.joins.unwrap_or(alone::COUPLED[1]);

@@ -46,6 +46,8 @@ pub struct Scale {
     pub bias: f32,
     /// Whether a few rows' steps are taken at once.
     pub at_once: bool,
+    /// What margins and curvatures are multiplied by, while only a part of the rows has spoken; else 1.
+    pub lift: f32,
 }
 
 /// Rows whose steps are taken at once, where rows have little in common.
@@ -158,7 +160,7 @@ impl<L: Loss> Steps<'_, L> {
     fn curvature(&self, i: usize) -> f32 {
         let ones = (self.block.offsets[i + 1] - self.block.offsets[i]) as f32;
         let norm2 = self.norms.get(i).copied().unwrap_or(ones) + self.scale.bias;
-        self.scale.weights * self.targets[i].abs() * norm2
+        self.scale.lift * self.scale.weights * self.targets[i].abs() * norm2
     }
 
     /// The margin of row `i`.
@@ -189,7 +191,7 @@ impl<L: Loss> Steps<'_, L> {
             sums[0] += term(at);
             at += 1;
         }
-        ((sums[0] + sums[1]) + (sums[2] + sums[3]) + self.bias) * self.targets[i].signum()
+        ((sums[0] + sums[1]) + (sums[2] + sums[3]) + self.bias) * (self.scale.lift * self.targets[i].signum())
     }
 
     /// Adds what `change` of the dual variable of row `i` adds to the weights.
