@@ -34,6 +34,11 @@ struct RankedPage {
     within: [u16; WORDS],
 }
 
+/// Whether so many of the `features` numbers occur that rows keep these: half of them.
+pub fn is_enough(occurring: u64, features: u64) -> bool {
+    occurring >= features.div_ceil(2)
+}
+
 fn position(key: Key) -> (usize, usize, u32) {
     ((key >> PAGE_BITS) as usize, (key >> 6) as usize % WORDS, key % 64)
 }
@@ -110,10 +115,10 @@ impl KeySet {
 }
 
 impl Ranks {
-    /// The key map for rows whose features lie in 0..`features`: no renumbering if half of them occur.
+    /// The key map for rows whose features lie in 0..`features`: no renumbering if that [`is_enough`].
     pub fn map(&self, features: u64) -> KeyMap {
         match u32::try_from(features) {
-            Ok(features) if self.count >= u64::from(features).div_ceil(2) => KeyMap::Identity(features),
+            Ok(features) if is_enough(self.count, features.into()) => KeyMap::Identity(features),
             _ => KeyMap::Sorted(self.keys()),
         }
     }

@@ -5,7 +5,7 @@
 //! reason; nothing is dropped silently. A block holds what the text's good rows hold, in order, bit for bit as Rust's
 //! `parse::<f32>` would read it.
 
-use super::block::Block;
+use super::block::{Block, norm2};
 use super::number::{PAD, ends_token, float, integer, token_end};
 use super::schema::{Facts, Schema};
 use super::wide::{self, Seen};
@@ -403,17 +403,4 @@ fn shown(text: &[u8], at: usize) -> String {
     let end = (at..text.len()).take(SHOWN + 1).find(|i| ends_token(text[*i])).unwrap_or(text.len().min(at + SHOWN + 1));
     let token = String::from_utf8_lossy(&text[at..end.min(at + SHOWN)]);
     if end - at > SHOWN { format!("'{}…'", token.escape_debug()) } else { format!("'{}'", token.escape_debug()) }
-}
-
-/// Sum of squares in f64; eight sums side by side, since one would wait for each addition.
-pub(super) fn norm2(values: &[f32]) -> f64 {
-    let mut sums = [0f64; 8];
-    let mut groups = values.chunks_exact(8);
-    for group in &mut groups {
-        for (sum, v) in sums.iter_mut().zip(group) {
-            *sum += f64::from(*v) * f64::from(*v);
-        }
-    }
-    let rest: f64 = groups.remainder().iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    sums.iter().sum::<f64>() + rest
 }

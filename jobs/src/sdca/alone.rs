@@ -14,8 +14,8 @@ use flexps_common::data::Facts;
 
 /// Least joins of an epoch; of several slaves' workers, where all features are joined each time, always so many.
 pub const JOINS: u32 = 4;
-/// Joins of an epoch of one slave's workers, where nothing else is said. Behind the third epoch of two, four joins left 1.2 to
-/// 2.2 times the gap that eight did on five sets of coherent rows, twelve 0.7 to 1.1 times.
+/// Joins of an epoch of one slave's workers, where nothing else is said. Behind the third epoch of two, four joins left 1.4 to
+/// 2.1 times the gap that eight did on four sets of coherent rows, twelve 0.7 to 1.2 times.
 const USUAL: u32 = 8;
 /// ... and where all but the last are of coupled features alone, which cost next to nothing; the latter for tolerances
 /// below 1e-3: to 1e-5, small rows on four slaves took 42 epochs with 8 joins, 19 with 16 and 8 with 64.

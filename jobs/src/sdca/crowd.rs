@@ -13,8 +13,11 @@ use flexps_common::worker::Worker;
 /// How large a row's product with another one is, beside its square and in curvatures of the loss, where rows are coherent.
 const COHERENT: f64 = 0.8;
 
-/// Pairs of rows from each block.
+/// Pairs of rows from a block.
 const PAIRS: usize = 16;
+/// Of a slave's first blocks each is looked at, of the others one in [`EVERY`].
+const FIRST: usize = 32;
+const EVERY: usize = 8;
 
 /// A job's sample.
 pub struct Common {
@@ -61,10 +64,10 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Samples pairs of a block's rows, spread over it.
-    pub fn sample(&mut self, block: &Block) {
+    /// Samples pairs of rows, spread over the slave's block `at`, if it is one of those that are looked at.
+    pub fn sample(&mut self, at: usize, block: &Block) {
         let rows = block.rows();
-        if rows < 2 {
+        if rows < 2 || !(at < FIRST || at.is_multiple_of(EVERY)) {
             return;
         }
         for pair in 0..PAIRS.min(rows / 2) {

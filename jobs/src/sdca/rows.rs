@@ -58,7 +58,7 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
     let (mut crowd, mut classes) = (Crowd::default(), Vec::<u64>::new());
     let mut pass = worker.pass(input);
     while let Some((at, block)) = pass.next(worker)? {
-        crowd.sample(&block);
+        crowd.sample(at, &block);
         for label in &block.labels {
             let class = class_of(*label);
             if classes.len() <= class {
