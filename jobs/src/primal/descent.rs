@@ -8,7 +8,7 @@
 use super::certificate::Penalty;
 use super::columns::Columns;
 use super::gram::Gram;
-use super::inner::{Own, Shared};
+use super::inner::{Own, Room, Shared};
 use super::kept;
 use super::loss::Smooth;
 use super::reduce::Reduce;
@@ -154,7 +154,7 @@ impl Descent {
         let bends = vec![[0.0; 2]; scores.len()];
         let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
         let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
-        Ok(Own { targets, scores, bends, anchor, columns, sums: None })
+        Ok(Own { targets, scores, bends, anchor, columns, sums: None, room: Room::default() })
     }
 
     /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.

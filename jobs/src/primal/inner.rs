@@ -50,6 +50,19 @@ pub struct Own {
     pub columns: Columns,
     /// Sums at the present scores, if slopes and curvatures are those of these.
     pub sums: Option<Sums>,
+    /// Memory of a step.
+    pub room: Room,
+}
+
+/// What a step writes by row. It is kept for the next one: pages of new memory cost more than what is written to them.
+#[derive(Debug, Default)]
+pub struct Room {
+    /// The scores that it started from.
+    from: Vec<f64>,
+    /// By how much it moves them.
+    way: Vec<f64>,
+    /// For coordinate descent.
+    moved: Vec<[f64; 2]>,
 }
 
 /// Sums over a worker's rows.
@@ -107,9 +120,19 @@ impl Own {
         *self.sums.insert(Sums { rows: sums, curvature, far })
     }
 
-    /// Goes to the scores `from` and so much of `way` on.
-    fn go_to(&mut self, from: &[f64], way: &[f64], length: f64) {
-        self.scores.iter_mut().zip(from.iter().zip(way)).for_each(|(z, (from, d))| *z = from + length * d);
+    /// Begins a step from the present scores.
+    fn begin(&mut self, step: &Way) {
+        let Room { from, way, .. } = &mut self.room;
+        from.clone_from(&self.scores);
+        way.clear();
+        way.resize(self.scores.len(), step.bias);
+        self.columns.add(&step.step, way);
+    }
+
+    /// Goes so much of the step.
+    fn go_to(&mut self, length: f64) {
+        let ways = self.room.from.iter().zip(&self.room.way);
+        self.scores.iter_mut().zip(ways).for_each(|(z, (from, d))| *z = from + length * d);
         self.sums = None;
     }
 }
@@ -169,7 +192,7 @@ impl Shared {
                         alone,
                         enough: if self.quadratic && alone { 1e-3 } else { 0.0 },
                     }
-                    .solve(rng);
+                    .solve(rng, &mut own.room.moved);
                     self.join(worker, &view, way)?
                 }
             };
@@ -237,12 +260,11 @@ impl Shared {
         let before = penalties(&self.weights, 0.0);
         let along: f64 = view.gradient.iter().zip(&way.step).map(|(g, d)| g * d).sum();
         let promised = along + view.constant[0] * way.bias + penalties(&self.weights, 1.0) - before;
-        let mut moved = vec![way.bias; own.scores.len()];
-        own.columns.add(&way.step, &mut moved);
-        let (from, mut length) = (own.scores.clone(), 1.0);
+        own.begin(way);
+        let mut length = 1.0;
         for halvings in 0..HALVINGS {
             // With all that the next step is going to need.
-            own.go_to(&from, &moved, length);
+            own.go_to(length);
             let mut losses = vec![own.bend::<L>(self.rows).rows.loss];
             self.reduce.sum(worker, &mut losses)?;
             let after = losses[0] / self.rows + penalties(&self.weights, length);
@@ -255,7 +277,7 @@ impl Shared {
             }
             length /= 2.0;
         }
-        own.go_to(&from, &moved, 0.0);
+        own.go_to(0.0);
         Ok(None)
     }
 }

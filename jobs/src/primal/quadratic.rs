@@ -77,11 +77,12 @@ pub fn best(at: f64, slope: f64, curvature: f64, l1: f64) -> (f64, f64) {
 }
 
 impl Quadratic<'_> {
-    /// This worker's step.
-    pub fn solve(&self, rng: &mut ChaCha8Rng) -> Way {
+    /// This worker's step; `moved` is memory for it.
+    pub fn solve(&self, rng: &mut ChaCha8Rng, moved: &mut Vec<[f64; 2]>) -> Way {
         let mut way = Way { step: vec![0.0; self.weights.len()], bias: 0.0 };
         // Of D_k X_k d and D_k what belongs to a row lies side by side: a step in a coordinate needs both.
-        let mut moved: Vec<[f64; 2]> = self.bends.iter().map(|[_, curvature]| [0.0, *curvature]).collect();
+        moved.clear();
+        moved.extend(self.bends.iter().map(|[_, curvature]| [0.0, *curvature]));
         let mut order: Vec<u32> = (0..self.weights.len() as u32).filter(|j| self.own[*j as usize] > 0.0).collect();
         let (mut first, mut last) = (0.0, f64::INFINITY);
         for sweep in 0..self.sweeps() {
@@ -89,7 +90,7 @@ impl Quadratic<'_> {
             groups.shuffle(rng);
             let (mut sum, mut most, mut left) = (0.0, 0.0f64, Vec::with_capacity(order.len()));
             for j in groups.into_iter().flatten() {
-                let (violation, stays) = self.coordinate(*j as usize, last, &mut way, &mut moved);
+                let (violation, stays) = self.coordinate(*j as usize, last, &mut way, moved);
                 sum += violation;
                 most = most.max(violation);
                 if stays {
@@ -97,7 +98,7 @@ impl Quadratic<'_> {
                 }
             }
             order = left;
-            self.intercept(&mut way, &mut moved);
+            self.intercept(&mut way, moved);
             if sweep == 0 {
                 first = sum;
             }
