@@ -28,10 +28,9 @@ impl Bounds {
         Self(score.is_finite().then(|| (0..columns.count()).map(bound).collect()))
     }
 
-    /// None.
-    #[cfg(test)]
-    pub fn none() -> Self {
-        Self(None)
+    /// These, by feature; none where a loss needs none.
+    pub fn of(bounds: Option<Vec<f64>>) -> Self {
+        Self(bounds)
     }
 
     /// Makes them the same for all workers: for steps that all make alike.

@@ -370,7 +370,7 @@ mod tests {
             for (l1, l2) in [(0.3, 0.02), (0.2, 0.1), (0.0, 0.05)] {
                 let (penalty, slope) = (Penalty { l1, l2 }, if bias { 0.4 } else { 0.0 });
                 let none = Way { step: vec![0.0; 6], bias: 0.0 };
-                let way = gram.step((&weights, &Bounds::none()), &gradient, slope, penalty);
+                let way = gram.step((&weights, &Bounds::of(None)), &gradient, slope, penalty);
                 let [before, after] =
                     [&none, &way].map(|way| missed(&gram, &weights, &gradient, slope, penalty, way));
                 let enough = if l1 == 0.0 { 1e-9 } else { 0.02 };
@@ -391,7 +391,7 @@ mod tests {
         let wanted: Vec<f64> = (0..12).map(|j| f64::from(j as u32 * 7 % 5) - 2.0).collect();
         let gradient: Vec<f64> = (0..12).map(|j| -dot(&gram.matrix[j * 12..][..12], &wanted)).collect();
         let penalty = Penalty { l1: 1e-4, l2: 0.0 };
-        let way = gram.step((&[0.0; 12], &Bounds::none()), &gradient, 0.0, penalty);
+        let way = gram.step((&[0.0; 12], &Bounds::of(None)), &gradient, 0.0, penalty);
         let none = Way { step: vec![0.0; 12], bias: 0.0 };
         let [before, after] = [&none, &way].map(|way| missed(&gram, &[0.0; 12], &gradient, 0.0, penalty, way));
         assert!(after <= ENOUGH * before && after < 1e-3, "{after:e} of {before:e}");

@@ -1,7 +1,7 @@
-//! Newton steps on the features that are worked on, each found by coordinate descent on the workers' own columns, or by the
-//! matrix, joined, and shortened until the objective falls as it should.
+//! Newton steps on the features that are worked on, each found by coordinate descent on the workers' columns, their own or
+//! dealt out, or by the matrix, and shortened until the objective falls as it should.
 //!
-//! Per step the workers exchange two numbers a feature that is worked on, whatever the number of rows. Invariant: the
+//! Per step the workers exchange two numbers a feature that is worked on, and where columns are dealt out one a row and sweep. Invariant: the
 //! objective never rises, but for rounding, and all workers hold the same weights.
 
 use super::bends;
@@ -13,6 +13,7 @@ use super::loss::Smooth;
 use super::quadratic::{Quadratic, Way};
 use super::reach::LOST;
 use super::reduce::Reduce;
+use super::split::{Problem, Split};
 use flexps_common::Result;
 use flexps_common::worker::Worker;
 use rand_chacha::ChaCha8Rng;
@@ -148,7 +149,14 @@ impl Shared {
         let shape = (own.scores.len(), self.bias.is_some());
         let place = (self.penalty.l1, self.memory);
         let mut gram = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)?;
-        let mut bounds = Bounds::new(&own.columns, L::REACH);
+        let mut split = match gram {
+            Some(_) => None,
+            None => Split::of(worker, &mut self.reduce, &own.columns, own.scores.len())?,
+        };
+        let mut bounds = match &split {
+            Some(split) => split.bounds(worker, &mut self.reduce, L::REACH)?,
+            None => Bounds::new(&own.columns, L::REACH),
+        };
         if gram.is_some() {
             bounds.share(worker, &mut self.reduce)?;
         }
@@ -168,33 +176,27 @@ impl Shared {
                 break;
             }
             before = now.objective;
-            let way = match &mut gram {
-                Some(gram) => {
+            let way = match (&mut gram, &mut split) {
+                (Some(gram), _) => {
                     // From one step to the next it changes little, and costs the most.
                     if steps == 0 || steps % FILLED == 0 && !self.quadratic {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
                     gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)
                 }
-                None => {
-                    let [slope, curvature, own_curvature] = view.constant;
-                    let alone = worker.place.threads == 1;
-                    let way = Quadratic {
-                        columns: &own.columns,
+                (None, Some(split)) => {
+                    let [slope, curvature, _] = view.constant;
+                    let problem = Problem {
                         weights: &self.weights,
                         gradient: &view.gradient,
-                        own: &view.own_diagonal,
-                        all: &view.diagonal,
-                        bends: &own.bends,
+                        diagonal: &view.diagonal,
                         penalty: self.penalty,
-                        bias: self.bias.map(|_| [slope, own_curvature, curvature]),
+                        bias: self.bias.map(|_| [slope, curvature]),
                         bounds: &bounds,
-                        alone,
-                        enough: if self.quadratic && alone { 1e-3 } else { 0.0 },
-                    }
-                    .solve(rng, &mut own.room.moved);
-                    self.join(worker, &view, way)?
+                    };
+                    split.solve(worker, &mut self.reduce, &problem, &own.bends, rng)?
                 }
+                (None, None) => self.apart(worker, own, &view, &bounds, rng)?,
             };
             let Some(cut) = self.go::<L>(worker, own, &view, &way)? else { break };
             bounds.made(&way.step, 0.5f64.powi(cut as i32));
@@ -231,6 +233,34 @@ impl Shared {
             constant: [rest[3] / self.rows, rest[4], own_curvature],
             certificate: certify(self.rows, &sums, &over, self.penalty, self.bias),
         })
+    }
+
+    /// The step that the workers find each by itself.
+    fn apart(
+        &mut self,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        view: &View,
+        bounds: &Bounds,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Way> {
+        let [slope, curvature, own_curvature] = view.constant;
+        let alone = worker.place.threads == 1;
+        let way = Quadratic {
+            columns: &own.columns,
+            weights: &self.weights,
+            gradient: &view.gradient,
+            own: &view.own_diagonal,
+            all: &view.diagonal,
+            bends: &own.bends,
+            penalty: self.penalty,
+            bias: self.bias.map(|_| [slope, own_curvature, curvature]),
+            bounds,
+            alone,
+            enough: if self.quadratic && alone { 1e-3 } else { 0.0 },
+        }
+        .solve(rng, &mut own.room.moved);
+        self.join(worker, view, way)
     }
 
     /// The common step.

@@ -28,6 +28,7 @@ mod quadratic;
 mod reach;
 mod reduce;
 mod screen;
+mod split;
 mod survey;
 pub mod task;
 

@@ -21,9 +21,9 @@ const SWEEPS: usize = 60;
 /// in the common step, and where H_k is all but flat they go far astray.
 const FEW_SWEEPS: usize = 2;
 /// Rows of a feature that are many, in the mean.
-const MANY: usize = 200;
+pub const MANY: usize = 200;
 /// Features whose columns lie side by side and come one after the other.
-const GROUP: usize = 16;
+pub const GROUP: usize = 16;
 /// Sweeps until the sum of violations has fallen to this part.
 const ENOUGH: f64 = 0.05;
 
