@@ -16,6 +16,7 @@ pub mod lr;
 mod newton;
 mod objective;
 mod order;
+mod pages;
 pub mod parts;
 pub mod primal;
 mod progressive;

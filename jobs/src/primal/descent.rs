@@ -15,6 +15,7 @@ use super::reduce::Reduce;
 use super::survey::Watched;
 use super::task::Task;
 use crate::order;
+use crate::pages;
 use crate::parts::{Parts, Rows};
 use flexps_common::Result;
 use flexps_common::ids::Key;
@@ -151,7 +152,8 @@ impl Descent {
             columns.add(weights, &mut scores);
             scores
         });
-        let bends = vec![[0.0; 2]; scores.len()];
+        let mut bends = pages::room(scores.len());
+        bends.resize(scores.len(), [0.0; 2]);
         let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
         let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
         Ok(Own { targets, scores, bends, anchor, columns, sums: None, room: Room::default() })

@@ -8,6 +8,7 @@ use super::loss::Smooth;
 use super::occurring;
 use super::task::Task;
 use crate::logistic::needed_len;
+use crate::pages;
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::data::{Block, Row};
 use flexps_common::metrics::Metric;
@@ -127,7 +128,7 @@ impl Gradient {
             if !blank && known.is_empty() {
                 worker.get_mapped(self.point, &part.map, &mut weights)?;
             }
-            gradient.clear();
+            pages::clear(&mut gradient, part.map.len());
             gradient.resize(part.map.len(), 0.0);
             if self.diagonal.is_some() {
                 diagonal.clear();

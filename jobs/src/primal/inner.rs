@@ -1,8 +1,8 @@
 //! Newton steps on the features that are worked on, each found by coordinate descent on the workers' columns, their own or
 //! dealt out, or by the matrix, and shortened until the objective falls as it should.
 //!
-//! Per step the workers exchange two numbers a feature that is worked on, and where columns are dealt out one a row and sweep. Invariant: the
-//! objective never rises, but for rounding, and all workers hold the same weights.
+//! Per step the workers exchange two numbers a feature that is worked on; where columns are dealt out also a number a row in
+//! each sweep. Invariant: the objective never rises, but for rounding, and all workers hold the same weights.
 
 use super::bends;
 use super::bounds::Bounds;
@@ -14,6 +14,7 @@ use super::quadratic::{Quadratic, Way};
 use super::reach::LOST;
 use super::reduce::Reduce;
 use super::split::{Problem, Split};
+use crate::pages;
 use flexps_common::Result;
 use flexps_common::worker::Worker;
 use rand_chacha::ChaCha8Rng;
@@ -125,7 +126,7 @@ impl Own {
     fn begin(&mut self, step: &Way) {
         let Room { from, way, .. } = &mut self.room;
         from.clone_from(&self.scores);
-        way.clear();
+        pages::clear(way, self.scores.len());
         way.resize(self.scores.len(), step.bias);
         self.columns.add(&step.step, way);
     }

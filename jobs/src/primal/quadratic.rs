@@ -12,6 +12,7 @@
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
+use crate::pages;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
@@ -81,7 +82,7 @@ impl Quadratic<'_> {
     pub fn solve(&self, rng: &mut ChaCha8Rng, moved: &mut Vec<[f64; 2]>) -> Way {
         let mut way = Way { step: vec![0.0; self.weights.len()], bias: 0.0 };
         // Of D_k X_k d and D_k what belongs to a row lies side by side: a step in a coordinate needs both.
-        moved.clear();
+        pages::clear(moved, self.bends.len());
         moved.extend(self.bends.iter().map(|[_, curvature]| [0.0, *curvature]));
         let mut order: Vec<u32> = (0..self.weights.len() as u32).filter(|j| self.own[*j as usize] > 0.0).collect();
         let (mut first, mut last) = (0.0, f64::INFINITY);
