@@ -4,8 +4,9 @@
 //! error; nothing is allocated that the bytes don't have room for.
 
 use super::Fields;
+use crate::data::block::norm2;
 use crate::data::block::{Block, Row};
-use crate::data::libsvm::{KEPT_MESSAGES, Parsed, Reason, lengthen, norm2, too_many, why};
+use crate::data::libsvm::{KEPT_MESSAGES, Parsed, Reason, lengthen, too_many, why};
 use crate::data::{Facts, Schema};
 use crate::error::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
