@@ -1,9 +1,10 @@
 //! Waiting for a future on a thread of one's own.
 //!
 //! Invariant: beyond a moment in which others may use the processor, no polling; the thread sleeps until the future's
-//! waker or a cancel unparks it, and looks at both.
+//! waker unparks it.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use futures::FutureExt;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -22,22 +23,78 @@ impl Wake for Unpark {
     }
 }
 
-/// The future's output, or the error of `check`, which is asked before each sleep: what it looks at must be changed
-/// before this thread is unparked.
-pub fn block_on<T>(future: impl Future<Output = T>, check: impl Fn() -> Result<()>) -> Result<T> {
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+/// The future's output.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut since = None;
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
-            return Ok(output);
-        }
-        check()?;
+    look(future, || {
         if since.get_or_insert_with(Instant::now).elapsed() < MOMENT {
             std::thread::yield_now();
         } else {
             std::thread::park();
         }
+        None
+    })
+}
+
+/// The future's output, if it comes within so long.
+pub fn within<T>(future: impl Future<Output = T>, time: Duration) -> Option<T> {
+    let end = Instant::now() + time;
+    look(future.map(Some), || match end.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Some(None),
+        left => {
+            std::thread::park_timeout(left);
+            None
+        }
+    })
+}
+
+/// The future's output, or the error that ends the wait for it.
+pub async fn unless<T>(future: impl Future<Output = T>, ended: impl Future<Output = Error>) -> Result<T> {
+    tokio::select! {
+        biased;
+        output = future => Ok(output),
+        error = ended => Err(error),
+    }
+}
+
+/// The future's output, or what `pause` ends the wait with, which sleeps between two looks.
+fn look<T>(future: impl Future<Output = T>, mut pause: impl FnMut() -> Option<T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return output;
+        }
+        if let Some(output) = pause() {
+            return output;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::oneshot;
+
+    #[test]
+    fn a_wait_ends_when_its_time_is_over_or_with_what_comes_before() {
+        let start = Instant::now();
+        assert_eq!(within(std::future::pending::<()>(), 20 * MOMENT), None);
+        assert!(start.elapsed() >= 20 * MOMENT);
+        let (send, receive) = oneshot::channel();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(20 * MOMENT);
+            send.send(7)
+        });
+        assert_eq!(within(receive, Duration::from_secs(60)), Some(Ok(7)));
+        late.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn what_has_come_is_taken_though_the_wait_has_ended() {
+        let ended = || std::future::ready(Error::cancelled());
+        assert_eq!(block_on(unless(std::future::ready(7), ended())), Ok(7));
+        assert_eq!(block_on(unless(std::future::pending::<()>(), ended())), Err(Error::cancelled()));
     }
 }

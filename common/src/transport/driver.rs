@@ -5,6 +5,7 @@
 //! for [`AWAY`] none has begun to wait, and leaves to the next one that does.
 
 use crate::error::{Error, Result};
+use crate::waiting::block_on;
 use futures::FutureExt;
 use std::future::Future;
 use std::mem::ManuallyDrop;
@@ -18,7 +19,7 @@ use tokio::sync::Notify;
 
 /// The driver's own thread stays away for so long at least, since to take turns with it costs two switches.
 const AWAY: Duration = Duration::from_millis(1);
-/// It looks as seldom while one thread waits on and on.
+/// It looks so seldom while one thread waits on and on.
 const REST: Duration = Duration::from_millis(20);
 /// An answer that comes within this is not slept for: waking takes as long, and longer where a core was idle.
 const MOMENT: Duration = Duration::from_micros(50);
@@ -114,6 +115,14 @@ impl Driver {
     }
 }
 
+/// The future's output, waited for on this thread, which is not a runtime's and serves the sockets of `driver`, if there is one.
+pub(super) fn wait<T>(driver: Option<&Driver>, future: impl Future<Output = T>) -> T {
+    match driver {
+        Some(driver) => driver.wait(future),
+        None => block_on(future),
+    }
+}
+
 /// What serves a channel's socket.
 #[derive(Clone)]
 pub(super) enum Runner {
@@ -133,10 +142,9 @@ impl Runner {
 
     /// The future's output, waited for on this thread, which is not a runtime's.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        match self {
-            Self::Runtime(runtime) => runtime.block_on(future),
-            Self::Waiters(driver) => driver.wait(future),
-        }
+        // For its timers.
+        let _entered = if let Self::Runtime(runtime) = self { Some(runtime.enter()) } else { None };
+        wait(self.driver().map(Arc::as_ref), future)
     }
 
     /// See [`Driver::queued`].

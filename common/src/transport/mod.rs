@@ -4,7 +4,7 @@
 //! receiver are bounded; no frame above its limit is ever allocated; a request that is sent again is not run again.
 
 use crate::error::{Error, Result};
-use crate::waiting::block_on;
+use crate::waiting::unless;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -239,17 +239,7 @@ impl Pending {
     /// The same, or the error that ends the wait.
     pub fn wait_unless(self, ended: impl Future<Output = Error>) -> Result<Packet> {
         let driver = self.driver.clone();
-        let either = async {
-            tokio::select! {
-                biased;
-                answer = self.answer() => answer,
-                error = ended => Err(error),
-            }
-        };
-        match driver {
-            Some(driver) => driver.wait(either),
-            None => block_on(either, || Ok(()))?,
-        }
+        driver::wait(driver.as_deref(), unless(self.answer(), ended))?
     }
 }
 

@@ -25,7 +25,7 @@ use flexps_common::error::{Error, Result};
 use flexps_common::ids::{InputId, Key, SlaveId, TableId};
 use flexps_common::report::PackUse;
 use flexps_common::value::{OwnedValues, Values, ValuesMut};
-use flexps_common::waiting::block_on;
+use flexps_common::waiting::{block_on, unless};
 use flexps_common::wire::control::TableUse;
 use flexps_common::wire::kv::Origin;
 use flexps_common::wire::lists::Keys as OwnedKeys;
@@ -173,7 +173,7 @@ impl Engine {
     /// Before others hear of this worker: sleeps for as long as it is to be slower.
     fn lag(&mut self) -> Result<()> {
         if let Some(slow) = &mut self.slow {
-            self.counters.slept += slow.lag(self.counters.waited, || self.run.check())?;
+            self.counters.slept += slow.lag(self.counters.waited, self.run.cancelled())?;
         }
         Ok(())
     }
@@ -254,7 +254,7 @@ impl Engine {
     pub(super) fn wait_for<T>(&mut self, future: impl Future<Output = T>) -> Result<T> {
         self.job.flush();
         let start = Instant::now();
-        let result = block_on(future, || self.run.check());
+        let result = block_on(unless(future, self.run.cancelled()));
         self.counters.waited += start.elapsed();
         result
     }

@@ -102,7 +102,6 @@ pub fn launch(
 
 impl Crew {
     fn work(&self, place: Place) {
-        self.run.enter(&place);
         let start = Instant::now();
         let filter = filter::of(self.spec.filter, &self.job.shard);
         let mut engine = Engine::new(self.job.clone(), self.run.clone(), place.clone(), self.scalars.clone(), filter);
@@ -121,7 +120,6 @@ impl Crew {
             self.run.cancel(e.context(self.name(&place)));
         }
         self.run.siblings.end(None);
-        self.run.leave(&place);
         let filter = engine.filter.as_ref().map(|filter| filter.used()).unwrap_or_default();
         let Engine { counters, uses, .. } = engine;
         let part = Part { metrics, elapsed: start.elapsed(), counters, filter, uses, failed };

@@ -7,7 +7,7 @@ use super::cache::Cache;
 use super::gate::{Gate, Woken};
 use super::state::State;
 use super::sums::Sums;
-use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering, Thread, current};
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
 use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::kv::Shard;
 use crate::stage::exchange::{Due, Need, Readable, Source, Told, Update, view};
@@ -81,7 +81,6 @@ impl Run {
             pending: Pending::default(),
             applying: false,
             error: None,
-            threads: vec![None; own],
             waits: vec![false; own],
             looked: (0, 0),
             arrivals: Arrivals::new(consistency.ahead().unwrap_or(0)),
@@ -136,16 +135,6 @@ impl Run {
         self.sums.get().and_then(Option::as_ref)
     }
 
-    /// The calling thread works for this run until [`Run::leave`].
-    pub fn enter(&self, place: &Place) {
-        self.state.lock().threads[place.local_index] = Some(current());
-    }
-
-    /// The calling thread has ended its work.
-    pub fn leave(&self, place: &Place) {
-        self.state.lock().threads[place.local_index] = None;
-    }
-
     /// An error once the run is cancelled.
     #[inline]
     pub fn check(&self) -> Result<()> {
@@ -175,7 +164,6 @@ impl Run {
         state.mark.give_up();
         self.siblings.end(Some(Error::cancelled()));
         self.settled.give_up();
-        state.threads.iter().flatten().for_each(Thread::unpark);
         self.gate.open();
         self.cache().into_iter().for_each(Cache::wake);
     }

@@ -3,7 +3,9 @@
 //! Invariants: over many calls the time slept is the time computed times the factor less one, however coarse the
 //! system's sleeps are; a cancelled worker does not sleep on.
 
-use flexps_common::error::Result;
+use flexps_common::error::{Error, Result};
+use flexps_common::waiting::within;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 /// See the module.
@@ -24,13 +26,11 @@ impl Slow {
     }
 
     /// Sleeps for what the worker has computed since the last call, being so slow. `waited` is all that it ever waited.
-    /// How long it slept. The error of `check` ends the sleep; what it looks at must be changed before this thread is unparked.
-    pub fn lag(&mut self, waited: Duration, check: impl Fn() -> Result<()>) -> Result<Duration> {
+    /// How long it slept; or the error that ended the sleep.
+    pub fn lag(&mut self, waited: Duration, ended: impl Future<Output = Error>) -> Result<Duration> {
         let start = Instant::now();
-        let end = start + self.owes(start, waited);
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-            check()?;
-            std::thread::park_timeout(left);
+        if let Some(error) = within(ended, self.owes(start, waited)) {
+            return Err(error);
         }
         let end = Instant::now();
         self.slept(start, end);
@@ -55,7 +55,6 @@ impl Slow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flexps_common::error::Error;
 
     #[test]
     fn what_was_computed_takes_the_factor_as_long_and_what_was_waited_does_not() {
@@ -82,7 +81,7 @@ mod tests {
     fn a_cancelled_worker_does_not_sleep_on() {
         let mut slow = Slow::new(1000.0);
         slow.since -= Duration::from_secs(1000);
-        let error = slow.lag(Duration::ZERO, || Err(Error::cancelled())).unwrap_err();
+        let error = slow.lag(Duration::ZERO, std::future::ready(Error::cancelled())).unwrap_err();
         assert_eq!(error, Error::cancelled());
     }
 }

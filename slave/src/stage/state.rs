@@ -2,7 +2,6 @@
 //!
 //! Invariant: whoever may go on, to a clock or with a read, sees all that its consistency model says.
 
-use super::sync::Thread;
 use crate::consistency::{Arrivals, Clocks, News, Pending};
 use crate::stage::exchange::{Need, Told, Update};
 use crate::stage::mark::Mark;
@@ -22,8 +21,6 @@ pub(super) struct State {
     pub(super) mark: Mark,
     /// The first error, or why the run was cancelled.
     pub(super) error: Option<Error>,
-    /// By worker here: its thread, while it works.
-    pub(super) threads: Vec<Option<Thread>>,
     /// By worker here: whether it waits to go on.
     pub(super) waits: Vec<bool>,
     /// What waiting workers were last looked at for: the least clock, and how far updates are applied.

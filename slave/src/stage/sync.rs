@@ -3,7 +3,6 @@
 pub use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use std::sync::atomic::AtomicU32;
 pub use std::sync::atomic::{AtomicBool, Ordering};
-pub use std::thread::{Thread, current};
 use std::time::{Duration, Instant};
 
 /// What changes within this is not slept for: where there are more workers than cores, to wake them takes longer than

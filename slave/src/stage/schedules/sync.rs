@@ -1,7 +1,6 @@
 //! The means of [`crate::stage::sync`] on shuttle's scheduler, which decides at each of them who goes on.
 
 pub use shuttle::sync::atomic::{AtomicBool, Ordering};
-pub use shuttle::thread::{Thread, current};
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
