@@ -7,11 +7,12 @@
 use crate::error::{Error, Result};
 use crate::waiting::block_on;
 use futures::FutureExt;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -37,19 +38,31 @@ struct Shared {
     runtime: ManuallyDrop<Runtime>,
     /// Bytes of requests since somebody last served.
     queued: AtomicUsize,
-    /// Threads that wait now.
-    waiting: AtomicUsize,
-    /// How often one has begun to.
-    waits: AtomicU64,
-    /// The driver's own thread serves, or is about to.
-    present: AtomicBool,
-    /// It is to leave.
+    turns: Mutex<Turns>,
+    /// Ends the turn of the driver's own thread; it may have ended already.
     leave: Notify,
-    /// It is to come at once.
-    called: AtomicBool,
-    /// That was for a large request since the last wait.
-    large: AtomicBool,
-    ended: AtomicBool,
+}
+
+/// Whose turn it is.
+struct Turns {
+    /// Threads that wait now.
+    waiting: usize,
+    /// How often one has begun to.
+    waits: u64,
+    own: Own,
+}
+
+/// What the driver's own thread does, or is to do at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    /// It leaves the sockets to others.
+    Away,
+    /// It serves them until a thread begins to wait.
+    Serves,
+    /// The same, but past one such: it writes a large request better than who is to make the next one.
+    Stays,
+    /// It ends.
+    Ended,
 }
 
 impl Driver {
@@ -59,13 +72,8 @@ impl Driver {
         let shared = Arc::new(Shared {
             runtime: ManuallyDrop::new(runtime),
             queued: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            waits: AtomicU64::new(0),
-            present: AtomicBool::new(false),
+            turns: Mutex::new(Turns { waiting: 0, waits: 0, own: Own::Serves }),
             leave: Notify::new(),
-            called: AtomicBool::new(false),
-            large: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
         });
         let own = shared.clone();
         let thread = std::thread::Builder::new().name("links".to_owned()).spawn(move || own.stand_in());
@@ -77,14 +85,11 @@ impl Driver {
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let (shared, start) = (&self.shared, Instant::now());
         shared.queued.store(0, SeqCst);
-        shared.waiting.fetch_add(1, SeqCst);
-        shared.waits.fetch_add(1, SeqCst);
-        // It writes large requests better than who is to make the next one.
-        if !shared.large.swap(false, SeqCst) && shared.present.load(SeqCst) {
+        if shared.turns.lock().begin() {
             shared.leave.notify_one();
         }
         let output = shared.runtime.block_on(awake(future, start));
-        shared.waiting.fetch_sub(1, SeqCst);
+        shared.turns.lock().waiting -= 1;
         if start.elapsed() >= AWAY {
             // The driver's own thread may rest until this.
             self.stand_in.unpark();
@@ -97,8 +102,7 @@ impl Driver {
     pub fn queued(&self, bytes: usize) {
         let shared = &self.shared;
         if bytes > MOST || Handle::try_current().is_ok() {
-            shared.large.store(bytes > MOST, SeqCst);
-            shared.called.store(true, SeqCst);
+            shared.turns.lock().call(bytes > MOST);
             self.stand_in.unpark();
         } else if shared.queued.fetch_add(bytes, SeqCst) + bytes > MOST {
             self.flush();
@@ -108,8 +112,7 @@ impl Driver {
     /// What was queued is written now. Not to be called within a runtime.
     pub fn flush(&self) {
         let shared = &self.shared;
-        if shared.queued.swap(0, SeqCst) > 0 && !shared.present.load(SeqCst) {
-            shared.waits.fetch_add(1, SeqCst);
+        if shared.queued.swap(0, SeqCst) > 0 && shared.turns.lock().pass() {
             shared.runtime.block_on(tokio::task::yield_now());
         }
     }
@@ -164,36 +167,78 @@ impl Runner {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.shared.ended.store(true, SeqCst);
+        self.shared.turns.lock().own = Own::Ended;
         self.shared.leave.notify_one();
         self.stand_in.unpark();
+    }
+}
+
+impl Turns {
+    /// A thread begins to wait; whether the driver's own is to leave to it.
+    fn begin(&mut self) -> bool {
+        self.waiting += 1;
+        self.waits += 1;
+        let before = self.own;
+        match before {
+            Own::Serves => self.own = Own::Away,
+            Own::Stays => self.own = Own::Serves,
+            Own::Away | Own::Ended => {}
+        }
+        before == Own::Serves
+    }
+
+    /// The driver's own thread is to come at once, for a large request or another one.
+    fn call(&mut self, large: bool) {
+        if large {
+            self.own = Own::Stays;
+        } else if self.own == Own::Away {
+            self.own = Own::Serves;
+        }
+    }
+
+    /// A thread is about to serve in passing; not where the driver's own does.
+    fn pass(&mut self) -> bool {
+        let away = self.own == Own::Away;
+        self.waits += u64::from(away);
+        away
+    }
+
+    /// The driver's own thread comes; whether it finds something to do.
+    fn come(&mut self) -> bool {
+        if self.waiting > 0 && self.own != Own::Ended {
+            self.own = Own::Away;
+        }
+        matches!(self.own, Own::Serves | Own::Stays)
     }
 }
 
 impl Shared {
     /// The driver's own thread.
     fn stand_in(&self) {
-        while !self.ended.load(SeqCst) {
-            self.present.store(true, SeqCst);
-            if self.waiting.load(SeqCst) == 0 {
+        while self.stay_away() {
+            if self.turns.lock().come() {
                 self.runtime.block_on(self.leave.notified());
             }
-            self.present.store(false, SeqCst);
-            self.stay_away();
         }
     }
 
-    fn stay_away(&self) {
-        while !self.ended.load(SeqCst) {
-            let before = self.waits.load(SeqCst);
-            std::thread::park_timeout(AWAY);
-            if self.called.swap(false, SeqCst) {
-                return;
+    /// Until it is called, or nobody has begun to wait for a while; false once it is to end.
+    fn stay_away(&self) -> bool {
+        loop {
+            let Turns { own, waits, .. } = *self.turns.lock();
+            if own != Own::Away {
+                return own != Own::Ended;
             }
-            if self.waits.load(SeqCst) == before {
-                if self.waiting.load(SeqCst) == 0 {
-                    return;
+            std::thread::park_timeout(AWAY);
+            let rests = {
+                let mut turns = self.turns.lock();
+                let idle = turns.own == Own::Away && turns.waits == waits;
+                if idle && turns.waiting == 0 {
+                    turns.own = Own::Serves;
                 }
+                idle && turns.waiting > 0
+            };
+            if rests {
                 // Who waits for so long says when it ends, and this looks again in any case.
                 std::thread::park_timeout(REST);
             }
