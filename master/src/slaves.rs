@@ -3,6 +3,7 @@
 //! Invariants: live slaves have different names; no slot is taken twice, and one that is taken comes free when the workers
 //! in it have ended or their slave is gone.
 
+use crate::job::width::machines;
 use crate::scheduler::Slots;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::transport::{Channel, Connection, Network};
@@ -215,12 +216,8 @@ impl Slaves {
 
     /// Cores of the machines that these are on.
     pub fn cores(&self, ids: &[SlaveId]) -> u32 {
-        let mut machines: BTreeMap<&str, u32> = BTreeMap::new();
-        for registration in ids.iter().filter_map(|id| self.live.get(id)).map(|slave| &slave.registration) {
-            let cores = machines.entry(registration.machine()).or_default();
-            *cores = registration.cores.max(*cores);
-        }
-        machines.values().sum()
+        let registrations = ids.iter().filter_map(|id| self.live.get(id)).map(|slave| &slave.registration);
+        machines(registrations.map(|r| (r.machine(), r.cores))).values().sum()
     }
 
     /// The list that clients see.

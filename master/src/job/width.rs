@@ -20,13 +20,16 @@ pub fn sharing(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Option<Vec<
         return None;
     }
     let machines = candidates.iter().map(|c| c.machine.as_str()).collect::<BTreeSet<_>>().len();
+    if machines == candidates.len() {
+        return None;
+    }
     // How many slaves of a machine the input is worth.
     let worth = match plan.slave_bytes {
         0 => u64::MAX,
         each => (bytes / each / machines.max(1) as u64).max(1),
     };
     let mut sorted: Vec<&Candidate> = candidates.iter().collect();
-    sorted.sort_by_key(|c| (c.free == 0, Reverse((c.local_bytes, c.free)), c.name.clone()));
+    sorted.sort_by(|a, b| rank(a).cmp(&rank(b)));
     // By machine: threads and slaves.
     let mut taken: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
     let mut few = Vec::new();
@@ -46,15 +49,26 @@ pub fn sharing(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Option<Vec<
     (few.len() < candidates.len() && !stages.iter().any(|stage| wants_more(stage.threads))).then_some(few)
 }
 
+/// The order in which slaves of a machine are taken.
+fn rank(c: &Candidate) -> impl Ord {
+    (c.free == 0, Reverse((c.local_bytes, c.free)), c.name.as_str())
+}
+
+/// The machines of slaves, each given with its cores, and how many these are: of those on one machine they are the same.
+pub fn machines<'a>(slaves: impl IntoIterator<Item = (&'a str, u32)>) -> BTreeMap<&'a str, u32> {
+    let mut machines = BTreeMap::new();
+    for (machine, cores) in slaves {
+        let most = machines.entry(machine).or_default();
+        *most = cores.max(*most);
+    }
+    machines
+}
+
 /// What the report says of a job that has `chosen` of the `candidates`, and there as many threads as there are cores: how
 /// many, why, and what changes it. Nothing where it has all slots.
 pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u64) -> Option<String> {
     let own: Vec<&Candidate> = candidates.iter().filter(|c| chosen.contains(&c.id)).collect();
-    let mut machines: BTreeMap<&str, u32> = BTreeMap::new();
-    for c in &own {
-        let cores = machines.entry(c.machine.as_str()).or_default();
-        *cores = c.cores.max(*cores);
-    }
+    let machines = machines(own.iter().map(|c| (c.machine.as_str(), c.cores)));
     let (threads, slots): (u32, u32) = own.iter().fold((0, 0), |(t, s), c| (t + c.with_cores(), s + c.slots));
     let (live, used) = (candidates.len(), own.len());
     let left = |bytes| sharing(plan, candidates, bytes).map_or(live, |few| few.len());
