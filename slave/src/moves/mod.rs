@@ -41,14 +41,8 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Resul
     }
     let mut ways = Vec::new();
     for (shard, offered) in leaving {
-        let (wanted, reads) = offer(job, of, shard, &offered)?;
-        let kept = (offered.len() - wanted.len()) as u64;
-        let mut read = VecDeque::new();
-        let mut left = VecDeque::new();
-        for place in wanted {
-            let chunk = offered[place];
-            if reads && job.shard.lies_still(chunk.id.table)? { &mut read } else { &mut left }.push_back(chunk);
-        }
+        let Wanted { kept, read, left } = offer(job, of, shard, &offered)?;
+        let left = left.into_iter().map(|place| offered[place]).collect();
         ways.push(Way::new(job, shard, Vec::new(), left, kept)?);
         ways.push(Way::reading(job, shard, read)?);
     }
@@ -82,8 +76,18 @@ fn proof(job: &OpenJob, shard: u32) -> Result<Option<Proof>> {
     Ok(may.then(process_memory::proof))
 }
 
-/// Offers chunks to a receiver; the places of those that it wants, and whether it can read this slave's memory.
-fn offer(job: &OpenJob, of: MoveId, shard: u32, offered: &[Offered]) -> Result<(Vec<usize>, bool)> {
+/// What a receiver wants of the chunks that it was offered.
+struct Wanted {
+    /// How many it has.
+    kept: u64,
+    /// Those that it can read in this slave's memory.
+    read: VecDeque<Offered>,
+    /// The places of the others among all.
+    left: Vec<usize>,
+}
+
+/// Offers chunks to a receiver.
+fn offer(job: &OpenJob, of: MoveId, shard: u32, offered: &[Offered]) -> Result<Wanted> {
     let (link, proof) = (job.link(shard)?, proof(job, shard)?);
     let asked = offered.chunks(OFFER).map(|chunks| {
         let offer = ToReceiver::Offer { of, chunks: chunks.to_vec(), proof };
@@ -97,10 +101,17 @@ fn offer(job: &OpenJob, of: MoveId, shard: u32, offered: &[Offered]) -> Result<(
         can_read &= reads;
         wanted.extend(places.into_iter().map(|place| first + place as usize));
     }
-    match wanted.iter().find(|place| **place >= offered.len()) {
-        Some(_) => Err(Error::bug("a slave wants a chunk that was not offered")),
-        None => Ok((wanted, can_read)),
+    let kept = offered.len().saturating_sub(wanted.len()) as u64;
+    let (mut read, mut left) = (VecDeque::new(), Vec::new());
+    for place in wanted {
+        let chunk = offered.get(place).ok_or_else(|| Error::bug("a slave wants a chunk that was not offered"))?;
+        if can_read && job.shard.lies_still(chunk.id.table)? {
+            read.push_back(*chunk);
+        } else {
+            left.push(place);
+        }
     }
+    Ok(Wanted { kept, read, left })
 }
 
 /// The ways of what this slave serves of tables to be copied: who can read it here does, of the others each chunk goes to one
@@ -113,17 +124,10 @@ fn copying(job: &OpenJob, of: MoveId, copies: &Copies) -> Result<Vec<Way>> {
     let mut wanting: Vec<Vec<u32>> = vec![Vec::new(); offered.len()];
     let (mut kept, mut ways) = (0, Vec::new());
     for shard in copies.to.iter().filter(|shard| **shard != job.shard.index()) {
-        let (wanted, reads) = offer(job, of, *shard, &offered)?;
-        kept += (offered.len() - wanted.len()) as u64;
-        let mut read = VecDeque::new();
-        for place in wanted {
-            if reads && job.shard.lies_still(offered[place].id.table)? {
-                read.push_back(offered[place]);
-            } else {
-                wanting[place].push(*shard);
-            }
-        }
-        ways.push(Way::reading(job, *shard, read)?);
+        let wanted = offer(job, of, *shard, &offered)?;
+        kept += wanted.kept;
+        wanted.left.into_iter().for_each(|place| wanting[place].push(*shard));
+        ways.push(Way::reading(job, *shard, wanted.read)?);
     }
     let mut groups: BTreeMap<(u32, Vec<u32>), VecDeque<Offered>> = BTreeMap::new();
     for (at, (chunk, mut wanting)) in offered.into_iter().zip(wanting).enumerate() {
