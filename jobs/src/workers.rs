@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
+const TOO_FEW: &str = "a stage needs at least 1 thread";
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -78,7 +80,7 @@ impl FromStr for Range {
         let (least, most) = text.split_once("..").ok_or_else(mistake)?;
         let (least, most) = (least.parse().map_err(|_| mistake())?, most.parse().map_err(|_| mistake())?);
         match (least, most) {
-            (0, _) => Err("a stage needs at least 1 thread".to_owned()),
+            (0, _) => Err(TOO_FEW.to_owned()),
             _ if least > most => Err(format!("{least} is more than {most}; give the lesser first, as in 4..8")),
             _ => Ok(Self { least, most }),
         }
@@ -108,7 +110,7 @@ impl fmt::Display for Range {
 /// A number of threads: at least one.
 pub fn threads(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
-        Ok(0) => Err("a stage needs at least 1 thread".to_owned()),
+        Ok(0) => Err(TOO_FEW.to_owned()),
         Ok(n) => Ok(n),
         Err(_) => Err(format!("'{text}' is no number of threads; give 1 or more")),
     }
