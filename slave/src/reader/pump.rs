@@ -9,7 +9,7 @@ use super::held::Held;
 use super::parsers::{Chunk, Kind, Ring};
 use super::source::{Source, unmodified};
 use super::store::{Read, Store};
-use super::text::{BEHIND, LONGEST_ROW, Text, too_long};
+use super::text::{BEHIND, Text, bound_row};
 use super::{NextSplit, Options};
 use flexps_common::data::Form;
 use flexps_common::error::{Error, Result};
@@ -176,10 +176,7 @@ impl Pump {
                 seen = 0;
                 continue;
             }
-            if there > LONGEST_ROW + own {
-                let row = memchr::memrchr(b'\n', &self.buffer[..own]).map_or(0, |at| at + 1);
-                return Err(too_long(&path, offset + row as u64));
-            }
+            bound_row(&self.buffer, own, 0, &path, offset)?;
             seen = there;
             // A row that goes far over makes the buffer grow.
             let most = if there < own + BEHIND { own + BEHIND - there } else { chunk };

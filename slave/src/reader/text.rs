@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// Longest row, in bytes of text.
-pub const LONGEST_ROW: usize = 256 << 20;
+const LONGEST_ROW: usize = 256 << 20;
 
 /// Bytes behind a chunk's end that are read at first.
 pub const BEHIND: usize = 4 << 10;
@@ -57,10 +57,7 @@ impl Text {
             if from + text as u64 >= self.split.file_len {
                 break text;
             }
-            if text - first > LONGEST_ROW + own {
-                let row = memchr::memrchr(b'\n', &memory[..own]).map_or(first, |at| at + 1);
-                return Err(too_long(&self.split.path, from + row as u64));
-            }
+            bound_row(&memory[..text], own, first, &self.split.path, from)?;
             (seen, more) = (text, 2 * more);
             text = self.append(memory, from, text, more)?;
         };
@@ -95,11 +92,17 @@ impl Text {
     }
 }
 
-/// The error of a row without an end.
-pub fn too_long(path: &str, offset: u64) -> Error {
-    Error::data(format!(
-        "{path}, row at byte {offset}: longer than {LONGEST_ROW} bytes; are its line ends those of text?"
-    ))
+/// An error where `text`, which starts at offset `at` of a file, goes too far beyond the first `own` bytes, a chunk's, without
+/// the end of a row that starts in them; the first one does at `first`.
+pub fn bound_row(text: &[u8], own: usize, first: usize, path: &str, at: u64) -> Result<()> {
+    if text.len() - first <= LONGEST_ROW + own {
+        return Ok(());
+    }
+    let row = memchr::memrchr(b'\n', &text[..own]).map_or(first, |at| at + 1);
+    Err(Error::data(format!(
+        "{path}, row at byte {}: longer than {LONGEST_ROW} bytes; are its line ends those of text?",
+        at + row as u64
+    )))
 }
 
 /// Fills `bytes` from a file that was long enough when it was listed.
