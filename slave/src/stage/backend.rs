@@ -75,7 +75,7 @@ pub struct Engine {
     pub(super) sent: FxHashMap<SlaveId, u64>,
     /// It is not known yet whether the present clock may begin: reads at other shards may be sent, they wait there.
     put_off: bool,
-    follow: Follow,
+    pub(super) follow: Follow,
     /// Where the consistency model asks for them.
     announced: Option<Announcements>,
     /// Keys that were updated at this clock, as far as the slave's cache may hold them.
@@ -263,6 +263,7 @@ impl Engine {
 impl Backend for Engine {
     fn start_get(&mut self, pulls: &[Pull<'_>]) -> Result<Ticket> {
         self.run.check()?;
+        self.follow.read(Instant::now());
         self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items: Vec<_> = pulls.iter().map(|pull| (pull.table, Keys::List(pull.keys))).collect();
@@ -274,7 +275,6 @@ impl Backend for Engine {
             Some(looked) => self.begin_read(&looked.missing(&items))?,
         };
         self.job.flush();
-        self.follow.read(Instant::now());
         // The keys of messages are in these; a large read need not copy them again, unless a filter asks for them.
         let keys = |at: usize| match &looked {
             None if self.filter.is_none() && !read.local.iter().any(|(item, _)| *item == at) => &[],
@@ -369,9 +369,10 @@ impl Backend for Engine {
         let (told, woken) = self.run.tick(&self.place, &sent);
         self.tell(told);
         drop(woken);
-        if !self.follow.clock(Instant::now()) {
+        if !self.follow.follows() {
             self.job.flush();
         }
+        self.follow.clock(Instant::now());
         self.forget_updated();
         self.put_off = !self.run.goes_on(&self.place);
         if self.run.reads_early() { Ok(()) } else { self.begin() }

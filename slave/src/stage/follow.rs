@@ -15,14 +15,17 @@ pub struct Follow {
 }
 
 impl Follow {
-    /// A clock ends; whether a read is going to follow, as one did the clock before.
-    pub fn clock(&mut self, now: Instant) -> bool {
-        let follows = self.follows && self.clock.is_none();
-        (self.clock, self.follows) = (Some(now), follows);
-        follows
+    /// Whether a read is going to follow a clock that ends, as one did the clock before.
+    pub fn follows(&self) -> bool {
+        self.follows && self.clock.is_none()
     }
 
-    /// A read is made.
+    /// A clock has ended.
+    pub fn clock(&mut self, now: Instant) {
+        (self.follows, self.clock) = (self.follows(), Some(now));
+    }
+
+    /// A read is about to be made.
     pub fn read(&mut self, now: Instant) {
         if let Some(clock) = self.clock.take() {
             self.follows = now.saturating_duration_since(clock) < SOON;
@@ -39,20 +42,25 @@ mod tests {
         let start = Instant::now();
         let at = |micros: u64| start + Duration::from_micros(micros);
         let mut follow = Follow::default();
-        assert!(!follow.clock(at(0)));
+        let clock = |follow: &mut Follow, micros| {
+            let follows = follow.follows();
+            follow.clock(at(micros));
+            follows
+        };
+        assert!(!clock(&mut follow, 0));
         follow.read(at(5));
-        assert!(follow.clock(at(100)));
+        assert!(clock(&mut follow, 100));
         // A second read says nothing of the clock.
         follow.read(at(110));
         follow.read(at(190));
-        assert!(follow.clock(at(200)));
+        assert!(clock(&mut follow, 200));
         // Late, then not at all.
         follow.read(at(360));
-        assert!(!follow.clock(at(400)));
+        assert!(!clock(&mut follow, 400));
         follow.read(at(401));
-        assert!(follow.clock(at(500)));
-        assert!(!follow.clock(at(600)));
+        assert!(clock(&mut follow, 500));
+        assert!(!clock(&mut follow, 600));
         follow.read(at(601));
-        assert!(follow.clock(at(700)));
+        assert!(clock(&mut follow, 700));
     }
 }

@@ -120,6 +120,7 @@ impl Engine {
             return self.finish_get(ticket, &mut [out]);
         }
         self.run.check()?;
+        self.follow.read(Instant::now());
         self.settled()?;
         let (job, run) = (self.job.clone(), self.run.clone());
         let items = describe(&job, &run, &[(table, keys)])?;
@@ -131,6 +132,7 @@ impl Engine {
         let mut queue = Queue::default();
         // The others work while this slave's part is read, unless there is more than fits the window.
         self.send(peek, &mut queue, || cutter.message())?;
+        self.job.flush();
         self.begin()?;
         self.read_local(&items, &std::mem::take(&mut cutter.local), out)?;
         self.receive(peek, queue, || cutter.message(), out)?;
