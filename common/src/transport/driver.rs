@@ -12,7 +12,6 @@ use std::future::Future;
 use std::mem::ManuallyDrop;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -36,8 +35,6 @@ pub(super) struct Driver {
 struct Shared {
     /// Whoever is within its `block_on` serves the sockets; of several one does.
     runtime: ManuallyDrop<Runtime>,
-    /// Bytes of requests since somebody last served.
-    queued: AtomicUsize,
     turns: Mutex<Turns>,
     /// Ends the turn of the driver's own thread; it may have ended already.
     leave: Notify,
@@ -50,6 +47,27 @@ struct Turns {
     /// How often one has begun to.
     waits: u64,
     own: Own,
+    /// Where requests wait for somebody to serve. Only while nobody does.
+    outboxes: Vec<Arc<dyn Outbox>>,
+    /// Bytes of these.
+    queued: usize,
+}
+
+/// Requests that are not with a socket yet.
+pub(super) trait Outbox: Send + Sync {
+    /// Hands them to the socket. Within the driver's runtime that wakes the task that writes them without a call of the system.
+    fn put(&self);
+}
+
+/// When a request that was queued is to be handed to its socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// By who made it: somebody serves, or is about to.
+    Now,
+    /// By who serves next.
+    Later,
+    /// The same, and that should be who made it, at once: many bytes wait.
+    Much,
 }
 
 /// What the driver's own thread does, or is to do at once.
@@ -71,8 +89,7 @@ impl Driver {
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let shared = Arc::new(Shared {
             runtime: ManuallyDrop::new(runtime),
-            queued: AtomicUsize::new(0),
-            turns: Mutex::new(Turns { waiting: 0, waits: 0, own: Own::Serves }),
+            turns: Mutex::new(Turns::default()),
             leave: Notify::new(),
         });
         let own = shared.clone();
@@ -84,11 +101,14 @@ impl Driver {
     /// The future's output, waited for on this thread, which serves the sockets meanwhile. Not to be called within a runtime.
     pub fn wait<T>(&self, future: impl Future<Output = T>) -> T {
         let (shared, start) = (&self.shared, Instant::now());
-        shared.queued.store(0, SeqCst);
-        if shared.turns.lock().begin() {
+        let (leaves, outboxes) = shared.turns.lock().begin();
+        if leaves {
             shared.leave.notify_one();
         }
-        let output = shared.runtime.block_on(awake(future, start));
+        let output = shared.runtime.block_on(async {
+            put(outboxes);
+            awake(future, start).await
+        });
         shared.turns.lock().waiting -= 1;
         if start.elapsed() >= AWAY {
             // The driver's own thread may rest until this.
@@ -97,23 +117,27 @@ impl Driver {
         output
     }
 
-    /// A request of so many bytes was queued. It is written when a thread waits next, or with [`Driver::flush`]; a large one, or one
-    /// that a runtime's task made, by the driver's own thread.
-    pub fn queued(&self, bytes: usize) {
-        let shared = &self.shared;
+    /// A request of so many bytes was put into an outbox. It is written when a thread waits next, or with [`Driver::flush`]; a large
+    /// one, or one that a runtime's task made, by the driver's own thread.
+    pub fn queue(&self, bytes: usize, outbox: Arc<dyn Outbox>) -> When {
+        let mut turns = self.shared.turns.lock();
         if bytes > MOST || Handle::try_current().is_ok() {
-            shared.turns.lock().call(bytes > MOST);
+            turns.call(bytes > MOST);
+            drop(turns);
             self.stand_in.unpark();
-        } else if shared.queued.fetch_add(bytes, SeqCst) + bytes > MOST {
-            self.flush();
+            return When::Now;
         }
+        turns.queue(bytes, outbox)
     }
 
     /// What was queued is written now. Not to be called within a runtime.
     pub fn flush(&self) {
-        let shared = &self.shared;
-        if shared.queued.swap(0, SeqCst) > 0 && shared.turns.lock().pass() {
-            shared.runtime.block_on(tokio::task::yield_now());
+        let outboxes = self.shared.turns.lock().pass();
+        if !outboxes.is_empty() {
+            self.shared.runtime.block_on(async {
+                put(outboxes);
+                tokio::task::yield_now().await;
+            });
         }
     }
 }
@@ -150,10 +174,11 @@ impl Runner {
         wait(self.driver().map(Arc::as_ref), future)
     }
 
-    /// See [`Driver::queued`].
-    pub fn queued(&self, bytes: usize) {
-        if let Self::Waiters(driver) = self {
-            driver.queued(bytes);
+    /// See [`Driver::queue`].
+    pub fn queue(&self, bytes: usize, outbox: Arc<dyn Outbox>) -> When {
+        match self {
+            Self::Runtime(_) => When::Now,
+            Self::Waiters(driver) => driver.queue(bytes, outbox),
         }
     }
 
@@ -173,9 +198,33 @@ impl Drop for Driver {
     }
 }
 
+impl Default for Turns {
+    fn default() -> Self {
+        Self { waiting: 0, waits: 0, own: Own::Serves, outboxes: Vec::new(), queued: 0 }
+    }
+}
+
 impl Turns {
-    /// A thread begins to wait; whether the driver's own is to leave to it.
-    fn begin(&mut self) -> bool {
+    /// Whether a request may wait for who serves next.
+    fn queue(&mut self, bytes: usize, outbox: Arc<dyn Outbox>) -> When {
+        if self.own != Own::Away || self.waiting > 0 {
+            return When::Now;
+        }
+        if !self.outboxes.iter().any(|known| Arc::ptr_eq(known, &outbox)) {
+            self.outboxes.push(outbox);
+        }
+        self.queued += bytes;
+        if self.queued > MOST { When::Much } else { When::Later }
+    }
+
+    /// What whoever serves now is to put.
+    fn take(&mut self) -> Vec<Arc<dyn Outbox>> {
+        self.queued = 0;
+        std::mem::take(&mut self.outboxes)
+    }
+
+    /// A thread begins to wait; whether the driver's own is to leave to it, and what it is to put.
+    fn begin(&mut self) -> (bool, Vec<Arc<dyn Outbox>>) {
         self.waiting += 1;
         self.waits += 1;
         let before = self.own;
@@ -184,7 +233,7 @@ impl Turns {
             Own::Stays => self.own = Own::Serves,
             Own::Away | Own::Ended => {}
         }
-        before == Own::Serves
+        (before == Own::Serves, self.take())
     }
 
     /// The driver's own thread is to come at once, for a large request or another one.
@@ -196,19 +245,18 @@ impl Turns {
         }
     }
 
-    /// A thread is about to serve in passing; not where the driver's own does.
-    fn pass(&mut self) -> bool {
-        let away = self.own == Own::Away;
-        self.waits += u64::from(away);
-        away
+    /// A thread serves in passing if there is something to put.
+    fn pass(&mut self) -> Vec<Arc<dyn Outbox>> {
+        self.waits += u64::from(!self.outboxes.is_empty());
+        self.take()
     }
 
-    /// The driver's own thread comes; whether it finds something to do.
-    fn come(&mut self) -> bool {
+    /// The driver's own thread comes: what it is to put, unless others serve.
+    fn come(&mut self) -> Option<Vec<Arc<dyn Outbox>>> {
         if self.waiting > 0 && self.own != Own::Ended {
             self.own = Own::Away;
         }
-        matches!(self.own, Own::Serves | Own::Stays)
+        matches!(self.own, Own::Serves | Own::Stays).then(|| self.take())
     }
 }
 
@@ -216,8 +264,12 @@ impl Shared {
     /// The driver's own thread.
     fn stand_in(&self) {
         while self.stay_away() {
-            if self.turns.lock().come() {
-                self.runtime.block_on(self.leave.notified());
+            let outboxes = self.turns.lock().come();
+            if let Some(outboxes) = outboxes {
+                self.runtime.block_on(async {
+                    put(outboxes);
+                    self.leave.notified().await;
+                });
             }
         }
     }
@@ -246,6 +298,10 @@ impl Shared {
     }
 }
 
+fn put(outboxes: Vec<Arc<dyn Outbox>>) {
+    outboxes.into_iter().for_each(|outbox| outbox.put());
+}
+
 /// The future, looked at for a moment before this thread sleeps.
 async fn awake<T>(future: impl Future<Output = T>, start: Instant) -> T {
     let mut future = pin!(future);
@@ -253,8 +309,12 @@ async fn awake<T>(future: impl Future<Output = T>, start: Instant) -> T {
         if let Some(output) = future.as_mut().now_or_never() {
             return output;
         }
-        std::thread::yield_now();
+        // The tasks write what was put and take what has come.
         tokio::task::yield_now().await;
+        if let Some(output) = future.as_mut().now_or_never() {
+            return output;
+        }
+        std::thread::yield_now();
     }
     future.await
 }

@@ -10,7 +10,7 @@ use super::greeting::SessionId;
 use super::link::{self, Link};
 use super::session::charge;
 use crate::error::{Error, Fault, Result};
-use crate::transport::driver::{Driver, Runner};
+use crate::transport::driver::{Driver, Outbox, Runner, When};
 use crate::transport::options::Options;
 use crate::transport::{Caller, Haste, Packet};
 use futures::FutureExt;
@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use zeromq::{DealerSendHalf, SocketSend};
+use zeromq::{DealerSendHalf, SocketSend, ZmqMessage};
 
 /// Least time between two looks at deadlines.
 const LATENESS: Duration = Duration::from_millis(50);
@@ -59,6 +59,8 @@ struct State {
     calls: Calls,
     /// Where requests are sent; none while there is no connection.
     send: Option<DealerSendHalf>,
+    /// What was said and is not with the socket yet; in order.
+    outbox: Vec<ZmqMessage>,
     /// Why there is none.
     trouble: Option<String>,
     spoke: Instant,
@@ -72,6 +74,7 @@ impl ZmqCaller {
         let state = State {
             calls: Calls::new(options.credits),
             send: None,
+            outbox: Vec::new(),
             trouble: None,
             spoke: Instant::now(),
             alarm: None,
@@ -134,8 +137,14 @@ impl Caller for ZmqCaller {
         } else {
             core.wake.notify_one();
         }
+        let when = self.runner.queue(bytes, core.clone());
+        if when == When::Now {
+            core.put_all(&mut state);
+        }
         drop(state);
-        self.runner.queued(bytes);
+        if let (When::Much, Some(driver)) = (when, self.driver()) {
+            driver.flush();
+        }
         receive
     }
 
@@ -145,6 +154,12 @@ impl Caller for ZmqCaller {
 
     fn driver(&self) -> Option<&Arc<Driver>> {
         self.runner.driver()
+    }
+}
+
+impl Outbox for Core {
+    fn put(&self) {
+        self.put_all(&mut self.state.lock());
     }
 }
 
@@ -173,16 +188,32 @@ impl Core {
         self.say(state, &up, Some(&packet));
     }
 
-    /// Puts a message on the connection. The socket's queue is longer than the credits allow messages, so that it takes
-    /// each at once; when it does not, the connection is given up, and the task makes another.
+    /// Takes a message that is to go over the connection, if there is one; [`Core::put_all`] is to follow.
     fn say(&self, state: &mut State, up: &Up, packet: Option<&Packet>) {
-        let Some(send) = &mut state.send else { return };
-        let sent = frames::message(up, packet).map(|message| send.send(message).now_or_never());
-        if !matches!(sent, Ok(Some(Ok(())))) {
-            state.send = None;
-            self.wake.notify_one();
+        if state.send.is_none() {
+            return;
+        }
+        match frames::message(up, packet) {
+            Ok(message) => state.outbox.push(message),
+            Err(_) => self.give_up(state),
         }
         state.spoke = Instant::now();
+    }
+
+    /// Puts what was said on the connection. The socket's queue is longer than the credits allow messages, so that it takes
+    /// each at once; when it does not, the connection is given up, and the task makes another.
+    fn put_all(&self, state: &mut State) {
+        for message in std::mem::take(&mut state.outbox) {
+            let Some(send) = &mut state.send else { return };
+            if !matches!(send.send(message).now_or_never(), Some(Ok(()))) {
+                self.give_up(state);
+            }
+        }
+    }
+
+    fn give_up(&self, state: &mut State) {
+        state.send = None;
+        self.wake.notify_one();
     }
 
     /// Makes connections while there is something to say, until the channel is dropped and its calls have ended.
@@ -260,6 +291,8 @@ impl Core {
                     format!("the connection to {} was lost for too long to know what became of this", self.peer);
                 state.calls.fail(true, &Error::cluster(error).retryable());
             }
+            // All of it is sent again.
+            state.outbox.clear();
             state.send = link.sender();
             let sent = state.calls.sent();
             state.calls.acks();
@@ -268,6 +301,7 @@ impl Core {
                 self.send_request(&mut state, request);
             }
             self.pump(&mut state);
+            self.put_all(&mut state);
             self.freed(state);
         }
         let mut heard = Instant::now();
@@ -296,6 +330,7 @@ impl Core {
             }
             if state.dropped && state.calls.is_idle() {
                 self.say(&mut state, &Up::Bye, None);
+                self.put_all(&mut state);
                 return true;
             }
         };
@@ -326,6 +361,7 @@ impl Core {
             self.say(&mut state, &Up::Acks(acks), None);
         }
         self.pump(&mut state);
+        self.put_all(&mut state);
         self.freed(state);
         Ok(())
     }
@@ -343,6 +379,7 @@ impl Core {
         if state.spoke.elapsed() > QUIET || heard.elapsed() > QUIET {
             self.say(&mut state, &Up::Ping, None);
         }
+        self.put_all(&mut state);
         None
     }
 
