@@ -104,3 +104,68 @@ async fn threads_wait_for_credit_and_none_is_left_waiting() {
     })
     .await;
 }
+
+/// What a thread does with a channel, on a thread of its own.
+async fn on_a_thread(channel: Channel, does: impl FnOnce(&Channel) + Send + 'static) {
+    let thread = std::thread::spawn(move || does(&channel));
+    tokio::task::spawn_blocking(move || thread.join()).await.unwrap().unwrap();
+}
+
+/// The heads of so many requests.
+fn heads(count: usize) -> Vec<Bytes> {
+    (0..count).map(|i| i.to_string().into()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_start_in_order_each_once_whoever_writes_them() {
+    on_both_ways(async |network| {
+        let (echo, _gone) = Echo::new();
+        let listener = network.listen("127.0.0.1:0", echo.clone()).await.unwrap();
+        let channel = network.served_by_waiters().unwrap().channel(listener.address(), "s1");
+        on_a_thread(channel, |channel| {
+            let mut under_way = Vec::new();
+            for (i, head) in heads(200).into_iter().enumerate() {
+                // Large ones are written by the driver's own thread, many small ones at once.
+                let body = [100_000, 10, 10, 30_000, 10][i % 5];
+                under_way.push((head.clone(), channel.start(Packet { head, ..packet(b"", body) }, WITHIN)));
+                match i % 11 {
+                    3 => channel.flush(),
+                    7 => under_way.drain(..).for_each(|(head, pending)| assert_eq!(pending.wait().unwrap().head, head)),
+                    // By then the driver's own thread has come.
+                    10 if i % 2 == 0 => std::thread::sleep(Duration::from_millis(5)),
+                    _ => {}
+                }
+            }
+            under_way.into_iter().for_each(|(head, pending)| assert_eq!(pending.wait().unwrap().head, head));
+        })
+        .await;
+        assert_eq!(echo.heads(), heads(200));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_nobody_has_written_yet_outlive_their_connection() {
+    let (echo, _gone) = Echo::new();
+    let network = network(|o| o.same_host = false);
+    let listener = network.listen("127.0.0.1:0", echo.clone()).await.unwrap();
+    let proxy = Proxy::to(listener.address()).await;
+    let channel = network.served_by_waiters().unwrap().channel(&proxy.address, "s1");
+    on_a_thread(channel, move |channel| {
+        for few in heads(30).chunks(6) {
+            let mut under_way: Vec<_> = Vec::new();
+            for (i, head) in few.iter().enumerate() {
+                under_way.push(channel.start(Packet { head: head.clone(), ..packet(b"", 10) }, WITHIN));
+                if i == 2 {
+                    proxy.cut.send(()).unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            for (head, pending) in few.iter().zip(under_way) {
+                assert_eq!(pending.wait().unwrap().head, *head);
+            }
+        }
+    })
+    .await;
+    assert_eq!(echo.heads(), heads(30));
+}
