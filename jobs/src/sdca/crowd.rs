@@ -103,7 +103,21 @@ fn product(x: &Row<'_>, y: &Row<'_>) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::loss::{Hinge, Logistic, SquaredHinge};
     use super::*;
+
+    #[test]
+    fn rows_are_coherent_if_they_have_much_in_common_beside_what_each_asks_for_itself() {
+        let common = |product, norm2, q| Common { product, norm2, q };
+        let webspam = common(0.30, 1.0, 1.0);
+        assert!(webspam.is_coherent::<Logistic>());
+        assert!(!webspam.is_coherent::<SquaredHinge>() && !webspam.is_coherent::<Hinge>());
+        // The same under a weaker penalty; rows of few non-zeros, and under a stronger one; long ones.
+        assert!(!common(0.30, 1.0, 10.0).is_coherent::<Logistic>());
+        assert!(!common(0.14, 1.0, 1.0).is_coherent::<Logistic>());
+        assert!(common(0.14, 1.0, 0.33).is_coherent::<Logistic>());
+        assert!(!common(6.1, 13.9, 13.9).is_coherent::<Logistic>());
+    }
 
     #[test]
     fn products_meet_in_common_features_only() {

@@ -293,6 +293,30 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_logistic_step_gains_most_of_what_there_is_to_gain(
+            a in prop_oneof![Just(0.0f32), 0.0..1.0f32],
+            m in -30.0..30.0f32,
+            q in 1.0..200.0f32,
+        ) {
+            let next = f64::from(Logistic::step(a, m, q));
+            let (a, m, q) = (f64::from(a), f64::from(m), f64::from(q));
+            let dual = |b: f64| -Logistic::conjugate(b) - (b - a) * m - 0.5 * q * (b - a) * (b - a);
+            // By halves, where the derivative changes its sign.
+            let (mut low, mut high) = (-80.0, 80.0);
+            for _ in 0..80 {
+                let middle = 0.5 * (low + high);
+                match middle + m + q * (Logistic::dual(-middle) - a) > 0.0 {
+                    true => high = middle,
+                    false => low = middle,
+                }
+            }
+            let (gain, most) = (dual(next) - dual(a), dual(Logistic::dual(-low)) - dual(a));
+            prop_assert!(gain >= 0.85 * most - 1e-4 * (1.0 + m.abs()), "{gain} of {most}");
+        }
+    }
+
     #[test]
     fn extreme_margins_give_finite_steps() {
         for m in [-1e30f32, -1e4, 0.0, 1e4, 1e30] {
