@@ -14,12 +14,12 @@ use flexps_common::data::Facts;
 
 /// Least joins of an epoch; of several slaves' workers, where all features are joined each time, always so many.
 pub const JOINS: u32 = 4;
-/// Joins of an epoch of one slave's workers, where nothing else is said. Behind the third epoch of two, four joins left 1.4 to
-/// 2.1 times the gap that eight did on four sets of coherent rows, twelve 0.7 to 1.2 times.
-const USUAL: u32 = 8;
 /// ... and where all but the last are of coupled features alone, which cost next to nothing; the latter for tolerances
 /// below 1e-3: to 1e-5, small rows on four slaves took 42 epochs with 8 joins, 19 with 16 and 8 with 64.
 pub const COUPLED: [u32; 2] = [8, 64];
+/// Joins of an epoch of one slave's workers, where nothing else is said. Behind the third epoch of two, four joins left 1.4 to
+/// 2.1 times the gap that eight did on four sets of coherent rows, twelve 0.7 to 1.2 times.
+const USUAL: u32 = 8;
 /// A join takes about as long as so many non-zeros by feature: in all they may take an epoch's time.
 const JOIN: u64 = 4;
 /// ... and of the hinge so many epochs' time, since nearly as many times fewer epochs are needed.

@@ -1,6 +1,6 @@
 //! How much rows have in common, from a sample: whether steps on a few of them may be taken at once.
 //!
-//! Invariant: what a sample reports depends on the rows alone.
+//! Invariant: what a sample reports depends on the rows and their blocks alone.
 
 use super::loss::Loss;
 use super::steps::LANES;
@@ -20,7 +20,7 @@ const FIRST: usize = 32;
 const EVERY: usize = 8;
 
 /// A job's sample.
-pub struct Common {
+pub struct Sample {
     /// Mean |x.y| of two rows, and |x|^2.
     product: f64,
     norm2: f64,
@@ -28,7 +28,7 @@ pub struct Common {
     q: f64,
 }
 
-impl Common {
+impl Sample {
     /// The sums of [`Crowd::report`]; none where no pairs were sampled.
     pub fn of(progress: &Progress) -> Result<Option<Self>> {
         let mean = |name| progress.metric("measure", name);
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn rows_are_coherent_if_they_have_much_in_common_beside_what_each_asks_for_itself() {
-        let common = |product, norm2, q| Common { product, norm2, q };
+        let common = |product, norm2, q| Sample { product, norm2, q };
         let webspam = common(0.30, 1.0, 1.0);
         assert!(webspam.is_coherent::<Logistic>());
         assert!(!webspam.is_coherent::<SquaredHinge>() && !webspam.is_coherent::<Hinge>());

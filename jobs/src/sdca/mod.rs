@@ -125,9 +125,9 @@ impl Sdca<'_> {
             let facts = objective::begin(progress, inputs.rows, lambda)?;
             begun.begin(progress, &facts)?;
             stop.begin(progress);
-            let crowd = crowd::Common::of(progress)?;
-            let at_once = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Common::steps_at_once::<L>));
-            let coherent = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Common::is_coherent::<L>));
+            let crowd = crowd::Sample::of(progress)?;
+            let at_once = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Sample::steps_at_once::<L>));
+            let coherent = with_loss!(kind, L => crowd.as_ref().is_some_and(crowd::Sample::is_coherent::<L>));
             progress.set("at_once", f64::from(u8::from(at_once)));
             progress.set("coherent", f64::from(u8::from(coherent)));
             let [threads, slaves] = ["workers", "slaves"].map(|name| progress.metric("measure", name));
