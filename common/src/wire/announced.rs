@@ -6,6 +6,7 @@ use crate::announced::{Group, Touches};
 use crate::error::Result;
 use crate::ids::TableId;
 use crate::wire::keys;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// The keys that a slave's workers will touch at a clock.
@@ -23,7 +24,7 @@ struct Coded {
     tables: Vec<TableId>,
     count: u32,
     /// As [`keys::encode`] makes them.
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Announced {
@@ -32,7 +33,7 @@ impl Announced {
         let code = |group: &Group| {
             let mut bytes = Vec::new();
             keys::encode(&group.keys, &mut bytes)?;
-            Ok(Coded { tables: group.tables.clone(), count: group.keys.len() as u32, bytes })
+            Ok(Coded { tables: group.tables.clone(), count: group.keys.len() as u32, bytes: bytes.into() })
         };
         Ok(Self { clock, groups: touches.groups().iter().map(code).collect::<Result<_>>()? })
     }
