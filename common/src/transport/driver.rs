@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::Notify;
 
 /// The driver's own thread stays away for so long at least, since to take turns with it costs two switches.
-const AWAY: Duration = Duration::from_millis(1);
+const AWAY: Duration = Duration::from_millis(4);
 /// It looks so seldom while one thread waits on and on.
 const REST: Duration = Duration::from_millis(20);
 /// An answer that comes within this is not slept for: waking takes as long, and longer where a core was idle.

@@ -1,6 +1,6 @@
 //! A listener: one ROUTER on a private unix socket, behind the gate. A loop greets, takes requests and starts them in order;
 //! each request then runs as a task of its own, which keeps its answer and hands it to the loop to send. Short ones the loop
-//! begins itself, all of them while they take no longer than another thread takes to wake, else the last that has come.
+//! runs itself, all of them while they take no longer than another thread takes to wake, else the last that has come.
 //! Answers that nobody waits for are held back until the next one of their session goes, or until the loop looks.
 //!
 //! Invariants: a session's requests start in order, each once; the loop alone decides who is who and touches the socket;
@@ -15,11 +15,14 @@ use crate::transport::options::Options;
 use crate::transport::{Connection, Haste, Packet, Service};
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -37,7 +40,7 @@ const MEMORY: Duration = Duration::from_secs(60);
 const URGED: usize = 16;
 /// Greetings under way.
 const GREETINGS: usize = 1024;
-/// Bytes of a request that the loop may begin itself.
+/// Bytes of a request that the loop may run itself.
 const SHORT: usize = 16 << 10;
 /// What takes no longer is not worth another thread's waking.
 const QUICK: Duration = Duration::from_micros(30);
@@ -99,7 +102,7 @@ impl Router {
         Self {
             shared: Arc::new(Shared { service, options, runtime, out }),
             outgoing,
-            line: Line { last: None, quick: true },
+            line: Line { last: None, waiting: FuturesUnordered::new(), quick: true },
             registry,
             path,
             incarnation: rand::random(),
@@ -135,6 +138,7 @@ impl Router {
                     }
                     self.line.begin(&self.shared.runtime);
                 }
+                Some(()) = self.line.go_on(&self.shared.runtime) => {}
                 // The connection may have gone; the channel then asks again over a new one.
                 Some(message) = self.outgoing.recv() => if let Err(error) = send.send(message).await {
                     tracing::debug!(%error, "an answer can't be sent");
@@ -377,16 +381,18 @@ impl Shared {
     }
 }
 
-/// The short requests that the loop begins itself.
+/// The short requests that the loop runs itself.
 struct Line {
     /// The one that was started last, before it runs.
     last: Option<BoxFuture<'static, ()>>,
+    /// Those that wait for something since they began.
+    waiting: FuturesUnordered<BoxFuture<'static, ()>>,
     /// The one before took no longer than [`QUICK`].
     quick: bool,
 }
 
 impl Line {
-    /// Takes a request; the one that waits is begun, or becomes a task.
+    /// Takes a request; the one that waits for its turn is begun, or becomes a task.
     fn push(&mut self, runtime: &Handle, request: BoxFuture<'static, ()>) {
         if self.quick {
             self.begin(runtime);
@@ -396,14 +402,28 @@ impl Line {
         self.last = Some(request);
     }
 
-    /// Runs the request that waits as far as it goes at once; the rest of it is a task.
+    /// Runs the request whose turn it is as far as it goes at once; what is left of one that took long becomes a task.
     fn begin(&mut self, runtime: &Handle) {
         let Some(mut request) = self.last.take() else { return };
         let (_entered, start) = (runtime.enter(), Instant::now());
-        if request.as_mut().now_or_never().is_none() {
-            runtime.spawn(request);
-        }
+        let done = request.as_mut().now_or_never();
         self.quick = start.elapsed() <= QUICK;
+        match done {
+            Some(()) => {}
+            None if self.quick => self.waiting.push(request),
+            None => drop(runtime.spawn(request)),
+        }
+    }
+
+    /// Ends one of those that have waited; nothing comes while there is none.
+    async fn go_on(&mut self, runtime: &Handle) -> Option<()> {
+        poll_fn(|context| {
+            let (_entered, start) = (runtime.enter(), Instant::now());
+            let ended = self.waiting.poll_next_unpin(context);
+            self.quick &= start.elapsed() <= QUICK;
+            if ended == Poll::Ready(None) { Poll::Pending } else { ended }
+        })
+        .await
     }
 }
 
