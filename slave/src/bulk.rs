@@ -82,21 +82,28 @@ impl Service for Bulk {
                 ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
                     let job = jobs.find(message.of().job)?;
-                    if let ToReceiver::InMemory { .. } = message {
-                        // As a task, so that the next one is taken meanwhile: to read is as long as messages are short.
-                        tokio::task::yield_now().await;
+                    let in_memory = matches!(message, ToReceiver::InMemory { .. });
+                    let received = receive(job, message, request.body);
+                    if !in_memory {
+                        return received.await;
                     }
-                    // First, so that it is on its way while this one is written.
-                    let passed_on = moves::pass_on(&job, &message, &request.body)?;
-                    let answer = job.staging.receive(&job.shard, message, request.body)?;
-                    for pending in passed_on {
-                        moves::staged(pending.answer().await?)?;
-                    }
-                    Packet::control(&FromShard::Moved(answer))
+                    // As a task, so that the next one is taken meanwhile: to read is as long as messages are short.
+                    tokio::spawn(received).await.map_err(|e| Error::bug(format!("a chunk's reading ended: {e}")))?
                 }
             }
         })
     }
+}
+
+/// Takes a part of a model that moves here, and passes on what others are to have of it.
+async fn receive(job: Arc<OpenJob>, message: ToReceiver, body: bytes::Bytes) -> Result<Packet> {
+    // First, so that it is on its way while this one is written.
+    let passed_on = moves::pass_on(&job, &message, &body)?;
+    let answer = job.staging.receive(&job.shard, message, body)?;
+    for pending in passed_on {
+        moves::staged(pending.answer().await?)?;
+    }
+    Packet::control(&FromShard::Moved(answer))
 }
 
 async fn get(

@@ -415,8 +415,11 @@ impl Line {
         }
     }
 
-    /// Ends one of those that have waited; nothing comes while there is none.
+    /// Ends one of those that have waited; nothing comes while there is none. Behind one that took long the others become tasks.
     async fn go_on(&mut self, runtime: &Handle) -> Option<()> {
+        if !self.quick {
+            std::mem::take(&mut self.waiting).into_iter().for_each(|request| drop(runtime.spawn(request)));
+        }
         poll_fn(|context| {
             let (_entered, start) = (runtime.enter(), Instant::now());
             let ended = self.waiting.poll_next_unpin(context);

@@ -4,6 +4,7 @@ mod crowd;
 mod hostile;
 mod told;
 mod waiters;
+mod waiting;
 
 use super::*;
 use crate::error::Fault;
