@@ -30,7 +30,7 @@ const MOST: usize = 4;
 /// Non-zeros of a row at least, in the mean: a sum takes a few passes over the rows.
 const DENSE: f64 = 2.0;
 /// Non-zeros at least: of fewer a sweep takes no longer than its sums. Of 0.8 million (farm-ads) two workers took twice as long this
-/// way, of 2.2 million (kdd-like) about as long, of 5.5 million half as long.
+/// way, of 2.2 and 5.5 million (kdd-like) less long.
 const LEAST: f64 = if cfg!(test) { 0.0 } else { 2e6 };
 
 /// A worker's part of the features, and the rows of all.
