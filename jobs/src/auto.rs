@@ -2,8 +2,8 @@
 //!
 //! What a pass costs follows from non-zeros, features, threads and slaves; how many there will be from the condition
 //! k = c mean |x|^2 / (lambda n), c being the loss's curvature over the logistic one's, from the shape and from the tolerance. An
-//! epoch of dual ascent, by all workers or by one of each slave alone, brings its gap down by a part that falls with k, the more
-//! so where rows outnumber features, where also the last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
+//! epoch of dual ascent, by all workers or by one of each slave alone, brings its gap down by a part that falls with k, or with
+//! its root where planes are searched, the more so where rows outnumber features, where also the last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
 //! matrix is made there are none. The constants were fitted to what both
 //! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
 //! Invariant: the choice depends on the facts of the whole input, the flags and the numbers of threads and slaves alone, and
@@ -134,7 +134,8 @@ impl Case {
     fn sdca(&self) -> f64 {
         // The more rows share a feature, the more of them must agree.
         let shared = (self.facts.rows as f64 / self.facts.features.max(1) as f64).max(1.0);
-        let first = 3.0 + 0.35 * shared.powf(0.2) * self.condition();
+        let long = 0.35 * shared.powf(0.2) * self.condition();
+        let first = 3.0 + if self.ascent().searches() { long.min(2.0 * long.sqrt()) } else { long };
         let later = 1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0);
         // Workers that join learn less of an epoch than one alone; those that work on parts join but once each.
         let threads = if self.ascent().suits(sdca::Flags::default()) { self.slaves } else { self.threads };
@@ -245,10 +246,14 @@ mod tests {
     #[test]
     fn each_fact_tells_in_the_choice() {
         // A case near the border, and what moves it across.
-        let near = || case(100_000, 20_000, 2_000_000, 40.0, 1e-3);
+        let near = || case(400_000, 20_000, 4_000_000, 20.0, 1e-3);
         assert_eq!(chosen(&near()), SDCA);
         assert_eq!(chosen(&Case { tolerance: 1e-7, ..near() }), NEWTON);
-        assert_eq!(chosen(&Case { lambda: 1e-7, ..near() }), NEWTON);
+        // Several slaves make no searches, so their epochs grow with the condition itself.
+        let two = || Case { slaves: 2.0, ..near() };
+        assert_eq!(chosen(&two()), SDCA);
+        assert_eq!(chosen(&Case { lambda: 1e-7, ..two() }), NEWTON);
+        assert_eq!(chosen(&Case { lambda: 1e-7, ..near() }), SDCA);
         // One worker goes alone, however many there are.
         assert_eq!(chosen(&Case { threads: 6.0, ..near() }), NEWTON);
         // Of these all go, but if they can't hold values by feature of all their rows they join once an epoch.

@@ -9,6 +9,7 @@
 
 use super::Flags;
 use super::loss::{Kind, with_loss};
+use super::subspace;
 use crate::parts;
 use flexps_common::data::Facts;
 
@@ -59,6 +60,11 @@ impl Case<'_> {
     pub fn condition(&self) -> f64 {
         let rows = self.facts.rows.max(1) as f64;
         self.loss.curvature() * self.facts.sum_norm2 / rows / (self.lambda * rows)
+    }
+
+    /// Whether the plane of a sweep's way and the one before is searched, once epochs prove to be many.
+    pub fn searches(&self) -> bool {
+        with_loss!(self.loss, L => subspace::suits::<L>(self.slaves as usize))
     }
 
     /// Whether one worker of each slave is to make the ascent. Who says how workers join has them join.

@@ -32,6 +32,8 @@ pub struct Tables {
     pub weights: Table<f32>,
     /// The terms of each join's line search, by the join's number.
     pub terms: Table<f64>,
+    /// How the weights moved last, while the plane of ways is searched.
+    pub way: Table<f32>,
 }
 
 /// Numbers that a line search needs, summed over workers: w.v, |v|^2, change of the conjugates, the intercept's way.
@@ -64,12 +66,10 @@ pub struct Joins<'a> {
     number: u32,
     /// sigma'.
     sigma: f32,
-    /// The intercept after the last join of all, after the last join, what the worker moved of it since the former, and what of
-    /// it the penalty that pulls it to its centre leaves out.
+    /// The intercept after the last join of all, after the last join, and what the worker moved of it since the former.
     bias: f64,
     bias_at: f64,
     bias_moved: f64,
-    center: f64,
     /// The square of the value of the intercept's feature.
     bias_norm2: f64,
     lambda: f64,
@@ -90,7 +90,7 @@ impl<'a> Joins<'a> {
         // One worker alone has nothing to join.
         let joined = if worker.place.threads == 1 { &[] } else { weights };
         let (base, way) = (joined.to_vec(), vec![0.0; joined.len()]);
-        let [bias, center, bias_norm2] = ["bias", "center", "bias_norm2"].map(|name| worker.scalar(name, 0.0));
+        let [bias, bias_norm2] = ["bias", "bias_norm2"].map(|name| worker.scalar(name, 0.0));
         let (number, bias_at) = (first, bias);
         let mut joins = Self {
             map,
@@ -105,7 +105,6 @@ impl<'a> Joins<'a> {
             bias,
             bias_at,
             bias_moved: 0.0,
-            center,
             bias_norm2,
             lambda,
             rows,
@@ -189,7 +188,8 @@ impl<'a> Joins<'a> {
         self.sum_terms(worker, &mut terms)?;
         let [mut along, mut norm2, conjugates, bias_way] = terms;
         if self.bias_norm2 > 0.0 {
-            along += (self.bias - self.center) * bias_way / self.bias_norm2;
+            // Of the intercept b the penalty pulls b - centre, and the margins that belong to the conjugates lack the centre.
+            along += self.bias * bias_way / self.bias_norm2;
             norm2 += bias_way * bias_way / self.bias_norm2;
         }
         let gain = -conjugates / self.rows - self.lambda * along;

@@ -38,12 +38,18 @@ impl Kind {
 pub trait Loss: Copy + Send + Sync + 'static {
     /// Least curvature of f*.
     const CONVEXITY: f64;
+    /// Whether f* is a quadratic where it is finite.
+    const QUADRATIC: bool = true;
     /// Where a dual variable may come to lie for good, since its domain ends there: a row's part of the gap is then 0.
     const ENDS: &'static [f32] = &[];
     /// f(m).
     fn loss(m: f64) -> f64;
     /// f*(-a).
     fn conjugate(a: f64) -> f64;
+    /// First and second derivative of f*(-a) by a, in the domain or near it.
+    fn bends(a: f32) -> (f32, f32);
+    /// a, or where it is outside the domain a point of that on the way there from `from`.
+    fn inside(a: f32, from: f32) -> f32;
     /// The a' that maximises -f*(-a') - (a' - a) m - q/2 (a' - a)^2, or one on the way there.
     fn step(a: f32, m: f32, q: f32) -> f32;
     /// [`Loss::step`] for q <= 1, where less work may do.
@@ -87,6 +93,21 @@ fn sigmoid(x: f32) -> f32 {
 
 impl Loss for Logistic {
     const CONVEXITY: f64 = 4.0;
+    const QUADRATIC: bool = false;
+
+    #[inline(always)]
+    fn bends(a: f32) -> (f32, f32) {
+        let a = a.clamp(1e-12, 1.0 - f32::EPSILON / 2.0);
+        let rest = 1.0 - a;
+        (ln32(a / rest), 1.0 / (a * rest))
+    }
+
+    /// Its ends have no finite slope, so nine tenths of the way to them.
+    #[inline(always)]
+    fn inside(a: f32, from: f32) -> f32 {
+        let low = if a > 0.0 { a } else { 0.1 * from };
+        if a < 1.0 { low } else { 1.0 - 0.1 * (1.0 - from) }
+    }
 
     #[inline(always)]
     fn loss(m: f64) -> f64 {
@@ -137,6 +158,16 @@ impl Loss for Hinge {
     const ENDS: &'static [f32] = &[0.0, 1.0];
 
     #[inline(always)]
+    fn bends(_: f32) -> (f32, f32) {
+        (-1.0, 0.0)
+    }
+
+    #[inline(always)]
+    fn inside(a: f32, _: f32) -> f32 {
+        a.clamp(0.0, 1.0)
+    }
+
+    #[inline(always)]
     fn loss(m: f64) -> f64 {
         (1.0 - m).max(0.0)
     }
@@ -168,6 +199,16 @@ impl Loss for SquaredHinge {
     const ENDS: &'static [f32] = &[0.0];
 
     #[inline(always)]
+    fn bends(a: f32) -> (f32, f32) {
+        (0.5 * a - 1.0, 0.5)
+    }
+
+    #[inline(always)]
+    fn inside(a: f32, _: f32) -> f32 {
+        a.max(0.0)
+    }
+
+    #[inline(always)]
     fn loss(m: f64) -> f64 {
         let short = (1.0 - m).max(0.0);
         short * short
@@ -197,6 +238,16 @@ impl Loss for SquaredHinge {
 
 impl Loss for Squared {
     const CONVEXITY: f64 = 1.0;
+
+    #[inline(always)]
+    fn bends(a: f32) -> (f32, f32) {
+        (a - 1.0, 1.0)
+    }
+
+    #[inline(always)]
+    fn inside(a: f32, _: f32) -> f32 {
+        a
+    }
 
     #[inline(always)]
     fn loss(m: f64) -> f64 {
@@ -314,6 +365,27 @@ mod tests {
             }
             let (gain, most) = (dual(next) - dual(a), dual(Logistic::dual(-low)) - dual(a));
             prop_assert!(gain >= 0.85 * most - 1e-4 * (1.0 + m.abs()), "{gain} of {most}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn slopes_are_those_of_the_conjugate_and_what_is_outside_is_brought_inside(a in 0.02..0.98f64, far in -3.0..3.0f32) {
+            fn check<L: Loss>(a: f64, far: f32) -> Result<(), TestCaseError> {
+                let by = 1e-4;
+                let [below, at, above] = [a - by, a, a + by].map(L::conjugate);
+                let (slope, bend) = L::bends(a as f32);
+                prop_assert!((f64::from(slope) - (above - below) / (2.0 * by)).abs() < 1e-3, "slope {}", slope);
+                let exact = (above - 2.0 * at + below) / (by * by);
+                prop_assert!((f64::from(bend) - exact).abs() < 1e-2 * (1.0 + exact), "second derivative {} not {}", bend, exact);
+                let inside = L::inside(far, a as f32);
+                prop_assert!(L::conjugate(f64::from(inside)).is_finite() && L::inside(inside, 0.5) == inside);
+                Ok(())
+            }
+            check::<Logistic>(a, far)?;
+            check::<Hinge>(a, far)?;
+            check::<SquaredHinge>(a, far)?;
+            check::<Squared>(a, far)?;
         }
     }
 

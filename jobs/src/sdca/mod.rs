@@ -4,7 +4,8 @@
 //! minimise P(w, b) = (1/n) sum c f(y (w.x + b)) + lambda/2 |w|^2, c being the weight of a row's class, by maximising its
 //! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
 //! are joined a few times an epoch, those of several slaves mostly in the few features that couple their rows. Where joins
-//! cost more than they bring, one worker of each slave goes alone. A job ends when the duality gap is less than the
+//! cost more than they bring, one worker of each slave goes alone. Where the gap falls slowly one slave's workers go on from
+//! where a sweep led ([`subspace`]). A job ends when the duality gap is less than the
 //! tolerance's part of P; of several classes each is such a problem, on the rows that were read once. Invariant: the
 //! weights are those that the dual variables give, but for rounding, whatever the workers' number.
 
@@ -22,6 +23,7 @@ mod rows;
 mod stages;
 mod steps;
 mod stop;
+mod subspace;
 mod visit;
 
 use crate::flags::{Common, Inputs, Model};
@@ -108,7 +110,8 @@ impl Sdca<'_> {
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, weights: Vector) {
         let flags = self.common;
         let (rows, input) = (inputs.rows, inputs.rows.input);
-        let tables = Tables { weights: weights.features, terms: plan.table("terms", join::TERMS as u32) };
+        let terms = plan.table("terms", join::TERMS as u32);
+        let tables = Tables { weights: weights.features, terms, way: plan.table("way", 1) };
         let threads = self.workers();
         if let Some(overlap) = self.flags.overlap {
             plan.scalars.insert("overlap".to_owned(), overlap);

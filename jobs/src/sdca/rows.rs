@@ -24,6 +24,7 @@ const RESTS: &str = "rests";
 const DUAL: &str = "dual";
 const NORMS: &str = "norms";
 const TARGETS: &str = "targets";
+const WAY: &str = "way";
 
 /// One block's columns.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub struct Held {
     pub targets: Vec<f32>,
     /// Which rows rest.
     pub rests: Rests,
+    /// How the dual variables moved last; empty where that was not asked for.
+    pub way: Vec<f32>,
 }
 
 /// A worker's rows.
@@ -95,13 +98,15 @@ impl Own {
             let norms = worker.find_column(input, at, NORMS)?.unwrap_or_default();
             let mut targets = worker.find_column(input, at, TARGETS)?.unwrap_or_default();
             let mut rests = Rests::of(worker.find_column(input, at, RESTS)?.unwrap_or_default());
+            let mut way = worker.find_column(input, at, WAY)?.unwrap_or_default();
             if fresh {
                 let start = worker.scalar("start_scale", 0.0) as f32;
                 dual.iter_mut().for_each(|a| *a *= start);
                 targets.clear();
                 rests.wake();
+                way = Vec::new();
             }
-            blocks.push(Held { at, checked, dual, norms, targets, rests });
+            blocks.push(Held { at, checked, dual, norms, targets, rests, way });
         }
         Ok(Self { input, features, task, blocks })
     }
@@ -120,6 +125,9 @@ impl Own {
             }
             if let Some(rests) = held.rests.column() {
                 worker.put_column(self.input, held.at, RESTS, rests)?;
+            }
+            if !held.way.is_empty() {
+                worker.put_column(self.input, held.at, WAY, held.way)?;
             }
         }
         Ok(())

@@ -17,6 +17,7 @@ use super::join::{Joins, Tables};
 use super::loss::Loss;
 use super::rows::Own;
 use super::steps::{Met, Scale};
+use super::subspace::Subspace;
 use super::visit::{Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
 use crate::parts::{Part, Parts, Rows};
@@ -189,30 +190,22 @@ impl Stages {
         // Numbers of joins never meet, also where an epoch has fewer of them than those before.
         let first = worker.place.epoch as u32 * self.joins.unwrap_or(alone::COUPLED[1]);
         let mut joins = Joins::new(worker, (map, self.tables), &weights, coupled, first, sigma as f32);
-        let mut sweeps = 1;
-        if alone {
-            visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
-            while visit.visited * (sweeps + 1) / sweeps <= rows && sweeps < SWEEPS {
-                sweeps += 1;
+        let mut search = Subspace::new::<L>(worker, &mut own, part, &facts, self.tables.way, self.tolerance)?;
+        let mut sweeps = 0;
+        while sweeps == 0 || alone && visit.visited * (sweeps + 1) / sweeps <= rows && sweeps < SWEEPS {
+            if sweeps > 0 {
                 visit.again();
+            }
+            sweeps += 1;
+            search.start(&own, &weights, &visit);
+            if alone {
                 visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
+            } else {
+                Self::sweep_joined::<L>(worker, &mut own, &mut weights, &mut visit, &mut joins, (scale, count, whole))?;
             }
-        } else {
-            let (mut trail, mut least) = (Trail::default(), 1.0f64);
-            for join in 1..=count as usize {
-                let goal = rows * join / count as usize;
-                visit.go::<L>(worker, &mut own, &mut weights, scale, goal, Some(&mut trail))?;
-                if whole || join == count as usize {
-                    let now = (&mut weights[..], &mut visit.bias);
-                    least = least.min(joins.join::<L>(worker, &mut own, now, &mut trail)?);
-                } else {
-                    joins.join_coupled(worker, &mut weights, &mut visit.bias)?;
-                }
-            }
-            worker.report("scale", Metric::Min(least));
-            // Half of what is safe for whole joins; less is no way to go on.
-            worker.report("short", Metric::Count(u64::from(least * 2.0 * (worker.place.threads as f64) < 1.0)));
+            search.go_on::<L>(worker, &mut own, part, &mut weights, &mut visit)?;
         }
+        search.end(worker, part)?;
         joins.end(worker, &weights)?;
         worker.report("sweeps", Metric::Min(sweeps as f64));
         worker.report("visited", Metric::Count(visit.visited as u64));
@@ -220,6 +213,30 @@ impl Stages {
         bias::report(worker, &own);
         own.put(worker)?;
         Ok(met)
+    }
+
+    /// A sweep with so many joins, all of them `whole` or the last one alone.
+    fn sweep_joined<L: Loss>(
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        weights: &mut [f32],
+        visit: &mut Visit<'_>,
+        joins: &mut Joins<'_>,
+        (scale, count, whole): (Scale, u32, bool),
+    ) -> Result<()> {
+        let (rows, mut trail, mut least) = (own.rows(), Trail::default(), 1.0f64);
+        for join in 1..=count as usize {
+            visit.go::<L>(worker, own, weights, scale, rows * join / count as usize, Some(&mut trail))?;
+            if whole || join == count as usize {
+                least = least.min(joins.join::<L>(worker, own, (weights, &mut visit.bias), &mut trail)?);
+            } else {
+                joins.join_coupled(worker, weights, &mut visit.bias)?;
+            }
+        }
+        worker.report("scale", Metric::Min(least));
+        // Half of what is safe for whole joins; less is no way to go on.
+        worker.report("short", Metric::Count(u64::from(least * 2.0 * (worker.place.threads as f64) < 1.0)));
+        Ok(())
     }
 
     /// A round over one of several parts of the worker's rows, while each other worker goes over one of its own. With

@@ -4,7 +4,7 @@
 //! by about the factor by which that sum falls from sweep to sweep. Invariant: training never ends on an estimate, and
 //! always with a certificate.
 
-use super::bias;
+use super::{bias, subspace};
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
@@ -37,6 +37,7 @@ impl Stop {
         progress.set("visited_gap", f64::INFINITY);
         progress.set("gap_correction", 1.0);
         progress.set("judge_by", FIRST);
+        subspace::begin(progress);
     }
 
     /// Epochs of the problem, with the one that is ending.
@@ -77,6 +78,7 @@ impl Stop {
         progress.set("estimated_gap", left);
         let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);
         let objective = loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0);
+        subspace::decide(progress, falls, left / (self.rules.tolerance * objective));
         let hopeful = left <= HOPE * self.rules.tolerance * objective;
         let ended = Self::ended(progress);
         let due = ended as f64 >= progress.scalar("judge_by", FIRST);

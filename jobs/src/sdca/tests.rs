@@ -136,6 +136,7 @@ fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
 }
 
 mod coupled;
+mod subspace;
 mod variants;
 
 /// All workers go, whether or not one would be faster alone, and join as often as they would.
