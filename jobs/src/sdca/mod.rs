@@ -5,7 +5,7 @@
 //! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
 //! are joined a few times an epoch, those of several slaves mostly in the few features that couple their rows. Where joins
 //! cost more than they bring, one worker of each slave goes alone. Where the gap falls slowly one slave's workers go on from
-//! where a sweep led ([`subspace`]). A job ends when the duality gap is less than the
+//! where a sweep led. A job ends when the duality gap is less than the
 //! tolerance's part of P; of several classes each is such a problem, on the rows that were read once. Invariant: the
 //! weights are those that the dual variables give, but for rounding, whatever the workers' number.
 
