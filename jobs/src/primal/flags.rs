@@ -100,6 +100,8 @@ impl ClassWeights {
 /// The flags that every job with these solvers has.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(default)]
+// A job has both, and the groups that clap makes go by the name of the struct.
+#[group(skip)]
 pub struct Flags {
     /// Train for so many lambdas, from the largest that leaves a weight down to --lambda, each from the one before; the
     /// last is kept, or the best by --cv or --validation

@@ -25,6 +25,8 @@ const STEPS: usize = 50;
 const ENOUGH: f64 = 0.1;
 /// ... or this part of what is asked for in the end.
 const WELL: f64 = 0.3;
+/// ... or less than this part of it, if the last step did not halve the gap.
+const SLOW: f64 = 0.9;
 /// ... or, while features are worked on that had no weight, when a step brings less than this part of what all brought: most
 /// of what is left is for others.
 const LITTLE: f64 = 0.1;
@@ -163,7 +165,7 @@ impl Shared {
         }
         let explores = self.penalty.l1 > 0.0 && self.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
-        let (mut first, mut before) = (f64::INFINITY, f64::INFINITY);
+        let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
             let view = self.look::<L>(worker, own)?;
             let now = view.certificate;
@@ -172,8 +174,10 @@ impl Shared {
             if steps == 0 {
                 first = now.objective;
             }
+            let slow = now.gap <= SLOW * self.tolerance * now.objective && now.gap > 0.5 * last;
+            last = now.gap;
             let little = explores && before - now.objective < LITTLE * (first - now.objective);
-            if steps > 0 && (now.gap <= goal || little) || !now.objective.is_finite() {
+            if steps > 0 && (now.gap <= goal || little || slow) || !now.objective.is_finite() {
                 break;
             }
             before = now.objective;

@@ -23,6 +23,7 @@ pub mod measure;
 mod newton;
 mod norms;
 mod occurring;
+mod plane;
 pub mod problems;
 mod quadratic;
 mod reach;
@@ -188,7 +189,12 @@ impl Primal<'_> {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
             match newton {
-                None => solver.plan(problem, descent),
+                None => {
+                    for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, solver.threads)] {
+                        let solver = Solver { threads, ..solver.clone() };
+                        problem.when("alone", alone, |problem| solver.plan(problem, descent));
+                    }
+                }
                 Some(newton) => {
                     problem.when("few", 1.0, |problem| solver.plan(problem, descent));
                     problem.when("few", 0.0, |problem| solver.plan(problem, Learner::Newton(newton)));

@@ -6,12 +6,14 @@
 //! d_k = argmin  sum over j of s_kj (g_j d_j + penalty(w_j + d_j)) + 1/2 d^T H_k d,   s_kj = H_k,jj / H_jj
 //! ```
 //! and the common one is d_j = sum over k of s_kj d_kj. As the shares of a feature sum to 1 and the penalty is convex,
-//! that is a direction of descent, exact for one worker, and for features that one worker alone has.
+//! that is a direction of descent, exact for one worker, and for features that one worker alone has. Between sweeps of a worker
+//! alone, planes are searched ([`super::plane`]).
 //! Invariant: a coordinate's step is the best one for the others as they stand; none is made where H_jj is 0.
 
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
+use super::plane::Plane;
 use crate::pages;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -55,7 +57,7 @@ pub struct Quadratic<'a> {
 }
 
 /// A worker's step.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Way {
     /// By feature.
     pub step: Vec<f64>,
@@ -86,7 +88,11 @@ impl Quadratic<'_> {
         moved.extend(self.bends.iter().map(|[_, curvature]| [0.0, *curvature]));
         let mut order: Vec<u32> = (0..self.weights.len() as u32).filter(|j| self.own[*j as usize] > 0.0).collect();
         let (mut first, mut last) = (0.0, f64::INFINITY);
+        let mut plane = Plane::new(self, moved.len());
         for sweep in 0..self.sweeps() {
+            if let Some(plane) = &mut plane {
+                plane.start(&way, moved);
+            }
             let mut groups: Vec<&[u32]> = order.chunks(GROUP).collect();
             groups.shuffle(rng);
             let (mut sum, mut most, mut left) = (0.0, 0.0f64, Vec::with_capacity(order.len()));
@@ -107,6 +113,9 @@ impl Quadratic<'_> {
                 break;
             }
             last = most;
+            if let Some(plane) = &mut plane {
+                plane.go_on(&mut way, moved);
+            }
         }
         way
     }

@@ -69,6 +69,8 @@ pub struct Sdca<'a> {
 /// The flags that every job with this solver has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, Args)]
 #[serde(default)]
+// A job has both, and the groups that clap makes go by the name of the struct.
+#[group(skip)]
 pub struct Flags {
     /// sdca: joins of the workers' copies of the weights in an epoch; of several slaves all but the last are
     /// of those features alone that couple their rows [default: none where one worker of a slave is faster
