@@ -227,3 +227,16 @@ fn what_goes_with_two_classes_alone_is_refused_for_more() {
     let error = Host::new().rows(three_classes()).run(&plan).err().unwrap();
     assert!(error.message.contains("--init-model") && error.message.contains("have 3"), "{}", error.message);
 }
+
+#[test]
+fn joins_know_how_far_an_intercept_pulls() {
+    let blocks = uneven(23);
+    // With the pull to the centre in the line search, but not what margins owe the centre, 108 and 208.
+    for (slots, most) in [(2, 100), (4, 130)] {
+        let common = Common { tolerance: 1e-6, lambda: Some(0.002), epochs: 3000, bias: true, ..fixtures::flags() };
+        let plan = made(Kind::Logistic, &common, ALL_JOIN).plan().unwrap();
+        let outcome = Host::cluster(1, slots).rows(blocks.clone()).run(&plan).unwrap();
+        let (gap, epochs) = (outcome.progress.scalars["gap"], outcome.epochs.len());
+        assert!(gap <= 1e-6 && epochs <= most, "{slots} workers: a gap of {gap:e} after {epochs} epochs");
+    }
+}
