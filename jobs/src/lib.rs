@@ -18,6 +18,7 @@ mod objective;
 mod order;
 mod pages;
 pub mod parts;
+mod plane;
 pub mod primal;
 mod progressive;
 pub mod rules;

@@ -6,11 +6,14 @@
 //! no higher behind it than before, and what is kept by row is that of the step, but for rounding.
 
 use super::quadratic::{Quadratic, Way};
+use crate::plane::newton;
 
 /// Between searches there are steps on so many non-zeros, by row and feature: these take a few times as long as a search.
 const SEARCH: usize = 8;
 /// The longest s and t: a best point that is farther away is one of rounding.
 const FAR: f64 = 4.0;
+/// The ways lead to the same place if their determinant is this part of the product.
+const FLAT: f64 = 1e-12;
 
 /// A step and what it does to each row: D X d and D.
 #[derive(Debug, Default, Clone)]
@@ -112,12 +115,7 @@ impl<'a> Plane<'a> {
             ds += gradient * (way.bias - start.way.bias);
             dt += gradient * past.bias;
         }
-        let det = dss * dtt - dst * dst;
-        let at = match det > 1e-12 * dss * dtt {
-            true => [(dt * dst - ds * dtt) / det, (ds * dst - dt * dss) / det],
-            false if dss > 0.0 => [-ds / dss, 0.0],
-            false => [0.0; 2],
-        };
+        let at = newton([ds, dt, dss, dst, dtt], FLAT);
         let far = at.iter().fold(FAR, |far: f64, by| far.max(by.abs()));
         if far.is_finite() { at.map(|by| by * FAR / far) } else { [0.0; 2] }
     }

@@ -16,20 +16,21 @@ mod policy;
 
 use super::alone::is_kinked;
 use super::fast::widest;
+use super::join::share;
 use super::loss::Loss;
 use super::rows::{Held, Own};
 use super::visit::Visit;
 use crate::logistic::add_scaled_unchecked;
 use crate::parts::Part;
+use crate::plane::{Curve, newton};
 use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
-use plane::{Curve, Move, Points, Products, Rows, Ways, grown_norm2, newton, norm2};
+use plane::{Move, Points, Products, Rows, Ways, grown_norm2, norm2};
 pub use policy::{begin, decide};
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// Newton's steps to the best point of the plane, where the losses are no quadratics.
 const STEPS: usize = 3;
@@ -38,6 +39,8 @@ const NEAR: f64 = 0.03;
 /// The longest s; of t it is 1. What weights are off the dual variables', by rounding, is part of the way before, so with
 /// longer ones it would grow from search to search. Where longer ones are asked for again and again it is by rounding.
 const FAR: f64 = 4.0;
+/// The ways lead to the same place if their determinant is this part of the product.
+const FLAT: f64 = 1e-9;
 /// Between searches there are steps on so many non-zeros, by row and feature: these take twice as long as a search.
 const SEARCH: u64 = 8;
 /// A gain of so many tolerances is one, if it is more than what comes of rounding: going after that leads astray, since of
@@ -210,7 +213,7 @@ impl Subspace {
             let [wd, wp, dd, dp, pp] = products;
             let of_weights = [wd + at[0] * dd + at[1] * dp, wp + at[0] * dp + at[1] * pp, dd, dp, pp];
             curve.iter_mut().zip(of_weights).for_each(|(all, own)| *all += own);
-            let step = newton(curve);
+            let step = newton(curve, FLAT);
             at.iter_mut().zip(step).for_each(|(at, step)| *at += step);
             if step.iter().all(|step| step.abs() < NEAR) {
                 break;
@@ -316,12 +319,6 @@ impl Subspace {
         worker.put_scratch(self.points);
         Ok(())
     }
-}
-
-/// A worker's part of values by feature.
-fn share(worker: &Worker<'_>, features: usize) -> Range<usize> {
-    let (index, threads) = (worker.place.local_index, worker.place.local_threads);
-    features * index / threads..features * (index + 1) / threads
 }
 
 /// The sum of values by row, with what the rows count and the signs of their targets; of rows without targets none is needed.

@@ -2,14 +2,12 @@
 //!
 //! Invariant: all of it is vector code, over one block's rows or over features.
 
+use crate::plane::Curve;
 use crate::sdca::fast::Work;
 use crate::sdca::loss::Loss;
 use crate::sdca::rows::Held;
 use std::marker::PhantomData;
 use std::ops::Range;
-
-/// First derivatives by s and t, and second ones by s, by both, by t.
-pub type Curve = [f64; 5];
 
 /// Values by feature and, block by block, by row.
 #[derive(Debug, Default)]
@@ -37,18 +35,6 @@ pub fn norm2(now: &[f32]) -> f64 {
 /// |next|^2 - |now|^2
 pub fn grown_norm2(now: &[f32], next: &[f32]) -> f64 {
     now.iter().zip(next).map(|(now, next)| f64::from(next - now) * (f64::from(*next) + f64::from(*now))).sum()
-}
-
-/// The step to where both derivatives are zero, or that of s alone.
-pub fn newton([ds, dt, dss, dst, dtt]: Curve) -> [f64; 2] {
-    let det = dss * dtt - dst * dst;
-    if det > 1e-9 * dss * dtt {
-        [(dt * dst - ds * dtt) / det, (ds * dst - dt * dss) / det]
-    } else if dss > 0.0 {
-        [-ds / dss, 0.0]
-    } else {
-        [0.0; 2]
-    }
 }
 
 /// Values that are summed side by side.
@@ -195,7 +181,9 @@ impl<L: Loss> Work for Move<'_, L> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FLAT;
     use super::*;
+    use crate::plane::newton;
     use crate::sdca::loss::{Hinge, Logistic, Squared, SquaredHinge};
     use proptest::prelude::*;
 
@@ -241,7 +229,7 @@ mod tests {
             prop_assert!((found - difference).abs() < 1e-3 * size, "{found} by formula, {difference} by differences");
         }
         if L::QUADRATIC {
-            let step = newton(found);
+            let step = newton(found, FLAT);
             let [ds, dt, ..] = curve([by[0] + step[0], by[1] + step[1]]);
             let far = step.iter().fold(1.0, |far: f64, step| far.max(step.abs()));
             prop_assert!(ds.abs().max(dt.abs()) < 1e-4 * size * far, "slopes {ds} and {dt} at the best point");
