@@ -63,7 +63,7 @@ impl<L: Smooth> Work for Bend<'_, L> {
         some::<L>(&targets, &scores, &mut bends, self.share, &mut sums);
         last_bends.copy_from_slice(&bends[..rest]);
         let [loss, inner, bend, slope, curvature] = sums.map(|rows| rows.iter().sum::<f64>());
-        (RowSums { loss, inner, bend, slope }, curvature)
+        (RowSums { loss, dual: loss, inner, bend, slope }, curvature)
     }
 }
 

@@ -52,9 +52,12 @@ impl Bounds {
         }
     }
 
-    /// How much of `change` keeps feature `j`, changed by `step` before, within bounds: from 0 to 1.
-    pub fn part(&self, j: usize, step: f64, change: f64) -> f64 {
-        if change == 0.0 { 1.0 } else { (self.cut(j, step, change) / change).clamp(0.0, 1.0) }
+    /// How often `way` may be added to feature `j`, changed by `step` before, until it is as far as it may go.
+    pub fn room(&self, j: usize, step: f64, way: f64) -> f64 {
+        match &self.0 {
+            Some(bounds) if way != 0.0 => ((bounds[j] * way.signum() - step) / way).max(0.0),
+            _ => f64::INFINITY,
+        }
     }
 
     /// A step was made.

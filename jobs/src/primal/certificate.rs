@@ -1,12 +1,13 @@
 //! How far from the optimum a point is at most, from sums over rows and features.
 //!
-//! With scores z, u = f'(z) and g = (1/n) X^T u, the point s u is feasible for the dual of
+//! With u = f'(v) for some scores v and g = (1/n) X^T u, the point s u is feasible for the dual of
 //! P(w) = (1/n) sum f(z) + l1 |w|_1 + l2/2 |w|^2 for every s in 0..=1 if l2 > 0, else for those with s |g| <= l1; so
 //! ```text
 //! P(w) - P(optimum) <= P(w) + (1/n) sum f*(s u) + sum over features of max(0, s |g| - l1)^2 / (2 l2)
-//! f*(s u) <= u z - f(z) - (1 - s) u z + (1 - s)^2 bend / (2 s)
+//! f*(s u) <= u v - f(v) - (1 - s) u v + (1 - s)^2 bend / (2 s)
 //! ```
-//! and also f*(s u) <= s f*(u) where f*(0) = 0, as it is for all losses here. An intercept's part is what its slope, zero
+//! and also f*(s u) <= s f*(u) where f*(0) = 0, as it is for all losses here. The scores v are z, those of the weights, or others
+//! that make g fit the penalty better ([`super::foresight`]). An intercept's part is what its slope, zero
 //! but for rounding, times a move of its own size brings. Invariant: the gap is never below the true distance, but for
 //! the rounding of sums in f64.
 
@@ -35,7 +36,9 @@ impl Penalty {
 pub struct RowSums {
     /// Of f(z).
     pub loss: f64,
-    /// Of u z.
+    /// Of f(v).
+    pub dual: f64,
+    /// Of u v.
     pub inner: f64,
     /// Of the bends.
     pub bend: f64,
@@ -77,12 +80,12 @@ pub struct Certificate {
 /// The certificate of a point; `rows` is what sums over rows are divided by.
 pub fn certify(rows: f64, over: &RowSums, features: &FeatureSums, penalty: Penalty, bias: Option<f64>) -> Certificate {
     let objective = over.loss / rows + features.penalty;
-    let (loss, inner, bend) = (over.loss / rows, over.inner / rows, over.bend / rows);
+    let (dual, inner, bend) = (over.dual / rows, over.inner / rows, over.bend / rows);
     let slope = bias.map_or(0.0, |bias| (over.slope / rows).abs() * 2.0 * (1.0 + bias.abs()));
     let conjugate = |s: f64| {
         let off = 1.0 - s;
-        let near = inner - loss - off * inner + 0.5 * off * off * bend / s;
-        if near.is_finite() { near.min(s * (inner - loss)) } else { s * (inner - loss) }
+        let near = inner - dual - off * inner + 0.5 * off * off * bend / s;
+        if near.is_finite() { near.min(s * (inner - dual)) } else { s * (inner - dual) }
     };
     let feasible = if features.most > 0.0 { (penalty.l1 / features.most).min(1.0) } else { 1.0 };
     let mut gap = f64::INFINITY;
@@ -104,7 +107,8 @@ pub fn read(
 ) -> Result<(Certificate, FeatureSums)> {
     let row = |name| progress.metric(over_rows, name);
     let feature = |name| progress.metric(over_features, name);
-    let sums = RowSums { loss: row("loss")?, inner: row("inner")?, bend: row("bend")?, slope: row("slope")? };
+    let [loss, dual, inner, bend, slope] = [row("loss")?, row("dual")?, row("inner")?, row("bend")?, row("slope")?];
+    let sums = RowSums { loss, dual, inner, bend, slope };
     let features = FeatureSums { penalty: feature("penalty")?, excess: feature("excess")?, most: feature("most")? };
     let penalty = Penalty { l1: progress.scalar("l1", 0.0), l2: progress.scalar("l2", 0.0) };
     let bias = bias.then(|| progress.scalar("bias", 0.0));

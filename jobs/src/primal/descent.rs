@@ -52,7 +52,7 @@ pub struct Descent {
 }
 
 impl Descent {
-    /// The stage function. Reports `bias`, `steps`, `halvings`, `certified`; along a path `strayed`; where it ends with a
+    /// The stage function. Reports `bias`, `steps`, `halvings`, `foreseen`, `certified`; along a path `strayed`; where it ends with a
     /// certificate all that the stages `gradient` and `screen` report for one.
     pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let [mut keys, mut near] = [Vec::new(), Vec::new()];
@@ -83,7 +83,8 @@ impl Descent {
             weights: Vec::new(),
             bias: self.bias.then(|| worker.scalar("bias", 0.0)),
             strayed: 0.0,
-            reduce: Reduce::new(self.sums, (2 * start.len() + 16).max(Gram::numbers(start.len(), memory))),
+            all: self.norms.is_none() && start.len() as f64 == worker.scalar("features", 0.0),
+            reduce: Reduce::new(self.sums, (3 * start.len() + 16).max(Gram::numbers(start.len(), memory))),
             memory,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -119,6 +120,7 @@ impl Descent {
         worker.report("bias", Metric::Max(shared.bias.unwrap_or(0.0)));
         worker.report("steps", Metric::Max(steps as f64));
         worker.report("halvings", Metric::Max(f64::from(halvings)));
+        worker.report("foreseen", Metric::Max(f64::from(u8::from(own.foresight.is_some()))));
         worker.report("certified", Metric::Max(f64::from(u8::from(certificate.is_some()))));
         if self.norms.is_some() {
             worker.report("strayed", Metric::Max(shared.strayed));
@@ -156,16 +158,17 @@ impl Descent {
         bends.resize(scores.len(), [0.0; 2]);
         let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
         let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
-        Ok(Own { targets, scores, bends, anchor, columns, sums: None, room: Room::default() })
+        Ok(Own { targets, scores, bends, anchor, columns, sums: None, room: Room::default(), foresight: None })
     }
 
     /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.
     fn leave(&self, worker: &mut Worker<'_>, own: Own, bias: Option<f64>, weights: &[f64]) -> Result<()> {
-        let Own { mut scores, columns, anchor, .. } = own;
+        let Own { mut scores, columns, anchor, foresight, .. } = own;
         scores.fill(bias.unwrap_or(0.0));
         columns.add(weights, &mut scores);
         kept::keep_scores(worker, self.rows, scores)?;
         anchor.map_or(Ok(()), |anchor| kept::keep_anchor(worker, self.rows, anchor))?;
+        foresight.map_or(Ok(()), |foresight| kept::keep_foreseen(worker, self.rows, foresight.scores))?;
         columns.keep(worker, self.rows)
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
 //! of its blocks, belongs to the point that the stage saw. What learnt at that point may have left them already.
 
-use super::kept::{find_scores, keep_anchor, keep_scores};
+use super::kept::{find_foreseen, find_scores, keep_anchor, keep_scores};
 use super::loss::Smooth;
 use super::occurring;
 use super::task::Task;
@@ -105,6 +105,7 @@ pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Bloc
 #[derive(Debug, Default)]
 struct Sums {
     loss: f64,
+    dual: f64,
     inner: f64,
     bend: f64,
     slope: f64,
@@ -113,7 +114,7 @@ struct Sums {
 }
 
 impl Gradient {
-    /// The stage function. Reports `loss`, `inner`, `bend`, `slope`, `curvature`, `right`, summed over rows.
+    /// The stage function. Reports `loss`, `dual`, `inner`, `bend`, `slope`, `curvature`, `right`, summed over rows.
     pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
@@ -122,6 +123,8 @@ impl Gradient {
         let blank = worker.scalar("blank", 0.0) == 1.0;
         let known = if worker.scalar("scored", 0.0) == 1.0 { find_scores(worker, self.rows)? } else { None };
         let known = known.unwrap_or_default();
+        let foreseen = worker.scalar("foreseen", 0.0) == 1.0;
+        let foreseen = if foreseen { find_foreseen(worker, self.rows)? } else { None }.unwrap_or_default();
         let mut parts = Parts::new(worker, self.rows)?;
         let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(part) = parts.next(worker)? {
@@ -149,16 +152,20 @@ impl Gradient {
                             // SAFETY: `block` checked the indices, and there are weights where scores are not known.
                             None => bias + unsafe { dot(&row, &weights) },
                         };
+                        // Where those that a step was to lead to are known, the slopes are theirs.
+                        let dual = foreseen.get(scores.len());
                         scores.push(z);
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             slopes.push(0.0);
                             continue;
                         }
                         let (y, weight) = (task.target(row.label), task.weight(row.label));
-                        let at = L::at(y, z);
+                        let v = dual.copied().unwrap_or(z);
+                        let at = L::at(y, v);
                         slopes.push(share * weight * at.slope);
-                        sums.loss += weight * at.loss;
-                        sums.inner += weight * at.slope * z;
+                        sums.loss += weight * if dual.is_some() { L::loss(y, z) } else { at.loss };
+                        sums.dual += weight * at.loss;
+                        sums.inner += weight * at.slope * v;
                         sums.bend += weight * at.bend;
                         sums.slope += weight * at.slope;
                         sums.curvature += weight * at.curvature;
@@ -188,9 +195,9 @@ impl Gradient {
         if self.anchors {
             keep_anchor(worker, self.rows, slopes)?;
         }
-        let Sums { loss, inner, bend, slope, curvature, right } = sums;
-        let named = [("loss", loss), ("inner", inner), ("bend", bend), ("slope", slope), ("curvature", curvature)];
-        for (name, value) in named {
+        let Sums { loss, dual, inner, bend, slope, curvature, right } = sums;
+        let rows = [("loss", loss), ("dual", dual), ("inner", inner), ("bend", bend)];
+        for (name, value) in rows.into_iter().chain([("slope", slope), ("curvature", curvature)]) {
             worker.report(name, Metric::Sum(value));
         }
         worker.report("right", Metric::Count(right));

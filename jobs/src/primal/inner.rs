@@ -8,6 +8,7 @@ use super::bends;
 use super::bounds::Bounds;
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
+use super::foresight::Foresight;
 use super::gram::Gram;
 use super::loss::Smooth;
 use super::quadratic::{Quadratic, Way};
@@ -30,8 +31,8 @@ const SLOW: f64 = 0.9;
 /// ... or, while features are worked on that had no weight, when a step brings less than this part of what all brought: most
 /// of what is left is for others.
 const LITTLE: f64 = 0.1;
-/// Steps that are made by one matrix.
-const FILLED: usize = 2;
+/// ... but where steps are found exactly and the gap is less than this part of the objective, the next brings all that is asked for.
+const NEAR: f64 = 0.05;
 /// Halvings of a step at most.
 const HALVINGS: u32 = 30;
 /// A step must bring this part of what its slope promises.
@@ -56,6 +57,8 @@ pub struct Own {
     pub sums: Option<Sums>,
     /// Memory of a step.
     pub room: Room,
+    /// What the last step was to lead to, if it is known.
+    pub foresight: Option<Foresight>,
 }
 
 /// What a step writes by row. It is kept for the next one: pages of new memory cost more than what is written to them.
@@ -67,6 +70,8 @@ pub struct Room {
     way: Vec<f64>,
     /// For coordinate descent.
     moved: Vec<[f64; 2]>,
+    /// For what the next step is to lead to.
+    foresight: Foresight,
 }
 
 /// Sums over a worker's rows.
@@ -96,6 +101,8 @@ pub struct Shared {
     pub bias: Option<f64>,
     /// How far the slopes are from the anchor.
     pub strayed: f64,
+    /// Whether the weights are of all features that there are.
+    pub all: bool,
     /// For sums over the workers.
     pub reduce: Reduce,
     /// Bytes that a worker may keep for values by feature.
@@ -110,6 +117,7 @@ struct View {
     own_diagonal: Vec<f64>,
     /// Slope and curvature of the intercept, and this worker's part of the curvature.
     constant: [f64; 3],
+    rows: RowSums,
     certificate: Certificate,
 }
 
@@ -131,6 +139,21 @@ impl Own {
         pages::clear(way, self.scores.len());
         way.resize(self.scores.len(), step.bias);
         self.columns.add(&step.step, way);
+    }
+
+    /// Notes what the step that was begun is to lead to.
+    fn foresee(&mut self) {
+        self.forget();
+        let mut foresight = std::mem::take(&mut self.room.foresight);
+        foresight.note(&self.bends, &self.room.way);
+        self.foresight = Some(foresight);
+    }
+
+    /// What the last step was to lead to is of no use.
+    fn forget(&mut self) {
+        if let Some(foresight) = self.foresight.take() {
+            self.room.foresight = foresight;
+        }
     }
 
     /// Goes so much of the step.
@@ -163,28 +186,33 @@ impl Shared {
         if gram.is_some() {
             bounds.share(worker, &mut self.reduce)?;
         }
-        let explores = self.penalty.l1 > 0.0 && self.weights.contains(&0.0);
+        let explores = self.penalty.l1 > 0.0 && !self.all && self.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
-            let view = self.look::<L>(worker, own)?;
+            let mut view = self.look::<L>(worker, own)?;
+            if view.certificate.gap <= WELL * self.tolerance * view.certificate.objective {
+                own.forget();
+            }
+            self.foreseen::<L>(worker, own, &mut view)?;
             let now = view.certificate;
             let (asked, part) = (WELL * self.tolerance * now.objective, if explores { ENOUGH } else { 0.0 });
             let goal = *goal.get_or_insert((part * now.gap).max(asked));
+            let near = own.foresight.is_some() && now.gap <= NEAR * now.objective;
             if steps == 0 {
                 first = now.objective;
             }
             let slow = now.gap <= SLOW * self.tolerance * now.objective && now.gap > 0.5 * last;
             last = now.gap;
-            let little = explores && before - now.objective < LITTLE * (first - now.objective);
-            if steps > 0 && (now.gap <= goal || little || slow) || !now.objective.is_finite() {
+            let enough = if near { now.gap <= asked } else { now.gap <= goal };
+            let little = explores && !near && before - now.objective < LITTLE * (first - now.objective);
+            if steps > 0 && (enough || little || slow) || !now.objective.is_finite() {
                 break;
             }
             before = now.objective;
             let way = match (&mut gram, &mut split) {
                 (Some(gram), _) => {
-                    // From one step to the next it changes little, and costs the most.
-                    if steps == 0 || steps % FILLED == 0 && !self.quadratic {
+                    if steps == 0 || !self.quadratic {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
                     gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)
@@ -203,7 +231,16 @@ impl Shared {
                 }
                 (None, None) => self.apart(worker, own, &view, &bounds, rng)?,
             };
-            let Some(cut) = self.go::<L>(worker, own, &view, &way)? else { break };
+            own.begin(&way);
+            // Other steps are not found so well that it would tell more than where they end.
+            if gram.is_some() && self.penalty.l1 > 0.0 {
+                own.foresee();
+            }
+            let cut = self.go::<L>(worker, own, &view, &way)?;
+            if cut != Some(0) {
+                own.forget();
+            }
+            let Some(cut) = cut else { break };
             bounds.made(&way.step, 0.5f64.powi(cut as i32));
             halvings += cut;
             steps += 1;
@@ -227,17 +264,42 @@ impl Shared {
         self.reduce.sum(worker, &mut all)?;
         let (features, rest) = all.split_at(2 * count);
         let (gradient, diagonal) = features.split_at(count);
-        let sums = RowSums { loss: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
+        let sums = RowSums { loss: rest[0], dual: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
         self.strayed = rest[5].sqrt();
-        let mut over = FeatureSums::default();
-        self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
+        let certificate = self.certificate(&sums, gradient);
         Ok(View {
             gradient: gradient.to_vec(),
             diagonal: diagonal.to_vec(),
             own_diagonal,
             constant: [rest[3] / self.rows, rest[4], own_curvature],
-            certificate: certify(self.rows, &sums, &over, self.penalty, self.bias),
+            rows: sums,
+            certificate,
         })
+    }
+
+    /// A better certificate if what the last step was to lead to makes one; else that is forgotten.
+    fn foreseen<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own, view: &mut View) -> Result<()> {
+        let Some(foresight) = &mut own.foresight else { return Ok(()) };
+        foresight.look::<L>(&own.targets, 1.0 / self.rows);
+        let RowSums { dual, inner, bend, slope, .. } = foresight.rows;
+        let mut all: Vec<f64> = foresight.gradient(&own.columns).chain([dual, inner, bend, slope]).collect();
+        self.reduce.sum(worker, &mut all)?;
+        if let Some((gradient, &[dual, inner, bend, slope])) = all.split_last_chunk() {
+            let foreseen = self.certificate(&RowSums { dual, inner, bend, slope, ..view.rows }, gradient);
+            if foreseen.gap < view.certificate.gap {
+                view.certificate = foreseen;
+                return Ok(());
+            }
+        }
+        own.forget();
+        Ok(())
+    }
+
+    /// The certificate of the features that are worked on.
+    fn certificate(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
+        let mut over = FeatureSums::default();
+        self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
+        certify(self.rows, rows, &over, self.penalty, self.bias)
     }
 
     /// The step that the workers find each by itself.
@@ -295,7 +357,6 @@ impl Shared {
         let before = penalties(&self.weights, 0.0);
         let along: f64 = view.gradient.iter().zip(&way.step).map(|(g, d)| g * d).sum();
         let promised = along + view.constant[0] * way.bias + penalties(&self.weights, 1.0) - before;
-        own.begin(way);
         let mut length = 1.0;
         for halvings in 0..HALVINGS {
             // With all that the next step is going to need.

@@ -11,6 +11,8 @@ use flexps_common::{Error, Result};
 const SCORES: [&str; 2] = ["scores", "scored-blocks"];
 /// ... and of their losses' slopes, over n, where the gradient was made.
 const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
+/// ... and of the scores that the last step was to lead to.
+const FORESEEN: [&str; 2] = ["foreseen", "foreseen-blocks"];
 
 /// Takes the scores that were kept of this worker's rows.
 pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
@@ -36,6 +38,16 @@ pub fn find_anchor(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64
 /// Keeps them.
 pub fn keep_anchor(worker: &mut Worker<'_>, rows: Rows, slopes: Vec<f64>) -> Result<()> {
     keep(worker, rows, ANCHOR, slopes)
+}
+
+/// Takes the scores that the last step was to lead to ([`super::foresight`]).
+pub fn find_foreseen(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
+    find(worker, rows, FORESEEN)
+}
+
+/// Keeps them.
+pub fn keep_foreseen(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
+    keep(worker, rows, FORESEEN, scores)
 }
 
 /// Takes what was kept under the first name, with its blocks under the other, if it is there and of the blocks that are this

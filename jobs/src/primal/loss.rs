@@ -3,7 +3,7 @@
 //! With u = f'(z) Fenchel's equality f*(u) = u z - f(z) gives the conjugate without its formula. Invariant: all values
 //! are finite for finite scores.
 
-use crate::sdca::fast::{exp, soft_hinge};
+use crate::sdca::fast::{exp, ln, soft_hinge};
 use crate::sdca::loss::Kind;
 use flexps_common::{Error, Result};
 
@@ -28,6 +28,8 @@ pub trait Smooth: Copy + Send + Sync + 'static {
     fn loss(y: f64, z: f64) -> f64;
     /// All of it.
     fn at(y: f64, z: f64) -> At;
+    /// The score at which the slope is `slope`, or as near to it as slopes come.
+    fn score(y: f64, slope: f64) -> f64;
 }
 
 /// log(1 + exp(-y z)), y = -1 or +1.
@@ -58,6 +60,12 @@ impl Smooth for Logistic {
         let (wrong, right) = if m >= 0.0 { (far, near) } else { (near, far) };
         At { loss: soft_hinge(m), slope: -y * wrong, curvature: near * far, bend: wrong / right }
     }
+
+    #[inline(always)]
+    fn score(y: f64, slope: f64) -> f64 {
+        let wrong = (-y * slope).clamp(1e-13, 1.0 - 1e-13);
+        y * (ln(1.0 - wrong) - ln(wrong))
+    }
 }
 
 impl Smooth for SquaredHinge {
@@ -75,6 +83,11 @@ impl Smooth for SquaredHinge {
         let curvature = if short > 0.0 { 2.0 } else { 0.0 };
         At { loss: short * short, slope: -2.0 * y * short, curvature, bend: 2.0 * short * short }
     }
+
+    #[inline(always)]
+    fn score(y: f64, slope: f64) -> f64 {
+        y * (1.0 - (-0.5 * y * slope).max(0.0))
+    }
 }
 
 impl Smooth for Squared {
@@ -89,6 +102,11 @@ impl Smooth for Squared {
     fn at(y: f64, z: f64) -> At {
         let off = z - y;
         At { loss: 0.5 * off * off, slope: off, curvature: 1.0, bend: off * off }
+    }
+
+    #[inline(always)]
+    fn score(y: f64, slope: f64) -> f64 {
+        y + slope
     }
 }
 
@@ -147,6 +165,12 @@ mod tests {
         let curvature = (L::at(y, z + h).slope - L::at(y, z - h).slope) / (2.0 * h);
         let kink = (1.0 - y * z).abs() < 2.0 * h;
         prop_assert!(kink || (curvature - at.curvature).abs() < 1e-4, "curvature {} is {curvature}", at.curvature);
+        let score = L::score(y, at.slope);
+        prop_assert!(
+            (L::at(y, score).slope - at.slope).abs() <= 1e-12,
+            "of the slope {} is the score {score}",
+            at.slope
+        );
         // The conjugate at s u is no more than its bound. f*(v) is the largest v t - f(t): no t may exceed the bound.
         for s in [1.0, 0.99, 0.9, 0.5] {
             let conjugate = at.slope * z - at.loss;

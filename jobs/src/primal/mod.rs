@@ -13,6 +13,7 @@ mod certificate;
 mod columns;
 mod descent;
 pub mod flags;
+mod foresight;
 mod gradient;
 pub mod gram;
 mod inner;
@@ -450,6 +451,8 @@ impl Solver {
         progress.set("bias", bias);
         ["moved", "scored", "look"].into_iter().for_each(|name| progress.set(name, 1.0));
         progress.set("blank", 0.0);
+        let foreseen = progress.metric("descent", "foreseen")?;
+        progress.set("foreseen", foreseen);
         if let Ok(far) = progress.metric("descent", "strayed") {
             reach::strayed(progress, far);
         }

@@ -72,6 +72,8 @@ impl Screen {
         // Features that may be watched, with when they come in the way first and the size of their gradient.
         let (mut counts, mut near) = (vec![0.0; BINS], Vec::<(Key, usize, f64)>::new());
         let (mut radii, mut first_nonzeros) = (ahead.radii(), vec![0.0; ahead.classes()]);
+        // Where features are few all are worked on: no rounds need to find out which matter.
+        let whole = worker.scalar("few", 0.0) == 1.0 && self.norms.is_none();
         let mut look = |keys: &mut dyn Iterator<Item = Key>, weights: &[f64], gradient: &[f64], norms: &[f64]| {
             let mut norms = norms.chunks_exact(2);
             for (key, (w, g)) in keys.zip(weights.iter().zip(gradient)) {
@@ -92,7 +94,7 @@ impl Screen {
                 if *w != 0.0 {
                     nonzeros += 1;
                     held.push(key);
-                } else if size > penalty.l1 && self.active.is_some() {
+                } else if (whole || size > penalty.l1) && self.active.is_some() {
                     let bin = if penalty.l1 > 0.0 { bin(size / penalty.l1) } else { 0 };
                     counts[bin] += 1.0;
                     asking.push((key, bin as u8));

@@ -94,16 +94,21 @@ impl Watched {
         shared: &mut Shared,
         reach: f64,
     ) -> Result<Seen> {
-        let Sums { rows: sums, far, .. } = own.bend::<L>(shared.rows);
+        let Sums { rows: sums, .. } = own.bend::<L>(shared.rows);
+        let (sums, bends) = match &own.foresight {
+            Some(foresight) => (RowSums { loss: sums.loss, ..foresight.rows }, &foresight.bends),
+            None => (sums, &own.bends),
+        };
         // Read more densely than together with the curvatures.
-        let slopes: Vec<f64> = own.bends.iter().map(|[slope, _]| *slope).collect();
+        let slopes: Vec<f64> = bends.iter().map(|[slope, _]| *slope).collect();
+        let far = own.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, bends));
         let before = self.before.take().filter(|(then, _)| then.len() == slopes.len());
-        let since = before.as_ref().map_or(LOST, |(then, _)| bends::far(then, &own.bends));
-        let mut all = vec![sums.loss, sums.inner, sums.bend, sums.slope, far, since];
+        let since = before.as_ref().map_or(LOST, |(then, _)| bends::far(then, bends));
+        let mut all = vec![sums.loss, sums.dual, sums.inner, sums.bend, sums.slope, far, since];
         shared.reduce.sum(worker, &mut all)?;
-        let rows = RowSums { loss: all[0], inner: all[1], bend: all[2], slope: all[3] };
-        shared.strayed = all[4].sqrt();
-        let since = all[5].sqrt();
+        let rows = RowSums { loss: all[0], dual: all[1], inner: all[2], bend: all[3], slope: all[4] };
+        shared.strayed = all[5].sqrt();
+        let since = all[6].sqrt();
         // All workers know the same of these, and so choose the same.
         let chosen = before.as_ref().and_then(|(_, gradient)| self.near(gradient, since, shared.penalty.l1));
         let anew = chosen.is_none();
@@ -151,9 +156,11 @@ impl Seen {
         let leads = worker.place.index == 0;
         let nonzeros = watched.weights.iter().filter(|weight| leads && **weight != 0.0);
         worker.report("nonzeros", Metric::Count(nonzeros.count() as u64));
-        let (RowSums { loss, inner, bend, slope }, FeatureSums { penalty, excess, .. }) = (self.rows, self.features);
+        let (RowSums { loss, dual, inner, bend, slope }, FeatureSums { penalty, excess, .. }) =
+            (self.rows, self.features);
         let sums = [
             ("loss", loss),
+            ("dual", dual),
             ("inner", inner),
             ("bend", bend),
             ("slope", slope),

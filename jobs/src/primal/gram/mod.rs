@@ -4,30 +4,23 @@
 //! ```text
 //! argmin over d of   g.d + 1/2 d^T H d + penalty(w + d)
 //! ```
-//! is found without another look at rows: by Cholesky's factors if there is no L1 penalty, else by coordinate descent, H d being
-//! kept up to date. The intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and
-//! so make the same step.
+//! is found without another look at rows: by Cholesky's factors if there is no L1 penalty, else by `active`. The
+//! intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and so make the same step.
+
+mod active;
 
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
-use super::quadratic::{Way, best};
+use super::quadratic::Way;
 use super::reduce::Reduce;
+use crate::pages;
+use crate::sdca::fast::{Work, widest};
+use active::Active;
 use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::worker::Worker;
 
-/// Sweeps of coordinate descent at most.
-const SWEEPS: usize = 200;
-/// Sweeps behind which it is time for a step of all features that have a weight, or more of them if that costs more.
-const APART: usize = 10;
-/// Such steps at most.
-const LEAPS: usize = 50;
-/// What is added to a diagonal in such a step, as a part of it: where features of a group always add up to the same, weights
-/// are to go on along it until one of them is 0.
-const FLAT: f64 = 1e-9;
-/// Sweeps until the sum of violations has fallen to this part.
-const ENOUGH: f64 = 1e-3;
 /// A pivot below this part of its diagonal is rounding.
 const PIVOT: f64 = 1e-13;
 /// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
@@ -51,6 +44,8 @@ pub struct Gram {
     size: usize,
     /// Row by row, both halves.
     matrix: Vec<f64>,
+    /// Memory for its lower half.
+    half: Vec<f64>,
 }
 
 /// Where row `j` of a lower half starts.
@@ -126,7 +121,7 @@ impl Gram {
         if bias {
             next[..rows].iter().for_each(|at| slots[*at] = features as u32);
         }
-        Ok(Some(Self { starts, slots, values, features, size: features + own, matrix: Vec::new() }))
+        Ok(Some(Self { starts, slots, values, features, size: features + own, matrix: Vec::new(), half: Vec::new() }))
     }
 
     /// Numbers that the workers sum for the matrix of so many features or fewer, at most.
@@ -137,7 +132,9 @@ impl Gram {
     /// Fills it, `bends` being slope and curvature of each of this worker's rows, over n.
     pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, bends: &[[f64; 2]]) -> Result<()> {
         let size = self.size;
-        let mut half = vec![0.0; line(size)];
+        let mut half = std::mem::take(&mut self.half);
+        pages::clear(&mut half, line(size));
+        half.resize(line(size), 0.0);
         for (range, [_, by]) in self.starts.windows(2).zip(bends).filter(|(_, [_, by])| *by != 0.0) {
             let slots = &self.slots[range[0]..range[1]];
             let values = self.values.as_ref().map(|values| &values[range[0]..range[1]]);
@@ -168,6 +165,7 @@ impl Gram {
                 (self.matrix[j * size + k], self.matrix[k * size + j]) = (value, value);
             }
         }
+        self.half = half;
         Ok(())
     }
 
@@ -179,7 +177,7 @@ impl Gram {
         };
         let (weights, gradient) = (with_last(weights, 0.0), with_last(gradient, slope));
         let exact = if penalty.l1 > 0.0 { None } else { self.solve(&weights, &gradient, penalty.l2) };
-        let mut step = exact.unwrap_or_else(|| self.descend((&weights, bounds), &gradient, penalty));
+        let mut step = exact.unwrap_or_else(|| Active::new(self, (&weights, bounds), &gradient, penalty).solve());
         let bias = step.get(self.features).copied().unwrap_or(0.0);
         step.truncate(self.features);
         Way { step, bias }
@@ -203,24 +201,41 @@ impl Gram {
         for (at, j) in held.iter().enumerate() {
             let from = &self.matrix[j * self.size..][..self.size];
             factor.extend(held[..=at].iter().map(|k| from[*k]));
+            factor[line(at) + at] += ridge(*j);
+        }
+        widest(Equations { factor, found: aims })
+    }
+}
+
+/// Equations of the lower half of a matrix, row by row, and their right sides.
+struct Equations {
+    factor: Vec<f64>,
+    found: Vec<f64>,
+}
+
+impl Work for Equations {
+    type Output = Option<Vec<f64>>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        let Self { mut factor, mut found } = self;
+        for at in 0..found.len() {
             let (above, own) = factor.split_at_mut(line(at));
             for k in 0..at {
                 let other = &above[line(k)..][..=k];
                 own[k] = (own[k] - dot(&own[..k], &other[..k])) / other[k];
             }
-            let diagonal = own[at] + ridge(*j);
-            let pivot = diagonal - dot(&own[..at], &own[..at]);
-            if pivot.is_nan() || pivot <= PIVOT * diagonal {
+            let pivot = own[at] - dot(&own[..at], &own[..at]);
+            if pivot.is_nan() || pivot <= PIVOT * own[at] {
                 return None;
             }
             own[at] = pivot.sqrt();
         }
-        let mut found = aims;
-        for at in 0..held.len() {
+        for at in 0..found.len() {
             let own = &factor[line(at)..][..=at];
             found[at] = (found[at] - dot(&own[..at], &found[..at])) / own[at];
         }
-        for at in (0..held.len()).rev() {
+        for at in (0..found.len()).rev() {
             let own = &factor[line(at)..][..=at];
             let last = found[at] / own[at];
             found[at] = last;
@@ -228,91 +243,10 @@ impl Gram {
         }
         Some(found)
     }
-
-    /// Takes the features `held`, which have weights, to their common optimum, but only until the first of them is 0, or as far
-    /// as it may go: whether one is 0.
-    fn leap(
-        &self,
-        held: &[usize],
-        (weights, bounds): (&[f64], &Bounds),
-        gradient: &[f64],
-        penalty: Penalty,
-        (step, moved): (&mut [f64], &mut [f64]),
-    ) -> bool {
-        let at = |j: usize, step: &[f64]| weights[j] + step[j];
-        let aim = |j: &usize| {
-            let l1 = if *j < self.features { penalty.l1 * at(*j, step).signum() } else { 0.0 };
-            -(gradient[*j] + moved[*j] + self.ridge(*j, penalty.l2) * at(*j, step) + l1)
-        };
-        let ridge = |j: usize| self.ridge(j, penalty.l2) + FLAT * self.matrix[j * self.size + j];
-        let Some(way) = self.solve_for(held, held.iter().map(aim).collect(), ridge) else { return false };
-        let (mut length, mut first) = (1.0, None);
-        for (j, d) in held.iter().zip(&way).filter(|(j, _)| **j < self.features) {
-            let here = at(*j, step);
-            if here * (here + length * d) < 0.0 {
-                (length, first) = (-here / d, Some(*j));
-            }
-        }
-        let within = held.iter().zip(&way).filter(|(j, _)| **j < self.features);
-        let part = within.map(|(j, d)| bounds.part(*j, step[*j], length * d)).fold(1.0, f64::min);
-        if part < 1.0 {
-            (length, first) = (length * part, None);
-        }
-        for (j, d) in held.iter().zip(&way) {
-            let next = if first == Some(*j) { -weights[*j] } else { step[*j] + length * d };
-            let change = next - step[*j];
-            step[*j] = next;
-            let own = &self.matrix[j * self.size..][..self.size];
-            moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
-        }
-        first.is_some()
-    }
-
-    /// The step by coordinate descent.
-    fn descend(&self, (weights, bounds): (&[f64], &Bounds), gradient: &[f64], penalty: Penalty) -> Vec<f64> {
-        let size = self.size;
-        let (mut step, mut moved, mut first) = (vec![0.0; size], vec![0.0; size], 0.0);
-        let (mut since, mut leaps) = (0, 0);
-        for sweep in 0..SWEEPS {
-            let mut sum = 0.0;
-            for j in 0..size {
-                let (own, l2) = (&self.matrix[j * size..][..size], self.ridge(j, penalty.l2));
-                let (at, curvature) = (weights[j] + step[j], own[j] + l2);
-                if own[j] <= 0.0 {
-                    continue;
-                }
-                let l1 = if j < self.features { penalty.l1 } else { 0.0 };
-                let (next, violation) = best(at, gradient[j] + l2 * at + moved[j], curvature, l1);
-                sum += violation.max(0.0);
-                let wanted = next - at;
-                let change = if j < self.features { bounds.cut(j, step[j], wanted) } else { wanted };
-                if change != 0.0 && change.is_finite() {
-                    // Exactly what leaves no weight, where none is to be left.
-                    step[j] = if next == 0.0 && change == wanted { -weights[j] } else { step[j] + change };
-                    moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
-                }
-            }
-            if sweep == 0 {
-                first = sum;
-            }
-            if sum <= ENOUGH * first {
-                break;
-            }
-            since += 1;
-            let held: Vec<usize> = (0..size).filter(|j| weights[*j] + step[*j] != 0.0).collect();
-            let apart = APART.max(held.len() / 6);
-            if since >= apart && leaps < LEAPS {
-                leaps += 1;
-                let cut = self.leap(&held, (weights, bounds), gradient, penalty, (&mut step, &mut moved));
-                // Without the one that is 0 it may go on soon.
-                since = if cut { apart - 2 } else { 0 };
-            }
-        }
-        step
-    }
 }
 
-/// The sum of products, four lanes at a time.
+/// The sum of products, eight lanes at a time.
+#[inline(always)]
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut sums = [0.0; 8];
     let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -336,7 +270,7 @@ mod tests {
             let value = |j: usize| row.get(j).copied().unwrap_or(1.0);
             (0..size * size).for_each(|at| matrix[at] += by * value(at / size) * value(at % size));
         }
-        Gram { starts: Vec::new(), slots: Vec::new(), values: None, features, size, matrix }
+        Gram { starts: Vec::new(), slots: Vec::new(), values: None, features, size, matrix, half: Vec::new() }
     }
 
     /// By how much a step misses what makes it the best: the sum over features.
@@ -379,6 +313,31 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn a_step_within_bounds_is_the_best_of_those(
+            rows in prop::collection::vec((0.01..1.0f64, prop::collection::vec(-1.0..1.0f64, 6)), 3..12),
+            weights in prop::collection::vec(prop_oneof![Just(0.0), -1.0..1.0f64], 6),
+            gradient in prop::collection::vec(-1.0..1.0f64, 6),
+            limits in prop::collection::vec(0.05..2.0f64, 6),
+        ) {
+            let gram = of(&rows, 6, false);
+            let (penalty, bounds) = (Penalty { l1: 0.1, l2: 0.05 }, Bounds::of(Some(limits.clone())));
+            let step = gram.step((&weights, &bounds), &gradient, 0.0, penalty).step;
+            for j in 0..6 {
+                prop_assert!(step[j].abs() <= limits[j] * (1.0 + 1e-12), "{} of {}", step[j], limits[j]);
+                let moved = dot(&gram.matrix[j * 6..][..6], &step);
+                let along = gradient[j] + moved + penalty.l2 * (weights[j] + step[j]);
+                // Where a little less or a little more leads, unless it may not go there.
+                for way in [-1.0, 1.0].into_iter().filter(|way| step[j] * way < limits[j] * (1.0 - 1e-9)) {
+                    let at = weights[j] + step[j];
+                    let rise = way * along + penalty.l1 * if at == 0.0 { 1.0 } else { way * at.signum() };
+                    prop_assert!(rise > -1e-3, "feature {j}, from {at}: {rise:e}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn features_of_groups_that_always_add_up_to_the_same_reach_the_best_step_too() {
         // Three groups of four, one feature of each in every row: no matrix of all has an inverse.
@@ -394,7 +353,7 @@ mod tests {
         let way = gram.step((&[0.0; 12], &Bounds::of(None)), &gradient, 0.0, penalty);
         let none = Way { step: vec![0.0; 12], bias: 0.0 };
         let [before, after] = [&none, &way].map(|way| missed(&gram, &[0.0; 12], &gradient, 0.0, penalty, way));
-        assert!(after <= ENOUGH * before && after < 1e-3, "{after:e} of {before:e}");
+        assert!(after <= 1e-6 * before && after < 1e-6, "{after:e} of {before:e}");
         assert!(gram.solve(&[0.0; 12], &gradient, 0.0).is_none());
     }
 
