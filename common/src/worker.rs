@@ -33,6 +33,18 @@ pub struct Place {
     pub epoch: u64,
 }
 
+impl Place {
+    /// This worker's part of `count` things of which each worker of the stage takes as many: parts follow one another and are all.
+    pub fn share(&self, count: usize) -> Range<usize> {
+        count * self.index / self.threads..count * (self.index + 1) / self.threads
+    }
+
+    /// The same among the workers of its slave.
+    pub fn local_share(&self, count: usize) -> Range<usize> {
+        count * self.local_index / self.local_threads..count * (self.local_index + 1) / self.local_threads
+    }
+}
+
 /// Keys of one table to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Pull<'a> {

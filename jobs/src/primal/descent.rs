@@ -12,6 +12,7 @@ use super::inner::{Own, Room, Shared};
 use super::kept;
 use super::loss::Smooth;
 use super::reduce::Reduce;
+use super::screen::takes_all;
 use super::survey::Watched;
 use super::task::Task;
 use crate::order;
@@ -83,8 +84,8 @@ impl Descent {
             weights: Vec::new(),
             bias: self.bias.then(|| worker.scalar("bias", 0.0)),
             strayed: 0.0,
-            all: self.norms.is_none() && start.len() as f64 == worker.scalar("features", 0.0),
-            reduce: Reduce::new(self.sums, (3 * start.len() + 16).max(Gram::numbers(start.len(), memory))),
+            all: takes_all(worker, self.norms),
+            reduce: Reduce::new(self.sums, (2 * start.len() + 16).max(Gram::numbers(start.len(), memory))),
             memory,
         };
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
@@ -174,8 +175,7 @@ impl Descent {
 
     /// Adds what the stage changed to the table, each worker a part of the features.
     fn put(&self, worker: &mut Worker<'_>, keys: &[Key], start: &[f64], now: &[f64]) -> Result<()> {
-        let (index, threads) = (worker.place.index, worker.place.threads);
-        let part = keys.len() * index / threads..keys.len() * (index + 1) / threads;
+        let part = worker.place.share(keys.len());
         let changes: Vec<f64> =
             start[part.clone()].iter().zip(&now[part.clone()]).map(|(old, new)| new - old).collect();
         worker.add(self.point, &keys[part], &changes)

@@ -117,6 +117,7 @@ struct View {
     own_diagonal: Vec<f64>,
     /// Slope and curvature of the intercept, and this worker's part of the curvature.
     constant: [f64; 3],
+    /// Sums over all rows.
     rows: RowSums,
     certificate: Certificate,
 }
@@ -232,8 +233,8 @@ impl Shared {
                 (None, None) => self.apart(worker, own, &view, &bounds, rng)?,
             };
             own.begin(&way);
-            // Other steps are not found so well that it would tell more than where they end.
-            if gram.is_some() && self.penalty.l1 > 0.0 {
+            // Other steps are not found so well, or end where they lead to.
+            if gram.is_some() && self.penalty.l1 > 0.0 && !self.quadratic {
                 own.foresee();
             }
             let cut = self.go::<L>(worker, own, &view, &way)?;

@@ -281,7 +281,7 @@ fn keep(
     let occurring = rows.map_or(Ok(None), |rows| occurring::occurring(worker, rows))?;
     match occurring.as_deref() {
         Some(KeyMap::Sorted(keys)) => {
-            let own = &keys[occurring::share(worker, keys.len())];
+            let own = &keys[worker.place.share(keys.len())];
             let to: Vec<Key> = own.iter().map(|key| first + key).collect();
             worker.get(point, own, &mut now)?;
             worker.get(weights, &to, &mut old)?;

@@ -10,7 +10,6 @@ use flexps_common::ids::Key;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
-use std::ops::Range;
 use std::sync::Arc;
 
 /// The features that rows have, where this slave has all rows and keeps values by feature; none where all may matter.
@@ -19,12 +18,6 @@ pub fn occurring(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Arc<KeyMa
         return Ok(None);
     }
     Ok(Parts::new(worker, rows)?.whole(worker)?.map(|part| part.map).filter(|map| matches!(**map, KeyMap::Sorted(_))))
-}
-
-/// This worker's part of so many.
-pub fn share(worker: &Worker<'_>, count: usize) -> Range<usize> {
-    let (index, threads) = (worker.place.index, worker.place.threads);
-    count * index / threads..count * (index + 1) / threads
 }
 
 /// Adds values of all local features of a part.

@@ -3,12 +3,12 @@
 //!
 //! A feature is worked on if its weight is not zero, or if its gradient exceeds what the L1 penalty holds back; of the
 //! latter only those that exceed it most, so that the first rounds, far from the optimum, do not work on features that
-//! the end leaves at zero. Features that no row has are not looked at where one slave knows them: hashed features are mostly
-//! such. Behind the features that are worked on the list holds, along a path, those that are watched for its next steps.
+//! the end leaves at zero; where features are few, all are. Features that no row has are not looked at where one slave
+//! knows them: hashed features are mostly such. Behind the features that are worked on the list holds, along a path, those that are watched for its next steps.
 //! Invariant: all workers agree on the threshold and on the steps, and the list holds each such feature once.
 
 use super::certificate::{FeatureSums, Penalty};
-use super::occurring::{occurring, share};
+use super::occurring::occurring;
 use super::reach::Ahead;
 use super::reduce::Reduce;
 use crate::parts::Rows;
@@ -54,6 +54,12 @@ pub fn ranges(worker: &mut Worker<'_>, mut each: impl FnMut(&mut Worker<'_>, Ran
     (first..features).step_by(step).try_for_each(|from| each(worker, from as Key..features.min(from + RANGE) as Key))
 }
 
+/// Whether all features are worked on: where they are few no rounds need to find out which matter, but along a path, where hardly
+/// any do at first.
+pub fn takes_all(worker: &Worker<'_>, norms: Option<Table<f64>>) -> bool {
+    worker.scalar("few", 0.0) == 1.0 && norms.is_none()
+}
+
 fn bin(excess: f64) -> usize {
     ((excess.log2() * OCTAVE) as usize).min(BINS - 1)
 }
@@ -72,8 +78,7 @@ impl Screen {
         // Features that may be watched, with when they come in the way first and the size of their gradient.
         let (mut counts, mut near) = (vec![0.0; BINS], Vec::<(Key, usize, f64)>::new());
         let (mut radii, mut first_nonzeros) = (ahead.radii(), vec![0.0; ahead.classes()]);
-        // Where features are few all are worked on: no rounds need to find out which matter.
-        let whole = worker.scalar("few", 0.0) == 1.0 && self.norms.is_none();
+        let whole = takes_all(worker, self.norms);
         let mut look = |keys: &mut dyn Iterator<Item = Key>, weights: &[f64], gradient: &[f64], norms: &[f64]| {
             let mut norms = norms.chunks_exact(2);
             for (key, (w, g)) in keys.zip(weights.iter().zip(gradient)) {
@@ -107,7 +112,7 @@ impl Screen {
         let occurring = self.rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
         match occurring.as_deref() {
             Some(KeyMap::Sorted(keys)) => {
-                let share = share(worker, keys.len());
+                let share = worker.place.share(keys.len());
                 let (own, places) = (&keys[share.clone()], share.start as Key..share.end as Key);
                 worker.get(self.point, own, &mut weights)?;
                 match self.active {

@@ -24,7 +24,6 @@ use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use std::marker::PhantomData;
-use std::ops::Range;
 
 /// Tables through which slaves join; one slave's workers need none.
 #[derive(Debug, Clone, Copy)]
@@ -247,7 +246,7 @@ impl<'a> Joins<'a> {
 
     /// This worker's part of the terms: of the features, its part of what its slave moved.
     fn terms(&self, worker: &Worker<'_>, conjugates: f64) -> [f64; TERMS] {
-        let part = share(worker, self.way.len());
+        let part = worker.place.local_share(self.way.len());
         let all = if worker.place.slaves == 1 { &self.way } else { &self.all };
         let (mut along, mut norm2) = (0.0, 0.0);
         for ((base, way), all) in self.base[part.clone()].iter().zip(&self.way[part.clone()]).zip(&all[part]) {
@@ -288,12 +287,6 @@ impl<'a> Joins<'a> {
         self.way.iter_mut().zip(weights).for_each(|(start, now)| *start = now - *start);
         worker.add_mapped(self.tables.weights, self.map, &self.way)
     }
-}
-
-/// A worker's part of so many values that all of its slave's workers hold.
-pub fn share(worker: &Worker<'_>, count: usize) -> Range<usize> {
-    let (index, threads) = (worker.place.local_index, worker.place.local_threads);
-    count * index / threads..count * (index + 1) / threads
 }
 
 /// How much the conjugates of the trail's rows grew: a good part of a join where rows are short.

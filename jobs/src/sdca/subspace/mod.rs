@@ -16,7 +16,6 @@ mod policy;
 
 use super::alone::is_kinked;
 use super::fast::widest;
-use super::join::share;
 use super::loss::Loss;
 use super::rows::{Held, Own};
 use super::visit::Visit;
@@ -192,7 +191,8 @@ impl Subspace {
         weights: &[f32],
         bias: f64,
     ) -> Result<([f64; 2], bool)> {
-        let mut products = widest(Products { range: share(worker, weights.len()), now: weights, search: &self.points });
+        let mut products =
+            widest(Products { range: worker.place.local_share(weights.len()), now: weights, search: &self.points });
         worker.sum_local(&mut products)?;
         let by = self.lambda * self.rows;
         let mut products = products.map(|product| by * product);
@@ -262,7 +262,7 @@ impl Subspace {
             + by[0] * (f64::from(*bias) - self.bias)
             + by[1] * self.bias_past
             + back[1] * self.bias_norm2 / all;
-        let range = share(worker, weights.len());
+        let range = worker.place.local_share(weights.len());
         let (now, next) = (&weights[range.clone()], &self.points.next.weights[range]);
         let mut grown = [conjugates + 0.5 * all * grown_norm2(now, next), 0.5 * all * norm2(now)];
         worker.sum_local(&mut grown)?;
