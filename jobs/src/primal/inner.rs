@@ -33,6 +33,8 @@ const SLOW: f64 = 0.9;
 const LITTLE: f64 = 0.1;
 /// ... but where steps are found exactly and the gap is less than this part of the objective, the next brings all that is asked for.
 const NEAR: f64 = 0.05;
+/// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.
+const FILLED: usize = 2;
 /// Halvings of a step at most.
 const HALVINGS: u32 = 30;
 /// A step must bring this part of what its slope promises.
@@ -213,7 +215,9 @@ impl Shared {
             before = now.objective;
             let way = match (&mut gram, &mut split) {
                 (Some(gram), _) => {
-                    if steps == 0 || !self.quadratic {
+                    // It costs the most, and changes little from one step to the next.
+                    let kept = self.quadratic || self.penalty.l1 == 0.0 && !steps.is_multiple_of(FILLED);
+                    if steps == 0 || !kept {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
                     gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)
