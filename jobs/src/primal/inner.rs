@@ -194,12 +194,13 @@ impl Shared {
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
             let mut view = self.look::<L>(worker, own)?;
-            if view.certificate.gap <= WELL * self.tolerance * view.certificate.objective {
+            let (asked, part) =
+                (WELL * self.tolerance * view.certificate.objective, if explores { ENOUGH } else { 0.0 });
+            if view.certificate.gap <= asked {
                 own.forget();
             }
             self.foreseen::<L>(worker, own, &mut view)?;
             let now = view.certificate;
-            let (asked, part) = (WELL * self.tolerance * now.objective, if explores { ENOUGH } else { 0.0 });
             let goal = *goal.get_or_insert((part * now.gap).max(asked));
             let near = own.foresight.is_some() && now.gap <= NEAR * now.objective;
             if steps == 0 {

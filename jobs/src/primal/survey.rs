@@ -94,14 +94,16 @@ impl Watched {
         shared: &mut Shared,
         reach: f64,
     ) -> Result<Seen> {
-        let Sums { rows: sums, .. } = own.bend::<L>(shared.rows);
-        let (sums, bends) = match &own.foresight {
-            Some(foresight) => (RowSums { loss: sums.loss, ..foresight.rows }, &foresight.bends),
-            None => (sums, &own.bends),
+        let Sums { rows: sums, far, .. } = own.bend::<L>(shared.rows);
+        let (sums, bends, far) = match &own.foresight {
+            Some(foresight) => {
+                let far = own.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, &foresight.bends));
+                (RowSums { loss: sums.loss, ..foresight.rows }, &foresight.bends, far)
+            }
+            None => (sums, &own.bends, far),
         };
         // Read more densely than together with the curvatures.
         let slopes: Vec<f64> = bends.iter().map(|[slope, _]| *slope).collect();
-        let far = own.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, bends));
         let before = self.before.take().filter(|(then, _)| then.len() == slopes.len());
         let since = before.as_ref().map_or(LOST, |(then, _)| bends::far(then, bends));
         let mut all = vec![sums.loss, sums.dual, sums.inner, sums.bend, sums.slope, far, since];
