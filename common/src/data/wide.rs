@@ -8,6 +8,8 @@ use crate::ids::Key;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 /// How far a row is parsed.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,9 +28,17 @@ pub struct Seen {
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "all is left"))]
 pub fn take(text: &[u8], seen: &mut Seen, base: u64, limit: u64, indices: &mut [Key], values: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    if avx2::available() {
-        // SAFETY: the processor has what it is compiled for.
-        unsafe { avx2::take(text, seen, base, limit, indices, values) }
+    {
+        let before = seen.count;
+        if avx512::available() {
+            // SAFETY: the processor has what it is compiled for.
+            unsafe { avx512::take(text, seen, base, limit, indices, values) }
+        }
+        // Where few bytes follow, and of rows whose other values are unusual.
+        if seen.count == before && avx2::available() {
+            // SAFETY: as above.
+            unsafe { avx2::take(text, seen, base, limit, indices, values) }
+        }
     }
 }
 
@@ -36,35 +46,56 @@ pub fn take(text: &[u8], seen: &mut Seen, base: u64, limit: u64, indices: &mut [
 mod tests {
     use super::*;
     use crate::data::number::PAD;
+    use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn available() -> bool {
+    type Way = fn(&[u8], &mut Seen, u64, u64, &mut [Key], &mut [f32]);
+
+    /// All ways that this processor has, and what callers use.
+    fn ways() -> Vec<Way> {
+        let mut ways: Vec<Way> = vec![take];
         #[cfg(target_arch = "x86_64")]
-        return avx2::available();
-        #[cfg(not(target_arch = "x86_64"))]
-        false
+        {
+            // SAFETY: asked for before each is offered.
+            let avx2: Way = |text, seen, base, limit, indices, values| unsafe {
+                avx2::take(text, seen, base, limit, indices, values)
+            };
+            // SAFETY: as above.
+            let avx512: Way = |text, seen, base, limit, indices, values| unsafe {
+                avx512::take(text, seen, base, limit, indices, values)
+            };
+            ways.extend(avx2::available().then_some(avx2));
+            ways.extend(avx512::available().then_some(avx512));
+        }
+        ways
     }
 
-    /// What is taken of a row's text from its first blank on.
-    fn taken(text: &str) -> (Seen, Vec<Key>, Vec<u32>) {
+    fn available() -> bool {
+        ways().len() > 1
+    }
+
+    /// What one way takes of a row's text from its first blank on, with the most bytes behind it that one looks at.
+    fn taken(way: Way, text: &str) -> (Seen, Vec<Key>, Vec<u32>) {
         let mut padded = text.as_bytes().to_vec();
-        padded.resize(text.len() + PAD, b'\n');
+        padded.resize(text.len() + 2 * PAD, b'\n');
         let (mut indices, mut values) = (vec![0; 50], vec![0.0; 50]);
         let mut seen = Seen { end: 0, count: 0, least: 0, other_values: 0 };
-        take(&padded, &mut seen, 0, 1 << 32, &mut indices, &mut values);
+        way(&padded, &mut seen, 0, 1 << 32, &mut indices, &mut values);
         indices.truncate(seen.count);
         (seen, indices, values[..seen.count].iter().map(|v: &f32| v.to_bits()).collect())
     }
 
-    /// Whether the value is taken; panics when it is taken otherwise than Rust takes it.
+    /// Whether all ways take the value; panics when one takes it otherwise than Rust does.
     fn taken_right(value: &str) -> bool {
-        let (seen, indices, values) = taken(&format!(" 7:{value} 9"));
-        if seen.count == 0 {
-            return false;
-        }
-        let expected = value.parse::<f32>().unwrap_or_else(|_| panic!("{value:?} is no number, not {values:?}"));
-        assert_eq!((seen.end, indices, values), (3 + value.len(), vec![7], vec![expected.to_bits()]), "{value:?}");
-        true
+        ways().into_iter().fold(available(), |all, way| {
+            let (seen, indices, values) = taken(way, &format!(" 7:{value} 9"));
+            if seen.count == 0 {
+                return false;
+            }
+            let expected = value.parse::<f32>().unwrap_or_else(|_| panic!("{value:?} is no number, not {values:?}"));
+            assert_eq!((seen.end, indices, values), (3 + value.len(), vec![7], vec![expected.to_bits()]), "{value:?}");
+            all
+        })
     }
 
     #[test]
@@ -77,23 +108,28 @@ mod tests {
         {
             assert!(taken_right(value), "{value}");
         }
-        let (seen, indices, _) = taken(" 1:1 20:1 300:1 4000:1 50000:1 600000:1 7000000:1 80000000:1 900000000:1");
-        assert_eq!(indices, [1, 20, 300, 4000, 50000, 600000, 7000000, 80000000]);
-        assert_eq!((seen.least, seen.other_values), (80000001, 0));
+        for way in ways() {
+            let (seen, indices, _) =
+                taken(way, " 1:1 20:1 300:1 4000:1 50000:1 600000:1 7000000:1 80000000:1 900000000:1");
+            assert_eq!(indices, [1, 20, 300, 4000, 50000, 600000, 7000000, 80000000]);
+            assert_eq!((seen.least, seen.other_values), (80000001, 0));
+        }
     }
 
     #[test]
     fn what_does_not_rise_or_is_too_large_is_left() {
         let mut padded = b" 5:1 6:2 6:3".to_vec();
-        padded.resize(50, b'\n');
-        for (least, limit, count) in [(6, 9, 0), (5, 9, 2), (0, 6, 1), (0, 5, 0)] {
-            let mut seen = Seen { end: 0, count: 0, least, other_values: 0 };
-            take(&padded, &mut seen, 0, limit, &mut [0; 9], &mut [0.0; 9]);
-            assert_eq!(seen.count, if available() { count } else { 0 }, "{least} {limit}");
+        padded.resize(80, b'\n');
+        for way in ways() {
+            for (least, limit, count) in [(6, 9, 0), (5, 9, 2), (0, 6, 1), (0, 5, 0)] {
+                let mut seen = Seen { end: 0, count: 0, least, other_values: 0 };
+                way(&padded, &mut seen, 0, limit, &mut [0; 9], &mut [0.0; 9]);
+                assert_eq!(seen.count, if available() { count } else { 0 }, "{least} {limit}");
+            }
+            let mut seen = Seen { end: 0, count: 0, least: 0, other_values: 0 };
+            way(&padded, &mut seen, 0, 9, &mut [0; 1], &mut [0.0; 9]);
+            assert!(seen.count <= 1, "no more than there is room for");
         }
-        let mut seen = Seen { end: 0, count: 0, least: 0, other_values: 0 };
-        take(&padded, &mut seen, 0, 9, &mut [0; 1], &mut [0.0; 9]);
-        assert!(seen.count <= 1, "no more than there is room for");
     }
 
     proptest! {
@@ -109,6 +145,38 @@ mod tests {
                 prop_assert!(!taken_right(&value));
             } else {
                 taken_right(&value);
+            }
+        }
+
+        /// Rows of many features, most of them usual ones: what is taken are the first ones, as Rust takes them.
+        #[test]
+        fn rows_are_taken_up_to_their_first_unusual_feature(
+            features in vec((1u64..2000, "-?[0-9]{1,6}(\\.[0-9]{0,9})?|1|[0-9.:-]{0,4}|[0-9]{9,18}"), 0..40),
+            base in 0u64..2,
+        ) {
+            let (mut text, mut index) = (String::new(), base);
+            let mut expected = Vec::new();
+            let mut ends = vec![0];
+            for (step, value) in &features {
+                index += step * step;
+                text.push_str(&format!(" {index}:{value}"));
+                expected.push((index - base, value.parse::<f32>().ok()));
+                ends.push(text.len());
+            }
+            for way in ways() {
+                let mut padded = text.as_bytes().to_vec();
+                padded.resize(text.len() + 2 * PAD, b'\n');
+                let (mut indices, mut values) = (vec![0; 50], vec![0.0; 50]);
+                let mut seen = Seen { end: 0, count: 0, least: base, other_values: 0 };
+                way(&padded, &mut seen, base, 1 << 32, &mut indices, &mut values);
+                prop_assert_eq!(seen.end, ends[seen.count]);
+                for (i, (index, value)) in expected[..seen.count].iter().enumerate() {
+                    prop_assert_eq!(u64::from(indices[i]), *index);
+                    prop_assert_eq!(Some(values[i].to_bits()), value.map(f32::to_bits));
+                }
+                let others = expected[..seen.count].iter().any(|(_, value)| *value != Some(1.0));
+                prop_assert_eq!(seen.other_values != 0, others);
+                prop_assert_eq!(seen.least, expected[..seen.count].last().map_or(base, |(index, _)| index + base + 1));
             }
         }
 
