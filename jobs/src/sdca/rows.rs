@@ -1,5 +1,5 @@
 //! A worker's rows with what is kept of them from stage to stage: dual variables and squared norms as columns, targets
-//! where labels alone don't tell them, how many rows a block has and for how many features its indices were checked, and
+//! where labels alone don't tell them, how many rows a block has and below how many features its indices are, and
 //! which of them rest.
 //!
 //! Invariants: a block's columns are out of the slave's keeping only inside a stage, and don't depend on how many workers
@@ -18,7 +18,7 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 
-/// Number of rows, and with which number of features the indices were checked.
+/// Number of rows, and [`needed_len`] of the block as it was read: with features numbered anew it needs no more.
 const ROWS: &str = "rows";
 const RESTS: &str = "rests";
 const DUAL: &str = "dual";
@@ -31,8 +31,8 @@ const WAY: &str = "way";
 pub struct Held {
     /// The block's place among the slave's.
     at: usize,
-    /// Whether its indices were checked against the number of features; a block has the same rows each time.
-    checked: bool,
+    /// How many features its indices are known to be below; a block has the same rows each time.
+    needs: u32,
     /// A dual variable per row.
     pub dual: Vec<f32>,
     /// A row's squared norm; empty when all values are 1.
@@ -69,7 +69,9 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
             }
             classes[class] += 1;
         }
-        worker.put_column::<u32>(input, at, ROWS, vec![block.rows() as u32, 0])?;
+        // While the block is in the caches.
+        let needs = u32::try_from(needed_len(&block)).unwrap_or(u32::MAX);
+        worker.put_column::<u32>(input, at, ROWS, vec![block.rows() as u32, needs])?;
         if block.values.is_some() {
             let norms = (0..block.rows()).map(|i| block.row(i).norm2() as f32).collect();
             worker.put_column::<f32>(input, at, NORMS, norms)?;
@@ -93,20 +95,24 @@ impl Own {
         let fresh = worker.scalar("fresh", 0.0) > 0.0;
         for at in own {
             let known: Vec<u32> = worker.take_column(input, at, ROWS, 2)?;
-            let (rows, checked) = (known[0] as usize, known[1] == features as u32 && features > 0);
-            let mut dual: Vec<f32> = worker.take_column(input, at, DUAL, rows)?;
+            let (rows, needs) = (known[0] as usize, known[1]);
+            let mut dual: Vec<f32> = worker.find_column(input, at, DUAL)?.unwrap_or_default();
             let norms = worker.find_column(input, at, NORMS)?.unwrap_or_default();
             let mut targets = worker.find_column(input, at, TARGETS)?.unwrap_or_default();
             let mut rests = Rests::of(worker.find_column(input, at, RESTS)?.unwrap_or_default());
             let mut way = worker.find_column(input, at, WAY)?.unwrap_or_default();
             if fresh {
-                let start = worker.scalar("start_scale", 0.0) as f32;
-                dual.iter_mut().for_each(|a| *a *= start);
+                match worker.scalar("start_scale", 0.0) as f32 {
+                    // Written before they are read: fresh pages would be made twice else.
+                    0.0 => dual.clear(),
+                    start => dual.iter_mut().for_each(|a| *a *= start),
+                }
+                dual.resize(rows, 0.0);
                 targets.clear();
                 rests.wake();
                 way = Vec::new();
             }
-            blocks.push(Held { at, checked, dual, norms, targets, rests, way });
+            blocks.push(Held { at, needs, dual, norms, targets, rests, way });
         }
         Ok(Self { input, features, task, blocks })
     }
@@ -114,8 +120,7 @@ impl Own {
     /// Puts them back.
     pub fn put(self, worker: &mut Worker<'_>) -> Result<()> {
         for held in self.blocks {
-            let checked = if held.checked { self.features as u32 } else { 0 };
-            worker.put_column(self.input, held.at, ROWS, vec![held.dual.len() as u32, checked])?;
+            worker.put_column(self.input, held.at, ROWS, vec![held.dual.len() as u32, held.needs])?;
             worker.put_column(self.input, held.at, DUAL, held.dual)?;
             if !held.norms.is_empty() {
                 worker.put_column(self.input, held.at, NORMS, held.norms)?;
@@ -145,10 +150,15 @@ impl Own {
         if block.rows() != held.dual.len() || !(held.norms.is_empty() || held.norms.len() == held.dual.len()) {
             return Err(Error::bug(format!("block {} has {} rows and other columns", held.at, block.rows())));
         }
-        if !held.checked && needed_len(&block) > part.map.len() {
-            return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
+        // Parts number their features themselves, and there may be others next time.
+        let own_numbers = self.features == 0;
+        if own_numbers || held.needs as usize > part.map.len() {
+            let needs = needed_len(&block);
+            if needs > part.map.len() {
+                return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
+            }
+            held.needs = if own_numbers { u32::MAX } else { needs as u32 };
         }
-        held.checked = true;
         if let Some(task) = self.task.as_ref().filter(|_| held.targets.is_empty()) {
             let target = |label: &f32| (task.target(*label) * task.weight(*label)) as f32;
             held.targets = block.labels.iter().map(target).collect();

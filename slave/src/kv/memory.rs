@@ -31,8 +31,6 @@ struct Slab {
     map: Arc<Map>,
     used: usize,
     end: usize,
-    /// It was another job's: what is cut from it is not zero.
-    second: bool,
 }
 
 /// A mapping of the system's; given back with the last owner of a part.
@@ -78,24 +76,22 @@ impl Memory {
 
     /// `len` zeros.
     pub fn zeros<T: Pod>(&self, len: usize) -> Values<T> {
-        let (mut values, used) = self.cut(len);
-        if used {
-            values.fill(T::zeroed());
-        }
+        let mut values = self.cut(len);
+        // Fresh memory too: pages that are read before they are written are made twice.
+        values.fill(T::zeroed());
         values
     }
 
     /// `len` values, whatever they are.
     pub fn room<T: Pod>(&self, len: usize) -> Values<T> {
-        self.cut(len).0
+        self.cut(len)
     }
 
-    /// `len` values, and whether they were used before: else they are zeros.
-    fn cut<T: Pod>(&self, len: usize) -> (Values<T>, bool) {
+    /// `len` values that nobody has.
+    fn cut<T: Pod>(&self, len: usize) -> Values<T> {
         let bytes = len * size_of::<T>();
         if let Some(spare) = self.spare(bytes) {
-            let values = Values { _map: spare._map.clone(), start: spare.start.cast(), len, element: PhantomData };
-            return (values, true);
+            return Values { _map: spare._map.clone(), start: spare.start.cast(), len, element: PhantomData };
         }
         let bytes = bytes.next_multiple_of(LINE);
         let mut open = self.open.lock();
@@ -106,7 +102,7 @@ impl Memory {
         // SAFETY: the slab holds `end` bytes behind `start`, of which these are handed out once.
         let start = unsafe { slab.map.start.add(slab.used) };
         slab.used += bytes;
-        (Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }, slab.second)
+        Values { _map: slab.map.clone(), start: start.cast(), len, element: PhantomData }
     }
 }
 
@@ -127,15 +123,13 @@ impl Memory {
 
 impl Slab {
     fn new(slabs: &Arc<Slabs>, bytes: usize) -> Self {
-        let spare = slabs.take(bytes);
-        let second = spare.is_some();
-        let mut map = spare.unwrap_or_else(|| map(bytes));
+        let mut map = slabs.take(bytes).unwrap_or_else(|| map(bytes));
         let start = map.as_mut_ptr();
         let skip = start.align_offset(HUGE);
         // SAFETY: fewer than HUGE bytes are skipped, and so many more were mapped.
         let start = unsafe { start.add(skip) };
         let map = Map { map: Some(map), start, bytes, slabs: Arc::downgrade(slabs) };
-        Self { map: Arc::new(map), used: 0, end: bytes, second }
+        Self { map: Arc::new(map), used: 0, end: bytes }
     }
 }
 
