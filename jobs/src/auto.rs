@@ -160,10 +160,11 @@ impl Case {
         1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
     }
 
-    /// The same where each step makes and solves the matrix: how hard the rows are does not tell.
+    /// The same where steps are found by the matrix, some of them by one: how hard the rows are does not tell.
     fn matrices(&self) -> f64 {
         let steps = 6.0 + 3.0 * self.digits().max(0.0);
-        let rows = cost::PAIR * gram::making(&self.facts) + 2.0 * cost::NEAR * self.facts.nonzeros as f64;
+        let making = cost::PAIR * gram::making(&self.facts) / gram::FILLED as f64;
+        let rows = making + 2.0 * cost::NEAR * self.facts.nonzeros as f64;
         let own = rows / self.threads + cost::PAIR * gram::solving(&self.facts);
         let sent = if self.slaves > 1.0 { cost::SENT * self.features().powi(2) } else { 0.0 };
         1e-9 * (steps * (own + sent) + 10.0 * cost::STAGE)
@@ -233,6 +234,8 @@ mod tests {
             let case = case(rows, features, nonzeros, k, tolerance);
             assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());
         }
+        let one = Case { threads: 1.0, ..case(32_561, 123, 451_592, 13.9, 1e-3) };
+        assert_eq!(chosen(&one), NEWTON, "{} {}", one.sdca(), one.newton());
         for loss in [Kind::SquaredHinge, Kind::Squared] {
             for tolerance in [1e-3, 1e-6] {
                 let of = |case: Case| chosen(&Case { loss, ..case });

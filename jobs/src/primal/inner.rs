@@ -9,7 +9,7 @@ use super::bounds::Bounds;
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
 use super::foresight::Foresight;
-use super::gram::Gram;
+use super::gram::{FILLED, Gram};
 use super::loss::Smooth;
 use super::quadratic::{Quadratic, Way};
 use super::reach::LOST;
@@ -33,13 +33,10 @@ const SLOW: f64 = 0.9;
 const LITTLE: f64 = 0.1;
 /// ... but where steps are found exactly and the gap is less than this part of the objective, the next brings all that is asked for.
 const NEAR: f64 = 0.05;
-/// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.
-const FILLED: usize = 2;
 /// Halvings of a step at most.
 const HALVINGS: u32 = 30;
 /// A step must bring this part of what its slope promises.
 const PROMISED: f64 = 0.01;
-
 /// A rise by this part of the objective is rounding: near the optimum what a good step brings drowns in it.
 const NOISE: f64 = 1e-14;
 

@@ -21,6 +21,8 @@ use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::worker::Worker;
 
+/// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.
+pub const FILLED: usize = 2;
 /// A pivot below this part of its diagonal is rounding.
 const PIVOT: f64 = 1e-13;
 /// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
