@@ -2,7 +2,7 @@
 
 Three made sets and the real ones that are given. Each tool gets the loosest setting of its own that comes within the goal of
 one independent optimum, found once and kept; then all run interleaved, and every objective is checked in every run. Times are
-medians. Once the sets, settings and optima are there, a run takes 13 minutes.
+medians; who is far behind the best peer in the first run does not run again.
 """
 
 import gzip

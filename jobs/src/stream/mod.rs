@@ -63,6 +63,8 @@ struct Learn {
     step: Step,
     lambda: f64,
     ratio: f64,
+    /// Whether what was learnt is asked for behind the pass.
+    kept: bool,
 }
 
 impl Stream<'_> {
@@ -81,7 +83,8 @@ impl Stream<'_> {
         let state = plan.table("sums", 2);
         let bias = common.bias.then(|| plan.table("bias-sums", 2));
         let lambda = common.lambda.unwrap_or(0.0);
-        let learn = Learn { input, state, bias, step: self.step, lambda, ratio: self.ratio };
+        let kept = common.model.is_some() || inputs.validation.is_some();
+        let learn = Learn { input, state, bias, step: self.step, lambda, ratio: self.ratio, kept };
         let steps = &mut plan.body;
         let threads = self.threads.map_or(Threads::Cores, Threads::Count);
         // Nobody waits for a worker that reads more slowly.
@@ -114,7 +117,7 @@ impl Stream<'_> {
             progress.metrics.clear();
             Ok(Flow::Next)
         });
-        if common.model.is_some() || inputs.validation.is_some() {
+        if kept {
             steps.stage("weights", move |worker| learn.finish(worker, weights)).threads(threads);
         }
         if let Some(held_out) = inputs.validation {
@@ -217,7 +220,9 @@ impl Learn {
         }
         points.pass(worker, judged.rows, judged.loss);
         points.report(worker);
-        own.give_back(worker)?;
+        if self.kept {
+            own.give_back(worker)?;
+        }
         judged.report(worker);
         if let Some(Rule { alpha, beta, .. }) = rule {
             worker.report("workers", Metric::Count(1));

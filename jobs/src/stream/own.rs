@@ -7,6 +7,7 @@
 
 use super::join::Joining;
 use super::rule::{Rule, State};
+use crate::pages;
 use crate::sdca::fast::widest;
 use flexps_common::Result;
 use flexps_common::ids::Key;
@@ -159,13 +160,12 @@ impl Own {
     }
 }
 
-/// Fresh memory is zero already; what nobody touches of it is never made.
+/// Written, although fresh memory is zero already: pages that are read before they are written are made twice.
 fn lengthen(states: &mut Vec<State>, len: usize) {
     if states.capacity() == 0 {
-        *states = vec![State::default(); len];
-    } else {
-        states.resize(len, State::default());
+        *states = pages::room(len);
     }
+    states.resize(len, State::default());
 }
 
 fn keys(range: &Range<usize>) -> Range<Key> {
