@@ -28,6 +28,7 @@ pub mod transport;
 pub mod updates;
 pub mod value;
 pub mod waiting;
+pub mod widest;
 pub mod wire;
 pub mod worker;
 

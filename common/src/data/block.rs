@@ -4,6 +4,7 @@
 //! indices; indices rise strictly inside a row; `values`, when there, is as long as `indices`.
 
 use crate::ids::Key;
+use crate::widest::{Work, widest};
 
 /// Parsed rows in CSR form. Those that are kept have no room to spare, see [`Block::fit`].
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -77,17 +78,29 @@ impl Row<'_> {
     }
 }
 
-/// Sum of squares in f64; eight sums side by side, since one would wait for each addition.
+/// Sum of squares in f64.
 pub(super) fn norm2(values: &[f32]) -> f64 {
-    let mut sums = [0f64; 8];
-    let (groups, rest) = values.as_chunks::<8>();
-    for group in groups {
-        for (sum, v) in sums.iter_mut().zip(group) {
-            *sum += f64::from(*v) * f64::from(*v);
+    widest(Squares(values))
+}
+
+struct Squares<'a>(&'a [f32]);
+
+impl Work for Squares<'_> {
+    type Output = f64;
+
+    /// Eight sums side by side, since one would wait for each addition.
+    #[inline(always)]
+    fn run(self) -> f64 {
+        let mut sums = [0f64; 8];
+        let (groups, rest) = self.0.as_chunks::<8>();
+        for group in groups {
+            for (sum, v) in sums.iter_mut().zip(group) {
+                *sum += f64::from(*v) * f64::from(*v);
+            }
         }
+        let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
+        sums.iter().sum::<f64>() + rest
     }
-    let rest: f64 = rest.iter().map(|v| f64::from(*v) * f64::from(*v)).sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 /// The features that a slave's rows use, in order: a row's local number is its feature's place here.

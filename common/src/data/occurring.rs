@@ -5,6 +5,7 @@
 //! often they come, in whatever order, and whoever notes them.
 
 use crate::ids::Key;
+use crate::widest::{Work, widest};
 use serde::{Deserialize, Serialize};
 
 /// One feature in so many is noted.
@@ -28,25 +29,16 @@ fn spread(key: Key) -> u32 {
     (key ^ (key >> 15)).wrapping_mul(0x9e37_79b1)
 }
 
-/// The least hash of some features: by vector code where this machine has it.
-#[inline]
-fn least(features: &[Key; TOGETHER]) -> u32 {
+/// The least hash of some features.
+struct Least<'a>(&'a [Key; TOGETHER]);
+
+impl Work for Least<'_> {
+    type Output = u32;
+
     #[inline(always)]
-    fn work(features: &[Key; TOGETHER]) -> u32 {
-        features.iter().fold(u32::MAX, |least, feature| least.min(spread(*feature)))
+    fn run(self) -> u32 {
+        self.0.iter().fold(u32::MAX, |least, feature| least.min(spread(*feature)))
     }
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn wide(features: &[Key; TOGETHER]) -> u32 {
-            work(features)
-        }
-        if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: just detected.
-            return unsafe { wide(features) };
-        }
-    }
-    work(features)
 }
 
 impl Occurring {
@@ -56,7 +48,7 @@ impl Occurring {
         let (several, rest) = features.as_chunks();
         for features in several {
             // Seldom is one of them chosen.
-            if least(features) < CHOSEN {
+            if widest(Least(features)) < CHOSEN {
                 self.look(features);
             }
         }

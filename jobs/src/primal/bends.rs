@@ -4,7 +4,7 @@
 
 use super::certificate::RowSums;
 use super::loss::Smooth;
-use crate::sdca::fast::{Work, widest};
+use flexps_common::widest::{Work, widest};
 use std::marker::PhantomData;
 
 /// Rows that go side by side.

@@ -9,7 +9,7 @@ use super::bends;
 use super::certificate::RowSums;
 use super::columns::Columns;
 use super::loss::Smooth;
-use crate::sdca::fast::{Work, widest};
+use flexps_common::widest::{Work, widest};
 use std::marker::PhantomData;
 
 /// What a step was to lead to, of a worker's rows.

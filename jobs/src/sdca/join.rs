@@ -14,7 +14,6 @@
 //! is no lower than after the one before.
 
 use super::couple::Coupled;
-use super::fast::{Work, widest};
 use super::loss::Loss;
 use super::rows::Own;
 use super::visit::Trail;
@@ -22,6 +21,7 @@ use crate::order;
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
+use flexps_common::widest::{Work, widest};
 use flexps_common::worker::Worker;
 use std::marker::PhantomData;
 

@@ -12,7 +12,6 @@
 use super::alone::{self, WIDE};
 use super::bias;
 use super::couple::{self, Coupled};
-use super::fast::{Work, widest};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
 use super::rows::Own;
@@ -24,6 +23,7 @@ use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::metrics::Metric;
+use flexps_common::widest::{Work, widest};
 use flexps_common::worker::Worker;
 use std::marker::PhantomData;
 

@@ -2,11 +2,11 @@
 //!
 //! Invariant: all of the block's indices are below the number of weights; who makes [`Steps`] has checked it.
 
-use super::fast::Work;
 use super::loss::Loss;
 use super::rests::Rests;
 use flexps_common::data::Block;
 use flexps_common::prefetch::prefetch;
+use flexps_common::widest::Work;
 use std::marker::PhantomData;
 
 /// Non-zeros of a few rows from which on their weights are asked for only while the rows are gone through.

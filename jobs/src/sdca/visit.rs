@@ -5,7 +5,6 @@
 //! of any rows of a block. Invariant: in a sweep every row that does not rest comes exactly once; a block whose rows all
 //! rest is not even loaded.
 
-use super::fast::widest;
 use super::loss::Loss;
 use super::rows::Own;
 use super::steps::{AHEAD, LONG, Met, NEAR, Scale, Steps};
@@ -14,6 +13,7 @@ use crate::parts::Part;
 use flexps_common::Result;
 use flexps_common::data::{Block, Facts};
 use flexps_common::prefetch::{prefetch, prefetch_all};
+use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;

@@ -8,9 +8,10 @@ mod avx2;
 
 use super::rule::{LANES, Rule, State};
 use crate::logistic::Judged;
-use crate::sdca::fast::{Work, exp32, soft_hinge};
+use crate::sdca::fast::{exp32, soft_hinge};
 use flexps_common::data::Block;
 use flexps_common::prefetch::prefetch;
+use flexps_common::widest::Work;
 use std::array::from_fn;
 use std::ops::Range;
 

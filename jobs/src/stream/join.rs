@@ -10,7 +10,7 @@
 //! Invariant: what one alone has met is as it left it, to the bit.
 
 use super::rule::{LANES, Rule, State};
-use crate::sdca::fast::Work;
+use flexps_common::widest::Work;
 use std::array::{from_fn, from_mut, from_ref};
 
 impl Rule {
@@ -89,7 +89,7 @@ fn join<const N: usize>(rule: &Rule, ours: &mut [State; N], before: &mut [State;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sdca::fast::widest;
+    use flexps_common::widest::widest;
 
     #[test]
     fn what_one_alone_has_met_is_as_it_left_it() {

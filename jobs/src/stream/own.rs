@@ -8,10 +8,10 @@
 use super::join::Joining;
 use super::rule::{Rule, State};
 use crate::pages;
-use crate::sdca::fast::widest;
 use flexps_common::Result;
 use flexps_common::ids::Key;
 use flexps_common::plan::Table;
+use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use std::ops::Range;
 

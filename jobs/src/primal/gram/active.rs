@@ -9,7 +9,7 @@ use super::super::bounds::Bounds;
 use super::super::certificate::Penalty;
 use super::super::quadratic::best;
 use super::Gram;
-use crate::sdca::fast::{Work, widest};
+use flexps_common::widest::{Work, widest};
 
 /// Sweeps of coordinate descent at most.
 const SWEEPS: usize = 200;

@@ -15,10 +15,10 @@ use super::columns::Columns;
 use super::quadratic::Way;
 use super::reduce::Reduce;
 use crate::pages;
-use crate::sdca::fast::{Work, widest};
 use active::Active;
 use flexps_common::Result;
 use flexps_common::data::Facts;
+use flexps_common::widest::{Work, widest};
 use flexps_common::worker::Worker;
 
 /// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.

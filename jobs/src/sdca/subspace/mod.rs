@@ -15,7 +15,6 @@ mod plane;
 mod policy;
 
 use super::alone::is_kinked;
-use super::fast::widest;
 use super::loss::Loss;
 use super::rows::{Held, Own};
 use super::visit::Visit;
@@ -26,6 +25,7 @@ use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
+use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use plane::{Move, Points, Products, Rows, Ways, grown_norm2, norm2};
 pub use policy::{begin, decide};

@@ -3,9 +3,9 @@
 //! Invariant: all of it is vector code, over one block's rows or over features.
 
 use crate::plane::Curve;
-use crate::sdca::fast::Work;
 use crate::sdca::loss::Loss;
 use crate::sdca::rows::Held;
+use flexps_common::widest::Work;
 use std::marker::PhantomData;
 use std::ops::Range;
 
