@@ -18,7 +18,7 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 
-/// Number of rows, and [`needed_len`] of the block as it was read: with features numbered anew it needs no more.
+/// Number of rows, and [`needed_len`] of the block as it was read, or since: with features numbered anew it needs no more.
 const ROWS: &str = "rows";
 const RESTS: &str = "rests";
 const DUAL: &str = "dual";
