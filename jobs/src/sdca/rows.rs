@@ -18,7 +18,7 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use std::sync::Arc;
 
-/// Number of rows, and [`needed_len`] of the block as it was read, or since: with features numbered anew it needs no more.
+/// Number of rows, and [`needed_len`] of the block by the numbers of all rows: with features numbered anew it is no more.
 const ROWS: &str = "rows";
 const RESTS: &str = "rests";
 const DUAL: &str = "dual";
@@ -31,7 +31,7 @@ const WAY: &str = "way";
 pub struct Held {
     /// The block's place among the slave's.
     at: usize,
-    /// How many features its indices are known to be below; a block has the same rows each time.
+    /// How many features its indices are known to be below, if no part numbers them; a block has the same rows each time.
     needs: u32,
     /// A dual variable per row.
     pub dual: Vec<f32>,
@@ -157,7 +157,9 @@ impl Own {
             if needs > part.map.len() {
                 return Err(Error::bug(format!("block {} has a feature that is not in its key map", held.at)));
             }
-            held.needs = if own_numbers { u32::MAX } else { needs as u32 };
+            if !own_numbers {
+                held.needs = needs as u32;
+            }
         }
         if let Some(task) = self.task.as_ref().filter(|_| held.targets.is_empty()) {
             let target = |label: &f32| (task.target(*label) * task.weight(*label)) as f32;

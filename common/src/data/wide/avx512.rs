@@ -101,14 +101,14 @@ pub fn take(text: &[u8], seen: &mut Seen, base: u64, limit: u64, indices: &mut [
         let digits = _mm512_xor_si512(window, _mm512_set1_epi8(b'0' as i8));
         let marks = marks(window, digits);
         let spans = spans(&marks);
-        let Numbers { found, indices: numbers, values: mantissas } = numbers(digits, &marks, &spans);
+        let Numbers { found, indices: features, values: mantissas } = numbers(digits, &marks, &spans);
         let (magnitudes, exact) = worth(mantissas, spans.decimals);
         let negative = marks.negative() as u8;
         let floats = _mm256_mask_xor_epi32(magnitudes, negative, magnitudes, _mm256_set1_epi32(i32::MIN));
-        let rising = _mm256_cmpgt_epi32_mask(numbers, _mm256_alignr_epi32::<7>(numbers, before));
-        let usual = rising & _mm256_cmplt_epi32_mask(numbers, limit) & exact & !spans.too_long();
+        let rising = _mm256_cmpgt_epi32_mask(features, _mm256_alignr_epi32::<7>(features, before));
+        let usual = rising & _mm256_cmplt_epi32_mask(features, limit) & exact & !spans.too_long();
         let other = _mm256_cmpneq_epi32_mask(floats, one);
-        *index = bytemuck::cast(_mm256_sub_epi32(numbers, base));
+        *index = bytemuck::cast(_mm256_sub_epi32(features, base));
         *value = bytemuck::cast(floats);
 
         // By their form alone: the next window would wait for this one's numbers.
@@ -128,7 +128,7 @@ pub fn take(text: &[u8], seen: &mut Seen, base: u64, limit: u64, indices: &mut [
         };
         count += taken as usize;
         other_values |= u32::from(other & low(taken));
-        before = _mm256_permutexvar_epi32(_mm256_set1_epi32(taken as i32 - 1), numbers);
+        before = _mm256_permutexvar_epi32(_mm256_set1_epi32(taken as i32 - 1), features);
     }
     let least = if count > seen.count { u64::from(_mm256_cvtsi256_si32(before) as u32) + 1 } else { least };
     *seen = Seen { end, count, least, other_values };
@@ -221,9 +221,9 @@ fn numbers(digits: __m512i, marks: &Marks, spans: &Spans) -> Numbers {
     let long = _mm_cmpgt_epi8_mask(spans.value_digits, _mm_set1_epi8(8)) as u8 & low(complete) != 0;
     let (found, values) = if long {
         let halves = eights(right_aligned::<16>(digits, spans.value_ends, spans.value_digits, Some(spans.points)));
-        let high = _mm256_cvtepi32_pd(_mm256_cvtepi64_epi32(halves));
-        let low = _mm256_cvtepi32_pd(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(halves)));
-        (complete.min(4), _mm512_castpd256_pd512(_mm256_fmadd_pd(high, _mm256_set1_pd(1e8), low)))
+        let first = _mm256_cvtepi32_pd(_mm256_cvtepi64_epi32(halves));
+        let last = _mm256_cvtepi32_pd(_mm256_cvtepi64_epi32(_mm256_srli_epi64::<32>(halves)));
+        (complete.min(4), _mm512_castpd256_pd512(_mm256_fmadd_pd(first, _mm256_set1_pd(1e8), last)))
     } else {
         let wholes = eights(right_aligned::<8>(digits, spans.value_ends, spans.value_digits, Some(spans.points)));
         (complete, _mm512_cvtepi32_pd(wholes))
