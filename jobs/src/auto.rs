@@ -4,7 +4,7 @@
 //! k = c mean |x|^2 / (lambda n), c being the loss's curvature over the logistic one's, from the shape and from the tolerance. An
 //! epoch of dual ascent, by all workers or by one of each slave alone, brings its gap down by a part that falls with k, or with
 //! its root where planes are searched, the more so where rows outnumber features, where also the last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
-//! matrix is made there are none. The constants were fitted to what both
+//! matrix is made there are none, and the hinge has no other way. The constants were fitted to what both
 //! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
 //! Invariant: the choice depends on the facts of the whole input, the flags and the numbers of threads and slaves alone, and
 //! is made once, in the master, so it is the same for all.
@@ -150,6 +150,9 @@ impl Case {
         if gram::suits(&self.facts, self.memory) {
             return self.matrices();
         }
+        if self.loss == Kind::Hinge {
+            return f64::INFINITY;
+        }
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;
         let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
@@ -162,8 +165,13 @@ impl Case {
 
     /// The same where steps are found by the matrix, some of them by one: how hard the rows are does not tell.
     fn matrices(&self) -> f64 {
-        let steps = 6.0 + 3.0 * self.digits().max(0.0);
-        let making = cost::PAIR * gram::making(&self.facts) / gram::FILLED as f64;
+        let digits = self.digits().max(0.0);
+        // Of the hinge few rows have a part in a matrix, of which each step makes one.
+        let (steps, made) = match self.loss {
+            Kind::Hinge => (24.0 + 24.0 * digits, 0.1),
+            _ => (6.0 + 3.0 * digits, 1.0 / gram::FILLED as f64),
+        };
+        let making = cost::PAIR * gram::making(&self.facts) * made;
         let rows = making + 2.0 * cost::NEAR * self.facts.nonzeros as f64;
         let own = rows / self.threads + cost::PAIR * gram::solving(&self.facts);
         let sent = if self.slaves > 1.0 { cost::SENT * self.features().powi(2) } else { 0.0 };
@@ -236,6 +244,12 @@ mod tests {
         }
         let one = Case { threads: 1.0, ..case(32_561, 123, 451_592, 13.9, 1e-3) };
         assert_eq!(chosen(&one), NEWTON, "{} {}", one.sdca(), one.newton());
+        for tolerance in [1e-3, 1e-6] {
+            let of = |case: Case| chosen(&Case { loss: Kind::Hinge, ..case });
+            assert_eq!(of(case(4143, 54_877, 817_141, 197.0, tolerance)), SDCA);
+            assert_eq!(of(case(200_000, 100_000, 8_000_000, 1.0, tolerance)), SDCA);
+            assert_eq!(of(case(32_561, 123, 451_592, 13.9, tolerance)), NEWTON);
+        }
         for loss in [Kind::SquaredHinge, Kind::Squared] {
             for tolerance in [1e-3, 1e-6] {
                 let of = |case: Case| chosen(&Case { loss, ..case });

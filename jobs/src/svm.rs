@@ -90,10 +90,9 @@ impl Job for Svm {
         let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
         let class_weight = flags.class_weight.as_ref();
         let sdca = Sdca { common, loss, threads: *threads, class_weight, flags: self.sdca };
-        // What only the dual solver can do comes first: the hinge has no other.
-        let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some() && loss != Kind::Hinge;
+        let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some();
         let dual_flags = self.sdca != sdca::Flags::default();
-        let dual_asked = dual_flags || loss == Kind::Hinge || primal::flags::refused(common).is_some();
+        let dual_asked = dual_flags || primal::flags::refused(common).is_some();
         match self.solver {
             Solver::Newton => primal.plan(plan),
             Solver::Auto if primal_asked => primal.plan(plan),

@@ -5,19 +5,22 @@
 use super::certificate::RowSums;
 use super::loss::Smooth;
 use flexps_common::widest::{Work, widest};
-use std::marker::PhantomData;
 
 /// Rows that go side by side.
 const ROWS: usize = 64;
 /// Sums that go side by side.
 const LANES: usize = 8;
-/// Where a loss is flat a little of its usual curvature keeps steps finite.
-const FLAT: f64 = 1e-12;
 
 /// Fills `bends` with weighted slope and curvature, times `share`, of each row's loss at its score; `targets` holds targets and
 /// weights. Gives the sums for the certificate, and that of the curvatures.
-pub fn bend<L: Smooth>(targets: &[(f64, f64)], scores: &[f64], bends: &mut [[f64; 2]], share: f64) -> (RowSums, f64) {
-    widest(Bend::<L> { targets, scores, bends, share, loss: PhantomData })
+pub fn bend(
+    loss: impl Smooth,
+    targets: &[(f64, f64)],
+    scores: &[f64],
+    bends: &mut [[f64; 2]],
+    share: f64,
+) -> (RowSums, f64) {
+    widest(Bend { loss, targets, scores, bends, share })
 }
 
 /// The sum over rows of the squares of how far their slopes are from those before.
@@ -36,11 +39,11 @@ pub fn far(before: &[f64], bends: &[[f64; 2]]) -> f64 {
 }
 
 struct Bend<'a, L> {
+    loss: L,
     targets: &'a [(f64, f64)],
     scores: &'a [f64],
     bends: &'a mut [[f64; 2]],
     share: f64,
-    loss: PhantomData<L>,
 }
 
 impl<L: Smooth> Work for Bend<'_, L> {
@@ -53,14 +56,14 @@ impl<L: Smooth> Work for Bend<'_, L> {
         let (scores, last_scores) = self.scores.as_chunks::<ROWS>();
         let (bends, last_bends) = self.bends.as_chunks_mut::<ROWS>();
         for ((targets, scores), bends) in targets.iter().zip(scores).zip(bends) {
-            some::<L>(targets, scores, bends, self.share, &mut sums);
+            some(self.loss, (targets, scores), bends, self.share, &mut sums);
         }
         // Rows of weight 0, which add nothing, fill the rest.
         let (mut targets, mut scores, mut bends) = ([(1.0, 0.0); ROWS], [0.0; ROWS], [[0.0; 2]; ROWS]);
         let rest = last_scores.len();
         targets[..rest].copy_from_slice(last_targets);
         scores[..rest].copy_from_slice(last_scores);
-        some::<L>(&targets, &scores, &mut bends, self.share, &mut sums);
+        some(self.loss, (&targets, &scores), &mut bends, self.share, &mut sums);
         last_bends.copy_from_slice(&bends[..rest]);
         let [loss, inner, bend, slope, curvature] = sums.map(|rows| rows.iter().sum::<f64>());
         (RowSums { loss, dual: loss, inner, bend, slope }, curvature)
@@ -70,8 +73,8 @@ impl<L: Smooth> Work for Bend<'_, L> {
 /// By itself each loop is one that the compiler turns into vector code.
 #[inline(always)]
 fn some<L: Smooth>(
-    targets: &[(f64, f64); ROWS],
-    scores: &[f64; ROWS],
+    of: L,
+    (targets, scores): (&[(f64, f64); ROWS], &[f64; ROWS]),
     bends: &mut [[f64; 2]; ROWS],
     share: f64,
     sums: &mut [[f64; ROWS]; 5],
@@ -82,12 +85,12 @@ fn some<L: Smooth>(
     }
     let [loss, slope, curvature, bend] = &mut made;
     for row in 0..ROWS {
-        let at = L::at(y[row], scores[row]);
+        let at = of.at(y[row], scores[row]);
         (loss[row], slope[row], curvature[row], bend[row]) = (at.loss, at.slope, at.curvature, at.bend);
     }
     for row in 0..ROWS {
         let by = weight[row];
-        let own = [share * by * slope[row], share * by * curvature[row].max(FLAT)];
+        let own = [share * by * slope[row], share * by * curvature[row].max(L::FLAT)];
         sums[0][row] += by * loss[row];
         sums[1][row] += by * slope[row] * scores[row];
         sums[2][row] += by * bend[row];
@@ -99,19 +102,19 @@ fn some<L: Smooth>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::loss::{Logistic, Squared, SquaredHinge};
+    use super::super::loss::{Hinge, Logistic, Squared, SquaredHinge};
     use super::*;
 
-    fn check<L: Smooth>(rows: usize) {
+    fn check<L: Smooth>(of: L, rows: usize) {
         let targets: Vec<(f64, f64)> =
             (0..rows).map(|i| (if i % 3 == 0 { -1.0 } else { 1.0 }, (i % 4) as f64)).collect();
         let scores: Vec<f64> = (0..rows).map(|i| (i as f64 * 0.7).sin() * 4.0).collect();
         let (mut bends, share) = (vec![[9.0; 2]; rows], 0.25);
-        let (sums, curvature) = bend::<L>(&targets, &scores, &mut bends, share);
+        let (sums, curvature) = bend(of, &targets, &scores, &mut bends, share);
         let (mut loss, mut slope, mut curved) = (0.0, 0.0, 0.0);
         for (((y, weight), z), own) in targets.iter().zip(&scores).zip(&bends) {
-            let at = L::at(*y, *z);
-            assert_eq!(*own, [share * weight * at.slope, share * weight * at.curvature.max(FLAT)]);
+            let at = of.at(*y, *z);
+            assert_eq!(*own, [share * weight * at.slope, share * weight * at.curvature.max(L::FLAT)]);
             (loss, slope, curved) = (loss + weight * at.loss, slope + weight * at.slope, curved + own[1]);
         }
         let sized = |a: f64, b: f64| (a - b).abs() <= 1e-12 * (1.0 + b.abs());
@@ -123,9 +126,10 @@ mod tests {
     #[test]
     fn many_rows_bend_as_each_does_alone() {
         for rows in [0, 1, 63, 64, 65, 200] {
-            check::<Logistic>(rows);
-            check::<SquaredHinge>(rows);
-            check::<Squared>(rows);
+            check(Logistic, rows);
+            check(SquaredHinge, rows);
+            check(Squared, rows);
+            check(Hinge::WIDE.smoothed(0.5), rows);
         }
     }
 }

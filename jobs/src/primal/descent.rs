@@ -55,7 +55,7 @@ pub struct Descent {
 impl Descent {
     /// The stage function. Reports `bias`, `steps`, `halvings`, `foreseen`, `certified`; along a path `strayed`; where it ends with a
     /// certificate all that the stages `gradient` and `screen` report for one.
-    pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+    pub fn run<L: Smooth>(&self, loss: L, worker: &mut Worker<'_>) -> Result<()> {
         let [mut keys, mut near] = [Vec::new(), Vec::new()];
         let [active, all, reach] = ["active", "listed", "reach"].map(|name| worker.scalar(name, 0.0));
         worker.get_range(self.active, 0..active as Key, &mut keys)?;
@@ -100,7 +100,7 @@ impl Descent {
                 // Others may be in the way of the certificate, so all features are to be looked at.
                 None if turn > 0 && (reach <= 0.0 || shared.strayed > reach) => break,
                 None => {
-                    let seen = watched.survey::<L>(worker, &mut own, &mut shared, reach)?;
+                    let seen = watched.survey(loss, worker, (&mut own, &mut shared), reach)?;
                     if seen.certifies {
                         certificate = Some(seen);
                         break;
@@ -110,7 +110,10 @@ impl Descent {
             };
             own.columns.choose(chosen.iter().map(|at| watched.places[*at]).collect());
             shared.weights = chosen.iter().map(|at| watched.weights[*at]).collect();
-            let (made, cut) = shared.settle::<L>(worker, &mut own, &mut rng)?;
+            let (made, cut) = match L::KINKED {
+                true => shared.settle_kinked(loss, worker, &mut own)?,
+                false => shared.settle(loss, worker, &mut own, &mut rng)?,
+            };
             chosen.iter().zip(&shared.weights).for_each(|(at, weight)| watched.weights[*at] = *weight);
             (steps, halvings) = (steps + made, halvings + cut);
             if made == 0 {

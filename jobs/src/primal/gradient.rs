@@ -115,7 +115,7 @@ struct Sums {
 
 impl Gradient {
     /// The stage function. Reports `loss`, `dual`, `inner`, `bend`, `slope`, `curvature`, `right`, summed over rows.
-    pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+    pub fn run<L: Smooth>(&self, loss: L, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
         let (mut sums, mut scores, mut slopes) = (Sums::default(), Vec::new(), Vec::new());
@@ -161,10 +161,10 @@ impl Gradient {
                         }
                         let (y, weight) = (task.target(row.label), task.weight(row.label));
                         let v = dual.copied().unwrap_or(z);
-                        let at = L::at(y, v);
+                        let at = loss.at(y, v);
                         slopes.push(share * weight * at.slope);
-                        sums.loss += weight * if dual.is_some() { L::loss(y, z) } else { at.loss };
-                        sums.dual += weight * at.loss;
+                        sums.loss += weight * if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
+                        sums.dual += weight * loss.dual(y, v, &at);
                         sums.inner += weight * at.slope * v;
                         sums.bend += weight * at.bend;
                         sums.slope += weight * at.slope;

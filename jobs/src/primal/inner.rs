@@ -109,33 +109,37 @@ pub struct Shared {
 }
 
 /// Where the present weights lead.
-struct View {
-    gradient: Vec<f64>,
+pub struct View {
+    /// Of the losses, by feature.
+    pub gradient: Vec<f64>,
     diagonal: Vec<f64>,
     /// This worker's part of the diagonal.
     own_diagonal: Vec<f64>,
     /// Slope and curvature of the intercept, and this worker's part of the curvature.
-    constant: [f64; 3],
+    pub constant: [f64; 3],
     /// Sums over all rows.
-    rows: RowSums,
+    pub rows: RowSums,
     certificate: Certificate,
 }
 
 impl Own {
     /// Slopes and curvatures at the present scores, if they are not known.
-    pub fn bend<L: Smooth>(&mut self, rows: f64) -> Sums {
+    pub fn bend(&mut self, loss: impl Smooth, rows: f64) -> Sums {
         if let Some(known) = self.sums {
             return known;
         }
-        let (sums, curvature) = bends::bend::<L>(&self.targets, &self.scores, &mut self.bends, 1.0 / rows);
+        let (sums, curvature) = bends::bend(loss, &self.targets, &self.scores, &mut self.bends, 1.0 / rows);
         let far = self.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, &self.bends));
         *self.sums.insert(Sums { rows: sums, curvature, far })
     }
 
     /// Begins a step from the present scores.
-    fn begin(&mut self, step: &Way) {
+    pub fn begin(&mut self, step: &Way, gram: Option<&Gram>) {
         let Room { from, way, .. } = &mut self.room;
         from.clone_from(&self.scores);
+        if let Some(gram) = gram {
+            return gram.moves(step, way);
+        }
         pages::clear(way, self.scores.len());
         way.resize(self.scores.len(), step.bias);
         self.columns.add(&step.step, way);
@@ -168,6 +172,7 @@ impl Shared {
     /// Newton steps until the gap is well below what it was or is asked for: how many, and how often they were halved.
     pub fn settle<L: Smooth>(
         &mut self,
+        loss: L,
         worker: &mut Worker<'_>,
         own: &mut Own,
         rng: &mut ChaCha8Rng,
@@ -190,13 +195,13 @@ impl Shared {
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
-            let mut view = self.look::<L>(worker, own)?;
+            let mut view = self.look(loss, worker, own, gram.as_ref())?;
             let (asked, part) =
                 (WELL * self.tolerance * view.certificate.objective, if explores { ENOUGH } else { 0.0 });
             if view.certificate.gap <= asked {
                 own.forget();
             }
-            self.foreseen::<L>(worker, own, &mut view)?;
+            self.foreseen(loss, worker, own, &mut view)?;
             let now = view.certificate;
             let goal = *goal.get_or_insert((part * now.gap).max(asked));
             let near = own.foresight.is_some() && now.gap <= NEAR * now.objective;
@@ -234,12 +239,12 @@ impl Shared {
                 }
                 (None, None) => self.apart(worker, own, &view, &bounds, rng)?,
             };
-            own.begin(&way);
+            own.begin(&way, gram.as_ref());
             // Other steps are not found so well, or end where they lead to.
             if gram.is_some() && self.penalty.l1 > 0.0 && !self.quadratic {
                 own.foresee();
             }
-            let cut = self.go::<L>(worker, own, &view, &way)?;
+            let cut = self.go(loss, worker, own, (&view, &way))?;
             if cut != Some(0) {
                 own.forget();
             }
@@ -251,21 +256,32 @@ impl Shared {
         Ok((steps, halvings))
     }
 
-    /// Slopes, curvatures, gradient and diagonal at the present weights, and the certificate of the features that are worked
-    /// on.
-    fn look<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own) -> Result<View> {
-        let Sums { rows: sums, curvature: own_curvature, far } = own.bend::<L>(self.rows);
+    /// Slopes, curvatures and gradient at the present weights, the diagonal unless steps are found by the matrix, and the
+    /// certificate of the features that are worked on.
+    pub fn look(
+        &mut self,
+        loss: impl Smooth,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        gram: Option<&Gram>,
+    ) -> Result<View> {
+        let Sums { rows: sums, curvature: own_curvature, far } = own.bend(loss, self.rows);
         let count = self.weights.len();
-        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6), Vec::with_capacity(count));
-        for j in 0..count {
-            let [gradient, curvature] = own.columns.column(j).dots(&own.bends);
-            all.push(gradient);
-            own_diagonal.push(curvature);
+        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6), Vec::new());
+        match gram {
+            Some(gram) => all.extend(gram.gradient(&own.bends)),
+            None => {
+                for j in 0..count {
+                    let [gradient, curvature] = own.columns.column(j).dots(&own.bends);
+                    all.push(gradient);
+                    own_diagonal.push(curvature);
+                }
+            }
         }
         all.extend(&own_diagonal);
         all.extend([sums.loss, sums.inner, sums.bend, sums.slope, own_curvature, far]);
         self.reduce.sum(worker, &mut all)?;
-        let (features, rest) = all.split_at(2 * count);
+        let (features, rest) = all.split_at(count + own_diagonal.len());
         let (gradient, diagonal) = features.split_at(count);
         let sums = RowSums { loss: rest[0], dual: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
         self.strayed = rest[5].sqrt();
@@ -281,9 +297,9 @@ impl Shared {
     }
 
     /// A better certificate if what the last step was to lead to makes one; else that is forgotten.
-    fn foreseen<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own, view: &mut View) -> Result<()> {
+    fn foreseen(&mut self, loss: impl Smooth, worker: &mut Worker<'_>, own: &mut Own, view: &mut View) -> Result<()> {
         let Some(foresight) = &mut own.foresight else { return Ok(()) };
-        foresight.look::<L>(&own.targets, 1.0 / self.rows);
+        foresight.look(loss, &own.targets, 1.0 / self.rows);
         let RowSums { dual, inner, bend, slope, .. } = foresight.rows;
         let mut all: Vec<f64> = foresight.gradient(&own.columns).chain([dual, inner, bend, slope]).collect();
         self.reduce.sum(worker, &mut all)?;
@@ -351,7 +367,13 @@ impl Shared {
 
     /// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it
     /// leads nowhere.
-    fn go<L: Smooth>(&mut self, worker: &mut Worker<'_>, own: &mut Own, view: &View, way: &Way) -> Result<Option<u32>> {
+    pub fn go(
+        &mut self,
+        loss: impl Smooth,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        (view, way): (&View, &Way),
+    ) -> Result<Option<u32>> {
         let (penalty, objective) = (self.penalty, view.certificate.objective);
         let penalties = |weights: &[f64], length: f64| {
             let moved = weights.iter().zip(&way.step).map(|(w, d)| penalty.of(w + length * d));
@@ -364,7 +386,7 @@ impl Shared {
         for halvings in 0..HALVINGS {
             // With all that the next step is going to need.
             own.go_to(length);
-            let mut losses = vec![own.bend::<L>(self.rows).rows.loss];
+            let mut losses = vec![own.bend(loss, self.rows).rows.loss];
             self.reduce.sum(worker, &mut losses)?;
             let after = losses[0] / self.rows + penalties(&self.weights, length);
             if after - objective <= PROMISED * length * promised + NOISE * objective.abs() {

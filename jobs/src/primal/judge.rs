@@ -29,7 +29,7 @@ pub struct Judge<T> {
 
 impl<T: Element + Into<f64>> Judge<T> {
     /// The stage function. Reports `loss` and `weight`, summed over rows, and `rows`; of classes `right`, of two `auc`.
-    pub fn run<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+    pub fn run(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let class = Some(worker.scalar("class", -1.0)).filter(|class| *class >= 0.0);
         let step = worker.scalar("path_step", 0.0);
@@ -74,7 +74,7 @@ impl<T: Element + Into<f64>> Judge<T> {
                             continue;
                         }
                         let (y, counts) = (task.target(*label), task.weight(*label));
-                        loss += counts * L::loss(y, *z);
+                        loss += counts * of.loss(y, *z);
                         weight += counts;
                         rows += 1;
                         right += u64::from(match &guesses {

@@ -19,6 +19,7 @@ pub mod gram;
 mod inner;
 pub mod judge;
 mod kept;
+mod kinked;
 pub mod loss;
 pub mod measure;
 mod newton;
@@ -225,7 +226,7 @@ impl Primal<'_> {
     fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>) {
         let kind = self.loss;
         steps
-            .stage(name, move |worker| with_smooth!(kind, L => judge.run::<L>(worker)))
+            .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))
             .threads(self.workers())
             .input(judge.rows.input);
     }
@@ -233,11 +234,18 @@ impl Primal<'_> {
     /// Refuses what can't be meant together.
     pub fn check(&self) -> Result<()> {
         self.common.check()?;
-        loss::check(self.loss)?;
         if let Some(what) = flags::refused(self.common) {
             return Err(Error::user(format!("of this solver {what}")));
         }
         let ratio = self.flags.ratio(self.penalty)?;
+        if self.loss == Kind::Hinge && ratio > 0.0 {
+            return Err(Error::user(
+                "the hinge has a kink, so it is learnt with the L2 penalty alone; --loss squared-hinge is smooth",
+            ));
+        }
+        if self.loss == Kind::Hinge && self.common.lambda == Some(0.0) {
+            return Err(Error::user("--lambda 0 leaves the hinge no dual; give more, or --loss squared-hinge"));
+        }
         if self.flags.path.is_some() && ratio == 0.0 {
             return Err(Error::user(
                 "--path needs an L1 penalty, which has a largest lambda: give --penalty l1 or elastic-net",
@@ -358,7 +366,7 @@ impl Solver {
                         round.zero(diagonal);
                     }
                     round
-                        .stage("gradient", move |worker| with_smooth!(kind, L => wide.run::<L>(worker)))
+                        .stage("gradient", move |worker| with_smooth!(kind, loss => wide.run(loss, worker)))
                         .threads(self.threads)
                         .input(input);
                 });
@@ -390,7 +398,7 @@ impl Solver {
                         seed: self.seed,
                     };
                     round
-                        .stage("descent", move |worker| with_smooth!(kind, L => descent.run::<L>(worker)))
+                        .stage("descent", move |worker| with_smooth!(kind, loss => descent.run(loss, worker)))
                         .threads(self.threads)
                         .input(input);
                     round.decide(move |progress| decided.learnt(progress));

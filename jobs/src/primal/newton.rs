@@ -123,7 +123,7 @@ impl Newton {
         steps.repeat(PRODUCTS, |product| {
             product.zero(self.product);
             product
-                .stage("product", move |worker| with_smooth!(self.loss, L => self.multiply::<L>(worker)))
+                .stage("product", move |worker| with_smooth!(self.loss, loss => self.multiply(loss, worker)))
                 .threads(threads)
                 .input(self.rows.input);
             product.decide(move |progress| length(progress, bias));
@@ -166,7 +166,7 @@ impl Newton {
     }
 
     /// X^T D X p over this worker's rows. Reports `curved`, p^T X^T D X p, and `bias`, the intercept's part of the product.
-    fn multiply<L: Smooth>(&self, worker: &mut Worker<'_>) -> Result<()> {
+    fn multiply(&self, loss: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias_way", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
         let scores = take_scores(worker, self.rows)?;
@@ -185,7 +185,7 @@ impl Newton {
                             continue;
                         }
                         let row = block.row(i);
-                        let curvature = L::at(task.target(row.label), *z).curvature;
+                        let curvature = loss.at(task.target(row.label), *z).curvature;
                         let by = share * task.weight(row.label) * curvature;
                         if by == 0.0 {
                             continue;

@@ -103,6 +103,13 @@ impl Problems {
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
         let few = self.lambda != Some(0.0) && gram::suits(&facts, self.memory);
+        if self.loss == Kind::Hinge && !few {
+            let Facts { features, nonzeros, .. } = facts;
+            return Err(Error::user(format!(
+                "--solver newton learns the hinge by the matrix of all features, which does not pay for {features} features and \
+                 {nonzeros} non-zeros; give --solver sdca, or --loss squared-hinge, which has no kink"
+            )));
+        }
         progress.set("few", f64::from(u8::from(few)));
         progress.set("alone", f64::from(u8::from(!few && facts.nonzeros < ALONE)));
         Ok(Flow::Next)

@@ -87,14 +87,14 @@ impl Watched {
     }
 
     /// The gradients of all of them that may matter, and the certificate if no other feature can be in its way.
-    pub fn survey<L: Smooth>(
+    pub fn survey(
         &mut self,
+        loss: impl Smooth,
         worker: &mut Worker<'_>,
-        own: &mut Own,
-        shared: &mut Shared,
+        (own, shared): (&mut Own, &mut Shared),
         reach: f64,
     ) -> Result<Seen> {
-        let Sums { rows: sums, far, .. } = own.bend::<L>(shared.rows);
+        let Sums { rows: sums, far, .. } = own.bend(loss, shared.rows);
         let (sums, bends, far) = match &own.foresight {
             Some(foresight) => {
                 let far = own.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, &foresight.bends));

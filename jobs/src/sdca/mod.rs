@@ -189,7 +189,7 @@ impl Sdca<'_> {
                 let judge = Judge { rows, point: weights.features, held_out: false, classes: true };
                 epoch
                     .stage("class-validation", move |worker| match worker.scalar("keep", 0.0) > 0.0 {
-                        true => with_smooth!(kind, L => judge.run::<L>(worker)),
+                        true => with_smooth!(kind, loss => judge.run(loss, worker)),
                         false => Ok(()),
                     })
                     .threads(threads)

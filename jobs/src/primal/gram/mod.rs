@@ -12,6 +12,7 @@ mod active;
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
+use super::gradient::dot_at;
 use super::quadratic::Way;
 use super::reduce::Reduce;
 use crate::pages;
@@ -29,6 +30,9 @@ const PIVOT: f64 = 1e-13;
 const PASSES: f64 = 16.0;
 /// The same under an L1 penalty, by sweeps, each of which also writes.
 const SWEPT: f64 = 40.0;
+/// Rows whose curvature is below this part of the largest have no part in the matrix, where a penalty's square holds features
+/// that are left without: of the squared hinge it is most of the rows.
+const FLAT: f64 = 1e-11;
 /// What it costs to have a number summed over slaves, in products of two non-zeros.
 const SENT: f64 = 8.0;
 
@@ -44,6 +48,8 @@ pub struct Gram {
     features: usize,
     /// Of the matrix: features, and the intercept if there is one.
     size: usize,
+    /// [`FLAT`] where there is no L1 penalty.
+    flat: f64,
     /// Row by row, both halves.
     matrix: Vec<f64>,
     /// Memory for its lower half.
@@ -123,7 +129,39 @@ impl Gram {
         if bias {
             next[..rows].iter().for_each(|at| slots[*at] = features as u32);
         }
-        Ok(Some(Self { starts, slots, values, features, size: features + own, matrix: Vec::new(), half: Vec::new() }))
+        let (size, flat) = (features + own, if l1 > 0.0 { 0.0 } else { FLAT });
+        Ok(Some(Self { starts, slots, values, features, size, flat, matrix: Vec::new(), half: Vec::new() }))
+    }
+
+    /// This worker's rows: features, by their place, and values, none where all are 1.
+    fn rows(&self) -> impl Iterator<Item = (&[u32], Option<&[f32]>)> {
+        self.starts.windows(2).map(|range| {
+            let range = range[0]..range[1];
+            (&self.slots[range.clone()], self.values.as_ref().map(|values| &values[range]))
+        })
+    }
+
+    /// The gradient of the losses by this worker's rows, `bends` being slope and curvature of each, over n.
+    pub fn gradient(&self, bends: &[[f64; 2]]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.size];
+        for ((slots, values), [slope, _]) in self.rows().zip(bends).filter(|(_, [slope, _])| *slope != 0.0) {
+            // SAFETY: a row's slots are below the size.
+            let mut add = |slot: &u32, by: f64| unsafe { *sums.get_unchecked_mut(*slot as usize) += by };
+            match values {
+                Some(values) => slots.iter().zip(values).for_each(|(slot, x)| add(slot, slope * f64::from(*x))),
+                None => slots.iter().for_each(|slot| add(slot, *slope)),
+            }
+        }
+        sums.truncate(self.features);
+        sums
+    }
+
+    /// By how much a step moves the score of each of this worker's rows.
+    pub fn moves(&self, way: &Way, to: &mut Vec<f64>) {
+        let all: Vec<f64> = way.step.iter().copied().chain((self.size > self.features).then_some(way.bias)).collect();
+        pages::clear(to, self.starts.len());
+        // SAFETY: a row's slots are below the size, which the step has with the intercept.
+        to.extend(self.rows().map(|(slots, values)| dot_at(slots, values, |slot| unsafe { *all.get_unchecked(slot) })));
     }
 
     /// Numbers that the workers sum for the matrix of so many features or fewer, at most.
@@ -137,9 +175,8 @@ impl Gram {
         let mut half = std::mem::take(&mut self.half);
         pages::clear(&mut half, line(size));
         half.resize(line(size), 0.0);
-        for (range, [_, by]) in self.starts.windows(2).zip(bends).filter(|(_, [_, by])| *by != 0.0) {
-            let slots = &self.slots[range[0]..range[1]];
-            let values = self.values.as_ref().map(|values| &values[range[0]..range[1]]);
+        let flat = self.flat * bends.iter().fold(0.0, |most: f64, [_, by]| most.max(*by));
+        for ((slots, values), [_, by]) in self.rows().zip(bends).filter(|(_, [_, by])| *by > flat) {
             for (at, j) in slots.iter().enumerate() {
                 let own = &mut half[line(*j as usize)..line(*j as usize + 1)];
                 match values {
@@ -272,7 +309,16 @@ mod tests {
             let value = |j: usize| row.get(j).copied().unwrap_or(1.0);
             (0..size * size).for_each(|at| matrix[at] += by * value(at / size) * value(at % size));
         }
-        Gram { starts: Vec::new(), slots: Vec::new(), values: None, features, size, matrix, half: Vec::new() }
+        Gram {
+            starts: Vec::new(),
+            slots: Vec::new(),
+            values: None,
+            features,
+            size,
+            flat: 0.0,
+            matrix,
+            half: Vec::new(),
+        }
     }
 
     /// By how much a step misses what makes it the best: the sum over features.

@@ -7,17 +7,17 @@ use flexps_common::data::block;
 use proptest::prelude::*;
 
 impl Problem {
-    fn weighted(mut self, negative: f64, positive: f64) -> Self {
+    pub(super) fn weighted(mut self, negative: f64, positive: f64) -> Self {
         self.rows.iter_mut().for_each(|(y, counts, _)| *counts = if *y > 0.0 { positive } else { negative });
         self
     }
 
-    fn at(&self, offset: f64) -> Self {
+    pub(super) fn at(&self, offset: f64) -> Self {
         Self { offset, rows: self.rows.clone(), ..*self }
     }
 
     /// The least bound over all intercepts.
-    fn bound_with_bias(&self) -> f64 {
+    pub(super) fn bound_with_bias(&self) -> f64 {
         let golden = (5f64.sqrt() - 1.0) / 2.0;
         let (mut low, mut high) = (-6.0, 6.0);
         let place = |low: f64, high: f64, part: f64| low + part * (high - low);
@@ -66,7 +66,7 @@ fn uneven(seed: u64) -> Vec<Block> {
 }
 
 /// P at the model of `outcome`, and the gap that was reported, as a part of it.
-fn reached(problem: &Problem, outcome: &Outcome, bias: bool) -> (f64, f64) {
+pub(super) fn reached(problem: &Problem, outcome: &Outcome, bias: bool) -> (f64, f64) {
     let offset = if bias { outcome.table("bias", 0..1)[0] } else { 0.0 };
     let reached = problem.at(offset).primal(&outcome.table("weights", 0..problem.features as u32));
     (reached, outcome.progress.scalars["gap"])

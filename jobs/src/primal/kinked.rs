@@ -1,0 +1,126 @@
+//! The hinge, of whose kink Newton's steps know nothing, by the method of multipliers (Rockafellar, 1976): where rows have
+//! the dual variables a, and s is a width,
+//! ```text
+//! f(m) = largest over a' in 0..=1 of  a' (1 - m) - s/2 (a' - a)^2
+//! ```
+//! is smooth, and but for a constant the smooth hinge of this width at the margin m - s a. Newton's steps go down to its
+//! least, where the a' are nearer those of the optimum, and so become the next a. Rows between the ends of the slope are few,
+//! so the matrix is made for each step. Invariant: the certificate is one of the hinge itself, and dual variables are within
+//! their bounds, so that it holds wherever the steps end.
+
+use super::bounds::Bounds;
+use super::certificate::{Certificate, FeatureSums, RowSums, certify};
+use super::foresight::Foresight;
+use super::gram::Gram;
+use super::inner::{Own, Shared, View};
+use super::loss::Smooth;
+use flexps_common::Result;
+use flexps_common::worker::Worker;
+
+/// The first width: at a margin of 0 all rows are still between the ends. Then each is this part of the one before, down to the
+/// least.
+const FIRST: f64 = 1.0;
+const NARROWER: f64 = 0.3;
+const LEAST: f64 = 1e-3;
+/// Widths, and steps at one, at most.
+const WIDTHS: usize = 60;
+const STEPS: usize = 40;
+/// Steps at one width end when their distance is this part of the hinge's gap.
+const ENOUGH: f64 = 0.1;
+/// All end when that is so much of what is asked for.
+const WELL: f64 = 0.3;
+
+/// A worker's rows as the steps see them.
+struct Centres {
+    width: f64,
+    /// By row: -y a. Scores are moved by the width times that.
+    slopes: Vec<f64>,
+}
+
+impl Centres {
+    /// Takes what moves the scores away again.
+    fn unmove(&self, scores: &mut [f64]) {
+        scores.iter_mut().zip(&self.slopes).for_each(|(z, u)| *z -= self.width * u);
+    }
+
+    /// Goes on with the slopes that there are now, and with another width.
+    fn renew(&mut self, loss: impl Smooth, own: &mut Own, width: f64) {
+        let smooth = loss.smoothed(self.width);
+        for ((z, u), (y, _)) in own.scores.iter_mut().zip(&mut self.slopes).zip(&own.targets) {
+            let now = smooth.at(*y, *z).slope;
+            *z += width * now - self.width * *u;
+            *u = now;
+        }
+        self.width = width;
+        own.sums = None;
+    }
+
+    /// Sums for the certificate of the hinge itself, but that of the slopes.
+    fn sums(&self, loss: impl Smooth, own: &Own) -> [f64; 3] {
+        let (smooth, mut sums) = (loss.smoothed(self.width), [0.0; 3]);
+        for ((z, u), (y, weight)) in own.scores.iter().zip(&self.slopes).zip(&own.targets) {
+            let at = smooth.at(*y, *z);
+            sums[0] += weight * loss.loss(*y, z - self.width * u);
+            sums[1] += weight * smooth.dual(*y, *z, &at);
+            sums[2] += weight * at.slope * z;
+        }
+        sums
+    }
+}
+
+impl Shared {
+    /// Newton steps on a loss with a kink, of all features, until its gap is well below what is asked for: how many, and how
+    /// often they were halved. Leaves the scores that have the slopes of the certificate as what is foreseen.
+    pub fn settle_kinked(&mut self, loss: impl Smooth, worker: &mut Worker<'_>, own: &mut Own) -> Result<(usize, u32)> {
+        let (shape, place) = ((own.scores.len(), self.bias.is_some()), (self.penalty.l1, self.memory));
+        let Some(mut gram) = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)? else { return Ok((0, 0)) };
+        let mut centres = Centres { width: FIRST, slopes: vec![0.0; own.scores.len()] };
+        let (mut steps, mut halvings) = (0, 0);
+        'widths: for width in 0..WIDTHS {
+            if width > 0 {
+                centres.renew(loss, own, (NARROWER * centres.width).max(LEAST));
+            }
+            let smooth = loss.smoothed(centres.width);
+            for step in 0..STEPS {
+                let view = self.look(smooth, worker, own, Some(&gram))?;
+                let mut sums = centres.sums(loss, own).to_vec();
+                self.reduce.sum(worker, &mut sums)?;
+                let rows = RowSums { loss: sums[0], dual: sums[1], inner: sums[2], bend: 0.0, slope: view.rows.slope };
+                let now = self.kinked(&rows, &view);
+                if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
+                    break 'widths;
+                }
+                if step > 0 && self.distance(&view) <= ENOUGH * now.gap {
+                    break;
+                }
+                gram.fill(worker, &mut self.reduce, &own.bends)?;
+                let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
+                own.begin(&way, Some(&gram));
+                let Some(cut) = self.go(smooth, worker, own, (&view, &way))? else { break };
+                (steps, halvings) = (steps + 1, halvings + cut);
+            }
+        }
+        // Slopes first: they are those at the scores as they are moved.
+        let smooth = loss.smoothed(centres.width);
+        let scores = own.scores.iter().zip(&own.targets).map(|(z, (y, _))| loss.score(*y, smooth.at(*y, *z).slope));
+        own.foresight = Some(Foresight::of(scores.collect()));
+        centres.unmove(&mut own.scores);
+        own.sums = None;
+        Ok((steps, halvings))
+    }
+
+    /// The certificate by these sums over rows.
+    fn kinked(&self, rows: &RowSums, view: &View) -> Certificate {
+        let mut features = FeatureSums::default();
+        self.weights.iter().zip(&view.gradient).for_each(|(w, g)| features.add(*w, *g, self.penalty));
+        certify(self.rows, rows, &features, self.penalty, self.bias)
+    }
+
+    /// How far the smooth objective is from its least at most.
+    fn distance(&self, view: &View) -> f64 {
+        let l2 = self.penalty.l2;
+        let slopes = self.weights.iter().zip(&view.gradient).map(|(w, g)| (g + l2 * w).powi(2));
+        let bias = self.bias.map_or(0.0, |bias| view.constant[0].abs() * 2.0 * (1.0 + bias.abs()));
+        slopes.sum::<f64>() / (2.0 * l2) + bias
+    }
+}

@@ -1,0 +1,117 @@
+//! The hinge on the weights themselves ([`crate::primal`]), beside the same oracle.
+
+use super::variants::reached;
+use super::*;
+use crate::primal::flags::{self, ClassWeights};
+
+fn hinge(solver: SvmSolver, common: Common, primal: flags::Flags) -> Svm {
+    Svm { common, loss: SvmLoss::Hinge, solver, primal, ..Svm::default() }
+}
+
+fn ran(host: Host, job: &dyn DynJob, blocks: &[Block]) -> flexps_common::Result<Outcome> {
+    host.rows(blocks.to_vec()).run(&job.plan()?)
+}
+
+fn common(tolerance: f64, bias: bool) -> Common {
+    Common { tolerance, lambda: Some(0.005), bias, ..fixtures::flags() }
+}
+
+fn went_by_weights(outcome: &Outcome) -> bool {
+    outcome.stages.iter().any(|(name, _)| name == "descent")
+}
+
+/// Demands that the gap is at most `tolerance`, that P is as was reported, and no farther from what none can go below.
+#[track_caller]
+fn assert_best(outcome: &Outcome, problem: &Problem, bias: bool, bound: f64, tolerance: f64) {
+    let (reached, gap) = reached(problem, outcome, bias);
+    let reported = outcome.progress.objective.unwrap();
+    assert!((reported - reached).abs() < 1e-6 * reached, "reported {reported}, is {reached}");
+    assert!(gap <= tolerance, "gap {gap:e}, {:?}", outcome.stopped);
+    let above = (reached - bound) / reached;
+    assert!(above <= gap + 1e-6, "{above:e} above the optimum with a gap of {gap:e}");
+}
+
+#[test]
+fn newtons_steps_reach_the_optimum_of_the_hinge_alone_on_threads_and_on_slaves() {
+    for rows in [
+        Rows { rows: 300, features: 50, ..Rows::sparse(1) },
+        Rows { rows: 240, features: 48, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
+    ] {
+        let blocks = rows.blocks(8);
+        let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005));
+        for bias in [false, true] {
+            let bound = if bias { problem.bound_with_bias() } else { problem.bound() };
+            for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
+                let job = hinge(SvmSolver::Newton, common(1e-6, bias), flags::Flags::default());
+                let outcome = ran(Host::cluster(slaves, slots), &job, &blocks).unwrap();
+                assert_best(&outcome, &problem, bias, bound, 1e-6);
+                assert!(went_by_weights(&outcome));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tolerance_of_1e_9_of_the_hinge_is_reached_in_a_round() {
+    let blocks = Rows { rows: 500, features: 30, ..Rows::sparse(4) }.blocks(5);
+    let job = hinge(SvmSolver::Newton, common(1e-9, false), flags::Flags::default());
+    let outcome = ran(Host::new(), &job, &blocks).unwrap();
+    assert!(outcome.progress.scalars["gap"] <= 1e-9, "{:?}", outcome.stopped);
+    assert_eq!(outcome.progress.scalars["rounds"], 2.0, "the second certifies");
+}
+
+#[test]
+fn classes_of_the_hinge_count_as_much_as_they_are_given() {
+    let blocks = Rows { features: 50, ..Rows::sparse(5) }.blocks(3);
+    let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005)).weighted(0.5, 2.0);
+    let weights = ClassWeights::Given(vec![(-1.0, 0.5), (1.0, 2.0)]);
+    let flags = flags::Flags { class_weight: Some(weights), ..flags::Flags::default() };
+    let job = hinge(SvmSolver::Newton, common(1e-6, false), flags);
+    let outcome = ran(Host::cluster(2, 1), &job, &blocks).unwrap();
+    assert_best(&outcome, &problem, false, problem.bound(), 1e-6);
+}
+
+#[test]
+fn folds_of_the_hinge_are_held_out() {
+    let blocks = Rows { rows: 400, features: 30, ..Rows::sparse(7) }.blocks(4);
+    let flags = flags::Flags { cv: Some(4), ..flags::Flags::default() };
+    let job = hinge(SvmSolver::Auto, common(1e-5, true), flags);
+    let outcome = ran(Host::cluster(1, 2), &job, &blocks).unwrap();
+    let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005));
+    assert_best(&outcome, &problem, true, problem.bound_with_bias(), 1e-5);
+    let (held_out, trained) = (outcome.progress.scalars["cv_loss"], outcome.progress.scalars["training_loss"]);
+    assert!(held_out > trained && held_out < 1.0, "{held_out} of rows held out, {trained} of all");
+}
+
+#[test]
+fn the_rows_decide_who_learns_the_hinge() {
+    for (rows, by_weights) in [
+        (Rows { rows: 3000, features: 20, nonzeros: 10, scales: 3.0, ..Rows::sparse(9) }, true),
+        (Rows { rows: 300, features: 2000, ..Rows::sparse(9) }, false),
+    ] {
+        let blocks = rows.blocks(4);
+        for solver in [SvmSolver::Auto, SvmSolver::Newton] {
+            let job = hinge(solver, common(1e-3, false), flags::Flags::default());
+            let outcome = ran(Host::cluster(1, 2), &job, &blocks);
+            match (solver, by_weights) {
+                (SvmSolver::Newton, false) => {
+                    let error = outcome.unwrap_err();
+                    assert!(error.message.contains("2000 features") && error.message.contains("sdca"), "{error}");
+                }
+                _ => assert_eq!(went_by_weights(&outcome.unwrap()), by_weights),
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_svm_with_a_hinge_is_refused_in_words() {
+    let refused = |common, primal, penalty, words: &str| {
+        let job = Svm { penalty, ..hinge(SvmSolver::Newton, common, primal) };
+        let error = ran(Host::new(), &job, &[]).unwrap_err();
+        assert!(error.message.contains(words), "{} lacks {words}", error.message);
+    };
+    refused(common(1e-3, false), flags::Flags::default(), flags::Kind::L1, "L2 penalty alone");
+    let none = Common { lambda: Some(0.0), ..common(1e-3, false) };
+    refused(none, flags::Flags::default(), flags::Kind::L2, "--lambda 0 leaves the hinge no dual");
+}
