@@ -8,6 +8,11 @@ use crate::error::{Error, Result};
 use crate::value::{Element, ValuesMut};
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Who comes within this is not slept for: waking takes as long, and a Newton step on few features has many sums.
+const MOMENT: Duration = Duration::from_micros(50);
 
 /// The meeting place of the workers of one stage run on one slave.
 #[derive(Debug)]
@@ -15,6 +20,9 @@ pub struct Siblings {
     workers: usize,
     state: Mutex<State>,
     changed: Condvar,
+    /// Sums that were begun, and that were written, for who looks without the lock.
+    begun: AtomicU64,
+    written: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +76,8 @@ impl Siblings {
     /// For so many workers.
     pub fn new(workers: usize) -> Self {
         let state = State { brought: vec![None; workers], ..State::default() };
-        Self { workers, state: Mutex::new(state), changed: Condvar::new() }
+        let [begun, written] = [0, 0].map(AtomicU64::new);
+        Self { workers, state: Mutex::new(state), changed: Condvar::new(), begun, written }
     }
 
     /// Replaces `values` by the sum over all workers, in their order; waits until each of them has called it. An error
@@ -89,7 +98,12 @@ impl Siblings {
             state.slices = slices;
             state.writing = self.workers;
             state.begun += 1;
+            self.begun.store(state.begun, Ordering::Release);
             self.changed.notify_all();
+        } else {
+            drop(state);
+            look(&self.begun, begun);
+            state = self.state.lock();
         }
         while state.begun == begun {
             if let Some(error) = &state.broken {
@@ -109,7 +123,12 @@ impl Siblings {
         let mut state = self.state.lock();
         state.writing -= 1;
         if state.writing == 0 {
+            self.written.store(begun + 1, Ordering::Release);
             self.changed.notify_all();
+        } else {
+            drop(state);
+            look(&self.written, begun);
+            state = self.state.lock();
         }
         // Even after an error: the others still write into this slice. They do nothing else, so this ends.
         while state.writing > 0 && state.begun == begun + 1 {
@@ -129,6 +148,14 @@ impl Siblings {
         let error = state.broken.get_or_insert(error).clone();
         self.changed.notify_all();
         error
+    }
+}
+
+/// Looks for a moment whether `count` has gone beyond `before`, while others may use the processor.
+fn look(count: &AtomicU64, before: u64) {
+    let since = Instant::now();
+    while count.load(Ordering::Acquire) <= before && since.elapsed() < MOMENT {
+        std::thread::yield_now();
     }
 }
 

@@ -17,16 +17,16 @@ use super::loss::Smooth;
 use flexps_common::Result;
 use flexps_common::worker::Worker;
 
-/// The first width: at a margin of 0 all rows are still between the ends. Then each is this part of the one before, down to the
+/// The first width: from a margin of 0 on, to beyond it, all rows are between the ends. Then each is this part of the one before, down to the
 /// least.
-const FIRST: f64 = 1.0;
-const NARROWER: f64 = 0.3;
+const FIRST: f64 = 2.0;
+const NARROWER: f64 = 0.6;
 const LEAST: f64 = 1e-3;
 /// Widths, and steps at one, at most.
-const WIDTHS: usize = 60;
+const WIDTHS: usize = 100;
 const STEPS: usize = 40;
 /// Steps at one width end when their distance is this part of the hinge's gap.
-const ENOUGH: f64 = 0.1;
+const ENOUGH: f64 = 0.6;
 /// All end when that is so much of what is asked for.
 const WELL: f64 = 0.3;
 
