@@ -1,7 +1,7 @@
 //! Losses of a row's score z = w.x + b at its target y, with what Newton's method and the certificate need.
 //!
 //! With u = f'(z) Fenchel's equality f*(u) = u z - f(z) gives the conjugate without its formula. Of a loss with a kink it is a
-//! smooth one near it that has slopes everywhere ([`super::kinked`]). Invariant: all values are finite for finite scores.
+//! smooth one near it that has slopes everywhere (`kinked`). Invariant: all values are finite for finite scores.
 
 use crate::sdca::fast::{exp, ln, soft_hinge};
 use crate::sdca::loss::Kind;
