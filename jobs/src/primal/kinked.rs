@@ -27,8 +27,10 @@ const WIDTHS: usize = 100;
 const STEPS: usize = 40;
 /// Steps at one width end when their distance is this part of the hinge's gap.
 const ENOUGH: f64 = 0.6;
-/// All end when that is so much of what is asked for.
+/// All end when that is so much of what is asked for...
 const WELL: f64 = 0.3;
+/// ... or at the least width falls to no less than this part from one to the next: what is left is rounding.
+const SLOW: f64 = 0.9;
 
 /// A worker's rows as the steps see them.
 struct Centres {
@@ -75,18 +77,24 @@ impl Shared {
         let (shape, place) = ((own.scores.len(), self.bias.is_some()), (self.penalty.l1, self.memory));
         let Some(mut gram) = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)? else { return Ok((0, 0)) };
         let mut centres = Centres { width: FIRST, slopes: vec![0.0; own.scores.len()] };
-        let (mut steps, mut halvings) = (0, 0);
+        let (mut steps, mut halvings, mut gap, mut last) = (0, 0, f64::INFINITY, f64::INFINITY);
         'widths: for width in 0..WIDTHS {
+            if centres.width <= LEAST && gap > SLOW * last {
+                break;
+            }
+            last = gap;
             if width > 0 {
                 centres.renew(loss, own, (NARROWER * centres.width).max(LEAST));
             }
             let smooth = loss.smoothed(centres.width);
             for step in 0..STEPS {
+                worker.check()?;
                 let view = self.look(smooth, worker, own, Some(&gram))?;
                 let mut sums = centres.sums(loss, own).to_vec();
                 self.reduce.sum(worker, &mut sums)?;
                 let rows = RowSums { loss: sums[0], dual: sums[1], inner: sums[2], bend: 0.0, slope: view.rows.slope };
                 let now = self.kinked(&rows, &view);
+                gap = now.gap;
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
                     break 'widths;
                 }

@@ -61,6 +61,15 @@ fn a_tolerance_of_1e_9_of_the_hinge_is_reached_in_a_round() {
 }
 
 #[test]
+fn more_digits_of_the_hinge_than_there_are_end_in_the_rounds_that_are_given() {
+    let blocks = Rows { rows: 200, features: 20, ..Rows::sparse(4) }.blocks(5);
+    let job = hinge(SvmSolver::Newton, Common { epochs: 3, ..common(1e-17, false) }, flags::Flags::default());
+    let outcome = ran(Host::cluster(1, 2), &job, &blocks).unwrap();
+    assert!(outcome.progress.scalars["gap"] <= 1e-11, "{:?}", outcome.progress.scalars["gap"]);
+    assert!(outcome.progress.scalars["rounds"] <= 3.0);
+}
+
+#[test]
 fn classes_of_the_hinge_count_as_much_as_they_are_given() {
     let blocks = Rows { features: 50, ..Rows::sparse(5) }.blocks(3);
     let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005)).weighted(0.5, 2.0);
