@@ -168,7 +168,7 @@ impl Case {
         let digits = self.digits().max(0.0);
         // Of the hinge few rows have a part in a matrix, of which each step makes one.
         let (steps, made) = match self.loss {
-            Kind::Hinge => (24.0 + 24.0 * digits, 0.1),
+            Kind::Hinge => (14.0 + 19.0 * digits, 0.1),
             _ => (6.0 + 3.0 * digits, 1.0 / gram::FILLED as f64),
         };
         let making = cost::PAIR * gram::making(&self.facts) * made;
