@@ -6,13 +6,10 @@
 
 use crate::error::{Error, Result};
 use crate::value::{Element, ValuesMut};
+use crate::waiting::Moment;
 use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-/// Who comes within this is not slept for: waking takes as long, and a Newton step on few features has many sums.
-const MOMENT: Duration = Duration::from_micros(50);
 
 /// The meeting place of the workers of one stage run on one slave.
 #[derive(Debug)]
@@ -151,12 +148,10 @@ impl Siblings {
     }
 }
 
-/// Looks for a moment whether `count` has gone beyond `before`, while others may use the processor.
+/// Looks for a moment whether `count` has gone beyond `before`: a Newton step on few features has many sums.
 fn look(count: &AtomicU64, before: u64) {
-    let since = Instant::now();
-    while count.load(Ordering::Acquire) <= before && since.elapsed() < MOMENT {
-        std::thread::yield_now();
-    }
+    let mut moment = Moment::default();
+    while count.load(Ordering::Acquire) <= before && moment.lasts() {}
 }
 
 /// Writes the sum of all slices into each, within `part`.

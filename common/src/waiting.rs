@@ -12,8 +12,23 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// An answer that comes within this is not slept for: waking takes as long.
+/// What comes within this is not slept for: waking takes as long.
 const MOMENT: Duration = Duration::from_micros(50);
+
+/// A moment of looking for something, before one sleeps until it comes.
+#[derive(Debug, Default)]
+pub struct Moment(Option<Instant>);
+
+impl Moment {
+    /// Lets others use the processor between two looks; false once the moment, which begins with the first call, is over.
+    pub fn lasts(&mut self) -> bool {
+        let lasts = self.0.get_or_insert_with(Instant::now).elapsed() < MOMENT;
+        if lasts {
+            std::thread::yield_now();
+        }
+        lasts
+    }
+}
 
 struct Unpark(Thread);
 
@@ -25,11 +40,9 @@ impl Wake for Unpark {
 
 /// The future's output.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut since = None;
+    let mut moment = Moment::default();
     look(future, || {
-        if since.get_or_insert_with(Instant::now).elapsed() < MOMENT {
-            std::thread::yield_now();
-        } else {
+        if !moment.lasts() {
             std::thread::park();
         }
         None

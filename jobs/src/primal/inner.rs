@@ -195,7 +195,7 @@ impl Shared {
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
-            let mut view = self.look(loss, worker, own, gram.as_ref())?;
+            let (mut view, []) = self.look(loss, worker, (own, gram.as_ref()), [])?;
             let (asked, part) =
                 (WELL * self.tolerance * view.certificate.objective, if explores { ENOUGH } else { 0.0 });
             if view.certificate.gap <= asked {
@@ -257,17 +257,17 @@ impl Shared {
     }
 
     /// Slopes, curvatures and gradient at the present weights, the diagonal unless steps are found by the matrix, and the
-    /// certificate of the features that are worked on.
-    pub fn look(
+    /// certificate of the features that are worked on; beside them the sums over all workers of `more`.
+    pub fn look<const N: usize>(
         &mut self,
         loss: impl Smooth,
         worker: &mut Worker<'_>,
-        own: &mut Own,
-        gram: Option<&Gram>,
-    ) -> Result<View> {
+        (own, gram): (&mut Own, Option<&Gram>),
+        more: [f64; N],
+    ) -> Result<(View, [f64; N])> {
         let Sums { rows: sums, curvature: own_curvature, far } = own.bend(loss, self.rows);
         let count = self.weights.len();
-        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6), Vec::new());
+        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6 + N), Vec::new());
         match gram {
             Some(gram) => all.extend(gram.gradient(&own.bends)),
             None => {
@@ -280,20 +280,22 @@ impl Shared {
         }
         all.extend(&own_diagonal);
         all.extend([sums.loss, sums.inner, sums.bend, sums.slope, own_curvature, far]);
+        all.extend(more);
         self.reduce.sum(worker, &mut all)?;
         let (features, rest) = all.split_at(count + own_diagonal.len());
         let (gradient, diagonal) = features.split_at(count);
         let sums = RowSums { loss: rest[0], dual: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
         self.strayed = rest[5].sqrt();
         let certificate = self.certificate(&sums, gradient);
-        Ok(View {
+        let view = View {
             gradient: gradient.to_vec(),
             diagonal: diagonal.to_vec(),
             own_diagonal,
             constant: [rest[3] / self.rows, rest[4], own_curvature],
             rows: sums,
             certificate,
-        })
+        };
+        Ok((view, std::array::from_fn(|at| rest[6 + at])))
     }
 
     /// A better certificate if what the last step was to lead to makes one; else that is forgotten.
@@ -315,7 +317,7 @@ impl Shared {
     }
 
     /// The certificate of the features that are worked on.
-    fn certificate(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
+    pub fn certificate(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
         let mut over = FeatureSums::default();
         self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
         certify(self.rows, rows, &over, self.penalty, self.bias)

@@ -9,7 +9,7 @@
 //! their bounds, so that it holds wherever the steps end.
 
 use super::bounds::Bounds;
-use super::certificate::{Certificate, FeatureSums, RowSums, certify};
+use super::certificate::RowSums;
 use super::foresight::Foresight;
 use super::gram::Gram;
 use super::inner::{Own, Shared, View};
@@ -57,14 +57,12 @@ impl Centres {
         own.sums = None;
     }
 
-    /// Sums for the certificate of the hinge itself, but that of the slopes.
-    fn sums(&self, loss: impl Smooth, own: &Own) -> [f64; 3] {
-        let (smooth, mut sums) = (loss.smoothed(self.width), [0.0; 3]);
+    /// Sums for the certificate that are of the hinge itself: of the losses and of the dual.
+    fn sums(&self, loss: impl Smooth, own: &Own) -> [f64; 2] {
+        let (smooth, mut sums) = (loss.smoothed(self.width), [0.0; 2]);
         for ((z, u), (y, weight)) in own.scores.iter().zip(&self.slopes).zip(&own.targets) {
-            let at = smooth.at(*y, *z);
             sums[0] += weight * loss.loss(*y, z - self.width * u);
-            sums[1] += weight * smooth.dual(*y, *z, &at);
-            sums[2] += weight * at.slope * z;
+            sums[1] += weight * smooth.dual(*y, *z, &smooth.at(*y, *z));
         }
         sums
     }
@@ -89,11 +87,9 @@ impl Shared {
             let smooth = loss.smoothed(centres.width);
             for step in 0..STEPS {
                 worker.check()?;
-                let view = self.look(smooth, worker, own, Some(&gram))?;
-                let mut sums = centres.sums(loss, own).to_vec();
-                self.reduce.sum(worker, &mut sums)?;
-                let rows = RowSums { loss: sums[0], dual: sums[1], inner: sums[2], bend: 0.0, slope: view.rows.slope };
-                let now = self.kinked(&rows, &view);
+                let sums = centres.sums(loss, own);
+                let (view, [loss, dual]) = self.look(smooth, worker, (own, Some(&gram)), sums)?;
+                let now = self.certificate(&RowSums { loss, dual, ..view.rows }, &view.gradient);
                 gap = now.gap;
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
                     break 'widths;
@@ -115,13 +111,6 @@ impl Shared {
         centres.unmove(&mut own.scores);
         own.sums = None;
         Ok((steps, halvings))
-    }
-
-    /// The certificate by these sums over rows.
-    fn kinked(&self, rows: &RowSums, view: &View) -> Certificate {
-        let mut features = FeatureSums::default();
-        self.weights.iter().zip(&view.gradient).for_each(|(w, g)| features.add(*w, *g, self.penalty));
-        certify(self.rows, rows, &features, self.penalty, self.bias)
     }
 
     /// How far the smooth objective is from its least at most.
