@@ -68,7 +68,7 @@ pub struct Room {
     /// By how much it moves them.
     way: Vec<f64>,
     /// For coordinate descent.
-    moved: Vec<[f64; 2]>,
+    moved: Vec<[f32; 2]>,
     /// For what the next step is to lead to.
     foresight: Foresight,
 }

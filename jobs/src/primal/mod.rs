@@ -22,6 +22,7 @@ mod kept;
 mod kinked;
 pub mod loss;
 pub mod measure;
+mod moved;
 mod newton;
 mod norms;
 mod occurring;

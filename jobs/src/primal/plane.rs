@@ -5,6 +5,7 @@
 //! go farther than it may, stays at 0 or at its bound, and a feature without a weight gets none. Invariant: the model's value is
 //! no higher behind it than before, and what is kept by row is that of the step, but for rounding.
 
+use super::moved::{self, Moved};
 use super::quadratic::{Quadratic, Way};
 use crate::plane::newton;
 
@@ -15,11 +16,11 @@ const FAR: f64 = 4.0;
 /// The ways lead to the same place if their determinant is this part of the product.
 const FLAT: f64 = 1e-12;
 
-/// A step and what it does to each row: D X d and D.
+/// A step and what it does to rows.
 #[derive(Debug, Default, Clone)]
 struct Point {
     way: Way,
-    moved: Vec<[f64; 2]>,
+    moved: Vec<[f32; 2]>,
 }
 
 /// What is kept from sweep to sweep.
@@ -28,7 +29,7 @@ pub struct Plane<'a> {
     start: Point,
     /// The way before, by feature, of the intercept, and by row.
     past: Way,
-    past_moved: Vec<f64>,
+    past_moved: Vec<f32>,
     next: Point,
 }
 
@@ -47,14 +48,14 @@ impl<'a> Plane<'a> {
     }
 
     /// Before a sweep.
-    pub fn start(&mut self, way: &Way, moved: &[[f64; 2]]) {
+    pub fn start(&mut self, way: &Way, moved: &Moved) {
         way.step.clone_into(&mut self.start.way.step);
         self.start.way.bias = way.bias;
         moved.clone_into(&mut self.start.moved);
     }
 
     /// Behind it: goes to the best point of the plane, or to what may be gone of the way there, if that is better.
-    pub fn go_on(&mut self, way: &mut Way, moved: &mut Vec<[f64; 2]>) {
+    pub fn go_on(&mut self, way: &mut Way, moved: &mut Vec<[f32; 2]>) {
         self.leave_out(way);
         let by = self.best(way, moved);
         if by != [0.0; 2] && self.goes(way, moved, by) {
@@ -75,30 +76,27 @@ impl<'a> Plane<'a> {
             if quadratic.weights[j] + now != 0.0 || d == 0.0 && p == 0.0 {
                 continue;
             }
-            quadratic.columns.column(j).each(|row, x| {
-                let [moved, curvature] = &mut start.moved[row];
-                *moved += d * x * *curvature;
-                past_moved[row] -= p * x * *curvature;
-            });
+            let column = quadratic.columns.column(j);
+            // SAFETY: a column's rows are below the number of rows, which the vector has.
+            unsafe { moved::go(&mut start.moved, column.rows, column.values, d) };
+            column.each(|row, x| past_moved[row] -= (p * x) as f32);
             (start.way.step[j], past.step[j]) = (*now, 0.0);
         }
     }
 
     /// The best s and t.
-    fn best(&self, way: &Way, moved: &[[f64; 2]]) -> [f64; 2] {
+    fn best(&self, way: &Way, moved: &Moved) -> [f64; 2] {
         let Self { quadratic: q, start, past, past_moved, .. } = self;
         // Slopes along both, and the second derivatives.
         let [mut ds, mut dt, mut dss, mut dst, mut dtt] = [0.0; 5];
         for (([now, curvature], [start, _]), p) in moved.iter().zip(&start.moved).zip(past_moved) {
-            if *curvature > 0.0 {
-                let (d, by) = (now - start, 1.0 / curvature);
-                let (of_d, of_p) = (d * by, p * by);
-                ds += now * of_d;
-                dt += now * of_p;
-                dss += d * of_d;
-                dst += d * of_p;
-                dtt += p * of_p;
-            }
+            let [now, d, p, curvature] = [*now, now - start, *p, *curvature].map(f64::from);
+            let (of_d, of_p) = (curvature * d, curvature * p);
+            ds += now * of_d;
+            dt += now * of_p;
+            dss += d * of_d;
+            dst += d * of_p;
+            dtt += p * of_p;
         }
         for (j, now) in way.step.iter().enumerate() {
             let (at, d, p) = (q.weights[j] + now, now - start.way.step[j], past.step[j]);
@@ -121,12 +119,14 @@ impl<'a> Plane<'a> {
     }
 
     /// Makes what lies at s and t, and tells whether the model's value is lower there.
-    fn goes(&mut self, way: &Way, moved: &[[f64; 2]], [s, t]: [f64; 2]) -> bool {
+    fn goes(&mut self, way: &Way, moved: &Moved, [s, t]: [f64; 2]) -> bool {
         let Self { quadratic: q, start, past, past_moved, next } = self;
         let rows = moved.iter().zip(&start.moved).zip(&*past_moved);
         next.moved.clear();
-        next.moved
-            .extend(rows.map(|(([now, curvature], [start, _]), p)| [now + s * (now - start) + t * p, *curvature]));
+        let by = [s as f32, t as f32];
+        next.moved.extend(
+            rows.map(|(([now, curvature], [start, _]), p)| [now + by[0] * (now - start) + by[1] * p, *curvature]),
+        );
         next.way.step.clear();
         let mut grown = 0.0;
         for (j, now) in way.step.iter().enumerate() {
@@ -134,7 +134,9 @@ impl<'a> Plane<'a> {
             let ends = if (at + by) * at < 0.0 { -at } else { by };
             let change = q.bounds.cut(j, *now, ends);
             if change != by {
-                q.columns.column(j).each(|row, x| next.moved[row][0] += (change - by) * x * next.moved[row][1]);
+                let column = q.columns.column(j);
+                // SAFETY: as above.
+                unsafe { moved::go(&mut next.moved, column.rows, column.values, change - by) };
             }
             next.way.step.push(now + change);
             let (before, after) = (q.penalty.of(at), q.penalty.of(at + change));
@@ -144,9 +146,7 @@ impl<'a> Plane<'a> {
         next.way.bias = way.bias + by;
         grown += q.bias.map_or(0.0, |[gradient, ..]| gradient * by);
         for ([next, curvature], [now, _]) in next.moved.iter().zip(moved) {
-            if *curvature > 0.0 {
-                grown += 0.5 * (next - now) * (next + now) / curvature;
-            }
+            grown += 0.5 * f64::from(next - now) * f64::from((next + now) * curvature);
         }
         grown < 0.0
     }
@@ -205,9 +205,8 @@ mod tests {
             let way = quadratic.solve(&mut ChaCha8Rng::seed_from_u64(3), &mut moved);
             let mut scores = vec![way.bias; ROWS];
             columns.add(&way.step, &mut scores);
-            let off = (0..ROWS).map(|i| (scores[i] * curvature(i) - moved[i][0]).abs()).fold(0.0, f64::max);
-            let of_rows =
-                moved.iter().filter(|[_, curvature]| *curvature > 0.0).map(|[moved, c]| 0.5 * moved * moved / c);
+            let off = (0..ROWS).map(|i| (scores[i] - f64::from(moved[i][0])).abs()).fold(0.0, f64::max);
+            let of_rows = scores.iter().zip(&bends).map(|(moved, [_, curvature])| 0.5 * moved * moved * curvature);
             let of_features = (0..FEATURES).map(|j| gradient[j] * way.step[j] + penalty.of(weights[j] + way.step[j]));
             let value = of_rows.sum::<f64>() + of_features.sum::<f64>() + 0.01 * way.bias;
             worker.report(name, Metric::Max(value));
@@ -232,7 +231,7 @@ mod tests {
             let outcome = Host::new().rows(blocks).run(&plan).unwrap();
             let metric = |name| outcome.progress.metric("step", name).unwrap();
             let [value, without, off, longest] = ["value", "without", "off", "longest"].map(metric);
-            assert!(off < 1e-12, "what is kept by row is off by {off:e}");
+            assert!(off < 1e-5, "what is kept by row is off by {off:e}");
             assert!(value < without, "the model's value is {value:e}, without searches {without:e}");
             assert!(bound.is_none_or(|bound| longest <= bound * (1.0 + 1e-12)), "{longest}");
         }

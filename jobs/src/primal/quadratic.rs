@@ -13,6 +13,7 @@
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
+use super::moved::{self, Moved};
 use super::plane::Plane;
 use crate::pages;
 use rand::seq::SliceRandom;
@@ -28,7 +29,7 @@ pub const MANY: usize = 200;
 /// Features whose columns lie side by side and come one after the other.
 pub const GROUP: usize = 16;
 /// Sweeps until the sum of violations has fallen to this part: most of what is left is for the next step.
-const ENOUGH: f64 = 0.2;
+const ENOUGH: f64 = 0.5;
 
 /// What a worker knows of the problem.
 pub struct Quadratic<'a> {
@@ -81,11 +82,10 @@ pub fn best(at: f64, slope: f64, curvature: f64, l1: f64) -> (f64, f64) {
 
 impl Quadratic<'_> {
     /// This worker's step; `moved` is memory for it.
-    pub fn solve(&self, rng: &mut ChaCha8Rng, moved: &mut Vec<[f64; 2]>) -> Way {
+    pub fn solve(&self, rng: &mut ChaCha8Rng, moved: &mut Vec<[f32; 2]>) -> Way {
         let mut way = Way { step: vec![0.0; self.weights.len()], bias: 0.0 };
-        // Of D_k X_k d and D_k what belongs to a row lies side by side: a step in a coordinate needs both.
         pages::clear(moved, self.bends.len());
-        moved.extend(self.bends.iter().map(|[_, curvature]| [0.0, *curvature]));
+        moved.extend(self.bends.iter().map(|[_, curvature]| [0.0, *curvature as f32]));
         let mut order: Vec<u32> = (0..self.weights.len() as u32).filter(|j| self.own[*j as usize] > 0.0).collect();
         let (mut first, mut last) = (0.0, f64::INFINITY);
         let mut plane = Plane::new(self, moved.len());
@@ -128,10 +128,12 @@ impl Quadratic<'_> {
 
     /// A step in coordinate `j`: by how much its optimality was violated, and whether it is to be looked at again.
     #[inline(always)]
-    fn coordinate(&self, j: usize, last: f64, way: &mut Way, moved: &mut [[f64; 2]]) -> (f64, bool) {
+    fn coordinate(&self, j: usize, last: f64, way: &mut Way, moved: &mut Moved) -> (f64, bool) {
         let (column, share) = (self.columns.column(j), self.own[j] / self.all[j]);
         let at = self.weights[j] + way.step[j];
-        let slope = share * (self.gradient[j] + self.penalty.l2 * at) + column.dot(moved);
+        // SAFETY: a column's rows are below the number of rows, which the vector has.
+        let moves = unsafe { moved::slope(moved, column.rows, column.values) };
+        let slope = share * (self.gradient[j] + self.penalty.l2 * at) + moves;
         let curvature = self.own[j] + share * self.penalty.l2;
         let l1 = share * self.penalty.l1;
         let (next, violation) = best(at, slope, curvature, l1);
@@ -146,25 +148,21 @@ impl Quadratic<'_> {
         }
         if change != 0.0 && change.is_finite() {
             way.step[j] += change;
-            column.each(|row, x| {
-                // SAFETY: a column's rows are below the number of rows, which the vector has.
-                let [moved, curvature] = unsafe { moved.get_unchecked_mut(row) };
-                *moved += change * x * *curvature;
-            });
+            // SAFETY: as above.
+            unsafe { moved::go(moved, column.rows, column.values, change) };
         }
         // By feature, not by the worker's share of it.
         (violation / share, true)
     }
 
     /// A step in the intercept.
-    fn intercept(&self, way: &mut Way, moved: &mut [[f64; 2]]) {
+    fn intercept(&self, way: &mut Way, moved: &mut Moved) {
         let Some([gradient, own, all]) = self.bias else { return };
         if own <= 0.0 || all <= 0.0 {
             return;
         }
-        let slope = own / all * gradient + moved.iter().map(|[moved, _]| moved).sum::<f64>();
-        let change = -slope / own;
+        let change = -(own / all * gradient + moved::slope_of_all(moved)) / own;
         way.bias += change;
-        moved.iter_mut().for_each(|[moved, curvature]| *moved += change * *curvature);
+        moved.iter_mut().for_each(|[moved, _]| *moved += change as f32);
     }
 }

@@ -10,6 +10,7 @@
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
+use super::moved;
 use super::quadratic::{GROUP, MANY, Way, best};
 use super::reduce::Reduce;
 use crate::pages;
@@ -48,7 +49,7 @@ pub struct Split {
     /// Which rows are this worker's, and how many there are.
     own: Range<usize>,
     all: usize,
-    /// By how much the step moves the rows' scores, as this worker sees it, and the rows' curvatures, over n.
+    /// What the step does to rows, as this worker sees it ([`moved::Moved`]).
     moved: Vec<[f32; 2]>,
     /// The former at the last sum.
     base: Vec<f32>,
@@ -276,18 +277,10 @@ impl Split {
         let (j, range) = (self.features[at] as usize, self.starts[at]..self.starts[at + 1]);
         let (rows, penalty) = (&self.rows[range.clone()], problem.penalty);
         let values = self.values.as_ref().map(|values| &values[range]);
-        let (moved, mut slope) = (&mut self.moved[..], 0.0);
-        let mut add = |row: u32, x: f32| {
-            // SAFETY: the rows that were dealt are below the number of all rows, which the vector has.
-            let [moved, curvature] = unsafe { *moved.get_unchecked(row as usize) };
-            slope += f64::from(moved * curvature * x);
-        };
-        match values {
-            Some(values) => rows.iter().zip(values).for_each(|(row, x)| add(*row, *x)),
-            None => rows.iter().for_each(|row| add(*row, 1.0)),
-        }
         let now = problem.weights[j] + *step;
-        slope += problem.gradient[j] + penalty.l2 * now;
+        // SAFETY: the rows that were dealt are below the number of all rows, which the vector has.
+        let moves = unsafe { moved::slope(&self.moved, rows, values) };
+        let slope = moves + problem.gradient[j] + penalty.l2 * now;
         let curvature = problem.diagonal[j] * if self.careful { overlap } else { 1.0 } + penalty.l2;
         let (next, violation) = best(now, slope, curvature, penalty.l1);
         if violation < 0.0 {
@@ -301,13 +294,8 @@ impl Split {
         }
         if change != 0.0 && change.is_finite() {
             *step += change;
-            let by = (overlap * change) as f32;
             // SAFETY: as above.
-            let mut add = |row: u32, x: f32| unsafe { moved.get_unchecked_mut(row as usize)[0] += by * x };
-            match values {
-                Some(values) => rows.iter().zip(values).for_each(|(row, x)| add(*row, *x)),
-                None => rows.iter().for_each(|row| add(*row, 1.0)),
-            }
+            unsafe { moved::go(&mut self.moved, rows, values, overlap * change) };
         }
         (violation, true)
     }
@@ -328,8 +316,7 @@ impl Split {
     /// A step in the intercept, which all workers make alike.
     fn intercept(&mut self, problem: &Problem<'_>) -> f64 {
         let Some([gradient, curvature]) = problem.bias.filter(|[_, curvature]| *curvature > 0.0) else { return 0.0 };
-        let rows: f64 = self.moved.iter().map(|[moved, curvature]| f64::from(moved * curvature)).sum();
-        let change = -(gradient + rows) / curvature;
+        let change = -(gradient + moved::slope_of_all(&self.moved)) / curvature;
         for (base, [moved, _]) in self.base.iter_mut().zip(&mut self.moved) {
             *base += change as f32;
             *moved = *base;
