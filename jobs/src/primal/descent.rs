@@ -110,10 +110,7 @@ impl Descent {
             };
             own.columns.choose(chosen.iter().map(|at| watched.places[*at]).collect());
             shared.weights = chosen.iter().map(|at| watched.weights[*at]).collect();
-            let (made, cut) = match L::KINKED {
-                true => shared.settle_kinked(loss, worker, &mut own)?,
-                false => shared.settle(loss, worker, &mut own, &mut rng)?,
-            };
+            let (made, cut) = shared.settle(loss, worker, &mut own, &mut rng)?;
             chosen.iter().zip(&shared.weights).for_each(|(at, weight)| watched.weights[*at] = *weight);
             (steps, halvings) = (steps + made, halvings + cut);
             if made == 0 {
@@ -145,11 +142,7 @@ impl Descent {
         while let Some(part) = parts.next(worker)? {
             for at in 0..part.blocks() {
                 let block = part.in_order(worker, at)?;
-                task.folds(worker, (self.rows.input, part.number_of(at), block.rows()), |folds| {
-                    let kept = |i: usize| folds.is_none_or(|(folds, held_out)| folds[i] != held_out);
-                    let weight = |i: usize, label| if kept(i) { task.weight(label) } else { 0.0 };
-                    targets.extend(block.labels.iter().enumerate().map(|(i, l)| (task.target(*l), weight(i, *l))));
-                })?;
+                task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
             }
         }
         let known = kept::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());

@@ -9,7 +9,7 @@ use super::bounds::Bounds;
 use super::certificate::{Certificate, FeatureSums, Penalty, RowSums, certify};
 use super::columns::Columns;
 use super::foresight::Foresight;
-use super::gram::{FILLED, Gram};
+use super::gram::Gram;
 use super::loss::Smooth;
 use super::quadratic::{Quadratic, Way};
 use super::reach::LOST;
@@ -119,7 +119,8 @@ pub struct View {
     pub constant: [f64; 3],
     /// Sums over all rows.
     pub rows: RowSums,
-    certificate: Certificate,
+    /// What they are worth, by the features that are worked on.
+    pub certificate: Certificate,
 }
 
 impl Own {
@@ -138,7 +139,7 @@ impl Own {
         let Room { from, way, .. } = &mut self.room;
         from.clone_from(&self.scores);
         if let Some(gram) = gram {
-            return gram.moves(step, way);
+            return gram.lines.scores(step, way);
         }
         pages::clear(way, self.scores.len());
         way.resize(self.scores.len(), step.bias);
@@ -169,7 +170,8 @@ impl Own {
 }
 
 impl Shared {
-    /// Newton steps until the gap is well below what it was or is asked for: how many, and how often they were halved.
+    /// Newton steps under an L1 penalty until the gap is well below what it was or is asked for: how many, and how often they were
+    /// halved.
     pub fn settle<L: Smooth>(
         &mut self,
         loss: L,
@@ -178,8 +180,7 @@ impl Shared {
         rng: &mut ChaCha8Rng,
     ) -> Result<(usize, u32)> {
         let shape = (own.scores.len(), self.bias.is_some());
-        let place = (self.penalty.l1, self.memory);
-        let mut gram = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)?;
+        let mut gram = Gram::of(worker, &mut self.reduce, &own.columns, shape, self.memory)?;
         let mut split = match gram {
             Some(_) => None,
             None => Split::of(worker, &mut self.reduce, &own.columns, own.scores.len())?,
@@ -191,7 +192,7 @@ impl Shared {
         if gram.is_some() {
             bounds.share(worker, &mut self.reduce)?;
         }
-        let explores = self.penalty.l1 > 0.0 && !self.all && self.weights.contains(&0.0);
+        let explores = !self.all && self.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
@@ -218,9 +219,7 @@ impl Shared {
             before = now.objective;
             let way = match (&mut gram, &mut split) {
                 (Some(gram), _) => {
-                    // It costs the most, and changes little from one step to the next.
-                    let kept = self.quadratic || self.penalty.l1 == 0.0 && !steps.is_multiple_of(FILLED);
-                    if steps == 0 || !kept {
+                    if steps == 0 || !self.quadratic {
                         gram.fill(worker, &mut self.reduce, &own.bends)?;
                     }
                     gram.step((&self.weights, &bounds), &view.gradient, view.constant[0], self.penalty)
@@ -241,7 +240,7 @@ impl Shared {
             };
             own.begin(&way, gram.as_ref());
             // Other steps are not found so well, or end where they lead to.
-            if gram.is_some() && self.penalty.l1 > 0.0 && !self.quadratic {
+            if gram.is_some() && !self.quadratic {
                 own.foresee();
             }
             let cut = self.go(loss, worker, own, (&view, &way))?;
@@ -269,7 +268,7 @@ impl Shared {
         let count = self.weights.len();
         let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6 + N), Vec::new());
         match gram {
-            Some(gram) => all.extend(gram.gradient(&own.bends)),
+            Some(gram) => all.extend(gram.lines.gradient(&own.bends)),
             None => {
                 for j in 0..count {
                     let [gradient, curvature] = own.columns.column(j).dots(&own.bends);

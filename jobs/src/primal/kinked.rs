@@ -71,9 +71,13 @@ impl Centres {
 impl Shared {
     /// Newton steps on a loss with a kink, of all features, until its gap is well below what is asked for: how many, and how
     /// often they were halved. Leaves the scores that have the slopes of the certificate as what is foreseen.
-    pub fn settle_kinked(&mut self, loss: impl Smooth, worker: &mut Worker<'_>, own: &mut Own) -> Result<(usize, u32)> {
-        let (shape, place) = ((own.scores.len(), self.bias.is_some()), (self.penalty.l1, self.memory));
-        let Some(mut gram) = Gram::of(worker, &mut self.reduce, &own.columns, shape, place)? else { return Ok((0, 0)) };
+    pub fn settle_kinked(
+        &mut self,
+        loss: impl Smooth,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        gram: &mut Gram,
+    ) -> Result<(usize, u32)> {
         let mut centres = Centres { width: FIRST, slopes: vec![0.0; own.scores.len()] };
         let (mut steps, mut halvings, mut gap, mut last) = (0, 0, f64::INFINITY, f64::INFINITY);
         'widths: for width in 0..WIDTHS {
@@ -88,7 +92,7 @@ impl Shared {
             for step in 0..STEPS {
                 worker.check()?;
                 let sums = centres.sums(loss, own);
-                let (view, [loss, dual]) = self.look(smooth, worker, (own, Some(&gram)), sums)?;
+                let (view, [loss, dual]) = self.look(smooth, worker, (own, Some(gram)), sums)?;
                 let now = self.certificate(&RowSums { loss, dual, ..view.rows }, &view.gradient);
                 gap = now.gap;
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
@@ -99,7 +103,7 @@ impl Shared {
                 }
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
                 let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
-                own.begin(&way, Some(&gram));
+                own.begin(&way, Some(gram));
                 let Some(cut) = self.go(smooth, worker, own, (&view, &way))? else { break };
                 (steps, halvings) = (steps + 1, halvings + cut);
             }

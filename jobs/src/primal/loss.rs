@@ -27,6 +27,8 @@ pub trait Smooth: Copy + Send + Sync + 'static {
     const FLAT: f64 = 1e-12;
     /// Whether the loss has a kink, so that [`Smooth::at`] is of another one.
     const KINKED: bool = false;
+    /// Whether its curvature is the same all over in pieces, so that of few rows it changes from one step to the next.
+    const PIECEWISE: bool = true;
     /// f(z) alone.
     fn loss(self, y: f64, z: f64) -> f64;
     /// All of it; where there is a kink, of the smooth loss near it.
@@ -73,6 +75,7 @@ impl Hinge {
 
 impl Smooth for Logistic {
     const REACH: f64 = 4.0;
+    const PIECEWISE: bool = false;
 
     #[inline(always)]
     fn loss(self, y: f64, z: f64) -> f64 {

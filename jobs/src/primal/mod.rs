@@ -21,6 +21,7 @@ pub mod judge;
 mod kept;
 mod kinked;
 pub mod loss;
+mod matrix;
 pub mod measure;
 mod moved;
 mod newton;
@@ -53,6 +54,7 @@ use flexps_common::{Error, Result};
 use gradient::Gradient;
 use judge::Judge;
 use loss::with_smooth;
+use matrix::Matrix;
 use measure::Measure;
 use newton::Newton;
 use norms::Norms;
@@ -199,7 +201,7 @@ impl Primal<'_> {
                     }
                 }
                 Some(newton) => {
-                    problem.when("few", 1.0, |problem| solver.plan(problem, descent));
+                    problem.when("few", 1.0, |problem| solver.plan(problem, Learner::Matrix));
                     problem.when("few", 0.0, |problem| solver.plan(problem, Learner::Newton(newton)));
                 }
             }
@@ -316,8 +318,11 @@ fn keep(
 /// Who learns between two certificates.
 #[derive(Debug, Clone, Copy)]
 enum Learner {
-    /// Newton's method on some features, listed in the table: by coordinate descent, or, where they are few, by the matrix.
+    /// Newton's method under an L1 penalty on some features, listed in the table: by coordinate descent, or, where they are few, by
+    /// the matrix.
     Descent(Table<u32>),
+    /// Newton's method without one on all, where they are few, by the matrix.
+    Matrix,
     /// Newton's method on all, by products with the matrix.
     Newton(Newton),
 }
@@ -345,6 +350,7 @@ impl Solver {
         let (kind, input) = (self.loss, self.rows.input);
         let (active, diagonal) = match learner {
             Learner::Descent(active) => (Some(active), None),
+            Learner::Matrix => (None, None),
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
         let rows = (!self.problems.starts).then_some(self.rows);
@@ -375,7 +381,7 @@ impl Solver {
                     round.zero(active);
                 }
                 round.stage("screen", move |worker| screen.run(worker)).threads(self.threads).input(input);
-                if active.is_some() {
+                if !matches!(learner, Learner::Newton(_)) {
                     let decided = self.clone();
                     round.decide(move |progress| {
                         reach::looked(progress, "screen");
@@ -402,7 +408,21 @@ impl Solver {
                         .stage("descent", move |worker| with_smooth!(kind, loss => descent.run(loss, worker)))
                         .threads(self.threads)
                         .input(input);
-                    round.decide(move |progress| decided.learnt(progress));
+                    round.decide(move |progress| decided.learnt(progress, "descent"));
+                }
+                Learner::Matrix => {
+                    let matrix = Matrix {
+                        rows: self.rows,
+                        point: self.point,
+                        sums: self.sums,
+                        bias: self.problems.bias,
+                        tolerance: self.tolerance,
+                    };
+                    round
+                        .stage("matrix", move |worker| with_smooth!(kind, loss => matrix.run(loss, worker)))
+                        .threads(self.threads)
+                        .input(input);
+                    round.decide(move |progress| decided.learnt(progress, "matrix"));
                 }
                 Learner::Newton(newton) => {
                     round.decide(move |progress| newton.judge(progress, |progress| decided.certified(progress)));
@@ -454,19 +474,19 @@ impl Solver {
         Ok(Flow::Next)
     }
 
-    /// Behind the stage `descent`, which may have ended with a certificate.
-    fn learnt(&self, progress: &mut Progress) -> Result<Flow> {
-        let bias = progress.metric("descent", "bias")?;
+    /// Behind the stage that learns, which may have ended with a certificate.
+    fn learnt(&self, progress: &mut Progress, stage: &str) -> Result<Flow> {
+        let bias = progress.metric(stage, "bias")?;
         progress.set("bias", bias);
         ["moved", "scored", "look"].into_iter().for_each(|name| progress.set(name, 1.0));
         progress.set("blank", 0.0);
-        let foreseen = progress.metric("descent", "foreseen")?;
+        let foreseen = progress.metric(stage, "foreseen")?;
         progress.set("foreseen", foreseen);
-        if let Ok(far) = progress.metric("descent", "strayed") {
+        if let Ok(far) = progress.metric(stage, "strayed") {
             reach::strayed(progress, far);
         }
-        if progress.metric("descent", "certified")? == 1.0
-            && let Some(why) = self.problems.certified(progress, ["descent"; 2], self.tolerance)?
+        if progress.metric(stage, "certified").is_ok_and(|certified| certified == 1.0)
+            && let Some(why) = self.problems.certified(progress, [stage; 2], self.tolerance)?
         {
             return Ok(Flow::Stop(why));
         }

@@ -5,7 +5,7 @@
 
 use super::flags::ClassWeights;
 use super::measure::FOLDS;
-use flexps_common::data::{Facts, Labels};
+use flexps_common::data::{Block, Facts, Labels};
 use flexps_common::plan::{Input, Progress};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
@@ -118,6 +118,21 @@ impl Task {
     #[inline]
     pub fn weight(&self, label: f32) -> f64 {
         if self.weights.is_empty() { 1.0 } else { self.weights[class_of(label)] }
+    }
+
+    /// Adds targets and weights of the rows of the slave's block `at`; the weight of a row that is held out is 0.
+    pub fn targets(
+        &self,
+        worker: &mut Worker<'_>,
+        (input, at): (Input, usize),
+        block: &Block,
+        to: &mut Vec<(f64, f64)>,
+    ) -> Result<()> {
+        self.folds(worker, (input, at, block.rows()), |folds| {
+            let kept = |i: usize| folds.is_none_or(|(folds, held_out)| folds[i] != held_out);
+            let weight = |i: usize, label| if kept(i) { self.weight(label) } else { 0.0 };
+            to.extend(block.labels.iter().enumerate().map(|(i, l)| (self.target(*l), weight(i, *l))));
+        })
     }
 
     /// Calls `each` with the folds of the rows of the slave's block `at`; none where no fold is held out.

@@ -8,11 +8,11 @@
 //! intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and so make the same step.
 
 mod active;
+pub mod lines;
 
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
-use super::gradient::dot_at;
 use super::quadratic::Way;
 use super::reduce::Reduce;
 use crate::pages;
@@ -21,6 +21,7 @@ use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::widest::{Work, widest};
 use flexps_common::worker::Worker;
+use lines::Lines;
 
 /// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.
 pub const FILLED: usize = 2;
@@ -30,30 +31,26 @@ const PIVOT: f64 = 1e-13;
 const PASSES: f64 = 16.0;
 /// The same under an L1 penalty, by sweeps, each of which also writes.
 const SWEPT: f64 = 40.0;
-/// Rows whose curvature is below this part of the largest have no part in the matrix, where a penalty's square holds features
-/// that are left without: of the squared hinge it is most of the rows.
+/// Curvatures below this part of the largest are taken for none where the L2 penalty holds features that are left without: of the
+/// squared hinge those of most rows.
 const FLAT: f64 = 1e-11;
 /// What it costs to have a number summed over slaves, in products of two non-zeros.
 const SENT: f64 = 8.0;
 
 /// What the matrix is, with what it is made of.
 pub struct Gram {
-    /// Where each of this worker's rows starts; one more than there are rows.
-    starts: Vec<usize>,
-    /// Features, by their place, rising in each row.
-    slots: Vec<u32>,
-    /// None when all are 1.
-    values: Option<Vec<f32>>,
-    /// Features.
-    features: usize,
-    /// Of the matrix: features, and the intercept if there is one.
-    size: usize,
-    /// [`FLAT`] where there is no L1 penalty.
+    /// This worker's rows.
+    pub lines: Lines,
+    /// Curvatures below this part of the largest are taken for none.
     flat: f64,
+    /// The curvature of each row as it is in `half`.
+    bent: Vec<f64>,
+    /// The lower half by this worker's rows.
+    half: Vec<f64>,
+    /// That by the rows of all.
+    sums: Vec<f64>,
     /// Row by row, both halves.
     matrix: Vec<f64>,
-    /// Memory for its lower half.
-    half: Vec<f64>,
 }
 
 /// Where row `j` of a lower half starts.
@@ -61,7 +58,7 @@ fn line(j: usize) -> usize {
     j * (j + 1) / 2
 }
 
-/// Whether a worker may keep the matrix of so many features, its half beside it, and factors.
+/// Whether a worker may keep the matrix of so many features, beside it its part of a half and the sum of all, and factors.
 fn fits(features: usize, memory: u64) -> bool {
     20 * (features as u64 + 1).pow(2) <= memory
 }
@@ -89,79 +86,38 @@ pub fn solving(facts: &Facts) -> f64 {
 }
 
 impl Gram {
-    /// The matrix of the features of `columns`, to be filled; none where coordinate descent on the columns costs less.
+    /// The matrix of the features of `columns`, for steps under an L1 penalty, to be filled; none where coordinate descent on the
+    /// columns costs less.
     pub fn of(
         worker: &mut Worker<'_>,
         reduce: &mut Reduce,
         columns: &Columns,
         (rows, bias): (usize, bool),
-        (l1, memory): (f64, u64),
+        memory: u64,
     ) -> Result<Option<Self>> {
         let features = columns.count();
         if features == 0 || !fits(features, memory) {
             return Ok(None);
         }
-        let mut starts = vec![0usize; rows + 1];
-        (0..features).for_each(|j| columns.column(j).each(|row, _| starts[row + 1] += 1));
-        let squares: f64 = starts.iter().map(|count| (count * count) as f64).sum();
+        let counts = Lines::counts(columns, rows);
+        let squares: f64 = counts.iter().map(|count| (count * count) as f64).sum();
         let mut sums = vec![squares, columns.nonzeros() as f64];
         reduce.sum(worker, &mut sums)?;
-        let (threads, slaves) = (worker.place.threads, worker.place.slaves);
-        // Without an L1 penalty it is decided before, and the columns alone would be slow.
-        if l1 > 0.0 && !pays(features, [sums[0], sums[1]], threads, slaves) {
+        if !pays(features, [sums[0], sums[1]], worker.place.threads, worker.place.slaves) {
             return Ok(None);
         }
-        let own = usize::from(bias);
-        for row in 0..rows {
-            starts[row + 1] += starts[row] + own;
-        }
-        let (mut next, all) = (starts.clone(), starts[rows]);
-        let (mut slots, mut values) = (vec![0u32; all], columns.has_values().then(|| vec![1f32; all]));
-        for j in 0..features {
-            columns.column(j).each(|row, x| {
-                slots[next[row]] = j as u32;
-                if let Some(values) = &mut values {
-                    values[next[row]] = x as f32;
-                }
-                next[row] += 1;
-            });
-        }
-        if bias {
-            next[..rows].iter().for_each(|at| slots[*at] = features as u32);
-        }
-        let (size, flat) = (features + own, if l1 > 0.0 { 0.0 } else { FLAT });
-        Ok(Some(Self { starts, slots, values, features, size, flat, matrix: Vec::new(), half: Vec::new() }))
+        Ok(Some(Self::new(Lines::of_columns(columns, &counts, bias), 0.0)))
     }
 
-    /// This worker's rows: features, by their place, and values, none where all are 1.
-    fn rows(&self) -> impl Iterator<Item = (&[u32], Option<&[f32]>)> {
-        self.starts.windows(2).map(|range| {
-            let range = range[0]..range[1];
-            (&self.slots[range.clone()], self.values.as_ref().map(|values| &values[range]))
-        })
+    /// The matrix of all features that these rows have, where the L2 penalty holds them, to be filled.
+    pub fn whole(lines: Lines) -> Self {
+        Self::new(lines, FLAT)
     }
 
-    /// The gradient of the losses by this worker's rows, `bends` being slope and curvature of each, over n.
-    pub fn gradient(&self, bends: &[[f64; 2]]) -> Vec<f64> {
-        let mut sums = vec![0.0; self.size];
-        for ((slots, values), [slope, _]) in self.rows().zip(bends).filter(|(_, [slope, _])| *slope != 0.0) {
-            // SAFETY: a row's slots are below the size.
-            let mut add = |slot: &u32, by: f64| unsafe { *sums.get_unchecked_mut(*slot as usize) += by };
-            match values {
-                Some(values) => slots.iter().zip(values).for_each(|(slot, x)| add(slot, slope * f64::from(*x))),
-                None => slots.iter().for_each(|slot| add(slot, *slope)),
-            }
-        }
-        sums.truncate(self.features);
-        sums
-    }
-
-    /// By how much a step moves the score of each of this worker's rows.
-    pub fn moves(&self, way: &Way, to: &mut Vec<f64>) {
-        let all: Vec<f64> = way.step.iter().copied().chain((self.size > self.features).then_some(way.bias)).collect();
-        pages::clear(to, self.starts.len());
-        // SAFETY: a row's slots are below the size, which the step has with the intercept.
-        to.extend(self.rows().map(|(slots, values)| dot_at(slots, values, |slot| unsafe { *all.get_unchecked(slot) })));
+    fn new(lines: Lines, flat: f64) -> Self {
+        let bent = vec![0.0; lines.count()];
+        let [half, sums, matrix] = [const { Vec::new() }; 3];
+        Self { lines, flat, bent, half, sums, matrix }
     }
 
     /// Numbers that the workers sum for the matrix of so many features or fewer, at most.
@@ -171,19 +127,48 @@ impl Gram {
 
     /// Fills it, `bends` being slope and curvature of each of this worker's rows, over n.
     pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, bends: &[[f64; 2]]) -> Result<()> {
-        let size = self.size;
-        let mut half = std::mem::take(&mut self.half);
-        pages::clear(&mut half, line(size));
-        half.resize(line(size), 0.0);
-        let flat = self.flat * bends.iter().fold(0.0, |most: f64, [_, by]| most.max(*by));
-        for ((slots, values), [_, by]) in self.rows().zip(bends).filter(|(_, [_, by])| *by > flat) {
+        let size = self.lines.size();
+        self.fill_half(bends);
+        pages::clear(&mut self.sums, line(size));
+        self.sums.extend_from_slice(&self.half);
+        reduce.sum(worker, &mut self.sums)?;
+        self.matrix.resize(size * size, 0.0);
+        for j in 0..size {
+            for k in 0..=j {
+                let value = self.sums[line(j) + k];
+                (self.matrix[j * size + k], self.matrix[k * size + j]) = (value, value);
+            }
+        }
+        Ok(())
+    }
+
+    /// This worker's part: anew, or, where the curvature of fewer rows has changed than there are that have one, by what changed.
+    fn fill_half(&mut self, bends: &[[f64; 2]]) {
+        let Self { lines, flat, bent, half, .. } = self;
+        let flat = *flat * bends.iter().fold(0.0, |most: f64, [_, by]| most.max(*by));
+        let of = |by: f64| if by > flat { by } else { 0.0 };
+        let (mut changed, mut all) = (0, 0);
+        for (before, [_, by]) in bent.iter().zip(bends) {
+            changed += usize::from(of(*by) != *before);
+            all += usize::from(of(*by) != 0.0);
+        }
+        if changed >= all {
+            bent.fill(0.0);
+            pages::clear(half, line(lines.size()));
+        }
+        half.resize(line(lines.size()), 0.0);
+        for ((slots, values), (before, [_, by])) in lines.rows().zip(bent.iter_mut().zip(bends)) {
+            let by = of(*by) - std::mem::replace(before, of(*by));
+            if by == 0.0 {
+                continue;
+            }
             for (at, j) in slots.iter().enumerate() {
                 let own = &mut half[line(*j as usize)..line(*j as usize + 1)];
                 match values {
                     Some(values) => {
                         let by = by * f64::from(values[at]);
                         for (k, x) in slots[..=at].iter().zip(values) {
-                            // SAFETY: slots rise, so those before are below the line's length, which is one more than its own.
+                            // SAFETY: places rise, so those before are below the line's length, which is one more than its own.
                             unsafe { *own.get_unchecked_mut(*k as usize) += by * f64::from(*x) };
                         }
                     }
@@ -196,40 +181,30 @@ impl Gram {
                 }
             }
         }
-        reduce.sum(worker, &mut half)?;
-        self.matrix.resize(size * size, 0.0);
-        for j in 0..size {
-            for k in 0..=j {
-                let value = half[line(j) + k];
-                (self.matrix[j * size + k], self.matrix[k * size + j]) = (value, value);
-            }
-        }
-        self.half = half;
-        Ok(())
     }
 
     /// The step from `weights` where the losses' gradient is `gradient`, and `slope` in the intercept.
     /// Under an L1 penalty it goes no further than the bounds say.
     pub fn step(&self, (weights, bounds): (&[f64], &Bounds), gradient: &[f64], slope: f64, penalty: Penalty) -> Way {
         let with_last = |values: &[f64], last: f64| -> Vec<f64> {
-            values.iter().copied().chain((self.size > self.features).then_some(last)).collect()
+            values.iter().copied().chain((self.lines.size() > self.lines.features()).then_some(last)).collect()
         };
         let (weights, gradient) = (with_last(weights, 0.0), with_last(gradient, slope));
         let exact = if penalty.l1 > 0.0 { None } else { self.solve(&weights, &gradient, penalty.l2) };
         let mut step = exact.unwrap_or_else(|| Active::new(self, (&weights, bounds), &gradient, penalty).solve());
-        let bias = step.get(self.features).copied().unwrap_or(0.0);
-        step.truncate(self.features);
+        let bias = step.get(self.lines.features()).copied().unwrap_or(0.0);
+        step.truncate(self.lines.features());
         Way { step, bias }
     }
 
     /// What is added to a feature's diagonal.
     fn ridge(&self, j: usize, l2: f64) -> f64 {
-        if j < self.features { l2 } else { 0.0 }
+        if j < self.lines.features() { l2 } else { 0.0 }
     }
 
     /// The step without an L1 penalty, by Cholesky's factors; none where the matrix has no inverse.
     fn solve(&self, weights: &[f64], gradient: &[f64], l2: f64) -> Option<Vec<f64>> {
-        let all: Vec<usize> = (0..self.size).collect();
+        let all: Vec<usize> = (0..self.lines.size()).collect();
         let aims = all.iter().map(|j| -(gradient[*j] + self.ridge(*j, l2) * weights[*j])).collect();
         self.solve_for(&all, aims, |j| self.ridge(j, l2))
     }
@@ -238,7 +213,7 @@ impl Gram {
     fn solve_for(&self, held: &[usize], aims: Vec<f64>, ridge: impl Fn(usize) -> f64) -> Option<Vec<f64>> {
         let mut factor: Vec<f64> = Vec::with_capacity(line(held.len()));
         for (at, j) in held.iter().enumerate() {
-            let from = &self.matrix[j * self.size..][..self.size];
+            let from = &self.matrix[j * self.lines.size()..][..self.lines.size()];
             factor.extend(held[..=at].iter().map(|k| from[*k]));
             factor[line(at) + at] += ridge(*j);
         }
@@ -309,26 +284,17 @@ mod tests {
             let value = |j: usize| row.get(j).copied().unwrap_or(1.0);
             (0..size * size).for_each(|at| matrix[at] += by * value(at / size) * value(at % size));
         }
-        Gram {
-            starts: Vec::new(),
-            slots: Vec::new(),
-            values: None,
-            features,
-            size,
-            flat: 0.0,
-            matrix,
-            half: Vec::new(),
-        }
+        Gram { matrix, ..Gram::new(Lines::new(features, bias), 0.0) }
     }
 
     /// By how much a step misses what makes it the best: the sum over features.
     fn missed(gram: &Gram, weights: &[f64], gradient: &[f64], slope: f64, penalty: Penalty, way: &Way) -> f64 {
         let all: Vec<f64> = way.step.iter().copied().chain([way.bias]).collect();
         let mut sum = 0.0;
-        for j in 0..gram.size {
-            let own = &gram.matrix[j * gram.size..][..gram.size];
+        for j in 0..gram.lines.size() {
+            let own = &gram.matrix[j * gram.lines.size()..][..gram.lines.size()];
             let moved: f64 = own.iter().zip(&all).map(|(h, d)| h * d).sum();
-            if j == gram.features {
+            if j == gram.lines.features() {
                 sum += (slope + moved).abs();
                 continue;
             }
