@@ -135,8 +135,7 @@ pub unsafe fn add_scaled_unchecked(row: &Row<'_>, by: f32, sums: &mut [f32]) {
 /// One more than the largest index of a block: what a slice that it indexes must hold at least.
 pub fn needed_len(block: &Block) -> usize {
     // Indices rise inside a row, so its last one is its largest.
-    let last = |i| block.row(i).indices.last().map_or(0, |k| *k as usize + 1);
-    (0..block.rows()).map(last).max().unwrap_or(0)
+    block.iter().map(|row| row.indices.last().map_or(0, |k| *k as usize + 1)).max().unwrap_or(0)
 }
 
 /// What a model makes of rows, summed.

@@ -53,6 +53,19 @@ impl Block {
         }
     }
 
+    /// All rows, in order.
+    #[inline(always)]
+    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
+        self.labels.iter().zip(self.offsets.windows(2)).map(|(label, ends)| {
+            let range = ends[0] as usize..ends[1] as usize;
+            Row {
+                label: *label,
+                indices: &self.indices[range.clone()],
+                values: self.values.as_ref().map(|values| &values[range]),
+            }
+        })
+    }
+
     /// Gives back what it has room for beyond its rows.
     pub fn fit(&mut self) {
         self.labels.shrink_to_fit();

@@ -135,15 +135,16 @@ impl Own {
     }
 
     /// Begins a step from the present scores.
-    pub fn begin(&mut self, step: &Way, gram: Option<&Gram>) {
+    pub fn begin(&mut self, worker: &mut Worker<'_>, step: &Way, gram: Option<&Gram>) -> Result<()> {
         let Room { from, way, .. } = &mut self.room;
         from.clone_from(&self.scores);
         if let Some(gram) = gram {
-            return gram.lines.scores(step, way);
+            return gram.lines.scores(worker, &step.step, step.bias, way);
         }
         pages::clear(way, self.scores.len());
         way.resize(self.scores.len(), step.bias);
         self.columns.add(&step.step, way);
+        Ok(())
     }
 
     /// Notes what the step that was begun is to lead to.
@@ -238,7 +239,7 @@ impl Shared {
                 }
                 (None, None) => self.apart(worker, own, &view, &bounds, rng)?,
             };
-            own.begin(&way, gram.as_ref());
+            own.begin(worker, &way, gram.as_ref())?;
             // Other steps are not found so well, or end where they lead to.
             if gram.is_some() && !self.quadratic {
                 own.foresee();
@@ -268,7 +269,7 @@ impl Shared {
         let count = self.weights.len();
         let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 6 + N), Vec::new());
         match gram {
-            Some(gram) => all.extend(gram.lines.gradient(&own.bends)),
+            Some(gram) => all.extend(gram.lines.gradient(worker, &own.bends)?),
             None => {
                 for j in 0..count {
                     let [gradient, curvature] = own.columns.column(j).dots(&own.bends);

@@ -103,7 +103,7 @@ impl Shared {
                 }
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
                 let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
-                own.begin(&way, Some(gram));
+                own.begin(worker, &way, Some(gram))?;
                 let Some(cut) = self.go(smooth, worker, own, (&view, &way))? else { break };
                 (steps, halvings) = (steps + 1, halvings + cut);
             }

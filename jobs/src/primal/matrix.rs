@@ -1,26 +1,24 @@
 //! The stage that learns without an L1 penalty where features are few: Newton steps found by the matrix of all of them, made of
-//! the rows as they lie in their blocks.
+//! the rows as they lie in their blocks, of which nothing is copied.
 //!
 //! Invariant: what it leaves, weights, intercept and scores, belong together, and the objective is no higher than it was.
 
 use super::bounds::Bounds;
 use super::certificate::Penalty;
 use super::columns::Columns;
-use super::gradient::block;
 use super::gram::lines::Lines;
 use super::gram::{FILLED, Gram};
 use super::inner::{Own, Room, Shared};
 use super::kept;
 use super::loss::Smooth;
-use super::quadratic::Way;
 use super::reduce::Reduce;
 use super::task::Task;
 use crate::parts::{Parts, Rows};
-use flexps_common::Result;
 use flexps_common::ids::Key;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
 
 /// Newton steps at most.
 const STEPS: usize = 50;
@@ -51,8 +49,8 @@ impl Matrix {
         let mut weights = Vec::new();
         worker.get_range(self.point, 0..features as Key, &mut weights)?;
         let (lines, targets) = self.read(worker, features)?;
-        let (mut gram, mut scores) = (Gram::whole(lines), Vec::new());
-        gram.lines.scores(&Way { step: weights.clone(), bias }, &mut scores);
+        let (mut gram, mut scores) = (Gram::whole(lines, self.bias), Vec::new());
+        gram.lines.scores(worker, &weights, bias, &mut scores)?;
         let mut own = Own {
             bends: vec![[0.0; 2]; scores.len()],
             targets,
@@ -89,23 +87,22 @@ impl Matrix {
         worker.report("halvings", Metric::Max(f64::from(halvings)));
         worker.report("foreseen", Metric::Max(f64::from(u8::from(own.foresight.is_some()))));
         // Made anew so that no rounding of many steps is in them.
-        gram.lines.scores(&Way { step: shared.weights, bias }, &mut own.scores);
+        gram.lines.scores(worker, &shared.weights, bias, &mut own.scores)?;
         kept::keep_scores(worker, self.rows, own.scores)?;
         own.foresight.map_or(Ok(()), |foresight| kept::keep_foreseen(worker, self.rows, foresight.scores))
     }
 
     /// This worker's rows, their targets and weights.
     fn read(&self, worker: &mut Worker<'_>, features: usize) -> Result<(Lines, Vec<(f64, f64)>)> {
-        let (mut lines, task, mut targets) = (Lines::new(features, self.bias), Task::of(worker), Vec::new());
-        let mut parts = Parts::new(worker, self.rows)?;
-        while let Some(part) = parts.next(worker)? {
-            for at in 0..part.blocks() {
-                let block = block(worker, &part, at)?;
-                lines.add(&block, &part.map);
-                task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
-            }
+        let (task, mut targets) = (Task::of(worker), Vec::new());
+        let part = Parts::new(worker, self.rows)?.whole(worker)?;
+        let part = part.ok_or_else(|| Error::bug("rows of few features come in parts"))?;
+        for at in 0..part.blocks() {
+            let block = part.in_order(worker, at)?;
+            task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
         }
-        Ok((lines, targets))
+        let count = targets.len();
+        Ok((Lines::of_blocks(part, features, count), targets))
     }
 }
 
@@ -133,7 +130,7 @@ impl Shared {
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
             }
             let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
-            own.begin(&way, Some(gram));
+            own.begin(worker, &way, Some(gram))?;
             let Some(cut) = self.go(loss, worker, own, (&view, &way))? else { break };
             (steps, halvings) = (steps + 1, halvings + cut);
         }

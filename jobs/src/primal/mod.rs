@@ -23,6 +23,7 @@ mod kinked;
 pub mod loss;
 mod matrix;
 pub mod measure;
+mod model;
 mod moved;
 mod newton;
 mod norms;
@@ -45,8 +46,6 @@ use crate::vector::Vector;
 use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
-use flexps_common::data::block::KeyMap;
-use flexps_common::ids::Key;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Flow, Plan, Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
@@ -217,7 +216,7 @@ impl Primal<'_> {
             problem.decide(move |progress| ends.finish(progress, judged));
             let only = (!problems.starts).then_some(inputs.rows);
             problem
-                .stage("keep", move |worker| keep(worker, only, point, weights, bias))
+                .stage("keep", move |worker| model::keep(worker, only, point, weights, bias))
                 .threads(threads)
                 .input(inputs.rows.input);
             let last = problems.clone();
@@ -269,50 +268,6 @@ fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
     worker.get(bias, &[0], &mut value)?;
     worker.report("bias", Metric::Max(f64::from(value[0])));
     Ok(())
-}
-
-/// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept. Where
-/// `rows` are given, only their features have a weight.
-fn keep(
-    worker: &mut Worker<'_>,
-    rows: Option<Rows>,
-    point: Table<f64>,
-    weights: Table<f32>,
-    bias: Option<Table<f32>>,
-) -> Result<()> {
-    if worker.scalar("keep", 0.0) == 0.0 {
-        return Ok(());
-    }
-    let class = worker.scalar("class", -1.0).max(0.0) as u32;
-    let first = class * worker.scalar("features", 0.0) as u32;
-    let (mut now, mut old) = (Vec::new(), Vec::new());
-    // Differences of what the table can hold, so that it ends with the nearest number to each weight.
-    let differ =
-        |old: &mut [f32], now: &[f64]| old.iter_mut().zip(now).for_each(|(old, now)| *old = *now as f32 - *old);
-    let occurring = rows.map_or(Ok(None), |rows| occurring::occurring(worker, rows))?;
-    match occurring.as_deref() {
-        Some(KeyMap::Sorted(keys)) => {
-            let own = &keys[worker.place.share(keys.len())];
-            let to: Vec<Key> = own.iter().map(|key| first + key).collect();
-            worker.get(point, own, &mut now)?;
-            worker.get(weights, &to, &mut old)?;
-            differ(&mut old, &now);
-            let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != 0.0).collect();
-            let (to, by): (Vec<Key>, Vec<f32>) = changed.into_iter().map(|at| (to[at], old[at])).unzip();
-            worker.add(weights, &to, &by)?;
-        }
-        _ => screen::ranges(worker, |worker, keys| {
-            let to = first + keys.start..first + keys.end;
-            worker.get_range(point, keys, &mut now)?;
-            worker.get_range(weights, to.clone(), &mut old)?;
-            differ(&mut old, &now);
-            worker.add_range(weights, to, &old)
-        })?,
-    }
-    let Some(bias) = bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
-    let value = worker.scalar("bias", 0.0) as f32;
-    worker.get(bias, &[class], &mut old)?;
-    worker.add(bias, &[class], &[value - old[0]])
 }
 
 /// Who learns between two certificates.

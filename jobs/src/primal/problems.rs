@@ -139,8 +139,8 @@ impl Problems {
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.
-        // Where all features are learnt by the matrix, whoever learns looks itself.
-        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0;
+        // Where all features are learnt by the matrix, whoever learns looks itself; a model that is given may need no more.
+        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts;
         progress.set("look", f64::from(u8::from(!learns)));
         if place.step == 0 {
             let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];

@@ -376,9 +376,11 @@ fn a_run_from_a_model_starts_there() {
         let gap = |outcome: &Outcome| outcome.progress.scalars["gap"];
         let once = Common { epochs: 1, ..common };
         let cold = run(Host::new(), &*job(Loss::Logistic, norm, once.clone(), Flags::default()), &blocks).unwrap();
+        let learnt = |outcome: &Outcome| outcome.stages.iter().any(|(name, _)| name == "matrix");
+        assert!(learnt(&cold) || gap(&cold) > 0.1, "{:e} from the optimum", gap(&cold));
         let warm = Common { init_model: Some(fixtures::path("m")), ..once };
         let warm = run(host, &*job(Loss::Logistic, norm, warm, Flags::default()), &blocks).unwrap();
-        assert!(gap(&cold) > 0.1 && gap(&warm) < 1e-3 && gap(&first) <= 1e-6, "{:e} from the optimum", gap(&warm));
+        assert!(!learnt(&warm) && gap(&warm) < 1e-3 && gap(&first) <= 1e-6, "{:e} from the optimum", gap(&warm));
     }
 }
 

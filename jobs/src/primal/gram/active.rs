@@ -45,7 +45,7 @@ impl<'a> Active<'a> {
         gradient: &'a [f64],
         penalty: Penalty,
     ) -> Self {
-        let size = gram.lines.size();
+        let size = gram.size();
         let (step, moved, stuck) = (vec![0.0; size], vec![0.0; size], vec![false; size]);
         Self { gram, weights, bounds, gradient, penalty, step, moved, stuck }
     }
@@ -77,7 +77,7 @@ impl<'a> Active<'a> {
 
     /// Features that leaps move.
     fn held(&self) -> Vec<usize> {
-        (0..self.gram.lines.size()).filter(|j| self.at(*j) != 0.0 && !self.stuck[*j]).collect()
+        (0..self.gram.size()).filter(|j| self.at(*j) != 0.0 && !self.stuck[*j]).collect()
     }
 
     /// The weight that a feature has by now.
@@ -88,7 +88,7 @@ impl<'a> Active<'a> {
     /// Moves a feature's step to `next`.
     #[inline(always)]
     fn go(&mut self, j: usize, next: f64) {
-        let (change, size) = (next - self.step[j], self.gram.lines.size());
+        let (change, size) = (next - self.step[j], self.gram.size());
         self.step[j] = next;
         let own = &self.gram.matrix[j * size..][..size];
         self.moved.iter_mut().zip(own).for_each(|(moved, h)| *moved += change * h);
@@ -102,7 +102,7 @@ impl<'a> Active<'a> {
             let l1 = if *j < features { self.penalty.l1 * self.at(*j).signum() } else { 0.0 };
             -(self.gradient[*j] + self.moved[*j] + l2(*j) * self.at(*j) + l1)
         };
-        let ridge = |j: usize| l2(j) + FLAT * self.gram.matrix[j * self.gram.lines.size() + j];
+        let ridge = |j: usize| l2(j) + FLAT * self.gram.matrix[j * self.gram.size() + j];
         let Some(way) = self.gram.solve_for(&held, held.iter().map(aim).collect(), ridge) else { return false };
         let (mut length, mut zero, mut end) = (1.0, None, None);
         for (j, d) in held.iter().zip(&way).filter(|(j, _)| **j < features) {
@@ -138,8 +138,8 @@ impl Work for Sweep<'_, '_> {
     fn run(self) -> f64 {
         let (active, mut sum) = (self.0, 0.0);
         let Active { gram, weights, bounds, gradient, penalty, .. } = *active;
-        for j in 0..gram.lines.size() {
-            let (own, l2) = (gram.matrix[j * gram.lines.size() + j], gram.ridge(j, penalty.l2));
+        for j in 0..gram.size() {
+            let (own, l2) = (gram.matrix[j * gram.size() + j], gram.ridge(j, penalty.l2));
             if own <= 0.0 {
                 continue;
             }

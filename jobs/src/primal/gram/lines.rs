@@ -1,173 +1,217 @@
-//! A worker's rows of few features, one behind the other, as the matrix of second derivatives is made of them.
+//! A worker's rows of few features, as the matrix of second derivatives is made of them: copied from the columns of some, or,
+//! where all matter, as they lie in their blocks.
 //!
-//! A feature is told by its place among those that matter; the intercept, if there is one, is a last feature that is 1 in each
-//! row. Invariant: the places of a row rise, and are below the number of features.
+//! A feature is told by its place among those that matter, on all slaves the same; within rows by a local number. Invariant:
+//! local numbers are below that of the map, and rows come in the same order each time.
 
 use super::super::columns::Columns;
-use super::super::gradient::dot_at;
-use super::super::quadratic::Way;
+use super::super::gradient::{add_scaled, block, dot};
 use crate::pages;
+use crate::parts::Part;
 use flexps_common::data::Block;
 use flexps_common::data::block::KeyMap;
+use flexps_common::worker::Worker;
+use flexps_common::{Error, Result};
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The rows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
-    /// Where each one starts; one more than there are rows.
-    starts: Vec<usize>,
-    slots: Vec<u32>,
-    /// None when all are 1.
-    values: Option<Vec<f32>>,
-    /// Features without the intercept.
+    held: Held,
+    /// The places of local features.
+    map: Arc<KeyMap>,
+    /// Places.
     features: usize,
-    /// Whether there is one.
-    bias: bool,
+    /// Rows.
+    count: usize,
 }
 
-/// A row: places, and values, none where all are 1.
-type Line<'a> = (&'a [u32], Option<&'a [f32]>);
+#[derive(Debug)]
+enum Held {
+    Copied(Block),
+    Blocks(Part),
+}
 
 impl Lines {
-    /// No rows yet, of so many features.
-    pub fn new(features: usize, bias: bool) -> Self {
-        Self { starts: vec![0], features, bias, ..Self::default() }
-    }
-
     /// How many non-zeros of `columns` each of so many rows has.
-    pub fn counts(columns: &Columns, rows: usize) -> Vec<usize> {
+    pub fn counts(columns: &Columns, rows: usize) -> Vec<u32> {
         let mut counts = vec![0; rows];
         (0..columns.count()).for_each(|j| columns.column(j).each(|row, _| counts[row] += 1));
         counts
     }
 
     /// Of the features of `columns`, the rows having so many of them each.
-    pub fn of_columns(columns: &Columns, counts: &[usize], bias: bool) -> Self {
-        let own = usize::from(bias);
-        let mut starts = vec![0; counts.len() + 1];
-        counts.iter().enumerate().for_each(|(row, count)| starts[row + 1] = starts[row] + count + own);
-        let (mut next, all) = (starts.clone(), starts[counts.len()]);
-        let (mut slots, mut values) = (vec![0u32; all], columns.has_values().then(|| vec![1f32; all]));
-        for j in 0..columns.count() {
+    pub fn of_columns(columns: &Columns, counts: &[u32]) -> Self {
+        let (features, count) = (columns.count(), counts.len());
+        let mut offsets = vec![0u32; count + 1];
+        counts.iter().enumerate().for_each(|(row, count)| offsets[row + 1] = offsets[row] + count);
+        let (mut next, all) = (offsets.clone(), offsets[count] as usize);
+        let (mut indices, mut values) = (vec![0u32; all], columns.has_values().then(|| vec![1f32; all]));
+        for j in 0..features {
             columns.column(j).each(|row, x| {
-                slots[next[row]] = j as u32;
+                let at = next[row] as usize;
+                indices[at] = j as u32;
                 if let Some(values) = &mut values {
-                    values[next[row]] = x as f32;
+                    values[at] = x as f32;
                 }
                 next[row] += 1;
             });
         }
-        if bias {
-            next[..counts.len()].iter().for_each(|at| slots[*at] = columns.count() as u32);
-        }
-        Self { starts, slots, values, features: columns.count(), bias }
+        let held = Held::Copied(Block { labels: vec![0.0; count], offsets, indices, values });
+        Self { held, map: Arc::new(KeyMap::Identity(features as u32)), features, count }
     }
 
-    /// Adds a block's rows, of all whose features the place is the number; `map` tells that of each local one.
-    pub fn add(&mut self, block: &Block, map: &KeyMap) {
-        if let (None, Some(_)) = (&self.values, &block.values) {
-            self.values = Some(vec![1.0; self.slots.len()]);
-        }
-        for row in (0..block.rows()).map(|i| block.row(i)) {
-            assert!(row.indices.is_sorted(), "indices rise inside a row");
-            match map {
-                KeyMap::Identity(_) => self.slots.extend_from_slice(row.indices),
-                KeyMap::Sorted(keys) => self.slots.extend(row.indices.iter().map(|index| keys[*index as usize])),
-            }
-            let last = if row.indices.is_empty() { None } else { self.slots.last() };
-            assert!(last.is_none_or(|last| (*last as usize) < self.features), "features are below their number");
-            if self.bias {
-                self.slots.push(self.features as u32);
-            }
-            if let Some(values) = &mut self.values {
-                row.values.iter().for_each(|own| values.extend_from_slice(own));
-                values.resize(self.slots.len(), 1.0);
-            }
-            self.starts.push(self.slots.len());
-        }
+    /// Of all features, which are `features`, so many rows.
+    pub fn of_blocks(part: Part, features: usize, count: usize) -> Self {
+        Self { map: part.map.clone(), held: Held::Blocks(part), features, count }
+    }
+
+    /// No rows, of so many features.
+    #[cfg(test)]
+    pub fn none(features: usize) -> Self {
+        let map = Arc::new(KeyMap::Identity(features as u32));
+        Self { held: Held::Copied(Block::default()), map, features, count: 0 }
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.starts.len() - 1
+        self.count
     }
 
-    /// Features without the intercept.
+    /// Places of features.
     pub fn features(&self) -> usize {
         self.features
     }
 
-    /// Features with it.
-    pub fn size(&self) -> usize {
-        self.features + usize::from(self.bias)
+    /// Local features.
+    pub fn locals(&self) -> usize {
+        self.map.len()
     }
 
-    /// Row by row.
-    pub fn rows(&self) -> impl Iterator<Item = Line<'_>> {
-        self.starts.windows(2).map(|range| {
-            let range = range[0]..range[1];
-            (&self.slots[range.clone()], self.values.as_ref().map(|values| &values[range]))
-        })
+    /// The place of a local feature.
+    pub fn place(&self, local: usize) -> usize {
+        self.map.key(local as u32) as usize
     }
 
-    /// The gradient of the losses by these rows, `bends` being slope and curvature of each, over n.
-    pub fn gradient(&self, bends: &[[f64; 2]]) -> Vec<f64> {
-        let mut sums = vec![0.0; self.size()];
-        for ((slots, values), [slope, _]) in self.rows().zip(bends).filter(|(_, [slope, _])| *slope != 0.0) {
-            // SAFETY: a row's places are below the size.
-            let mut add = |slot: &u32, by: f64| unsafe { *sums.get_unchecked_mut(*slot as usize) += by };
-            match values {
-                Some(values) => slots.iter().zip(values).for_each(|(slot, x)| add(slot, slope * f64::from(*x))),
-                None => slots.iter().for_each(|slot| add(slot, *slope)),
+    /// Calls `visit` with some rows at a time, whose local features are below the number of these, and which of all they are.
+    pub fn each(&self, worker: &mut Worker<'_>, mut visit: impl FnMut(&Block, Range<usize>)) -> Result<()> {
+        let part = match &self.held {
+            Held::Copied(block) => {
+                visit(block, 0..self.count);
+                return Ok(());
             }
+            Held::Blocks(part) => part,
+        };
+        let mut first = 0;
+        for at in 0..part.blocks() {
+            let block = block(worker, part, at)?;
+            let own = first..first + block.rows();
+            first = own.end;
+            if first > self.count {
+                return Err(Error::bug("a worker has more rows than it had"));
+            }
+            visit(&block, own);
         }
-        sums.truncate(self.features);
-        sums
+        Ok(())
     }
 
-    /// The score of each row under these weights.
-    pub fn scores(&self, weights: &Way, to: &mut Vec<f64>) {
-        let all: Vec<f64> = weights.step.iter().copied().chain(self.bias.then_some(weights.bias)).collect();
-        assert_eq!(all.len(), self.size(), "a weight for each feature");
-        pages::clear(to, self.count());
-        // SAFETY: a row's places are below the size.
-        to.extend(self.rows().map(|(slots, values)| dot_at(slots, values, |slot| unsafe { *all.get_unchecked(slot) })));
+    /// The gradient of the losses by these rows, by place, `bends` being slope and curvature of each, over n.
+    pub fn gradient(&self, worker: &mut Worker<'_>, bends: &[[f64; 2]]) -> Result<Vec<f64>> {
+        let mut sums = vec![0.0; self.locals()];
+        self.each(worker, |block, own| {
+            for (row, [slope, _]) in block.iter().zip(&bends[own]).filter(|(_, [slope, _])| *slope != 0.0) {
+                // SAFETY: there are as many sums as local features.
+                unsafe { add_scaled(&row, *slope, false, &mut sums) };
+            }
+        })?;
+        if self.locals() == self.features {
+            return Ok(sums);
+        }
+        let mut placed = vec![0.0; self.features];
+        sums.into_iter().enumerate().for_each(|(local, sum)| placed[self.place(local)] = sum);
+        Ok(placed)
+    }
+
+    /// The score of each row under these weights, by place, and this intercept.
+    pub fn scores(&self, worker: &mut Worker<'_>, weights: &[f64], bias: f64, to: &mut Vec<f64>) -> Result<()> {
+        let own: Vec<f64> = (0..self.locals()).map(|local| weights[self.place(local)]).collect();
+        pages::clear(to, self.count);
+        self.each(worker, |block, _| {
+            // SAFETY: there are as many weights as local features.
+            to.extend(block.iter().map(|row| bias + unsafe { dot(&row, &own) }));
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::reduce::Reduce;
+    use super::super::Gram;
     use super::*;
     use crate::fixtures;
+    use crate::parts::{Parts, Rows};
+    use flexps_common::data::InputSpec;
+    use flexps_common::host::Host;
+    use flexps_common::ids::Key;
+    use flexps_common::plan::{Plan, Table};
+
+    const FEATURES: usize = 90;
+
+    fn near(a: &[f64], b: &[f64]) {
+        assert_eq!(a.len(), b.len());
+        assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-12 * (1.0 + b.abs())), "{a:?} is not {b:?}");
+    }
+
+    /// What rows in their blocks show is what their columns show; a matrix that is changed is what it is when made anew.
+    fn compare(worker: &mut Worker<'_>, rows: Rows, sums: Table<f64>) -> Result<()> {
+        let keys: Vec<Key> = (0..FEATURES as Key).collect();
+        let columns = Columns::take(worker, rows, &keys, &[])?;
+        let part = Parts::new(worker, rows)?.whole(worker)?.unwrap();
+        let mut count = 0;
+        for at in 0..part.blocks() {
+            count += part.block(worker, at)?.rows();
+        }
+        let weights: Vec<f64> = (0..FEATURES).map(|j| (j as f64).sin()).collect();
+        let mut expected = vec![0.25; count];
+        columns.add(&weights, &mut expected);
+        let bends: Vec<[f64; 2]> = (0..count).map(|i| [if i % 3 == 0 { 0.0 } else { (i as f64).cos() }, 1.0]).collect();
+        let slopes: Vec<f64> = (0..FEATURES).map(|j| columns.column(j).dot(&bends)).collect();
+        let copied = || Lines::of_columns(&columns, &Lines::counts(&columns, count));
+        let mut reduce = Reduce::new(sums, FEATURES * FEATURES);
+        let mut expected_gram = Gram::whole(copied(), true);
+        expected_gram.fill(worker, &mut reduce, &bends)?;
+        for lines in [Lines::of_blocks(part, FEATURES, count), copied()] {
+            let mut scores = Vec::new();
+            lines.scores(worker, &weights, 0.25, &mut scores)?;
+            near(&scores, &expected);
+            near(&lines.gradient(worker, &bends)?, &slopes);
+            let mut gram = Gram::whole(lines, true);
+            // Of few rows the curvature changes, then that of most.
+            for changes in [10, 2, 1] {
+                let curvature = |i: usize| if i % changes == 0 { 1.0 + i as f64 } else { 1.0 };
+                let other: Vec<[f64; 2]> = (0..count).map(|i| [0.0, curvature(i)]).collect();
+                gram.fill(worker, &mut reduce, &other)?;
+            }
+            gram.fill(worker, &mut reduce, &bends)?;
+            near(&gram.matrix, &expected_gram.matrix);
+        }
+        Ok(())
+    }
 
     #[test]
-    fn rows_of_blocks_with_and_without_values_are_told_by_feature() {
-        let shape = fixtures::Rows { rows: 40, features: 30, ..fixtures::Rows::sparse(3) };
-        let mut blocks = shape.blocks(2);
-        blocks[0].values = None;
-        let weights = Way { step: (0..60).map(|j| f64::from(j).sin()).collect(), bias: 0.25 };
-        for bias in [false, true] {
-            for map in [KeyMap::Identity(30), KeyMap::Sorted((0..30).map(|local| 2 * local + 1).collect())] {
-                let (mut lines, mut expected) = (Lines::new(60, bias), Vec::new());
-                for block in &blocks {
-                    lines.add(block, &map);
-                    for row in (0..block.rows()).map(|i| block.row(i)) {
-                        let x = |at: usize| row.values.map_or(1.0, |values| f64::from(values[at]));
-                        let weight = |at: usize| weights.step[map.key(row.indices[at]) as usize];
-                        let own = (0..row.indices.len()).map(|at| x(at) * weight(at)).sum::<f64>();
-                        expected.push(own + if bias { weights.bias } else { 0.0 });
-                    }
-                }
-                let mut scores = Vec::new();
-                lines.scores(&weights, &mut scores);
-                assert_eq!(scores.len(), expected.len());
-                assert!(scores.iter().zip(&expected).all(|(score, wanted)| (score - wanted).abs() < 1e-12));
-                let bends: Vec<[f64; 2]> = (0..lines.count()).map(|i| [(i as f64).cos(), 1.0]).collect();
-                // Both see the same rows: g.w is the sum of slopes times scores.
-                let along: f64 = lines.gradient(&bends).iter().zip(&weights.step).map(|(g, w)| g * w).sum();
-                let slopes = bends.iter().map(|[slope, _]| slope * if bias { weights.bias } else { 0.0 });
-                let by_rows = scores.iter().zip(&bends).map(|(z, [slope, _])| z * slope).sum::<f64>();
-                assert!((along + slopes.sum::<f64>() - by_rows).abs() < 1e-9);
-            }
+    fn rows_in_their_blocks_are_the_same_as_by_column() {
+        for gaps in [1, 3] {
+            let shape = fixtures::Rows { rows: 90, features: 30, ..fixtures::Rows::sparse(3) };
+            let mut blocks = shape.blocks(4);
+            blocks.iter_mut().flat_map(|block| &mut block.indices).for_each(|index| *index *= gaps);
+            blocks[1].values = None;
+            let mut plan = Plan::default();
+            let input = plan.input(InputSpec::new("rows", vec![fixtures::path("rows")])).unwrap();
+            let rows = Rows { input, memory: 1 << 20 };
+            let sums = plan.table("sums", 1);
+            plan.body.stage("compare", move |worker| compare(worker, rows, sums)).input(input);
+            Host::cluster(2, 2).rows(blocks).run(&plan).unwrap();
         }
     }
 }

@@ -18,7 +18,7 @@ use super::reduce::Reduce;
 use crate::pages;
 use active::Active;
 use flexps_common::Result;
-use flexps_common::data::Facts;
+use flexps_common::data::{Block, Facts, Row};
 use flexps_common::widest::{Work, widest};
 use flexps_common::worker::Worker;
 use lines::Lines;
@@ -41,11 +41,13 @@ const SENT: f64 = 8.0;
 pub struct Gram {
     /// This worker's rows.
     pub lines: Lines,
+    /// Whether there is an intercept.
+    bias: bool,
     /// Curvatures below this part of the largest are taken for none.
     flat: f64,
     /// The curvature of each row as it is in `half`.
     bent: Vec<f64>,
-    /// The lower half by this worker's rows.
+    /// The lower half by this worker's rows and in their numbers, the intercept being the last.
     half: Vec<f64>,
     /// That by the rows of all.
     sums: Vec<f64>,
@@ -100,24 +102,29 @@ impl Gram {
             return Ok(None);
         }
         let counts = Lines::counts(columns, rows);
-        let squares: f64 = counts.iter().map(|count| (count * count) as f64).sum();
+        let squares: f64 = counts.iter().map(|count| f64::from(*count).powi(2)).sum();
         let mut sums = vec![squares, columns.nonzeros() as f64];
         reduce.sum(worker, &mut sums)?;
         if !pays(features, [sums[0], sums[1]], worker.place.threads, worker.place.slaves) {
             return Ok(None);
         }
-        Ok(Some(Self::new(Lines::of_columns(columns, &counts, bias), 0.0)))
+        Ok(Some(Self::new(Lines::of_columns(columns, &counts), bias, 0.0)))
     }
 
     /// The matrix of all features that these rows have, where the L2 penalty holds them, to be filled.
-    pub fn whole(lines: Lines) -> Self {
-        Self::new(lines, FLAT)
+    pub fn whole(lines: Lines, bias: bool) -> Self {
+        Self::new(lines, bias, FLAT)
     }
 
-    fn new(lines: Lines, flat: f64) -> Self {
+    fn new(lines: Lines, bias: bool, flat: f64) -> Self {
         let bent = vec![0.0; lines.count()];
         let [half, sums, matrix] = [const { Vec::new() }; 3];
-        Self { lines, flat, bent, half, sums, matrix }
+        Self { lines, bias, flat, bent, half, sums, matrix }
+    }
+
+    /// Features, and the intercept if there is one.
+    fn size(&self) -> usize {
+        self.lines.features() + usize::from(self.bias)
     }
 
     /// Numbers that the workers sum for the matrix of so many features or fewer, at most.
@@ -127,10 +134,21 @@ impl Gram {
 
     /// Fills it, `bends` being slope and curvature of each of this worker's rows, over n.
     pub fn fill(&mut self, worker: &mut Worker<'_>, reduce: &mut Reduce, bends: &[[f64; 2]]) -> Result<()> {
-        let size = self.lines.size();
-        self.fill_half(bends);
+        self.fill_half(worker, bends)?;
+        let (size, locals, features) = (self.size(), self.lines.locals(), self.lines.features());
         pages::clear(&mut self.sums, line(size));
-        self.sums.extend_from_slice(&self.half);
+        if locals == features {
+            self.sums.extend_from_slice(&self.half);
+        } else {
+            self.sums.resize(line(size), 0.0);
+            let places = (0..locals).map(|local| self.lines.place(local)).chain([features]);
+            let places: Vec<usize> = places.take(locals + usize::from(self.bias)).collect();
+            for (j, place) in places.iter().enumerate() {
+                for (k, other) in places[..=j].iter().enumerate() {
+                    self.sums[line(*place) + other] = self.half[line(j) + k];
+                }
+            }
+        }
         reduce.sum(worker, &mut self.sums)?;
         self.matrix.resize(size * size, 0.0);
         for j in 0..size {
@@ -143,8 +161,9 @@ impl Gram {
     }
 
     /// This worker's part: anew, or, where the curvature of fewer rows has changed than there are that have one, by what changed.
-    fn fill_half(&mut self, bends: &[[f64; 2]]) {
-        let Self { lines, flat, bent, half, .. } = self;
+    fn fill_half(&mut self, worker: &mut Worker<'_>, bends: &[[f64; 2]]) -> Result<()> {
+        let Self { lines, bias, flat, bent, half, .. } = self;
+        let (locals, bias) = (lines.locals(), *bias);
         let flat = *flat * bends.iter().fold(0.0, |most: f64, [_, by]| most.max(*by));
         let of = |by: f64| if by > flat { by } else { 0.0 };
         let (mut changed, mut all) = (0, 0);
@@ -152,42 +171,25 @@ impl Gram {
             changed += usize::from(of(*by) != *before);
             all += usize::from(of(*by) != 0.0);
         }
+        let size = line(locals + usize::from(bias));
         if changed >= all {
             bent.fill(0.0);
-            pages::clear(half, line(lines.size()));
+            pages::clear(half, size);
         }
-        half.resize(line(lines.size()), 0.0);
-        for ((slots, values), (before, [_, by])) in lines.rows().zip(bent.iter_mut().zip(bends)) {
-            let by = of(*by) - std::mem::replace(before, of(*by));
-            if by == 0.0 {
-                continue;
-            }
-            for (at, j) in slots.iter().enumerate() {
-                let own = &mut half[line(*j as usize)..line(*j as usize + 1)];
-                match values {
-                    Some(values) => {
-                        let by = by * f64::from(values[at]);
-                        for (k, x) in slots[..=at].iter().zip(values) {
-                            // SAFETY: places rise, so those before are below the line's length, which is one more than its own.
-                            unsafe { *own.get_unchecked_mut(*k as usize) += by * f64::from(*x) };
-                        }
-                    }
-                    None => {
-                        for k in &slots[..=at] {
-                            // SAFETY: as above.
-                            unsafe { *own.get_unchecked_mut(*k as usize) += by };
-                        }
-                    }
-                }
-            }
-        }
+        half.resize(size, 0.0);
+        lines.each(worker, |block, rows| {
+            let changes = bent[rows.clone()].iter_mut().zip(&bends[rows]);
+            let changes: Vec<f64> =
+                changes.map(|(before, [_, by])| of(*by) - std::mem::replace(before, of(*by))).collect();
+            widest(Products { block, changes: &changes, bias: bias.then_some(locals), half });
+        })
     }
 
     /// The step from `weights` where the losses' gradient is `gradient`, and `slope` in the intercept.
     /// Under an L1 penalty it goes no further than the bounds say.
     pub fn step(&self, (weights, bounds): (&[f64], &Bounds), gradient: &[f64], slope: f64, penalty: Penalty) -> Way {
         let with_last = |values: &[f64], last: f64| -> Vec<f64> {
-            values.iter().copied().chain((self.lines.size() > self.lines.features()).then_some(last)).collect()
+            values.iter().copied().chain(self.bias.then_some(last)).collect()
         };
         let (weights, gradient) = (with_last(weights, 0.0), with_last(gradient, slope));
         let exact = if penalty.l1 > 0.0 { None } else { self.solve(&weights, &gradient, penalty.l2) };
@@ -204,7 +206,7 @@ impl Gram {
 
     /// The step without an L1 penalty, by Cholesky's factors; none where the matrix has no inverse.
     fn solve(&self, weights: &[f64], gradient: &[f64], l2: f64) -> Option<Vec<f64>> {
-        let all: Vec<usize> = (0..self.lines.size()).collect();
+        let all: Vec<usize> = (0..self.size()).collect();
         let aims = all.iter().map(|j| -(gradient[*j] + self.ridge(*j, l2) * weights[*j])).collect();
         self.solve_for(&all, aims, |j| self.ridge(j, l2))
     }
@@ -213,11 +215,60 @@ impl Gram {
     fn solve_for(&self, held: &[usize], aims: Vec<f64>, ridge: impl Fn(usize) -> f64) -> Option<Vec<f64>> {
         let mut factor: Vec<f64> = Vec::with_capacity(line(held.len()));
         for (at, j) in held.iter().enumerate() {
-            let from = &self.matrix[j * self.lines.size()..][..self.lines.size()];
+            let from = &self.matrix[j * self.size()..][..self.size()];
             factor.extend(held[..=at].iter().map(|k| from[*k]));
             factor[line(at) + at] += ridge(*j);
         }
         widest(Equations { factor, found: aims })
+    }
+}
+
+/// Products of the values of rows, added to a lower half, each row's times by how much its curvature changes.
+struct Products<'a> {
+    /// Rows whose local features are fewer than the half has lines.
+    block: &'a Block,
+    changes: &'a [f64],
+    /// The number of the intercept, if there is one.
+    bias: Option<usize>,
+    half: &'a mut [f64],
+}
+
+impl Work for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { block, changes, bias, half } = self;
+        for (Row { indices, values, .. }, by) in block.iter().zip(changes).filter(|(_, by)| **by != 0.0) {
+            let value = |at: usize| values.map_or(1.0, |values| f64::from(values[at]));
+            let side_by_side = indices.last().is_some_and(|last| (last - indices[0]) as usize + 1 == indices.len());
+            for (at, j) in indices.iter().enumerate() {
+                let (own, by) = (&mut half[line(*j as usize)..line(*j as usize + 1)], by * value(at));
+                match values {
+                    Some(values) if side_by_side => {
+                        let own = &mut own[indices[0] as usize..];
+                        own.iter_mut().zip(values).for_each(|(to, x)| *to += by * f64::from(*x));
+                    }
+                    Some(values) => {
+                        for (k, x) in indices[..=at].iter().zip(values) {
+                            // SAFETY: indices rise, so those before are below the line's length, which is one more than its own.
+                            unsafe { *own.get_unchecked_mut(*k as usize) += by * f64::from(*x) };
+                        }
+                    }
+                    None => {
+                        for k in &indices[..=at] {
+                            // SAFETY: as above.
+                            unsafe { *own.get_unchecked_mut(*k as usize) += by };
+                        }
+                    }
+                }
+            }
+            if let Some(last) = bias {
+                let own = &mut half[line(last)..=line(last) + last];
+                indices.iter().enumerate().for_each(|(at, k)| own[*k as usize] += by * value(at));
+                own[last] += by;
+            }
+        }
     }
 }
 
@@ -284,15 +335,15 @@ mod tests {
             let value = |j: usize| row.get(j).copied().unwrap_or(1.0);
             (0..size * size).for_each(|at| matrix[at] += by * value(at / size) * value(at % size));
         }
-        Gram { matrix, ..Gram::new(Lines::new(features, bias), 0.0) }
+        Gram { matrix, ..Gram::new(Lines::none(features), bias, 0.0) }
     }
 
     /// By how much a step misses what makes it the best: the sum over features.
     fn missed(gram: &Gram, weights: &[f64], gradient: &[f64], slope: f64, penalty: Penalty, way: &Way) -> f64 {
         let all: Vec<f64> = way.step.iter().copied().chain([way.bias]).collect();
         let mut sum = 0.0;
-        for j in 0..gram.lines.size() {
-            let own = &gram.matrix[j * gram.lines.size()..][..gram.lines.size()];
+        for j in 0..gram.size() {
+            let own = &gram.matrix[j * gram.size()..][..gram.size()];
             let moved: f64 = own.iter().zip(&all).map(|(h, d)| h * d).sum();
             if j == gram.lines.features() {
                 sum += (slope + moved).abs();

@@ -17,7 +17,7 @@ fn common(tolerance: f64, bias: bool) -> Common {
 }
 
 fn went_by_weights(outcome: &Outcome) -> bool {
-    outcome.stages.iter().any(|(name, _)| name == "descent")
+    outcome.stages.iter().any(|(name, _)| name == "matrix")
 }
 
 /// Demands that the gap is at most `tolerance`, that P is as was reported, and no farther from what none can go below.

@@ -1,0 +1,56 @@
+//! The stage that puts the weights of a problem into the model.
+//!
+//! Invariant: a weight of the model is the number nearest to that of the problem that its table can hold.
+
+use super::occurring::occurring;
+use super::screen::ranges;
+use crate::parts::Rows;
+use flexps_common::Result;
+use flexps_common::data::block::KeyMap;
+use flexps_common::ids::Key;
+use flexps_common::plan::Table;
+use flexps_common::worker::Worker;
+
+/// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept. Where
+/// `rows` are given, only their features have a weight.
+pub fn keep(
+    worker: &mut Worker<'_>,
+    rows: Option<Rows>,
+    point: Table<f64>,
+    weights: Table<f32>,
+    bias: Option<Table<f32>>,
+) -> Result<()> {
+    if worker.scalar("keep", 0.0) == 0.0 {
+        return Ok(());
+    }
+    let class = worker.scalar("class", -1.0).max(0.0) as u32;
+    let first = class * worker.scalar("features", 0.0) as u32;
+    let (mut now, mut old) = (Vec::new(), Vec::new());
+    // Differences of what the table can hold, so that it ends with the nearest number to each weight.
+    let differ =
+        |old: &mut [f32], now: &[f64]| old.iter_mut().zip(now).for_each(|(old, now)| *old = *now as f32 - *old);
+    let occurring = rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
+    match occurring.as_deref() {
+        Some(KeyMap::Sorted(keys)) => {
+            let own = &keys[worker.place.share(keys.len())];
+            let to: Vec<Key> = own.iter().map(|key| first + key).collect();
+            worker.get(point, own, &mut now)?;
+            worker.get(weights, &to, &mut old)?;
+            differ(&mut old, &now);
+            let changed: Vec<usize> = (0..old.len()).filter(|at| old[*at] != 0.0).collect();
+            let (to, by): (Vec<Key>, Vec<f32>) = changed.into_iter().map(|at| (to[at], old[at])).unzip();
+            worker.add(weights, &to, &by)?;
+        }
+        _ => ranges(worker, |worker, keys| {
+            let to = first + keys.start..first + keys.end;
+            worker.get_range(point, keys, &mut now)?;
+            worker.get_range(weights, to.clone(), &mut old)?;
+            differ(&mut old, &now);
+            worker.add_range(weights, to, &old)
+        })?,
+    }
+    let Some(bias) = bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
+    let value = worker.scalar("bias", 0.0) as f32;
+    worker.get(bias, &[class], &mut old)?;
+    worker.add(bias, &[class], &[value - old[0]])
+}
