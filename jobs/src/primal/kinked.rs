@@ -25,6 +25,9 @@ const LEAST: f64 = 1e-3;
 /// Widths, and steps at one, at most.
 const WIDTHS: usize = 100;
 const STEPS: usize = 40;
+/// The intercept has at least the curvature that it would have if this part of the rows were between the ends: else one that
+/// all rows are beyond would go without bounds, or not at all.
+const STIFF: f64 = 0.01;
 /// Steps at one width end when their distance is this part of the hinge's gap.
 const ENOUGH: f64 = 0.6;
 /// All end when that is so much of what is asked for...
@@ -89,6 +92,7 @@ impl Shared {
                 centres.renew(loss, own, (NARROWER * centres.width).max(LEAST));
             }
             let smooth = loss.smoothed(centres.width);
+            gram.stiff = STIFF / centres.width;
             for step in 0..STEPS {
                 worker.check()?;
                 let sums = centres.sums(loss, own);

@@ -13,6 +13,9 @@ use flexps_common::worker::Worker;
 /// How large a row's product with another one is, beside its square and in curvatures of the loss, where rows are coherent.
 const COHERENT: f64 = 0.8;
 
+/// Of fewer rows a sample tells little, and speed matters little.
+const MANY: f64 = 500.0;
+
 /// Pairs of rows from a block.
 const PAIRS: usize = 16;
 /// Of a slave's first blocks each is looked at, of the others one in [`EVERY`].
@@ -26,6 +29,8 @@ pub struct Sample {
     norm2: f64,
     /// |x|^2 / (lambda n), of the rows that count most.
     q: f64,
+    /// Rows of all.
+    rows: f64,
 }
 
 impl Sample {
@@ -37,15 +42,16 @@ impl Sample {
             return Ok(None);
         }
         let (product, norm2) = (mean("products")? / pairs + bias, mean("norms")? / pairs + bias);
-        let all = progress.scalar("lambda", 0.0) * progress.scalar("rows", 1.0);
-        Ok(Some(Self { product, norm2, q: progress.scalar("most_weight", 1.0) * norm2 / all }))
+        let rows = progress.scalar("rows", 1.0);
+        let q = progress.scalar("most_weight", 1.0) * norm2 / (progress.scalar("lambda", 0.0) * rows);
+        Ok(Some(Self { product, norm2, q, rows }))
     }
 
     /// Whether steps on [`LANES`] rows may be taken at once. With c the part that the others add to a row's own curvature
     /// q, and u that of the conjugate, all steps together go (u + q (1 + c)) / (u + q) times as far as they should: they
     /// converge if that is below 2. Half of it is left for rows that are closer than the sampled ones.
     pub fn steps_at_once<L: Loss>(&self) -> bool {
-        self.product * (LANES - 1) as f64 <= 0.5 * self.norm2 * (1.0 + L::CONVEXITY / self.q)
+        self.rows >= MANY && self.product * (LANES - 1) as f64 <= 0.5 * self.norm2 * (1.0 + L::CONVEXITY / self.q)
     }
 
     /// Whether what some rows say is soon what all would: they have much in common beside what each asks for itself. Of sets of
@@ -108,7 +114,7 @@ mod tests {
 
     #[test]
     fn rows_are_coherent_if_they_have_much_in_common_beside_what_each_asks_for_itself() {
-        let common = |product, norm2, q| Sample { product, norm2, q };
+        let common = |product, norm2, q| Sample { product, norm2, q, rows: 1e4 };
         let webspam = common(0.30, 1.0, 1.0);
         assert!(webspam.is_coherent::<Logistic>());
         assert!(!webspam.is_coherent::<SquaredHinge>() && !webspam.is_coherent::<Hinge>());

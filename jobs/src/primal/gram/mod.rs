@@ -34,6 +34,8 @@ const SWEPT: f64 = 40.0;
 /// Curvatures below this part of the largest are taken for none where the L2 penalty holds features that are left without: of the
 /// squared hinge those of most rows.
 const FLAT: f64 = 1e-11;
+/// Least curvature of the intercept, of the usual one.
+const STIFF: f64 = 1e-12;
 /// What it costs to have a number summed over slaves, in products of two non-zeros.
 const SENT: f64 = 8.0;
 
@@ -43,6 +45,8 @@ pub struct Gram {
     pub lines: Lines,
     /// Whether there is an intercept.
     bias: bool,
+    /// Curvature of the intercept at least: where no row has one, the others are not to go without a step.
+    pub stiff: f64,
     /// Curvatures below this part of the largest are taken for none.
     flat: f64,
     /// The curvature of each row as it is in `half`.
@@ -119,7 +123,7 @@ impl Gram {
     fn new(lines: Lines, bias: bool, flat: f64) -> Self {
         let bent = vec![0.0; lines.count()];
         let [half, sums, matrix] = [const { Vec::new() }; 3];
-        Self { lines, bias, flat, bent, half, sums, matrix }
+        Self { lines, bias, stiff: STIFF, flat, bent, half, sums, matrix }
     }
 
     /// Features, and the intercept if there is one.
@@ -201,7 +205,10 @@ impl Gram {
 
     /// What is added to a feature's diagonal.
     fn ridge(&self, j: usize, l2: f64) -> f64 {
-        if j < self.lines.features() { l2 } else { 0.0 }
+        match j < self.lines.features() {
+            true => l2,
+            false => (self.stiff - self.matrix[j * self.size() + j]).max(0.0),
+        }
     }
 
     /// The step without an L1 penalty, by Cholesky's factors; none where the matrix has no inverse.
