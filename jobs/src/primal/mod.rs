@@ -34,6 +34,7 @@ mod quadratic;
 mod reach;
 mod reduce;
 mod screen;
+mod search;
 mod split;
 mod survey;
 pub mod task;

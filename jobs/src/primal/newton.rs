@@ -1,19 +1,15 @@
-//! Trust-region Newton (Lin, Weng and Keerthi, JMLR 2008) with conjugate gradients preconditioned by the diagonal.
+//! Newton's method with conjugate gradients preconditioned by the diagonal, each step gone as far as it leads down.
 //!
 //! Each product of the second derivative with a vector is a wide stage over rows; all vectors lie in tables, spread over
 //! the slaves, and the stages over features take ranges of them, so no worker ever holds a vector of all features of the
-//! input. Lengths are measured in the diagonal's norm, in which conjugate gradients only grow (Steihaug, 1983):
-//! ```text
-//! |d'|^2 = |d|^2 + 2 a d.Mp + a^2 p.Mp,   d'.Mp' = b (d.Mp + a p.Mp),   p'.Mp' = r'.z' + b^2 p.Mp
-//! ```
-//! The intercept's parts of the vectors are scalars of the job. Invariant: a step that does not lower the objective as
-//! the quadratic promised is taken back, and the next one is shorter.
+//! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding.
 
 use super::gradient::{add_scaled, block, dot};
 use super::kept::{keep_scores, take_scores};
 use super::loss::{Smooth, with_smooth};
 use super::reduce::Reduce;
 use super::screen::ranges;
+use super::search::Line;
 use super::task::Task;
 use crate::parts::{Parts, Rows};
 use crate::sdca::loss::Kind;
@@ -24,10 +20,8 @@ use flexps_common::worker::Worker;
 
 /// Products of a step at most.
 const PRODUCTS: u64 = 300;
-/// Steps in a row that are taken back before none is tried any more.
-const REFUSALS: f64 = 25.0;
-/// A step must bring this part of what was promised.
-const PROMISED: f64 = 1e-4;
+/// A way that is bent by no more than this part of its size is straight.
+const FLAT: f64 = 1e-15;
 
 /// Its tables.
 #[derive(Debug, Clone, Copy)]
@@ -38,8 +32,6 @@ pub struct Newton {
     gradient: Table<f64>,
     /// The diagonal of the losses' second derivative.
     pub diagonal: Table<f64>,
-    /// The point before the step.
-    anchor: Table<f64>,
     /// The step so far.
     step: Table<f64>,
     residual: Table<f64>,
@@ -59,7 +51,6 @@ impl Newton {
             gradient,
             sums,
             diagonal: table("diagonal"),
-            anchor: table("anchor"),
             step: table("step"),
             residual: table("residual"),
             way: table("way"),
@@ -67,50 +58,17 @@ impl Newton {
         }
     }
 
-    /// Behind the gradient at the point that the last step led to: takes a bad step back, and leaves the others to
-    /// `certified`.
+    /// Behind the gradient: stops where no step lowered the objective, and else leaves it to `certified`.
     pub fn judge(
         &self,
         progress: &mut Progress,
         certified: impl FnOnce(&mut Progress) -> Result<Flow>,
     ) -> Result<Flow> {
-        if progress.epoch == 0 && progress.scalar("tried", 0.0) == 0.0 {
-            progress.set("radius", f64::INFINITY);
-            progress.set("refusals", 0.0);
-            progress.set("first_residual", 0.0);
+        let flow = certified(progress)?;
+        if matches!(flow, Flow::Next) && progress.scalar("length", 1.0) == 0.0 {
+            return Ok(Flow::Stop("no step lowers the objective".to_owned()));
         }
-        if progress.scalar("tried", 0.0) == 0.0 {
-            return certified(progress);
-        }
-        progress.set("tried", 0.0);
-        let before = progress.scalar("objective", f64::INFINITY);
-        let loss = progress.metric("gradient", "loss")? / progress.scalar("trained_rows", 1.0);
-        let after = loss + progress.metric("screen", "penalty")?;
-        let promised = progress.scalar("promised", 0.0);
-        let kept = (before - after) / promised;
-        let (radius, length) = (progress.scalar("radius", f64::INFINITY), progress.scalar("length", 0.0));
-        if after.is_nan() || kept < PROMISED && after >= before {
-            progress.copy(self.anchor, self.point);
-            let back = progress.scalar("old_bias", 0.0);
-            progress.set("bias", back);
-            progress.set("radius", 0.25 * length.min(radius));
-            let refusals = progress.scalar("refusals", 0.0) + 1.0;
-            progress.set("refusals", refusals);
-            // Near the optimum the decrease drowns in rounding: the point before is as good as it gets.
-            if refusals >= REFUSALS || promised <= 1e-15 * before.abs() {
-                return Ok(Flow::Stop("no step lowers the objective".to_owned()));
-            }
-            return Ok(Flow::Again);
-        }
-        progress.set("refusals", 0.0);
-        let next = match kept {
-            kept if kept < 0.25 => 0.25 * length,
-            kept if kept > 0.75 => radius.max(4.0 * length),
-            _ => radius,
-        };
-        progress.set("radius", next);
-        progress.set("decrease", (before - after) / after.abs().max(f64::MIN_POSITIVE));
-        certified(progress)
+        Ok(flow)
     }
 
     /// Plans a step.
@@ -130,16 +88,26 @@ impl Newton {
             product.stage("conjugate", move |worker| self.conjugate(worker)).threads(threads);
             product.decide(move |progress| conjugated(progress, bias));
         });
-        steps.copy(self.point, self.anchor);
-        steps.stage("move", move |worker| self.go(worker)).threads(threads);
+        steps
+            .stage("search", move |worker| with_smooth!(self.loss, loss => self.search(loss, worker)))
+            .threads(threads)
+            .input(self.rows.input);
         steps.decide(|progress| {
-            let (old, step) = (progress.scalar("bias", 0.0), progress.scalar("bias_step", 0.0));
-            progress.set("old_bias", old);
-            progress.set("bias", old + step);
-            progress.set("tried", 1.0);
-            progress.set("blank", 0.0);
+            let [length, lower] = ["length", "lower"].map(|name| progress.metric("search", name));
+            let (length, lower) = (length?, lower?);
+            let (bias, objective) = (progress.scalar("bias", 0.0), progress.scalar("objective", 1.0));
+            let step = progress.scalar("bias_step", 0.0);
+            let named = [
+                ("length", length),
+                ("bias", bias + length * step),
+                ("decrease", lower / (objective - lower).abs().max(f64::MIN_POSITIVE)),
+                ("scored", 1.0),
+                ("blank", 0.0),
+            ];
+            named.into_iter().for_each(|(name, value)| progress.set(name, value));
             Ok(Flow::Next)
         });
+        steps.stage("move", move |worker| self.go(worker)).threads(threads);
     }
 
     /// r = -(g + l2 w), p = z = r / M. Reports `rz` and `p2`.
@@ -258,11 +226,48 @@ impl Newton {
         Ok(())
     }
 
-    /// w += d.
+    /// Looks for the least along d. Reports `length` and by how much the objective is `lower` there; leaves the scores there.
+    fn search(&self, loss: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
+        let (task, bias, l2) = (Task::of(worker), worker.scalar("bias_step", 0.0), worker.scalar("l2", 0.0));
+        let (mut weights, mut step, mut along) = (Vec::new(), Vec::new(), vec![0.0; 2]);
+        ranges(worker, |worker, keys| {
+            worker.get_range(self.point, keys.clone(), &mut weights)?;
+            worker.get_range(self.step, keys, &mut step)?;
+            for (w, d) in weights.iter().zip(&step) {
+                along[0] += l2 * w * d;
+                along[1] += l2 * d * d;
+            }
+            Ok(())
+        })?;
+        let (scores, mut targets, mut moves) = (take_scores(worker, self.rows)?, Vec::new(), Vec::new());
+        let mut parts = Parts::new(worker, self.rows)?;
+        while let Some(part) = parts.next(worker)? {
+            worker.get_mapped(self.step, &part.map, &mut step)?;
+            for at in 0..part.blocks() {
+                let block = block(worker, &part, at)?;
+                task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
+                // SAFETY: `block` checked the indices.
+                moves.extend(block.iter().map(|row| bias + unsafe { dot(&row, &step) }));
+            }
+        }
+        let mut reduce = Reduce::new(self.sums, 3);
+        reduce.sum(worker, &mut along)?;
+        let rows = worker.scalar("trained_rows", 1.0);
+        let mut line = Line { targets, scores, moves, rows, penalty: [along[0], along[1]] };
+        let (length, lower) = line.least(loss, worker, &mut reduce)?;
+        line.scores.iter_mut().zip(&line.moves).for_each(|(z, d)| *z += length * d);
+        keep_scores(worker, self.rows, line.scores)?;
+        worker.report("length", Metric::Max(length));
+        worker.report("lower", Metric::Max(lower));
+        Ok(())
+    }
+
+    /// w += length d.
     fn go(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let mut step = Vec::new();
+        let (mut step, length) = (Vec::new(), worker.scalar("length", 0.0));
         ranges(worker, |worker, keys| {
             worker.get_range(self.step, keys.clone(), &mut step)?;
+            step.iter_mut().for_each(|d| *d *= length);
             worker.add_range(self.point, keys, &step)
         })
     }
@@ -298,43 +303,26 @@ fn begun(progress: &mut Progress, bias: bool) -> Result<Flow> {
         ("cg_goal", part * part * rz),
         ("cg_rz", rz),
         ("cg_p2", p2),
-        ("cg_dd", 0.0),
-        ("cg_dp", 0.0),
-        ("cg_pp", rz),
+        ("cg_steps", 0.0),
         ("bias_step", 0.0),
-        ("promised", 0.0),
-        ("length", 0.0),
     ];
     named.into_iter().for_each(|(name, value)| progress.set(name, value));
     Ok(Flow::Next)
 }
 
-/// Behind a product: how far to go along p, at most to the radius.
+/// Behind a product: how far to go along p.
 fn length(progress: &mut Progress, bias: bool) -> Result<Flow> {
     let get = |name: &str| progress.scalar(name, 0.0);
-    let (rz, radius) = (get("cg_rz"), progress.scalar("radius", f64::INFINITY));
-    let (dd, dp, pp) = (get("cg_dd"), get("cg_dp"), get("cg_pp"));
+    let rz = get("cg_rz");
     let curved = progress.metric("product", "curved")? + get("l2") * get("cg_p2");
-    let after = |a: f64| dd + 2.0 * a * dp + a * a * pp;
-    let mut a = if curved > 0.0 { rz / curved } else { f64::INFINITY };
-    let beyond = !a.is_finite() || after(a) > radius * radius;
-    if beyond {
-        // The positive root of |d + a p| = radius; without a radius the diagonal alone says how far.
-        let root = (dp * dp + pp * (radius * radius - dd).max(0.0)).sqrt();
-        a = if radius.is_finite() && pp > 0.0 { (root - dp) / pp } else { 1.0 };
-    }
-    if rz == 0.0 {
-        a = 0.0;
-    }
-    let promised = get("promised") + a * rz - 0.5 * a * a * curved;
-    let named = [
-        ("promised", promised),
-        ("cg_length", a),
-        ("cg_beyond", f64::from(u8::from(beyond))),
-        ("cg_dd", after(a)),
-        ("cg_dp", dp + a * pp),
-        ("length", after(a).sqrt()),
-    ];
+    // Where nothing bends the objective, p is all that the step can be.
+    let straight = rz > 0.0 && (curved.is_nan() || curved <= FLAT * rz);
+    let a = match straight {
+        true => f64::from(u8::from(get("cg_steps") == 0.0)),
+        false if rz == 0.0 => 0.0,
+        false => rz / curved,
+    };
+    let named = [("cg_length", a), ("cg_straight", f64::from(u8::from(straight))), ("cg_steps", get("cg_steps") + 1.0)];
     named.into_iter().for_each(|(name, value)| progress.set(name, value));
     if bias {
         let product = progress.metric("product", "bias")?;
@@ -357,12 +345,10 @@ fn conjugated(progress: &mut Progress, bias: bool) -> Result<Flow> {
         let way = next + b * progress.scalar("bias_way", 0.0);
         progress.set("bias_way", way);
     }
-    let (dp, pp) = (b * progress.scalar("cg_dp", 0.0), rz + b * b * progress.scalar("cg_pp", 0.0));
-    for (name, value) in [("cg_rz", rz), ("cg_p2", p2), ("cg_dp", dp), ("cg_pp", pp)] {
-        progress.set(name, value);
-    }
+    progress.set("cg_rz", rz);
+    progress.set("cg_p2", p2);
     let products = progress.scalar("products", 0.0) + 1.0;
     progress.set("products", products);
-    let last = progress.scalar("cg_beyond", 0.0) > 0.0 || rz <= progress.scalar("cg_goal", 0.0) || !rz.is_finite();
+    let last = progress.scalar("cg_straight", 0.0) > 0.0 || rz <= progress.scalar("cg_goal", 0.0) || !rz.is_finite();
     Ok(if last { Flow::Stop(String::new()) } else { Flow::Next })
 }

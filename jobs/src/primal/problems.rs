@@ -135,7 +135,8 @@ impl Problems {
         progress.set("path_step", f64::from(place.step));
         progress.set("decrease", f64::INFINITY);
         progress.set("foreseen", 0.0);
-        progress.set("tried", 0.0);
+        progress.set("length", 1.0);
+        progress.set("first_residual", 0.0);
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.
