@@ -40,6 +40,7 @@ impl Auto<'_> {
         let weights = Vector::new(plan, "weights", common.bias);
         self.sdca.measure(plan, inputs);
         let (rows, lambda, tolerance, loss) = (inputs.rows, common.lambda, common.tolerance, self.sdca.loss);
+        let epochs = common.epochs as f64;
         plan.body.decide(move |progress| {
             let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
             let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
@@ -51,6 +52,7 @@ impl Auto<'_> {
                 threads: count("workers")?,
                 slaves: count("slaves")?,
                 memory: rows.memory,
+                epochs,
                 facts,
             };
             choose(progress, &case);
@@ -66,6 +68,10 @@ impl Auto<'_> {
     }
 }
 
+/// Seconds that are not worth a doubt, and the part of the epochs that may be made from which on there is one.
+const SOON: f64 = 0.05;
+const RISK: f64 = 0.1;
+
 /// What the choice is made of.
 struct Case {
     facts: Facts,
@@ -77,6 +83,8 @@ struct Case {
     slaves: f64,
     /// Bytes that a worker may keep for values by feature.
     memory: u64,
+    /// Epochs of the ascent at most.
+    epochs: f64,
 }
 
 /// Nanoseconds that one thread takes for a non-zero, a row or a feature, and for what a stage costs beside.
@@ -130,19 +138,23 @@ impl Case {
         self.facts.features.min(self.facts.nonzeros) as f64
     }
 
-    /// Seconds that dual ascent is likely to take.
-    fn sdca(&self) -> f64 {
+    /// Epochs that dual ascent is likely to take.
+    fn passes(&self) -> f64 {
         // The more rows share a feature, the more of them must agree.
         let shared = (self.facts.rows as f64 / self.facts.features.max(1) as f64).max(1.0);
         let long = 0.35 * shared.powf(0.2) * self.condition();
         let first = 3.0 + if self.ascent().searches() { long.min(2.0 * long.sqrt()) } else { long };
-        let later = 1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0);
+        first * (1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0))
+    }
+
+    /// Seconds that it is likely to take.
+    fn sdca(&self) -> f64 {
         // Workers that join learn less of an epoch than one alone; those that work on parts join but once each.
         let threads = if self.ascent().suits(sdca::Flags::default()) { self.slaves } else { self.threads };
         let crowd = if self.in_parts() { threads } else { 1.0 + 0.15 * (threads - 1.0) };
         let own = cost::STEP * self.facts.nonzeros as f64 + cost::ROW * self.facts.rows as f64;
         let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
-        1e-9 * first * later * crowd * (own / threads + sent + cost::STAGE)
+        1e-9 * self.passes() * crowd * (own / threads + sent + cost::STAGE)
     }
 
     /// Seconds that Newton's method is likely to take.
@@ -156,6 +168,8 @@ impl Case {
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;
         let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
+        // Behind as many products as there are rows or features nothing is left.
+        let hard = hard.min(self.facts.rows.min(self.facts.features) as f64);
         let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
         let each = if self.facts.features <= cost::CACHED { cost::NEAR } else { cost::FAR };
         let own = each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
@@ -182,7 +196,10 @@ impl Case {
 /// Sets the scalar `solver`, and says why.
 fn choose(progress: &mut Progress, case: &Case) {
     let (sdca, newton) = (case.sdca(), case.newton());
-    let dual = sdca <= newton;
+    // Few steps by a small matrix are enough whatever the rows; of epochs there may be too few.
+    let doubtful = case.passes() > RISK * case.epochs;
+    let sure = newton <= SOON && (doubtful || gram::suits(&case.facts, case.memory));
+    let dual = sdca <= newton && !sure;
     progress.set("solver", if dual { SDCA } else { NEWTON });
     let (name, less, other, more) =
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
@@ -210,7 +227,16 @@ mod tests {
     fn case(rows: u64, features: u64, nonzeros: u64, k: f64, tolerance: f64) -> Case {
         let facts = Facts { rows, features, nonzeros, sum_norm2: k * rows as f64, ..Facts::default() };
         let lambda = 1.0 / rows as f64;
-        Case { facts, loss: Kind::Logistic, lambda, tolerance, threads: 2.0, slaves: 1.0, memory: 40 << 20 }
+        Case {
+            facts,
+            loss: Kind::Logistic,
+            lambda,
+            tolerance,
+            threads: 2.0,
+            slaves: 1.0,
+            memory: 40 << 20,
+            epochs: 100.0,
+        }
     }
 
     fn chosen(case: &Case) -> f64 {
@@ -238,6 +264,10 @@ mod tests {
             (4836, 16_777_216, 5_469_839, 1.0, 1e-3, SDCA),
             (4836, 16_777_216, 5_469_839, 1.0, 1e-6, SDCA),
             (569, 30, 17_070, 1.68e6, 1e-3, NEWTON),
+            // There is hardly anything to do: what is sure comes first.
+            (1000, 119, 13_900, 13.9, 1e-4, NEWTON),
+            (8, 5, 20, 1.0, 1e-4, NEWTON),
+            (60, 443, 118, 160.0, 1e-3, NEWTON),
         ] {
             let case = case(rows, features, nonzeros, k, tolerance);
             assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());

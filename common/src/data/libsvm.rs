@@ -346,7 +346,10 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
             schema.index_base
         ),
         Reason::Base => {
-            format!("index 0 in {token}, but --index-base {} was given; give --index-base 0", schema.index_base)
+            format!(
+                "index 0 in {token}, but indices start from {}, as --index-base or the model says",
+                schema.index_base
+            )
         }
         Reason::Order { before, index } if before == index => {
             format!("index {index} comes twice; merge its values into one")

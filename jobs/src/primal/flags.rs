@@ -42,12 +42,18 @@ impl FromStr for ClassWeights {
             let (label, weight) = (label.trim().parse::<f32>().ok()?, weight.trim().parse::<f64>().ok()?);
             (label.is_finite() && weight.is_finite() && weight > 0.0).then_some((label, weight))
         };
-        let all: Option<Vec<_>> = text.split(',').map(one).collect();
-        all.map(Self::Given).ok_or_else(|| {
+        let all: Option<Vec<(f32, f64)>> = text.split(',').map(one).collect();
+        let all = all.ok_or_else(|| {
             Error::user(format!(
                 "'{text}' are no class weights; give balanced, or LABEL=WEIGHT above 0, e.g. -1=1,1=20"
             ))
-        })
+        })?;
+        for (at, (label, _)) in all.iter().enumerate() {
+            if all[..at].iter().any(|(other, _)| other == label) {
+                return Err(Error::user(format!("'{text}' has two weights for the class {label}; leave one out")));
+            }
+        }
+        Ok(Self::Given(all))
     }
 }
 

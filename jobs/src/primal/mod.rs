@@ -223,6 +223,7 @@ impl Primal<'_> {
             let last = problems.clone();
             problem.decide(move |progress| last.end(progress));
         });
+        steps.decide(Problems::conclude);
         Ok(())
     }
 
@@ -419,6 +420,7 @@ impl Solver {
             && progress.scalar("l2", 0.0) == 0.0
             && let Some(why) = self.unpenalised(progress)?
         {
+            progress.set("reached", 1.0);
             return Ok(Flow::Stop(why));
         }
         if progress.epoch + 1 >= self.epochs {

@@ -105,9 +105,10 @@ impl Problems {
         let few = self.lambda != Some(0.0) && gram::suits(&facts, self.memory);
         if self.loss == Kind::Hinge && !few {
             let Facts { features, nonzeros, .. } = facts;
+            let other = if self.flags.asks().is_some() { "" } else { "--solver sdca, or " };
             return Err(Error::user(format!(
                 "--solver newton learns the hinge by the matrix of all features, which does not pay for {features} features and \
-                 {nonzeros} non-zeros; give --solver sdca, or --loss squared-hinge, which has no kink"
+                 {nonzeros} non-zeros; give {other}--loss squared-hinge, which has no kink"
             )));
         }
         progress.set("few", f64::from(u8::from(few)));
@@ -141,6 +142,7 @@ impl Problems {
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.
         // Where all features are learnt by the matrix, whoever learns looks itself; a model that is given may need no more.
+        progress.set("reached", 0.0);
         let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts;
         progress.set("look", f64::from(u8::from(!learns)));
         if place.step == 0 {
@@ -241,6 +243,10 @@ impl Problems {
                 progress.set(&format!("{name}_auc"), auc);
             }
         }
+        if progress.scalar("reached", 0.0) == 0.0 {
+            let others = progress.scalar("unreached", 0.0);
+            progress.set("unreached", others + 1.0);
+        }
         let last = place.step + 1 == self.steps();
         let keeps = if self.flags.cv.is_some() && self.flags.path.is_some() {
             place.step == self.best(progress)
@@ -264,6 +270,10 @@ impl Problems {
                 let before = if first { 0.0 } else { progress.scalar(kept, 0.0) };
                 progress.set(kept, before + progress.scalar(name, 0.0));
             }
+            for (kept, name) in [("kept_gap", "gap"), ("kept_rounds", "rounds")] {
+                let before = if first { 0.0 } else { progress.scalar(kept, 0.0) };
+                progress.set(kept, progress.scalar(name, 0.0).max(before));
+            }
             let rows = progress.scalar("trained_rows", 1.0);
             progress.set("training_loss", progress.scalar("loss", 0.0) / rows);
             if facts.labels.all().len() == 2 {
@@ -278,20 +288,31 @@ impl Problems {
         if self.place(&self.facts(progress)?, progress.epoch + 1).is_some() {
             return Ok(Flow::Next);
         }
-        let solved = match progress.epoch + 1 {
-            1 => "1 problem".to_owned(),
-            many => format!("{many} problems"),
+        let count = progress.epoch + 1;
+        let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+        let solved = match progress.scalar("unreached", 0.0) {
+            0.0 => format!("{problems} solved"),
+            1.0 if count == 1 => format!("{problems}, not solved to the tolerance that was asked for"),
+            some => format!("{problems}, {some} of them not to the tolerance that was asked for"),
         };
-        let gap = progress.scalar("gap", 0.0);
-        for (kept, name) in [("kept_lambda", "lambda"), ("kept_nonzeros", "nonzeros"), ("kept_objective", "objective")]
-        {
-            progress.set(name, progress.scalar(kept, 0.0));
+        let last = match progress.scalar("gap", 0.0) {
+            gap if gap.is_finite() => format!("the last to a duality gap of {gap:.2e}"),
+            _ => "none certified, without a penalty".to_owned(),
+        };
+        Ok(Flow::Stop(format!("{solved}, {last}")))
+    }
+
+    /// Behind the last problem: what is reported is of the model that is kept.
+    pub fn conclude(progress: &mut Progress) -> Result<Flow> {
+        for name in ["lambda", "nonzeros", "objective", "gap", "rounds"] {
+            let kept = progress.scalar(&format!("kept_{name}"), 0.0);
+            progress.set(name, kept);
         }
         progress.objective = Some(progress.scalar("objective", 0.0));
         // The report is for who asked for the model.
         progress.scalars.retain(|name, _| tells(name));
         progress.metrics.clear();
-        Ok(Flow::Stop(format!("{solved} solved, the last to a duality gap of {gap:.2e}")))
+        Ok(Flow::Next)
     }
 
     /// Adds what the held-out rows showed.
@@ -358,6 +379,8 @@ impl Problems {
             return Ok(None);
         }
         let why = format!("duality gap {relative:.2e}, at most {tolerance} was asked");
-        Ok((relative <= tolerance || certificate.gap == 0.0).then_some(why))
+        let reached = relative <= tolerance || certificate.gap == 0.0;
+        progress.set("reached", f64::from(u8::from(reached)));
+        Ok(reached.then_some(why))
     }
 }

@@ -239,11 +239,12 @@ impl Job {
         for metrics in driver.progress.metrics.values() {
             report.metrics.extend(metrics.0.iter().map(|(name, metric)| (name.clone(), metric.value())));
         }
-        report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
         for epoch in &driver.epochs {
             report.metrics.extend(epoch.metrics.iter().map(|(name, value)| (name.clone(), *value)));
         }
         report.metrics.extend(driver.progress.epoch_metrics.iter().map(|(name, value)| (name.clone(), *value)));
+        // What the job says of itself holds, whichever round was the last.
+        report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
         report.metrics.retain(|_, value| value.is_finite());
         report.stopped = driver.stopped.clone();
         report.epochs = driver.epochs.clone();

@@ -130,10 +130,11 @@ impl Reading {
         if facts.rows == 0 {
             let what =
                 if facts.bad_rows > 0 { format!(" ({} bad ones were skipped)", facts.bad_rows) } else { String::new() };
-            return Err(Error::data(format!(
-                "no rows in --{}{what}; the first of its {} files is {first}",
-                self.name, self.files
-            )));
+            let files = match first {
+                "" => format!("its {} files are empty", self.files),
+                first => format!("the first of its {} files is {first}", self.files),
+            };
+            return Err(Error::data(format!("no rows in --{}{what}; {files}", self.name)));
         }
         if facts.bad_rows > self.schema.bad_rows {
             return Err(Error::data(format!(

@@ -29,6 +29,8 @@ pub const FILLED: usize = 2;
 const PIVOT: f64 = 1e-13;
 /// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
 const PASSES: f64 = 16.0;
+/// What the stages of such a step cost at least, in products of two non-zeros.
+const MEETINGS: f64 = 2e6;
 /// The same under an L1 penalty, by sweeps, each of which also writes.
 const SWEPT: f64 = 40.0;
 /// Curvatures below this part of the largest are taken for none where the L2 penalty holds features that are left without: of the
@@ -78,7 +80,8 @@ fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: 
 
 /// Whether Newton's method is to use the matrix of all features, by the facts of the rows, rather than products with it.
 pub fn suits(facts: &Facts, memory: u64) -> bool {
-    fits(facts.features as usize, memory) && making(facts) + solving(facts) <= PASSES * facts.nonzeros as f64
+    let without = (PASSES * facts.nonzeros as f64).max(MEETINGS);
+    fits(facts.features as usize, memory) && making(facts) + solving(facts) <= without
 }
 
 /// Products of two non-zeros that the matrix of all features is made of, at least.
