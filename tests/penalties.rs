@@ -161,6 +161,33 @@ fn numbers_are_learnt_with_few_weights() {
 }
 
 #[test]
+fn the_report_of_a_path_is_of_the_lambda_that_is_kept() {
+    let here = folder();
+    let path = here.path().join("noise");
+    // Numbers that the features tell nothing of, so that the less is learnt the better.
+    let row = |i: usize| {
+        let noise = |by: usize| (i * by + 1) * (i + by) % 101;
+        format!(
+            "{} 1:{} 2:{} 3:{}\n",
+            noise(7),
+            noise(11) as f64 / 50.0,
+            noise(13) as f64 / 50.0,
+            noise(17) as f64 / 50.0
+        )
+    };
+    std::fs::write(&path, (0..120).map(row).collect::<String>()).unwrap();
+    let run = flexps(["run", "lasso", "--bias", "--path", "8", "--cv", "3"]).arg("--input").arg(&path).json();
+    let epochs = &run["epochs"].as_array().unwrap()[24..];
+    let kept =
+        epochs.iter().find(|epoch| epoch["metrics"]["lambda"] == run["metrics"]["lambda"]).expect("a step of the path");
+    assert_ne!(kept, epochs.last().unwrap(), "the last is of no use");
+    assert_eq!(kept["objective"], run["objective"]);
+    for name in ["nonzeros", "gap", "rounds"] {
+        assert_eq!(kept["metrics"][name], run["metrics"][name], "{name}");
+    }
+}
+
+#[test]
 fn what_can_not_be_learnt_is_said() {
     let here = folder();
     let write = |name: &str, text: &str| {

@@ -36,7 +36,7 @@ pub enum Solver {
     Auto,
     /// Dual coordinate ascent, to a certified duality gap
     Sdca,
-    /// Trust-region Newton; under an L1 penalty by coordinate descent; of the hinge for few features alone
+    /// Newton's method; under an L1 penalty by coordinate descent; of the hinge for few features alone
     Newton,
 }
 

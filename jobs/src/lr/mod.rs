@@ -69,7 +69,7 @@ pub enum Solver {
     Auto,
     /// Dual coordinate ascent, up to a certified duality gap of --tolerance
     Sdca,
-    /// Trust-region Newton, up to a certified duality gap; under an L1 penalty by coordinate descent
+    /// Newton's method, up to a certified duality gap; under an L1 penalty by coordinate descent
     Newton,
     /// One pass, row after row, while the rows are still being read, by FTRL-proximal; reports the progressive loss
     Ftrl,

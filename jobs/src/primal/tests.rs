@@ -202,6 +202,20 @@ fn every_loss_and_penalty_reaches_its_optimum_alone_on_threads_and_on_slaves() {
 }
 
 #[test]
+fn a_weak_penalty_on_few_rows_of_many_features_is_certified_too() {
+    // Which rows are flat changes with every step.
+    let blocks = Rows { rows: 80, features: 300, nonzeros: 20, one_hot: true, ..Rows::sparse(5) }.blocks(3);
+    for loss in ALL {
+        for bias in [false, true] {
+            let common = Common { tolerance: 1e-6, epochs: 60, lambda: Some(1e-4), bias, ..fixtures::flags() };
+            let outcome = run(Host::cluster(1, 2), &*job(loss, Norm::L2, common, Flags::default()), &blocks).unwrap();
+            assert!(outcome.progress.scalars["gap"] <= 1e-6, "{loss:?}, bias {bias}: {:?}", outcome.stopped);
+            assert!(outcome.stages.iter().any(|(name, _)| name == "product"));
+        }
+    }
+}
+
+#[test]
 fn rows_that_come_in_parts_reach_the_same_optimum() {
     let blocks = Rows { rows: 800, features: 3000, ..Rows::sparse(8) }.blocks(9);
     for (norm, l1, l2) in [(Norm::L1, 0.002, 0.0), (Norm::L2, 0.0, 0.002)] {

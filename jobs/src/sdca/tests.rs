@@ -182,6 +182,21 @@ fn every_loss_reaches_its_optimum_alone() {
 }
 
 #[test]
+fn a_handful_of_rows_is_learnt_like_any_others() {
+    for seed in 0..40 {
+        let shape = Rows { rows: 5 + seed as usize % 5, features: 8, nonzeros: 2, ..Rows::sparse(seed) };
+        for one_hot in [false, true] {
+            let mut blocks = Rows { one_hot, ..shape }.blocks(1);
+            // Both classes.
+            (blocks[0].labels[0], blocks[0].labels[1]) = (1.0, -1.0);
+            for kind in [Kind::Logistic, Kind::SquaredHinge, Kind::Hinge, Kind::Squared] {
+                assert_certified(Host::new(), kind, Flags::default(), &blocks, None, 1e-3);
+            }
+        }
+    }
+}
+
+#[test]
 fn every_loss_reaches_its_optimum_on_threads_and_slaves() {
     let blocks = Rows { rows: 500, features: 150, ..Rows::sparse(3) }.blocks(8);
     for kind in ALL {

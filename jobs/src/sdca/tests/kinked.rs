@@ -52,6 +52,25 @@ fn newtons_steps_reach_the_optimum_of_the_hinge_alone_on_threads_and_on_slaves()
 }
 
 #[test]
+fn an_intercept_is_found_though_no_row_may_lie_between_the_ends_of_the_slope() {
+    let two = vec![fixtures::block(&[1.0, -1.0], &[&[(0, 1.0)], &[]])];
+    // Labels that features tell next to nothing about.
+    let mut skewed = Rows { rows: 500, features: 5, nonzeros: 1, one_hot: true, ..Rows::sparse(6) }.blocks(2);
+    for block in &mut skewed {
+        block.labels.iter_mut().enumerate().for_each(|(i, label)| *label = if i % 5 < 2 { 1.0 } else { -1.0 });
+    }
+    for (blocks, lambda) in [(two, 0.5), (skewed.clone(), 1.0), (skewed, 0.002)] {
+        let problem = Problem::new(Kind::Hinge, &blocks, Some(lambda));
+        for slots in [1, 2] {
+            let common = Common { lambda: Some(lambda), ..common(1e-6, true) };
+            let job = hinge(SvmSolver::Newton, common, flags::Flags::default());
+            let outcome = ran(Host::cluster(1, slots), &job, &blocks).unwrap();
+            assert_best(&outcome, &problem, true, problem.bound_with_bias(), 1e-6);
+        }
+    }
+}
+
+#[test]
 fn a_tolerance_of_1e_9_of_the_hinge_is_reached_in_a_round() {
     let blocks = Rows { rows: 500, features: 30, ..Rows::sparse(4) }.blocks(5);
     let job = hinge(SvmSolver::Newton, common(1e-9, false), flags::Flags::default());
