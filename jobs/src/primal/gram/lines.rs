@@ -189,7 +189,7 @@ mod tests {
             let mut gram = Gram::whole(lines, true);
             // Of few rows the curvature changes, then that of most.
             for changes in [10, 2, 1] {
-                let curvature = |i: usize| if i % changes == 0 { 1.0 + i as f64 } else { 1.0 };
+                let curvature = |i: usize| if i.is_multiple_of(changes) { 1.0 + i as f64 } else { 1.0 };
                 let other: Vec<[f64; 2]> = (0..count).map(|i| [0.0, curvature(i)]).collect();
                 gram.fill(worker, &mut reduce, &other)?;
             }
