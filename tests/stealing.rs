@@ -153,6 +153,30 @@ fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_ro
 }
 
 #[test]
+fn what_a_slave_had_read_that_is_killed_just_before_all_is_read_is_read_by_the_others() {
+    let mut cluster = Cluster::start(2, 1);
+    let input = packed(cluster.folder());
+    // Each keeps to its part: nothing of it is asked back from the other one.
+    let flags = ["run", "lr", "--solver", "newton", "--tolerance", "1e-4", "--reproducible", "--detach", "--input"];
+    let submit = || cluster.ask(flags).arg(&input).ok().stdout.trim().trim_start_matches('j').parse().unwrap();
+    let job = begin(&cluster, 0, submit);
+    // The first soon has no more to do than its own part; the master misses a dead one only some seconds later.
+    cluster.slaves[0].signal(libc::SIGSTOP);
+    wait::until("the part of the second to be read", WITHIN, || {
+        let before = news(&cluster, job)["report"]["read"]["bytes"].as_u64();
+        std::thread::sleep(Duration::from_millis(300));
+        let news = news(&cluster, job);
+        assert_eq!(news["reading"], true, "it was over too soon");
+        (news["report"]["read"]["bytes"].as_u64() == before).then_some(())
+    });
+    cluster.slaves[1].kill();
+    cluster.slaves[0].signal(libc::SIGCONT);
+    let killed = report(&cluster.pages, job);
+    assert_eq!((&killed["state"], &killed["read"]["rows"]), (&"done".into(), &60_000.into()), "{killed}");
+    assert_eq!(killed["repeats"][0]["slave"], "h2", "{killed}");
+}
+
+#[test]
 fn a_job_goes_on_without_a_slave_that_dies_or_leaves_while_it_reads_unless_rows_are_consumed() {
     let mut cluster = Cluster::start(4, 1);
     let input = packed(cluster.folder());

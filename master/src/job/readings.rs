@@ -8,6 +8,7 @@ use super::reading::Reading;
 use crate::assigner::{Back, Next};
 use flexps_common::ids::{InputId, SlaveId};
 use flexps_common::plan::Plan;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// See the module.
@@ -18,6 +19,8 @@ pub struct Readings {
     slaves: usize,
     /// Whether what a slave had read can be read once more.
     keeps: bool,
+    /// Slaves that have asked since all inputs are read.
+    here: BTreeSet<SlaveId>,
     /// Whether some slave was told the end of an input.
     ending: bool,
 }
@@ -26,7 +29,7 @@ impl Readings {
     /// Of a job with so many slaves, by input.
     pub fn new(all: Vec<Reading>, plan: &Plan, slaves: usize) -> Self {
         let keeps = !plan.stages().iter().any(|stage| stage.consumes);
-        Self { all, slaves, keeps, ending: false }
+        Self { all, slaves, keeps, here: BTreeSet::new(), ending: false }
     }
 
     /// One of them.
@@ -50,11 +53,21 @@ impl Readings {
         if next != Next::End {
             return Some(next);
         }
-        if self.keeps && self.slaves > 1 && !self.ending && !self.all.iter().all(Reading::is_read) {
+        if self.keeps && self.slaves > 1 && !self.ending && !self.all_are_here(slave) {
             return self.get(input).map(|reading| Next::Wait(reading.pause(slave, now)));
         }
         self.ending = true;
         Some(Next::End)
+    }
+
+    /// Whether all inputs are read, and each slave has asked since: this one does now.
+    fn all_are_here(&mut self, slave: SlaveId) -> bool {
+        if !self.all.iter().all(Reading::is_read) {
+            self.here.clear();
+            return false;
+        }
+        self.here.insert(slave);
+        self.here.len() >= self.slaves
     }
 
     /// A slave is gone: the others read what it had, if they can. None if its rows are lost.
@@ -64,6 +77,7 @@ impl Readings {
             return None;
         }
         self.slaves -= 1;
+        self.here.clear();
         let back = self.all.iter_mut().map(|reading| reading.give_back(slave));
         Some(back.fold(Back::default(), |sum, back| Back {
             splits: sum.splits + back.splits,

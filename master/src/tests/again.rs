@@ -60,9 +60,14 @@ impl Reading {
 
     /// What the first slave gets that has read what it has; none when it is told the end.
     async fn take(&self) -> Option<u32> {
+        self.take_as(self.first.id, self.has.len() as u64).await
+    }
+
+    /// What a slave gets that has read so many splits.
+    async fn take_as(&self, slave: SlaveId, read: u64) -> Option<u32> {
         let got = async {
             loop {
-                match self.next(self.first.id, self.has.len() as u64).await {
+                match self.next(slave, read).await {
                     FromMaster::Later(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
                     FromMaster::Split(split) => return split.map(|split| split.index),
                     other => panic!("{other:?}"),
@@ -129,6 +134,23 @@ async fn what_a_slave_had_taken_is_read_by_the_other_and_the_plan_begins_anew() 
 }
 
 #[tokio::test]
+async fn a_slave_that_died_when_it_had_read_its_part_is_read_again_though_all_was_read_before_it_was_missed() {
+    let mut reading = Reading::new(2).await;
+    let third = reading.take().await.unwrap();
+    reading.has.insert(third);
+    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)), "another one reads");
+    reading.second.fall_silent();
+    // All is read, but the second will not ask any more.
+    for _ in 0..20 {
+        assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "rows would be lost");
+    }
+    let report = reading.lose().await;
+    assert_eq!((report.state, report.repeats.len()), (State::Running, 1), "{report:?}");
+    assert_eq!(reading.read_on().await.state, State::Done);
+    assert_eq!(reading.has, BTreeSet::from([0, 1, 2]));
+}
+
+#[tokio::test]
 async fn a_worker_that_missed_the_slave_before_it_was_known_to_be_gone_fails_no_job() {
     let mut reading = Reading::new(2).await;
     let broken = Error::cluster("the connection to h2 is closed").retryable();
@@ -158,7 +180,8 @@ async fn a_slave_that_goes_when_the_end_was_told_fails_the_job_by_name() {
     reading.has.insert(third);
     assert!(matches!(reading.next(reading.second.id, 0).await, FromMaster::Later(_)), "another one reads");
     assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "another one reads");
-    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Split(None)));
+    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)), "whether the first lives is not known");
+    assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Split(None)));
     let report = reading.lose().await;
     assert!(report.error.unwrap().message.contains("(h2) is gone") && report.repeats.is_empty());
 }
