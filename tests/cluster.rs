@@ -225,8 +225,12 @@ fn a_master_that_never_comes_back_is_given_up_by_its_client() {
 
 #[test]
 fn a_client_without_a_master_says_so_within_its_deadline() {
-    let run = flexps(["jobs", "--master", "127.0.0.1:1"]).within(45).exits(1);
-    run.says(&["127.0.0.1:1"]);
+    let commands: [&[&str]; 3] = [&["jobs"], &["cancel", "j3"], &["snapshot", "j3", "--model", "nowhere"]];
+    let running = commands.map(|command| flexps(command).args(["--master", "127.0.0.1:1"]).within(45).start());
+    for run in running.map(|running| running.finish()) {
+        assert_eq!(run.code, 1, "{run}");
+        run.says(&["127.0.0.1:1 can't be reached", "tried for 10s"]);
+    }
 }
 
 #[test]

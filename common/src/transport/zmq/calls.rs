@@ -14,6 +14,9 @@ use tokio::sync::oneshot;
 /// Acknowledgements that go with one message at most.
 const MOST_ACKS: usize = 4096;
 
+/// A call waits no longer than that for a first connection, whatever its deadline.
+const REACHED_WITHIN: Duration = Duration::from_secs(10);
+
 /// A call under way.
 struct Call {
     packet: Packet,
@@ -147,6 +150,15 @@ impl Calls {
         }
     }
 
+    /// No connection could be made: ends the calls that were never sent and have waited long enough.
+    pub fn unreached(&mut self, now: Instant, peer: &str, trouble: &str) {
+        let waited = |call: &Call| now + call.within >= call.deadline + REACHED_WITHIN;
+        let calls = self.under_way.iter().filter(|(_, call)| !call.sent && waited(call));
+        for id in calls.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.end(id, Err(late_error(peer, REACHED_WITHIN, Some(trouble))));
+        }
+    }
+
     /// Ends all calls, or those alone that were sent, with an error.
     pub fn fail(&mut self, only_sent: bool, error: &Error) {
         let ids: Vec<u64> = self.under_way.iter().filter(|(_, c)| c.sent || !only_sent).map(|(id, _)| *id).collect();
@@ -231,5 +243,21 @@ mod tests {
         assert!(answers[1].try_recv().unwrap().unwrap_err().message.contains("s1 can't be reached: it burns"));
         assert_eq!((calls.next().unwrap().id, calls.deadline()), (3, Some(now + Duration::from_secs(9))));
         assert_eq!(calls.waiting_bytes, 0);
+    }
+
+    #[test]
+    fn a_call_that_was_never_sent_waits_for_a_connection_no_longer_than_its_part_of_the_deadline() {
+        let now = Instant::now();
+        let mut calls = Calls::new(1000);
+        let mut answers = [add(&mut calls, 1, 600, now), add(&mut calls, 1, 600, now)];
+        assert_eq!(calls.next().unwrap().id, 1);
+        let mut late = add(&mut calls, 1, 600, now + Duration::from_secs(1));
+        calls.unreached(now + REACHED_WITHIN - Duration::from_millis(1), "s1", "it burns");
+        assert!(answers[1].try_recv().is_err());
+        calls.unreached(now + REACHED_WITHIN, "s1", "it burns");
+        let error = answers[1].try_recv().unwrap().unwrap_err();
+        assert!(error.retry && error.message == "s1 can't be reached: it burns; tried for 10s", "{error}");
+        assert!(answers[0].try_recv().is_err(), "it may be running there");
+        assert!(late.try_recv().is_err(), "it has waited for less");
     }
 }

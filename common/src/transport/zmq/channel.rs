@@ -268,7 +268,12 @@ impl Core {
                     }
                 }
                 Err(error) if error.retry => {
-                    self.state.lock().trouble = Some(error.message);
+                    {
+                        let mut state = self.state.lock();
+                        state.calls.unreached(Instant::now(), &self.peer, &error.message);
+                        state.trouble = Some(error.message);
+                        self.freed(state);
+                    }
                     tokio::time::sleep(pause.mul_f64(rand::random_range(0.8..1.2))).await;
                     pause = (2 * pause).min(PAUSES.1);
                 }
