@@ -265,6 +265,19 @@ fn a_second_slave_of_the_same_name_is_refused() {
 }
 
 #[test]
+fn a_slave_that_is_killed_and_started_again_at_once_comes_back_under_its_name() {
+    let mut cluster = Cluster::start(2, 1);
+    cluster.slaves[1].kill();
+    let again = cluster.add_slave("h2", 1, &[]);
+    let pid = u64::try_from(cluster.slaves[again].pid()).unwrap();
+    wait::until("the new process of h2", 20 * SECOND, || {
+        let slaves = cluster.ask(["slaves"]).json();
+        slaves.as_array()?.iter().any(|slave| slave["name"] == "h2" && slave["pid"] == pid).then_some(())
+    });
+    cluster.await_slaves(2);
+}
+
+#[test]
 fn a_slave_of_another_build_is_refused() {
     let mut cluster = Cluster::start(0, 1);
     let args = ["slave", "--master", &cluster.address, "--host", "old", "--slots", "1"];

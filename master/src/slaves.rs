@@ -16,6 +16,10 @@ use std::time::Duration;
 /// How long a slave may take to come back over a new connection after its last one broke.
 const RECONNECT: Duration = Duration::from_millis(1_000);
 
+/// A slave whose name another process wants is taken for alive when it is heard so long after that first asked, or later: what is
+/// heard before may have been under way when it died.
+const AFTER_RIVAL: Duration = Duration::from_millis(HEARTBEAT_MS / 2);
+
 /// Between two looks: longer, and it was the master that stood still (suspended, say) and heard nobody.
 const STOOD_STILL: Duration = Duration::from_millis(2_000);
 
@@ -31,6 +35,8 @@ pub struct Slave {
     connection: Connection,
     /// When the connection broke over which it was heard last.
     broken: Option<Duration>,
+    /// The incarnation of another process that wants its name, and when that first asked.
+    rival: Option<(u64, Duration)>,
     /// Slots, and bytes of memory.
     taken: BTreeMap<(JobId, StageRun), (u32, u64)>,
     /// Of all of these.
@@ -82,14 +88,15 @@ impl Slaves {
     }
 
     /// Takes a slave in. One that asks again gets the same identity; a name that another live slave has is refused, and the
-    /// identity of a dead one that had it is returned beside the new one, for its jobs to fail.
+    /// identity of a dead one that had it is returned beside the new one, for its jobs to fail. None while it is not known
+    /// whether that one lives: who asks is to ask again.
     pub fn register(
         &mut self,
         registration: Registration,
         from: Connection,
         network: &Network,
         now: Duration,
-    ) -> Result<(SlaveId, Option<SlaveId>)> {
+    ) -> Result<Option<(SlaveId, Option<SlaveId>)>> {
         if registration.slots == 0 {
             return Err(Error::user(format!("slave {} lends 0 slots; give --slots 1 or more", registration.name)));
         }
@@ -98,10 +105,17 @@ impl Slaves {
         if let Some((id, old)) = named {
             if old.registration.incarnation == registration.incarnation {
                 (old.heard, old.connection, old.broken) = (now, from, None);
-                return Ok((*id, None));
+                return Ok(Some((*id, None)));
             }
             let silent = now.saturating_sub(old.heard);
             if old.broken.is_none() && silent < Duration::from_millis(3 * HEARTBEAT_MS) {
+                // A process that was killed a moment ago looks as if it lived, until its next heartbeat does not come.
+                let asked = old.rival.filter(|(rival, _)| *rival == registration.incarnation).map(|(_, at)| at);
+                let since = asked.unwrap_or(now);
+                old.rival = Some((registration.incarnation, since));
+                if old.heard < since + AFTER_RIVAL {
+                    return Ok(None);
+                }
                 return Err(Error::user(format!(
                     "a slave named {} is here already (process {} on {}); give --name NAME",
                     registration.name, old.registration.pid, old.registration.host
@@ -119,12 +133,13 @@ impl Slaves {
             heard: now,
             connection: from,
             broken: None,
+            rival: None,
             taken: BTreeMap::new(),
             busy: 0,
             asked: 0,
         };
         self.live.insert(id, slave);
-        Ok((id, replaced))
+        Ok(Some((id, replaced)))
     }
 
     /// A slave was heard; false when it is not (or no longer) one of ours. A heartbeat comes with the incarnation of the
@@ -156,6 +171,7 @@ impl Slaves {
             for slave in self.live.values_mut() {
                 slave.heard += still;
                 slave.broken = slave.broken.map(|at| at + still);
+                slave.rival = None;
             }
         }
         let mut gone = Vec::new();

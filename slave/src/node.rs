@@ -311,6 +311,9 @@ impl Node {
                     self.state.send_replace(State::Registering);
                 }
             }
+            Ok(FromMaster::Later(_)) => {
+                info!(slave = %name, master = %address, "waiting until the master knows whether another slave of this name lives");
+            }
             Ok(_) => {}
         }
         if self.silent_since.take().is_some() {

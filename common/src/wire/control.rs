@@ -230,7 +230,8 @@ pub enum FromMaster {
     Unknown,
     /// The next split; none when all are given out.
     Split(Option<Split>),
-    /// No split yet: ask again after so many milliseconds, or when one more was read to its end.
+    /// No split yet: ask again after so many milliseconds, or when one more was read to its end. To one that registers: whether
+    /// the slave that has its name lives is not known yet.
     Later(u64),
     /// A job was accepted.
     Submitted(JobId),

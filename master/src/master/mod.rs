@@ -26,7 +26,7 @@ use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Connection, Network, Packet};
-use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use flexps_common::wire::control::{FromMaster, FromSlave, HEARTBEAT_MS, ToMaster, ToSlave};
 use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use overview::Counts;
@@ -277,7 +277,10 @@ impl Master {
     fn register(&mut self, registration: Registration, from: Connection, now: Duration) -> Result<FromMaster> {
         let (name, slots, memory) = (registration.name.clone(), registration.slots, registration.memory);
         let known = self.slaves.iter().map(|(id, _)| id).max();
-        let (slave, replaced) = self.slaves.register(registration, from, &self.network, now)?;
+        let Some((slave, replaced)) = self.slaves.register(registration, from, &self.network, now)? else {
+            tracing::info!(name, "a slave has to wait: it is not known whether the one that had its name is gone");
+            return Ok(FromMaster::Later(HEARTBEAT_MS));
+        };
         // Identities only grow: one that asks again has an old one.
         let fresh = known.is_none_or(|known| slave > known);
         if let Some(old) = replaced {

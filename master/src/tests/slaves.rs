@@ -226,9 +226,14 @@ async fn a_slave_that_leaves_is_not_used_any_more() {
     assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
 }
 
-fn join(slaves: &mut Slaves, incarnation: u64, at: u64) -> flexps_common::Result<(SlaveId, Option<SlaveId>)> {
+/// None when it is to ask again.
+fn asks(slaves: &mut Slaves, incarnation: u64, at: u64) -> flexps_common::Result<Option<(SlaveId, Option<SlaveId>)>> {
     let registration = Cluster::registration("h1", 2, incarnation);
     slaves.register(registration, Connection(incarnation), &Network::in_process(), Duration::from_millis(at))
+}
+
+fn join(slaves: &mut Slaves, incarnation: u64, at: u64) -> flexps_common::Result<(SlaveId, Option<SlaveId>)> {
+    asks(slaves, incarnation, at).map(|taken| taken.expect("nobody has its name"))
 }
 
 #[test]
@@ -236,11 +241,25 @@ fn a_second_slave_of_the_same_name_is_refused_unless_the_first_is_dead() {
     let mut slaves = Slaves::default();
     let (first, _) = join(&mut slaves, 1, 0).unwrap();
     assert_eq!(join(&mut slaves, 1, 10).unwrap(), (first, None), "the same process, asking again");
-    let error = join(&mut slaves, 2, 20).unwrap_err();
+    assert_eq!(asks(&mut slaves, 2, 20), Ok(None), "whether the first lives is not known");
+    assert!(slaves.heard(first, Connection(1), Some(1), Duration::from_millis(25)));
+    assert_eq!(asks(&mut slaves, 2, 30), Ok(None), "it may have been under way when the first died");
+    assert!(slaves.heard(first, Connection(1), Some(1), Duration::from_millis(525)));
+    let error = asks(&mut slaves, 2, 530).unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("a slave named h1 is here already"), "{error}");
-    slaves.broken(Connection(1), Duration::from_millis(30));
-    let (second, replaced) = join(&mut slaves, 2, 40).unwrap();
+    slaves.broken(Connection(1), Duration::from_millis(540));
+    let (second, replaced) = join(&mut slaves, 2, 550).unwrap();
     assert!(second != first && replaced == Some(first));
+}
+
+#[test]
+fn a_slave_whose_process_was_killed_waits_under_its_name_until_the_old_one_is_silent() {
+    let mut slaves = Slaves::default();
+    let (first, _) = join(&mut slaves, 1, 0).unwrap();
+    for at in [400, 900, 1_400] {
+        assert_eq!(asks(&mut slaves, 2, at), Ok(None), "at {at} ms");
+    }
+    assert_eq!(join(&mut slaves, 2, 1_900).unwrap().1, Some(first));
 }
 
 #[test]
@@ -301,7 +320,7 @@ fn cores_of_a_machine_count_once_however_many_slaves_are_on_it() {
     let mut join = |name: &str, control: &str, cores| {
         let mut registration = Cluster::registration(name, 8, 1);
         (registration.control, registration.cores, registration.own_cores) = (control.to_owned(), cores, false);
-        slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().0
+        slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().unwrap().0
     };
     let all = [join("h1", "10.0.0.1:70", 2), join("h2", "10.0.0.1:71", 2), join("h3", "[fd00::1]:70", 16)];
     let embedded = [join("h4", "h4 control", 4), join("h5", "h5 control", 4)];
