@@ -122,6 +122,7 @@ fn a_detached_job_is_listed_shown_and_cancelled() {
     assert!(cluster.ask(["slaves"]).ok().stdout.contains("h2"));
     cluster.ask(["cancel", &id]).ok();
     wait::until("the cancelled job's end", 10 * SECOND, || (state(&cluster, &id).0 == "cancelled").then_some(()));
+    cluster.ask(["cancel", &id]).exits(2).says(&[&id, "has ended already", "was cancelled"]);
     cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).ok();
 }
 

@@ -161,8 +161,12 @@ impl Api {
     }
 
     async fn cancel(&self, job: JobId) -> Result<Answer> {
-        let known: Result<()> = self.ask(|reply| Event::Cancel(job, reply)).await?;
-        Ok(known.map_or_else(|e| refusal(404, &e.message), |()| json(202, &serde_json::json!({ "id": job }))))
+        let known: Result<Option<String>> = self.ask(|reply| Event::Cancel(job, reply)).await?;
+        Ok(match known {
+            Ok(None) => json(202, &serde_json::json!({ "id": job })),
+            Ok(Some(ended)) => refusal(409, &ended),
+            Err(e) => refusal(404, &e.message),
+        })
     }
 
     async fn set_policy(&self, body: &str) -> Result<Answer> {

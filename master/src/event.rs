@@ -75,8 +75,8 @@ pub enum Event {
     Queue(oneshot::Sender<Vec<Waiting>>),
     /// Somebody wants news of a job.
     Watch(Waiter),
-    /// Somebody wants a job to end.
-    Cancel(JobId, oneshot::Sender<Result<()>>),
+    /// Somebody wants a job to end; he is told how it has, if it has already.
+    Cancel(JobId, oneshot::Sender<Result<Option<String>>>),
     /// Somebody wants a page of records: lines of JSON, and the number of the next one.
     History(Start, oneshot::Sender<(Vec<Box<str>>, u64)>),
     /// Another policy is to decide from now on.

@@ -10,6 +10,7 @@ use crate::prepare::prepare;
 use crate::scheduler;
 use flexps_common::ids::JobId;
 use flexps_common::plan::Plan;
+use flexps_common::report::State;
 use flexps_common::transport::Connection;
 use flexps_common::wire::control::{FromMaster, ToMaster};
 use flexps_common::{Error, Result};
@@ -103,13 +104,15 @@ impl Master {
         Ok(())
     }
 
-    pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<()> {
+    /// Has a job end; when it has ended already, how.
+    pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<Option<String>> {
         let known = self.jobs.get(&job).ok_or_else(|| unknown(job))?;
-        if !matches!(known.phase, Phase::Ended) {
-            tracing::info!(%job, "job is to be cancelled");
-            self.fail(job, Error::cancelled(), now);
+        if matches!(known.phase, Phase::Ended) {
+            return Ok(Some(ended(known)));
         }
-        Ok(())
+        tracing::info!(%job, "job is to be cancelled");
+        self.fail(job, Error::cancelled(), now);
+        Ok(None)
     }
 
     pub(super) fn watch(&mut self, waiter: Waiter, now: Duration) {
@@ -146,6 +149,16 @@ impl Master {
 
 fn due(job: &Job, waiting: &Waiting, now: Duration) -> bool {
     job.version > waiting.waiter.seen || now >= waiting.until || matches!(job.phase, Phase::Ended)
+}
+
+fn ended(job: &Job) -> String {
+    let how = match (job.report.state, &job.report.error) {
+        (State::Cancelled, _) => "was cancelled".to_owned(),
+        (State::Failed, Some(error)) => format!("failed: {error}"),
+        (State::Failed, None) => "failed".to_owned(),
+        (State::Done | State::Queued | State::Running, _) => "is done".to_owned(),
+    };
+    format!("{} has ended already: it {how}", job.id)
 }
 
 pub(super) fn unknown(job: JobId) -> Error {

@@ -145,6 +145,10 @@ async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
         assert_eq!((report.state, report.error.map(|e| e.fault)), (State::Cancelled, Some(Fault::Cancelled)));
     }
     assert_eq!(cluster.end(third).await.state, State::Done);
+    for (job, how) in [(second, "j2 has ended already: it was cancelled"), (third, "j3 has ended already: it is done")] {
+        let error = cluster.post(&format!("jobs/{job}/cancel"), &serde_json::json!({})).await.unwrap_err();
+        assert_eq!((error.fault, error.message.as_str()), (Fault::User, how));
+    }
     assert!(slave.saw(|m| matches!(m, ToSlave::Close { job } if *job == first)));
     assert!(!slave.saw(|m| matches!(m, ToSlave::Open { job, .. } if *job == second)));
 }
