@@ -236,7 +236,11 @@ impl Master {
                 State::Done => {}
                 State::Failed | State::Cancelled => {
                     let what = if first.report.state == State::Failed { "failed" } else { "was cancelled" };
-                    return Some(Waits::Never(Error::user(format!("{id}, after which it was to run, {what}"))));
+                    let message = format!("{id}, after which it was to run, {what}");
+                    // A mistake of who submitted it only if he could have known.
+                    let known = first.submitted + Duration::try_from_secs_f64(first.report.seconds).unwrap_or_default();
+                    let error = if known <= job.submitted { Error::user(message) } else { Error::cluster(message) };
+                    return Some(Waits::Never(error));
                 }
                 State::Queued | State::Running => return Some(Waits::Other(format!("waits for the end of {id}"))),
             }

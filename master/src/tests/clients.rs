@@ -5,7 +5,7 @@ use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
 use flexps_common::model::Model;
-use flexps_common::report::State;
+use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
@@ -208,8 +208,14 @@ async fn a_job_after_another_waits_for_its_end_and_fails_with_it() {
     cluster.until(third, |news, _| news.waiting.as_deref() == Some("waits for the end of j2")).await;
     cluster.cancel(second).await;
     let report = cluster.end(third).await;
-    assert_eq!(report.state, State::Failed);
-    assert!(report.error.unwrap().message.contains("j2, after which it was to run, was cancelled"));
+    let after_which = |report: Report| {
+        let error = report.error.unwrap();
+        assert!(error.message.contains("j2, after which it was to run, was cancelled"), "{error}");
+        (report.state, error.fault)
+    };
+    assert_eq!(after_which(report), (State::Failed, Fault::Cluster), "nobody made a mistake");
+    let late = cluster.submit_scheduled(Rounds::default(), after(second)).await.unwrap();
+    assert_eq!(after_which(cluster.end(late).await), (State::Failed, Fault::User), "it had ended before");
     let fourth = cluster.submit_scheduled(Rounds::default(), after(first)).await.unwrap();
     let _slave = cluster.slave("s", 2).await;
     assert_eq!(cluster.end(fourth).await.state, State::Done);
