@@ -248,6 +248,22 @@ fn a_terminated_slave_leaves_in_order_and_a_terminated_master_too() {
 }
 
 #[test]
+fn a_terminated_master_tells_those_who_follow_its_jobs() {
+    let mut cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(60).start();
+    await_running(&cluster);
+    let queued = cluster.ask(ENDLESS).args(["--after", "j1"]).arg("--input").arg(&rows).within(60).start();
+    wait::until("the second job", 20 * SECOND, || (cluster.ask(["jobs"]).json()[1]["state"] == "queued").then_some(()));
+    cluster.master.signal(libc::SIGTERM);
+    assert_eq!(cluster.master.ends(20 * SECOND), 0);
+    for run in [running.finish(), queued.finish()] {
+        assert_eq!(run.code, 130, "{run}");
+        run.says(&["cancelled"]);
+    }
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let cluster = Cluster::start(0, 1);
     flexps(["master", "--bind", &cluster.address]).within(20).exits(2).says(&[&cluster.address, "in use"]);

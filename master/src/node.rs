@@ -23,6 +23,9 @@ use tokio::time::MissedTickBehavior;
 /// How often the loop looks at its deadlines and sends news to those who wait for it.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a master that has ended lets its last answers leave.
+const LEAVE: Duration = Duration::from_millis(200);
+
 /// Most further events that are handled before stages are matched with slots.
 const AT_ONCE: usize = 256;
 
@@ -88,6 +91,9 @@ async fn run(mut master: Master, mut inbox: mpsc::UnboundedReceiver<Event>, list
             master.handle(event);
         }
         master.settle();
+    }
+    if master.told() {
+        tokio::time::sleep(LEAVE).await;
     }
     drop(listener);
 }

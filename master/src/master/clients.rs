@@ -1,7 +1,7 @@
 //! What clients ask: submissions, news, cancels.
 
-use super::Master;
 use super::drive::peak_memory_bytes;
+use super::{Master, TOLD_WITHIN};
 use crate::event::{Event, Reply, Waiter};
 use crate::history::Record;
 use crate::job::driver::panic_text;
@@ -117,14 +117,21 @@ impl Master {
 
     pub(super) fn watch(&mut self, waiter: Waiter, now: Duration) {
         let until = now + waiter.wait;
+        if !waiter.wait.is_zero() && self.jobs.contains_key(&waiter.job) {
+            self.followed.insert(waiter.job, until + TOLD_WITHIN);
+        }
         self.watched(Waiting { waiter, until }, now);
     }
 
     fn watched(&mut self, waiting: Waiting, now: Duration) {
-        let job = waiting.waiter.job;
-        let news = match self.jobs.get_mut(&job) {
-            None => Err(unknown(job)),
+        let id = waiting.waiter.job;
+        let news = match self.jobs.get_mut(&id) {
+            None => Err(unknown(id)),
             Some(job) if due(job, &waiting, now) => {
+                if matches!(job.phase, Phase::Ended) {
+                    self.followed.remove(&id);
+                    self.told |= self.stopping.is_some();
+                }
                 let slaves = job.started().map(|s| s.slaves.clone());
                 if let Some(slaves) = slaves {
                     job.report.peak_memory_bytes = peak_memory_bytes(&self.slaves, &slaves);

@@ -337,6 +337,7 @@ impl Master {
             });
         }
         job.end(result, now);
+        self.ended = now;
         let (state, error) = (job.report.state, job.report.error.as_ref().map(|e| e.message.clone()));
         let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
         let peak = peak_memory_bytes(&self.slaves, &slaves);
@@ -361,6 +362,7 @@ impl Master {
             self.jobs.iter().filter(|(_, j)| matches!(j.phase, Phase::Ended)).map(|(id, _)| *id).collect();
         for id in &ended[..ended.len().saturating_sub(KEPT_JOBS)] {
             self.jobs.remove(id);
+            self.followed.remove(id);
         }
         for id in &ended[..ended.len().saturating_sub(KEPT_WHOLE)] {
             if let Some(job) = self.jobs.get_mut(id) {

@@ -37,6 +37,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 /// How long a master that is to end waits for its slaves.
 const END_WITHIN: Duration = Duration::from_secs(12);
+/// And, once its jobs have ended, for the questions of those who follow them.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a slave is gone that said so.
 const LEFT: &str = "it left";
@@ -63,12 +65,18 @@ pub struct Master {
     books: Books,
     log: Log,
     waiters: Vec<Waiting>,
+    /// Jobs that somebody follows and has not heard the end of, and until when he is expected to ask again.
+    followed: BTreeMap<JobId, Duration>,
     counts: Counts,
     /// Whether slots or ready stages changed since they were last matched.
     unplaced: bool,
     /// Requests to slaves that have no answer yet.
     asked: usize,
     stopping: Option<Duration>,
+    /// When the last job ended.
+    ended: Duration,
+    /// Whether somebody was told of an end since it was told to end.
+    told: bool,
 }
 
 impl Master {
@@ -98,10 +106,13 @@ impl Master {
             books: Books::new(shares, past.runs),
             log,
             waiters: Vec::new(),
+            followed: BTreeMap::new(),
             counts: Counts::default(),
             unplaced: false,
             asked: 0,
             stopping: None,
+            ended: past.now,
+            told: false,
         })
     }
 
@@ -149,8 +160,14 @@ impl Master {
 
     /// Whether it was told to end and has.
     pub fn stopped(&self) -> bool {
-        let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended));
+        let told = || self.followed.is_empty() || self.now > self.ended + TOLD_WITHIN;
+        let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended)) && told();
         self.stopping.is_some_and(|until| over() || self.now > until)
+    }
+
+    /// Whether an answer about a job that it ended may still be on its way.
+    pub fn told(&self) -> bool {
+        self.told
     }
 
     fn tick(&mut self, now: Duration) {
@@ -168,6 +185,7 @@ impl Master {
 
     fn stop(&mut self, now: Duration) {
         self.stopping.get_or_insert(now + END_WITHIN);
+        self.followed.retain(|_, until| now < *until);
         let mut error = Error::cancelled();
         error.message = "the master was told to end".to_owned();
         for job in self.jobs.keys().copied().collect::<Vec<_>>() {

@@ -180,7 +180,10 @@ async fn a_slave_that_goes_when_the_end_was_told_fails_the_job_by_name() {
     reading.has.insert(third);
     assert!(matches!(reading.next(reading.second.id, 0).await, FromMaster::Later(_)), "another one reads");
     assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "another one reads");
-    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)), "whether the first lives is not known");
+    assert!(
+        matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)),
+        "whether the first lives is not known"
+    );
     assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Split(None)));
     let report = reading.lose().await;
     assert!(report.error.unwrap().message.contains("(h2) is gone") && report.repeats.is_empty());

@@ -9,7 +9,7 @@ use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_on_all_slaves_and_its_report_holds_everything() {
@@ -145,7 +145,8 @@ async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
         assert_eq!((report.state, report.error.map(|e| e.fault)), (State::Cancelled, Some(Fault::Cancelled)));
     }
     assert_eq!(cluster.end(third).await.state, State::Done);
-    for (job, how) in [(second, "j2 has ended already: it was cancelled"), (third, "j3 has ended already: it is done")] {
+    for (job, how) in [(second, "j2 has ended already: it was cancelled"), (third, "j3 has ended already: it is done")]
+    {
         let error = cluster.post(&format!("jobs/{job}/cancel"), &serde_json::json!({})).await.unwrap_err();
         assert_eq!((error.fault, error.message.as_str()), (Fault::User, how));
     }
@@ -179,6 +180,22 @@ async fn a_master_that_is_stopped_cancels_its_jobs_and_ends() {
     tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
     let Ok(FromMaster::Api(answer)) = watching.await.unwrap() else { panic!("the watcher gets the end") };
     assert_eq!(answer.read::<JobNews>().unwrap().report.state, State::Cancelled);
+}
+
+#[tokio::test]
+async fn a_master_that_is_stopped_waits_for_the_next_question_of_who_follows_a_job_but_not_for_ever() {
+    let cluster = Cluster::new().await;
+    let [asks, leaves] =
+        [cluster.submit(Rounds::default()).await.unwrap(), cluster.submit(Rounds::default()).await.unwrap()];
+    for job in [asks, leaves] {
+        let news: JobNews = cluster.get(&format!("jobs/{job}?seen={}&wait_ms=50", u64::MAX)).await.unwrap();
+        assert!(!news.report.state.ended());
+    }
+    cluster.master.stop();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let news: JobNews = cluster.get(&format!("jobs/{asks}?seen={}&wait_ms=50", u64::MAX)).await.unwrap();
+    assert_eq!(news.report.state, State::Cancelled);
+    tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
