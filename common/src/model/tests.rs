@@ -138,6 +138,21 @@ fn a_missing_tensor_or_model_is_an_error_that_says_what_there_is() {
 }
 
 #[test]
+fn a_model_that_can_not_be_made_is_refused_under_the_path_that_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    for below in ["m", "deep/m"] {
+        let at = path(&file, below);
+        let error = check(&at, false).unwrap_err();
+        let says = format!("{at} can't be a model's folder, since {} is a file; give another path", file.display());
+        assert_eq!((error.fault, error.message), (Fault::User, says));
+    }
+    let error = check(&DataPath("/proc/1/x".to_owned()), false).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.starts_with("/proc/1/x can't be made: "), "{error}");
+}
+
+#[test]
 fn a_model_in_hdfs_is_refused_with_what_to_do() {
     let error = check(&DataPath("hdfs://h:9000/m".to_owned()), false).unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("local"), "{error}");

@@ -41,7 +41,20 @@ pub fn check(path: &DataPath, overwrite: bool) -> Result<()> {
     let target = local(path)?;
     in_the_way(&target, overwrite)?;
     let (staging, _lock) = staging(&target)?;
-    fs::remove_dir(&staging).map_err(|e| io(staging.display(), &e))
+    fs::remove_dir(&staging).map_err(|e| not_made(&target, &e))
+}
+
+/// The error of a folder that can't be made for a model at `target`, which alone the user knows by name.
+fn not_made(target: &Path, error: &std::io::Error) -> Error {
+    let file = target.ancestors().skip(1).find(|above| above.exists() && !above.is_dir());
+    match file {
+        Some(file) => Error::user(format!(
+            "{} can't be a model's folder, since {} is a file; give another path",
+            target.display(),
+            file.display()
+        )),
+        None => io(format!("{} can't be made", target.display()), error),
+    }
 }
 
 fn in_the_way(target: &Path, overwrite: bool) -> Result<()> {
@@ -68,13 +81,13 @@ fn staging(target: &Path) -> Result<(PathBuf, File)> {
         (Some(parent), Some(name)) => (parent, name.to_string_lossy()),
         _ => return Err(Error::user(format!("{} can't be a model's folder; give another path", target.display()))),
     };
-    fs::create_dir_all(parent).map_err(|e| io(parent.display(), &e))?;
+    fs::create_dir_all(parent).map_err(|e| not_made(target, &e))?;
     sweep(parent);
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let staging = parent.join(format!(".{name}.{}-{count}.part", std::process::id()));
-    fs::create_dir(&staging).map_err(|e| io(staging.display(), &e))?;
-    let lock = File::open(&staging).map_err(|e| io(staging.display(), &e))?;
+    fs::create_dir(&staging).map_err(|e| not_made(target, &e))?;
+    let lock = File::open(&staging).map_err(|e| not_made(target, &e))?;
     // A file system without locks has the process ids alone.
     let _ = lock.try_lock();
     Ok((staging, lock))
@@ -123,7 +136,7 @@ impl Writer {
             .and_then(|m| serde_json::to_vec(&m).map_err(|e| Error::bug(format!("tensors of a model: {e}"))))?;
         let (staging, lock) = staging(&target)?;
         let name = staging.join(TENSORS_FILE);
-        let made = File::create(&name).map_err(|e| io(name.display(), &e));
+        let made = File::create(&name).map_err(|e| not_made(&target, &e));
         let file = made.inspect_err(|_| {
             let _ = fs::remove_dir_all(&staging);
         })?;
