@@ -225,6 +225,17 @@ fn a_master_that_never_comes_back_is_given_up_by_its_client() {
 }
 
 #[test]
+fn what_is_no_address_of_a_master_is_refused_at_once() {
+    for address in ["127.0.0.1", ":99999"] {
+        for command in [&["slave", "--slots", "1"][..], &["jobs"], &["run", "sleep", "--stage", "one:1:1"]] {
+            let run = flexps(command).args(["--master", address]).within(20).exits(2);
+            run.says(&[address, "HOST:PORT", "127.0.0.1:7070"]);
+            assert!(run.elapsed < 5 * SECOND, "{run}");
+        }
+    }
+}
+
+#[test]
 fn a_client_without_a_master_says_so_within_its_deadline() {
     let commands: [&[&str]; 3] = [&["jobs"], &["cancel", "j3"], &["snapshot", "j3", "--model", "nowhere"]];
     let running = commands.map(|command| flexps(command).args(["--master", "127.0.0.1:1"]).within(45).start());

@@ -10,7 +10,7 @@ use crate::transport::Packet;
 use crate::transport::options::Options;
 use futures::StreamExt;
 use futures::channel::mpsc;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use zeromq::{
     DealerRecvHalf, DealerSendHalf, DealerSocket, Socket, SocketEvent, SocketOptions, SocketRecv, SocketSend,
@@ -42,12 +42,24 @@ pub(super) async fn open(address: &str, options: &Options, session: SessionId) -
 }
 
 async fn resolve(address: &str, options: &Options) -> Result<SocketAddr> {
+    if !is_address(address) {
+        return Err(Error::user(format!("'{address}' is no address; give HOST:PORT, e.g. 127.0.0.1:7070")));
+    }
     let found = tokio::net::lookup_host(address).await.map_err(|e| unreachable(plain(&e)))?.next();
     let target = found.ok_or_else(|| unreachable("its name has no address".to_owned()))?;
     if !target.ip().is_loopback() && options.secret.is_none() {
         return Err(Error::user(format!("{address} is not on this machine's loopback: {}", super::NEEDS_SECRET)));
     }
     Ok(target)
+}
+
+/// Whether it is a host and a port; what is not will never be reached. Whether there is such a host may change.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    let (bare, _scope) = bare.split_once('%').unwrap_or((bare, ""));
+    let named = !host.is_empty() && !host.contains(|c: char| matches!(c, ':' | '/' | '[' | ']') || c.is_whitespace());
+    (named || bare.parse::<Ipv6Addr>().is_ok()) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 async fn greet(endpoint: &str, options: &Options, session: SessionId) -> Result<(Link, Welcome)> {
@@ -122,5 +134,22 @@ pub(super) fn plain(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::ConnectionRefused => "connection refused: nothing listens there".to_owned(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for good in ["127.0.0.1:7070", "node-7:1", "localhost:65535", "[::1]:7070", "[fe80::1%2]:7070", "fd00::1:70"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in
+            ["", "127.0.0.1", ":7070", ":99999", "h:99999", "h:0", "h:", "h:x", "::1", "[::1]", "[h]:7", "http://h:7"]
+        {
+            assert!(!is_address(bad), "{bad}");
+        }
     }
 }

@@ -390,6 +390,18 @@ async fn an_address_beyond_loopback_needs_a_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_address_is_refused_at_once() {
+    let network = network(|_| {});
+    for address in ["127.0.0.1", ":99999", "127.0.0.1:99999"] {
+        let channel = network.channel(address, "the master");
+        let call = channel.call(packet(b"echo", 0), Duration::from_secs(600));
+        let error = tokio::time::timeout(WITHIN, call).await.expect("nobody tries").unwrap_err();
+        assert!(error.fault == Fault::User && error.message.contains(address), "{error}");
+        assert!(error.message.contains("give HOST:PORT"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_the_users_mistake() {
     let network = network(|_| {});
     let (service, _) = Echo::new();
