@@ -11,6 +11,7 @@ use crate::prepare::Prepared;
 use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
 use crate::tune::searches;
+use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
 use flexps_common::plan::{LoadSpec, SaveSpec, Threads};
@@ -183,6 +184,12 @@ impl Master {
         let Some(started) = job.started() else { return };
         let Some(reading) = started.readings.get_mut(input) else { return };
         let slaves = started.slaves.clone();
+        // A bad row is the same wherever it is read; whether a file can be read may depend on where.
+        let anywhere = slaves.len() < 2;
+        let result = result.map_err(|e| match self.slaves.get(slave) {
+            Some(at) if !anywhere && matches!(e.fault, Fault::User | Fault::Cluster) => e.context(at.called(slave)),
+            _ => e,
+        });
         match result.and_then(|part| reading.done(slave, part, now)) {
             Err(e) => self.fail(id, e, now),
             Ok(None) => {}

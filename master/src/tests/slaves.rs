@@ -132,6 +132,25 @@ async fn a_reader_that_fails_fails_the_job() {
 }
 
 #[tokio::test]
+async fn a_file_that_one_of_several_slaves_can_not_read_is_an_error_with_that_slaves_name() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let _first = cluster.slave("h1", 1).await;
+    let second = cluster
+        .scripted("h2", 1, 0.5, |me, message| match message {
+            ToSlave::Read { job, input, .. } => {
+                let result = Err(Error::user("/f: permission denied"));
+                (Ok(FromSlave::Ok), vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, result }])
+            }
+            other => obey(me, other),
+        })
+        .await;
+    let job = Rounds { input: Some(rows(&dir)), threads: 2, ..Rounds::default() };
+    let id = cluster.submit(job).await.unwrap();
+    let error = cluster.end(id).await.error.unwrap();
+    assert_eq!(error, Error::user(format!("slave {} (h2): /f: permission denied", second.id)));
+}
+
+#[tokio::test]
 async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
     let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
     let slave = cluster
