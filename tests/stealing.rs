@@ -45,11 +45,11 @@ impl Drop for Slowed {
     }
 }
 
-/// Files of rows that take long to unpack.
-fn packed(folder: &Path) -> PathBuf {
+/// So many files of 5000 rows that take long to unpack.
+fn packed(folder: &Path, parts: u64) -> PathBuf {
     let here = folder.join("packed");
     std::fs::create_dir(&here).unwrap();
-    for part in 0..12 {
+    for part in 0..parts {
         let path = Rows::generate(80 + part, 5000, 400, 30).write(&here, &format!("part{part}"));
         let done = Command::new("bzip2").arg(path).stdin(Stdio::null()).status().expect("bzip2 is installed");
         assert!(done.success());
@@ -90,7 +90,7 @@ fn alike(cluster: &Cluster, (one, first): (&str, &Value), (other, second): (&str
 fn what_a_slow_slave_has_not_read_is_read_by_the_others_each_row_once() {
     let cluster = Cluster::start(3, 1);
     let text = Rows::generate(79, 100_000, 400, 30).write(cluster.folder(), "text");
-    for (kind, input) in [("packed", packed(cluster.folder())), ("text", text)] {
+    for (kind, input) in [("packed", packed(cluster.folder(), 12)), ("text", text)] {
         let usual = report(&cluster.pages, submit(&cluster, &input, &format!("{kind}-usual")));
         let slowed = Slowed::new(&cluster.slaves[0]);
         let job = submit(&cluster, &input, &format!("{kind}-slow"));
@@ -133,7 +133,7 @@ fn kill(cluster: &mut Cluster, slave: usize, job: u64) {
 #[test]
 fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_row_once() {
     let mut cluster = Cluster::start(3, 1);
-    let input = packed(cluster.folder());
+    let input = packed(cluster.folder(), 12);
     let usual = report(&cluster.pages, submit(&cluster, &input, "usual"));
     assert_eq!(usual["repeats"], serde_json::json!([]));
     let job = begin(&cluster, 1, || submit(&cluster, &input, "killed"));
@@ -155,31 +155,27 @@ fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_ro
 #[test]
 fn what_a_slave_had_read_that_is_killed_just_before_all_is_read_is_read_by_the_others() {
     let mut cluster = Cluster::start(2, 1);
-    let input = packed(cluster.folder());
+    let input = packed(cluster.folder(), 2);
     // Each keeps to its part: nothing of it is asked back from the other one.
     let flags = ["run", "lr", "--solver", "newton", "--tolerance", "1e-4", "--reproducible", "--detach", "--input"];
     let submit = || cluster.ask(flags).arg(&input).ok().stdout.trim().trim_start_matches('j').parse().unwrap();
     let job = begin(&cluster, 0, submit);
-    // The first soon has no more to do than its own part; the master misses a dead one only some seconds later.
+    // Time enough for the second to read its part, too little for the first to be missed.
     cluster.slaves[0].signal(libc::SIGSTOP);
-    wait::until("the part of the second to be read", WITHIN, || {
-        let before = news(&cluster, job)["report"]["read"]["bytes"].as_u64();
-        std::thread::sleep(Duration::from_millis(300));
-        let news = news(&cluster, job);
-        assert_eq!(news["reading"], true, "it was over too soon");
-        (news["report"]["read"]["bytes"].as_u64() == before).then_some(())
-    });
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(news(&cluster, job)["reading"], true, "it was over too soon");
+    // The first soon has read its part too; the master misses a dead one only some seconds later.
     cluster.slaves[1].kill();
     cluster.slaves[0].signal(libc::SIGCONT);
     let killed = report(&cluster.pages, job);
-    assert_eq!((&killed["state"], &killed["read"]["rows"]), (&"done".into(), &60_000.into()), "{killed}");
+    assert_eq!((&killed["state"], &killed["read"]["rows"]), (&"done".into(), &10_000.into()), "{killed}");
     assert_eq!(killed["repeats"][0]["slave"], "h2", "{killed}");
 }
 
 #[test]
 fn a_job_goes_on_without_a_slave_that_dies_or_leaves_while_it_reads_unless_rows_are_consumed() {
     let mut cluster = Cluster::start(4, 1);
-    let input = packed(cluster.folder());
+    let input = packed(cluster.folder(), 12);
     let sgd = |cluster: &Cluster, flags: &[&str]| {
         let run = cluster.ask(["run", "lr", "--detach", "--input"]).arg(&input).args(flags).ok();
         run.stdout.trim().trim_start_matches('j').parse::<u64>().expect("the job's number")
