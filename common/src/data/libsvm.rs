@@ -345,12 +345,11 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
             "index 0 in {token}, but the indices at the files' ends start from {}; give --index-base 0",
             schema.index_base
         ),
-        Reason::Base => {
-            format!(
-                "index 0 in {token}, but indices start from {}, as --index-base or the model says",
-                schema.index_base
-            )
-        }
+        Reason::Base => format!(
+            "index 0 in {token}, but indices start from {}, as --index-base or the model says; a model of rows whose indices \
+             start from 0 is trained with --index-base 0",
+            schema.index_base
+        ),
         Reason::Order { before, index } if before == index => {
             format!("index {index} comes twice; merge its values into one")
         }
