@@ -69,7 +69,7 @@ impl Auto<'_> {
 }
 
 /// Seconds that are not worth a doubt, and the part of the epochs that may be made from which on there is one.
-const SOON: f64 = 0.05;
+const SOON: f64 = 0.08;
 const RISK: f64 = 0.2;
 
 /// What the choice is made of.
