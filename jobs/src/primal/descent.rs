@@ -5,18 +5,15 @@
 //! Invariant: all weights that are not zero are among the features that are watched, and these among those whose columns the
 //! workers have.
 
-use super::certificate::Penalty;
 use super::columns::Columns;
-use super::gram::Gram;
-use super::inner::{Own, Room, Shared};
+use super::coordinates::{Coordinates, Room};
+use super::inner::{Own, Shared};
 use super::kept;
 use super::loss::Smooth;
-use super::reduce::Reduce;
 use super::screen::takes_all;
 use super::survey::Watched;
 use super::task::Task;
 use crate::order;
-use crate::pages;
 use crate::parts::{Parts, Rows};
 use flexps_common::Result;
 use flexps_common::ids::Key;
@@ -69,25 +66,14 @@ impl Descent {
         near.sort_unstable();
         let mut weights = Vec::new();
         worker.get(self.point, &keys, &mut weights)?;
-        let mut own = self.own(worker, &keys, &near, &weights)?;
-        let mut watched = Watched::new(keys, weights, own.columns.places());
+        let (mut own, mut coordinates) = self.read(worker, &keys, &near, &weights)?;
+        let mut watched = Watched::new(keys, weights, coordinates.columns.places());
         if let Some(norms) = self.norms {
             let known = first.is_none();
             watched.measure(worker, self.rows, norms, known)?;
         }
-        let (start, memory) = (watched.weights.clone(), self.rows.memory);
-        let mut shared = Shared {
-            rows: worker.scalar("trained_rows", 1.0),
-            penalty: Penalty { l1: worker.scalar("l1", 0.0), l2: worker.scalar("l2", 0.0) },
-            tolerance: self.tolerance,
-            quadratic: self.quadratic,
-            weights: Vec::new(),
-            bias: self.bias.then(|| worker.scalar("bias", 0.0)),
-            strayed: 0.0,
-            all: takes_all(worker, self.norms),
-            reduce: Reduce::new(self.sums, (2 * start.len() + 16).max(Gram::numbers(start.len(), memory))),
-            memory,
-        };
+        let start = watched.weights.clone();
+        let mut shared = Shared::new(worker, self.sums, (start.len(), self.rows.memory), self.bias, self.tolerance);
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(order::stream(worker, 0));
         let (mut steps, mut halvings, mut certificate) = (0, 0, None);
@@ -98,9 +84,9 @@ impl Descent {
                     watched.find(&keys)
                 }
                 // Others may be in the way of the certificate, so all features are to be looked at.
-                None if turn > 0 && (reach <= 0.0 || shared.strayed > reach) => break,
+                None if turn > 0 && (reach <= 0.0 || coordinates.strayed > reach) => break,
                 None => {
-                    let seen = watched.survey(loss, worker, (&mut own, &mut shared), reach)?;
+                    let seen = watched.survey(loss, worker, (&mut own, &mut shared, &mut coordinates), reach)?;
                     if seen.certifies {
                         certificate = Some(seen);
                         break;
@@ -108,9 +94,9 @@ impl Descent {
                     watched.asking(&seen.gradient, shared.penalty.l1)
                 }
             };
-            own.columns.choose(chosen.iter().map(|at| watched.places[*at]).collect());
+            coordinates.columns.choose(chosen.iter().map(|at| watched.places[*at]).collect());
             shared.weights = chosen.iter().map(|at| watched.weights[*at]).collect();
-            let (made, cut) = shared.settle(loss, worker, &mut own, &mut rng)?;
+            let (made, cut) = coordinates.settle(loss, worker, (&mut own, &mut shared), &mut rng)?;
             chosen.iter().zip(&shared.weights).for_each(|(at, weight)| watched.weights[*at] = *weight);
             (steps, halvings) = (steps + made, halvings + cut);
             if made == 0 {
@@ -121,29 +107,26 @@ impl Descent {
         worker.report("bias", Metric::Max(shared.bias.unwrap_or(0.0)));
         worker.report("steps", Metric::Max(steps as f64));
         worker.report("halvings", Metric::Max(f64::from(halvings)));
-        worker.report("foreseen", Metric::Max(f64::from(u8::from(own.foresight.is_some()))));
+        worker.report("foreseen", Metric::Max(f64::from(u8::from(coordinates.foresight.is_some()))));
         worker.report("certified", Metric::Max(f64::from(u8::from(certificate.is_some()))));
         if self.norms.is_some() {
-            worker.report("strayed", Metric::Max(shared.strayed));
+            worker.report("strayed", Metric::Max(coordinates.strayed));
         }
         if let Some(seen) = certificate {
             seen.report(worker, &own, &watched);
         }
-        own.columns.choose(watched.places.clone());
-        self.leave(worker, own, shared.bias, &watched.weights)?;
+        coordinates.columns.choose(watched.places.clone());
+        self.leave(worker, own.scores, coordinates, shared.bias, &watched.weights)?;
         watched.leave(worker, self.rows)
     }
 
-    /// This worker's rows.
-    fn own(&self, worker: &mut Worker<'_>, keys: &[Key], near: &[Key], weights: &[f64]) -> Result<Own> {
+    /// This worker's rows and columns.
+    fn read(&self, worker: &mut Worker<'_>, keys: &[Key], near: &[Key], weights: &[f64]) -> Result<(Own, Coordinates)> {
         let columns = Columns::take(worker, self.rows, keys, near)?;
         let (task, mut targets) = (Task::of(worker), Vec::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
-            for at in 0..part.blocks() {
-                let block = part.in_order(worker, at)?;
-                task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
-            }
+            task.targets_of(worker, self.rows.input, &part, &mut targets)?;
         }
         let known = kept::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());
         let scores = known.unwrap_or_else(|| {
@@ -151,16 +134,31 @@ impl Descent {
             columns.add(weights, &mut scores);
             scores
         });
-        let mut bends = pages::room(scores.len());
-        bends.resize(scores.len(), [0.0; 2]);
         let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
         let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
-        Ok(Own { targets, scores, bends, anchor, columns, sums: None, room: Room::default(), foresight: None })
+        let coordinates = Coordinates {
+            columns,
+            anchor,
+            strayed: 0.0,
+            foresight: None,
+            all: takes_all(worker, self.norms),
+            quadratic: self.quadratic,
+            memory: self.rows.memory,
+            room: Room::default(),
+        };
+        Ok((Own::new(targets, scores), coordinates))
     }
 
     /// Leaves the scores, made anew so that no rounding of many steps is in them, and the columns for later stages.
-    fn leave(&self, worker: &mut Worker<'_>, own: Own, bias: Option<f64>, weights: &[f64]) -> Result<()> {
-        let Own { mut scores, columns, anchor, foresight, .. } = own;
+    fn leave(
+        &self,
+        worker: &mut Worker<'_>,
+        mut scores: Vec<f64>,
+        coordinates: Coordinates,
+        bias: Option<f64>,
+        weights: &[f64],
+    ) -> Result<()> {
+        let Coordinates { columns, anchor, foresight, .. } = coordinates;
         scores.fill(bias.unwrap_or(0.0));
         columns.add(weights, &mut scores);
         kept::keep_scores(worker, self.rows, scores)?;

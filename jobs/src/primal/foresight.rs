@@ -25,11 +25,6 @@ pub struct Foresight {
 }
 
 impl Foresight {
-    /// The same scores, of another way to slopes that fit.
-    pub fn of(scores: Vec<f64>) -> Self {
-        Self { scores, ..Self::default() }
-    }
-
     /// Notes it of a step that moves scores by `way` from where slopes and curvatures, weighted and over n, are `from`.
     pub fn note(&mut self, from: &[[f64; 2]], way: &[f64]) {
         self.slopes.clear();

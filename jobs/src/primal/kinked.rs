@@ -10,9 +10,8 @@
 
 use super::bounds::Bounds;
 use super::certificate::RowSums;
-use super::foresight::Foresight;
 use super::gram::Gram;
-use super::inner::{Own, Shared, View};
+use super::inner::{Own, Shared, Values, View};
 use super::loss::Smooth;
 use flexps_common::Result;
 use flexps_common::worker::Worker;
@@ -57,7 +56,7 @@ impl Centres {
             *u = now;
         }
         self.width = width;
-        own.sums = None;
+        own.changed();
     }
 
     /// Sums for the certificate that are of the hinge itself: of the losses and of the dual.
@@ -73,14 +72,14 @@ impl Centres {
 
 impl Shared {
     /// Newton steps on a loss with a kink, of all features, until its gap is well below what is asked for: how many, and how
-    /// often they were halved. Leaves the scores that have the slopes of the certificate as what is foreseen.
+    /// often they were halved; and the scores that have the slopes of the certificate.
     pub fn settle_kinked(
         &mut self,
         loss: impl Smooth,
         worker: &mut Worker<'_>,
         own: &mut Own,
         gram: &mut Gram,
-    ) -> Result<(usize, u32)> {
+    ) -> Result<((usize, u32), Vec<f64>)> {
         let mut centres = Centres { width: FIRST, slopes: vec![0.0; own.scores.len()] };
         let (mut steps, mut halvings, mut gap, mut last) = (0, 0, f64::INFINITY, f64::INFINITY);
         'widths: for width in 0..WIDTHS {
@@ -96,7 +95,7 @@ impl Shared {
             for step in 0..STEPS {
                 worker.check()?;
                 let sums = centres.sums(loss, own);
-                let (view, [loss, dual]) = self.look(smooth, worker, (own, Some(gram)), sums)?;
+                let (view, [loss, dual]) = self.look(smooth, worker, (own, Values::Lines(&gram.lines)), sums)?;
                 let now = self.certificate(&RowSums { loss, dual, ..view.rows }, &view.gradient);
                 gap = now.gap;
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
@@ -107,7 +106,7 @@ impl Shared {
                 }
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
                 let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
-                own.begin(worker, &way, Some(gram))?;
+                own.begin(worker, &way, Values::Lines(&gram.lines))?;
                 let Some(cut) = self.go(smooth, worker, own, (&view, &way))? else { break };
                 (steps, halvings) = (steps + 1, halvings + cut);
             }
@@ -115,10 +114,10 @@ impl Shared {
         // Slopes first: they are those at the scores as they are moved.
         let smooth = loss.smoothed(centres.width);
         let scores = own.scores.iter().zip(&own.targets).map(|(z, (y, _))| loss.score(*y, smooth.at(*y, *z).slope));
-        own.foresight = Some(Foresight::of(scores.collect()));
+        let scores = scores.collect();
         centres.unmove(&mut own.scores);
-        own.sums = None;
-        Ok((steps, halvings))
+        own.changed();
+        Ok(((steps, halvings), scores))
     }
 
     /// How far the smooth objective is from its least at most.

@@ -4,14 +4,11 @@
 //! Invariant: what it leaves, weights, intercept and scores, belong together, and the objective is no higher than it was.
 
 use super::bounds::Bounds;
-use super::certificate::Penalty;
-use super::columns::Columns;
 use super::gram::lines::Lines;
 use super::gram::{FILLED, Gram};
-use super::inner::{Own, Room, Shared};
+use super::inner::{Own, STEPS, Shared, Values, WELL};
 use super::kept;
 use super::loss::Smooth;
-use super::reduce::Reduce;
 use super::task::Task;
 use crate::parts::{Parts, Rows};
 use flexps_common::ids::Key;
@@ -19,13 +16,6 @@ use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
-
-/// Newton steps at most.
-const STEPS: usize = 50;
-/// The steps end when the gap is this part of what is asked for...
-const WELL: f64 = 0.3;
-/// ... or less than this part of it, if the last step did not halve the gap.
-const SLOW: f64 = 0.9;
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -51,31 +41,14 @@ impl Matrix {
         let (lines, targets) = self.read(worker, features)?;
         let (mut gram, mut scores) = (Gram::whole(lines, self.bias), Vec::new());
         gram.lines.scores(worker, &weights, bias, &mut scores)?;
-        let mut own = Own {
-            bends: vec![[0.0; 2]; scores.len()],
-            targets,
-            scores,
-            anchor: None,
-            columns: Columns::default(),
-            sums: None,
-            room: Room::default(),
-            foresight: None,
-        };
-        let mut shared = Shared {
-            rows: worker.scalar("trained_rows", 1.0),
-            penalty: Penalty { l1: 0.0, l2: worker.scalar("l2", 0.0) },
-            tolerance: self.tolerance,
-            quadratic: false,
-            weights: weights.clone(),
-            bias: self.bias.then_some(bias),
-            strayed: 0.0,
-            all: true,
-            reduce: Reduce::new(self.sums, (features + 16).max(Gram::numbers(features, self.rows.memory))),
-            memory: self.rows.memory,
-        };
-        let (steps, halvings) = match L::KINKED {
-            true => shared.settle_kinked(loss, worker, &mut own, &mut gram)?,
-            false => shared.settle_whole(loss, worker, &mut own, &mut gram)?,
+        let mut own = Own::new(targets, scores);
+        let shared = Shared::new(worker, self.sums, (features, self.rows.memory), self.bias, self.tolerance);
+        let mut shared = Shared { weights: weights.clone(), ..shared };
+        let ((steps, halvings), foreseen) = if L::KINKED {
+            let (made, scores) = shared.settle_kinked(loss, worker, &mut own, &mut gram)?;
+            (made, Some(scores))
+        } else {
+            (shared.settle_whole(loss, worker, &mut own, &mut gram)?, None)
         };
         let part = worker.place.share(features);
         let changes: Vec<f64> =
@@ -85,11 +58,11 @@ impl Matrix {
         worker.report("bias", Metric::Max(bias));
         worker.report("steps", Metric::Max(steps as f64));
         worker.report("halvings", Metric::Max(f64::from(halvings)));
-        worker.report("foreseen", Metric::Max(f64::from(u8::from(own.foresight.is_some()))));
+        worker.report("foreseen", Metric::Max(f64::from(u8::from(foreseen.is_some()))));
         // Made anew so that no rounding of many steps is in them.
         gram.lines.scores(worker, &shared.weights, bias, &mut own.scores)?;
         kept::keep_scores(worker, self.rows, own.scores)?;
-        own.foresight.map_or(Ok(()), |foresight| kept::keep_foreseen(worker, self.rows, foresight.scores))
+        foreseen.map_or(Ok(()), |scores| kept::keep_foreseen(worker, self.rows, scores))
     }
 
     /// This worker's rows, their targets and weights.
@@ -97,10 +70,7 @@ impl Matrix {
         let (task, mut targets) = (Task::of(worker), Vec::new());
         let part = Parts::new(worker, self.rows)?.whole(worker)?;
         let part = part.ok_or_else(|| Error::bug("rows of few features come in parts"))?;
-        for at in 0..part.blocks() {
-            let block = part.in_order(worker, at)?;
-            task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
-        }
+        task.targets_of(worker, self.rows.input, &part, &mut targets)?;
         let count = targets.len();
         Ok((Lines::of_blocks(part, features, count), targets))
     }
@@ -118,10 +88,9 @@ impl Shared {
         let (mut steps, mut halvings, mut last) = (0, 0, f64::INFINITY);
         while steps < STEPS {
             worker.check()?;
-            let (view, []) = self.look(loss, worker, (own, Some(gram)), [])?;
+            let (view, []) = self.look(loss, worker, (own, Values::Lines(&gram.lines)), [])?;
             let (now, asked) = (view.certificate, self.tolerance * view.certificate.objective);
-            let slow = now.gap <= SLOW * asked && now.gap > 0.5 * last;
-            if now.gap <= WELL * asked || slow || !now.objective.is_finite() {
+            if now.gap <= WELL * asked || self.ends_slowly(&now, last) || !now.objective.is_finite() {
                 break;
             }
             last = now.gap;
@@ -130,7 +99,7 @@ impl Shared {
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
             }
             let way = gram.step((&self.weights, &Bounds::of(None)), &view.gradient, view.constant[0], self.penalty);
-            own.begin(worker, &way, Some(gram))?;
+            own.begin(worker, &way, Values::Lines(&gram.lines))?;
             let Some(cut) = self.go(loss, worker, own, (&view, &way))? else { break };
             (steps, halvings) = (steps + 1, halvings + cut);
         }

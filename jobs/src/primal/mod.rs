@@ -11,6 +11,7 @@ mod bends;
 mod bounds;
 mod certificate;
 mod columns;
+mod coordinates;
 mod descent;
 pub mod flags;
 mod foresight;

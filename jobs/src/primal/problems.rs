@@ -18,10 +18,21 @@ use flexps_common::{Error, Result};
 /// The smallest lambda of a path as a part of the largest, unless it is given.
 const SPAN: f64 = 0.01;
 
-/// Whether a scalar tells something of the model, not of the way to it.
-fn tells(name: &str) -> bool {
-    const NAMES: [&str; 8] = ["rows", "features", "lambda", "objective", "gap", "nonzeros", "rounds", "products"];
-    NAMES.contains(&name) || ["training_", "validation_", "cv_"].iter().any(|of| name.starts_with(of))
+/// How a number of one more class joins that of those before.
+type Joined = fn(f64, f64) -> f64;
+
+/// What is reported of the model that is kept.
+const KEPT: [(&str, Joined); 5] = [
+    ("lambda", |_, last| last),
+    ("nonzeros", |all, own| all + own),
+    ("objective", |all, own| all + own),
+    ("gap", f64::max),
+    ("rounds", f64::max),
+];
+
+/// The scalar that remembers it until the last problem.
+fn kept(name: &str) -> String {
+    format!("kept_{name}")
 }
 
 /// Most problems of a job.
@@ -263,16 +274,10 @@ impl Problems {
         };
         progress.set("keep", f64::from(u8::from(keeps)));
         if keeps {
-            progress.set("kept_lambda", progress.scalar("lambda", 0.0));
-            // Of all classes.
             let first = place.class.is_none_or(|class| class == 0);
-            for (kept, name) in [("kept_nonzeros", "nonzeros"), ("kept_objective", "objective")] {
-                let before = if first { 0.0 } else { progress.scalar(kept, 0.0) };
-                progress.set(kept, before + progress.scalar(name, 0.0));
-            }
-            for (kept, name) in [("kept_gap", "gap"), ("kept_rounds", "rounds")] {
-                let before = if first { 0.0 } else { progress.scalar(kept, 0.0) };
-                progress.set(kept, progress.scalar(name, 0.0).max(before));
+            for (name, joined) in KEPT {
+                let before = if first { 0.0 } else { progress.scalar(&kept(name), 0.0) };
+                progress.set(&kept(name), joined(before, progress.scalar(name, 0.0)));
             }
             let rows = progress.scalar("trained_rows", 1.0);
             progress.set("training_loss", progress.scalar("loss", 0.0) / rows);
@@ -304,13 +309,11 @@ impl Problems {
 
     /// Behind the last problem: what is reported is of the model that is kept.
     pub fn conclude(progress: &mut Progress) -> Result<Flow> {
-        for name in ["lambda", "nonzeros", "objective", "gap", "rounds"] {
-            let kept = progress.scalar(&format!("kept_{name}"), 0.0);
-            progress.set(name, kept);
+        for (name, _) in KEPT {
+            progress.set(name, progress.scalar(&kept(name), 0.0));
         }
         progress.objective = Some(progress.scalar("objective", 0.0));
-        // The report is for who asked for the model.
-        progress.scalars.retain(|name, _| tells(name));
+        // Those of the last problem, which may be another.
         progress.metrics.clear();
         Ok(Flow::Next)
     }

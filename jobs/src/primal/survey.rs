@@ -7,7 +7,8 @@
 
 use super::bends;
 use super::certificate::{FeatureSums, RowSums, certify};
-use super::inner::{Own, Shared, Sums};
+use super::coordinates::Coordinates;
+use super::inner::{Own, Shared};
 use super::kept;
 use super::loss::Smooth;
 use super::occurring;
@@ -91,17 +92,15 @@ impl Watched {
         &mut self,
         loss: impl Smooth,
         worker: &mut Worker<'_>,
-        (own, shared): (&mut Own, &mut Shared),
+        (own, shared, coordinates): (&mut Own, &mut Shared, &mut Coordinates),
         reach: f64,
     ) -> Result<Seen> {
-        let Sums { rows: sums, far, .. } = own.bend(loss, shared.rows);
-        let (sums, bends, far) = match &own.foresight {
-            Some(foresight) => {
-                let far = own.anchor.as_ref().map_or(LOST, |anchor| bends::far(anchor, &foresight.bends));
-                (RowSums { loss: sums.loss, ..foresight.rows }, &foresight.bends, far)
-            }
-            None => (sums, &own.bends, far),
+        let (sums, _) = own.bend(loss, shared.rows);
+        let (sums, bends) = match &coordinates.foresight {
+            Some(foresight) => (RowSums { loss: sums.loss, ..foresight.rows }, &foresight.bends),
+            None => (sums, &own.bends),
         };
+        let far = coordinates.far(bends);
         // Read more densely than together with the curvatures.
         let slopes: Vec<f64> = bends.iter().map(|[slope, _]| *slope).collect();
         let before = self.before.take().filter(|(then, _)| then.len() == slopes.len());
@@ -109,14 +108,14 @@ impl Watched {
         let mut all = vec![sums.loss, sums.dual, sums.inner, sums.bend, sums.slope, far, since];
         shared.reduce.sum(worker, &mut all)?;
         let rows = RowSums { loss: all[0], dual: all[1], inner: all[2], bend: all[3], slope: all[4] };
-        shared.strayed = all[5].sqrt();
+        coordinates.strayed = all[5].sqrt();
         let since = all[6].sqrt();
         // All workers know the same of these, and so choose the same.
         let chosen = before.as_ref().and_then(|(_, gradient)| self.near(gradient, since, shared.penalty.l1));
         let anew = chosen.is_none();
         let chosen = chosen.unwrap_or_else(|| (0..self.keys.len()).collect());
-        own.columns.choose(chosen.iter().map(|at| self.places[*at]).collect());
-        let mut made: Vec<f64> = (0..chosen.len()).map(|at| own.columns.column(at).dot_with(&slopes)).collect();
+        coordinates.columns.choose(chosen.iter().map(|at| self.places[*at]).collect());
+        let mut made: Vec<f64> = (0..chosen.len()).map(|at| coordinates.columns.column(at).dot_with(&slopes)).collect();
         shared.reduce.sum(worker, &mut made)?;
         let mut gradient = match &before {
             Some((_, gradient)) if !anew => gradient.clone(),
@@ -127,7 +126,7 @@ impl Watched {
         let mut features = FeatureSums::default();
         self.weights.iter().zip(&gradient).for_each(|(w, g)| features.add(*w, *g, shared.penalty));
         let now = certify(shared.rows, &rows, &features, shared.penalty, shared.bias);
-        let certifies = shared.strayed <= reach && now.gap <= shared.tolerance * now.objective;
+        let certifies = coordinates.strayed <= reach && now.gap <= shared.tolerance * now.objective;
         Ok(Seen { rows, features, gradient, certifies })
     }
 

@@ -5,6 +5,7 @@
 
 use super::flags::ClassWeights;
 use super::measure::FOLDS;
+use crate::parts::Part;
 use flexps_common::data::{Block, Facts, Labels};
 use flexps_common::plan::{Input, Progress};
 use flexps_common::worker::Worker;
@@ -133,6 +134,21 @@ impl Task {
             let weight = |i: usize, label| if kept(i) { self.weight(label) } else { 0.0 };
             to.extend(block.labels.iter().enumerate().map(|(i, l)| (self.target(*l), weight(i, *l))));
         })
+    }
+
+    /// Adds targets and weights of all rows of a part.
+    pub fn targets_of(
+        &self,
+        worker: &mut Worker<'_>,
+        input: Input,
+        part: &Part,
+        to: &mut Vec<(f64, f64)>,
+    ) -> Result<()> {
+        for at in 0..part.blocks() {
+            let block = part.in_order(worker, at)?;
+            self.targets(worker, (input, part.number_of(at)), &block, to)?;
+        }
+        Ok(())
     }
 
     /// Calls `each` with the folds of the rows of the slave's block `at`; none where no fold is held out.
