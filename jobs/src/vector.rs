@@ -5,7 +5,7 @@
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::schema::DataPath;
-use flexps_common::plan::{Plan, Progress, SaveTensor, StageBuilder, Steps, Table};
+use flexps_common::plan::{Input, Plan, Progress, SaveTensor, StageBuilder, Steps, Table};
 use flexps_common::worker::Worker;
 
 /// A vector over tables.
@@ -53,11 +53,11 @@ impl Vector {
         }
     }
 
-    /// Plans that this vector is read from a model.
-    pub fn load(self, steps: &mut Steps, model: &DataPath) {
-        steps.load(self.features, model, "weights");
+    /// Plans that this vector is read from a model for the rows of `input`.
+    pub fn load(self, steps: &mut Steps, model: &DataPath, input: Input) {
+        steps.load(self.features, model, "weights", input);
         if let Some(bias) = self.bias {
-            steps.load(bias, model, "bias");
+            steps.load(bias, model, "bias", input);
         }
     }
 

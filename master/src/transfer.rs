@@ -4,11 +4,11 @@
 //! nothing on the disk.
 
 use bytes::Bytes;
-use flexps_common::data::schema::DataPath;
+use flexps_common::data::schema::{DataPath, Schema};
 use flexps_common::home::Home;
 use flexps_common::ids::{JobId, StageRun, TableId};
 use flexps_common::model::{Description, Reader, TensorSpec, Writer};
-use flexps_common::plan::TableSpec;
+use flexps_common::plan::{LoadSpec, TableSpec};
 use flexps_common::transport::{Channel, Packet, Pending};
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::wire::body::{BodyReader, BodyWriter};
@@ -107,8 +107,9 @@ impl Shards {
         writer.finish(description)
     }
 
-    /// Fills a table, which is zero, with a model's tensor.
-    pub fn load(&self, table: TableId, spec: &TableSpec, model: &DataPath, tensor: &str) -> Result<()> {
+    /// Fills a table, which is zero, with the tensor of a model that suits rows of this schema.
+    pub fn load(&self, load: &LoadSpec, spec: &TableSpec, schema: &Schema) -> Result<()> {
+        let LoadSpec { table, model, tensor, .. } = load;
         if !matches!(spec.update.as_str(), "add" | "assign") {
             return Err(Error::bug(format!(
                 "table {} can't be loaded, since its update function is {}; load into one with `add`, then copy",
@@ -116,6 +117,7 @@ impl Shards {
             )));
         }
         let reader = Reader::open(model)?;
+        reader.description.check_suits(schema).map_err(|e| e.context(model))?;
         let width = u64::from(spec.width.max(1));
         let len = reader.len(tensor)?;
         if len % width != 0 || len / width > 1 << 32 {
@@ -133,10 +135,10 @@ impl Shards {
                 return Err(Error::data(format!("{model}: tensor {tensor} holds the value {bad}")));
             }
             let range = KeyList::Range { start: keys.start as u32, count: (keys.end - keys.start) as u32 };
-            let section = Section { table, element: spec.element, keys: range, packing: Packing::Raw };
+            let section = Section { table: *table, element: spec.element, keys: range, packing: Packing::Raw };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
-            flight.push_back(self.owner(table, spec, &keys).start(packet, DEADLINE));
+            flight.push_back(self.owner(*table, spec, &keys).start(packet, DEADLINE));
             if flight.len() >= WINDOW * self.bulk.len() {
                 added(flight.pop_front())?;
             }

@@ -197,7 +197,7 @@ impl Run<'_> {
                 // In the order in which they stand each comes after those that it names.
                 Step::Together(stages) => stages.iter().try_for_each(|stage| self.stage(stage))?,
                 Step::Op(op) => self.op(op),
-                Step::Load(LoadSpec { table, model, tensor }) => {
+                Step::Load(LoadSpec { table, model, tensor, .. }) => {
                     let values = self.host.tensors.get(&(model.0.clone(), tensor.clone()));
                     let values =
                         values.ok_or_else(|| Error::user(format!("{model}: no tensor {tensor}; see Host::tensor")))?;

@@ -165,8 +165,9 @@ fn update_functions_norm_and_load_do_what_their_names_say() {
         make(&mut plan, "adagrad", "adagrad", &[0.5]),
     ];
     let model = crate::data::schema::DataPath("m".to_owned());
+    let input = crate::plan::Input { id: crate::ids::InputId(0) };
     for table in tables {
-        plan.body.load(table, &model, "weights");
+        plan.body.load(table, &model, "weights", input);
     }
     plan.body.stage("push", move |worker| {
         for table in tables {

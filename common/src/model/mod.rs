@@ -10,7 +10,7 @@ pub use reader::{Model, Reader};
 pub use writer::{TensorSpec, Writer, check};
 
 use crate::data::schema::DataPath;
-use crate::data::{Facts, Labels};
+use crate::data::{Facts, Labels, Schema};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -49,10 +49,33 @@ pub struct Description {
 impl Description {
     /// Scores that a row gets: one, or one for each of more than two classes.
     pub fn outputs(&self) -> usize {
-        match self.labels.all().len() {
-            0..=2 => 1,
-            classes => classes,
+        outputs(&self.labels)
+    }
+
+    /// Refuses rows of this schema as ones to go on learning from: of another number of scores, or of features that are numbered
+    /// from elsewhere.
+    pub fn check_suits(&self, schema: &Schema) -> Result<()> {
+        if self.outputs() != outputs(&schema.labels) {
+            return Err(Error::user(format!(
+                "a model of the labels {}, while the rows have {}; one to start from needs as many classes",
+                self.labels, schema.labels
+            )));
         }
+        if self.index_base != schema.index_base {
+            return Err(Error::user(format!(
+                "a model of features that are numbered from {}, while those of the rows are taken to be from {}; give \
+                 --index-base {} if theirs are too",
+                self.index_base, schema.index_base, self.index_base
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn outputs(labels: &Labels) -> usize {
+    match labels.all().len() {
+        0..=2 => 1,
+        classes => classes,
     }
 }
 

@@ -44,6 +44,24 @@ fn entries(folder: &Path) -> Vec<String> {
 }
 
 #[test]
+fn a_model_suits_rows_of_as_many_classes_whose_features_are_numbered_alike() {
+    let rows = |labels, index_base| Schema {
+        index_base,
+        base_detected: true,
+        features: None,
+        labels,
+        labels_detected: true,
+        bad_rows: 0,
+    };
+    let model = description(5);
+    model.check_suits(&rows(Labels::two(-1.0, 1.0), 1)).unwrap();
+    let classes = model.check_suits(&rows("1,2,3".parse().unwrap(), 1)).unwrap_err();
+    assert!(classes.fault == Fault::User && classes.message.contains("as many classes"), "{classes}");
+    let base = model.check_suits(&rows(Labels::two(-1.0, 1.0), 0)).unwrap_err();
+    assert!(base.fault == Fault::User && base.message.contains("--index-base 1"), "{base}");
+}
+
+#[test]
 fn what_is_written_in_chunks_is_read_back_whole_and_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let (at, weights) = (path(dir.path(), "deep/m"), [1.0, -2.0, 3.5, 0.0, f32::MIN_POSITIVE]);

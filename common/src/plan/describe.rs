@@ -81,7 +81,7 @@ impl Plan {
                 Step::Op(TableOp::Zero { table }) => writeln!(out, "zero {}", name(table)),
                 Step::Op(TableOp::Scale { table, by }) => writeln!(out, "scale {} by {by}", name(table)),
                 Step::Op(TableOp::Norm2 { table, into }) => writeln!(out, "norm2 of {} into {into}", name(table)),
-                Step::Load(LoadSpec { table, model, tensor }) => {
+                Step::Load(LoadSpec { table, model, tensor, .. }) => {
                     writeln!(out, "load {} from {tensor} of {model}", name(table))
                 }
                 Step::Decide(_) => writeln!(out, "decide"),

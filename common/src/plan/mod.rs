@@ -49,6 +49,8 @@ pub struct LoadSpec {
     pub model: DataPath,
     /// The tensor's name in it.
     pub tensor: String,
+    /// The input whose rows the model must suit.
+    pub input: InputId,
 }
 
 /// What is kept of a finished job.

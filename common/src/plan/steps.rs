@@ -1,6 +1,6 @@
 //! The steps of a plan, and how a job writes them down.
 
-use super::{DecideFn, Flow, Group, LoadSpec, Progress, StageBuilder, StageSpec, Table, TableOp};
+use super::{DecideFn, Flow, Group, Input, LoadSpec, Progress, StageBuilder, StageSpec, Table, TableOp};
 use crate::data::schema::DataPath;
 use crate::error::Result;
 use crate::worker::Worker;
@@ -85,9 +85,10 @@ impl Steps {
         self.op(TableOp::Norm2 { table: table.id, into: into.to_owned() })
     }
 
-    /// Fills `table` from a tensor of a saved model.
-    pub fn load<T>(&mut self, table: Table<T>, model: &DataPath, tensor: &str) -> &mut Self {
-        self.0.push(Step::Load(LoadSpec { table: table.id, model: model.clone(), tensor: tensor.to_owned() }));
+    /// Fills `table` from a tensor of a saved model, which must be one for rows such as those of `input`.
+    pub fn load<T>(&mut self, table: Table<T>, model: &DataPath, tensor: &str, input: Input) -> &mut Self {
+        let (model, tensor) = (model.clone(), tensor.to_owned());
+        self.0.push(Step::Load(LoadSpec { table: table.id, model, tensor, input: input.id }));
         self
     }
 

@@ -210,7 +210,7 @@ impl Lr {
 
         let steps = &mut plan.body;
         if let (Some(start), Some(model)) = (start, &flags.init_model) {
-            start.load(steps, model);
+            start.load(steps, model, rows.input);
         }
         let first = First { rows, start, gradient: None, counts: Some(counts) };
         steps.stage("first-pass", move |worker| first.run(worker)).threads(threads).input(rows.input);

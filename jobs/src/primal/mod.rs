@@ -174,9 +174,9 @@ impl Primal<'_> {
         let begun = problems.clone();
         let steps = &mut plan.body;
         if let Some(model) = &common.init_model {
-            steps.load(point, model, "weights");
+            steps.load(point, model, "weights", inputs.rows.input);
             if let Some(bias) = bias {
-                steps.load(bias, model, "bias");
+                steps.load(bias, model, "bias", inputs.rows.input);
                 steps.stage("intercept", move |worker| read_bias(worker, bias)).threads(Threads::Count(1));
                 steps.decide(|progress| {
                     let value = progress.metric("intercept", "bias")?;

@@ -34,7 +34,7 @@ pub struct Adopt {
 impl Adopt {
     /// Plans the start from `model`.
     pub fn plan(self, steps: &mut Steps, model: &DataPath, kind: Kind, threads: Threads) {
-        self.start.load(steps, model);
+        self.start.load(steps, model, self.rows.input);
         steps
             .stage("adopt", move |worker| with_loss!(kind, L => self.run::<L>(worker)))
             .threads(threads)

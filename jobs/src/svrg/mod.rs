@@ -109,7 +109,7 @@ impl Job for Svrg {
 
         let steps = &mut plan.body;
         if let (Some(start), Some(model)) = (start, &flags.init_model) {
-            start.load(steps, model);
+            start.load(steps, model, rows.input);
         }
         let first = First { rows, start, gradient: Some(next), counts: None };
         steps.stage("first-gradient", move |worker| first.run(worker)).threads(wide).input(rows.input);

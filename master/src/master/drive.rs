@@ -14,7 +14,7 @@ use crate::tune::searches;
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
-use flexps_common::plan::{LoadSpec, SaveSpec, Threads};
+use flexps_common::plan::{SaveSpec, Threads};
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
@@ -248,9 +248,11 @@ impl Master {
                 let message = ToSlave::Settle { of: MoveId { job: id, phase }, run, homes, copies };
                 self.ask_all(id, &slaves, Asked::Order, &message, ORDER_WITHIN)?;
             }
-            Command::Load(LoadSpec { table, model, tensor }) => {
-                let spec = plan.tables[table.0 as usize].clone();
-                self.transfer(id, Event::Loaded, move |shards| shards.load(table, &spec, &model, &tensor));
+            Command::Load(load) => {
+                let spec = plan.tables[load.table.0 as usize].clone();
+                let schema = started.readings.get(load.input).map(|reading| reading.schema().clone());
+                let schema = schema.ok_or_else(|| Error::bug("a model is for rows that the plan lacks"))?;
+                self.transfer(id, Event::Loaded, move |shards| shards.load(&load, &spec, &schema));
             }
             Command::Save => self.save(id)?,
             Command::CancelStage(run, of, reason) => {

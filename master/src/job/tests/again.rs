@@ -192,10 +192,10 @@ fn a_slave_that_goes_when_all_is_read_fails_the_job_by_name() {
 #[test]
 fn a_load_is_stopped_before_the_plan_begins_anew_and_made_again() {
     let mut plan = Plan::default();
-    plan.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();
+    let input = plan.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();
     let t = plan.table::<f32>("t", 1);
     let model = DataPath("/m".to_owned());
-    plan.body.load(t, &model, "weights");
+    plan.body.load(t, &model, "weights", input);
     let mut driver = driver(&plan);
     let loads = |driver: &mut Driver, slaves: &[SlaveId]| {
         let [Command::Ops { phase, .. }] = driver.step(at(0), Event::Opened)[..] else {
@@ -205,7 +205,7 @@ fn a_load_is_stopped_before_the_plan_begins_anew_and_made_again() {
         for slave in slaves {
             commands.extend(driver.step(at(0), Event::Numbers(*slave, phase, vec![vec![]])));
         }
-        let load = LoadSpec { table: t.id, model: model.clone(), tensor: "weights".to_owned() };
+        let load = LoadSpec { table: t.id, model: model.clone(), tensor: "weights".to_owned(), input: input.id };
         assert_eq!(commands, [Command::Load(load)]);
     };
     loads(&mut driver, &[S1, S2, S3]);

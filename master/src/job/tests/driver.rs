@@ -8,7 +8,7 @@ use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::metrics::{Metric, Metrics};
 use flexps_common::pace::Pace;
-use flexps_common::plan::{Flow, LoadSpec, Plan, SaveSpec, TableOp, Threads};
+use flexps_common::plan::{Flow, Input, LoadSpec, Plan, SaveSpec, TableOp, Threads};
 use flexps_common::wire::control::Outcome;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -243,14 +243,14 @@ fn a_model_is_loaded_into_a_table_that_was_set_to_zero() {
     let mut plan = Plan::default();
     let t = plan.table::<f32>("t", 1);
     let model = DataPath("/m".to_owned());
-    plan.body.load(t, &model, "weights");
+    plan.body.load(t, &model, "weights", Input { id: InputId(0) });
     let mut driver = driver(&plan);
     let commands = driver.step(at(0), Event::Opened);
     let [Command::Ops { phase, ops }] = commands.as_slice() else { panic!("{commands:?}") };
     assert_eq!(ops, &[TableOp::Zero { table: t.id }]);
     let phase = *phase;
     driver.step(at(0), Event::Numbers(S1, phase, vec![vec![]]));
-    let load = Command::Load(LoadSpec { table: t.id, model, tensor: "weights".to_owned() });
+    let load = Command::Load(LoadSpec { table: t.id, model, tensor: "weights".to_owned(), input: InputId(0) });
     assert_eq!(driver.step(at(0), Event::Numbers(S2, phase, vec![vec![]])), [load]);
     assert_eq!(driver.step(at(0), Event::Loaded(Ok(()))), [Command::End(Ok(()))]);
 }
