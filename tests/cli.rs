@@ -111,6 +111,21 @@ fn data_info_tells_what_a_file_holds() {
 }
 
 #[test]
+fn a_report_tells_of_the_model_and_not_what_the_solver_remembers_of_its_way() {
+    let here = folder();
+    let rows = Rows::generate(3, 300, 40, 5).write(here.path(), "rows");
+    let flags = ["--lambda", "1e-6", "--epochs", "2", "--tolerance", "1e-9", "--input"];
+    let run = || flexps(["run", "lr", "--solver", "sdca"]).args(flags).arg(&rows);
+    let report = run().json();
+    let told: Vec<&str> = report["metrics"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(told, ["features", "gap", "lambda", "objective", "rows", "training_accuracy"]);
+    let why = report["stopped"].as_str().unwrap();
+    assert!(why.contains("2 epochs were made; duality gap"), "{why}");
+    let text = run().ok().stdout;
+    assert_eq!(text.lines().filter(|line| line.starts_with("objective ")).count(), 1, "{text}");
+}
+
+#[test]
 fn the_report_goes_to_stdout_as_one_object_and_to_the_file_with_its_keys() {
     let here = folder();
     let rows = Rows::generate(2, 300, 40, 5).write(here.path(), "rows");

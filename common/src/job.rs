@@ -18,6 +18,11 @@ pub trait Job: Args + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Describes the job. Pure: the same parameters give the same plan on every node.
     fn plan(&self, plan: &mut Plan) -> Result<()>;
 
+    /// Whether the report is to tell a metric or a scalar of this name; the others are the job's own affair.
+    fn tells(_name: &str) -> bool {
+        true
+    }
+
     /// Fills in, on the submitter alone and before the first plan, what the user left out, e.g. generated rows.
     fn prepare(&mut self, _env: &Prepare) -> Result<()> {
         Ok(())
@@ -50,7 +55,7 @@ impl<J: Job> DynJob for J {
     }
 
     fn plan(&self) -> Result<Plan> {
-        let mut plan = Plan::default();
+        let mut plan = Plan { tells: Some(J::tells), ..Plan::default() };
         Job::plan(self, &mut plan)?;
         plan.check()?;
         Ok(plan)

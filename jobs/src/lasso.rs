@@ -6,6 +6,7 @@
 use crate::flags::Common;
 use crate::primal::{self, Primal};
 use crate::sdca::loss::Kind;
+use crate::told;
 use crate::workers;
 use clap::{Args, ValueEnum};
 use flexps_common::Result;
@@ -62,6 +63,10 @@ impl Job for Lasso {
         };
         let Self { common, primal: flags, threads, .. } = self;
         Primal { common, flags, penalty, loss: Kind::Squared, threads: *threads, numbers: true }.plan(plan)
+    }
+
+    fn tells(name: &str) -> bool {
+        told::of_model(name)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {

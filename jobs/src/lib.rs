@@ -31,6 +31,7 @@ mod stream;
 mod sums;
 pub mod svm;
 pub mod svrg;
+mod told;
 mod validation;
 mod vector;
 pub mod workers;

@@ -7,6 +7,7 @@ use crate::flags::Common;
 use crate::primal::{self, Primal};
 use crate::sample;
 use crate::sdca::{self, Sdca, loss::Kind};
+use crate::told;
 use crate::workers;
 use clap::{Args, ValueEnum};
 use flexps_common::Result;
@@ -93,15 +94,26 @@ impl Job for Svm {
         let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some();
         let dual_flags = self.sdca != sdca::Flags::default();
         let dual_asked = dual_flags || primal::flags::refused(common).is_some();
-        match self.solver {
-            Solver::Newton => primal.plan(plan),
-            Solver::Auto if primal_asked => primal.plan(plan),
-            Solver::Auto if !dual_asked => Auto { sdca, primal }.plan(plan),
-            _ => {
+        let solver = match self.solver {
+            Solver::Auto if primal_asked => Solver::Newton,
+            Solver::Auto if dual_asked => Solver::Sdca,
+            given => given,
+        };
+        match solver {
+            Solver::Newton => {
+                self.sdca.refuse()?;
+                primal.plan(plan)
+            }
+            Solver::Auto => Auto { sdca, primal }.plan(plan),
+            Solver::Sdca => {
                 primal.refuse_for_sdca()?;
                 sdca.plan(plan)
             }
         }
+    }
+
+    fn tells(name: &str) -> bool {
+        told::of_model(name)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {

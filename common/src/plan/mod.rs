@@ -93,6 +93,8 @@ pub struct Plan {
     /// Bytes of input files that are worth a further slave of a machine, where stages of [`Threads::Cores`] leave it to the
     /// engine how many there are; 0 where any are.
     pub slave_bytes: u64,
+    /// Whether the report tells a metric or a scalar of this name; if none, all.
+    pub tells: Option<fn(&str) -> bool>,
     /// What is kept.
     pub save: Option<SaveSpec>,
     /// What is done.

@@ -115,7 +115,7 @@ pub fn result(report: &Report) -> String {
     if let Some(objective) = report.objective {
         lines.push(("objective", format!("{objective:.9}")));
     }
-    for (name, value) in &report.metrics {
+    for (name, value) in report.metrics.iter().filter(|(name, _)| *name != "objective" || report.objective.is_none()) {
         lines.push((name, number(*value)));
     }
     if let Some(model) = &report.model {

@@ -30,6 +30,7 @@ use crate::rules::Rules;
 use crate::sdca::{self, Sdca};
 use crate::step::Growth;
 use crate::stream::Stream;
+use crate::told;
 use crate::vector::Vector;
 use crate::workers::Workers;
 use crate::{objective, sample, shares, validation};
@@ -144,10 +145,13 @@ impl Job for Lr {
                 "--threads auto, offline and ranges go with --solver sgd; give a number, or that solver",
             ));
         }
-        if solver != Solver::Sgd && self.filter.is_some() {
-            return Err(Error::user(
-                "--filter goes with --solver sgd, whose workers send a change a batch; leave it out",
-            ));
+        if solver != Solver::Sgd
+            && let Some(flag) = self.asks_for_sgd().find(|flag| solver != Solver::Ftrl || *flag != "--step")
+        {
+            return Err(Error::user(format!("{flag} goes with --solver sgd; give that solver, or leave {flag} out")));
+        }
+        if solver != Solver::Sdca {
+            self.sdca.refuse()?;
         }
         match solver {
             Solver::Sgd => {
@@ -169,6 +173,10 @@ impl Job for Lr {
         sdca.plan(plan)
     }
 
+    fn tells(name: &str) -> bool {
+        told::of_model(name)
+    }
+
     fn prepare(&mut self, env: &Prepare) -> Result<()> {
         sample::prepare(&mut self.common, env)
     }
@@ -177,19 +185,26 @@ impl Job for Lr {
 impl Lr {
     /// What `auto` stands for, as far as the flags tell; where they leave the choice, the rows decide.
     fn solver(&self, primal: &Primal<'_>) -> Solver {
-        let asks_for_sgd = self.optimizer != Optimizer::default()
-            || self.batch != USUAL_BATCH
-            || self.step != Step::default()
-            || self.filter.is_some();
         let stale = self.common.consistency != Model::Bsp;
         match self.solver {
-            Solver::Auto if asks_for_sgd || stale => Solver::Sgd,
+            Solver::Auto if self.asks_for_sgd().next().is_some() || stale => Solver::Sgd,
             Solver::Auto if primal.asked().is_some() => Solver::Newton,
             Solver::Auto if self.sdca != sdca::Flags::default() => Solver::Sdca,
             Solver::Auto if Sdca::refused(&self.common).is_some() => Solver::Newton,
             Solver::Auto if primal::flags::refused(&self.common).is_some() => Solver::Sdca,
             given => given,
         }
+    }
+
+    /// Flags of mini-batches that are given.
+    fn asks_for_sgd(&self) -> impl Iterator<Item = &'static str> {
+        let asked = [
+            (self.optimizer != Optimizer::default(), "--optimizer"),
+            (self.batch != USUAL_BATCH, "--batch"),
+            (self.step != Step::default(), "--step"),
+            (self.filter.is_some(), "--filter"),
+        ];
+        asked.into_iter().filter(|(asked, _)| *asked).map(|(_, flag)| flag)
     }
 
     fn plan_sgd(&self, plan: &mut Plan) -> Result<()> {

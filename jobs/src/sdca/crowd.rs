@@ -41,7 +41,7 @@ impl Sample {
         if pairs == 0.0 {
             return Ok(None);
         }
-        let (product, norm2) = (mean("products")? / pairs + bias, mean("norms")? / pairs + bias);
+        let (product, norm2) = (mean("meetings")? / pairs + bias, mean("norms")? / pairs + bias);
         let rows = progress.scalar("rows", 1.0);
         let q = progress.scalar("most_weight", 1.0) * norm2 / (progress.scalar("lambda", 0.0) * rows);
         Ok(Some(Self { product, norm2, q, rows }))
@@ -86,7 +86,7 @@ impl Crowd {
 
     /// Reports the sums.
     pub fn report(self, worker: &mut Worker<'_>) {
-        worker.report("products", Metric::Sum(self.products));
+        worker.report("meetings", Metric::Sum(self.products));
         worker.report("pairs", Metric::Count(self.pairs));
         worker.report("norms", Metric::Sum(self.norms));
     }

@@ -85,6 +85,19 @@ pub struct Flags {
     pub overlap: Option<f64>,
 }
 
+impl Flags {
+    /// Refuses them where another solver is the one.
+    pub fn refuse(self) -> Result<()> {
+        let given = [(self.joins.is_some(), "--joins"), (self.overlap.is_some(), "--overlap")];
+        match given.into_iter().find(|(given, _)| *given) {
+            Some((_, flag)) => Err(Error::user(format!(
+                "{flag} goes with --solver sdca, which is not the one that the other flags ask for; leave {flag} out"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
 impl Sdca<'_> {
     /// Plans the job.
     pub fn plan(&self, plan: &mut Plan) -> Result<()> {

@@ -117,11 +117,12 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
-        if Self::ended(progress) >= self.epochs {
-            return Ok(Flow::Stop(format!("{} epochs were made", self.epochs)));
-        }
-        if let Some(why) = self.late(progress) {
-            return Ok(Flow::Stop(why));
+        let made = (Self::ended(progress) >= self.epochs).then(|| format!("{} epochs were made", self.epochs));
+        if let Some(why) = made.or_else(|| self.late(progress)) {
+            return Ok(Flow::Stop(format!(
+                "{why}; duality gap {relative:.2e}, at most {} was asked",
+                self.rules.tolerance
+            )));
         }
         bias::after(progress);
         Ok(Flow::Next)

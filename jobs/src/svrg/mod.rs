@@ -17,6 +17,7 @@ use crate::rules::Rules;
 use crate::sample;
 use crate::shares;
 use crate::step::Growth;
+use crate::told;
 use crate::validation;
 use crate::vector::Vector;
 use crate::workers::Workers;
@@ -196,6 +197,10 @@ impl Job for Svrg {
         }
         flags.save(plan, rows, weights.tensors());
         Ok(())
+    }
+
+    fn tells(name: &str) -> bool {
+        told::of_model(name)
     }
 
     fn prepare(&mut self, env: &Prepare) -> Result<()> {

@@ -245,7 +245,8 @@ impl Job {
         report.metrics.extend(driver.progress.epoch_metrics.iter().map(|(name, value)| (name.clone(), *value)));
         // What the job says of itself holds, whichever round was the last.
         report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
-        report.metrics.retain(|_, value| value.is_finite());
+        let tells = |name: &str| self.plan.tells.is_none_or(|tells| tells(name));
+        report.metrics.retain(|name, value| value.is_finite() && tells(name));
         report.stopped = driver.stopped.clone();
         report.epochs = driver.epochs.clone();
         for epoch in &mut report.epochs {
