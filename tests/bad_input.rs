@@ -311,6 +311,39 @@ fn a_full_disk_while_rows_are_spilled() {
 }
 
 #[test]
+fn a_flag_of_another_solver() {
+    let here = folder();
+    let rows = Rows::generate(5, 60, 20, 4).write(here.path(), "rows");
+    let cases: [(&[&str], &str); 6] = [
+        (&["lr", "--solver", "newton", "--batch", "7"], "--batch goes with --solver sgd"),
+        (&["lr", "--solver", "sdca", "--optimizer", "saga"], "--optimizer goes with --solver sgd"),
+        (&["lr", "--solver", "ftrl", "--joins", "3"], "--joins goes with --solver sdca"),
+        (&["lr", "--penalty", "l1", "--overlap", "1.5"], "--overlap goes with --solver sdca"),
+        (&["svm", "--solver", "newton", "--joins", "3"], "--joins goes with --solver sdca"),
+        (&["svm", "--cv", "3", "--joins", "3"], "--joins goes with --solver sdca"),
+    ];
+    for (flags, words) in cases {
+        flexps(["run"]).args(flags).arg("--input").arg(&rows).exits(2).says(&[words, "leave"]);
+    }
+    flexps(["run", "lr", "--solver", "ftrl", "--step", "0.5", "--input"]).arg(&rows).ok();
+}
+
+#[test]
+fn a_model_of_other_classes_or_other_numbers_of_features_to_start_from() {
+    let here = folder();
+    let (file, saved) = (|name: &str| here.path().join(name), here.path().join("three"));
+    std::fs::write(file("three.libsvm"), "1 1:0.5 3:1\n2 2:1\n3 1:2 2:0.5\n".repeat(9)).unwrap();
+    std::fs::write(file("two.libsvm"), GOOD.repeat(9)).unwrap();
+    std::fs::write(file("from-0.libsvm"), "1 0:0.5 3:1\n2 2:1\n3 1:2 2:0.5\n".repeat(9)).unwrap();
+    let newton = || flexps(["run", "lr", "--solver", "newton", "--input"]);
+    newton().arg(file("three.libsvm")).arg("--model").arg(&saved).ok();
+    let start = |rows: &str| newton().arg(file(rows)).arg("--init-model").arg(&saved);
+    start("three.libsvm").ok();
+    start("two.libsvm").exits(2).says(&[saved.to_str().unwrap(), "1, 2 and 3", "as many classes"]);
+    start("from-0.libsvm").exits(2).says(&[saved.to_str().unwrap(), "numbered from 1", "--index-base 1"]);
+}
+
+#[test]
 fn a_model_that_is_no_model() {
     let here = folder();
     let rows = here.path().join("rows");

@@ -93,6 +93,33 @@ fn an_existing_model_is_refused_without_overwrite_and_replaced_with_it() {
     assert_eq!(entries(dir.path()), ["m"], "nothing else is left behind");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn while_a_model_is_replaced_there_is_one_at_its_path_at_any_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    write(&at, false, &[0.0]).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let looks = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut looks = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(Path::new(&at.0).is_dir(), "there is no model after {looks} looks");
+                looks += 1;
+            }
+            looks
+        });
+        for value in 1..=50u8 {
+            write(&at, true, &[f32::from(value)]).unwrap();
+        }
+        ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        watcher.join().unwrap()
+    });
+    assert!(looks > 50);
+    assert_eq!(Model::load(&at).unwrap().weights, [50.0]);
+    assert_eq!(entries(dir.path()), ["m"], "what was replaced is gone");
+}
+
 #[test]
 fn a_folder_that_is_no_model_is_not_replaced_even_with_overwrite() {
     let dir = tempfile::tempdir().unwrap();

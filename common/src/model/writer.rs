@@ -1,7 +1,7 @@
 //! Writes a model folder value by value.
 //!
-//! Invariant: until [`Writer::finish`] has renamed it, everything is in a hidden folder beside the model's path, which
-//! goes when the writer is dropped.
+//! Invariant: until [`Writer::finish`] has put it in its place, everything is in a hidden folder beside the model's path,
+//! which goes when the writer is dropped.
 
 use super::{DESCRIPTION_FILE, Description, TENSORS_FILE, local};
 use crate::data::schema::DataPath;
@@ -114,8 +114,36 @@ fn owner(name: &str) -> Option<u32> {
     if digits(pid) && digits(count) { pid.parse().ok() } else { None }
 }
 
-fn sync(path: &Path) -> Result<()> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(|e| io(path.display(), &e))
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Puts the folder `staging` where `target` is, and that where `staging` was, so that there is a whole model at any moment.
+#[cfg(target_os = "linux")]
+fn exchange(staging: &Path, target: &Path) -> std::io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(std::io::Error::other);
+    let (staging, target) = (name(staging)?, name(target)?);
+    let here = libc::AT_FDCWD;
+    // SAFETY: both are strings that end with a zero, and live until the call has returned.
+    let failed = unsafe { libc::renameat2(here, staging.as_ptr(), here, target.as_ptr(), libc::RENAME_EXCHANGE) };
+    if failed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_staging: &Path, _target: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// The same on a file system that can't: if the process is killed in between, the old model stays as the hidden folder `*.old`.
+fn replace(staging: &Path, target: &Path) -> std::io::Result<()> {
+    let old = staging.with_extension("old");
+    fs::rename(target, &old)?;
+    if let Err(e) = fs::rename(staging, target) {
+        let _ = fs::rename(&old, target);
+        return Err(e);
+    }
+    fs::rename(&old, staging)
 }
 
 impl Writer {
@@ -183,33 +211,21 @@ impl Writer {
         json.push(b'\n');
         let name = self.staging.join(DESCRIPTION_FILE);
         fs::write(&name, json).map_err(failed)?;
-        sync(&name)?;
-        sync(&self.staging)?;
+        sync(&name).and_then(|()| sync(&self.staging)).map_err(failed)?;
         in_the_way(&self.target, self.overwrite)?;
-        let old = self.staging.with_extension("old");
-        let replaces = fs::symlink_metadata(&self.target).is_ok();
-        if replaces {
-            fs::rename(&self.target, &old).map_err(failed)?;
-        }
-        if let Err(e) = fs::rename(&self.staging, &self.target) {
-            if replaces {
-                let _ = fs::rename(&old, &self.target);
-            }
-            return Err(failed(e));
-        }
-        if let Some(parent) = self.target.parent() {
-            sync(parent)?;
-        }
-        if replaces {
-            fs::remove_dir_all(&old).map_err(|e| io(old.display(), &e))?;
-        }
-        Ok(())
+        let put = match fs::symlink_metadata(&self.target) {
+            // Where that fails otherwise too, so does what is tried instead.
+            Ok(_) => exchange(&self.staging, &self.target).or_else(|_| replace(&self.staging, &self.target)),
+            Err(_) => fs::rename(&self.staging, &self.target),
+        };
+        put.map_err(failed)?;
+        self.target.parent().map_or(Ok(()), sync).map_err(failed)
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Gone already when the model was finished.
+        // Of a model that is finished it holds the one that was replaced, if there was any.
         let _ = fs::remove_dir_all(&self.staging);
     }
 }

@@ -128,14 +128,15 @@ impl Descent {
         while let Some(part) = parts.next(worker)? {
             task.targets_of(worker, self.rows.input, &part, &mut targets)?;
         }
-        let known = kept::find_scores(worker, self.rows)?.filter(|scores| scores.len() == targets.len());
+        let known =
+            kept::find(worker, self.rows, kept::SCORES)?.filter(|scores: &Vec<f64>| scores.len() == targets.len());
         let scores = known.unwrap_or_else(|| {
             let mut scores = vec![worker.scalar("bias", 0.0); targets.len()];
             columns.add(weights, &mut scores);
             scores
         });
-        let anchor = if self.norms.is_some() { kept::find_anchor(worker, self.rows)? } else { None };
-        let anchor = anchor.filter(|slopes| slopes.len() == scores.len());
+        let anchor = if self.norms.is_some() { kept::find(worker, self.rows, kept::ANCHOR)? } else { None };
+        let anchor = anchor.filter(|slopes: &Vec<f64>| slopes.len() == scores.len());
         let coordinates = Coordinates {
             columns,
             anchor,
@@ -161,9 +162,9 @@ impl Descent {
         let Coordinates { columns, anchor, foresight, .. } = coordinates;
         scores.fill(bias.unwrap_or(0.0));
         columns.add(weights, &mut scores);
-        kept::keep_scores(worker, self.rows, scores)?;
-        anchor.map_or(Ok(()), |anchor| kept::keep_anchor(worker, self.rows, anchor))?;
-        foresight.map_or(Ok(()), |foresight| kept::keep_foreseen(worker, self.rows, foresight.scores))?;
+        kept::keep(worker, self.rows, kept::SCORES, scores)?;
+        anchor.map_or(Ok(()), |anchor| kept::keep(worker, self.rows, kept::ANCHOR, anchor))?;
+        foresight.map_or(Ok(()), |foresight| kept::keep(worker, self.rows, kept::FORESEEN, foresight.scores))?;
         columns.keep(worker, self.rows)
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
 //! of its blocks, belongs to the point that the stage saw. What learnt at that point may have left them already.
 
-use super::kept::{find_foreseen, find_scores, keep_anchor, keep_scores};
+use super::kept::{self, ANCHOR, FORESEEN, SCORES};
 use super::loss::Smooth;
 use super::occurring;
 use super::task::Task;
@@ -121,10 +121,11 @@ impl Gradient {
         let (mut sums, mut scores, mut slopes) = (Sums::default(), Vec::new(), Vec::new());
         // Of a point that is zero they need no pass, and whoever learnt at this point has left them.
         let blank = worker.scalar("blank", 0.0) == 1.0;
-        let known = if worker.scalar("scored", 0.0) == 1.0 { find_scores(worker, self.rows)? } else { None };
-        let known = known.unwrap_or_default();
+        let known = if worker.scalar("scored", 0.0) == 1.0 { kept::find(worker, self.rows, SCORES)? } else { None };
+        let known: Vec<f64> = known.unwrap_or_default();
         let foreseen = worker.scalar("foreseen", 0.0) == 1.0;
-        let foreseen = if foreseen { find_foreseen(worker, self.rows)? } else { None }.unwrap_or_default();
+        let foreseen = if foreseen { kept::find(worker, self.rows, FORESEEN)? } else { None };
+        let foreseen: Vec<f64> = foreseen.unwrap_or_default();
         let mut parts = Parts::new(worker, self.rows)?;
         let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(part) = parts.next(worker)? {
@@ -191,9 +192,9 @@ impl Gradient {
                 worker.clock()?;
             }
         }
-        keep_scores(worker, self.rows, scores)?;
+        kept::keep(worker, self.rows, SCORES, scores)?;
         if self.anchors {
-            keep_anchor(worker, self.rows, slopes)?;
+            kept::keep(worker, self.rows, ANCHOR, slopes)?;
         }
         let Sums { loss, dual, inner, bend, slope, curvature, right } = sums;
         let rows = [("loss", loss), ("dual", dual), ("inner", inner), ("bend", bend)];

@@ -8,46 +8,16 @@ use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 
 /// The columns of the rows' scores, and of the blocks whose rows they are.
-const SCORES: [&str; 2] = ["scores", "scored-blocks"];
+pub const SCORES: [&str; 2] = ["scores", "scored-blocks"];
 /// ... and of their losses' slopes, over n, where the gradient was made.
-const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
-/// ... and of the scores that the last step was to lead to.
-const FORESEEN: [&str; 2] = ["foreseen", "foreseen-blocks"];
+pub const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
+/// ... and of the scores that the last step was to lead to ([`super::foresight`]).
+pub const FORESEEN: [&str; 2] = ["foreseen", "foreseen-blocks"];
 
 /// Takes the scores that were kept of this worker's rows.
 pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
-    let scores = find_scores(worker, rows)?;
+    let scores = find(worker, rows, SCORES)?;
     scores.ok_or_else(|| Error::bug(format!("the column {} of a worker's rows is lost", SCORES[0])))
-}
-
-/// The same, if they are there and of the blocks that are this worker's now.
-pub fn find_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    find(worker, rows, SCORES)
-}
-
-/// Keeps this worker's scores for later stages of as many threads.
-pub fn keep_scores(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
-    keep(worker, rows, SCORES, scores)
-}
-
-/// Takes the slopes that were kept where the gradient was made.
-pub fn find_anchor(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    find(worker, rows, ANCHOR)
-}
-
-/// Keeps them.
-pub fn keep_anchor(worker: &mut Worker<'_>, rows: Rows, slopes: Vec<f64>) -> Result<()> {
-    keep(worker, rows, ANCHOR, slopes)
-}
-
-/// Takes the scores that the last step was to lead to ([`super::foresight`]).
-pub fn find_foreseen(worker: &mut Worker<'_>, rows: Rows) -> Result<Option<Vec<f64>>> {
-    find(worker, rows, FORESEEN)
-}
-
-/// Keeps them.
-pub fn keep_foreseen(worker: &mut Worker<'_>, rows: Rows, scores: Vec<f64>) -> Result<()> {
-    keep(worker, rows, FORESEEN, scores)
 }
 
 /// Takes what was kept under the first name, with its blocks under the other, if it is there and of the blocks that are this

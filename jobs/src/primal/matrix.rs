@@ -61,8 +61,8 @@ impl Matrix {
         worker.report("foreseen", Metric::Max(f64::from(u8::from(foreseen.is_some()))));
         // Made anew so that no rounding of many steps is in them.
         gram.lines.scores(worker, &shared.weights, bias, &mut own.scores)?;
-        kept::keep_scores(worker, self.rows, own.scores)?;
-        foreseen.map_or(Ok(()), |scores| kept::keep_foreseen(worker, self.rows, scores))
+        kept::keep(worker, self.rows, kept::SCORES, own.scores)?;
+        foreseen.map_or(Ok(()), |scores| kept::keep(worker, self.rows, kept::FORESEEN, scores))
     }
 
     /// This worker's rows, their targets and weights.

@@ -5,7 +5,7 @@
 //! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding.
 
 use super::gradient::{add_scaled, block, dot};
-use super::kept::{keep_scores, take_scores};
+use super::kept::{SCORES, keep, take_scores};
 use super::loss::{Smooth, with_smooth};
 use super::reduce::Reduce;
 use super::screen::ranges;
@@ -172,7 +172,7 @@ impl Newton {
                 worker.clock()?;
             }
         }
-        keep_scores(worker, self.rows, scores)?;
+        keep(worker, self.rows, SCORES, scores)?;
         worker.report("curved", Metric::Sum(curved));
         worker.report("bias", Metric::Sum(constant));
         Ok(())
@@ -256,7 +256,7 @@ impl Newton {
         let mut line = Line { targets, scores, moves, rows, penalty: [along[0], along[1]] };
         let (length, lower) = line.least(loss, worker, &mut reduce)?;
         line.scores.iter_mut().zip(&line.moves).for_each(|(z, d)| *z += length * d);
-        keep_scores(worker, self.rows, line.scores)?;
+        keep(worker, self.rows, SCORES, line.scores)?;
         worker.report("length", Metric::Max(length));
         worker.report("lower", Metric::Max(lower));
         Ok(())
