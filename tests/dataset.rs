@@ -152,3 +152,22 @@ fn a_conversion_that_ends_early_leaves_the_old_file_and_nothing_else() {
     let files = std::fs::read_dir(here.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
     assert!(files.len() <= 4, "{files:?}");
 }
+
+#[test]
+fn a_dataset_file_of_text_of_many_blocks_gives_the_bits_of_the_text() {
+    let here = folder();
+    let (text, dataset) = (here.path().join("text"), here.path().join("dataset"));
+    // Above 16 MiB, where blocks are as long as they get.
+    flexps(["data", "generate", "kdd", "--rows", "240000", "--features", "100000", "--output"]).arg(&text).ok();
+    assert!(std::fs::metadata(&text).unwrap().len() > 18 << 20);
+    convert(&text, &dataset).ok();
+    for (i, job) in [&["svrg", "--epochs", "1"][..], &["lr", "--solver", "sgd", "--epochs", "1"]].iter().enumerate() {
+        let train = |input: &Path, name: &str| {
+            let model = here.path().join(format!("{name}-{i}"));
+            let run = flexps(["run"]).args(*job).args(["--slots", "2", "--reproducible", "--input"]).arg(input);
+            run.arg("--model").arg(&model).ok();
+            weights(&model)
+        };
+        assert!(train(&text, "of-text") == train(&dataset, "of-dataset"), "{job:?}");
+    }
+}

@@ -414,9 +414,9 @@ impl Node {
         let options = reader::Options {
             cache_memory: self.options.cache_memory,
             spill: self.options.spill_dir.clone(),
-            consumed: job.input(input)?.consumed,
             ..reader::Options::new(&self.options.host)
         };
+        let options = options.consumed(job.input(input)?.consumed);
         let (master, slave) = (self.master.clone(), job.you());
         let held = Arc::new(Held::new(LEAST_PART));
         let next_split = splits::asked_of(master, slave, id, input, held.clone());

@@ -145,6 +145,7 @@ impl Conversion<'_> {
         }
         let done = self.runtime.block_on(reader.done()).map_err(ours)?;
         done.notes.iter().for_each(|note| say(&format!("note: {note}")));
+        // Blocks are as long as those of a job that keeps its rows: one that consumes them takes them as they come.
         let (index, bytes) = writer.finish()?;
         if index.rows == 0 {
             let first = sources.first().map_or("", |source| source.file.path.as_str());

@@ -77,6 +77,12 @@ impl Options {
             consumed: false,
         }
     }
+
+    /// These for rows that a job consumes, if it does.
+    pub fn consumed(self, consumed: bool) -> Self {
+        let chunk = if consumed { self.chunk.min(CONSUMED_CHUNK) } else { self.chunk };
+        Self { chunk, consumed, ..self }
+    }
 }
 
 /// Asks for the next split; none when all are given out. Called for the next split while one is read.
@@ -92,15 +98,12 @@ pub struct Reader {
 impl Reader {
     /// Starts to read, on the storage's thread. `held` is empty, and shows how far the reader is.
     pub fn start(
-        mut options: Options,
+        options: Options,
         schema: Schema,
         storage: Storage,
         held: Arc<Held>,
         next_split: NextSplit,
     ) -> Result<Self> {
-        if options.consumed {
-            options.chunk = options.chunk.min(CONSUMED_CHUNK);
-        }
         let store = Arc::new(Store::new(schema.clone(), &options));
         let ring = parsers::start(&options, &schema, &store)?;
         let runtime = storage.runtime()?;
