@@ -171,3 +171,102 @@ fn a_dataset_file_of_text_of_many_blocks_gives_the_bits_of_the_text() {
         assert!(train(&text, "of-text") == train(&dataset, "of-dataset"), "{job:?}");
     }
 }
+
+/// The names in a folder, in order.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_folder_with_empty_files_converts_but_one_of_these_alone_does_not() {
+    let here = folder();
+    let (input, output) = (here.path().join("in"), here.path().join("out"));
+    std::fs::create_dir(&input).unwrap();
+    for (name, rows) in [("a", "1 1:1\n"), ("b", ""), ("c", "-1 2:1\n"), ("d", "# nothing\n")] {
+        std::fs::write(input.join(name), rows).unwrap();
+    }
+    let run = convert(&input, &output.join("")).ok();
+    run.says(&[&format!("{}: no rows", input.join("b").display()), "2 rows, 2 non-zeros"]);
+    assert_eq!(names(&output), ["part-00000.rows", "part-00002.rows"]);
+    for output in ["none", "none/"] {
+        convert(&input.join("b"), &here.path().join(output)).exits(2).says(&["there is nothing to convert"]);
+    }
+    assert_eq!(names(here.path()), ["in", "out"]);
+}
+
+#[test]
+fn files_of_others_beside_the_output_stay() {
+    let here = folder();
+    let rows = here.path().join("rows");
+    std::fs::write(&rows, "1 1:1\n-1 2:1\n").unwrap();
+    std::fs::write(here.path().join("one.part"), "mine").unwrap();
+    std::fs::create_dir(here.path().join("many.part")).unwrap();
+    std::fs::write(here.path().join("many.part/file"), "mine").unwrap();
+    convert(&rows, &here.path().join("one")).ok();
+    convert(&rows, &here.path().join("many/")).ok();
+    assert_eq!(names(here.path()), ["many", "many.part", "one", "one.part", "rows"]);
+    assert_eq!(names(&here.path().join("many.part")), ["file"]);
+    assert_eq!(std::fs::read(here.path().join("one.part")).unwrap(), b"mine");
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_a_link_stays_one() {
+    let here = folder();
+    let (rows, whole, link) = (here.path().join("rows"), here.path().join("whole"), here.path().join("link"));
+    std::fs::write(&rows, "1 1:1\n-1 2:1\n").unwrap();
+    convert(&rows, &whole).ok();
+    let bytes = std::fs::read(&whole).unwrap();
+    std::fs::write(&whole, "old").unwrap();
+    std::os::unix::fs::symlink("whole", &link).unwrap();
+    convert(&rows, &link).ok();
+    assert!(link.is_symlink());
+    assert_eq!(std::fs::read(&whole).unwrap(), bytes);
+    let pipe = here.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let running = convert(&rows, &pipe).start();
+    assert_eq!(std::fs::read(&pipe).unwrap(), bytes);
+    assert_eq!(running.finish().code, 0);
+    use std::os::unix::fs::FileTypeExt;
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    let report = flexps(["run", "lr", "--report", "/dev/stdout", "--input"]).arg(&rows).ok();
+    assert!(report.stdout.starts_with("{\"job\":\"lr\""), "{report}");
+    convert(&rows, here.path()).exits(2);
+    flexps(["data", "generate", "kdd", "--output"]).arg(here.path()).exits(2).says(&["a folder; give a file"]);
+    assert_eq!(names(here.path()), ["link", "pipe", "rows", "whole"]);
+}
+
+#[test]
+fn a_command_that_is_told_to_end_leaves_nothing() {
+    let here = folder();
+    let rows = here.path().join("rows");
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let command = flexps(["data", "generate", "kdd", "--rows", "1000000000", "--output"]).arg(&rows);
+        let running = command.start();
+        crate::support::wait::until("the file is begun", std::time::Duration::from_secs(20), || {
+            (!names(here.path()).is_empty()).then_some(())
+        });
+        running.signal(signal);
+        let run = running.finish();
+        assert_eq!(run.code, 130, "{run}");
+        assert_eq!(names(here.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn conversions_to_one_path_at_a_time_leave_one_of_the_files_whole() {
+    let here = folder();
+    let (text, dataset) = both(here.path());
+    let other = Rows::generate(22, 30_000, 3000, 20).write(here.path(), "other.libsvm");
+    let running: Vec<_> = [&text, &other, &text].map(|input| convert(input, &dataset).start()).into_iter().collect();
+    for run in running {
+        let run = run.finish();
+        assert_eq!(run.code, 0, "{run}");
+    }
+    let info = flexps(["data", "info"]).arg(&dataset).json();
+    assert!(info["rows"] == 20_000 || info["rows"] == 30_000, "{info}");
+    assert_eq!(names(here.path()), ["other.libsvm", "rows.data", "rows.libsvm"]);
+}

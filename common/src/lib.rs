@@ -22,6 +22,7 @@ pub mod repeat;
 pub mod report;
 pub mod scheduling;
 pub mod siblings;
+pub mod side;
 pub mod storage;
 pub mod tail;
 pub mod transport;

@@ -6,12 +6,12 @@
 use super::{DESCRIPTION_FILE, Description, TENSORS_FILE, local};
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result, io};
+use crate::side;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A tensor to be written: its name and its number of f32 values.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,41 +77,12 @@ fn in_the_way(target: &Path, overwrite: bool) -> Result<()> {
 
 /// Makes a new hidden folder beside `target`, and locks it.
 fn staging(target: &Path) -> Result<(PathBuf, File)> {
-    let (parent, name) = match (target.parent(), target.file_name()) {
-        (Some(parent), Some(name)) => (parent, name.to_string_lossy()),
-        _ => return Err(Error::user(format!("{} can't be a model's folder; give another path", target.display()))),
-    };
+    let nowhere = || Error::user(format!("{} can't be a model's folder; give another path", target.display()));
+    let parent = target.parent().filter(|_| target.file_name().is_some()).ok_or_else(nowhere)?;
     fs::create_dir_all(parent).map_err(|e| not_made(target, &e))?;
-    sweep(parent);
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let staging = parent.join(format!(".{name}.{}-{count}.part", std::process::id()));
-    fs::create_dir(&staging).map_err(|e| not_made(target, &e))?;
-    let lock = File::open(&staging).map_err(|e| not_made(target, &e))?;
-    // A file system without locks has the process ids alone.
-    let _ = lock.try_lock();
+    let staging = side::beside(target).ok_or_else(nowhere)?;
+    let lock = fs::create_dir(&staging).and_then(|()| side::hold(&staging)).map_err(|e| not_made(target, &e))?;
     Ok((staging, lock))
-}
-
-/// Removes the hidden folders in `parent` that killed processes left: no process here has their id, and none on another
-/// machine that shares the disk holds their lock.
-fn sweep(parent: &Path) {
-    let Ok(entries) = fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) else { return };
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(owner) else { continue };
-        let alone = Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists();
-        if alone && File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok()) {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// The process that made a hidden folder of this name, when it is one of ours: `.NAME.PID-N.part`.
-fn owner(name: &str) -> Option<u32> {
-    let (_, numbers) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
-    let (pid, count) = numbers.split_once('-')?;
-    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if digits(pid) && digits(count) { pid.parse().ok() } else { None }
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {

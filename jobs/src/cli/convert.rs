@@ -3,7 +3,7 @@
 //! Invariant: at the output there is nothing new or all of it: it is written beside and renamed. A dataset file's blocks are
 //! those that one slave cuts the text into, so that a job on one slave gives the same bits from either.
 
-use super::file::Whole;
+use super::file::{Side, Whole};
 use super::table::count;
 use super::terminal::say;
 use bytesize::ByteSize;
@@ -20,7 +20,8 @@ use flexps_master::prepare::prepare;
 use flexps_slave::reader::held::Held;
 use flexps_slave::reader::{NextSplit, Options, Reader};
 use std::collections::VecDeque;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -96,23 +97,35 @@ impl Conversion<'_> {
         if exists && std::fs::read_dir(output).map_err(failed)?.next().is_some() {
             return Err(Error::user(format!("--output {}: the folder is not empty", output.display())));
         }
-        // Without a slash at its end.
-        let output: PathBuf = output.components().collect();
-        let mut side = output.clone().into_os_string();
-        side.push(".part");
-        let side = Side(PathBuf::from(side));
-        side.clear();
-        std::fs::create_dir_all(&side.0).map_err(failed)?;
+        // Without a slash at its end; a link to a folder stays.
+        let target: PathBuf =
+            if exists { output.canonicalize().map_err(failed)? } else { output.components().collect() };
+        if let Some(parent) = target.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let side = Side::folder(&target, output)?;
         let mut sum = Sum::default();
         for (i, source) in sources.iter().enumerate() {
-            let part = side.0.join(format!("part-{i:05}.rows"));
-            let one = self.file(std::slice::from_ref(source), &part)?;
+            let name = format!("part-{i:05}.rows");
+            let failed = |e: std::io::Error| io(output.join(&name).display(), &e);
+            let mut file = BufWriter::new(File::create(side.path.join(&name)).map_err(failed)?);
+            let one = self.write(std::slice::from_ref(source), &mut file).map_err(failed)?;
+            file.flush().map_err(failed)?;
+            // Spark and MapReduce leave empty files among the others.
+            if one.rows == 0 {
+                say(&format!("note: {}: no rows", source.file.path));
+                std::fs::remove_file(side.path.join(&name)).map_err(failed)?;
+                continue;
+            }
             sum.rows += one.rows;
             sum.nonzeros += one.nonzeros;
             sum.bytes += one.bytes;
         }
+        if sum.rows == 0 {
+            return Err(nothing(sources));
+        }
         // An empty folder gives way.
-        std::fs::rename(&side.0, &output).map_err(failed)?;
+        std::fs::rename(&side.path, &target).map_err(failed)?;
         Ok(sum)
     }
 
@@ -121,7 +134,7 @@ impl Conversion<'_> {
         let mut sum = Sum::default();
         Whole::create(output)?.fill(|file| {
             sum = self.write(sources, file)?;
-            Ok(())
+            if sum.rows == 0 { Err(std::io::Error::other(nothing(sources))) } else { Ok(()) }
         })?;
         Ok(sum)
     }
@@ -132,6 +145,7 @@ impl Conversion<'_> {
             let split = splits.pop_front();
             Box::pin(async move { Ok(split) })
         });
+        // Blocks are as long as those of a job that keeps its rows: one that consumes them takes them as they come.
         let options = Options { cache_memory: WAITING, consumed: true, ..Options::new("") };
         let ours = std::io::Error::other::<Error>;
         // Nobody asks for a part of what is read.
@@ -145,28 +159,12 @@ impl Conversion<'_> {
         }
         let done = self.runtime.block_on(reader.done()).map_err(ours)?;
         done.notes.iter().for_each(|note| say(&format!("note: {note}")));
-        // Blocks are as long as those of a job that keeps its rows: one that consumes them takes them as they come.
         let (index, bytes) = writer.finish()?;
-        if index.rows == 0 {
-            let first = sources.first().map_or("", |source| source.file.path.as_str());
-            return Err(ours(Error::data(format!("{first}: no rows: there is nothing to convert"))));
-        }
         Ok(Sum { rows: index.rows, nonzeros: index.nonzeros, bytes })
     }
 }
 
-/// A folder that goes if it was not renamed.
-struct Side(PathBuf);
-
-impl Side {
-    fn clear(&self) {
-        // Gone already, as a rule; what can't be removed is told when it is written to.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        self.clear();
-    }
+fn nothing(sources: &[Source]) -> Error {
+    let first = sources.first().map_or("", |source| source.file.path.as_str());
+    Error::data(format!("{first}: no rows: there is nothing to convert"))
 }

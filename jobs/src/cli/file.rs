@@ -1,42 +1,122 @@
-//! Files for the user, written to the side and renamed.
+//! Files and folders for the user, written to the side and renamed.
 //!
-//! Invariant: at the path there is the old file or the whole new one; a file that is dropped unfinished leaves nothing.
+//! Invariant: at the path there is the old file or the whole new one, and nobody else's file is touched; what is dropped
+//! unfinished, or interrupted, leaves nothing. What is no file, such as /dev/stdout or a pipe, is written to as it is.
 
-use flexps_common::Result;
+use super::interrupt::Interrupt;
+use super::terminal;
 use flexps_common::error::io;
-use std::fs::File;
+use flexps_common::{Error, Result, side};
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::runtime::Builder;
+
+/// What leads to open files of this process, whatever they are.
+const STREAMS: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
+
+/// What is being written to the side.
+static SIDES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn sides() -> MutexGuard<'static, Vec<PathBuf>> {
+    SIDES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A path of this process to the side of another; what is there goes with it.
+pub struct Side {
+    /// The path.
+    pub path: PathBuf,
+    /// Says that it is in use.
+    _lock: File,
+}
+
+impl Side {
+    /// A folder beside `target`, which the user called `shown`.
+    pub fn folder(target: &Path, shown: &Path) -> Result<Self> {
+        Self::new(target, shown, |path| std::fs::create_dir(path))
+    }
+
+    fn new(target: &Path, shown: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self> {
+        let failed = |e: std::io::Error| io(shown.display(), &e);
+        let path = side::beside(target)
+            .ok_or_else(|| Error::user(format!("{}: no name for a file or folder; give another", shown.display())))?;
+        let mut sides = sides();
+        make(&path).map_err(failed)?;
+        sides.push(path.clone());
+        drop(sides);
+        let lock = side::hold(&path).map_err(failed)?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let mut sides = sides();
+        remove(&self.path);
+        sides.retain(|side| *side != self.path);
+    }
+}
+
+/// Removes what is there; gone already when it was finished.
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+}
+
+/// Runs a command that does not see to it itself that nothing unfinished stays behind when it is told to end.
+pub fn interruptible(command: impl FnOnce() -> Result<()>) -> Result<()> {
+    let failed = |e: std::io::Error| Error::cluster(format!("signals can't be waited for: {e}"));
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let mut interrupt = runtime.block_on(async { Interrupt::new() })?;
+    let waits = std::thread::Builder::new().name("flexps-interrupt".to_owned()).spawn(move || {
+        runtime.block_on(interrupt.next());
+        // Held to the end, so that nothing new is begun.
+        let sides = sides();
+        sides.iter().for_each(|side| remove(side));
+        let cancelled = Error::cancelled();
+        terminal::error(&cancelled);
+        std::process::exit(i32::from(cancelled.exit_code()));
+    });
+    waits.map_err(failed)?;
+    command()
+}
 
 /// A file that is being written.
 pub struct Whole {
-    path: PathBuf,
-    side: PathBuf,
+    /// As the user called it.
+    shown: PathBuf,
+    /// Where it will stand, and where it is; none where it is written to as it is.
+    places: Option<(PathBuf, Side)>,
     file: BufWriter<File>,
 }
 
 impl Whole {
     /// Begins to write what shall stand at `path`.
     pub fn create(path: &Path) -> Result<Self> {
-        let mut side = path.as_os_str().to_owned();
-        side.push(".part");
-        let side = PathBuf::from(side);
-        let file = File::create(&side).map_err(|e| io(path.display(), &e))?;
-        Ok(Self { path: path.to_owned(), side, file: BufWriter::new(file) })
+        let failed = |e: std::io::Error| io(path.display(), &e);
+        let there = std::fs::metadata(path).ok();
+        if there.as_ref().is_some_and(|there| there.is_dir()) {
+            return Err(Error::user(format!("{}: a folder; give a file", path.display())));
+        }
+        let shown = path.to_owned();
+        let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
+        if is_stream || there.as_ref().is_some_and(|there| !there.is_file()) {
+            let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+            return Ok(Self { shown, places: None, file: BufWriter::new(file) });
+        }
+        // A link stays: what it leads to is replaced.
+        let target = if there.is_some() { path.canonicalize().map_err(failed)? } else { shown.clone() };
+        let mut file = None;
+        let side = Side::new(&target, path, |side| File::create_new(side).map(|made| file = Some(made)))?;
+        let file = file.ok_or_else(|| Error::bug("a file was not made"))?;
+        Ok(Self { shown, places: Some((target, side)), file: BufWriter::new(file) })
     }
 
     /// Writes what `fill` writes, and puts the file at its path.
     pub fn fill(mut self, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
         fill(&mut self.file)
             .and_then(|()| self.file.flush())
-            .and_then(|()| std::fs::rename(&self.side, &self.path))
-            .map_err(|e| io(self.path.display(), &e))
-    }
-}
-
-impl Drop for Whole {
-    fn drop(&mut self) {
-        // Gone already when the file was finished.
-        let _ = std::fs::remove_file(&self.side);
+            .and_then(|()| self.places.as_ref().map_or(Ok(()), |(at, side)| std::fs::rename(&side.path, at)))
+            .map_err(|e| io(self.shown.display(), &e))
     }
 }

@@ -88,14 +88,16 @@ fn start(registry: Registry) -> Result<()> {
         Command::Snapshot(args) => block_on(snapshot::snapshot(args)),
         Command::Cancel(args) => block_on(query::cancel(args)),
         Command::Slaves(args) => block_on(query::slaves(args)),
-        Command::Data { command: DataCommand::Generate(args) } => generate::generate(&args),
-        Command::Data { command: DataCommand::Convert(args) } => convert::convert(runtime()?.handle(), &args),
+        Command::Data { command: DataCommand::Generate(args) } => file::interruptible(|| generate::generate(&args)),
+        Command::Data { command: DataCommand::Convert(args) } => {
+            file::interruptible(|| convert::convert(runtime()?.handle(), &args))
+        }
         Command::Data { command: DataCommand::Info(args) } => info::info(runtime()?.handle(), &args),
         Command::Predict(args) => predict::predict(runtime()?.handle(), &args),
         Command::Evaluate(args) => evaluate::evaluate(runtime()?.handle(), &args),
         Command::Model { command: ModelCommand::Show { model, json } } => model::show(&model, json),
         Command::Model { command: ModelCommand::Export { model, format, output } } => {
-            export::export(&model, format, &output)
+            file::interruptible(|| export::export(&model, format, &output))
         }
         Command::Workload { command } => workload::workload(command, registry),
         Command::History { command } => workload::history(command),
