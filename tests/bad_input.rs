@@ -182,6 +182,14 @@ fn one_class_only() {
 }
 
 #[test]
+fn rows_that_are_longer_than_a_look_at_a_file() {
+    // As gene expressions are: few rows of many features.
+    let row = |label: &str| (0..9000).fold(label.to_owned(), |row, i| row + &format!(" {i}:0.{i:05}1")) + "\n";
+    let facts = accepted(&(row("0") + &row("1") + &row("0")), 3);
+    assert_eq!((&facts["features"], &facts["nonzeros"]), (&9000.into(), &27_000.into()), "{facts}");
+}
+
+#[test]
 fn a_million_character_token() {
     let long = "9".repeat(1_000_000);
     for text in [format!("+1 1:1\n-1 {long}:1\n"), format!("{GOOD}{long}x 1:1\n"), format!("{GOOD}+1 1:{long}x\n")] {

@@ -3,10 +3,9 @@
 use crate::assigner::Source;
 use crate::job::reading::Listed;
 use crate::tune::searches::{self, Known};
-use flexps_common::data::compression;
 use flexps_common::data::dataset::Index;
-use flexps_common::data::sniff::{SAMPLE, Sample, sniff, whole_lines};
-use flexps_common::data::{Form, InputSpec, Schema};
+use flexps_common::data::sniff::{SAMPLE, Sample, sniff};
+use flexps_common::data::{Form, InputSpec, Schema, look};
 use flexps_common::plan::{Plan, Threads};
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
@@ -119,18 +118,10 @@ async fn ends(storage: &Storage, source: &Source, head: Head) -> Result<Vec<Samp
         Head::Bytes(head) => head,
         Head::Index(sample) => return Ok(vec![sample]),
     };
-    let sample = |text: &[u8]| Sample::of(path, text);
-    if let Form::Packed(compression) = source.form {
-        let packed = storage.read_range(path, *len, 0..(*len).min(compression::SAMPLE as u64)).await?;
-        let text = compression.decode_head(path, &packed, packed.len() as u64 == *len, SAMPLE)?;
-        // A short text is all of the file, whose last line may have no end.
-        return Ok(vec![sample(whole_lines(&text, true, text.len() < SAMPLE))]);
-    }
-    let mut samples = vec![sample(whole_lines(&head, true, head.len() as u64 == *len))];
-    if *len > head.len() as u64 {
-        let start = (head.len() as u64).max(len.saturating_sub(SAMPLE as u64));
-        let tail = storage.read_range(path, *len, start..*len).await?;
-        samples.push(sample(whole_lines(&tail, false, true)));
+    let seen = head.len() as u64;
+    let mut samples = vec![look::start(storage, path, *len, source.form, head).await?];
+    if source.form == Form::Text && *len > seen {
+        samples.push(look::end(storage, path, *len, seen).await?);
     }
     Ok(samples)
 }

@@ -9,6 +9,7 @@ pub mod generate;
 pub mod indexer;
 pub mod keys;
 pub mod libsvm;
+pub mod look;
 mod number;
 mod occurring;
 pub mod schema;

@@ -80,9 +80,14 @@ pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
 
 /// The classes among `labels`, which are sorted.
 fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Labels> {
-    let whence = || match samples {
-        [only] => only.path.clone(),
-        _ => format!("{} files of --{}", samples.len(), spec.name),
+    let whence = || {
+        // A file may have shown both of its ends.
+        let mut paths: Vec<_> = samples.iter().map(|sample| &sample.path).collect();
+        paths.dedup();
+        match paths[..] {
+            [only] => only.clone(),
+            _ => format!("{} files of --{}", paths.len(), spec.name),
+        }
     };
     match *labels {
         [] => Err(Error::data(format!("{}: no row found at its start or end; a row is LABEL INDEX:VALUE …", whence()))),
@@ -154,7 +159,8 @@ mod tests {
     fn more_than_two_labels_are_listed() {
         let message = sniffed("1 1:1\n2 1:1\n3 1:1\n").unwrap_err().message;
         assert!(message.contains("f: more than two labels found: 1, 2, 3;"), "{message}");
-        assert!(sniffed("\n#\n").unwrap_err().message.contains("no row found"));
+        let ends = ["f", "f"].map(|path| Sample::of(path, b"\n#\n"));
+        assert!(sniff(&spec(), &ends).unwrap_err().message.starts_with("f: no row found"));
     }
 
     #[test]

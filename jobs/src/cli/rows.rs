@@ -4,13 +4,12 @@
 //! large the files are.
 
 use flexps_common::Result;
-use flexps_common::data::compression::SAMPLE;
 use flexps_common::data::dataset::{self, Index};
 use flexps_common::data::form::{Form, HEAD};
 use flexps_common::data::libsvm::{Parsed, Parser, Place};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::{Sample, whole_lines};
-use flexps_common::data::{Block, InputSpec, Schema, Wanted, sniff};
+use flexps_common::data::sniff::{SAMPLE, Sample, whole_lines};
+use flexps_common::data::{Block, InputSpec, Schema, Wanted, look, sniff};
 use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
 use std::io::{self, Read};
@@ -109,15 +108,10 @@ impl Files {
 
     fn sample(&self, file: &FileMeta) -> Result<Sample> {
         let head = self.head(file, SAMPLE)?;
-        let whole = head.len() as u64 == file.len;
-        Ok(match Form::detect(&head, &file.path)? {
-            Form::Packed(compression) => {
-                let text = compression.decode_head(&file.path, &head, whole, SAMPLE)?;
-                Sample::of(&file.path, whole_lines(&text, true, whole && text.len() < SAMPLE))
-            }
-            Form::Text => Sample::of(&file.path, whole_lines(&head, true, whole)),
-            Form::Dataset => self.index(file)?.sample(&file.path),
-        })
+        match Form::detect(&head, &file.path)? {
+            Form::Dataset => Ok(self.index(file)?.sample(&file.path)),
+            form => self.runtime.block_on(look::start(&self.storage, &file.path, file.len, form, head)),
+        }
     }
 
     fn head(&self, file: &FileMeta, most: usize) -> Result<Vec<u8>> {
