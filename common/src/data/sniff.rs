@@ -41,7 +41,7 @@ impl Sample {
             // Indices rise, so that only the first one can be 0.
             let first = tokens.find(|t| !t.starts_with(b"qid:"));
             let index = first.and_then(|t| t.split(|b| *b == b':').next());
-            sample.zero |= index.is_some_and(|i| i.iter().all(|b| *b == b'0'));
+            sample.zero |= index.is_some_and(|i| !i.is_empty() && i.iter().all(|b| *b == b'0'));
         }
         sample
     }
@@ -168,6 +168,7 @@ mod tests {
         assert_eq!(sniffed("1 1:1\n-1 3:1\n").unwrap().index_base, 1);
         assert_eq!(sniffed("1 1:1\n-1 qid:4 0:1 3:1\n").unwrap().index_base, 0);
         assert_eq!(sniffed("1\n-1 10:1\n").unwrap().index_base, 1);
+        assert_eq!(sniffed("1 :5\n-1 10:1\n").unwrap().index_base, 1);
     }
 
     #[test]
