@@ -352,6 +352,22 @@ fn a_model_of_other_classes_or_other_numbers_of_features_to_start_from() {
 }
 
 #[test]
+fn a_row_that_does_not_fit_a_model_is_refused_without_flags_that_are_not_there() {
+    let here = folder();
+    let (rows, model) = (here.path().join("rows"), here.path().join("model"));
+    std::fs::write(&rows, GOOD).unwrap();
+    train(&rows).arg("--model").arg(&model).ok();
+    for (text, says) in
+        [("3 1:1\n", "label '3' is neither of the two classes -1 and 1\n"), ("1 x\n", "'x' does not start")]
+    {
+        std::fs::write(&rows, text).unwrap();
+        let run = flexps(["evaluate", "--model"]).arg(&model).arg("--input").arg(&rows).exits(2);
+        run.says(&["line 1", says]);
+        assert!(!run.stderr.contains("--"), "{run}");
+    }
+}
+
+#[test]
 fn a_model_that_is_no_model() {
     let here = folder();
     let rows = here.path().join("rows");

@@ -327,17 +327,27 @@ pub(super) fn lengthen<T: Copy + Default>(numbers: &mut Vec<T>, len: usize) {
     }
 }
 
+/// What a job's flags can do about a bad row.
+const LABELS: [&str; 2] = ["; give both with --labels NEG,POS", "; give all with --labels A,B,C,…"];
+const SKIP: &str = " (or skip such rows: --bad-rows N)";
+
+/// The error of a bad row without the advice that only commands with a job's flags can follow.
+pub fn without_flags(error: Error) -> Error {
+    let advice = LABELS.iter().chain([&SKIP]);
+    Error { message: advice.fold(error.message, |message, advice| message.replace(advice, "")), ..error }
+}
+
 /// What makes a row with `token`, which is quoted, a bad one, and what to do about it.
 #[cold]
 pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
     match reason {
         Reason::Label => format!("label {token} is no number; a row is LABEL INDEX:VALUE INDEX:VALUE …"),
         Reason::Class(_) => format!(
-            "label {token} is {} {}{}; give {}",
+            "label {token} is {} {}{}{}",
             if schema.labels.all().len() == 2 { "neither of the two classes" } else { "none of the classes" },
             schema.labels,
             if schema.labels_detected { " that were found at the files' ends" } else { "" },
-            if schema.labels.all().len() == 2 { "both with --labels NEG,POS" } else { "all with --labels A,B,C,…" },
+            if schema.labels.all().len() == 2 { LABELS[0] } else { LABELS[1] },
         ),
         Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
         Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
@@ -377,7 +387,7 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
 pub fn too_many(bad: &[Error], count: u64, allowed: u64) -> Error {
     let first = bad.first().map_or("", |e| e.message.as_str());
     if allowed == 0 {
-        return Error::data(format!("{first} (or skip such rows: --bad-rows N)"));
+        return Error::data(format!("{first}{SKIP}"));
     }
     Error::data(format!("{count} bad rows, at most {allowed} are allowed by --bad-rows; the first: {first}"))
 }

@@ -5,6 +5,7 @@
 use super::args::Applied;
 use super::model::load;
 use super::rows::Files;
+use flexps_common::data::libsvm::without_flags;
 use flexps_common::data::{Labels, Row, Schema};
 use flexps_common::model::Model;
 use flexps_common::{Error, Result};
@@ -53,12 +54,13 @@ impl Scoring {
     /// for each of more than two classes.
     pub fn each(&self, mut each: impl FnMut(f32, &[f64]) -> Result<()>) -> Result<()> {
         let mut scores = vec![0.0; self.model.description.outputs()];
-        self.files.each(&self.schema, |parsed| {
+        let done = self.files.each(&self.schema, |parsed| {
             (0..parsed.block.rows()).map(|i| parsed.block.row(i)).try_for_each(|row| {
                 scores.iter_mut().enumerate().for_each(|(output, score)| *score = self.score(row, output));
                 each(row.label, &scores)
             })
-        })
+        });
+        done.map_err(without_flags)
     }
 
     fn score(&self, row: Row<'_>, output: usize) -> f64 {
