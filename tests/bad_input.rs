@@ -368,6 +368,16 @@ fn a_row_that_does_not_fit_a_model_is_refused_without_flags_that_are_not_there()
 }
 
 #[test]
+fn a_file_in_the_way_of_a_folder_or_a_folder_in_the_way_of_a_file() {
+    let here = folder();
+    let rows = here.path().join("rows");
+    std::fs::write(&rows, GOOD).unwrap();
+    train(rows.join("below")).exits(2).says(&["a file stands where a folder is needed"]);
+    train(&rows).arg("--report").arg(here.path()).exits(2).says(&["--report", "a folder; give a file"]);
+    train(&rows).args(["--cache-memory", "1"]).arg("--spill-dir").arg(&rows).exits(2);
+}
+
+#[test]
 fn a_model_that_is_no_model() {
     let here = folder();
     let rows = here.path().join("rows");

@@ -109,8 +109,8 @@ impl<T> Context<T> for Result<T> {
     }
 }
 
-/// Turns an I/O error on `path` into ours, which it may carry already: a missing file or a refused permission is the user's,
-/// the rest the cluster's.
+/// Turns an I/O error on `path` into ours, which it may carry already: a path that can't be is the user's, as is a refused
+/// permission, the rest the cluster's.
 pub fn io(path: impl fmt::Display, error: &std::io::Error) -> Error {
     use std::io::ErrorKind as K;
     if let Some(ours) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
@@ -119,6 +119,11 @@ pub fn io(path: impl fmt::Display, error: &std::io::Error) -> Error {
     match error.kind() {
         K::NotFound => Error::user(format!("{path}: no such file or directory")),
         K::PermissionDenied => Error::user(format!("{path}: permission denied; check its owner and mode")),
+        K::NotADirectory => Error::user(format!("{path}: a file stands where a folder is needed; give another path")),
+        K::IsADirectory => Error::user(format!("{path}: a folder stands where a file is needed; give another path")),
+        K::AlreadyExists => {
+            Error::user(format!("{path}: something else stands there; give another path, or remove it"))
+        }
         K::StorageFull => Error::cluster(format!("{path}: the disk is full; free some space and run again")),
         _ => Error::cluster(format!("{path}: {error}")),
     }
