@@ -108,6 +108,9 @@ impl Compression {
             io::ErrorKind::UnexpectedEof => Error::data(format!(
                 "{path}: the {name} file is truncated: it ends in the middle of its data; copy it again"
             )),
+            _ if error.to_string().contains("too much memory") => Error::data(format!(
+                "{path}: the {name} file needs more than 128 MiB to be unpacked; pack it anew without --long or --ultra"
+            )),
             _ => Error::data(format!("{path}: the {name} file is damaged: {error}; copy it again")),
         }
     }
@@ -323,6 +326,15 @@ mod tests {
             }
         }
         assert!(decoded(Compression::HadoopSnappy, b"\0\0\0\x05\x7f\xff\xff\xff").is_err());
+    }
+
+    #[test]
+    fn zstd_that_needs_more_memory_than_is_given_is_not_called_damaged() {
+        let mut out = zstd::Encoder::new(Vec::new(), 1).unwrap();
+        out.window_log(28).unwrap();
+        out.write_all(&text()).unwrap();
+        let message = decoded(Compression::Zstd, &out.finish().unwrap()).unwrap_err().message;
+        assert!(message.contains("more than 128 MiB") && message.contains("without --long"), "{message}");
     }
 
     #[test]

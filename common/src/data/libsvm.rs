@@ -341,6 +341,9 @@ pub fn without_flags(error: Error) -> Error {
 #[cold]
 pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
     match reason {
+        Reason::Label if token.starts_with("'\\u{feff}") => {
+            format!("{token}: the file starts with a byte order mark, which no row has; remove its first three bytes")
+        }
         Reason::Label => format!("label {token} is no number; a row is LABEL INDEX:VALUE INDEX:VALUE …"),
         Reason::Class(_) => format!(
             "label {token} is {} {}{}{}",
@@ -372,9 +375,11 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
                  --features, or leave it out",
                 schema.index_base
             ),
-            _ => {
-                format!("index in {token} is beyond 4294967295, the largest allowed; hash or renumber the features")
-            }
+            _ => format!(
+                "index in {token} is beyond {}, the largest allowed{}; hash or renumber the features",
+                u64::from(schema.index_base) + u64::from(Key::MAX),
+                if schema.index_base > 0 { " where indices start from 1" } else { "" }
+            ),
         },
         Reason::Value => format!("value in {token} is no number"),
         Reason::NotFinite => {
