@@ -147,6 +147,11 @@ impl Model {
         if !bias.is_empty() && bias.len() != outputs {
             return Err(Error::data(format!("{path}: {} constants for {outputs} scores", bias.len())));
         }
+        if let Some(bad) = weights.iter().chain(&bias).find(|value| !value.is_finite()) {
+            return Err(Error::data(format!(
+                "{path}: the model holds the value {bad}: it was changed; train it again"
+            )));
+        }
         Ok(Self { description: reader.description, weights, bias, others })
     }
 }

@@ -173,6 +173,23 @@ fn a_truncated_or_foreign_file_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_model_that_was_changed_to_hold_no_number_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = path(dir.path(), "m");
+    write(&at, false, &[1.0, 2.0]).unwrap();
+    let name = dir.path().join("m/model.safetensors");
+    let whole = fs::read(&name).unwrap();
+    for behind in [4, 8] {
+        let mut bytes = whole.clone();
+        let at_value = bytes.len() - behind;
+        bytes[at_value..at_value + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        fs::write(&name, bytes).unwrap();
+        let error = Model::load(&at).unwrap_err();
+        assert!(error.fault == Fault::Data && error.message.contains("holds the value NaN"), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_tensor_or_model_is_an_error_that_says_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let at = path(dir.path(), "m");
