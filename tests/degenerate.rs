@@ -78,6 +78,21 @@ fn values_of_1e30_and_1e_minus_30_make_a_finite_model_or_an_error_that_says_what
 }
 
 #[test]
+fn accuracy_on_rows_without_features_is_what_evaluate_says() {
+    let here = folder();
+    // A negative row of no feature is right without a bias, a positive one wrong.
+    let path = write(here.path(), "empty", &"+1 1:1\n-1 1:-1\n-1\n-1\n+1\n".repeat(9));
+    for solver in SOLVERS {
+        let run = train(&path, solver, &[]);
+        assert_eq!(run.code, 0, "{solver:?}\n{run}");
+        let model = path.with_extension("model");
+        let found = flexps(["evaluate", "--model"]).arg(&model).arg("--input").arg(&path).json();
+        let reported = &run.json()["metrics"]["training_accuracy"];
+        assert!(reported.is_null() || reported.as_f64() == found["accuracy"].as_f64(), "{solver:?}: {found}\n{run}");
+    }
+}
+
+#[test]
 fn one_label_is_refused_by_every_solver() {
     let here = folder();
     let one = write(here.path(), "one", "+1 1:1\n+1 2:1\n+1 1:2\n");

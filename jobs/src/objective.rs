@@ -21,6 +21,19 @@ pub fn begin(progress: &mut Progress, rows: Rows, lambda: Option<f64>) -> Result
     Ok(facts)
 }
 
+/// Whether a score is on its label's side. One of 0, as all rows without features have, is on the negative one's: so `predict` and
+/// `evaluate` have it.
+#[inline(always)]
+pub fn is_right(label: f64, score: f64) -> bool {
+    (score > 0.0) == (label > 0.0)
+}
+
+/// The same of a margin, label times score.
+#[inline(always)]
+pub fn is_margin_right(margin: f64, label: f32) -> bool {
+    (margin > 0.0) | ((margin == 0.0) & (label <= 0.0))
+}
+
 /// Without a penalty, refuses rows that the model at hand, in which `right` of `rows` are, tells apart: none is the best then.
 pub fn refuse_separable(right: f64, rows: f64) -> Result<()> {
     if right < rows {

@@ -8,6 +8,7 @@ use super::loss::Smooth;
 use super::occurring;
 use super::task::Task;
 use crate::logistic::needed_len;
+use crate::objective::is_right;
 use crate::pages;
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::data::{Block, Row};
@@ -170,7 +171,7 @@ impl Gradient {
                         sums.bend += weight * at.bend;
                         sums.slope += weight * at.slope;
                         sums.curvature += weight * at.curvature;
-                        sums.right += u64::from(y * z > 0.0);
+                        sums.right += u64::from(is_right(y, z));
                         // SAFETY: as above, and there are as many sums as weights.
                         unsafe { add_scaled(&row, share * weight * at.slope, false, &mut gradient) };
                         if self.diagonal.is_some() {

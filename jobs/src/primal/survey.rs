@@ -13,6 +13,7 @@ use super::kept;
 use super::loss::Smooth;
 use super::occurring;
 use super::reach::LOST;
+use crate::objective::is_right;
 use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::ids::Key;
@@ -151,7 +152,7 @@ impl Watched {
 impl Seen {
     /// Reports what makes the certificate, each worker its part.
     pub fn report(&self, worker: &mut Worker<'_>, own: &Own, watched: &Watched) {
-        let right = own.targets.iter().zip(&own.scores).filter(|((y, weight), z)| *weight > 0.0 && y * **z > 0.0);
+        let right = own.targets.iter().zip(&own.scores).filter(|((y, weight), z)| *weight > 0.0 && is_right(*y, **z));
         worker.report("right", Metric::Count(right.count() as u64));
         worker.report("most", Metric::Max(self.features.most));
         let leads = worker.place.index == 0;

@@ -19,6 +19,7 @@ use super::steps::{Met, Scale};
 use super::subspace::Subspace;
 use super::visit::{Trail, Visit};
 use crate::logistic::{dot_unchecked, dot_wide_unchecked};
+use crate::objective::is_margin_right;
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::Result;
 use flexps_common::data::Facts;
@@ -104,14 +105,14 @@ impl<L: Loss> Work for Judge<'_, L> {
                 let (f, apart) = self.row(margins[lane], dual[lane], targets[lane]);
                 loss[lane] += f;
                 gap[lane] += apart;
-                right[lane] += u64::from(margins[lane] > 0.0);
+                right[lane] += u64::from(is_margin_right(margins[lane], targets[lane]));
             }
         }
         for ((m, a), target) in rest {
             let (f, apart) = self.row(*m, *a, *target);
             loss[0] += f;
             gap[0] += apart;
-            right[0] += u64::from(*m > 0.0);
+            right[0] += u64::from(is_margin_right(*m, *target));
         }
         Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), lowered: 0.0 }
     }

@@ -3,6 +3,7 @@
 //! Invariant: the losses and the gradient belong to the same point and to every row once; the loss is summed in f64.
 
 use crate::logistic::{add_scaled_unchecked, dot_unchecked, loss_and_slope, needed_len};
+use crate::objective::is_right;
 use crate::parts::{Parts, Rows};
 use crate::vector::Vector;
 use flexps_common::Result;
@@ -35,7 +36,7 @@ impl Losses {
             let (loss, slope) = loss_and_slope(row.label, row.label * score);
             self.loss += loss;
             self.slope += f64::from(slope);
-            self.right += u64::from(row.label * score > 0.0);
+            self.right += u64::from(is_right(f64::from(row.label), f64::from(score)));
             // SAFETY: just asserted.
             unsafe { add_scaled_unchecked(&row, slope, gradient) };
         }
