@@ -180,7 +180,11 @@ impl Store {
             state.occurring.merge(&occurring);
             state.bad_rows += parsed.facts.bad_rows;
             if state.bad_rows > self.schema.bad_rows {
-                return Err(too_many(&parsed.bad, state.bad_rows, self.schema.bad_rows));
+                // Of what was read until now.
+                let (before, behind) = state.slots.split_at(at.min(state.slots.len()));
+                let of = |slots: &[Option<Slot>]| slots.iter().flatten().flat_map(|slot| &slot.bad).next().cloned();
+                let first = of(before).or(parsed.bad.first().cloned()).or(of(behind));
+                return Err(too_many(first.as_slice(), state.bad_rows, self.schema.bad_rows));
             }
             if state.cached_bytes + bytes <= self.cache_memory {
                 state.cached_bytes += bytes;

@@ -307,8 +307,10 @@ fn bad_rows_up_to_the_limit_are_skipped_over_all_chunks_and_told() {
         assert!(done.notes[0].starts_with("3 bad rows were skipped"), "{:?}", done.notes);
         assert!(done.notes[1].contains("rows, line 9: label 'spam'"), "{:?}", done.notes);
         let strict = Schema { bad_rows: 2, ..lenient };
-        let message = start(options(), strict, from_list(splits(&path, &[]))).done().await.unwrap_err().message;
+        let options = Options { parsers: 1, ..options() };
+        let message = start(options, strict, from_list(splits(&path, &[]))).done().await.unwrap_err().message;
         assert!(message.contains("3 bad rows, at most 2 are allowed"), "{message}");
+        assert!(message.contains("the first: ") && message.contains("rows, line 9: label 'spam'"), "{message}");
     });
 }
 
