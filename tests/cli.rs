@@ -93,6 +93,9 @@ fn generated_rows_are_the_same_however_they_are_cut() {
     }
     assert_eq!(one.iter().filter(|b| **b == b'\n').count(), 500);
     assert!(one == joined, "three files hold other bytes than one");
+    made("parts", &["--files", "3"]);
+    let fewer = flexps(shape).arg(&parts).args(["--files", "2"]).exits(2);
+    fewer.says(&["parts: the folder holds other files, part-00002.libsvm among them"]);
     assert!(one == std::fs::read(made("again", &[])).unwrap(), "a second run wrote other bytes");
     assert!(one != std::fs::read(made("other", &["--seed", "6"])).unwrap(), "the seed changes nothing");
 }

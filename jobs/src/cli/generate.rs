@@ -8,7 +8,7 @@ use super::table::count;
 use super::terminal::{say, written};
 use flexps_common::data::generate::{Generator, Kind};
 use flexps_common::error::io;
-use flexps_common::{Result, data::generate, machine};
+use flexps_common::{Error, Result, data::generate, machine};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
@@ -28,13 +28,30 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     if args.files == 1 {
         writer.file(0..shape.rows, &args.output)?;
     } else {
-        std::fs::create_dir_all(&args.output).map_err(|e| io(args.output.display(), &e))?;
-        for file in 0..args.files {
+        let names: Vec<String> = (0..args.files).map(|file| format!("part-{file:05}.libsvm")).collect();
+        folder(&args.output, &names)?;
+        for (file, name) in (0..).zip(&names) {
             let rows = shape.rows * file / args.files..shape.rows * (file + 1) / args.files;
-            writer.file(rows, &args.output.join(format!("part-{file:05}.libsvm")))?;
+            writer.file(rows, &args.output.join(name))?;
         }
     }
     say(&format!("{} in {}", count(shape.rows, "row"), args.output.display()));
+    Ok(())
+}
+
+/// Makes a folder for files of these names, or takes one that holds no others: whoever reads it would read these too.
+fn folder(path: &Path, names: &[String]) -> Result<()> {
+    let failed = |e: std::io::Error| io(path.display(), &e);
+    std::fs::create_dir_all(path).map_err(failed)?;
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && !names.contains(&name) {
+            return Err(Error::user(format!(
+                "--output {}: the folder holds other files, {name} among them; remove them, or give another folder",
+                path.display()
+            )));
+        }
+    }
     Ok(())
 }
 
