@@ -121,6 +121,19 @@ fn a_file_that_grows_or_vanishes_after_listing_is_named() {
 }
 
 #[test]
+fn a_file_that_is_still_being_put_is_refused() {
+    let (hdfs, _quiet) = Hdfs::quiet();
+    let local = folder();
+    let path = local.path().join("rows");
+    std::fs::write(&path, pattern(100)).unwrap();
+    hdfs.script(&["put", &path.to_string_lossy(), "/putting/rows._COPYING_"]);
+    for path in ["/putting", "/putting/r*", "/putting/rows._COPYING_"] {
+        let error = list_error(&hdfs.storage(), &format!("{}{path}", hdfs.url));
+        assert!(error.fault == Fault::User && error.message.contains("still being copied"), "{error}");
+    }
+}
+
+#[test]
 fn without_webhdfs_locality_is_off_and_said_once() {
     let (hdfs, _quiet) = Hdfs::quiet();
     hdfs.put("/nowhere/a", &pattern(10));

@@ -99,7 +99,7 @@ async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>>
     };
     match cluster.call(url, Patience::Quick, status).await? {
         Some(status) if status.isdir => directory(cluster, url, path).await,
-        Some(status) => Ok(vec![file(cluster, &status)]),
+        Some(status) => Ok(vec![file(cluster, &status)?]),
         None => glob(cluster, url, path).await,
     }
 }
@@ -107,8 +107,8 @@ async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>>
 async fn directory(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
     let entries = |client: hdfs_native::Client| client.list_status_iter(path, false).into_stream().try_collect();
     let entries: Vec<FileStatus> = cluster.call(url, Patience::Quick, entries).await?;
-    let files: Vec<_> =
-        entries.iter().filter(|e| !e.isdir && !is_hidden(name(&e.path))).map(|e| file(cluster, e)).collect();
+    let files = entries.iter().filter(|e| !e.isdir && !is_hidden(name(&e.path)));
+    let files = files.map(|e| file(cluster, e)).collect::<Result<Vec<_>>>()?;
     if files.is_empty() { Err(no_files(url)) } else { Ok(files) }
 }
 
@@ -122,19 +122,25 @@ async fn glob(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>>
     if found.is_empty() {
         return Err(nothing_matches(url));
     }
-    Ok(found.iter().map(|f| file(cluster, f)).collect())
+    found.iter().map(|f| file(cluster, f)).collect()
 }
 
 fn name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn file(cluster: &Cluster, status: &FileStatus) -> FileMeta {
-    let len = status.length as u64;
-    FileMeta {
-        path: cluster.url(&status.path),
+fn file(cluster: &Cluster, status: &FileStatus) -> Result<FileMeta> {
+    let (len, path) = (status.length as u64, cluster.url(&status.path));
+    // So Hadoop's shell calls what is not all there: the end of its last row may not be.
+    if path.ends_with("._COPYING_") {
+        return Err(Error::user(format!(
+            "{path}: the file is still being copied into HDFS; run again when that is done, or remove it if nobody does so"
+        )));
+    }
+    Ok(FileMeta {
+        path,
         len,
         modified: status.modification_time,
         blocks: even_blocks(len, status.blocksize.filter(|b| *b > 0).unwrap_or(DEFAULT_BLOCK)),
-    }
+    })
 }
