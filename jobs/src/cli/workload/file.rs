@@ -134,8 +134,12 @@ fn one() -> Spanned<u32> {
 
 /// Reads and checks a file. `registry` knows the real jobs.
 pub fn read(path: &Path, registry: &Registry) -> Result<WorkFile> {
-    let text = std::fs::read_to_string(path).map_err(|e| flexps_common::error::io(path.display().to_string(), &e))?;
-    parse(&path.display().to_string(), &text, registry)
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).map_err(|e| flexps_common::error::io(&name, &e))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        Error::user(format!("{name} is no text at byte {}; is it a workload?", e.utf8_error().valid_up_to()))
+    })?;
+    parse(&name, &text, registry)
 }
 
 /// Checks the text of a file called `path`.

@@ -57,6 +57,17 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
 }
 
 #[test]
+fn what_is_no_text_or_no_file_is_the_users_mistake() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("w.toml");
+    std::fs::write(&path, b"about = '\xff'").unwrap();
+    for (path, says) in [(path.as_path(), "w.toml is no text at byte 9"), (here.path(), "a folder stands where a file is needed")] {
+        let error = super::file::read(path, &registry()).err().unwrap();
+        assert!(error.exit_code() == 2 && error.message.contains(says), "{error}");
+    }
+}
+
+#[test]
 fn copies_arrive_in_bursts_and_others_wait_for_all_of_them() {
     let text = "[cluster]\nslaves=2\nslots=4\nmemory='1GiB'\n[[job]]\nname='last'\nafter=['c']\nstage=[{name='s',threads='2..3'}]\n\
         [[job]]\nname='c'\ncopies=5\narrival='1s'\nevery=10\nburst=2\nuser='ann'\nqueue='q'\nstage=[{name='x',threads='all'},\
