@@ -95,7 +95,12 @@ impl Kind {
             // The first line says what is wrong, a tip what was meant.
             let text = e.to_string();
             let mut lines = text.trim_start_matches("error: ").lines();
-            let what = lines.next().unwrap_or_default();
+            let mut what = lines.next().unwrap_or_default().to_owned();
+            // Flags that are missing stand below, one a line.
+            if what.ends_with(':') {
+                let missing: Vec<_> = lines.by_ref().map(str::trim).take_while(|line| !line.is_empty()).collect();
+                what = format!("{what} {}", missing.join(", "));
+            }
             match lines.find_map(|line| line.trim().strip_prefix("tip: ")) {
                 Some(tip) => Error::user(format!("{what}; {tip}")),
                 None => Error::user(format!("{what}; `flexps run {} --help` lists what there is", self.name)),
