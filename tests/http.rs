@@ -153,8 +153,12 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         ("POST", "/", "GET"),
         ("GET", "/api/v1/jobs/j1/cancel", "POST"),
         ("DELETE", "/api/v1/policy", "POST"),
+        ("HEAD", "/api/v1/policy", "POST"),
+        ("OPTIONS", "/metrics", "GET"),
     ] {
-        let answer = request(pages, method, path, &[json_type], "");
+        // Only of a POST is it asked what it brings.
+        let headers = if method == "POST" { &[json_type][..] } else { &[] };
+        let answer = request(pages, method, path, headers, "");
         assert_eq!(answer.status, 405, "{method} {path}");
         assert!(answer.head.to_lowercase().contains(&format!("allow: {}", allowed.to_lowercase())), "{answer:?}");
     }
@@ -181,6 +185,22 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
     assert_eq!(get(pages, "/api/v1/jobs").json(), json!([]));
     let page = get(pages, "/");
     assert!(page.status == 200 && page.head.contains("frame-ancestors 'none'") && !page.head.contains("unsafe"));
+}
+
+#[test]
+fn a_head_is_that_of_the_whole_answer() {
+    let cluster = Cluster::start(1, 1);
+    let pages = cluster.pages.as_str();
+    for path in ["/", "/metrics", "/api/v1/kinds", "/api/v1/jobs", "/api/v1/events", "/nothing"] {
+        let head = request(pages, "HEAD", path, &[], "");
+        assert_eq!((head.status, head.body.as_str()), (if path == "/nothing" { 404 } else { 200 }, ""), "{path}");
+    }
+    let length = |answer: crate::support::http::Answer| {
+        let head = answer.head.to_lowercase();
+        head.lines().find_map(|line| line.strip_prefix("content-length: ").map(str::to_owned))
+    };
+    let whole = length(get(pages, "/api/v1/kinds"));
+    assert!(whole.is_some() && length(request(pages, "HEAD", "/api/v1/kinds", &[], "")) == whole, "{whole:?}");
 }
 
 #[test]

@@ -50,7 +50,8 @@ impl Guard {
         }
         // A form of another site can't say this without asking first, and nobody answers that question.
         let kind = one(headers, header::CONTENT_TYPE).unwrap_or_default();
-        if kind.split(';').next().map(str::trim) != Some("application/json") {
+        // What is no POST does nothing, and is told so.
+        if method == Method::POST && kind.split(';').next().map(str::trim) != Some("application/json") {
             let why = "the content type must be application/json";
             return Some(answer::refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
         }

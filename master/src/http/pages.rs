@@ -44,14 +44,16 @@ impl Pages {
     }
 
     async fn route(&self, request: Request<Incoming>) -> Result<Answer> {
-        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let (asked, uri) = (request.method().clone(), request.uri().clone());
+        // The head of an answer is that of the whole one; the server leaves the rest away.
+        let method = if asked == Method::HEAD { Method::GET } else { asked.clone() };
         let path = uri.path().trim_matches('/');
         let text = |kind, text| Ok(answer::text(StatusCode::OK, kind, text));
         match (&method, path) {
             (&Method::GET, "") => Ok(page()),
             (&Method::GET, "metrics") => text(metrics::KIND, metrics::text(&self.api.look().await?)),
             (&Method::GET, "api/v1/events") => Ok(self.feed.listen(&self.api.look().await?)),
-            (_, "" | "metrics" | "api/v1/events") => Ok(of_api(api::refused(method.as_str(), "GET"), "GET")),
+            (_, "" | "metrics" | "api/v1/events") => Ok(of_api(api::refused(asked.as_str(), "GET"), "GET")),
             (_, path) => {
                 // There is nothing else.
                 let path = path.strip_prefix("api/v1/").unwrap_or_default();
