@@ -204,6 +204,36 @@ fn a_head_is_that_of_the_whole_answer() {
 }
 
 #[test]
+fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
+    let cluster = Cluster::start(1, 1);
+    let pages = cluster.pages.as_str();
+    let of = |scheduling: serde_json::Value| {
+        let params = json!({ "stage": ["x:1:0.01"] });
+        post(pages, "/api/v1/jobs", &json!({ "job": "sleep", "params": params, "scheduling": scheduling }))
+    };
+    let plain = json!({ "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null });
+    for (said, more) in [
+        (json!({}), json!({})),
+        (json!({ "priority": -5 }), json!({ "priority": -5 })),
+        (json!({ "user": "ann", "deadline": 60 }), json!({ "user": "ann", "deadline": 60.0 })),
+    ] {
+        let answer = of(said);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let mut whole = plain.clone();
+        whole.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(report(pages, answer.json()["id"].as_u64().unwrap())["scheduling"], whole);
+    }
+    for (said, says) in [
+        (json!({ "prio": 5 }), "unknown field `prio`"),
+        (json!({ "deadline": -1 }), "a deadline of -1 s"),
+        (json!({ "memory": 0 }), "no bytes of memory"),
+    ] {
+        let answer = of(said);
+        assert!(answer.status == 400 && answer.body.contains(says), "{says}: {answer:?}");
+    }
+}
+
+#[test]
 fn clients_that_never_read_or_never_finish_hold_nothing() {
     let cluster = Cluster::start(1, 1);
     let pages = cluster.pages.as_str();

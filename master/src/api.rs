@@ -16,7 +16,8 @@ use flexps_common::transport::Connection;
 use flexps_common::wire::api::{Answer, BODY, JobNews, Request};
 use flexps_common::wire::control::{FromMaster, ToMaster};
 use flexps_common::{Error, Result};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
@@ -45,7 +46,7 @@ struct Submitted {
     #[serde(default)]
     params: serde_json::Map<String, Value>,
     /// When it is to run.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "when")]
     scheduling: Scheduling,
     /// Splits are assigned in a fixed order.
     #[serde(default)]
@@ -53,6 +54,28 @@ struct Submitted {
     /// A number that the client made up: the same one again is the same job.
     #[serde(default = "rand::random")]
     token: u64,
+}
+
+/// When it is to run: what is not named is as on the command line, and what that refuses is refused here.
+fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D::Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct When {
+        priority: i32,
+        user: String,
+        queue: Option<String>,
+        after: Vec<JobId>,
+        deadline: Option<f64>,
+        memory: Option<u64>,
+    }
+    let When { priority, user, queue, after, deadline, memory } = When::deserialize(from)?;
+    if let Some(time) = deadline.filter(|time| Duration::try_from_secs_f64(*time).is_err()) {
+        return Err(D::Error::custom(format!("a deadline of {time} s; give seconds of 0 or more")));
+    }
+    if memory == Some(0) {
+        return Err(D::Error::custom("no bytes of memory; give 1 or more, or null"));
+    }
+    Ok(Scheduling { priority, user, queue, after, deadline, memory })
 }
 
 /// Another policy.
