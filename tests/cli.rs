@@ -268,6 +268,45 @@ fn detaching_from_an_embedded_job_is_refused() {
 }
 
 #[test]
+fn flags_that_would_do_nothing_here_are_refused_before_anything_is_done() {
+    let run = || flexps(["run", "sleep", "--stage", "x:1:0.01"]).within(20);
+    // Nothing listens there: it is not asked.
+    let remote = || run().args(["--master", "127.0.0.1:1"]);
+    for (flag, value) in [
+        ("--slots", "2"),
+        ("--cores", "2"),
+        ("--memory", "1GiB"),
+        ("--cache-memory", "1GiB"),
+        ("--model-memory", "1GiB"),
+        ("--spill-dir", "/tmp"),
+    ] {
+        remote().args([flag, value]).exits(2).says(&[flag, "127.0.0.1:1", "flexps slave"]);
+        run().args([flag, value]).ok();
+    }
+    remote().args(["--detach", "--json"]).exits(2).says(&["--detach", "--json", "flexps status"]);
+    remote().args(["--detach", "--report", "report"]).exits(2).says(&["--detach", "--report"]);
+    run().args(["--secret-file", "secret"]).exits(2).says(&["--secret-file", "--master"]);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_before_the_job_runs() {
+    let here = folder();
+    let run = flexps(["run", "sleep", "--stage", "x:1:600", "--report"]).arg(here.path()).within(20);
+    run.exits(2).says(&["--report", "a folder; give a file"]);
+    // A link, so that a mistake here takes no device from the machine.
+    let link = here.path().join("link");
+    std::os::unix::fs::symlink("/dev/stderr", &link).unwrap();
+    let run = flexps(["run", "sleep", "--stage", "x:1:0.01", "--json", "--report"]).arg(&link).ok();
+    assert_eq!(run.stdout, run.stderr);
+}
+
+#[test]
+fn rows_of_several_files_do_not_go_to_stdout() {
+    let run = flexps(["data", "generate", "kdd", "--rows", "10", "--files", "2", "--output", "-"]);
+    run.exits(2).says(&["--files 2", "stdout is one file"]);
+}
+
+#[test]
 fn doctor_says_of_each_line_that_it_passes_or_what_to_do() {
     let run = flexps(["doctor"]).run();
     assert!(run.stdout.lines().count() >= 5, "{run}");

@@ -23,6 +23,9 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
     let shape = shape(args);
     let mut writer = RowWriter::new(shape)?;
     if args.output == Path::new("-") {
+        if args.files != 1 {
+            return Err(Error::user(format!("--files {} goes with a folder; stdout is one file", args.files)));
+        }
         return written(writer.write(0..shape.rows, &mut std::io::stdout().lock()));
     }
     if args.files == 1 {

@@ -30,6 +30,21 @@ pub struct Resources {
     pub spill_dir: Option<PathBuf>,
 }
 
+impl Resources {
+    /// The flags that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("--slots", self.slots.is_some()),
+            ("--cores", self.cores.is_some()),
+            ("--memory", self.memory.is_some()),
+            ("--cache-memory", self.cache_memory.is_some()),
+            ("--model-memory", self.model_memory.is_some()),
+            ("--spill-dir", self.spill_dir.is_some()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+    }
+}
+
 /// Memory for cached rows unless told: half of what is free.
 pub fn default_cache() -> u64 {
     // Where nobody says what is free, what any machine has.

@@ -25,6 +25,20 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     if args.detach && master.is_none() {
         return Err(Error::user("--detach needs --master HOST:PORT: an embedded job ends with this process"));
     }
+    if args.detach && (args.json || args.report.is_some()) {
+        return Err(Error::user(
+            "--detach waits for no report: leave out --json and --report; `flexps status JOB --json` shows it",
+        ));
+    }
+    if let (Some(address), [flag, ..]) = (master, args.resources.given().as_slice()) {
+        return Err(Error::user(format!(
+            "{flag} is of the slave in this process, and the job goes to the master at {address}: give it to `flexps slave` \
+             there, or leave out --master and FLEXPS_MASTER"
+        )));
+    }
+    if master.is_none() && args.access.secret_file.is_some() {
+        return Err(Error::user("--secret-file goes with --master HOST:PORT: a job in this process needs none"));
+    }
     // Tried before the job, so that none is lost to a typing mistake.
     let file = args.report.as_deref().map(Whole::create).transpose().context(|| "--report")?;
     job.prepare(&Prepare { cache: cache_folder(), say })?;
