@@ -4,10 +4,10 @@
 //! holds whole lines once [`Log::flush`] has returned.
 
 use super::{Record, read, text};
-use flexps_common::Result;
 use flexps_common::error::io;
+use flexps_common::{Error, Result};
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,11 @@ impl Log {
         let Some(path) = file else { return Ok((Self::default(), Vec::new())) };
         let failed = |e: &std::io::Error| io(path.display().to_string(), e).context("--history");
         let file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(|e| failed(&e))?;
+        // Held until this process ends; a file system that has no locks goes without.
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            let why = "another master writes it; give each its own, or end the other one";
+            return Err(Error::user(format!("{}: {why}", path.display())).context("--history"));
+        }
         let mut bytes = Vec::new();
         (&file).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
         let (name, len) = (path.display().to_string(), bytes.len());

@@ -344,6 +344,9 @@ fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
     log.flush();
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{whole}{{\"what\":")).unwrap();
+    let error = Log::open(Some(&path)).err().unwrap();
+    assert!(error.exit_code() == 2 && error.message.contains("another master writes it"), "{error}");
+    drop(log);
     let (_, read) = Log::open(Some(&path)).unwrap();
     assert_eq!((read.as_slice(), std::fs::read_to_string(&path).unwrap()), (left, whole));
     // The first master began in millisecond 1.
