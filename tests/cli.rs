@@ -307,6 +307,17 @@ fn rows_of_several_files_do_not_go_to_stdout() {
 }
 
 #[test]
+fn each_job_has_a_line_of_help_for_those_who_run_it() {
+    for command in ["run", "plan"] {
+        let help = flexps([command, "--help"]).ok().stdout;
+        let line = |job: &str| help.lines().find(|line| line.trim().starts_with(job)).unwrap_or_default().to_owned();
+        assert!(line("sleep").contains("Stages that only sleep"), "{help}");
+        assert!(!help.contains("See the module"), "{help}");
+    }
+    flexps(["run", "sleep", "--help"]).ok().stdout.starts_with("Stages that only sleep").then_some(()).unwrap();
+}
+
+#[test]
 fn doctor_says_of_each_line_that_it_passes_or_what_to_do() {
     let run = flexps(["doctor"]).run();
     assert!(run.stdout.lines().count() >= 5, "{run}");

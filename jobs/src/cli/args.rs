@@ -431,7 +431,8 @@ pub struct DoctorArgs {
 pub fn command(registry: &Registry) -> clap::Command {
     let with_jobs = |mut parent: clap::Command| {
         for kind in registry.kinds() {
-            parent = parent.subcommand((kind.augment)(clap::Command::new(kind.name).about(kind.about)));
+            // Last: what stands above a job's parameters is for those who read its code.
+            parent = parent.subcommand((kind.augment)(clap::Command::new(kind.name)).about(kind.about));
         }
         parent.subcommand_required(true).arg_required_else_help(true).disable_help_subcommand(true)
     };
