@@ -301,6 +301,13 @@ fn a_report_that_cannot_be_written_is_told_before_the_job_runs() {
 }
 
 #[test]
+fn a_slave_has_a_name_and_a_host() {
+    for flag in ["--name", "--host"] {
+        flexps(["slave", "--master", "127.0.0.1:1", flag, ""]).within(20).exits(2).says(&[flag]);
+    }
+}
+
+#[test]
 fn rows_of_several_files_do_not_go_to_stdout() {
     let run = flexps(["data", "generate", "kdd", "--rows", "10", "--files", "2", "--output", "-"]);
     run.exits(2).says(&["--files 2", "stdout is one file"]);

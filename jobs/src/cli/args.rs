@@ -9,6 +9,7 @@ use super::resources::Resources;
 use super::scheduling::{SchedulingArgs, weight};
 use super::snapshot::SnapshotArgs;
 use super::workload::args::{HistoryCommand, WorkloadCommand};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use flexps_common::data::schema::DataPath;
@@ -206,10 +207,10 @@ pub struct SlaveArgs {
     #[command(flatten)]
     pub remote: Remote,
     /// The host whose HDFS blocks are local to this slave [default: this machine's name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub host: Option<String>,
     /// Name in reports and errors, unique among the master's slaves [default: the host's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Address that other slaves reach this one at; takes free ports of it
     #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
