@@ -17,6 +17,8 @@ pub struct Rules {
     pub time_limit: Option<f64>,
     /// Epochs without a better validation loss.
     pub patience: Option<u64>,
+    /// Epochs at most.
+    pub epochs: u64,
 }
 
 /// What becomes of the epoch that just ended.
@@ -63,7 +65,8 @@ const MOST_HALVINGS: f64 = 20.0;
 impl Rules {
     /// The rules that the user's flags ask for.
     pub fn new(flags: &Common) -> Self {
-        Self { tolerance: flags.tolerance, time_limit: flags.time_limit, patience: flags.patience }
+        let &Common { tolerance, time_limit, patience, epochs, .. } = flags;
+        Self { tolerance, time_limit, patience, epochs }
     }
 
     /// Judges an epoch that led from `before` to `after`; remembers the better one as the scalar `objective`. A retry
@@ -95,7 +98,9 @@ impl Rules {
         if before - after < self.tolerance * before.abs() {
             return Verdict::KeepAndStop(format!("tolerance {} reached", self.tolerance));
         }
-        late.map_or(Verdict::Keep, Verdict::KeepAndStop)
+        // An epoch that was taken back is made again: it is not the last.
+        let last = (progress.epoch + 1 >= self.epochs).then(|| format!("{} epochs were made", self.epochs));
+        late.or(last).map_or(Verdict::Keep, Verdict::KeepAndStop)
     }
 
     /// Without a penalty, refuses rows that the last run of `stage` found told apart: there is no optimum to come near. Where
@@ -135,7 +140,7 @@ mod tests {
         }
     }
 
-    const RULES: Rules = Rules { tolerance: 1e-3, time_limit: Some(10.0), patience: Some(2) };
+    const RULES: Rules = Rules { tolerance: 1e-3, time_limit: Some(10.0), patience: Some(2), epochs: 7 };
 
     #[test]
     fn a_worse_or_infinite_epoch_is_taken_back_with_half_the_step() {
@@ -175,6 +180,14 @@ mod tests {
         let verdict = RULES.judge(&mut progress(10), 0.5, 0.3, None);
         assert_eq!(verdict, Verdict::KeepAndStop("time limit 10 s reached".to_owned()));
         assert!(matches!(RULES.judge(&mut progress(10), 0.5, 0.7, None), Verdict::DropAndStop(_)));
+    }
+
+    #[test]
+    fn training_that_has_made_its_epochs_says_so() {
+        let at = |epoch, after| RULES.judge(&mut Progress { epoch, ..progress(0) }, 0.5, after, None);
+        assert_eq!(at(5, 0.3), Verdict::Keep);
+        assert_eq!(at(6, 0.3), Verdict::KeepAndStop("7 epochs were made".to_owned()));
+        assert_eq!(at(6, 0.7), Verdict::Retry);
     }
 
     #[test]
