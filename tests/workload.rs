@@ -94,6 +94,29 @@ fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
     }
 }
 
+#[test]
+fn shares_of_a_file_weigh_live_as_they_do_in_a_simulation() {
+    let folder = folder();
+    let file = folder.path().join("shares.toml");
+    let jobs = |user: &str| {
+        format!("[[job]]\nname='{user}'\nuser='{user}'\ncopies=20\nstage=[{{name='x',threads=1,work=0.3}}]\n")
+    };
+    std::fs::write(&file, format!("cluster={{slaves=1,slots=4}}\n{}{}[shares]\nbob=9\n", jobs("ann"), jobs("bob")))
+        .unwrap();
+    for command in ["simulate", "run"] {
+        let comparison = flexps(["workload", command, "--policies", "fair"]).arg(&file).within(60).json();
+        let mut jobs = of(&comparison, "fair")["jobs"].as_array().unwrap().clone();
+        jobs.sort_by(|a, b| a["end"].as_f64().unwrap().total_cmp(&b["end"].as_f64().unwrap()));
+        // Live, the first slots are taken before bob is there. Of four, three are his then; two if all weighed the same.
+        let bobs = jobs[8..24].iter().filter(|job| job["owner"] == "bob").count();
+        assert!(bobs >= 11, "{command}: {bobs} of 16 are bob's\n{comparison}");
+    }
+    // A master has its own.
+    let cluster = Cluster::start(1, 4);
+    let run = cluster.ask(["workload", "run", "--policies", "fair", "--speed", "30"]).arg(&file).within(60).ok();
+    run.says(&["the weights of shares are those that the master was started with"]);
+}
+
 /// The shipped file of six tasks, two of them as the real jobs that they stand for.
 fn six_tasks_with_real_jobs() -> String {
     let text = std::fs::read_to_string(shipped("six-tasks.toml")).unwrap();

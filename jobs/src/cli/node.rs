@@ -11,6 +11,7 @@ use flexps_common::storage::Storage;
 use flexps_common::tail::Tail;
 use flexps_common::transport::{Network, Options, Secret};
 use flexps_master::scheduler;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The network of a cluster over sockets, for a process that is a `role`. Called within the runtime.
@@ -55,6 +56,9 @@ pub fn master_options(bind: String, policy: &str, storage: Storage) -> Result<fl
     Ok(flexps_master::node::Options { bind, policy, storage, searches, shares, history: None, http: None })
 }
 
+/// Weights of users' and queues' shares.
+type Shares = BTreeMap<String, f64>;
+
 /// A master and its slaves in this process.
 pub struct Embedded {
     network: Network,
@@ -68,20 +72,22 @@ const ENDING: Duration = Duration::from_secs(3);
 impl Embedded {
     /// Starts a master and one slave; the slave is registered when this returns.
     pub async fn start(resources: &Resources, registry: Registry) -> Result<Self> {
-        Self::with(vec![(machine_name(), resources.clone())], registry).await
+        Self::with(vec![(machine_name(), resources.clone())], registry, Shares::new()).await
     }
 
-    /// Starts a master and so many slaves of so many slots, and so much memory for stages to ask for, as if on machines of their own.
-    pub async fn of(registry: Registry, slaves: u32, slots: u32, memory: Option<u64>) -> Result<Self> {
+    /// Starts a master with these weights of shares, and so many slaves of so many slots, and so much memory for stages to ask for,
+    /// as if on machines of their own.
+    pub async fn of(registry: Registry, slaves: u32, slots: u32, memory: Option<u64>, shares: Shares) -> Result<Self> {
         let resources = Resources { slots: Some(slots), cores: Some(slots), memory, ..Resources::default() };
-        Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry).await
+        Self::with((1..=slaves).map(|i| (format!("h{i}"), resources.clone())).collect(), registry, shares).await
     }
 
-    async fn with(slaves: Vec<(String, Resources)>, registry: Registry) -> Result<Self> {
+    async fn with(slaves: Vec<(String, Resources)>, registry: Registry, shares: Shares) -> Result<Self> {
         let network = Network::in_process();
         // One for all: what the master learns of the files, and of DataNodes that hang, the slaves need not learn again.
         let storage = Storage::default();
-        let options = master_options("master".into(), "greedy", storage.clone())?;
+        let mut options = master_options("master".into(), "greedy", storage.clone())?;
+        options.shares = shares;
         let master = flexps_master::node::start(network.clone(), registry.clone(), options).await?;
         let mut embedded = Self { network: network.clone(), master, slaves: Vec::new() };
         let alone = slaves.len() == 1;

@@ -34,6 +34,12 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     file.workload.jobs.iter_mut().for_each(|job| faster(job, args.speed));
     let jobs = jobs(&file, &registry, args.seed)?;
     let mut interrupt = Interrupt::new()?;
+    if file.workload.luck.breakdowns.is_some() {
+        say("note: slaves break down in simulations alone, not here");
+    }
+    if args.master.is_some() && !file.cluster.weights.is_empty() {
+        say("note: the weights of shares are those that the master was started with (--share), not the file's");
+    }
     if let Some(address) = &args.master {
         let client = Client::connect(address, &args.access)?;
         return compare(&client, &args, &file, &jobs, &mut interrupt).await;
@@ -43,7 +49,7 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
             "no cluster: give --master HOST:PORT, or --slaves N --slots M for one in this process",
         ));
     };
-    let cluster = Embedded::of(registry, slaves, slots, file.memory).await?;
+    let cluster = Embedded::of(registry, slaves, slots, file.memory, file.cluster.weights.clone()).await?;
     let compared = compare(&cluster.client(), &args, &file, &jobs, &mut interrupt).await;
     cluster.stop().await;
     compared
