@@ -123,6 +123,8 @@ fn a_detached_job_is_listed_shown_and_cancelled() {
     cluster.ask(["cancel", &id]).ok();
     wait::until("the cancelled job's end", 10 * SECOND, || (state(&cluster, &id).0 == "cancelled").then_some(()));
     cluster.ask(["cancel", &id]).exits(2).says(&[&id, "has ended already", "was cancelled"]);
+    let shown = cluster.ask(["status", &id]).ok().stdout;
+    assert!(shown.starts_with(&format!("{id} svrg: cancelled\n")), "{shown}");
     cluster.ask(["run", "svrg", "--epochs", "2", "--input"]).arg(&rows).ok();
 }
 

@@ -125,7 +125,8 @@ fn one_job(news: &JobNews) -> String {
     if let Some(RunningStage { name: stage, threads, epoch }) = &news.stage {
         text.push_str(&format!(", stage {stage} of epoch {epoch} on {threads} threads"));
     }
-    if let Some(error) = &report.error {
+    // That one was cancelled is said already.
+    if let Some(error) = report.error.as_ref().filter(|_| report.state == State::Failed) {
         text.push_str(&format!(": {error}"));
     }
     text.push('\n');

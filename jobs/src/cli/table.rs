@@ -21,9 +21,10 @@ pub fn table<const N: usize>(head: [&str; N], numbers: Range<usize>) -> Table {
     table
 }
 
-/// The lines of a table, without blanks at their ends.
+/// The lines of a table, without blanks at their ends. Names come from whoever submits jobs: they steer no terminal.
 pub fn lines(table: &Table) -> String {
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    let shown = |line: String| line.trim_end().replace(char::is_control, "\u{fffd}");
+    table.lines().map(|line| shown(line) + "\n").collect()
 }
 
 /// Runs of one stage, folded.
@@ -295,6 +296,13 @@ pub fn number(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_steers_no_terminal() {
+        let mut table = table(["stage"], 0..0);
+        table.add_row(["\u{1b}[31mred\u{7}"]);
+        assert_eq!(lines(&table), "stage\n\u{fffd}[31mred\u{fffd}\n");
+    }
 
     #[test]
     fn repeated_stages_are_one_line_with_their_count() {
