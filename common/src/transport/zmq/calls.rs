@@ -70,9 +70,11 @@ impl Calls {
         self.under_way.is_empty()
     }
 
-    /// Whether a request of so many bytes could be sent now.
+    /// Whether a request of so many bytes fits the credits beside all that is under way. Those that wait for a connection hold
+    /// nobody up: a thread that waits for credits can't be called off, one that waits for an answer can.
     pub fn has_credit(&self, bytes: usize) -> bool {
-        self.waiting.is_empty() && (self.used == 0 || self.used + bytes <= self.credits)
+        let held = self.used + self.waiting_bytes;
+        held == 0 || held + bytes <= self.credits
     }
 
     /// Whether as much waits for credits as may be under way.
@@ -219,6 +221,17 @@ mod tests {
         assert_eq!((calls.next().unwrap().id, calls.next().unwrap().id), (2, 3));
         assert_eq!(calls.sent().iter().map(|sent| sent.id).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(calls.acks(), [1]);
+    }
+
+    #[test]
+    fn requests_that_wait_for_a_connection_take_credits_and_leave_the_rest_to_others() {
+        let now = Instant::now();
+        let mut calls = Calls::new(10_000);
+        assert!(calls.has_credit(20_000), "alone it goes");
+        let _answers = [add(&mut calls, 4000, 9, now), add(&mut calls, 4000, 9, now)];
+        assert!(calls.has_credit(1000) && !calls.has_credit(4000));
+        assert_eq!((calls.next().unwrap().id, calls.next().unwrap().id), (1, 2));
+        assert!(calls.has_credit(1000) && !calls.has_credit(4000));
     }
 
     #[test]

@@ -90,6 +90,26 @@ async fn a_wait_ends_with_what_is_to_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thread_that_sends_where_nobody_listens_any_more_is_held_up_by_nothing_that_cannot_be_ended() {
+    let (echo, _gone) = Echo::new();
+    let network = network(|_| ());
+    let listener = network.listen("127.0.0.1:0", echo).await.unwrap();
+    let channel = network.served_by_waiters().unwrap().channel(listener.address(), "s1");
+    super::echo(&channel, 0).await;
+    drop(listener);
+    on_a_thread(channel, |channel| {
+        let start = std::time::Instant::now();
+        let sent: Vec<_> = (0..10).map(|_| channel.start(packet(b"echo", 1000), WITHIN)).collect();
+        for pending in sent {
+            let error = pending.wait_unless(std::future::ready(Error::cancelled())).unwrap_err();
+            assert_eq!(error.fault, Fault::Cancelled);
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn threads_wait_for_credit_and_none_is_left_waiting() {
     let small = network(|o| o.credits = 100_000);
     by_threads(small, 4, |channel, _| {
