@@ -11,12 +11,14 @@ use flexps_common::model::{Description, Reader, TensorSpec, Writer};
 use flexps_common::plan::{LoadSpec, TableSpec};
 use flexps_common::transport::{Channel, Packet, Pending};
 use flexps_common::value::{Element, Type, Values};
+use flexps_common::waiting::within;
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard};
 use flexps_common::wire::packing::Packing;
 use flexps_common::{Error, Result, with_values};
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,6 +27,8 @@ use std::time::Duration;
 const WINDOW: usize = 4;
 /// How long a shard may take for one chunk.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How often one who waits for a shard looks whether to stop: a slave that is gone answers nothing.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// The shards of a job.
 pub struct Shards {
@@ -62,6 +66,17 @@ impl Shards {
         if self.stop.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
     }
 
+    /// A shard's answer, unless the work is stopped before.
+    fn answer(&self, pending: Pending) -> Result<Packet> {
+        let mut answer = pin!(pending.answer());
+        loop {
+            self.check()?;
+            if let Some(answer) = within(answer.as_mut(), LOOK) {
+                return answer;
+            }
+        }
+    }
+
     fn get(&self, tensor: &Tensor, keys: &Range<u64>) -> Result<Pending> {
         let (table, start, count) = (tensor.table, keys.start as u32, (keys.end - keys.start) as u32);
         let request = match self.snapshot {
@@ -97,7 +112,7 @@ impl Shards {
             }
             let Some((tensor, keys, pending)) = flight.pop_front() else { break };
             let count = (keys.end - keys.start) as usize * tensor.spec.width as usize;
-            let answer = pending.wait()?;
+            let answer = self.answer(pending)?;
             match answer.message()? {
                 FromShard::Values { .. } => write(&mut writer, answer.body, tensor.spec.element, count)?,
                 other => return Err(Error::bug(format!("a shard answered {other:?} to a range of keys"))),
@@ -140,21 +155,21 @@ impl Shards {
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
             flight.push_back(self.owner(*table, spec, &keys).start(packet, DEADLINE));
             if flight.len() >= WINDOW * self.bulk.len() {
-                added(flight.pop_front())?;
+                self.added(flight.pop_front())?;
             }
         }
         while !flight.is_empty() {
-            added(flight.pop_front())?;
+            self.added(flight.pop_front())?;
         }
         Ok(())
     }
-}
 
-fn added(pending: Option<Pending>) -> Result<()> {
-    let Some(pending) = pending else { return Ok(()) };
-    match pending.wait()?.message()? {
-        FromShard::Added => Ok(()),
-        other => Err(Error::bug(format!("a shard answered {other:?} to values"))),
+    fn added(&self, pending: Option<Pending>) -> Result<()> {
+        let Some(pending) = pending else { return Ok(()) };
+        match self.answer(pending)?.message()? {
+            FromShard::Added => Ok(()),
+            other => Err(Error::bug(format!("a shard answered {other:?} to values"))),
+        }
     }
 }
 
@@ -190,4 +205,54 @@ fn write(writer: &mut Writer, body: Bytes, element: Type, count: usize) -> Resul
     let converted: Vec<f32> =
         with_values!(Values, values.get(), s => s.iter().map(|v| Element::to_f64(*v) as f32).collect());
     writer.write(&converted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::data::Facts;
+    use flexps_common::error::Fault;
+    use flexps_common::plan::Plan;
+    use flexps_common::transport::{Connection, Network, Service};
+    use futures::future::BoxFuture;
+    use std::time::Instant;
+
+    /// A shard that answers nothing, as one whose slave was killed.
+    struct Mute;
+
+    impl Service for Mute {
+        fn call(&self, _: Connection, _: Packet) -> BoxFuture<'static, Result<Packet>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_save_that_is_stopped_waits_for_no_shard_and_leaves_nothing() {
+        let (network, folder) = (Network::in_process(), tempfile::tempdir().unwrap());
+        let _shard = network.listen("h1-bulk", Arc::new(Mute)).await.unwrap();
+        let (stop, mut plan) = (Arc::new(AtomicBool::new(false)), Plan::default());
+        let table = plan.table::<f32>("w", 1).id;
+        let (bulk, homes) = (vec![network.channel("h1-bulk", "h1")], vec![Home::default()]);
+        let shards = Shards { job: JobId(1), bulk, homes, snapshot: None, stop: stop.clone() };
+        let tensors = [Tensor { name: "weights".to_owned(), table, spec: plan.tables[0].clone(), keys: 10 }];
+        let description = Description {
+            created_by: String::new(),
+            job: "svrg".to_owned(),
+            params: serde_json::Value::Null,
+            labels: Default::default(),
+            index_base: 1,
+            features: 10,
+            facts: Facts::default(),
+            objective: None,
+            epochs: 1,
+        };
+        let path = DataPath(folder.path().join("m").to_str().unwrap().to_owned());
+        let saving = tokio::task::spawn_blocking(move || shards.save(&path, false, &tensors, &description));
+        tokio::time::sleep(2 * LOOK).await;
+        let start = Instant::now();
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(saving.await.unwrap().unwrap_err().fault, Fault::Cancelled);
+        assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }
