@@ -70,8 +70,8 @@ pub struct Master {
     counts: Counts,
     /// Whether slots or ready stages changed since they were last matched.
     unplaced: bool,
-    /// Requests to slaves that have no answer yet.
-    asked: usize,
+    /// How many requests have no answer yet, by slave; none of one that is gone.
+    asked: BTreeMap<SlaveId, usize>,
     stopping: Option<Duration>,
     /// When the last job ended.
     ended: Duration,
@@ -109,7 +109,7 @@ impl Master {
             followed: BTreeMap::new(),
             counts: Counts::default(),
             unplaced: false,
-            asked: 0,
+            asked: BTreeMap::new(),
             stopping: None,
             ended: past.now,
             told: false,
@@ -132,7 +132,7 @@ impl Master {
             Event::Broken(connection) => self.slaves.broken(connection, now),
             Event::Prepared(job, result) => self.prepared(job, result, now),
             Event::Answer(job, slave, asked, result) => {
-                self.asked -= 1;
+                self.asked.entry(slave).and_modify(|left| *left = left.saturating_sub(1));
                 self.answered(job, slave, asked, result, now);
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
@@ -161,7 +161,11 @@ impl Master {
     /// Whether it was told to end and has.
     pub fn stopped(&self) -> bool {
         let told = || self.followed.is_empty() || self.now > self.ended + TOLD_WITHIN;
-        let over = || self.asked == 0 && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended)) && told();
+        let over = || {
+            self.asked.values().all(|left| *left == 0)
+                && self.jobs.values().all(|j| matches!(j.phase, Phase::Ended))
+                && told()
+        };
         self.stopping.is_some_and(|until| over() || self.now > until)
     }
 
@@ -197,6 +201,7 @@ impl Master {
     fn gone(&mut self, id: SlaveId, why: &str, now: Duration) {
         let before = self.candidates(None);
         let Some(slave) = self.slaves.remove(id) else { return };
+        self.asked.remove(&id);
         let called = slave.called(id);
         tracing::warn!(slave = %id, name = slave.registration.name, why, "slave is gone");
         self.books.gone(id, now);
@@ -236,7 +241,7 @@ impl Master {
             _ => to.control.start(packet.clone(), deadline),
         };
         let events = self.events.clone();
-        self.asked += 1;
+        *self.asked.entry(slave).or_default() += 1;
         tokio::spawn(async move {
             let result = pending.answer().await.and_then(|packet| packet.message::<FromSlave>());
             // An error means that the master has ended.

@@ -1,15 +1,20 @@
 //! What a client gets.
 
 use super::fake::*;
+use flexps_common::Result;
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
 use flexps_common::model::Model;
 use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
+use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use futures::future::BoxFuture;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_runs_on_all_slaves_and_its_report_holds_everything() {
@@ -196,6 +201,31 @@ async fn a_master_that_is_stopped_waits_for_the_next_question_of_who_follows_a_j
     let news: JobNews = cluster.get(&format!("jobs/{asks}?seen={}&wait_ms=50", u64::MAX)).await.unwrap();
     assert_eq!(news.report.state, State::Cancelled);
     tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
+}
+
+/// A slave that hears all and answers nothing.
+struct Mute(Arc<Notify>);
+
+impl Service for Mute {
+    fn call(&self, _: Connection, _: Packet) -> BoxFuture<'static, Result<Packet>> {
+        self.0.notify_one();
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_master_that_is_stopped_waits_for_no_answer_of_a_slave_that_is_gone() {
+    let (cluster, heard) = (Cluster::new().await, Arc::new(Notify::new()));
+    let _mute = cluster.network.listen("h1-control", Arc::new(Mute(heard.clone()))).await.unwrap();
+    let joined = cluster.ask(ToMaster::Register(Cluster::registration("h1", 1, 1))).await;
+    let Ok(FromMaster::Registered { slave }) = joined else { panic!("{joined:?}") };
+    cluster.submit(Rounds::default()).await.unwrap();
+    tokio::time::timeout(DEADLINE, heard.notified()).await.expect("it is to open the job");
+    cluster.master.stop();
+    cluster.ask(ToMaster::Leave { slave }).await.unwrap();
+    let start = Instant::now();
+    tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
