@@ -63,7 +63,7 @@ fn remove(path: &Path) {
     let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
 }
 
-/// Runs a command that does not see to it itself that nothing unfinished stays behind when it is told to end.
+/// Runs a command that does not see to it itself that it ends as cancelled when it is told to end, and leaves nothing unfinished.
 pub fn interruptible(command: impl FnOnce() -> Result<()>) -> Result<()> {
     let failed = |e: std::io::Error| Error::cluster(format!("signals can't be waited for: {e}"));
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;

@@ -92,9 +92,11 @@ fn start(registry: Registry) -> Result<()> {
         Command::Data { command: DataCommand::Convert(args) } => {
             file::interruptible(|| convert::convert(runtime()?.handle(), &args))
         }
-        Command::Data { command: DataCommand::Info(args) } => info::info(runtime()?.handle(), &args),
-        Command::Predict(args) => predict::predict(runtime()?.handle(), &args),
-        Command::Evaluate(args) => evaluate::evaluate(runtime()?.handle(), &args),
+        Command::Data { command: DataCommand::Info(args) } => {
+            file::interruptible(|| info::info(runtime()?.handle(), &args))
+        }
+        Command::Predict(args) => file::interruptible(|| predict::predict(runtime()?.handle(), &args)),
+        Command::Evaluate(args) => file::interruptible(|| evaluate::evaluate(runtime()?.handle(), &args)),
         Command::Model { command: ModelCommand::Show { model, json } } => model::show(&model, json),
         Command::Model { command: ModelCommand::Export { model, format, output } } => {
             file::interruptible(|| export::export(&model, format, &output))

@@ -61,7 +61,9 @@ fn what_is_no_text_or_no_file_is_the_users_mistake() {
     let here = tempfile::tempdir().unwrap();
     let path = here.path().join("w.toml");
     std::fs::write(&path, b"about = '\xff'").unwrap();
-    for (path, says) in [(path.as_path(), "w.toml is no text at byte 9"), (here.path(), "a folder stands where a file is needed")] {
+    for (path, says) in
+        [(path.as_path(), "w.toml is no text at byte 9"), (here.path(), "a folder stands where a file is needed")]
+    {
         let error = super::file::read(path, &registry()).err().unwrap();
         assert!(error.exit_code() == 2 && error.message.contains(says), "{error}");
     }
