@@ -13,6 +13,7 @@ use crate::parts;
 use crate::primal::{Primal, gram};
 use crate::sdca::loss::Kind;
 use crate::sdca::{self, Sdca, alone};
+use crate::told;
 use crate::vector::Vector;
 use flexps_common::data::{Facts, Wanted};
 use flexps_common::plan::{Flow, Plan, Progress};
@@ -206,11 +207,11 @@ fn choose(progress: &mut Progress, case: &Case) {
     let Facts { rows, features, nonzeros, .. } = case.facts;
     progress.notes.push(format!(
         "solver {name}: about {less:.2} s, {other} about {more:.2} s, by {rows} rows, {features} features, {nonzeros} \
-         non-zeros, condition {:.3}, tolerance {}, {} threads on {} slaves, {} MiB by feature{}",
+         non-zeros, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
         case.condition(),
         case.tolerance,
-        case.threads,
-        case.slaves,
+        told::count(case.threads as u64, "thread"),
+        told::count(case.slaves as u64, "slave"),
         case.memory >> 20,
         if case.in_parts() { ", so rows come in parts" } else { "" },
     ));

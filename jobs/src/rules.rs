@@ -5,6 +5,7 @@
 
 use crate::flags::Common;
 use crate::objective;
+use crate::told;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
 
@@ -99,7 +100,7 @@ impl Rules {
             return Verdict::KeepAndStop(format!("tolerance {} reached", self.tolerance));
         }
         // An epoch that was taken back is made again: it is not the last.
-        let last = (progress.epoch + 1 >= self.epochs).then(|| format!("{} epochs were made", self.epochs));
+        let last = (progress.epoch + 1 >= self.epochs).then(|| told::all_made(self.epochs, "epoch"));
         late.or(last).map_or(Verdict::Keep, Verdict::KeepAndStop)
     }
 

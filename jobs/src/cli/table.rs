@@ -1,5 +1,7 @@
 //! A finished job for people: the table of its stages, then the result.
 
+pub use crate::told::count;
+
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
 use flexps_common::pace::Pace;
@@ -256,11 +258,6 @@ fn transfers(transfers: &[TransferReport]) -> Option<String> {
 /// `3` or `1-3`.
 fn span<T: PartialEq + std::fmt::Display>((least, most): (T, T)) -> String {
     if least == most { most.to_string() } else { format!("{least}-{most}") }
-}
-
-/// `1 row`, `2 rows`.
-pub fn count(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 /// `1.2 MB`.

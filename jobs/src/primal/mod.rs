@@ -44,6 +44,7 @@ use crate::flags::{Common, Inputs};
 use crate::objective::refuse_separable;
 use crate::parts::Rows;
 use crate::sdca::loss::Kind;
+use crate::told;
 use crate::vector::Vector;
 use descent::Descent;
 use flags::Flags;
@@ -425,9 +426,10 @@ impl Solver {
             return Ok(Flow::Stop(why));
         }
         if progress.epoch + 1 >= self.epochs {
-            return Ok(Flow::Stop(format!("{} rounds were made", self.epochs)));
+            return Ok(Flow::Stop(told::all_made(self.epochs, "round")));
         }
         if let Some(limit) = self.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit) {
+            progress.set("late", 1.0);
             return Ok(Flow::Stop(format!("time limit {limit} s reached")));
         }
         Ok(Flow::Next)

@@ -11,6 +11,7 @@ use super::measure::{Counts, Measure};
 use super::reach;
 use super::task::{self, name_of};
 use crate::sdca::loss::Kind;
+use crate::told;
 use flexps_common::data::{Facts, Labels};
 use flexps_common::plan::{Flow, Progress, Table, TableOp};
 use flexps_common::{Error, Result};
@@ -294,11 +295,13 @@ impl Problems {
             return Ok(Flow::Next);
         }
         let count = progress.epoch + 1;
-        let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
+        let problems = told::count(count, "problem");
+        let within = if progress.scalar("late", 0.0) == 1.0 { "--time-limit" } else { "--epochs" };
+        let short = format!("to the tolerance that was asked for within {within}");
         let solved = match progress.scalar("unreached", 0.0) {
             0.0 => format!("{problems} solved"),
-            1.0 if count == 1 => format!("{problems}, not solved to the tolerance that was asked for"),
-            some => format!("{problems}, {some} of them not to the tolerance that was asked for"),
+            1.0 if count == 1 => format!("{problems}, not solved {short}"),
+            some => format!("{problems}, {some} of them not {short}"),
         };
         let last = match progress.scalar("gap", 0.0) {
             gap if gap.is_finite() => format!("the last to a duality gap of {gap:.2e}"),

@@ -8,6 +8,7 @@ use super::{bias, subspace};
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
+use crate::told;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
 
@@ -117,7 +118,7 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
-        let made = (Self::ended(progress) >= self.epochs).then(|| format!("{} epochs were made", self.epochs));
+        let made = (Self::ended(progress) >= self.epochs).then(|| told::all_made(self.epochs, "epoch"));
         if let Some(why) = made.or_else(|| self.late(progress)) {
             return Ok(Flow::Stop(format!(
                 "{why}; duality gap {relative:.2e}, at most {} was asked",

@@ -162,19 +162,19 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         job(1.0, 1, &[]),
         job(1.25, 2, &[]),
         job(1.25, 3, &[1]),
-        // Its slots are free while it is opened: the second job has them. On h2 it ends first, so a stage of two slots on
-        // one slave begins there.
-        run((2, 1, &[]), "wide", [1.25, 0.25, 1.5, 3.5], &[(1, 2), (2, 2)], &[3.5, 2.5], Want::All),
-        run((1, 1, &[]), "own", [1.0, 0.75, 2.5, 4.0], &[(2, 2)], &[], Want::OneSlave(2)),
-        // Two at a time, ready when the one before them ended; the last after both, and half a second in the shards.
-        run((1, 2, &[1]), "left", [4.0, 0.0, 4.0, 5.0], &[(1, 1)], &[], Want::Spread { threads: 1, each: 0 }),
-        run((1, 3, &[1]), "right", [4.0, 0.0, 4.0, 6.0], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
-        end(6.0, 2),
-        run((1, 4, &[2, 3]), "last", [6.5, 0.0, 6.5, 7.0], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
+        // It keeps its turn while it is opened: the second job, which takes all slots, is opened behind it.
+        run((1, 1, &[]), "own", [1.0, 0.75, 1.75, 3.25], &[(1, 2)], &[], Want::OneSlave(2)),
+        run((2, 1, &[]), "wide", [1.25, 0.25, 3.5, 5.5], &[(1, 2), (2, 2)], &[5.5, 4.5], Want::All),
+        // Two at a time, ready when the one before them ended, in the slots where the wide one ends first; the last after
+        // both, and half a second in the shards.
+        run((1, 2, &[1]), "left", [3.25, 0.0, 4.5, 5.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run((1, 3, &[1]), "right", [3.25, 0.0, 4.5, 6.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run((1, 4, &[2, 3]), "last", [7.0, 0.0, 7.0, 7.5], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
+        end(8.0, 2),
         // It saves its model, then the one that is to run after it begins.
-        end(8.0, 1),
-        run((3, 1, &[]), "own", [8.0, 0.5, 8.5, 9.0], &[(1, 1)], &[], Want::OneSlave(1)),
-        end(9.5, 3),
+        end(8.5, 1),
+        run((3, 1, &[]), "own", [8.5, 0.5, 9.0, 9.5], &[(1, 1)], &[], Want::OneSlave(1)),
+        end(10.0, 3),
     ];
     let live = trace(&records, &BTreeMap::new(), |_| true);
     let (workload, cluster) = workload("w", &records, &BTreeMap::new(), |_| true);

@@ -31,12 +31,15 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 impl Master {
     /// Starts what fits.
     pub(super) fn place(&mut self, now: Duration) {
-        let (mut started, mut asking): (Vec<JobId>, Vec<JobId>) = (Vec::new(), Vec::new());
+        let [mut started, mut asking, mut begins] = [const { Vec::<JobId>::new() }; 3];
         for (id, job) in &self.jobs {
             let asks = match &job.phase {
                 Phase::Started(running) => {
                     started.push(*id);
-                    !running.ready.is_empty()
+                    if running.driver.begins() {
+                        begins.push(*id);
+                    }
+                    !running.ready.is_empty() || running.driver.begins()
                 }
                 Phase::Queued(_) => true,
                 Phase::Preparing | Phase::Ended => false,
@@ -54,20 +57,24 @@ impl Master {
                 Waits::Slots => {}
             }
         }
-        if ready.is_empty() && waiting.is_empty() {
+        // One that begins was placed already, and only keeps its turn.
+        let begun = |job: &JobId| begins.binary_search(job).is_err();
+        if waiting.is_empty() && !ready.iter().any(|ready| begun(&ready.job)) {
             return;
         }
         let mut slots: Vec<Slots> = self.slaves.iter().map(|(id, slave)| slave.as_seen(id)).collect();
         let Books { running, reserved, shares, .. } = &self.books;
         let view = View { now, slaves: &slots, ready: &ready, started: &started, running, reserved, shares };
         let asked = std::time::Instant::now();
-        let Decision { placed, reserved } = self.policy.decide(&view);
+        let Decision { mut placed, reserved } = self.policy.decide(&view);
         self.counts.decided(asked.elapsed());
         self.books.reserved = reserved;
         let (placed_now, mut left): (Vec<Ready>, Vec<Ready>) =
             ready.into_iter().partition(|r| placed.iter().any(|p| (p.job, p.stage) == r.key()));
+        left.retain(|ready| begun(&ready.job));
         // A job that is opened now takes its slots, and overtakes others, when its first stage is placed.
-        note_overtaken(&mut left, placed_now.iter().filter(|r| started.binary_search(&r.job).is_ok()));
+        let takes = |job: &JobId| started.binary_search(job).is_ok() && begun(job);
+        note_overtaken(&mut left, placed_now.iter().filter(|r| takes(&r.job)));
         // Those that are left wait for what these leave.
         let of = |p: &Placement| placed_now.iter().find(|r| r.key() == (p.job, p.stage)).map_or(0, |r| r.memory);
         for placement in placed.iter().filter(|p| started.binary_search(&p.job).is_ok()) {
@@ -102,6 +109,7 @@ impl Master {
                 job.waits(Some(why));
             }
         }
+        placed.retain(|placement| begun(&placement.job));
         for Placement { job, stage, workers, why } in placed {
             self.placed(job, (stage, workers, why), now);
         }
@@ -135,6 +143,7 @@ impl Master {
             Phase::Preparing | Phase::Ended => {}
             // One that ends takes no more.
             Phase::Started(started) if started.driver.ending() => {}
+            Phase::Started(started) if started.driver.begins() => ready.extend(self.wanted(id, 0, job.queued, now)),
             Phase::Started(started) => {
                 let stages = started.ready.iter().map(|(place, turn)| (*place, turn.queued));
                 for (place, queued) in stages.collect::<Vec<_>>() {

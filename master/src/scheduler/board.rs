@@ -17,6 +17,9 @@ pub struct Board {
     started: Vec<JobId>,
     /// Jobs whose first placement only opens them.
     closed: BTreeSet<JobId>,
+    /// Jobs that are being opened. The stage that was placed stands in `ready` until then, so that no policy gives its slots to
+    /// one that comes after it.
+    opening: BTreeSet<JobId>,
     running: Runs,
     reserved: Vec<Reservation>,
     shares: Vec<Share>,
@@ -48,14 +51,17 @@ impl Board {
         }
     }
 
-    /// A stage waits for its slots.
+    /// A stage waits for its slots; its job is open.
     pub fn add(&mut self, ready: Ready) {
+        if self.opening.remove(&ready.job) {
+            self.ready.retain(|r| r.job != ready.job);
+        }
         let at = self.ready.partition_point(|r| r.key() < ready.key());
         self.ready.insert(at, ready);
     }
 
     /// A job must be opened on its slaves before a stage of it can run. What is placed of it first takes no slots and
-    /// overtakes nobody: it is to be added again once the job is open.
+    /// overtakes nobody, but keeps its turn: it is to be added again once the job is open.
     pub fn must_open(&mut self, job: JobId) {
         self.closed.insert(job);
     }
@@ -129,10 +135,14 @@ impl Board {
         let mut opens = BTreeSet::new();
         for placement in decision.placed {
             let key = (placement.job, placement.stage);
+            if self.opening.contains(&placement.job) {
+                continue;
+            }
             let Ok(at) = self.ready.binary_search_by_key(&key, Ready::key) else { continue };
             let ready = self.ready[at].clone();
             if self.closed.remove(&placement.job) {
                 self.start(placement.job);
+                self.opening.insert(placement.job);
                 opens.insert(key);
             } else {
                 self.book(&placement, &ready, now);
@@ -140,7 +150,7 @@ impl Board {
             placed.push((placement, ready));
         }
         if !placed.is_empty() {
-            let mut gone: Vec<_> = placed.iter().map(|(_, r)| r.key()).collect();
+            let mut gone: Vec<_> = placed.iter().map(|(_, r)| r.key()).filter(|key| !opens.contains(key)).collect();
             gone.sort_unstable();
             match gone.as_slice() {
                 // Mostly one: the others move once, as one piece.

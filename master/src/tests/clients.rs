@@ -12,7 +12,7 @@ use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
 use futures::future::BoxFuture;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -201,6 +201,28 @@ async fn a_master_that_is_stopped_waits_for_the_next_question_of_who_follows_a_j
     let news: JobNews = cluster.get(&format!("jobs/{asks}?seen={}&wait_ms=50", u64::MAX)).await.unwrap();
     assert_eq!(news.report.state, State::Cancelled);
     tokio::time::timeout(DEADLINE, cluster.master.wait()).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_job_whose_slaves_take_long_to_open_it_keeps_its_turn() {
+    let (cluster, launched) = (Cluster::new().await, Arc::new(Mutex::new(Vec::new())));
+    let order = launched.clone();
+    let _slave = cluster
+        .scripted("h1", 1, 0.5, move |me, message| {
+            match message {
+                ToSlave::Open { job: JobId(1), .. } => std::thread::sleep(Duration::from_millis(300)),
+                ToSlave::Launch(launch) => order.lock().unwrap().push(launch.job),
+                _ => {}
+            }
+            obey(me, message)
+        })
+        .await;
+    let [first, second] =
+        [cluster.submit(Rounds::default()).await.unwrap(), cluster.submit(Rounds::default()).await.unwrap()];
+    for job in [first, second] {
+        assert_eq!(cluster.end(job).await.state, State::Done);
+    }
+    assert_eq!(*launched.lock().unwrap(), [first, second]);
 }
 
 /// A slave that hears all and answers nothing.

@@ -282,6 +282,11 @@ impl Driver {
         matches!(self.phase, Phase::Ending { .. } | Phase::Ended)
     }
 
+    /// Whether no stage of it has asked for slots yet: its slaves are being opened, or its tables set.
+    pub fn begins(&self) -> bool {
+        self.runs == 0 && matches!(self.phase, Phase::Opening | Phase::Ops { .. } | Phase::Loading)
+    }
+
     /// One step. `now` only ever grows.
     pub fn step(&mut self, now: Duration, event: Event) -> Vec<Command> {
         let mut out = Vec::new();

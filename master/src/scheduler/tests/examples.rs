@@ -16,6 +16,30 @@ fn greedy_places_a_later_stage_that_fits_beside_an_earlier_one_that_does_not() {
 }
 
 #[test]
+fn a_job_keeps_its_turn_while_it_is_opened() {
+    for policy in POLICIES.map(|name| policy(name).unwrap()) {
+        let mut board = Board::new(vec![Share::default()]);
+        board.join(SlaveId(1), 4, u64::MAX);
+        let all = list(board.slaves());
+        let high = |stage| Ready { priority: 1, stage, ..ready(1, spread(3), &all) };
+        (1..=3).for_each(|job| board.must_open(JobId(job)));
+        let mut decide = |board: &mut Board| -> Vec<u64> {
+            board.decide(&*policy, Duration::ZERO).iter().map(|(placement, _)| placement.job.0).collect()
+        };
+        board.add(high(0));
+        assert_eq!(decide(&mut board), [1], "{}: it is opened", policy.name());
+        board.add(ready(2, spread(2), &all));
+        assert_eq!(decide(&mut board), [0; 0], "{}: three of four slots are the first one's", policy.name());
+        board.add(high(0));
+        assert_eq!(decide(&mut board), [1], "{}: it runs", policy.name());
+        assert_eq!(board.slaves()[0].free, 1);
+        board.add(ready(3, spread(1), &all));
+        let beside = if policy.name() == "sequential" { vec![] } else { vec![3] };
+        assert_eq!(decide(&mut board), beside, "{}: what is left is for others", policy.name());
+    }
+}
+
+#[test]
 fn a_stage_with_fewer_threads_than_slaves_that_must_each_get_one_does_not_rule_out_one_with_enough() {
     let slaves = slots(&[(1, 1), (1, 1), (1, 1)]);
     let all = list(&slaves);
