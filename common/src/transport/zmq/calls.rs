@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn requests_that_wait_for_a_connection_take_credits_and_leave_the_rest_to_others() {
         let now = Instant::now();
-        let mut calls = Calls::new(10_000);
+        let mut calls = Calls::new(10_000 + 2 * OVERHEAD);
         assert!(calls.has_credit(20_000), "alone it goes");
         let _answers = [add(&mut calls, 4000, 9, now), add(&mut calls, 4000, 9, now)];
         assert!(calls.has_credit(1000) && !calls.has_credit(4000));
