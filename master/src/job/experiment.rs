@@ -2,8 +2,9 @@
 //!
 //! Invariant: a report names every injection that its times were made under.
 
+use flexps_common::curve::Optimize;
 use flexps_common::experiment::{Experiment, Splits, Switch};
-use flexps_common::plan::Compression;
+use flexps_common::plan::{Compression, Plan};
 use flexps_common::{Error, Result};
 
 /// Refuses slaves that the cluster does not have.
@@ -16,6 +17,17 @@ pub fn check(experiment: &Experiment, slaves: &[&str]) -> Result<()> {
             Err(Error::user(format!("--inject delay: no slave is called {name}; give one of {}", known.join(", "))))
         }
     }
+}
+
+/// Refuses what changes nothing in any stage of the plan.
+pub fn fits(experiment: &Experiment, plan: &Plan) -> Result<()> {
+    if experiment.optimize == Optimize::default() || plan.stages().iter().any(|stage| stage.threads.found()) {
+        return Ok(());
+    }
+    Err(Error::user(
+        "--optimize says what threads that are left to the engine are to make least, and no stage of this job has such; give \
+         its threads as auto or offline, or leave it out",
+    ))
 }
 
 /// Notes of a job that starts on `slaves`.
@@ -56,6 +68,8 @@ pub fn at_end(experiment: &Experiment, widest: u32) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flexps_common::error::Fault;
+    use flexps_common::plan::Threads;
 
     fn experiment(texts: &[&str]) -> Experiment {
         Experiment { inject: texts.iter().map(|text| text.parse().unwrap()).collect(), ..Experiment::default() }
@@ -67,6 +81,20 @@ mod tests {
         let error = check(&told, &["h1", "h2"]).unwrap_err();
         assert_eq!(error.message, "--inject delay: no slave is called h3; give one of h1, h2");
         check(&told, &["h1", "h2", "h3"]).unwrap();
+    }
+
+    #[test]
+    fn what_to_optimize_is_refused_where_no_threads_are_left_to_the_engine() {
+        let plan = |threads| {
+            let mut plan = Plan::default();
+            plan.body.stage("work", |_| Ok(())).threads(threads);
+            plan
+        };
+        let told = Experiment { optimize: "worker-time".parse().unwrap(), ..Experiment::default() };
+        let error = fits(&told, &plan(Threads::Count(2))).unwrap_err();
+        assert!(error.fault == Fault::User && error.message.starts_with("--optimize"), "{error}");
+        fits(&told, &plan(Threads::Offline)).unwrap();
+        fits(&Experiment::default(), &plan(Threads::Count(2))).unwrap();
     }
 
     #[test]

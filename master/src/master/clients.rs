@@ -54,6 +54,7 @@ impl Master {
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
         plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
         admission::check(&plan)?;
+        experiment::fits(&submission.experiment, &plan)?;
         if self.slaves.iter().next().is_some() {
             let candidates = self.candidates(None);
             let names: Vec<_> = candidates.iter().map(|slave| slave.name.as_str()).collect();
