@@ -152,7 +152,7 @@ impl Flags {
 /// What the shared flags ask for that these solvers can't do.
 pub fn refused(flags: &Common) -> Option<&'static str> {
     if flags.consistency != Model::Bsp {
-        return Some("its workers join in step: --consistency must be bsp");
+        return Some("its workers join in step: --consistency must be bsp; of lr --solver sgd takes others");
     }
     if flags.patience.is_some() {
         return Some("it judges by validation rows at the end alone: --patience can't be given");

@@ -226,17 +226,16 @@ impl Sdca<'_> {
     /// Refuses what it can't do.
     pub fn check(&self) -> Result<()> {
         self.common.check()?;
-        let refuse = |what| Err(Error::user(format!("{what}; --solver newton does")));
-        Self::refused(self.common).map_or(Ok(()), refuse)
+        Self::refused(self.common).map_or(Ok(()), |what| Err(Error::user(what)))
     }
 
     /// What the flags ask for that this solver can't do.
     pub fn refused(flags: &Common) -> Option<&'static str> {
         if flags.lambda == Some(0.0) {
-            return Some("sdca needs a penalty: --lambda 0 leaves it no dual");
+            return Some("sdca needs a penalty: --lambda 0 leaves it no dual; --solver newton does without");
         }
         if flags.consistency != Model::Bsp {
-            return Some("sdca's workers join in step: --consistency must be bsp");
+            return Some("sdca's workers join in step: --consistency must be bsp; of lr --solver sgd takes others");
         }
         None
     }
