@@ -23,7 +23,7 @@ fn a_job_keeps_its_turn_while_it_is_opened() {
         let all = list(board.slaves());
         let high = |stage| Ready { priority: 1, stage, ..ready(1, spread(3), &all) };
         (1..=3).for_each(|job| board.must_open(JobId(job)));
-        let mut decide = |board: &mut Board| -> Vec<u64> {
+        let decide = |board: &mut Board| -> Vec<u64> {
             board.decide(&*policy, Duration::ZERO).iter().map(|(placement, _)| placement.job.0).collect()
         };
         board.add(high(0));
