@@ -317,7 +317,7 @@ mod tests {
             for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
                 for bias in [false, true] {
                     let common = Common { tolerance: 2e-5, epochs: 3000, bias, ..fixtures::flags() };
-                    let job = Lr { common: common.clone(), batch: 100, ..Lr::default() };
+                    let job = Lr { common: common.clone(), ..Lr::default() };
                     let outcome = assert_reaches(Host::cluster(slaves, slots), &job, &common, &rows.blocks(6), 3e-5);
                     let ran = |stage: &str| outcome.stages.iter().any(|(name, _)| name == stage);
                     let [note] = &outcome.progress.notes[..] else { panic!("{:?}", outcome.progress.notes) };

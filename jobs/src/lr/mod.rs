@@ -113,9 +113,9 @@ pub struct Lr {
     #[arg(long, value_enum, default_value_t)]
     pub optimizer: Optimizer,
 
-    /// Rows of a mini-batch
-    #[arg(long, default_value_t = USUAL_BATCH, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
-    pub batch: u32,
+    /// Rows of a mini-batch [default: 100]
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub batch: Option<u32>,
 
     /// Step size
     #[arg(long, default_value_t, value_name = "auto|SIZE", value_parser = flags::step)]
@@ -200,7 +200,7 @@ impl Lr {
     fn asks_for_sgd(&self) -> impl Iterator<Item = &'static str> {
         let asked = [
             (self.optimizer != Optimizer::default(), "--optimizer"),
-            (self.batch != USUAL_BATCH, "--batch"),
+            (self.batch.is_some(), "--batch"),
             (self.step != Step::default(), "--step"),
             (self.filter.is_some(), "--filter"),
         ];
@@ -253,7 +253,7 @@ impl Lr {
             optimizer: self.optimizer,
             state,
             counts,
-            batch: self.batch as usize,
+            batch: self.batch.unwrap_or(USUAL_BATCH) as usize,
             seed: flags.seed,
         };
         let rules = Rules::new(flags);

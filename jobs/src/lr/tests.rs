@@ -13,7 +13,7 @@ use flexps_common::job::DynJob;
 const REACH: f64 = 1e-3;
 
 fn job(optimizer: Optimizer) -> Lr {
-    Lr { common: fixtures::flags(), solver: Solver::Sgd, optimizer, batch: 20, ..Lr::default() }
+    Lr { common: fixtures::flags(), solver: Solver::Sgd, optimizer, batch: Some(20), ..Lr::default() }
 }
 
 fn assert_reaches(host: Host, job: &Lr, blocks: &[Block], most: f64) -> Outcome {
@@ -163,7 +163,7 @@ fn batches_on_threads_that_change_from_epoch_to_epoch_reach_the_same_optimum() {
     }
     for solver in [Solver::Auto, Solver::Sdca, Solver::Newton, Solver::Ftrl] {
         let job = Lr { threads: Some(Workers::Found(Found::Offline)), solver, ..job(Optimizer::default()) };
-        let job = Lr { batch: USUAL_BATCH, ..job };
+        let job = Lr { batch: None, ..job };
         let error = DynJob::plan(&job).err().unwrap();
         assert!(error.message.contains("go with --solver sgd"), "{solver:?}: {error}");
     }

@@ -125,14 +125,9 @@ impl Problem {
 
 fn job(loss: Loss, norm: Norm, common: Common, flags: Flags) -> Box<dyn DynJob> {
     match loss {
-        Loss::Logistic => Box::new(Lr {
-            common,
-            solver: lr::Solver::Newton,
-            penalty: norm,
-            primal: flags,
-            batch: 100,
-            ..Lr::default()
-        }),
+        Loss::Logistic => {
+            Box::new(Lr { common, solver: lr::Solver::Newton, penalty: norm, primal: flags, ..Lr::default() })
+        }
         Loss::SquaredHinge => {
             Box::new(Svm { common, solver: svm::Solver::Newton, penalty: norm, primal: flags, ..Svm::default() })
         }

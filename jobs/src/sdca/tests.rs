@@ -371,7 +371,7 @@ fn strange_rows_give_finite_models_or_a_clear_error() {
 fn what_it_cannot_do_is_refused_in_words() {
     let base = Common { input: vec![path("rows")], ..Common::default() };
     for common in [Common { lambda: Some(0.0), ..base.clone() }, Common { consistency: Model::Asp, ..base.clone() }] {
-        let lr = |solver| Lr { common: common.clone(), solver, batch: 100, ..Lr::default() };
+        let lr = |solver| Lr { common: common.clone(), solver, ..Lr::default() };
         let error = DynJob::plan(&lr(Solver::Sdca)).err().unwrap();
         assert!(error.message.contains("sdca"), "{}", error.message);
         // What it can't do goes to the other solver when the choice is free.
@@ -383,7 +383,7 @@ fn what_it_cannot_do_is_refused_in_words() {
                 .any(|s| ["train", "gradient"].contains(&s.name.as_str()))
         );
     }
-    let free = Lr { common: base, batch: 100, ..Lr::default() };
+    let free = Lr { common: base, ..Lr::default() };
     let mut plan = Plan::default();
     Job::plan(&free, &mut plan).unwrap();
     assert!(plan.stages().iter().any(|s| s.name == "ascent"));

@@ -265,7 +265,7 @@ mod tests {
 
     fn job(common: Common) -> Lr {
         let common = Common { model: Some(fixtures::path("model")), ..common };
-        Lr { common, solver: Solver::Ftrl, batch: 100, ..Lr::default() }
+        Lr { common, solver: Solver::Ftrl, ..Lr::default() }
     }
 
     #[test]

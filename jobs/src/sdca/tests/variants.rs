@@ -47,7 +47,7 @@ fn variant(kind: Kind, common: Common, weights: Option<[f64; 2]>) -> Box<dyn Dyn
     match kind {
         Kind::Logistic => {
             let (common, primal) = (common.clone(), primal.clone());
-            Box::new(Lr { common, solver: Solver::Sdca, primal, batch: 100, ..Lr::default() })
+            Box::new(Lr { common, solver: Solver::Sdca, primal, ..Lr::default() })
         }
         Kind::Hinge => svm(SvmLoss::Hinge),
         Kind::SquaredHinge => svm(SvmLoss::SquaredHinge),
