@@ -165,10 +165,10 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         // It keeps its turn while it is opened: the second job, which takes all slots, is opened behind it.
         run((1, 1, &[]), "own", [1.0, 0.75, 1.75, 3.25], &[(1, 2)], &[], Want::OneSlave(2)),
         run((2, 1, &[]), "wide", [1.25, 0.25, 3.5, 5.5], &[(1, 2), (2, 2)], &[5.5, 4.5], Want::All),
-        // Two at a time, ready when the one before them ended, in the slots where the wide one ends first; the last after
-        // both, and half a second in the shards.
-        run((1, 2, &[1]), "left", [3.25, 0.0, 4.5, 5.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
-        run((1, 3, &[1]), "right", [3.25, 0.0, 4.5, 6.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        // Two at a time, half a second after the one before them ended, where the wide one ends first; the last as long after
+        // both: so long it takes in the shards.
+        run((1, 2, &[1]), "left", [3.75, 0.0, 4.5, 5.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
+        run((1, 3, &[1]), "right", [3.75, 0.0, 4.5, 6.5], &[(2, 1)], &[], Want::Spread { threads: 1, each: 0 }),
         run((1, 4, &[2, 3]), "last", [7.0, 0.0, 7.0, 7.5], &[(1, 1), (2, 1)], &[], Want::PerSlave(1)),
         end(8.0, 2),
         // It saves its model, then the one that is to run after it begins.
@@ -193,7 +193,7 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
     // One job at a time: the next is opened when the one before has saved its model.
     let one = simulate(&workload, &cluster, &*policy("sequential").unwrap(), 1).unwrap();
     let ends: Vec<_> = one.jobs.iter().map(|j| j.end.unwrap().as_secs_f64()).collect();
-    assert_eq!(ends, [7.25, 12.0, 13.5]);
+    assert_eq!(ends, [7.75, 12.5, 14.0]);
 }
 
 #[test]

@@ -34,7 +34,8 @@ fn a_job_keeps_its_turn_while_it_is_opened() {
         assert_eq!(decide(&mut board), [1], "{}: it runs", policy.name());
         assert_eq!(board.slaves()[0].free, 1);
         board.add(ready(3, spread(1), &all));
-        let beside = if policy.name() == "sequential" { vec![] } else { vec![3] };
+        // Without an estimate nobody knows whether it would be in the way of the second.
+        let beside = if ["sequential", "backfill"].contains(&policy.name()) { vec![] } else { vec![3] };
         assert_eq!(decide(&mut board), beside, "{}: what is left is for others", policy.name());
     }
 }
