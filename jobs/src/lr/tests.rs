@@ -58,7 +58,7 @@ fn saga_gets_to_the_optimum_itself_with_and_without_a_bias_and_in_parts() {
         for (bias, worker_memory) in [(false, None), (true, None), (false, Some(0))] {
             let mut tight = job(Optimizer::Saga);
             tight.common = Common { bias, worker_memory, ..tight.common };
-            tight.batch = 5;
+            tight.batch = Some(5);
             assert_reaches(Host::cluster(2, 1), &tight, &rows.blocks(4), 1e-6);
         }
     }
