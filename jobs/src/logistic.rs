@@ -4,6 +4,7 @@
 //! -y s(-m) with s the sigmoid. Invariant: every formula is finite for every finite margin; products are f32, sums over
 //! rows f64.
 
+use crate::objective::is_right;
 use flexps_common::data::{Block, block::Row};
 use flexps_common::metrics::{Metric, Scores};
 use flexps_common::worker::Worker;
@@ -167,7 +168,7 @@ impl Judged {
     /// Counts a row, but for its loss.
     #[inline]
     pub fn count(&mut self, score: f32, label: f32) {
-        self.right += u64::from((score > 0.0) == (label > 0.0));
+        self.right += u64::from(is_right(f64::from(label), f64::from(score)));
         self.rows += 1;
         if let Some(scores) = &mut self.scores {
             scores.add(score, label > 0.0);

@@ -4,14 +4,14 @@
 //! unfinished, or interrupted, leaves nothing. What is no file, such as /dev/stdout or a pipe, is written to as it is.
 
 use super::interrupt::Interrupt;
-use super::terminal;
+use super::{runtime, terminal};
 use flexps_common::error::io;
 use flexps_common::{Error, Result, side};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::runtime::Builder;
+use tokio::runtime::Handle;
 
 /// What leads to open files of this process, whatever they are.
 const STREAMS: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
@@ -64,21 +64,19 @@ fn remove(path: &Path) {
 }
 
 /// Runs a command that does not see to it itself that it ends as cancelled when it is told to end, and leaves nothing unfinished.
-pub fn interruptible(command: impl FnOnce() -> Result<()>) -> Result<()> {
-    let failed = |e: std::io::Error| Error::cluster(format!("signals can't be waited for: {e}"));
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> {
+    let runtime = runtime()?;
     let mut interrupt = runtime.block_on(async { Interrupt::new() })?;
-    let waits = std::thread::Builder::new().name("flexps-interrupt".to_owned()).spawn(move || {
-        runtime.block_on(interrupt.next());
+    runtime.spawn(async move {
+        interrupt.next().await;
         // Held to the end, so that nothing new is begun.
         let sides = sides();
         sides.iter().for_each(|side| remove(side));
         let cancelled = Error::cancelled();
         terminal::error(&cancelled);
-        std::process::exit(i32::from(cancelled.exit_code()));
+        std::process::exit(i32::from(cancelled.exit_code()))
     });
-    waits.map_err(failed)?;
-    command()
+    command(runtime.handle())
 }
 
 /// A file that is being written.

@@ -88,18 +88,16 @@ fn start(registry: Registry) -> Result<()> {
         Command::Snapshot(args) => block_on(snapshot::snapshot(args)),
         Command::Cancel(args) => block_on(query::cancel(args)),
         Command::Slaves(args) => block_on(query::slaves(args)),
-        Command::Data { command: DataCommand::Generate(args) } => file::interruptible(|| generate::generate(&args)),
+        Command::Data { command: DataCommand::Generate(args) } => file::interruptible(|_| generate::generate(&args)),
         Command::Data { command: DataCommand::Convert(args) } => {
-            file::interruptible(|| convert::convert(runtime()?.handle(), &args))
+            file::interruptible(|runtime| convert::convert(runtime, &args))
         }
-        Command::Data { command: DataCommand::Info(args) } => {
-            file::interruptible(|| info::info(runtime()?.handle(), &args))
-        }
-        Command::Predict(args) => file::interruptible(|| predict::predict(runtime()?.handle(), &args)),
-        Command::Evaluate(args) => file::interruptible(|| evaluate::evaluate(runtime()?.handle(), &args)),
+        Command::Data { command: DataCommand::Info(args) } => file::interruptible(|runtime| info::info(runtime, &args)),
+        Command::Predict(args) => file::interruptible(|runtime| predict::predict(runtime, &args)),
+        Command::Evaluate(args) => file::interruptible(|runtime| evaluate::evaluate(runtime, &args)),
         Command::Model { command: ModelCommand::Show { model, json } } => model::show(&model, json),
         Command::Model { command: ModelCommand::Export { model, format, output } } => {
-            file::interruptible(|| export::export(&model, format, &output))
+            file::interruptible(|_| export::export(&model, format, &output))
         }
         Command::Workload { command } => workload::workload(command, registry),
         Command::History { command } => workload::history(command),

@@ -7,6 +7,7 @@
 use super::gradient::{block, dot};
 use super::loss::Smooth;
 use super::task::Task;
+use crate::objective::is_right;
 use crate::parts::{Parts, Rows};
 use flexps_common::Result;
 use flexps_common::metrics::{Metric, Scores};
@@ -79,7 +80,7 @@ impl<T: Element + Into<f64>> Judge<T> {
                         rows += 1;
                         right += u64::from(match &guesses {
                             Some(guesses) => guesses[i] == f64::from(*label),
-                            None => (*z > 0.0) == (y > 0.0),
+                            None => is_right(y, *z),
                         });
                         if self.classes && class.is_none() {
                             sketch.add(*z as f32, y > 0.0);

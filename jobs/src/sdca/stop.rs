@@ -16,7 +16,6 @@ use flexps_common::{Error, Result};
 #[derive(Debug, Clone, Copy)]
 pub struct Stop {
     rules: Rules,
-    epochs: u64,
 }
 
 /// Where the way is long the estimate may be far off: a certificate after so many epochs, and again after so many times
@@ -30,7 +29,7 @@ const HOPE: f64 = 1.0;
 impl Stop {
     /// The rules that the flags ask for.
     pub fn new(flags: &Common) -> Self {
-        Self { rules: Rules::new(flags), epochs: flags.epochs }
+        Self { rules: Rules::new(flags) }
     }
 
     /// Before the first epoch of a problem.
@@ -83,7 +82,7 @@ impl Stop {
         let hopeful = left <= HOPE * self.rules.tolerance * objective;
         let ended = Self::ended(progress);
         let due = ended as f64 >= progress.scalar("judge_by", FIRST);
-        let last = ended >= self.epochs || self.late(progress).is_some();
+        let last = ended >= self.rules.epochs || self.late(progress).is_some();
         progress.set("judge", f64::from(u8::from(hopeful || due || last || self.rules.patience.is_some())));
         Ok(())
     }
@@ -118,7 +117,7 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
-        let made = (Self::ended(progress) >= self.epochs).then(|| told::all_made(self.epochs, "epoch"));
+        let made = (Self::ended(progress) >= self.rules.epochs).then(|| told::all_made(self.rules.epochs, "epoch"));
         if let Some(why) = made.or_else(|| self.late(progress)) {
             return Ok(Flow::Stop(format!(
                 "{why}; duality gap {relative:.2e}, at most {} was asked",
