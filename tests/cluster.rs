@@ -261,6 +261,22 @@ fn a_terminated_slave_leaves_in_order_and_a_terminated_master_too() {
 }
 
 #[test]
+fn a_slave_whose_terminal_is_closed_leaves_in_order_unless_it_was_started_to_ignore_that() {
+    let mut cluster = Cluster::start(2, 1);
+    cluster.slaves[0].signal(libc::SIGHUP);
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    // Its processes ignore what this one does.
+    if u64::from_str_radix(ignored, 16).unwrap() & 1 == 1 {
+        std::thread::sleep(SECOND);
+        cluster.await_slaves(2);
+    } else {
+        assert_eq!(cluster.slaves[0].ends(10 * SECOND), 0);
+        cluster.await_slaves(1);
+    }
+}
+
+#[test]
 fn a_terminated_master_tells_those_who_follow_its_jobs() {
     let mut cluster = Cluster::start(1, 1);
     let rows = some_rows(&cluster);

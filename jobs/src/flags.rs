@@ -14,6 +14,10 @@ use std::str::FromStr;
 
 /// MiB that a worker may take for values by feature.
 const WORKER_MEMORY: u32 = 40;
+/// Passes at most, unless given.
+pub const EPOCHS: u64 = 100;
+/// The tolerance, unless given.
+pub const TOLERANCE: f64 = 1e-4;
 
 /// Flags of every job that trains a linear model on rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, Args)]
@@ -48,12 +52,12 @@ pub struct Common {
     pub bias: bool,
 
     /// Passes at most
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = EPOCHS, value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: u64,
 
     /// Stop when the duality gap (sdca), or what an epoch lowers the objective by (others), is less than this fraction
     /// of the objective; 0: never
-    #[arg(long, default_value_t = 1e-4, value_name = "FRACTION", value_parser = not_negative)]
+    #[arg(long, default_value_t = TOLERANCE, value_name = "FRACTION", value_parser = not_negative)]
     pub tolerance: f64,
 
     /// Stop after the epoch in which this time is up: seconds, or 90s, 10m, 1h30m
@@ -192,6 +196,17 @@ impl Common {
             )));
         }
         Ok(())
+    }
+
+    /// A flag that is given of when to stop, which a solver that makes one pass doesn't ask.
+    pub fn asks_for_epochs(&self) -> Option<&'static str> {
+        let asked = [
+            (![1, EPOCHS].contains(&self.epochs), "--epochs"),
+            (self.tolerance != TOLERANCE, "--tolerance"),
+            (self.time_limit.is_some(), "--time-limit"),
+            (self.patience.is_some(), "--patience"),
+        ];
+        asked.into_iter().find_map(|(asked, flag)| asked.then_some(flag))
     }
 
     /// The consistency model of the stages that learn.

@@ -120,7 +120,7 @@ pub fn threads(text: &str) -> Result<u32, String> {
 mod tests {
     use super::*;
     use crate::fixtures;
-    use crate::flags::Common;
+    use crate::flags::{Common, TOLERANCE};
     use crate::lr::{self, Lr};
     use crate::svm::Svm;
     use crate::svrg::Svrg;
@@ -135,7 +135,7 @@ mod tests {
         let solvers = [lr::Solver::Auto, lr::Solver::Sdca, lr::Solver::Sgd, lr::Solver::Newton, lr::Solver::Ftrl];
         for solver in solvers {
             let common = match solver {
-                lr::Solver::Ftrl => Common { init_model: None, ..common.clone() },
+                lr::Solver::Ftrl => Common { init_model: None, epochs: 1, tolerance: TOLERANCE, ..common.clone() },
                 _ => common.clone(),
             };
             jobs.push(Box::new(Lr { common, threads, solver, ..Lr::default() }));

@@ -79,6 +79,9 @@ mod tests {
         });
         assert_eq!(text, "stage again consumes the rows of validation, and is repeated: they are gone then");
         let text = refused(|_, _| {});
-        assert!(text.contains("stage first: threads Cores, Bsp, consumes rows of input"), "{text}");
+        assert!(
+            text.contains("stage first: a thread on each slot, no more than cores, bsp, consumes rows of input"),
+            "{text}"
+        );
     }
 }

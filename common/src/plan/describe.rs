@@ -2,8 +2,9 @@
 //!
 //! Invariant: the text holds every name, number and order that nodes must agree on.
 
-use super::{Compression, LoadSpec, Plan, StageSpec, Step, TableOp};
+use super::{Compression, Consistency, LoadSpec, Plan, StageSpec, Step, Storage, TableOp, Threads};
 use crate::ids::TableId;
+use crate::value::Type;
 
 impl Plan {
     /// The plan as text: tables, inputs, then the steps, indented by repeat.
@@ -13,11 +14,11 @@ impl Plan {
         for t in &self.tables {
             let _ = writeln!(
                 out,
-                "table {}: {:?} x {}, {:?}, {}{}",
+                "table {}: {} x {}, {}, {}{}",
                 t.name,
-                t.element,
+                element(t.element),
                 t.width,
-                t.storage,
+                if t.storage == Storage::Dense { "dense" } else { "sparse" },
                 t.update,
                 if t.update_params.is_empty() { String::new() } else { format!(" {:?}", t.update_params) }
             );
@@ -53,10 +54,8 @@ impl Plan {
         let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
         let memory = if s.memory > 0 { format!(", {} bytes of memory", s.memory) } else { String::new() };
         let filter = s.filter.map_or(String::new(), |filter| format!(", filter {filter}"));
-        let (name, threads, model) = (&s.name, s.threads, s.consistency);
-        format!(
-            "stage {name}: threads {threads:?}{on}{memory}, {model:?}{filter}{input}{draws}{reads}{updates}{may_round}"
-        )
+        let (name, threads, model) = (&s.name, threads(s.threads), consistency(s.consistency));
+        format!("stage {name}: {threads}{on}{memory}, {model}{filter}{input}{draws}{reads}{updates}{may_round}")
     }
 
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {
@@ -97,5 +96,39 @@ impl Plan {
                 }
             };
         }
+    }
+}
+
+fn element(element: Type) -> &'static str {
+    match element {
+        Type::F32 => "f32",
+        Type::F64 => "f64",
+        Type::U32 => "u32",
+        Type::I32 => "i32",
+    }
+}
+
+fn threads(threads: Threads) -> String {
+    let count = |n: u32| format!("{n} thread{}", if n == 1 { "" } else { "s" });
+    match threads {
+        Threads::Count(n) => count(n),
+        Threads::All => "a thread on each slot".to_owned(),
+        Threads::Cores => "a thread on each slot, no more than cores".to_owned(),
+        Threads::PerSlave(n) => format!("{} on each slave", count(n)),
+        Threads::OneSlave(n) => format!("{} on one slave", count(n)),
+        Threads::Range(least, most) => format!("{least} to {}", count(most)),
+        Threads::Visit(n) => format!("{} on one slave after the other", count(n)),
+        Threads::Auto => "auto threads".to_owned(),
+        Threads::Offline => "offline threads".to_owned(),
+    }
+}
+
+/// As on the command line.
+fn consistency(consistency: Consistency) -> String {
+    match consistency {
+        Consistency::Bsp => "bsp".to_owned(),
+        Consistency::Ssp { staleness } => format!("ssp:{staleness}"),
+        Consistency::Asp => "asp".to_owned(),
+        Consistency::SparseSsp { staleness, speculation } => format!("sparse-ssp:{staleness}:{speculation}"),
     }
 }

@@ -1,6 +1,6 @@
 //! `flexps master` and `flexps slave`: nodes that live until they are told to end.
 //!
-//! Invariant: SIGINT and SIGTERM end both in order; a second one ends them at once.
+//! Invariant: SIGINT, SIGTERM and SIGHUP end both in order; a second one ends them at once.
 
 use super::args::{Access, MasterArgs, SlaveArgs};
 use super::interrupt::Interrupt;
@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// Runs a master.
 pub async fn master(args: MasterArgs, registry: Registry) -> Result<()> {
-    let mut interrupt = Interrupt::new()?;
+    let mut interrupt = Interrupt::of_node()?;
     let network = node::network(&args.access, "master")?;
     let mut options = master_options(args.bind, &args.policy, Storage::default())?;
     options.shares = args.share.into_iter().collect();
@@ -48,7 +48,7 @@ pub fn token(access: &Access) -> Result<()> {
 
 /// Runs a slave, whose log ends in `log`.
 pub async fn slave(args: SlaveArgs, registry: Registry, log: Tail) -> Result<()> {
-    let mut interrupt = Interrupt::new()?;
+    let mut interrupt = Interrupt::of_node()?;
     let host = args.host.unwrap_or_else(machine_name);
     let name = args.name.unwrap_or_else(|| host.clone());
     let control = free_port(&args.bind)?;

@@ -165,6 +165,11 @@ impl Job for Lr {
                 if let Some(flag) = flags.asks().or(weights) {
                     return Err(Error::user(format!("--solver ftrl has no {flag}; leave one of them out")));
                 }
+                if let Some(flag) = common.asks_for_epochs() {
+                    return Err(Error::user(format!(
+                        "--solver ftrl makes one pass whatever {flag} says; leave it out"
+                    )));
+                }
                 let ratio = flags.ratio(*penalty)?;
                 return Stream { common, ratio, step: self.step, threads }.plan(plan);
             }

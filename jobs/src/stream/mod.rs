@@ -257,14 +257,14 @@ impl Learn {
 #[cfg(test)]
 mod tests {
     use crate::fixtures::{self, Rows, run};
-    use crate::flags::{Common, Step};
+    use crate::flags::{Common, Step, TOLERANCE};
     use crate::lr::{Lr, Solver};
     use crate::newton::Problem;
     use flexps_common::host::Host;
     use std::collections::HashMap;
 
     fn job(common: Common) -> Lr {
-        let common = Common { model: Some(fixtures::path("model")), ..common };
+        let common = Common { model: Some(fixtures::path("model")), epochs: 1, tolerance: TOLERANCE, ..common };
         Lr { common, solver: Solver::Ftrl, ..Lr::default() }
     }
 

@@ -53,8 +53,6 @@ pub struct Started {
     pub driver: Driver,
     /// Its inputs.
     pub readings: Readings,
-    /// How often its slaves were asked to open it.
-    pub openings: u32,
     /// Those that have not answered the last [`flexps_common::wire::control::ToSlave::Open`] yet.
     pub opening: BTreeSet<SlaveId>,
     /// Whether they were told to read.
@@ -110,6 +108,8 @@ pub struct Job {
     pub queued: (Duration, u32),
     /// When its slaves were asked to open it.
     pub opened: Duration,
+    /// How often they were.
+    pub openings: u32,
     /// The slaves that the job would use or uses, as one list that all of its stages share.
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
@@ -159,9 +159,28 @@ impl Job {
             waiting: Some("its inputs are being listed".to_owned()),
             queued: (now, 0),
             opened: now,
+            openings: 0,
             slaves: Arc::new([]),
             submitted: now,
             report,
+        }
+    }
+
+    /// Nothing of it has begun to run: it is back where it was when it was submitted.
+    pub fn listed_anew(&mut self) {
+        self.phase = Phase::Preparing;
+        self.report.state = State::Queued;
+        self.slaves = Arc::new([]);
+        self.waits(Some("its inputs are being listed".to_owned()));
+        self.version += 1;
+    }
+
+    /// Remarks for the user; one that began before has made some of them then.
+    pub fn note(&mut self, notes: impl IntoIterator<Item = String>) {
+        for note in notes {
+            if !self.report.notes.contains(&note) {
+                self.report.notes.push(note);
+            }
         }
     }
 

@@ -72,15 +72,20 @@ impl Master {
             scheduling: submission.scheduling.clone(),
         });
         let job = Job::new(id, submission, plan, now);
-        let (storage, plan, events) = (self.storage.clone(), job.plan.clone(), self.events.clone());
-        let (searches, plan_hash) = (self.searches.clone(), job.plan_hash);
+        self.list(&job);
         self.jobs.insert(id, job);
+        Ok(FromMaster::Submitted(id))
+    }
+
+    /// Has a job's inputs listed.
+    pub(super) fn list(&self, job: &Job) {
+        let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
+        let (id, plan_hash, plan) = (job.id, job.plan_hash, job.plan.clone());
         tokio::spawn(async move {
             let result = prepare(storage, searches.as_deref(), plan_hash, &plan).await;
             // An error means that the master has ended.
             let _ = events.send(Event::Prepared(id, result));
         });
-        Ok(FromMaster::Submitted(id))
     }
 
     fn plan(&self, submission: &Submission) -> Result<Plan> {

@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a slave may take to take an order that it carries out later.
-const ORDER_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const ORDER_WITHIN: Duration = Duration::from_secs(10);
 /// Milliseconds in which a slave has mostly given away a part of what it reads.
 const GIVEN_WITHIN: u64 = 2;
 /// How long it may take to change whole tables.
@@ -150,8 +150,8 @@ impl Master {
     }
 
     fn opened(&mut self, id: JobId, slave: SlaveId, time: u32, now: Duration) {
-        let started = self.jobs.get_mut(&id).and_then(Job::started);
-        let Some(started) = started.filter(|started| started.openings == time) else { return };
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.openings == time) else { return };
+        let Some(started) = job.started() else { return };
         started.opening.remove(&slave);
         if !started.opening.is_empty() {
             return;
@@ -260,7 +260,7 @@ impl Master {
                 self.ask_all(id, &of, Asked::Farewell, &message, ORDER_WITHIN)?;
             }
             Command::StopTransfer => started.stop.store(true, Ordering::Relaxed),
-            Command::Again => self.begin_anew(id, now),
+            Command::Again => self.begin_anew(id, now)?,
             Command::End(result) => self.end(id, result, now),
         }
         Ok(())

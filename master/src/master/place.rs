@@ -310,29 +310,28 @@ impl Master {
         let readers: Vec<_> = slaves.iter().map(|s| assigner::Reader { slave: *s, host: hosts(s) }).collect();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let bytes = prepared.bytes();
-        job.report.notes.extend(width::note(&job.plan, &candidates, &slaves, bytes));
+        job.note(width::note(&job.plan, &candidates, &slaves, bytes));
         let mut readings = Vec::new();
         let rules = assigner::Rules { splits: job.experiment.splits, reproducible: job.reproducible };
         for (place, (spec, listed)) in (0..).zip(job.plan.inputs.iter().zip(&prepared.inputs)) {
             let splits = assigner::cut(InputId(place), &listed.sources, slaves.len());
             readings.push(Reading::new(spec, listed, splits, readers.clone(), rules, now));
         }
-        job.report.notes.extend(prepared.notes);
+        job.note(prepared.notes);
         job.report.state = State::Running;
         let names: Vec<_> = peers.iter().map(|p| p.name.as_str()).collect();
-        job.report.notes.extend(experiment::at_start(&job.experiment, &names));
+        job.note(experiment::at_start(&job.experiment, &names));
         let names: Vec<_> = peers.iter().map(|p| (p.id, p.name.clone())).collect();
         let mut driver = Driver::new(id, &job.plan, &names, &job.experiment);
         // How long runs take is never the same twice: bits that repeat need counts that do.
         if !job.reproducible {
             driver.tuners = Tuners::of(&job.plan, job.experiment.optimize, prepared.known);
         } else if job.plan.stages().iter().any(|stage| stage.threads.found()) {
-            job.report.notes.push("with --reproducible no threads are tried: such stages have every slot".to_owned());
+            job.note(["with --reproducible no threads are tried: such stages have every slot".to_owned()]);
         }
         job.phase = Phase::Started(Box::new(Started {
             driver,
             readings: Readings::new(readings, &job.plan, slaves.len()),
-            openings: 0,
             opening: Default::default(),
             told_to_read: false,
             ready: BTreeMap::new(),
@@ -349,12 +348,13 @@ impl Master {
         let Some(job) = self.jobs.get_mut(&id) else { return };
         let (name, params, plan_hash) = (job.name.clone(), job.params.clone(), job.plan_hash);
         let experiment = job.experiment.clone();
+        job.openings += 1;
+        let time = job.openings;
         let Some(started) = job.started() else { return };
         let slaves = started.slaves.clone();
-        started.openings += 1;
         started.opening = slaves.iter().copied().collect();
-        let asked = Asked::Open(started.openings);
-        tracing::info!(job = %id, slaves = slaves.len(), time = started.openings, "job starts");
+        let asked = Asked::Open(time);
+        tracing::info!(job = %id, slaves = slaves.len(), time, "job starts");
         self.log.push(&Record::Open { at: now.as_secs_f64(), job: id, slaves: slaves.clone() });
         let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
         for you in slaves {

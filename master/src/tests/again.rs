@@ -188,3 +188,58 @@ async fn a_slave_that_goes_when_the_end_was_told_fails_the_job_by_name() {
     let report = reading.lose().await;
     assert!(report.error.unwrap().message.contains("(h2) is gone") && report.repeats.is_empty());
 }
+
+/// Opens nothing.
+fn deaf(me: SlaveId, message: &ToSlave) -> Reaction {
+    match message {
+        ToSlave::Open { .. } => (Err(Error::cluster("the connection to h2 is closed").retryable()), Vec::new()),
+        other => obey(me, other),
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_slave_goes_while_it_opens_it_queues_anew_for_any_slaves() {
+    let cluster = Cluster::new().await;
+    let dying = cluster.scripted("h2", 1, 0.5, deaf).await;
+    let job = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(job, |_, report| report.state == State::Running).await;
+    let other = cluster.slave("h1", 1).await;
+    let gone = dying.id;
+    drop(dying);
+    let report = cluster.end(job).await;
+    assert_eq!((report.state, report.error), (State::Done, None));
+    let [repeat] = &report.repeats[..] else { panic!("{:?}", report.repeats) };
+    assert_eq!((repeat.slave.as_str(), repeat.splits, repeat.bytes), ("h2", 0, 0));
+    let note = format!("slave {gone} (h2) is gone (connection closed) after");
+    let said = |said: &String| said.starts_with(&note) && said.ends_with("while it opened the job, which queued anew");
+    assert!(report.notes.iter().any(said), "{:?}", report.notes);
+    assert!(other.saw(|message| matches!(message, ToSlave::Launch(_))));
+}
+
+#[tokio::test]
+async fn of_a_job_that_queues_anew_the_slaves_that_had_opened_it_close_it_first() {
+    let cluster = Cluster::new().await;
+    let (first, dying) = (cluster.slave("h1", 1).await, cluster.scripted("h2", 1, 0.5, deaf).await);
+    let job = cluster.submit(Rounds { threads: 1, ..Rounds::default() }).await.unwrap();
+    cluster.until(job, |_, report| report.state == State::Running).await;
+    drop(dying);
+    assert_eq!(cluster.end(job).await.state, State::Done);
+    let seen = first.seen.lock();
+    let order = seen.iter().filter_map(|message| match message {
+        ToSlave::Open { slaves, .. } => Some(slaves.len()),
+        ToSlave::Close { .. } => Some(0),
+        _ => None,
+    });
+    assert_eq!(order.take(3).collect::<Vec<_>>(), [2, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_job_whose_only_slave_goes_while_it_opens_it_fails_by_name() {
+    let cluster = Cluster::new().await;
+    let dying = cluster.scripted("h2", 1, 0.5, deaf).await;
+    let job = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(job, |_, report| report.state == State::Running).await;
+    drop(dying);
+    let error = cluster.end(job).await.error.unwrap();
+    assert!(error.fault == Fault::Cluster && error.message.contains("(h2) is gone"), "{error}");
+}

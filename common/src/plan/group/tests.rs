@@ -109,9 +109,9 @@ fn the_text_of_a_plan_and_its_hash_tell_who_comes_after_whom() {
         lines,
         [
             "together",
-            "  stage left: threads Cores, Bsp, updates a, at once",
-            "  stage right: threads Cores, Bsp, reads b, at once",
-            "  stage sum: threads Cores, Bsp, after left, right",
+            "  stage left: a thread on each slot, no more than cores, bsp, updates a, at once",
+            "  stage right: a thread on each slot, no more than cores, bsp, reads b, at once",
+            "  stage sum: a thread on each slot, no more than cores, bsp, after left, right",
         ]
     );
     assert_ne!(diamond.hash(), plan(&["left"]).hash());

@@ -32,6 +32,7 @@ impl Driver {
         match &self.phase {
             Phase::Ending { then, .. } => *then != Then::End,
             Phase::Ended => false,
+            Phase::Opening => true,
             _ => self.reading(),
         }
     }
@@ -43,9 +44,9 @@ impl Driver {
         (self.runs, self.phases, self.started, self.tuners) = (runs, phases, started, tuners);
     }
 
-    /// What follows on an error: while rows are read, one that may pass may come of a slave that went.
+    /// What follows on an error: while the plan may begin anew, one that may pass may come of a slave that went.
     pub(super) fn after_error(&self, now: Duration, error: &Error) -> Then {
-        let consequence = error.fault == Fault::Cluster && error.retry && self.reading();
+        let consequence = error.fault == Fault::Cluster && error.retry && self.may_begin_anew();
         if consequence { Then::EndAt(now + TOLD_WITHIN) } else { Then::End }
     }
 }

@@ -52,12 +52,12 @@ impl Driver {
             }
             _ => {}
         }
-        self.phase = Phase::Ending { error, waiting, transfer, until: now + STOP_WITHIN, then };
+        self.phase = Phase::Ending { error, named: gone.is_some(), waiting, transfer, until: now + STOP_WITHIN, then };
         self.end_if_stopped(now, out);
     }
 
     pub(super) fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
-        let Phase::Ending { error, waiting, transfer, until, then } = &self.phase else { return };
+        let Phase::Ending { error, waiting, transfer, until, then, .. } = &self.phase else { return };
         let stopped = !*transfer && waiting.is_empty();
         match then {
             _ if !stopped && now < *until => return,

@@ -142,6 +142,8 @@ enum Phase {
     /// `transfer` says that a load or a save has not stopped yet.
     Ending {
         error: Error,
+        /// Whether it names a slave that went.
+        named: bool,
         /// The workers that have not stopped yet.
         waiting: BTreeSet<(StageRun, SlaveId)>,
         transfer: bool,
@@ -344,20 +346,22 @@ impl Driver {
                 self.keep_log(slave, outcome.log);
                 self.end_if_stopped(now, out);
             }
-            (Phase::Ending { waiting, error, then, .. }, Event::Gone(slave, cause, again)) => {
+            (Phase::Ending { waiting, error, named, then, .. }, Event::Gone(slave, cause, again)) => {
                 waiting.retain(|(_, id)| *id != slave);
-                // That a connection broke was the consequence; who went is the cause.
-                if error.fault == Fault::Cluster {
-                    *error = cause;
+                if *named {
+                    error.message.push_str(&format!("; {cause}"));
+                } else if error.fault == Fault::Cluster {
+                    // That a connection broke was the consequence; who went is the cause.
+                    (*error, *named) = (cause, true);
                 }
                 *then = if again { Then::Again } else { Then::End };
                 self.end_if_stopped(now, out);
             }
             // What else a slave that goes breaks is no reason not to begin anew.
-            (Phase::Ending { error, then, .. }, Event::Fail(cause))
+            (Phase::Ending { error, named, then, .. }, Event::Fail(cause))
                 if *then != Then::End && cause.fault != Fault::Cluster =>
             {
-                (*error, *then) = (cause, Then::End);
+                (*error, *named, *then) = (cause, false, Then::End);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, Event::Saved(Ok(()))) => {

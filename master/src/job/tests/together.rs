@@ -153,6 +153,6 @@ fn a_slave_that_goes_ends_its_own_runs_and_the_others_are_waited_for() {
     );
     assert_eq!(
         driver.step(at(3), Event::Gone(S2, Error::cluster("h2 too"), false)),
-        [Command::End(Err(Error::cluster("h2 too")))]
+        [Command::End(Err(Error::cluster("h1 is gone; h2 too")))]
     );
 }
