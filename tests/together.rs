@@ -62,10 +62,10 @@ fn a_plan_shows_its_graph_and_a_name_that_is_not_there_is_the_users_mistake() {
     let plan = flexps(["plan", "sleep"]).args(DIAMOND).ok();
     for line in [
         "  together",
-        "    stage load: threads Count(1), Bsp, at once",
-        "    stage left: threads Count(2), Bsp, after load",
-        "    stage right: threads Count(2), Bsp, after load",
-        "    stage sum: threads Count(4), Bsp, after left, right",
+        "    stage load: 1 thread, bsp, at once",
+        "    stage left: 2 threads, bsp, after load",
+        "    stage right: 2 threads, bsp, after load",
+        "    stage sum: 4 threads, bsp, after left, right",
     ] {
         assert!(plan.stdout.lines().any(|shown| shown == line), "no line '{line}' in {plan}");
     }

@@ -70,7 +70,7 @@ impl Compression {
         }
         if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| head.starts_with(magic)) {
             return Err(Error::data(format!(
-                "{path}: a {name} file; plain text, gzip, bzip2, zstd and snappy can be read: unpack it, or pack it anew"
+                "{path}: packed as {name}; plain text, gzip, bzip2, zstd and snappy can be read: unpack it, or pack it anew"
             )));
         }
         Ok(None)

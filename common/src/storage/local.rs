@@ -4,8 +4,8 @@
 //! passed over.
 
 use super::{
-    FileMeta, LOCAL_BLOCK, directory_in_glob, even_blocks, is_hidden, length_changed, no_files, nothing_matches,
-    pattern,
+    FileMeta, LOCAL_BLOCK, Listing, directory_in_glob, even_blocks, is_hidden, length_changed, nothing_matches,
+    of_directory, pattern,
 };
 use crate::error::{Error, Result, io};
 use std::fs::{File, Metadata};
@@ -14,11 +14,11 @@ use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 /// The files that `path` stands for: itself, a directory's, or a glob's.
-pub(super) fn list(path: &str) -> Result<Vec<FileMeta>> {
+pub(super) fn list(path: &str) -> Result<Listing> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => directory(path),
-        Ok(meta) => Ok(vec![file(path, &meta)?]),
-        Err(e) if e.kind() == ErrorKind::NotFound && pattern::is_glob(path) => glob(path),
+        Ok(meta) => Ok(Listing::of(vec![file(path, &meta)?])),
+        Err(e) if e.kind() == ErrorKind::NotFound && pattern::is_glob(path) => glob(path).map(Listing::of),
         Err(e) => Err(io(path, &e)),
     }
 }
@@ -50,8 +50,8 @@ fn file(path: &str, meta: &Metadata) -> Result<FileMeta> {
     })
 }
 
-fn directory(path: &str) -> Result<Vec<FileMeta>> {
-    let mut files = Vec::new();
+fn directory(path: &str) -> Result<Listing> {
+    let (mut files, mut folders) = (Vec::new(), 0);
     for entry in std::fs::read_dir(path).map_err(|e| io(path, &e))? {
         let entry = entry.map_err(|e| io(path, &e))?;
         if is_hidden(&entry.file_name().to_string_lossy()) {
@@ -60,11 +60,12 @@ fn directory(path: &str) -> Result<Vec<FileMeta>> {
         let name = text(&entry.path())?;
         // Follows links, as opening does.
         let meta = std::fs::metadata(&name).map_err(|e| io(&name, &e))?;
+        folders += usize::from(meta.is_dir());
         if meta.is_file() {
             files.push(file(&name, &meta)?);
         }
     }
-    if files.is_empty() { Err(no_files(path)) } else { Ok(files) }
+    of_directory(path, files, folders)
 }
 
 fn glob(path: &str) -> Result<Vec<FileMeta>> {

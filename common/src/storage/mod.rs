@@ -59,6 +59,13 @@ pub struct Listing {
     pub notes: Vec<String>,
 }
 
+impl Listing {
+    /// Of these files, without remarks.
+    fn of(files: Vec<FileMeta>) -> Self {
+        Self { files, notes: Vec::new() }
+    }
+}
+
 /// Where the Hadoop configuration and WebHDFS are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StorageOptions {
@@ -143,14 +150,18 @@ impl Storage {
         let mut files = BTreeMap::new();
         let mut notes: Vec<String> = Vec::new();
         for DataPath(path) in paths {
-            let (found, note) = self.list_one(path).await?;
-            files.extend(found.into_iter().map(|file| (file.path.clone(), file)));
-            notes.extend(note.filter(|note| !notes.contains(note)));
+            let found = self.list_one(path).await?;
+            files.extend(found.files.into_iter().map(|file| (file.path.clone(), file)));
+            for note in found.notes {
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
+            }
         }
         Ok(Listing { files: files.into_values().collect(), notes })
     }
 
-    async fn list_one(&self, path: &str) -> Result<(Vec<FileMeta>, Option<String>)> {
+    async fn list_one(&self, path: &str) -> Result<Listing> {
         if is_remote(path) {
             #[cfg(feature = "hdfs")]
             return self.hdfs.list(path).await;
@@ -158,7 +169,7 @@ impl Storage {
             return Err(no_hdfs(path));
         }
         let path = local_path(path).to_owned();
-        Ok((blocking(move || local::list(&path)).await?, None))
+        blocking(move || local::list(&path)).await
     }
 
     /// Opens `range` of a file that had `len` bytes when it was listed, for reading in order. An error when it has
@@ -247,10 +258,17 @@ fn nothing_matches(pattern: &str) -> Error {
     Error::user(format!("{pattern}: no file matches this pattern"))
 }
 
-fn no_files(directory: &str) -> Error {
-    Error::user(format!(
-        "{directory}: no files in this directory (hidden ones, starting with . or _, and subdirectories don't count)"
-    ))
+/// What a directory stands for: its files; its subdirectories are passed over.
+fn of_directory(directory: &str, files: Vec<FileMeta>, subdirectories: usize) -> Result<Listing> {
+    if files.is_empty() {
+        return Err(Error::user(format!(
+            "{directory}: no files in this directory (hidden ones, starting with . or _, and subdirectories don't count)"
+        )));
+    }
+    let (directory, s) = (directory.trim_end_matches('/'), if subdirectories == 1 { "y" } else { "ies" });
+    let note =
+        format!("{directory}: {subdirectories} subdirector{s} passed over; '{directory}/*/*' names what is in them");
+    Ok(Listing { files, notes: (subdirectories > 0).then_some(note).into_iter().collect() })
 }
 
 fn directory_in_glob(directory: &str, pattern: &str) -> Error {

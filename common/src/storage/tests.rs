@@ -38,6 +38,10 @@ async fn a_directory_gives_its_files_sorted_without_hidden_ones_and_subdirectori
     assert_eq!(names(&[at(&dir, "")]).await, expected);
     let url = DataPath(format!("file://{}", dir.path().display()));
     assert_eq!(names(&[url]).await, expected);
+    let notes = Storage::default().list(&[at(&dir, "")]).await.unwrap().notes;
+    let below = dir.path().display();
+    assert_eq!(notes, [format!("{below}: 1 subdirectory passed over; '{below}/*/*' names what is in them")]);
+    assert!(Storage::default().list(&[at(&dir, "part-*")]).await.unwrap().notes.is_empty());
 }
 
 #[tokio::test]

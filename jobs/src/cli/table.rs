@@ -279,12 +279,12 @@ pub fn seconds(x: f64) -> String {
     }
 }
 
-/// Six significant digits, without an exponent where that reads well.
+/// Six significant digits, all of whole numbers; without an exponent where that reads well.
 pub fn number(x: f64) -> String {
-    if x != 0.0 && (x.abs() < 1e-4 || x.abs() >= 1e9) {
-        format!("{x:.5e}")
-    } else if x == x.trunc() {
+    if x == x.trunc() && x.abs() < 1e15 {
         format!("{x}")
+    } else if x.abs() < 1e-4 || x.abs() >= 1e9 {
+        format!("{x:.5e}")
     } else {
         format!("{x:.6}")
     }

@@ -13,8 +13,8 @@ pub(super) use explain::readable;
 pub(super) use read::RemoteFile;
 
 use super::{
-    Check, FileMeta, StorageOptions, Thread, directory_in_glob, even_blocks, is_hidden, no_files, nothing_matches,
-    pattern,
+    Check, FileMeta, Listing, StorageOptions, Thread, directory_in_glob, even_blocks, is_hidden, nothing_matches,
+    of_directory, pattern,
 };
 use crate::error::{Error, Result};
 use cluster::{Cluster, Patience};
@@ -42,11 +42,11 @@ impl Hdfs {
     }
 
     /// The files that `url` stands for, with the hosts of their blocks, and a remark when those stay unknown.
-    pub async fn list(&self, url: &str) -> Result<(Vec<FileMeta>, Option<String>)> {
+    pub async fn list(&self, url: &str) -> Result<Listing> {
         let (cluster, path) = self.cluster(url)?;
-        let mut files = list(&cluster, url, &path).await?;
-        let note = locate::locate(&cluster, &self.options, &mut files).await;
-        Ok((files, note))
+        let mut listing = list(&cluster, url, &path).await?;
+        listing.notes.extend(locate::locate(&cluster, &self.options, &mut listing.files).await);
+        Ok(listing)
     }
 
     /// Opens a file that had `len` bytes when it was listed.
@@ -89,7 +89,7 @@ impl Hdfs {
     }
 }
 
-async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
+async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Listing> {
     let status = |client: hdfs_native::Client| async move {
         match client.get_file_info(path).await {
             Ok(status) => Ok(Some(status)),
@@ -99,17 +99,18 @@ async fn list(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>>
     };
     match cluster.call(url, Patience::Quick, status).await? {
         Some(status) if status.isdir => directory(cluster, url, path).await,
-        Some(status) => Ok(vec![file(cluster, &status)?]),
-        None => glob(cluster, url, path).await,
+        Some(status) => Ok(Listing::of(vec![file(cluster, &status)?])),
+        None => glob(cluster, url, path).await.map(Listing::of),
     }
 }
 
-async fn directory(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
+async fn directory(cluster: &Cluster, url: &str, path: &str) -> Result<Listing> {
     let entries = |client: hdfs_native::Client| client.list_status_iter(path, false).into_stream().try_collect();
     let entries: Vec<FileStatus> = cluster.call(url, Patience::Quick, entries).await?;
-    let files = entries.iter().filter(|e| !e.isdir && !is_hidden(name(&e.path)));
-    let files = files.map(|e| file(cluster, e)).collect::<Result<Vec<_>>>()?;
-    if files.is_empty() { Err(no_files(url)) } else { Ok(files) }
+    let (folders, files): (Vec<_>, Vec<_>) =
+        entries.iter().filter(|e| !is_hidden(name(&e.path))).partition(|e| e.isdir);
+    let files = files.into_iter().map(|e| file(cluster, e)).collect::<Result<Vec<_>>>()?;
+    of_directory(url, files, folders.len())
 }
 
 async fn glob(cluster: &Cluster, url: &str, path: &str) -> Result<Vec<FileMeta>> {
