@@ -64,6 +64,8 @@ fn plan_shows_stages_and_tables_and_reads_nothing() {
     for word in ["table", "stage", "repeat at most 7 times", "/no/such/file"] {
         assert!(run.stdout.contains(word), "the plan does not show {word}\n{run}");
     }
+    // Of the rows that a run would make.
+    flexps(["plan", "lr"]).within(60).ok().says(&["no --input"]);
 }
 
 #[test]
@@ -231,7 +233,9 @@ fn a_command_that_was_suspended_goes_on() {
 
 #[test]
 fn a_filter_that_makes_no_sense_is_refused() {
-    flexps(["--log", "flexps=loud", "completions", "bash"]).exits(2).says(&["--log", "flexps=loud"]);
+    for filter in ["flexps=loud", "debgu"] {
+        flexps(["--log", filter, "completions", "bash"]).exits(2).says(&["--log", filter]);
+    }
 }
 
 #[test]

@@ -137,7 +137,12 @@ fn a_conversion_that_ends_early_leaves_the_old_file_and_nothing_else() {
     std::fs::write(&bad, std::fs::read_to_string(&text).unwrap() + "+1 5:spam\n").unwrap();
     convert(&bad, &dataset).exits(2).says(&["bad.libsvm", "value in '5:spam' is no number"]);
     assert_eq!(std::fs::read(&dataset).unwrap(), before);
-    convert(&bad, &dataset).args(["--bad-rows", "1"]).ok().says(&["1 bad rows were skipped", "20000 rows"]);
+    convert(&bad, &dataset).args(["--bad-rows", "1"]).ok().says(&["1 bad row was skipped", "20000 rows"]);
+    // Onto what is to be read, by another name.
+    let (link, rows) = (here.path().join("link"), std::fs::read(&text).unwrap());
+    std::os::unix::fs::symlink(&text, &link).unwrap();
+    convert(&text, &link).exits(2).says(&["which is to be read"]);
+    assert_eq!(std::fs::read(&text).unwrap(), rows);
     // Killed on its way, again and again later.
     let before = std::fs::read(&dataset).unwrap();
     for wait in [5, 20, 40] {

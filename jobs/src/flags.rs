@@ -94,7 +94,7 @@ pub struct Common {
     pub labels: Option<Labels>,
 
     /// Memory, in MiB, that a worker may take for values by feature; rows with more features come in parts [default: 40]
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32))]
+    #[arg(long, value_name = "MIB", value_parser = mebibytes)]
     pub worker_memory: Option<u32>,
 
     /// Bad rows to skip before the job fails
@@ -285,6 +285,16 @@ pub fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
+/// MiB: a number, with or without the unit, or a number of GiB.
+pub fn mebibytes(text: &str) -> Result<u32, String> {
+    let (number, each) = match text.strip_suffix("GiB") {
+        Some(number) => (number, 1024),
+        None => (text.strip_suffix("MiB").unwrap_or(text), 1),
+    };
+    let all = number.trim().parse::<u32>().ok().and_then(|n| n.checked_mul(each)).filter(|n| *n > 0);
+    all.ok_or_else(|| format!("'{text}' is no amount of memory; give MiB, such as 64, 64MiB or 1GiB"))
+}
+
 /// A step size: a number above zero, or none for `auto`.
 pub fn step(text: &str) -> Result<Step, String> {
     if text == "auto" { Ok(Step::Auto) } else { positive(text).map(Step::Fixed) }
@@ -363,6 +373,14 @@ mod tests {
             assert!(text.parse::<Model>().is_err(), "{text}");
         }
         assert_eq!("sparse-ssp".parse::<Model>().unwrap(), Model::SparseSsp(2, 8));
+    }
+
+    #[test]
+    fn memory_is_in_mebibytes_whatever_its_unit() {
+        for (text, means) in [("64", Some(64)), ("64MiB", Some(64)), ("2 GiB", Some(2048)), ("0", None), ("4KiB", None)]
+        {
+            assert_eq!(mebibytes(text).ok(), means, "{text}");
+        }
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Rules {
         }
         let waited = progress.scalar("epochs_without_better_validation", 0.0) + 1.0;
         progress.set("epochs_without_better_validation", waited);
-        let why = || format!("validation loss has not improved for {waited} epochs");
+        let why = || format!("validation loss has not improved for {}", told::count(waited as u64, "epoch"));
         (waited >= patience as f64).then(why)
     }
 }

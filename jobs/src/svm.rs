@@ -79,7 +79,7 @@ pub struct Svm {
 
 impl Job for Svm {
     const NAME: &'static str = "svm";
-    const ABOUT: &'static str = "Linear support vector machine by dual coordinate ascent";
+    const ABOUT: &'static str = "Linear support vector machine: dual coordinate ascent, or Newton's method";
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
         let loss = match self.loss {

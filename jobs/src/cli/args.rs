@@ -337,9 +337,9 @@ pub struct InfoArgs {
 /// What `flexps predict` prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Output {
-    /// The likelier of the two labels, as it stands in the training file
+    /// The label with the highest score, as it stands in the training file; of a model of numbers the number
     Label,
-    /// The probability of the positive label
+    /// The probability of the positive label; of more than two, of each
     Probability,
 }
 
@@ -403,11 +403,12 @@ pub enum ModelCommand {
 /// A format that models are exported to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// liblinear's model file (L2R_LR)
+    /// liblinear's model file
     Liblinear,
-    /// A line `index weight` for each weight that is not zero, indices as in the training file; `bias` last
+    /// A line `index weight` for each weight that is not zero, of several classes `class index weight`; indices as in the
+    /// training file; `bias` last
     Text,
-    /// A NumPy array of f32, one weight a feature; the bias, if any, last
+    /// A NumPy array of f32, one weight a feature, of several classes one class after the other; the biases, if any, last
     Npy,
 }
 

@@ -71,6 +71,12 @@ pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
     let mut prepared = runtime.block_on(prepare(storage.clone(), None, 0, &plan))?;
     prepared.notes.iter().for_each(|note| say(&format!("note: {note}")));
     let Some(listed) = prepared.inputs.pop() else { return Err(Error::bug("an input was not listed")) };
+    if let Some(input) = listed.sources.iter().find(|source| same(&source.file.path, &args.output)) {
+        return Err(Error::user(format!(
+            "--output {shown}: that is {}, which is to be read; give another path",
+            input.file.path
+        )));
+    }
     let conversion = Conversion { runtime, storage, schema: listed.schema };
     let before: u64 = listed.sources.iter().map(|source| source.file.len).sum();
     let sum = match args.output.is_dir() || shown.ends_with('/') {
@@ -81,6 +87,12 @@ pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
     let what = format!("{}, {}", count(sum.rows, "row"), count(sum.nonzeros, "non-zero"));
     say(&format!("{what} in {shown}: {} became {}", size(before), size(sum.bytes)));
     Ok(())
+}
+
+/// Whether an input is the file at `output`.
+fn same(input: &str, output: &Path) -> bool {
+    let there = (std::fs::canonicalize(input).ok(), std::fs::canonicalize(output).ok());
+    matches!(there, (Some(input), Some(output)) if input == output)
 }
 
 struct Conversion<'a> {

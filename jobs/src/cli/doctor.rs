@@ -2,7 +2,7 @@
 
 use super::args::{DEFAULT_BIND, DoctorArgs};
 use super::client::Client;
-use super::node::{self, machine_name};
+use super::node::{self, machine_name, read_by_others};
 use super::resources::{default_cache, default_memory};
 use super::table;
 use super::terminal::out;
@@ -110,18 +110,17 @@ fn folder(path: PathBuf) -> Finding {
 }
 
 fn secret(file: Option<&Path>) -> Finding {
-    use std::os::unix::fs::PermissionsExt;
     match Secret::load(file) {
         Err(e) => Wrong(e.message),
         Ok(None) => Absent(
             "none; any address but loopback needs one: openssl rand -hex 32 > FILE, chmod 600 FILE, --secret-file FILE"
                 .into(),
         ),
-        Ok(Some(_)) => match file.and_then(|path| Some((path, path.metadata().ok()?.permissions().mode()))) {
-            Some((path, mode)) if mode & 0o077 != 0 => {
+        Ok(Some(_)) => match file {
+            Some(path) if read_by_others(path) => {
                 Wrong(format!("{0} can be read by others; chmod 600 {0}", path.display()))
             }
-            Some((path, _)) => Passes(format!("in {}, for its owner alone", path.display())),
+            Some(path) => Passes(format!("in {}, for its owner alone", path.display())),
             None => Passes("in FLEXPS_SECRET".into()),
         },
     }

@@ -29,12 +29,18 @@ pub fn export(folder: &Path, format: Format, output: &Path) -> Result<()> {
 /// liblinear's own text format. Its weights speak for the label that is named first.
 fn liblinear(model: &Model, out: &mut impl Write) -> std::io::Result<()> {
     let about = &model.description;
+    // Only of logistic regression it takes scores for log odds.
+    let of_classes = match (about.job.as_str(), about.params["loss"].as_str()) {
+        ("svm", Some("hinge")) => "L2R_L1LOSS_SVC_DUAL",
+        ("svm", _) => "L2R_L2LOSS_SVC",
+        _ => "L2R_LR",
+    };
     match about.labels.all() {
         [] => writeln!(out, "solver_type L2R_L2LOSS_SVR\nnr_class 2")?,
-        [negative, positive] => writeln!(out, "solver_type L2R_LR\nnr_class 2\nlabel {positive} {negative}")?,
+        [negative, positive] => writeln!(out, "solver_type {of_classes}\nnr_class 2\nlabel {positive} {negative}")?,
         all => {
             let names: Vec<_> = all.iter().map(f32::to_string).collect();
-            writeln!(out, "solver_type L2R_LR\nnr_class {}\nlabel {}", all.len(), names.join(" "))?;
+            writeln!(out, "solver_type {of_classes}\nnr_class {}\nlabel {}", all.len(), names.join(" "))?;
         }
     }
     writeln!(out, "nr_feature {}", about.features)?;

@@ -27,8 +27,13 @@ const AGAIN: Duration = Duration::from_secs(600);
 
 /// Sends logs that pass `filter` to stderr, and all from INFO on to `tail` if there is one.
 pub fn to_stderr(filter: &str, tail: Option<Tail>) -> Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| Error::user(format!("--log '{filter}': {e}; give warn, info, debug or CRATE=LEVEL")))?;
+    let refused = |why: &str| Error::user(format!("--log '{filter}': {why}; give warn, info, debug or CRATE=LEVEL"));
+    // A name alone would be a crate of which all is logged, and a level that is mistyped nothing.
+    let is_bare = |part: &&str| !part.is_empty() && !part.contains('=') && part.parse::<LevelFilter>().is_err();
+    if let Some(word) = filter.split(',').map(str::trim).find(is_bare) {
+        return Err(refused(&format!("'{word}' is no level")));
+    }
+    let filter = EnvFilter::try_new(filter).map_err(|e| refused(&e.to_string()))?;
     let words = Words { ours: tracing_subscriber::fmt::format().with_target(false), said: Mutex::default() };
     let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(watched()).event_format(words);
     let kept = tail.map(|tail| {

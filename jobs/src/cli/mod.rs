@@ -37,7 +37,7 @@ mod workload;
 
 use args::{Cli, Command, DataCommand, ModelCommand};
 use clap::{ArgMatches, FromArgMatches};
-use flexps_common::job::{DynJob, Registry};
+use flexps_common::job::{DynJob, Prepare, Registry};
 use flexps_common::tail::Tail;
 use flexps_common::{Error, Result};
 use std::process::ExitCode;
@@ -79,7 +79,11 @@ fn start(registry: Registry) -> Result<()> {
             let job = job(&registry, &matches)?;
             block_on(run::run(args, registry, job))
         }
-        Command::Plan(_) => out(&registry.plan(&*job(&registry, &matches)?)?.describe()),
+        Command::Plan(_) => {
+            let mut job = job(&registry, &matches)?;
+            job.prepare(&Prepare { cache: run::cache_folder(), say: terminal::say })?;
+            out(&registry.plan(&*job)?.describe())
+        }
         Command::Master(args) => block_on(serve::master(args, registry)),
         Command::Slave(args) => block_on(serve::slave(args, registry, tail.unwrap_or_default())),
         Command::Token(args) => serve::token(&args.access),

@@ -4,6 +4,7 @@ use super::args::Access;
 use super::client::Client;
 use super::resources::{Resources, default_cache, default_memory};
 use super::run::cache_folder;
+use super::terminal::say;
 use flexps_common::Result;
 use flexps_common::job::Registry;
 use flexps_common::machine;
@@ -12,16 +13,32 @@ use flexps_common::tail::Tail;
 use flexps_common::transport::{Network, Options, Secret};
 use flexps_master::scheduler;
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 /// The network of a cluster over sockets, for a process that is a `role`. Called within the runtime.
 pub fn network(access: &Access, role: &'static str) -> Result<Network> {
     let mut options = Options::new(role);
     options.cluster.clone_from(&access.cluster);
-    options.secret = Secret::load(access.secret_file.as_deref())?;
+    let secret = access.secret_file.as_deref();
+    options.secret = Secret::load(secret)?;
+    if role != "client"
+        && let Some(path) = secret.filter(|path| read_by_others(path))
+    {
+        say(&format!(
+            "warning: {0} can be read by others, who can then join the cluster; chmod 600 {0}",
+            path.display()
+        ));
+    }
     // A client only asks; a slave derives plans from what it is sent, so it must be the master's twin.
     options.same_build = role == "slave";
     Ok(Network::zeromq(options))
+}
+
+/// Whether a file is there for others than its owner.
+pub fn read_by_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    path.metadata().is_ok_and(|about| about.permissions().mode() & 0o077 != 0)
 }
 
 /// The machine's name.

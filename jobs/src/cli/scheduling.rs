@@ -1,16 +1,16 @@
 //! The flags that say when a job is to run, and those of a master that weigh them.
 
 use super::resources::size;
+use crate::flags::seconds;
 use clap::Args;
 use flexps_common::ids::JobId;
 use flexps_common::scheduling::Scheduling;
-use std::time::Duration;
 
 /// When a job is to run.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Scheduling")]
 pub struct SchedulingArgs {
-    /// Higher goes first, under `prioritized`, `backfill` and, within a share, `fair`
+    /// Jobs of a higher one go first: under the policies prioritized and backfill, and under fair within a share
     #[arg(long, global = true, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     pub priority: i32,
     /// Queue whose share it counts against under `fair` [default: the user's own]
@@ -22,9 +22,9 @@ pub struct SchedulingArgs {
     /// Start when this job is done, fail when it fails; may be given again
     #[arg(long, global = true, value_name = "JOB")]
     pub after: Vec<JobId>,
-    /// Time after its submission by which it should be done, e.g. 90s or 2h; reported, not enforced
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub deadline: Option<Duration>,
+    /// Time after its submission by which it should be done, seconds, or 90s, 10m, 2h; reported, not enforced
+    #[arg(long, global = true, value_name = "TIME", value_parser = seconds)]
+    pub deadline: Option<f64>,
     /// Memory that each of its stages needs on each slave where it has threads, e.g. 8GiB: it waits until so much of what
     /// slaves offer (`flexps slave --memory`) is not asked for [default: what the job says, mostly nothing]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
@@ -39,7 +39,7 @@ impl SchedulingArgs {
             user: self.user.clone(),
             queue: self.queue.clone(),
             after: self.after.clone(),
-            deadline: self.deadline.map(|d| d.as_secs_f64()),
+            deadline: self.deadline,
             memory: self.stage_memory,
         }
     }

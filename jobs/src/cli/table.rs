@@ -162,8 +162,11 @@ pub fn result(report: &Report) -> String {
     for found in &report.threads {
         lines.push(("threads", threads(found)));
     }
-    let memory = size(report.peak_memory_bytes);
-    lines.push(("time", format!("{}, at most {memory} of memory in a process", seconds(report.seconds))));
+    let memory = match report.peak_memory_bytes {
+        0 => String::new(),
+        bytes => format!(", at most {} of memory in a process", size(bytes)),
+    };
+    lines.push(("time", format!("{}{memory}", seconds(report.seconds))));
     for note in &report.notes {
         lines.push(("note", note.clone()));
     }

@@ -129,7 +129,8 @@ pub struct Lr {
 
 impl Job for Lr {
     const NAME: &'static str = "lr";
-    const ABOUT: &'static str = "Logistic regression by dual coordinate ascent, or mini-batches through the store";
+    const ABOUT: &'static str =
+        "Logistic regression: dual coordinate ascent, Newton's method, mini-batches through the store, or one pass";
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
         let Self { common, sdca, penalty, primal: flags, .. } = self;

@@ -152,10 +152,12 @@ impl Flags {
 /// What the shared flags ask for that these solvers can't do.
 pub fn refused(flags: &Common) -> Option<&'static str> {
     if flags.consistency != Model::Bsp {
-        return Some("its workers join in step: --consistency must be bsp; of lr --solver sgd takes others");
+        return Some(
+            "this solver's workers join in step: --consistency must be bsp; only lr --solver sgd and svrg take others",
+        );
     }
     if flags.patience.is_some() {
-        return Some("it judges by validation rows at the end alone: --patience can't be given");
+        return Some("this solver judges by validation rows at the end alone: leave --patience out");
     }
     None
 }

@@ -235,7 +235,9 @@ impl Sdca<'_> {
             return Some("sdca needs a penalty: --lambda 0 leaves it no dual; --solver newton does without");
         }
         if flags.consistency != Model::Bsp {
-            return Some("sdca's workers join in step: --consistency must be bsp; of lr --solver sgd takes others");
+            return Some(
+                "sdca's workers join in step: --consistency must be bsp; only lr --solver sgd and svrg take others",
+            );
         }
         None
     }

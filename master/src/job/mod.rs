@@ -243,7 +243,7 @@ impl Job {
         }
         if let Some(deadline) = report.scheduling.deadline.filter(|deadline| report.seconds > *deadline) {
             let late = report.seconds - deadline;
-            report.notes.push(format!("ended {late:.1} s after its deadline, {deadline:.1} s after its submission"));
+            report.notes.push(format!("ended {late:.1} s after its deadline of {deadline:.1} s"));
         }
         report.error = result.err();
         self.report = report;

@@ -313,7 +313,7 @@ async fn a_job_that_ends_after_its_deadline_says_by_how_much() {
     let _slave = cluster.slave("h1", 1).await;
     let job = cluster.submit_scheduled(Rounds::default(), late).await.unwrap();
     let report = cluster.end(job).await;
-    assert!(report.notes.iter().any(|note| note.contains("s after its deadline, 0.0 s after")), "{:?}", report.notes);
+    assert!(report.notes.iter().any(|note| note.contains("s after its deadline of 0.0 s")), "{:?}", report.notes);
     let job = cluster.submit_scheduled(Rounds::default(), Scheduling { deadline: Some(1e6), ..Scheduling::default() });
     let report = cluster.end(job.await.unwrap()).await;
     assert!(!report.notes.iter().any(|note| note.contains("deadline")), "{:?}", report.notes);

@@ -365,7 +365,10 @@ impl Store {
             let bad: Vec<_> = state.slots.iter().flatten().flat_map(|s| &s.bad).take(KEPT_MESSAGES).collect();
             let mut notes = Vec::new();
             if facts.bad_rows > 0 {
-                notes.push(format!("{} bad rows were skipped, the first of them:", facts.bad_rows));
+                notes.push(match facts.bad_rows {
+                    1 => "1 bad row was skipped:".to_owned(),
+                    n => format!("{n} bad rows were skipped, the first of them:"),
+                });
                 notes.extend(bad.iter().map(|e| e.message.clone()));
             }
             Some(ReadDone {

@@ -11,6 +11,7 @@ use crate::cli::interrupt::Interrupt;
 use crate::cli::node::Embedded;
 use crate::cli::terminal::say;
 use crate::sleep::{Nap, Sleep};
+use crate::told::count;
 use flexps_common::curve::Curve;
 use flexps_common::ids::JobId;
 use flexps_common::job::{DynJob, Prepare, Registry};
@@ -42,7 +43,10 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     }
     if let Some(address) = &args.master {
         let client = Client::connect(address, &args.access)?;
-        return compare(&client, &args, &file, &jobs, &mut interrupt).await;
+        let before = client.overview().await?.policy;
+        let compared = compare(&client, &args, &file, &jobs, &mut interrupt).await;
+        let restored = client.set_policy(&before).await;
+        return compared.and(restored);
     }
     let (Some(slaves), Some(slots)) = size else {
         return Err(Error::user(
@@ -89,7 +93,8 @@ async fn compare(
     recorded::finish(&args.compare, &comparison)?;
     let failed: usize = comparison.outcomes.iter().map(|o| o.measures.failed).sum();
     if failed > 0 {
-        return Err(Error::cluster(format!("{failed} jobs failed; `flexps jobs` shows why")));
+        let jobs = count(failed as u64, "job");
+        return Err(Error::cluster(format!("{jobs} failed or cancelled; `flexps jobs` shows why")));
     }
     Ok(())
 }

@@ -84,7 +84,7 @@ fn text(comparison: &Comparison) -> String {
             text.push_str(&format!("{policy}: a slave broke down {times}, {lost} of slots were lost\n"));
         }
         if m.failed > 0 {
-            text.push_str(&format!("{policy}: {} failed\n", count(m.failed as u64, "job")));
+            text.push_str(&format!("{policy}: {} failed or cancelled\n", count(m.failed as u64, "job")));
         }
     }
     text
