@@ -15,6 +15,7 @@ fn an_unknown_flag_is_refused_with_the_nearest_name() {
 fn an_unknown_job_is_refused_with_the_nearest_name() {
     flexps(["run", "svgr"]).exits(2).says(&["svgr", "svrg"]);
     flexps(["plan", "svgr"]).exits(2).says(&["svgr", "svrg"]);
+    flexps(["run", "nojob"]).exits(2).says(&["nojob", "the jobs are lasso, lr, sleep, svm, svrg"]);
 }
 
 #[test]

@@ -24,13 +24,16 @@ pub async fn jobs(args: ListArgs) -> Result<()> {
     let jobs: Vec<JobLine> = api::read(&document)?;
     let mut shown = table(["id", "job", "state", "objective", "seconds", "note"], 3..5);
     for job in &jobs {
+        let state = state(job.state);
+        // One that was cancelled has no more to say.
+        let note = job.note.as_deref().filter(|note| *note != state).unwrap_or_default();
         shown.add_row([
             job.id.to_string(),
             job.name.clone(),
-            state(job.state).to_owned(),
+            state.to_owned(),
             job.objective.map_or(String::from("-"), number),
             format!("{:.1}", job.seconds),
-            job.note.clone().unwrap_or_default(),
+            note.to_owned(),
         ]);
     }
     out(&lines(&shown))

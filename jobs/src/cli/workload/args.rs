@@ -59,8 +59,8 @@ pub struct SimulateArgs {
     /// When slaves break down and for how long, in seconds: exponential:MEAN:REPAIR or weibull:SCALE:SHAPE:REPAIR; what
     /// runs on one runs again [default: the file's]
     #[arg(long, value_name = "DISTRIBUTION")]
-    pub failures: Option<Breakdowns>,
-    /// Seed of jitter, stragglers and failures
+    pub breakdowns: Option<Breakdowns>,
+    /// Seed of jitter, stragglers, failures and breakdowns
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// What to compare.

@@ -41,7 +41,7 @@ pub fn history(command: HistoryCommand) -> Result<()> {
 fn simulated(args: SimulateArgs, registry: &Registry) -> Result<()> {
     picture::check(args.compare.picture.as_deref())?;
     let mut file = file::read(&args.file, registry)?;
-    file.workload.luck.breakdowns = args.failures.or(file.workload.luck.breakdowns);
+    file.workload.luck.breakdowns = args.breakdowns.or(file.workload.luck.breakdowns);
     let (slaves, slots) = file.size(args.slaves, args.slots);
     let (Some(slaves), Some(slots)) = (slaves, slots) else {
         let name = args.file.display();
