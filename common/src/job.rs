@@ -1,5 +1,6 @@
 //! A job: parameters that are at once command-line flags, help text and wire format, and the plan that they make.
 
+use crate::caught::caught;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::updates::{Update, Updates};
@@ -174,9 +175,9 @@ impl Registry {
         &self.updates
     }
 
-    /// A job's plan. An error when the update function of a table is not known.
+    /// A job's plan. An error when the update function of a table is not known, or its code panics.
     pub fn plan(&self, job: &dyn DynJob) -> Result<Plan> {
-        let plan = job.plan()?;
+        let plan = caught(|| format!("the plan of {}", job.name()), || job.plan())?;
         self.updates.check(&plan)?;
         Ok(plan)
     }

@@ -3,6 +3,7 @@
 
 pub mod announced;
 pub mod background;
+pub mod caught;
 pub mod curve;
 pub mod data;
 pub mod error;

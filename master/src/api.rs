@@ -6,7 +6,6 @@
 
 use crate::event::{Event, Waiter};
 use crate::history::Start;
-use crate::job::driver::panic_text;
 use crate::master::overview::Overview;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
@@ -19,7 +18,6 @@ use flexps_common::{Error, Result};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -165,13 +163,8 @@ impl Api {
         let submitted: Submitted =
             serde_json::from_str(body).map_err(|e| Error::user(format!("the body is no submission: {e}")))?;
         let kind = *self.registry.kind(&submitted.job)?;
-        let derive = || {
-            let job = kind.from_flags(&submitted.params)?;
-            Ok::<_, Error>((job.params()?, self.registry.plan(&*job)?.hash()))
-        };
-        let (params, plan_hash) = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
-            Err(Error::bug(format!("the plan of {} panicked: {}", kind.name, panic_text(&*panic))))
-        })?;
+        let job = kind.from_flags(&submitted.params)?;
+        let (params, plan_hash) = (job.params()?, self.registry.plan(&*job)?.hash());
         let Submitted { scheduling, reproducible, token, .. } = submitted;
         let (name, experiment) = (kind.name.to_owned(), Default::default());
         let message = ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment };

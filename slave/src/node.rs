@@ -394,7 +394,8 @@ impl Node {
         let plan = self.registry.plan(&*self.registry.job(name, params)?)?;
         if plan.hash() != plan_hash {
             return Err(Error::cluster(format!(
-                "job {name} has plan {:016x} on slave {}, {plan_hash:016x} at the master; run the same build on both",
+                "job {name} has plan {:016x} on slave {}, {plan_hash:016x} at the master; run the same build on both; a plan \
+                 may depend on the job's parameters alone",
                 plan.hash(),
                 self.options.name
             )));

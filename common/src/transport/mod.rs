@@ -3,11 +3,13 @@
 //! Invariants: every call has a deadline and names its peer when it fails; the bytes that a sender holds for a slow
 //! receiver are bounded; no frame above its limit is ever allocated; a request that is sent again is not run again.
 
+use crate::caught;
 use crate::error::{Error, Result};
 use crate::waiting::unless;
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::any::Any;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -245,12 +247,12 @@ impl Pending {
 
 /// Calls a service; a panic of its becomes an error.
 fn serve(service: &dyn Service, from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
-    let panicked = || Err(Error::bug("the service panicked at this request; its log says where"));
+    let panicked = |panic: Box<dyn Any + Send>| {
+        Err(Error::bug(format!("panicked at this request: {}; its log says where", caught::text(&*panic))))
+    };
     match std::panic::catch_unwind(AssertUnwindSafe(|| service.call(from, request))) {
-        Ok(answer) => {
-            Box::pin(async move { AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| panicked()) })
-        }
-        Err(_) => Box::pin(std::future::ready(panicked())),
+        Ok(answer) => Box::pin(async move { AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked) }),
+        Err(panic) => Box::pin(std::future::ready(panicked(panic))),
     }
 }
 

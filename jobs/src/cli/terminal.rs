@@ -2,7 +2,7 @@
 //!
 //! Invariant: a reader that closes stdout early (`| head`) ends the command quietly.
 
-use flexps_common::{Error, Result};
+use flexps_common::{Error, Result, caught};
 use std::io::{IsTerminal, Write};
 
 /// Writes data to stdout.
@@ -43,8 +43,8 @@ pub fn report_panics_in_one_line() {
         let message = panic.payload_as_str().unwrap_or("no message").lines().next().unwrap_or_default();
         let place = panic.location().map_or(String::from("an unknown place"), ToString::to_string);
         let thread = std::thread::current();
-        if thread.name().is_some_and(|name| name.starts_with("worker-")) {
-            tracing::info!(%place, cause = message, "a worker panicked");
+        if caught::within() || thread.name().is_some_and(|name| name.starts_with("worker-")) {
+            tracing::info!(%place, cause = message, "a job's code panicked");
             return;
         }
         say(&format!(

@@ -15,6 +15,7 @@ mod tests;
 use crate::prepare::Prepared;
 use driver::Driver;
 use flexps_common::Error;
+use flexps_common::caught::caught;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::plan::Plan;
@@ -251,6 +252,12 @@ impl Job {
         self.version += 1;
     }
 
+    /// Whether the report shows a metric or scalar; one whose job can't say so is shown.
+    fn tells(&self, name: &str) -> bool {
+        let asked = |tells: fn(&str) -> bool| caught(|| format!("tells of {}", self.name), || Ok(tells(name)));
+        self.plan.tells.is_none_or(|tells| asked(tells).unwrap_or(true))
+    }
+
     fn fill(&self, started: &Started, now: Duration, stages: usize, report: &mut Report) {
         let Started { driver, readings, .. } = started;
         // JSON has no NaN: what is not finite is left out.
@@ -264,8 +271,13 @@ impl Job {
         report.metrics.extend(driver.progress.epoch_metrics.iter().map(|(name, value)| (name.clone(), *value)));
         // What the job says of itself holds, whichever round was the last.
         report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
-        let tells = |name: &str| self.plan.tells.is_none_or(|tells| tells(name));
-        report.metrics.retain(|name, value| value.is_finite() && tells(name));
+        report.metrics.retain(|name, _| self.tells(name));
+        let no_numbers: Vec<&str> =
+            report.metrics.iter().filter(|(_, x)| !x.is_finite()).map(|(name, _)| &**name).collect();
+        if !no_numbers.is_empty() {
+            report.notes.push(format!("left out, since not finite: {}", no_numbers.join(", ")));
+        }
+        report.metrics.retain(|_, value| value.is_finite());
         report.stopped = driver.stopped.clone();
         report.epochs = driver.epochs.clone();
         for epoch in &mut report.epochs {

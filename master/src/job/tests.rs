@@ -7,5 +7,6 @@ mod homes;
 mod reading;
 mod readings;
 mod together;
+mod told;
 mod tuning;
 mod width;

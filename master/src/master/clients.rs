@@ -4,7 +4,6 @@ use super::drive::peak_memory_bytes;
 use super::{Master, TOLD_WITHIN};
 use crate::event::{Event, Reply, Waiter};
 use crate::history::Record;
-use crate::job::driver::panic_text;
 use crate::job::{Job, Phase, Submission, admission, experiment};
 use crate::prepare::prepare;
 use crate::scheduler;
@@ -14,7 +13,6 @@ use flexps_common::report::State;
 use flexps_common::transport::Connection;
 use flexps_common::wire::control::{FromMaster, ToMaster};
 use flexps_common::{Error, Result};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// One who waits for news, and until when by the master's clock.
@@ -89,13 +87,11 @@ impl Master {
     }
 
     fn plan(&self, submission: &Submission) -> Result<Plan> {
-        let derive = || self.registry.plan(&*self.registry.job(&submission.name, &submission.params)?);
-        let plan = catch_unwind(AssertUnwindSafe(derive)).unwrap_or_else(|panic| {
-            Err(Error::bug(format!("the plan of {} panicked: {}", submission.name, panic_text(&*panic))))
-        })?;
+        let plan = self.registry.plan(&*self.registry.job(&submission.name, &submission.params)?)?;
         if plan.hash() != submission.plan_hash {
             return Err(Error::user(format!(
-                "the master derives another plan for {} than this client; use the same build of flexps on both",
+                "the master derives another plan for {} than this client; use the same build of flexps on both; a plan may \
+                 depend on the job's parameters alone",
                 submission.name
             )));
         }

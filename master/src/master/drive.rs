@@ -46,8 +46,14 @@ impl Master {
         }
         job.version += 1;
         for command in commands {
+            // One that did not begin has no end to wait for.
+            let failed = match command {
+                Command::Load(_) => |e| Step::Loaded(Err(e)),
+                Command::Save => |e| Step::Saved(Err(e)),
+                _ => Step::Fail,
+            };
             if let Err(e) = self.carry_out(id, command, now) {
-                return self.step(id, Step::Fail(e), now);
+                return self.step(id, failed(e), now);
             }
         }
     }

@@ -219,8 +219,8 @@ async fn a_job_whose_slave_goes_while_it_opens_it_queues_anew_for_any_slaves() {
 #[tokio::test]
 async fn of_a_job_that_queues_anew_the_slaves_that_had_opened_it_close_it_first() {
     let cluster = Cluster::new().await;
-    let (first, dying) = (cluster.slave("h1", 1).await, cluster.scripted("h2", 1, 0.5, deaf).await);
-    let job = cluster.submit(Rounds { threads: 1, ..Rounds::default() }).await.unwrap();
+    let (first, dying) = (cluster.slave("h1", 2).await, cluster.scripted("h2", 1, 0.5, deaf).await);
+    let job = cluster.submit(Rounds { threads: 2, ..Rounds::default() }).await.unwrap();
     cluster.until(job, |_, report| report.state == State::Running).await;
     drop(dying);
     assert_eq!(cluster.end(job).await.state, State::Done);

@@ -146,7 +146,11 @@ impl<'a> Cutter<'a> {
                 && !rises(keys)
             {
                 let table = &item.spec.name;
-                return Err(Error::bug(format!("the keys of a request for table {table} don't rise strictly")));
+                let two = keys.windows(2).find(|two| two[0] >= two[1]).unwrap_or_default();
+                return Err(Error::bug(format!(
+                    "the keys of a request for table {table} don't rise strictly: {} is followed by {}",
+                    two[0], two[1]
+                )));
             }
         }
         let rest = items.first().map_or(Keys::List(&[]), |item| item.keys);
@@ -292,6 +296,6 @@ mod tests {
         let home = &Placement::alone();
         let items = [Item { table: TableId(0), spec: &spec, keys: Keys::List(&[3, 3]), home }];
         let error = Cutter::new(&items).err().unwrap();
-        assert_eq!(error.message, "the keys of a request for table t don't rise strictly");
+        assert_eq!(error.message, "the keys of a request for table t don't rise strictly: 3 is followed by 3");
     }
 }

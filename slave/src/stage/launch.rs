@@ -10,6 +10,7 @@ use super::pool::{Pool, Task};
 use super::run::Run;
 use super::sums::Sums;
 use crate::job::OpenJob;
+use flexps_common::caught;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
 use flexps_common::metrics::Metrics;
@@ -19,7 +20,6 @@ use flexps_common::tail::Tail;
 use flexps_common::wire::control::{Launch, Outcome, TableUse};
 use flexps_common::worker::{Place, Worker};
 use parking_lot::Mutex;
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ impl Crew {
             result?;
             engine.end()
         }));
-        let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", text(&*panic)))));
+        let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", caught::text(&*panic)))));
         let failed = result.as_ref().is_err_and(|e| e.fault != Fault::Cancelled);
         if let Err(e) = result {
             tracing::info!(job = %self.job.id, stage = self.spec.name, worker = place.index, error = %e, "a worker failed");
@@ -194,9 +194,4 @@ impl Crew {
         let held = |table| if moves { self.job.shard.bytes(table).unwrap_or(0) } else { 0 };
         tables.map(|table| TableUse { held_bytes: held(table), ..TableUse::default() }).collect()
     }
-}
-
-fn text(panic: &(dyn Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("with a value that is no text")
 }

@@ -2,13 +2,13 @@
 //!
 //! Invariant: `at` always names the next instruction, and the loops on the stack are those that enclose it.
 
-use super::{Command, Driver, Group, IDLE_DECISIONS, LISTED_EPOCHS, Loop, Phase, panic_text};
+use super::{Command, Driver, Group, IDLE, LISTED_EPOCHS, Loop, Phase};
 use crate::job::program::Code;
+use flexps_common::caught::caught;
 use flexps_common::plan::{DecideFn, Flow, TableOp};
 use flexps_common::report::EpochReport;
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 impl Driver {
@@ -22,7 +22,7 @@ impl Driver {
                 Code::Stages(stages) => {
                     let group = Group::new(stages);
                     self.at += 1;
-                    self.idle_decisions = 0;
+                    self.idle = 0;
                     self.begin(group, out);
                     return Ok(());
                 }
@@ -31,7 +31,7 @@ impl Driver {
                     let ops: Vec<TableOp> =
                         rest.iter().map_while(|c| if let Code::Op(op) = c { Some(op.clone()) } else { None }).collect();
                     self.at += ops.len();
-                    self.idle_decisions = 0;
+                    self.idle = 0;
                     self.order(ops, Flow::Next, out);
                     return Ok(());
                 }
@@ -40,7 +40,7 @@ impl Driver {
                     self.transferring = true;
                     out.push(Command::Load(load.clone()));
                     self.at += 1;
-                    self.idle_decisions = 0;
+                    self.idle = 0;
                     return Ok(());
                 }
                 Code::Decide(decide) => {
@@ -71,7 +71,10 @@ impl Driver {
                     let holds = self.progress.scalars.get(scalar) == Some(value);
                     self.at = if holds { self.at + 1 } else { *behind };
                 }
-                Code::Close { .. } => self.round_ended(now, false),
+                Code::Close { .. } => {
+                    self.goes_idle()?;
+                    self.round_ended(now, false);
+                }
             }
         }
     }
@@ -122,17 +125,24 @@ impl Driver {
     }
 
     fn decide(&mut self, now: Duration, decide: &DecideFn) -> Result<Flow> {
-        self.idle_decisions += 1;
-        if self.idle_decisions > IDLE_DECISIONS {
-            return Err(Error::bug(format!("{IDLE_DECISIONS} decisions in a row without a stage between them")));
-        }
+        self.goes_idle()?;
         self.progress.elapsed = self.elapsed(now);
-        let flow = catch_unwind(AssertUnwindSafe(|| decide(&mut self.progress))).unwrap_or_else(|panic| {
-            Err(Error::bug(format!("a decision of the plan panicked: {}", panic_text(&*panic))))
-        })?;
+        let flow = caught(|| "a decision of the plan".to_owned(), || decide(&mut self.progress))?;
         // The place of the decision is behind us, except that `Again` and `Stop` set their own.
         self.at += 1;
         Ok(flow)
+    }
+
+    /// A decision or a round's end; an error when there were too many without work.
+    fn goes_idle(&mut self) -> Result<()> {
+        self.idle += 1;
+        if self.idle <= IDLE {
+            return Ok(());
+        }
+        Err(Error::user(format!(
+            "the plan went through {IDLE} decisions and rounds without a stage or a change of a table between them; end its \
+             repeats by Flow::Stop when there is nothing to do"
+        )))
     }
 
     fn follow(&mut self, now: Duration, flow: Flow) -> Result<()> {

@@ -37,8 +37,8 @@ use std::time::Duration;
 
 /// How long workers may take to stop after a stage was cancelled.
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// Decisions in a row without any work between them: a plan that goes on like this never ends.
-const IDLE_DECISIONS: u32 = 10_000;
+/// Decisions and rounds in a row without any work between them: a plan that goes on like this never ends.
+const IDLE: u32 = 10_000;
 /// Stage runs, and rounds, that a report lists at most, so that it fits into one message.
 const LISTED_STAGES: usize = 10_000;
 const LISTED_EPOCHS: usize = 20_000;
@@ -185,7 +185,8 @@ pub struct Driver {
     transfer: Transfer,
     /// How workers are to reach the model, if a user says so.
     access: Option<Access>,
-    idle_decisions: u32,
+    /// Decisions and rounds since there was work.
+    idle: u32,
     /// Whether a load or a save was ordered and has not ended.
     transferring: bool,
     /// The stages whose threads are found by trying.
@@ -225,7 +226,7 @@ impl Driver {
             homes: Homes::new(plan.tables.len(), slaves.len()),
             transfer: experiment.transfer,
             access: experiment.access,
-            idle_decisions: 0,
+            idle: 0,
             transferring: false,
             tuners: Tuners::default(),
             progress: Progress {
@@ -390,10 +391,4 @@ impl Driver {
     fn stage_name(&self, stage: u32) -> &str {
         &self.program.stages[stage as usize].name
     }
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

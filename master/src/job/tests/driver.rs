@@ -394,3 +394,18 @@ fn a_stage_that_visits_slaves_knows_where_it_was_until_it_was_everywhere() {
         }
     }
 }
+
+#[test]
+fn a_plan_that_goes_round_without_work_is_ended_whatever_it_is_made_of() {
+    let mut waits = Plan::default();
+    waits.body.repeat(u64::MAX, |round| {
+        round.when("never", 1.0, |body| _ = body.stage("s", |_| Ok(())));
+    });
+    let mut decides = Plan::default();
+    decides.body.repeat(u64::MAX, |round| round.decide(|_| Ok(Flow::Again)));
+    for plan in [waits, decides] {
+        let commands = driver(&plan).step(at(0), Event::Opened);
+        let [Command::End(Err(error))] = commands.as_slice() else { panic!("{commands:?}") };
+        assert!(error.fault == Fault::User && error.message.contains("without a stage"), "{error}");
+    }
+}
