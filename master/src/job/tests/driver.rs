@@ -402,7 +402,7 @@ fn a_plan_that_goes_round_without_work_is_ended_whatever_it_is_made_of() {
         round.when("never", 1.0, |body| _ = body.stage("s", |_| Ok(())));
     });
     let mut decides = Plan::default();
-    decides.body.repeat(u64::MAX, |round| round.decide(|_| Ok(Flow::Again)));
+    decides.body.repeat(u64::MAX, |round| _ = round.decide(|_| Ok(Flow::Again)));
     for plan in [waits, decides] {
         let commands = driver(&plan).step(at(0), Event::Opened);
         let [Command::End(Err(error))] = commands.as_slice() else { panic!("{commands:?}") };
