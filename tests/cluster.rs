@@ -182,6 +182,34 @@ fn a_slave_killed_in_mid_stage_fails_the_job_by_name_and_the_cluster_takes_the_n
 }
 
 #[test]
+fn a_job_that_may_restart_starts_over_when_a_slave_is_killed_in_mid_stage_and_ends_as_any_other() {
+    let mut cluster = Cluster::start(3, 1);
+    let (rows, model) = (some_rows(&cluster), cluster.folder().join("model"));
+    let job = ["run", "svrg", "--epochs", "300", "--tolerance", "0", "--restarts", "1", "--detach"];
+    let id = cluster.ask(job).arg("--model").arg(&model).arg("--input").arg(&rows).ok().stdout.trim().to_owned();
+    let report = || cluster.ask(["status", &id]).json();
+    wait::until("the first epoch", 20 * SECOND, || {
+        report()["epochs"].as_array().is_some_and(|all| !all.is_empty()).then_some(())
+    });
+    cluster.slaves[1].kill();
+    let report = wait::until("the job's end", 60 * SECOND, || {
+        let report = cluster.ask(["status", &id]).json();
+        ["done", "failed"].contains(&report["state"].as_str().unwrap()).then_some(report)
+    });
+    assert_eq!((&report["state"], &report["read"]["rows"]), (&"done".into(), &3000.into()), "{report}");
+    assert_eq!(
+        (report["epochs"].as_array().unwrap().len(), &report["repeats"][0]["slave"]),
+        (300, &"h2".into()),
+        "{report}"
+    );
+    let said = |note: &serde_json::Value| {
+        note.as_str().is_some_and(|note| note.contains("(h2) is gone") && note.ends_with("started over"))
+    };
+    assert!(report["notes"].as_array().unwrap().iter().any(said), "{}", report["notes"]);
+    flexps(["model", "show"]).arg(&model).ok();
+}
+
+#[test]
 fn a_follower_of_a_job_whose_slave_is_killed_exits_1_naming_it() {
     let mut cluster = Cluster::start(2, 1);
     let rows = some_rows(&cluster);

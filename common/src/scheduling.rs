@@ -20,6 +20,9 @@ pub struct Scheduling {
     pub deadline: Option<f64>,
     /// Bytes of memory that each of its stages needs on each slave where it has threads, whatever its plan says.
     pub memory: Option<u64>,
+    /// How often it starts over when a slave goes after its rows are read; histories of older builds don't say.
+    #[serde(default)]
+    pub restarts: u32,
 }
 
 impl Scheduling {

@@ -65,15 +65,16 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
         after: Vec<JobId>,
         deadline: Option<f64>,
         memory: Option<u64>,
+        restarts: u32,
     }
-    let When { priority, user, queue, after, deadline, memory } = When::deserialize(from)?;
+    let When { priority, user, queue, after, deadline, memory, restarts } = When::deserialize(from)?;
     if let Some(time) = deadline.filter(|time| Duration::try_from_secs_f64(*time).is_err()) {
         return Err(D::Error::custom(format!("a deadline of {time} s; give seconds of 0 or more")));
     }
     if memory == Some(0) {
         return Err(D::Error::custom("no bytes of memory; give 1 or more, or null"));
     }
-    Ok(Scheduling { priority, user, queue, after, deadline, memory })
+    Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts })
 }
 
 /// Another policy.

@@ -32,7 +32,7 @@ pub enum Asked {
     /// To send the tables that move before this phase.
     Move(u64),
     /// To give away a part of this split.
-    Give(InputId, u32),
+    Give(u32, InputId, u32),
     /// To cancel a stage or to close a job: a failure changes nothing any more.
     Farewell,
 }

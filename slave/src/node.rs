@@ -376,7 +376,7 @@ impl Node {
                     run.cancel(Error::new(Fault::Cancelled, reason));
                 }
             }),
-            ToSlave::Read { job, input, schema } => self.read(job, input, schema),
+            ToSlave::Read { job, input, time, schema } => self.read(job, input, time, schema),
             ToSlave::Give { job, input, index, keep } => {
                 let kept = self.jobs.find(job).and_then(|job| Ok(job.rows(input)?.give(index, keep)));
                 return answer(reply, kept.map(FromSlave::Kept));
@@ -410,7 +410,7 @@ impl Node {
         Ok(())
     }
 
-    fn read(&self, id: JobId, input: InputId, schema: Schema) -> Result<()> {
+    fn read(&self, id: JobId, input: InputId, time: u32, schema: Schema) -> Result<()> {
         let job = self.jobs.find(id)?;
         let options = reader::Options {
             cache_memory: self.options.cache_memory,
@@ -420,7 +420,7 @@ impl Node {
         let options = options.consumed(job.input(input)?.consumed);
         let (master, slave) = (self.master.clone(), job.you());
         let held = Arc::new(Held::new(LEAST_PART));
-        let next_split = splits::asked_of(master, slave, id, input, held.clone());
+        let next_split = splits::asked_of(master, splits::Of { slave, job: id, input, time }, held.clone());
         let reader = Reader::start(options, schema, self.options.storage.clone(), held, next_split)?;
         let reader = Arc::new(reader);
         job.read(input, reader.clone())?;
@@ -428,7 +428,7 @@ impl Node {
         tokio::spawn(async move {
             let result = reader.done().await;
             drop(reader);
-            let message = ToMaster::ReadDone { slave, job: id, input, result };
+            let message = ToMaster::ReadDone { slave, job: id, input, time, result };
             report(&tokio::runtime::Handle::current(), master, jobs, id, message);
         });
         Ok(())

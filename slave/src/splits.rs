@@ -13,13 +13,27 @@ use flexps_common::wire::control::{FromMaster, ToMaster};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Asks the master for the splits of a job's input; `held` says how many of them were read.
-pub fn asked_of(master: Channel, slave: SlaveId, job: JobId, input: InputId, held: Arc<Held>) -> NextSplit {
+/// Whose splits: a slave's, of a job's input, in the reading that the master counts so.
+#[derive(Debug, Clone, Copy)]
+pub struct Of {
+    /// The slave.
+    pub slave: SlaveId,
+    /// The job.
+    pub job: JobId,
+    /// The input.
+    pub input: InputId,
+    /// The reading.
+    pub time: u32,
+}
+
+/// Asks the master for splits; `held` says how many of them were read.
+pub fn asked_of(master: Channel, of: Of, held: Arc<Held>) -> NextSplit {
+    let Of { slave, job, input, time } = of;
     Box::new(move || {
         let (master, held) = (master.clone(), held.clone());
         Box::pin(async move {
             loop {
-                let ask = ToMaster::NextSplit { slave, job, input, read: held.read() };
+                let ask = ToMaster::NextSplit { slave, job, input, time, read: held.read() };
                 match master.ask(&ask, REPORT_DEADLINE).await? {
                     FromMaster::Split(split) => return Ok(split),
                     FromMaster::Later(ms) => held.pause(Duration::from_millis(ms)).await,

@@ -168,6 +168,8 @@ pub enum ToMaster {
         job: JobId,
         /// The input.
         input: InputId,
+        /// Which reading it is, as [`ToSlave::Read`] said.
+        time: u32,
         /// Splits that it has read to the end.
         read: u64,
     },
@@ -179,6 +181,8 @@ pub enum ToMaster {
         job: JobId,
         /// The input.
         input: InputId,
+        /// Which reading it is, as [`ToSlave::Read`] said.
+        time: u32,
         /// How it went.
         result: Result<ReadDone, Error>,
     },
@@ -273,6 +277,8 @@ pub enum ToSlave {
         job: JobId,
         /// The input.
         input: InputId,
+        /// Which reading it is: a job that starts over reads anew, and what comes late of the reading before belongs to none.
+        time: u32,
         /// How to take its rows.
         schema: Schema,
     },

@@ -25,6 +25,10 @@ pub struct SchedulingArgs {
     /// Time after its submission by which it should be done, seconds, or 90s, 10m, 2h; reported, not enforced
     #[arg(long, global = true, value_name = "TIME", value_parser = seconds)]
     pub deadline: Option<f64>,
+    /// Start over when a slave is lost after the rows are read, this many times at most, on the slaves that are there then;
+    /// while rows are read the others read what it had, without starting over
+    #[arg(long, global = true, default_value_t = 0, value_name = "N")]
+    pub restarts: u32,
     /// Memory that each of its stages needs on each slave where it has threads, e.g. 8GiB: it waits until so much of what
     /// slaves offer (`flexps slave --memory`) is not asked for [default: what the job says, mostly nothing]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
@@ -41,6 +45,7 @@ impl SchedulingArgs {
             after: self.after.clone(),
             deadline: self.deadline,
             memory: self.stage_memory,
+            restarts: self.restarts,
         }
     }
 }

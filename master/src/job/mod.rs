@@ -54,6 +54,10 @@ pub struct Started {
     pub driver: Driver,
     /// Its inputs.
     pub readings: Readings,
+    /// Which reading of them this is: what its slaves were asked when they were told to read.
+    pub time: u32,
+    /// Whether it starts over when all has stopped, not on the rows that are there.
+    pub over: bool,
     /// Those that have not answered the last [`flexps_common::wire::control::ToSlave::Open`] yet.
     pub opening: BTreeSet<SlaveId>,
     /// Whether they were told to read.
@@ -111,6 +115,10 @@ pub struct Job {
     pub opened: Duration,
     /// How often they were.
     pub openings: u32,
+    /// How often it started over since a slave went after its rows were read.
+    pub restarted: u32,
+    /// Stage runs and phases of its plan that were counted before it started over.
+    pub counted: (u64, u64),
     /// The slaves that the job would use or uses, as one list that all of its stages share.
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
@@ -161,14 +169,25 @@ impl Job {
             queued: (now, 0),
             opened: now,
             openings: 0,
+            restarted: 0,
+            counted: (0, 0),
             slaves: Arc::new([]),
             submitted: now,
             report,
         }
     }
 
-    /// Nothing of it has begun to run: it is back where it was when it was submitted.
-    pub fn listed_anew(&mut self) {
+    /// Whether it may start over once more when a slave goes.
+    pub fn may_restart(&self) -> bool {
+        self.restarted < self.report.scheduling.restarts
+    }
+
+    /// It is back where it was when it was submitted.
+    pub fn start_over(&mut self) {
+        if let Phase::Started(started) = &self.phase {
+            self.restarted += u32::from(started.told_to_read);
+            self.counted = started.driver.counted();
+        }
         self.phase = Phase::Preparing;
         self.report.state = State::Queued;
         self.slaves = Arc::new([]);

@@ -6,7 +6,7 @@ use crate::assigner::{Cut, Next};
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step};
-use crate::job::{Job, Phase, Turn, admission};
+use crate::job::{Job, Phase, Started, Turn, admission};
 use crate::prepare::Prepared;
 use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
@@ -109,9 +109,8 @@ impl Master {
             }
             (Asked::Move(phase), FromSlave::Sent(sent)) => self.step(id, Step::Sent(slave, phase, Ok(sent)), now),
             (Asked::Open(time), _) => self.opened(id, slave, time, now),
-            (Asked::Give(input, index), FromSlave::Kept(end)) => {
-                let started = self.jobs.get_mut(&id).and_then(Job::started);
-                if let Some(reading) = started.and_then(|s| s.readings.get_mut(input)) {
+            (Asked::Give(time, input, index), FromSlave::Kept(end)) => {
+                if let Some(reading) = self.reading((id, time)).and_then(|s| s.readings.get_mut(input)) {
                     reading.kept(index, end);
                 }
             }
@@ -135,13 +134,13 @@ impl Master {
     /// What a slave is told that asks for its next split.
     pub(super) fn next_split(
         &mut self,
-        id: JobId,
+        (id, time): (JobId, u32),
         slave: SlaveId,
         input: InputId,
         read: u64,
         now: Duration,
     ) -> Result<FromMaster> {
-        let started = self.jobs.get_mut(&id).and_then(Job::started);
+        let started = self.reading((id, time));
         let next = started.and_then(|s| s.readings.next(input, slave, read, now)).ok_or_else(Error::cancelled)?;
         Ok(match next {
             Next::Split(split) => FromMaster::Split(Some(split)),
@@ -149,7 +148,7 @@ impl Master {
             Next::Wait(wait) => FromMaster::Later(wait.as_millis() as u64),
             Next::Cut(Cut { slave, index, keep }) => {
                 let message = ToSlave::Give { job: id, input, index, keep };
-                self.ask_all(id, &[slave], Asked::Give(input, index), &message, ORDER_WITHIN)?;
+                self.ask_all(id, &[slave], Asked::Give(time, input, index), &message, ORDER_WITHIN)?;
                 FromMaster::Later(GIVEN_WITHIN)
             }
         })
@@ -163,13 +162,14 @@ impl Master {
             return;
         }
         let slaves = started.slaves.clone();
+        let reading = started.time;
         let mut schemas: Vec<_> = started.readings.iter().map(|r| r.schema().clone()).collect();
         if std::mem::replace(&mut started.told_to_read, true) {
             // It is opened again, and they read on.
             schemas.clear();
         }
         for (place, schema) in (0..).zip(schemas) {
-            let read = ToSlave::Read { job: id, input: InputId(place), schema };
+            let read = ToSlave::Read { job: id, input: InputId(place), time: reading, schema };
             if let Err(e) = self.ask_all(id, &slaves, Asked::Order, &read, ORDER_WITHIN) {
                 return self.fail(id, e, now);
             }
@@ -177,25 +177,30 @@ impl Master {
         self.step(id, Step::Opened, now);
     }
 
+    /// A job that is in this reading of its inputs.
+    fn reading(&mut self, (id, time): (JobId, u32)) -> Option<&mut Started> {
+        self.jobs.get_mut(&id)?.started().filter(|started| started.time == time)
+    }
+
     pub(super) fn read_done(
         &mut self,
-        id: JobId,
+        (id, time): (JobId, u32),
         slave: SlaveId,
         input: InputId,
         result: Result<ReadDone>,
         now: Duration,
     ) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.version += 1;
-        let Some(started) = job.started() else { return };
-        let Some(reading) = started.readings.get_mut(input) else { return };
-        let slaves = started.slaves.clone();
+        self.jobs.get_mut(&id).into_iter().for_each(|job| job.version += 1);
+        let Some(slaves) = self.reading((id, time)).map(|started| started.slaves.clone()) else { return };
         // A bad row is the same wherever it is read; whether a file can be read may depend on where.
         let anywhere = slaves.len() < 2;
         let result = result.map_err(|e| match self.slaves.get(slave) {
             Some(at) if !anywhere && matches!(e.fault, Fault::User | Fault::Cluster) => e.context(at.called(slave)),
             _ => e,
         });
+        let Some(reading) = self.reading((id, time)).and_then(|started| started.readings.get_mut(input)) else {
+            return;
+        };
         match result.and_then(|part| reading.done(slave, part, now)) {
             Err(e) => self.fail(id, e, now),
             Ok(None) => {}

@@ -286,8 +286,10 @@ impl Master {
                 }
             }
             ToMaster::Leave { .. } => self.gone(id, LEFT, now),
-            ToMaster::NextSplit { job, input, read, .. } => return self.next_split(job, id, input, read, now),
-            ToMaster::ReadDone { job, input, result, .. } => self.read_done(job, id, input, result, now),
+            ToMaster::NextSplit { job, input, time, read, .. } => {
+                return self.next_split((job, time), id, input, read, now);
+            }
+            ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
                 self.give_back(id, job, run, now);
                 self.step(job, Step::StageDone(id, run, outcome), now);

@@ -329,8 +329,13 @@ impl Master {
         } else if job.plan.stages().iter().any(|stage| stage.threads.found()) {
             job.note(["with --reproducible no threads are tried: such stages have every slot".to_owned()]);
         }
+        driver.restarts = job.may_restart();
+        driver.count_on(job.counted);
         job.phase = Phase::Started(Box::new(Started {
             driver,
+            // Opened right below.
+            time: job.openings + 1,
+            over: false,
             readings: Readings::new(readings, &job.plan, slaves.len()),
             opening: Default::default(),
             told_to_read: false,

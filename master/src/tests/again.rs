@@ -5,6 +5,7 @@ use flexps_common::Error;
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::report::{Report, State};
+use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ToMaster, ToSlave};
 use flexps_common::wire::slaves::SlaveLine;
 use std::collections::BTreeSet;
@@ -55,7 +56,7 @@ impl Reading {
     }
 
     async fn next(&self, slave: SlaveId, read: u64) -> FromMaster {
-        self.cluster.ask(ToMaster::NextSplit { slave, job: self.job, input: INPUT, read }).await.unwrap()
+        self.cluster.ask(ToMaster::NextSplit { slave, job: self.job, input: INPUT, time: 1, read }).await.unwrap()
     }
 
     /// What the first slave gets that has read what it has; none when it is told the end.
@@ -90,7 +91,7 @@ impl Reading {
         while let Some(index) = self.take().await {
             assert!(self.has.insert(index), "split {index} is read twice");
         }
-        let read = ToSlave::Read { job: self.job, input: INPUT, schema: self.schema() };
+        let read = ToSlave::Read { job: self.job, input: INPUT, time: 1, schema: self.schema() };
         for message in obey(self.first.id, &read).1 {
             self.cluster.ask(message).await.unwrap();
         }
@@ -211,7 +212,7 @@ async fn a_job_whose_slave_goes_while_it_opens_it_queues_anew_for_any_slaves() {
     let [repeat] = &report.repeats[..] else { panic!("{:?}", report.repeats) };
     assert_eq!((repeat.slave.as_str(), repeat.splits, repeat.bytes), ("h2", 0, 0));
     let note = format!("slave {gone} (h2) is gone (connection closed) after");
-    let said = |said: &String| said.starts_with(&note) && said.ends_with("while it opened the job, which queued anew");
+    let said = |said: &String| said.starts_with(&note) && said.ends_with("while the job was opened: it queued anew");
     assert!(report.notes.iter().any(said), "{:?}", report.notes);
     assert!(other.saw(|message| matches!(message, ToSlave::Launch(_))));
 }
@@ -242,4 +243,87 @@ async fn a_job_whose_only_slave_goes_while_it_opens_it_fails_by_name() {
     drop(dying);
     let error = cluster.end(job).await.error.unwrap();
     assert!(error.fault == Fault::Cluster && error.message.contains("(h2) is gone"), "{error}");
+}
+
+/// Its workers of every run end when they are cancelled.
+fn never_ends(me: SlaveId, message: &ToSlave) -> Reaction {
+    match message {
+        ToSlave::Launch(_) => (Ok(FromSlave::Ok), Vec::new()),
+        ToSlave::CancelStage { job, run, .. } => (Ok(FromSlave::Ok), vec![ended(me, *job, *run, Error::cancelled())]),
+        other => obey(me, other),
+    }
+}
+
+/// A job of two workers that may restart once, all of whose rows are read.
+async fn restarting(cluster: &Cluster) -> (JobId, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.libsvm");
+    std::fs::write(&path, "+1 1:1\n-1 2:1\n").unwrap();
+    let job = Rounds { input: Some(path.to_string_lossy().into_owned()), threads: 2, ..Rounds::default() };
+    let scheduling = Scheduling { restarts: 1, ..Scheduling::default() };
+    let job = cluster.submit_scheduled(job, scheduling).await.unwrap();
+    cluster.until(job, |news, report| !news.reading && news.stage.is_some() && report.read.rows > 0).await;
+    (job, folder)
+}
+
+#[tokio::test]
+async fn a_job_that_may_restart_starts_over_on_what_is_there_and_counts_on() {
+    let cluster = Cluster::new().await;
+    let (first, dying) = (cluster.slave("h1", 2).await, cluster.scripted("h2", 1, 0.5, never_ends).await);
+    let (job, _folder) = restarting(&cluster).await;
+    let gone = dying.id;
+    drop(dying);
+    let report = cluster.end(job).await;
+    assert_eq!((report.state, report.error, report.stages.len()), (State::Done, None, 1));
+    let note = format!("slave {gone} (h2) is gone (connection closed) after");
+    let said =
+        |said: &String| said.starts_with(&note) && said.ends_with("in stage work, epoch 1: the job started over");
+    assert!(report.notes.iter().any(said), "{:?}", report.notes);
+    let seen = first.seen.lock();
+    // How many slaves open it, which reading and which run begins; 0 where it is closed.
+    let order = seen.iter().filter_map(|message| match message {
+        ToSlave::Open { slaves, .. } => Some(("open", slaves.len() as u64)),
+        ToSlave::Read { time, .. } => Some(("read", u64::from(*time))),
+        ToSlave::Launch(launch) => Some(("run", launch.run.0)),
+        ToSlave::Close { .. } => Some(("close", 0)),
+        _ => None,
+    });
+    let once = [("open", 2), ("read", 1), ("run", 1), ("close", 0)];
+    let anew = [("open", 1), ("read", 2), ("run", 2), ("close", 0)];
+    assert_eq!(order.collect::<Vec<_>>(), [once, anew].concat());
+}
+
+#[tokio::test]
+async fn what_comes_late_of_the_reading_before_belongs_to_none() {
+    let cluster = Cluster::new().await;
+    let quiet = |me, message: &ToSlave| match message {
+        ToSlave::Read { time: 2, .. } => (Ok(FromSlave::Ok), Vec::new()),
+        other => never_ends(me, other),
+    };
+    let (first, dying) =
+        (cluster.scripted("h1", 2, 0.5, quiet).await, cluster.scripted("h2", 1, 0.5, never_ends).await);
+    let (job, _folder) = restarting(&cluster).await;
+    drop(dying);
+    cluster.until(job, |news, report| !report.repeats.is_empty() && news.stage.is_some()).await;
+    let ask = |time| ToMaster::NextSplit { slave: first.id, job, input: INPUT, time, read: 0 };
+    assert_eq!(cluster.ask(ask(1)).await.unwrap_err().fault, Fault::Cancelled);
+    let failed = Err(Error::cancelled());
+    let late = ToMaster::ReadDone { slave: first.id, job, input: INPUT, time: 1, result: failed };
+    assert_eq!(cluster.ask(late).await, Ok(FromMaster::Ok));
+    assert!(matches!(cluster.ask(ask(2)).await, Ok(FromMaster::Split(Some(_)))), "it goes on");
+}
+
+#[tokio::test]
+async fn a_job_that_has_restarted_as_often_as_it_may_fails_by_name() {
+    let cluster = Cluster::new().await;
+    let (_first, second) =
+        (cluster.scripted("h1", 2, 0.5, never_ends).await, cluster.scripted("h2", 1, 0.5, never_ends).await);
+    let (job, _folder) = restarting(&cluster).await;
+    let third = cluster.scripted("h3", 1, 0.5, never_ends).await;
+    drop(second);
+    let again = |report: &Report| !report.repeats.is_empty() && report.read.rows > 0;
+    cluster.until(job, |news, report| again(report) && news.stage.is_some()).await;
+    drop(third);
+    let error = cluster.end(job).await.error.unwrap();
+    assert!(error.message.contains("(h3) is gone"), "{error}");
 }

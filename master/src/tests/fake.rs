@@ -95,10 +95,13 @@ pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
         ToSlave::Launch(launch) if launch.workers.iter().any(|(id, _)| *id == me) => {
             (Ok(FromSlave::Ok), vec![done(me, launch, None)])
         }
-        ToSlave::Read { job, input, .. } => {
+        ToSlave::Read { job, input, time, .. } => {
             let facts = Facts { rows: 10, positives: 5, features: FEATURES, ..Facts::default() };
             let part = ReadDone { facts, bytes: 100, local_bytes: 90, ..ReadDone::default() };
-            (Ok(FromSlave::Ok), vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, result: Ok(part) }])
+            (
+                Ok(FromSlave::Ok),
+                vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, time: *time, result: Ok(part) }],
+            )
         }
         _ => (Ok(FromSlave::Ok), Vec::new()),
     }

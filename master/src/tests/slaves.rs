@@ -119,9 +119,12 @@ async fn a_reader_that_fails_fails_the_job() {
     let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
     let _slave = cluster
         .scripted("h1", 1, 0.5, |me, message| match message {
-            ToSlave::Read { job, input, .. } => {
+            ToSlave::Read { job, input, time, .. } => {
                 let result = Err(Error::data("/f line 3: index 0 under base 1"));
-                (Ok(FromSlave::Ok), vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, result }])
+                (
+                    Ok(FromSlave::Ok),
+                    vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, time: *time, result }],
+                )
             }
             other => obey(me, other),
         })
@@ -137,9 +140,12 @@ async fn a_file_that_one_of_several_slaves_can_not_read_is_an_error_with_that_sl
     let _first = cluster.slave("h1", 1).await;
     let second = cluster
         .scripted("h2", 1, 0.5, |me, message| match message {
-            ToSlave::Read { job, input, .. } => {
+            ToSlave::Read { job, input, time, .. } => {
                 let result = Err(Error::user("/f: permission denied"));
-                (Ok(FromSlave::Ok), vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, result }])
+                (
+                    Ok(FromSlave::Ok),
+                    vec![ToMaster::ReadDone { slave: me, job: *job, input: *input, time: *time, result }],
+                )
             }
             other => obey(me, other),
         })
@@ -161,7 +167,7 @@ async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
         .await;
     let job = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
-    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0), read: 0 };
+    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0), time: 1, read: 0 };
     let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.id, job)).await else { panic!() };
     assert_eq!((split.start, split.end, split.file_len, split.form), (0, 20, 20, Form::Text));
     assert_eq!(cluster.ask(next(slave.id, job)).await, Ok(FromMaster::Split(None)));
@@ -188,7 +194,7 @@ async fn a_slave_with_nothing_to_read_gets_what_another_one_has_not_begun() {
     let job = cluster.submit(Rounds { input, threads: 2, ..Rounds::default() }).await.unwrap();
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
     let next = async |slave: &Fake, read| {
-        let ask = ToMaster::NextSplit { slave: slave.id, job, input: flexps_common::ids::InputId(0), read };
+        let ask = ToMaster::NextSplit { slave: slave.id, job, input: flexps_common::ids::InputId(0), time: 1, read };
         cluster.ask(ask).await.unwrap()
     };
     let range = |answer| match answer {

@@ -40,6 +40,6 @@ async fn its_readers_read_on_and_its_stages_see_each_row_once_on_tables_and_colu
     for visits in 1..3 {
         assert_eq!(sum(&cluster.run(COLUMNS, &[1]).await, "visits"), (visits * LINES) as f64);
     }
-    let twice = ToSlave::Read { job: JobId(1), input: InputId(0), schema: schema() };
+    let twice = ToSlave::Read { job: JobId(1), input: InputId(0), time: 1, schema: schema() };
     assert!(cluster.tell(&twice).await[0].as_ref().unwrap_err().message.contains("read twice"));
 }

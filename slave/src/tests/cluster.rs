@@ -358,7 +358,7 @@ impl Cluster {
 
     /// Lets all slaves read an input; the splits come by [`Cluster::give`].
     pub async fn start_reading(&self, schema: Schema) {
-        let read = ToSlave::Read { job: JOB, input: InputId(0), schema };
+        let read = ToSlave::Read { job: JOB, input: InputId(0), time: 1, schema };
         self.tell(&read).await.into_iter().for_each(|answer| drop(answer.unwrap()));
     }
 

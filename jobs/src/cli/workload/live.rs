@@ -197,10 +197,10 @@ async fn play(
             let scheduling = Scheduling {
                 priority: spec.priority,
                 user: spec.owner.clone(),
-                queue: None,
                 after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
                 deadline: spec.deadline.map(|d| d.as_secs_f64()),
                 memory: file.real[at].as_ref().and_then(|real| real.memory),
+                ..Scheduling::default()
             };
             ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default()).await?);
         }

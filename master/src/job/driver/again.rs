@@ -33,15 +33,25 @@ impl Driver {
             Phase::Ending { then, .. } => *then != Then::End,
             Phase::Ended => false,
             Phase::Opening => true,
-            _ => self.reading(),
+            _ => self.reading() || self.restarts,
         }
+    }
+
+    /// Stage runs and phases so far.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.runs, self.phases)
+    }
+
+    /// Counts on from those of before the plan started over.
+    pub fn count_on(&mut self, (runs, phases): (u64, u64)) {
+        (self.runs, self.phases, self.before) = (runs, phases, runs);
     }
 
     /// Begins anew on these slaves, in shard order.
     pub fn begin_anew(&mut self, plan: &Plan, slaves: &[(SlaveId, String)], experiment: &Experiment) {
         let fresh = Self::new(self.job, plan, slaves, experiment);
-        let Self { runs, phases, started, tuners, .. } = std::mem::replace(self, fresh);
-        (self.runs, self.phases, self.started, self.tuners) = (runs, phases, started, tuners);
+        let Self { runs, phases, restarts, started, tuners, .. } = std::mem::replace(self, fresh);
+        (self.runs, self.phases, self.restarts, self.started, self.tuners) = (runs, phases, restarts, started, tuners);
     }
 
     /// What follows on an error: while the plan may begin anew, one that may pass may come of a slave that went.

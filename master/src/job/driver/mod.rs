@@ -176,6 +176,10 @@ pub struct Driver {
     /// When its slaves were open for the first time.
     started: Option<Duration>,
     runs: u64,
+    /// Runs of before the job started over.
+    before: u64,
+    /// Whether the job may start over if a slave goes after its rows are read.
+    pub restarts: bool,
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
@@ -220,6 +224,8 @@ impl Driver {
             phase: Phase::Opening,
             started: None,
             runs: 0,
+            before: 0,
+            restarts: false,
             behind: Vec::new(),
             visited: BTreeMap::new(),
             phases: 0,
@@ -276,6 +282,7 @@ impl Driver {
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
             Phase::Ending { then: Then::Again, .. } => "before the plan began anew".to_owned(),
+            Phase::Ending { then: Then::EndAt(_), .. } => "while its workers stopped".to_owned(),
             Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
         }
     }
@@ -287,7 +294,7 @@ impl Driver {
 
     /// Whether no stage of it has asked for slots yet: its slaves are being opened, or its tables set.
     pub fn begins(&self) -> bool {
-        self.runs == 0 && matches!(self.phase, Phase::Opening | Phase::Ops { .. } | Phase::Loading)
+        self.runs == self.before && matches!(self.phase, Phase::Opening | Phase::Ops { .. } | Phase::Loading)
     }
 
     /// One step. `now` only ever grows.
