@@ -1,14 +1,83 @@
-//! Names of what is written beside its place and renamed, and the removal of what killed processes left of it.
+//! What is written beside its place and renamed: hidden files and folders that go unless they are put there, and what killed
+//! processes left of them.
 //!
-//! Invariant: a name is given out once, and only what has such a name, of a process that is gone, is removed.
+//! Invariant: a name is given out once, and only what has such a name, of this process or of one that is gone, is removed.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A new hidden path beside `target`, `.NAME.PID-N.part`; none if that names no file, as `..` does. What killed processes
-/// left beside it is removed.
-pub fn beside(target: &Path) -> Option<PathBuf> {
+/// What this process is writing.
+static SIDES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// A file or folder beside another, `.NAME.PID-N.part`; what is there goes with it. It is locked, so that no other machine
+/// that shares the disk removes it.
+#[derive(Debug)]
+pub struct Side {
+    path: PathBuf,
+    /// A file system without locks has the process ids alone.
+    _lock: File,
+}
+
+impl Side {
+    /// A folder beside `target`; none if that names no file, as `..` does. What killed processes left there is removed.
+    pub fn folder(target: &Path) -> io::Result<Option<Self>> {
+        Ok(Self::new(target, |path| fs::create_dir(path))?.map(|(side, ())| side))
+    }
+
+    /// The same with a file, which is open for writing.
+    pub fn file(target: &Path) -> io::Result<Option<(Self, File)>> {
+        Self::new(target, |path| File::create_new(path))
+    }
+
+    fn new<T>(target: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<Option<(Self, T)>> {
+        let Some(path) = beside(target) else { return Ok(None) };
+        let mut sides = SIDES.lock();
+        let made = make(&path)?;
+        sides.push(path.clone());
+        drop(sides);
+        match hold(&path) {
+            Ok(_lock) => Ok(Some((Self { path, _lock }, made))),
+            Err(e) => {
+                forget(&path);
+                Err(e)
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        forget(&self.path);
+    }
+}
+
+/// Removes all that this process is writing. Held to its end, nothing new is begun.
+pub fn abandon() -> MutexGuard<'static, Vec<PathBuf>> {
+    let sides = SIDES.lock();
+    sides.iter().for_each(|side| remove(side));
+    sides
+}
+
+fn forget(path: &Path) {
+    let mut sides = SIDES.lock();
+    remove(path);
+    sides.retain(|side| side != path);
+}
+
+/// Removes what is there; gone already when it was put in its place.
+fn remove(path: &Path) {
+    let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+}
+
+fn beside(target: &Path) -> Option<PathBuf> {
     let (parent, name) = (target.parent()?, target.file_name()?.to_string_lossy());
     sweep(parent);
     static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -16,11 +85,8 @@ pub fn beside(target: &Path) -> Option<PathBuf> {
     Some(parent.join(format!(".{name}.{}-{count}.part", std::process::id())))
 }
 
-/// Opens a file or folder that was made under such a name, and locks it: while it is open, no other machine that shares the
-/// disk removes it.
-pub fn hold(side: &Path) -> std::io::Result<File> {
+fn hold(side: &Path) -> io::Result<File> {
     let lock = File::open(side)?;
-    // A file system without locks has the process ids alone.
     let _ = lock.try_lock();
     Ok(lock)
 }
@@ -35,7 +101,7 @@ fn sweep(parent: &Path) {
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         // What is neither might wait for somebody when it is opened.
         if alone && (kind.is_file() || kind.is_dir()) && File::open(&path).is_ok_and(|left| left.try_lock().is_ok()) {
-            let _ = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            remove(&path);
         }
     }
 }
@@ -69,14 +135,16 @@ mod tests {
         let held = path(".held.4194305-0.part");
         fs::write(&held, "").unwrap();
         let lock = hold(&held).unwrap();
-        let (one, two) = (beside(&path("rows")).unwrap(), beside(&path("rows")).unwrap());
-        assert!(one != two && !one.exists() && one.parent() == Some(here.path()), "{one:?} {two:?}");
+        let sides = [0, 1].map(|_| Side::folder(&path("rows")).unwrap().unwrap());
+        let [one, two] = [&sides[0], &sides[1]].map(Side::path);
+        assert!(one != two && one.is_dir() && one.parent() == Some(here.path()), "{one:?} {two:?}");
+        drop(sides);
         let mut names: Vec<_> = fs::read_dir(here.path()).unwrap().map(|e| e.unwrap().path()).collect();
         names.sort();
         let mut expected: Vec<_> = kept.iter().map(|name| path(name)).chain([held]).collect();
         expected.sort();
         assert_eq!(names, expected);
         drop(lock);
-        assert_eq!(beside(Path::new("..")), None);
+        assert!(Side::file(Path::new("..")).unwrap().is_none());
     }
 }

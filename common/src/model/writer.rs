@@ -6,7 +6,7 @@
 use super::{DESCRIPTION_FILE, Description, TENSORS_FILE, local};
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result, io};
-use crate::side;
+use crate::side::Side;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::{self, File};
@@ -26,22 +26,20 @@ pub struct TensorSpec {
 #[derive(Debug)]
 pub struct Writer {
     target: PathBuf,
-    staging: PathBuf,
+    /// Of a model that is finished it holds the one that was replaced, if there was any.
+    staging: Side,
     overwrite: bool,
     file: BufWriter<File>,
     tensors: Vec<TensorSpec>,
     /// Values written so far, over all tensors.
     written: u64,
-    /// Says that the hidden folder is in use.
-    _lock: File,
 }
 
 /// Whether a model could be written to `path` now: nothing is in the way, and the folder above can be written to.
 pub fn check(path: &DataPath, overwrite: bool) -> Result<()> {
     let target = local(path)?;
     in_the_way(&target, overwrite)?;
-    let (staging, _lock) = staging(&target)?;
-    fs::remove_dir(&staging).map_err(|e| not_made(&target, &e))
+    staging(&target).map(drop)
 }
 
 /// The error of a folder that can't be made for a model at `target`, which alone the user knows by name.
@@ -75,14 +73,12 @@ fn in_the_way(target: &Path, overwrite: bool) -> Result<()> {
     Err(Error::user(format!("{} exists and is no model, so it is not replaced; give another path", target.display())))
 }
 
-/// Makes a new hidden folder beside `target`, and locks it.
-fn staging(target: &Path) -> Result<(PathBuf, File)> {
+/// Makes a new hidden folder beside `target`.
+fn staging(target: &Path) -> Result<Side> {
     let nowhere = || Error::user(format!("{} can't be a model's folder; give another path", target.display()));
     let parent = target.parent().filter(|_| target.file_name().is_some()).ok_or_else(nowhere)?;
     fs::create_dir_all(parent).map_err(|e| not_made(target, &e))?;
-    let staging = side::beside(target).ok_or_else(nowhere)?;
-    let lock = fs::create_dir(&staging).and_then(|()| side::hold(&staging)).map_err(|e| not_made(target, &e))?;
-    Ok((staging, lock))
+    Side::folder(target).map_err(|e| not_made(target, &e))?.ok_or_else(nowhere)
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {
@@ -133,14 +129,9 @@ impl Writer {
         let header = Metadata::new(None, infos)
             .map_err(|e| Error::bug(format!("tensors of a model: {e}")))
             .and_then(|m| serde_json::to_vec(&m).map_err(|e| Error::bug(format!("tensors of a model: {e}"))))?;
-        let (staging, lock) = staging(&target)?;
-        let name = staging.join(TENSORS_FILE);
-        let made = File::create(&name).map_err(|e| not_made(&target, &e));
-        let file = made.inspect_err(|_| {
-            let _ = fs::remove_dir_all(&staging);
-        })?;
-        let mut writer =
-            Self { target, staging, overwrite, file: BufWriter::new(file), tensors, written: 0, _lock: lock };
+        let staging = staging(&target)?;
+        let file = File::create(staging.path().join(TENSORS_FILE)).map_err(|e| not_made(&target, &e))?;
+        let mut writer = Self { target, staging, overwrite, file: BufWriter::new(file), tensors, written: 0 };
         // The values start at a multiple of eight bytes, so that a mapped file can be read in place.
         let padding = (8 - header.len() % 8) % 8;
         writer.put(&((header.len() + padding) as u64).to_le_bytes())?;
@@ -180,23 +171,16 @@ impl Writer {
         let mut json = serde_json::to_vec_pretty(description)
             .map_err(|e| Error::bug(format!("the description of a model: {e}")))?;
         json.push(b'\n');
-        let name = self.staging.join(DESCRIPTION_FILE);
+        let (staging, name) = (self.staging.path(), self.staging.path().join(DESCRIPTION_FILE));
         fs::write(&name, json).map_err(failed)?;
-        sync(&name).and_then(|()| sync(&self.staging)).map_err(failed)?;
+        sync(&name).and_then(|()| sync(staging)).map_err(failed)?;
         in_the_way(&self.target, self.overwrite)?;
         let put = match fs::symlink_metadata(&self.target) {
             // Where that fails otherwise too, so does what is tried instead.
-            Ok(_) => exchange(&self.staging, &self.target).or_else(|_| replace(&self.staging, &self.target)),
-            Err(_) => fs::rename(&self.staging, &self.target),
+            Ok(_) => exchange(staging, &self.target).or_else(|_| replace(staging, &self.target)),
+            Err(_) => fs::rename(staging, &self.target),
         };
         put.map_err(failed)?;
         self.target.parent().map_or(Ok(()), sync).map_err(failed)
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        // Of a model that is finished it holds the one that was replaced, if there was any.
-        let _ = fs::remove_dir_all(&self.staging);
     }
 }

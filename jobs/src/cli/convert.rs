@@ -3,7 +3,7 @@
 //! Invariant: at the output there is nothing new or all of it: it is written beside and renamed. A dataset file's blocks are
 //! those that one slave cuts the text into, so that a job on one slave gives the same bits from either.
 
-use super::file::{Side, Whole};
+use super::file::{self, Whole};
 use super::table::count;
 use super::terminal::say;
 use bytesize::ByteSize;
@@ -115,18 +115,18 @@ impl Conversion<'_> {
         if let Some(parent) = target.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
-        let side = Side::folder(&target, output)?;
+        let side = file::folder(&target, output)?;
         let mut sum = Sum::default();
         for (i, source) in sources.iter().enumerate() {
             let name = format!("part-{i:05}.rows");
             let failed = |e: std::io::Error| io(output.join(&name).display(), &e);
-            let mut file = BufWriter::new(File::create(side.path.join(&name)).map_err(failed)?);
+            let mut file = BufWriter::new(File::create(side.path().join(&name)).map_err(failed)?);
             let one = self.write(std::slice::from_ref(source), &mut file).map_err(failed)?;
             file.flush().map_err(failed)?;
             // Spark and MapReduce leave empty files among the others.
             if one.rows == 0 {
                 say(&format!("note: {}: no rows", source.file.path));
-                std::fs::remove_file(side.path.join(&name)).map_err(failed)?;
+                std::fs::remove_file(side.path().join(&name)).map_err(failed)?;
                 continue;
             }
             sum.rows += one.rows;
@@ -137,7 +137,7 @@ impl Conversion<'_> {
             return Err(nothing(sources));
         }
         // An empty folder gives way.
-        std::fs::rename(&side.path, &target).map_err(failed)?;
+        std::fs::rename(side.path(), &target).map_err(failed)?;
         Ok(sum)
     }
 

@@ -6,61 +6,25 @@
 use super::interrupt::Interrupt;
 use super::{runtime, terminal};
 use flexps_common::error::io;
-use flexps_common::{Error, Result, side};
+use flexps_common::side::{self, Side};
+use flexps_common::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 
 /// What leads to open files of this process, whatever they are.
 const STREAMS: [&str; 4] = ["/dev/stdout", "/dev/stderr", "/dev/fd", "/proc"];
 
-/// What is being written to the side.
-static SIDES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
-fn sides() -> MutexGuard<'static, Vec<PathBuf>> {
-    SIDES.lock().unwrap_or_else(PoisonError::into_inner)
+/// What must be beside `target`, which the user called `shown`.
+fn beside<T>(made: std::io::Result<Option<T>>, shown: &Path) -> Result<T> {
+    let nowhere = || Error::user(format!("{}: no name for a file or folder; give another", shown.display()));
+    made.map_err(|e| io(shown.display(), &e))?.ok_or_else(nowhere)
 }
 
-/// A path of this process to the side of another; what is there goes with it.
-pub struct Side {
-    /// The path.
-    pub path: PathBuf,
-    /// Says that it is in use.
-    _lock: File,
-}
-
-impl Side {
-    /// A folder beside `target`, which the user called `shown`.
-    pub fn folder(target: &Path, shown: &Path) -> Result<Self> {
-        Self::new(target, shown, |path| std::fs::create_dir(path))
-    }
-
-    fn new(target: &Path, shown: &Path, make: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<Self> {
-        let failed = |e: std::io::Error| io(shown.display(), &e);
-        let path = side::beside(target)
-            .ok_or_else(|| Error::user(format!("{}: no name for a file or folder; give another", shown.display())))?;
-        let mut sides = sides();
-        make(&path).map_err(failed)?;
-        sides.push(path.clone());
-        drop(sides);
-        let lock = side::hold(&path).map_err(failed)?;
-        Ok(Self { path, _lock: lock })
-    }
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        let mut sides = sides();
-        remove(&self.path);
-        sides.retain(|side| *side != self.path);
-    }
-}
-
-/// Removes what is there; gone already when it was finished.
-fn remove(path: &Path) {
-    let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+/// A folder beside `target`, which the user called `shown`.
+pub fn folder(target: &Path, shown: &Path) -> Result<Side> {
+    beside(Side::folder(target), shown)
 }
 
 /// Runs a command that does not see to it itself that it ends as cancelled when it is told to end, and leaves nothing unfinished.
@@ -69,9 +33,8 @@ pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> 
     let mut interrupt = runtime.block_on(async { Interrupt::new() })?;
     runtime.spawn(async move {
         interrupt.next().await;
-        // Held to the end, so that nothing new is begun.
-        let sides = sides();
-        sides.iter().for_each(|side| remove(side));
+        // Held to the end.
+        let _sides = side::abandon();
         let cancelled = Error::cancelled();
         terminal::error(&cancelled);
         std::process::exit(i32::from(cancelled.exit_code()))
@@ -104,9 +67,7 @@ impl Whole {
         }
         // A link stays: what it leads to is replaced.
         let target = if there.is_some() { path.canonicalize().map_err(failed)? } else { shown.clone() };
-        let mut file = None;
-        let side = Side::new(&target, path, |side| File::create_new(side).map(|made| file = Some(made)))?;
-        let file = file.ok_or_else(|| Error::bug("a file was not made"))?;
+        let (side, file) = beside(Side::file(&target), path)?;
         Ok(Self { shown, places: Some((target, side)), file: BufWriter::new(file) })
     }
 
@@ -114,7 +75,7 @@ impl Whole {
     pub fn fill(mut self, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
         fill(&mut self.file)
             .and_then(|()| self.file.flush())
-            .and_then(|()| self.places.as_ref().map_or(Ok(()), |(at, side)| std::fs::rename(&side.path, at)))
+            .and_then(|()| self.places.as_ref().map_or(Ok(()), |(at, side)| std::fs::rename(side.path(), at)))
             .map_err(|e| io(self.shown.display(), &e))
     }
 }
