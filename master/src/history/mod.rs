@@ -77,7 +77,7 @@ pub enum Record {
         /// When it was to run.
         scheduling: Scheduling,
     },
-    /// A job began to be opened on its slaves; older builds did not say. When it was opened before, a slave went while it read:
+    /// A job began to be opened on its slaves; older builds did not say. When it was opened before, it lost a slave:
     /// its plan begins anew, and the runs until then are no part of it.
     Open {
         /// When.
