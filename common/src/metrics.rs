@@ -1,5 +1,6 @@
 //! What workers report: values that merge, so that the order of workers, not of arrival, decides the bits.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use std::collections::BTreeMap;
 pub enum Metric {
     /// Adds up.
     Sum(f64),
-    /// Adds up exactly.
+    /// Adds up exactly, to 2^64 - 1 at most.
     Count(u64),
     /// The largest wins.
     Max(f64),
@@ -16,18 +17,20 @@ pub enum Metric {
     Min(f64),
     /// Area under the ROC curve, from a histogram of scores per class.
     Auc(AucSketch),
+    /// Values of several kinds under one name: a mistake that [`Metrics::check`] tells.
+    Mixed,
 }
 
 impl Metric {
-    /// Merges `other` into `self`; the kinds must be equal (else `self` stays).
+    /// Merges `other` into `self`; the kinds must be equal, else it is [`Metric::Mixed`] from then on.
     pub fn merge(&mut self, other: &Metric) {
         match (self, other) {
             (Metric::Sum(a), Metric::Sum(b)) => *a += b,
-            (Metric::Count(a), Metric::Count(b)) => *a += b,
+            (Metric::Count(a), Metric::Count(b)) => *a = a.saturating_add(*b),
             (Metric::Max(a), Metric::Max(b)) => *a = a.max(*b),
             (Metric::Min(a), Metric::Min(b)) => *a = a.min(*b),
             (Metric::Auc(a), Metric::Auc(b)) => a.merge(b),
-            _ => {}
+            (mixed, _) => *mixed = Metric::Mixed,
         }
     }
 
@@ -37,6 +40,7 @@ impl Metric {
             Metric::Sum(x) | Metric::Max(x) | Metric::Min(x) => *x,
             Metric::Count(n) => *n as f64,
             Metric::Auc(sketch) => sketch.auc(),
+            Metric::Mixed => f64::NAN,
         }
     }
 }
@@ -60,6 +64,17 @@ impl Metrics {
     pub fn merge(&mut self, other: &Metrics) {
         for (name, metric) in &other.0 {
             self.add(name, metric.clone());
+        }
+    }
+
+    /// An error that names a metric which was reported as values of several kinds, if one was.
+    pub fn check(&self) -> Result<()> {
+        match self.0.iter().find(|(_, metric)| **metric == Metric::Mixed) {
+            Some((name, _)) => Err(Error::user(format!(
+                "metric {name} is reported as values of several kinds, such as a sum and a count, which can't be merged; \
+                 report one kind under one name"
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -111,8 +126,8 @@ impl AucSketch {
                 merged.push(before);
             }
             if let Some((_, n, p)) = theirs.next_if(|(theirs, ..)| *theirs == bucket) {
-                negatives += n;
-                positives += p;
+                negatives = negatives.saturating_add(n);
+                positives = positives.saturating_add(p);
             }
             merged.push((bucket, negatives, positives));
         }
@@ -178,6 +193,35 @@ impl Scores {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_that_do_not_merge_are_told_whoever_came_first() {
+        let kinds =
+            [Metric::Sum(1.0), Metric::Count(1), Metric::Max(1.0), Metric::Min(1.0), Metric::Auc(Default::default())];
+        for one in &kinds {
+            for other in &kinds {
+                let (mut all, mut late) = (Metrics::default(), Metrics::default());
+                all.add("rows", Metric::Count(1));
+                all.add("loss", one.clone());
+                late.add("loss", other.clone());
+                all.merge(&late);
+                all.merge(&late);
+                match all.check() {
+                    Ok(()) => assert_eq!(one, other),
+                    Err(e) => assert!(one != other && e.message.starts_with("metric loss is reported as"), "{e}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_count_stays_at_the_largest_number_rather_than_to_begin_anew() {
+        let mut metrics = Metrics::default();
+        for count in [u64::MAX - 1, 3] {
+            metrics.add("rows", Metric::Count(count));
+        }
+        assert_eq!(metrics.0["rows"], Metric::Count(u64::MAX));
+    }
 
     #[test]
     fn auc_of_split_sketches_is_that_of_the_whole() {

@@ -198,7 +198,7 @@ impl Driver {
         let Some(ended) = group.take_ended(run) else { return Ok(()) };
         place(group.begin(&self.behind), out);
         let over = group.all_over();
-        self.stage_ended(now, ended);
+        self.stage_ended(now, ended)?;
         let Some(over) = over else { return Ok(()) };
         self.behind = over;
         self.advance(now, out)

@@ -4,6 +4,7 @@
 
 use super::{Driver, LISTED_STAGES, Moving};
 use crate::scheduler::Why;
+use flexps_common::Result;
 use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::metrics::Metrics;
 use flexps_common::report::{Access, StageReport};
@@ -45,8 +46,8 @@ impl Running {
 }
 
 impl Driver {
-    /// A run has ended: what it measured counts, and its report is kept.
-    pub(super) fn stage_ended(&mut self, now: Duration, ended: Running) {
+    /// A run has ended: what it measured counts, and its report is kept. An error when its metrics don't merge.
+    pub(super) fn stage_ended(&mut self, now: Duration, ended: Running) -> Result<()> {
         let threads = ended.threads();
         let Running { stage, phase, since, placed, workers, done, transfers, copied, .. } = ended;
         let name = self.program.stages[stage as usize].name.clone();
@@ -94,9 +95,11 @@ impl Driver {
         }
         // While rows are being read a run takes as long as they do.
         self.tuners.ran(stage, threads, report.seconds, !self.reading());
+        let checked = metrics.check().map_err(|e| e.context(format_args!("stage {name}")));
         self.progress.metrics.insert(name, metrics);
         if self.stages.len() < LISTED_STAGES {
             self.stages.push(report);
         }
+        checked
     }
 }

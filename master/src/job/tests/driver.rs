@@ -358,6 +358,22 @@ fn a_model_that_was_saved_before_the_cancel_came_is_a_job_that_is_done() {
 }
 
 #[test]
+fn a_metric_that_slaves_report_as_different_kinds_ends_the_job_and_is_named() {
+    let mut plan = Plan::default();
+    plan.body.stage("a", |_| Ok(()));
+    let mut driver = driver(&plan);
+    driver.step(at(0), Event::Opened);
+    driver.step(at(0), Event::Placed(0, vec![(S1, 1), (S2, 1)], Why::Balance));
+    driver.step(at(0), Event::StageDone(S1, StageRun(1), outcome(1.0)));
+    let mut other = outcome(1.0);
+    other.metrics = Metrics::default();
+    other.metrics.add("loss", Metric::Count(1));
+    let commands = driver.step(at(0), Event::StageDone(S2, StageRun(1), other));
+    let [Command::End(Err(error))] = commands.as_slice() else { panic!("{commands:?}") };
+    assert!(error.message.starts_with("stage a: metric loss is reported as values of several kinds"), "{error}");
+}
+
+#[test]
 fn a_decision_that_panics_or_never_ends_is_an_error_of_the_plan() {
     type Decide = fn(&mut flexps_common::plan::Progress) -> Result<Flow>;
     let cases: [(Decide, &str); 3] = [
