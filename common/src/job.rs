@@ -16,7 +16,7 @@ pub trait Job: Args + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// One line of help.
     const ABOUT: &'static str;
 
-    /// Describes the job. Pure: the same parameters give the same plan on every node.
+    /// Describes the job. Pure: the same parameters give the same plan on every node. What [`Plan::check`] refuses is not run.
     fn plan(&self, plan: &mut Plan) -> Result<()>;
 
     /// Whether the report is to tell a metric or a scalar of this name; the others are the job's own affair.

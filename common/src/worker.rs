@@ -190,7 +190,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Updates `keys` (strictly rising) by the table's update function. This worker's reads behind the next clock see it,
-    /// those of others as the consistency model says.
+    /// those of others as the consistency model says; what comes behind the last clock is applied when the stage ends.
     pub fn add<T: Element>(&mut self, table: Table<T>, keys: &[Key], values: &[T]) -> Result<()> {
         self.backend.add(&[Push { table: table.id, keys, values: T::wrap(values) }])
     }
@@ -200,13 +200,14 @@ impl<'a> Worker<'a> {
         self.backend.add(pushes)
     }
 
-    /// Reads consecutive keys; `out` is resized to `width` values per key.
+    /// Reads consecutive keys; `out` is resized to `width` values per key, to none for an empty range. A range can't reach the
+    /// last key, 2^32 - 1; [`Worker::get`] can.
     pub fn get_range<T: Element>(&mut self, table: Table<T>, keys: Range<Key>, out: &mut Vec<T>) -> Result<()> {
         out.resize(keys.len() * table.width as usize, T::default());
         self.backend.get_range(table.id, keys, T::wrap_mut(out))
     }
 
-    /// Updates consecutive keys.
+    /// Updates consecutive keys; the last one, 2^32 - 1, only [`Worker::add`] can.
     pub fn add_range<T: Element>(&mut self, table: Table<T>, keys: Range<Key>, values: &[T]) -> Result<()> {
         self.backend.add_range(table.id, keys, T::wrap(values))
     }
@@ -265,7 +266,8 @@ impl<'a> Worker<'a> {
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
     /// still being read as they come. Of rows that the stage consumes a worker's share is what it comes to first, and a
-    /// slave's first worker has all as long as it keeps up with the reading; the blocks are in order.
+    /// slave's first worker has all as long as it keeps up with the reading; the blocks are in order, and a second pass
+    /// gives only what the first one has left.
     pub fn pass(&self, input: Input) -> Pass {
         Pass { input: input.id, at: self.place.local_index, step: self.place.local_threads.max(1) }
     }
@@ -292,8 +294,9 @@ impl<'a> Worker<'a> {
         self.backend.expect(input.id, at);
     }
 
-    /// The features of the slave's rows; from the first call on, blocks hold local numbers. Call it before taking
-    /// blocks, in every worker of the stage or in none.
+    /// The features of the slave's rows; from the first call on, and as long as the job lasts, blocks hold local numbers: in
+    /// the stages behind as well, which must ask for the map to know what they mean. Call it before taking blocks, in every
+    /// worker of the stage or in none.
     pub fn key_map(&mut self, input: Input) -> Result<Arc<KeyMap>> {
         self.backend.key_map(input.id)
     }
@@ -346,7 +349,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Replaces `values` by their sum over the stage's workers on this slave, in the order of the workers. All of these
-    /// must call it, each as often as the others and with as many values. No message is sent.
+    /// must call it, each as often as the others and with as many values, between the same clocks. No message is sent.
     pub fn sum_local<T: Element>(&mut self, values: &mut [T]) -> Result<()> {
         if self.place.local_threads <= 1 { Ok(()) } else { self.backend.sum_local(T::wrap_mut(values)) }
     }
@@ -356,7 +359,8 @@ impl<'a> Worker<'a> {
         self.backend.scalar(name).unwrap_or(default)
     }
 
-    /// Reports a value; values of the same name merge over workers.
+    /// Reports a value; values of the same name merge over workers. They must be of one kind, else the stage fails with an
+    /// error that names the metric.
     pub fn report(&mut self, name: &str, metric: Metric) {
         self.metrics.add(name, metric);
     }

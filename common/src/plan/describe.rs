@@ -42,12 +42,12 @@ impl Plan {
     }
 
     fn describe_stage(&self, s: &StageSpec) -> String {
-        let table = |id: &TableId| self.tables[id.0 as usize].name.as_str();
+        let table = |id: &TableId| self.table_name(*id);
         let pass = if s.consumes { "consumes rows" } else { "rows" };
-        let input = s.input.map_or(String::new(), |i| format!(", {pass} of {}", self.inputs[i.0 as usize].name));
-        let draws = s.draws.map_or(String::new(), |(i, share)| {
-            format!(", draws {share} of the rows of {}", self.inputs[i.0 as usize].name)
-        });
+        let input = s.input.map_or(String::new(), |i| format!(", {pass} of {}", self.input_name(i)));
+        let draws = s
+            .draws
+            .map_or(String::new(), |(i, share)| format!(", draws {share} of the rows of {}", self.input_name(i)));
         let reads: String = s.reads.iter().map(|id| format!(", reads {}", table(id))).collect();
         let updates: String = s.updates.iter().map(|id| format!(", updates {}", table(id))).collect();
         let may_round: String = s.may_round.iter().map(|id| format!(", may round {}", table(id))).collect();
@@ -60,7 +60,7 @@ impl Plan {
 
     fn describe_steps(&self, steps: &[Step], depth: usize, out: &mut String) {
         use std::fmt::Write;
-        let name = |id: &TableId| self.tables[id.0 as usize].name.as_str();
+        let name = |id: &TableId| self.table_name(*id);
         for step in steps {
             let _ = write!(out, "{:1$}", "", 2 * depth);
             let _ = match step {

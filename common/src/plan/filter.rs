@@ -21,6 +21,20 @@ pub struct Significant {
     pub clocks: u32,
 }
 
+impl Significant {
+    /// Says what is wrong with its numbers, if something is.
+    pub(super) fn check(self) -> Result<(), String> {
+        let Self { share, clocks } = self;
+        if !(share.is_finite() && share >= 0.0) {
+            return Err(format!("a filter holds back less than a share of a value, from 0; {share} is none"));
+        }
+        if !(1..=MOST_CLOCKS).contains(&clocks) {
+            return Err(format!("a filter holds back updates for 1 to {MOST_CLOCKS} clocks, not {clocks}"));
+        }
+        Ok(())
+    }
+}
+
 impl FromStr for Significant {
     type Err = String;
 
@@ -31,8 +45,8 @@ impl FromStr for Significant {
                 Some((share, clocks)) => (share, clocks.parse().ok()?),
                 None => (rest, CLOCKS),
             };
-            let share = share.parse().ok().filter(|share: &f64| share.is_finite() && *share >= 0.0)?;
-            (1..=MOST_CLOCKS).contains(&clocks).then_some(Self { share, clocks })
+            let filter = Self { share: share.parse().ok()?, clocks };
+            filter.check().is_ok().then_some(filter)
         };
         parse().ok_or_else(|| {
             format!(

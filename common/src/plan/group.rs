@@ -12,9 +12,9 @@ use crate::worker::Worker;
 pub struct Group<'a>(pub(super) &'a mut Vec<StageSpec>);
 
 impl Group<'_> {
-    /// Adds a stage on every slot under BSP; refine it with the builder. It must declare what it touches, by
-    /// [`StageBuilder::reads`], [`StageBuilder::updates`], [`StageBuilder::input`] and [`StageBuilder::draws`]: a call for
-    /// anything else is an error.
+    /// Adds a stage on as many slots as there are cores ([`super::Threads::Cores`]), under BSP; refine it with the builder.
+    /// It must declare what it touches, by [`StageBuilder::reads`], [`StageBuilder::updates`], [`StageBuilder::input`] and
+    /// [`StageBuilder::draws`]: a call for anything else is an error.
     pub fn stage(
         &mut self,
         name: &str,

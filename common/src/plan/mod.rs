@@ -11,6 +11,7 @@ mod filter;
 mod group;
 mod progress;
 mod rights;
+mod sound;
 mod stage;
 mod steps;
 mod tables;
@@ -21,6 +22,7 @@ pub use filter::Significant;
 pub use group::{Group, predecessors};
 pub use progress::{DecideFn, Flow, Progress};
 pub use rights::Rights;
+pub use sound::WIDEST;
 pub use stage::{StageBuilder, StageFn, StageSpec, Threads};
 pub use steps::{Step, Steps};
 pub use tables::{Storage, Table, TableOp, TableSpec};
@@ -53,14 +55,14 @@ pub struct LoadSpec {
     pub input: InputId,
 }
 
-/// What is kept of a finished job.
+/// What is kept of a finished job. A job without an input can't save a model: nobody would know which rows it is for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaveSpec {
     /// The model's folder.
     pub path: DataPath,
     /// Whether an existing one may be replaced.
     pub overwrite: bool,
-    /// Tensors: name, table; one value per feature of `input`, or one in all for a table without features.
+    /// Tensors, each with a name of its own: one value per feature of `input`, or one in all for a table without features.
     pub tensors: Vec<SaveTensor>,
     /// The input whose labels, index base and feature count describe the model.
     pub input: InputId,
@@ -102,7 +104,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Adds a dense table of `width` elements per key that starts at zero and whose updates add.
+    /// Adds a dense table of `width` elements per key that starts at zero and whose updates add. Keys are 32 bits: see
+    /// [`TableSpec`].
     pub fn table<T: Element>(&mut self, name: &str, width: u32) -> Table<T> {
         self.table_with(TableSpec {
             name: name.to_owned(),
@@ -117,7 +120,7 @@ impl Plan {
     /// Adds a table as described. `spec.element` must be `T`'s type.
     pub fn table_with<T: Element>(&mut self, mut spec: TableSpec) -> Table<T> {
         spec.element = T::TYPE;
-        let table = Table::new(TableId(self.tables.len() as u16), spec.width);
+        let table = Table::new(TableId(place(self.tables.len())), spec.width);
         self.tables.push(spec);
         table
     }
@@ -127,13 +130,13 @@ impl Plan {
         if spec.paths.is_empty() {
             return Err(Error::user(format!("no --{} given", spec.name)));
         }
-        let id = InputId(self.inputs.len() as u16);
+        let id = InputId(place(self.inputs.len()));
         self.inputs.push(spec);
         Ok(Input { id })
     }
 
-    /// What `build` plans is done only if `scalar` has this value when its turn comes. Its tables and inputs are there in
-    /// any case.
+    /// What `build` plans, at least one step, is done only if `scalar` has this value when its turn comes. Its tables and
+    /// inputs are there in any case.
     pub fn when(&mut self, scalar: &str, value: f64, build: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let before = std::mem::take(&mut self.body);
         let built = build(self);
@@ -147,10 +150,12 @@ impl Plan {
         self.save = Some(save);
     }
 
-    /// Refuses a plan whose stages contradict themselves or one another, with their names.
+    /// Refuses a plan that speaks of what it lacks or asks for what can't be, or whose stages contradict themselves or one
+    /// another, with their names.
     pub fn check(&self) -> Result<()> {
-        let table = |id: TableId| self.tables.get(usize::from(id.0)).map_or_else(|| id.to_string(), |t| t.name.clone());
-        let input = |id: InputId| self.inputs.get(usize::from(id.0)).map_or_else(|| id.to_string(), |i| i.name.clone());
+        sound::check(self)?;
+        let table = |id: TableId| self.table_name(id);
+        let input = |id: InputId| self.input_name(id);
         for StageSpec { name, consistency, filter, reads, updates, together, after, .. } in self.stages() {
             if let (Some(filter), Consistency::SparseSsp { .. }) = (filter, consistency) {
                 return Err(Error::user(format!(
@@ -253,6 +258,11 @@ impl Plan {
         walk(&self.body.0, &mut found);
         found
     }
+}
+
+/// The number of what comes behind `count` others; [`Plan::check`] refuses a plan where it is not its own.
+fn place(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

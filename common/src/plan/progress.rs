@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The function that decides, in the master, how a repeat goes on. Pure: what it may look at is in [`Progress`].
+/// The function that decides, in the master, how a repeat goes on. Pure, of what is in [`Progress`], and quick: the master
+/// serves nobody else while it decides.
 pub type DecideFn = Arc<dyn Fn(&mut Progress) -> Result<Flow> + Send + Sync>;
 
 /// How a repeat goes on after a decision.
@@ -16,9 +17,9 @@ pub type DecideFn = Arc<dyn Fn(&mut Progress) -> Result<Flow> + Send + Sync>;
 pub enum Flow {
     /// With the next step.
     Next,
-    /// With the round's first step; the round is not counted.
+    /// With the round's first step; the round is not counted. An error outside of any repeat.
     Again,
-    /// Behind the repeat; the text says why, for the report.
+    /// Behind the repeat, outside of any at the plan's end; the text says why, for the report.
     Stop(String),
 }
 

@@ -18,7 +18,7 @@ pub enum Threads {
     /// machine than its cores keep busy, and than the rows are worth ([`super::Plan::slave_bytes`]). What a stage has of which
     /// nobody says a number: more workers than cores are never faster. The same on each run.
     Cores,
-    /// So many on each slave that holds rows of the stage's input.
+    /// So many on each slave that the job uses, whether the stage has an input or not.
     PerSlave(u32),
     /// So many on one slave.
     OneSlave(u32),
@@ -132,7 +132,7 @@ impl StageBuilder<'_> {
     }
 
     /// Whether its workers hold back small updates of other slaves' shards, by key lists or ranges, in tables of floats
-    /// whose updates add up. At clock c of a worker, others then miss at most, of each key, what it has added since clock
+    /// whose updates add up; a stage that updates none such is refused. At clock c of a worker, others then miss at most, of each key, what it has added since clock
     /// c - clocks and what is less than the share: also under BSP, and also the worker itself. Not under SparseSSP.
     pub fn filter(self, filter: Option<Significant>) -> Self {
         self.0.filter = filter;
@@ -153,7 +153,8 @@ impl StageBuilder<'_> {
     }
 
     /// The input over whose rows it passes once, and nobody else: they are not kept, and the memory of those that are behind is
-    /// filled with those that come. A second look at a block, and numbering the features, are errors. No more of a slave's
+    /// filled with those that come. A second pass goes on where the first one is, and behind its end there is nothing; a second
+    /// look at a block by its place, and numbering the features, are errors. No more of a slave's
     /// workers get rows than it takes to keep up with the reading; the others wait until none is left.
     pub fn consumes(self, input: Input) -> Self {
         self.0.consumes = true;

@@ -42,7 +42,7 @@ pub enum Step {
 pub struct Steps(pub Vec<Step>);
 
 impl Steps {
-    /// Adds a stage on every slot under BSP; refine it with the builder.
+    /// Adds a stage on as many slots as there are cores ([`super::Threads::Cores`]), under BSP; refine it with the builder.
     pub fn stage(
         &mut self,
         name: &str,
@@ -75,7 +75,7 @@ impl Steps {
         self.op(TableOp::Zero { table: table.id })
     }
 
-    /// `table *= by`.
+    /// `table *= by`; integers as [`TableOp::Scale`] says.
     pub fn scale<T>(&mut self, table: Table<T>, by: f64) -> &mut Self {
         self.op(TableOp::Scale { table: table.id, by })
     }
@@ -85,20 +85,23 @@ impl Steps {
         self.op(TableOp::Norm2 { table: table.id, into: into.to_owned() })
     }
 
-    /// Fills `table` from a tensor of a saved model, which must be one for rows such as those of `input`.
+    /// Fills `table`, whose updates must add or assign, from a tensor of a saved model, which must be one for rows such as
+    /// those of `input`.
     pub fn load<T>(&mut self, table: Table<T>, model: &DataPath, tensor: &str, input: Input) -> &mut Self {
         let (model, tensor) = (model.clone(), tensor.to_owned());
         self.0.push(Step::Load(LoadSpec { table: table.id, model, tensor, input: input.id }));
         self
     }
 
-    /// Lets the master decide how the innermost repeat goes on.
+    /// Lets the master decide how the innermost repeat goes on. The master decides for the jobs of all users one after the
+    /// other, so `decide` must be quick, and look at nothing but its [`Progress`]: no files, no clock, no waiting.
+    /// [`Flow::Again`] outside of any repeat is an error, [`Flow::Stop`] there ends the plan.
     pub fn decide(&mut self, decide: impl Fn(&mut Progress) -> Result<Flow> + Send + Sync + 'static) -> &mut Self {
         self.0.push(Step::Decide(Arc::new(decide)));
         self
     }
 
-    /// Repeats what `build` adds, at most `times` times.
+    /// Repeats what `build` adds, at most `times` times; it must add something.
     pub fn repeat(&mut self, times: u64, build: impl FnOnce(&mut Steps)) -> &mut Self {
         let mut body = Steps::default();
         build(&mut body);
@@ -106,7 +109,7 @@ impl Steps {
         self
     }
 
-    /// What `build` adds is done only if `scalar` has this value when its turn comes.
+    /// What `build` adds, which must be something, is done only if `scalar` has this value when its turn comes.
     pub fn when(&mut self, scalar: &str, value: f64, build: impl FnOnce(&mut Steps)) -> &mut Self {
         let mut body = Steps::default();
         build(&mut body);

@@ -39,19 +39,22 @@ pub enum Storage {
     Sparse,
 }
 
-/// A table of the plan. Its keys are 0..2^32; chunks nobody touches take no memory, so no count is needed beforehand.
+/// A table of the plan. Its keys are 0..2^32; chunks nobody touches take no memory, so no count is needed beforehand. A job
+/// with larger keys, or with texts, must hash them to 32 bits. Ranges of keys are half open, so that the last key, 2^32 - 1, is
+/// reached by lists alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TableSpec {
-    /// What the report and the model call it.
+    /// What the report and the model call it; no other table of the plan is called so.
     pub name: String,
     /// Element type.
     pub element: Type,
-    /// Elements per key.
+    /// Elements per key, from 1 to [`super::WIDEST`].
     pub width: u32,
     /// Dense or sparse chunks.
     pub storage: Storage,
     /// The update function that an Add runs: one of the engine's, `add`, `assign`, `max`, `sgd`, `adagrad` or `ftrl` (see
-    /// [`crate::updates::Engine`]), or one that the user registered ([`crate::job::Registry::update`]).
+    /// [`crate::updates::Engine`]), or one that the user registered ([`crate::job::Registry::update`]). All start at zero,
+    /// also `max`, so that it never falls below.
     pub update: String,
     /// The function's parameters, e.g. the step size.
     pub update_params: Vec<f64>,
@@ -80,7 +83,7 @@ pub enum TableOp {
         /// The table.
         table: TableId,
     },
-    /// `table *= by`.
+    /// `table *= by`, in f64 and back: an integer loses its fraction, and stays at its type's limit where it would pass it.
     Scale {
         /// The table.
         table: TableId,

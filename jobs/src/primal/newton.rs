@@ -53,7 +53,7 @@ impl Newton {
             diagonal: table("diagonal"),
             step: table("step"),
             residual: table("residual"),
-            way: table("way"),
+            way: table("direction"),
             product: table("product"),
         }
     }
