@@ -13,12 +13,14 @@ pub use table::HostTable;
 
 use crate::data::{Block, Facts, Labels};
 use crate::error::{Error, Result};
+use crate::ids::InputId;
 use crate::plan::{Flow, LoadSpec, Plan, Progress, StageSpec, Step, TableOp, Threads};
 use crate::report::EpochReport;
 use crate::updates::Updates;
 use crate::worker::Place;
-use rows::HostRows;
+use rows::{HostRows, Uses};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// Rows and models that plans may name, and how many workers to play.
@@ -124,12 +126,13 @@ impl Host {
             .enumerate()
             .map(|(i, blocks)| {
                 let given = plan.inputs.get(i).and_then(|spec| spec.features);
-                HostRows::new(blocks, self.slaves, given.unwrap_or(0))
+                HostRows::new(blocks, self.slaves, given.unwrap_or(0), uses(plan, i))
             })
             .collect();
         let facts = inputs.iter().map(|rows| Some(rows.facts.clone())).collect();
         let mut run = Run {
             host: self,
+            plan,
             inputs,
             tables: plan
                 .tables
@@ -142,14 +145,19 @@ impl Host {
             stopped: None,
             started: Instant::now(),
         };
-        run.steps(&plan.body.0, 0)?;
+        match run.steps(&plan.body.0, 0)? {
+            Flow::Again => return Err(Error::bug("a decision outside of any repeat asked for the round again")),
+            Flow::Stop(why) => run.stopped = Some(why),
+            Flow::Next => {}
+        }
         let Run { tables, progress, epochs, stages, stopped, .. } = run;
         Ok(Outcome { tables, progress, epochs, stages, stopped })
     }
 
     /// The workers of a stage of so many threads, spread evenly; never more than there are slots, nor fewer than one
-    /// on each slave when rows are passed over.
-    fn places(&self, threads: Threads, with_rows: bool, epoch: u64) -> Vec<(usize, Place)> {
+    /// on each slave when rows are passed over. Slaves have no names here: a stage that names one runs on the first.
+    fn places(&self, stage: &StageSpec, epoch: u64) -> Vec<(usize, Place)> {
+        let (threads, with_rows) = (stage.threads, stage.input.is_some());
         let slots = self.slaves * self.slots;
         let wanted = match threads {
             Threads::All | Threads::Cores => slots,
@@ -159,11 +167,11 @@ impl Host {
             Threads::Auto | Threads::Offline => slots - epoch as usize % slots,
         };
         let visits = matches!(threads, Threads::Visit(_));
-        let one = visits || matches!(threads, Threads::OneSlave(_));
+        let one = visits || stage.on.is_some() || matches!(threads, Threads::OneSlave(_));
         let most = if one { self.slots } else { slots };
         let threads = wanted.clamp(if with_rows && !one { self.slaves } else { 1 }, most);
         let slaves = if one { 1 } else { self.slaves.min(threads) };
-        let first = if visits { epoch as usize % self.slaves } else { 0 };
+        let first = if visits && stage.on.is_none() { epoch as usize % self.slaves } else { 0 };
         let mut places = Vec::with_capacity(threads);
         for slave in 0..slaves {
             let local_threads = threads / slaves + usize::from(slave < threads % slaves);
@@ -179,6 +187,7 @@ impl Host {
 /// A plan under way.
 struct Run<'h> {
     host: &'h Host,
+    plan: &'h Plan,
     inputs: Vec<HostRows>,
     tables: Vec<HostTable>,
     progress: Progress,
@@ -196,18 +205,21 @@ impl Run<'_> {
                 Step::Stage(stage) => self.stage(stage)?,
                 // In the order in which they stand each comes after those that it names.
                 Step::Together(stages) => stages.iter().try_for_each(|stage| self.stage(stage))?,
-                Step::Op(op) => self.op(op),
+                Step::Op(op) => self.op(op)?,
                 Step::Load(LoadSpec { table, model, tensor, .. }) => {
                     let values = self.host.tensors.get(&(model.0.clone(), tensor.clone()));
                     let values =
                         values.ok_or_else(|| Error::user(format!("{model}: no tensor {tensor}; see Host::tensor")))?;
-                    self.tables[table.0 as usize].load(values);
+                    self.tables[table.0 as usize]
+                        .load(values)
+                        .map_err(|e| e.context(format!("{model}: tensor {tensor}")))?;
                 }
                 Step::Decide(decide) => {
                     self.progress.elapsed = self.started.elapsed();
-                    let flow = decide(&mut self.progress)?;
+                    let flow = catch_unwind(AssertUnwindSafe(|| decide(&mut self.progress)));
+                    let flow = flow.unwrap_or_else(|panic| Err(stage::fell("a decision of the plan", &*panic)))?;
                     for op in std::mem::take(&mut self.progress.ops) {
-                        self.op(&op);
+                        self.op(&op)?;
                     }
                     if flow != Flow::Next {
                         return Ok(flow);
@@ -229,7 +241,7 @@ impl Run<'_> {
 
     fn stage(&mut self, stage: &StageSpec) -> Result<()> {
         let epoch = self.progress.epoch;
-        let places = self.host.places(stage.threads, stage.input.is_some(), epoch);
+        let places = self.host.places(stage, epoch);
         let metrics = stage::run(stage, places, &mut self.tables, &self.inputs, &self.progress.scalars)
             .map_err(|e| e.context(format!("epoch {} stage {}", epoch + 1, stage.name)))?;
         self.progress.metrics.insert(stage.name.clone(), metrics);
@@ -264,19 +276,32 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn op(&mut self, op: &TableOp) {
+    fn op(&mut self, op: &TableOp) -> Result<()> {
+        // A decision's were not seen before.
+        self.plan.check_op(op)?;
         match op {
+            TableOp::Copy { from, to } if from == to => {}
             TableOp::Copy { from, to } => {
-                let values = self.tables[from.0 as usize].values.clone();
-                self.tables[to.0 as usize].values = values;
+                let from = self.tables[from.0 as usize].clone();
+                self.tables[to.0 as usize].copy(&from);
             }
-            TableOp::Zero { table } => self.tables[table.0 as usize].values.clear(),
+            TableOp::Zero { table } => self.tables[table.0 as usize].zero(),
             TableOp::Scale { table, by } => self.tables[table.0 as usize].scale(*by),
             TableOp::Norm2 { table, into } => {
-                let norm2 = self.tables[table.0 as usize].values.iter().map(|v| v * v).sum();
+                let norm2 = self.tables[table.0 as usize].norm2();
                 self.progress.scalars.insert(into.clone(), norm2);
             }
         }
+        Ok(())
+    }
+}
+
+/// What the stages of a plan do with the rows of this input.
+fn uses(plan: &Plan, input: usize) -> Uses {
+    let (id, stages) = (|id: InputId| usize::from(id.0) == input, plan.stages());
+    Uses {
+        consumed: stages.iter().any(|stage| stage.consumes && stage.input.is_some_and(id)),
+        drawn: stages.iter().any(|stage| stage.draws.is_some_and(|(of, _)| id(of))),
     }
 }
 
@@ -308,5 +333,7 @@ pub fn facts(blocks: &[Block], features: u64) -> Facts {
     facts
 }
 
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod tests;

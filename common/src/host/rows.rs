@@ -1,21 +1,35 @@
 //! The rows of one input on the host, dealt out to the slaves that it plays.
 //!
-//! Invariant: a slave's blocks hold features until its key map is first asked for, and local numbers from then on.
+//! Invariant: a slave's blocks hold features until its key map is first asked for, and local numbers from then on; of rows
+//! that a stage consumes each block is given out once, and to whose turn it would be if they were kept.
 
 use super::facts;
 use crate::data::block::KeyMap;
 use crate::data::drawn::{Drawn, with_features};
 use crate::data::{Block, Facts};
+use crate::error::{Error, Result};
+use crate::ids::InputId;
 use crate::value::OwnedValues;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+/// What a plan's stages do with the rows of an input.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uses {
+    /// Whether one consumes them.
+    pub consumed: bool,
+    /// Whether one draws from them.
+    pub drawn: bool,
+}
 
 /// The rows of one input.
 #[derive(Debug)]
 pub struct HostRows {
     /// Facts of all rows.
     pub facts: Facts,
+    /// What the plan does with them.
+    uses: Uses,
     slaves: Vec<Mutex<SlaveRows>>,
     drawn: OnceLock<Arc<Drawn>>,
 }
@@ -23,23 +37,40 @@ pub struct HostRows {
 #[derive(Debug, Default)]
 struct SlaveRows {
     blocks: Vec<Arc<Block>>,
+    /// By block: whether it was consumed.
+    gone: Vec<bool>,
     map: Option<Arc<KeyMap>>,
     columns: HashMap<(usize, String), OwnedValues>,
 }
 
 impl HostRows {
     /// Deals `blocks` out to so many slaves.
-    pub fn new(blocks: &[Block], slaves: usize, features: u64) -> Self {
+    pub fn new(blocks: &[Block], slaves: usize, features: u64, uses: Uses) -> Self {
         let mut dealt: Vec<SlaveRows> = (0..slaves).map(|_| SlaveRows::default()).collect();
         for (i, block) in blocks.iter().enumerate() {
             dealt[i % slaves].blocks.push(Arc::new(block.clone()));
+            dealt[i % slaves].gone.push(false);
         }
         let slaves = dealt.into_iter().map(Mutex::new).collect();
-        Self { facts: facts(blocks, features), slaves, drawn: OnceLock::new() }
+        Self { facts: facts(blocks, features), uses, slaves, drawn: OnceLock::new() }
     }
 
-    pub fn block(&self, slave: usize, at: usize) -> Option<Arc<Block>> {
-        self.slaves[slave].lock().blocks.get(at).cloned()
+    pub fn block(&self, slave: usize, at: usize) -> Result<Option<Arc<Block>>> {
+        let mut rows = self.slaves[slave].lock();
+        let Some(block) = rows.blocks.get(at).cloned() else { return Ok(None) };
+        if self.uses.consumed && std::mem::replace(&mut rows.gone[at], true) {
+            return Err(Error::bug(format!(
+                "block {at} was asked for again, but its stage consumes the rows: each is there once"
+            )));
+        }
+        Ok(Some(block))
+    }
+
+    /// The first block from `at` on that is still there, of those in steps of `step`; `at` where rows are kept.
+    pub fn turn(&self, slave: usize, at: usize, step: usize) -> usize {
+        let rows = self.slaves[slave].lock();
+        let gone = |at: &usize| rows.gone.get(*at) == Some(&true);
+        (at..).step_by(step.max(1)).find(|at| !gone(at)).unwrap_or(at)
     }
 
     pub fn blocks(&self, slave: usize) -> usize {
@@ -47,8 +78,12 @@ impl HostRows {
     }
 
     /// All rows, whatever share is asked for: the host has them.
-    pub fn draw(&self) -> Arc<Drawn> {
-        self.drawn
+    pub fn draw(&self, input: InputId) -> Result<Arc<Drawn>> {
+        if !self.uses.drawn {
+            return Err(Error::bug(format!("no stage draws from input {input}")));
+        }
+        let drawn = self
+            .drawn
             .get_or_init(|| {
                 let features = |rows: &Mutex<SlaveRows>| {
                     let rows = rows.lock();
@@ -58,13 +93,19 @@ impl HostRows {
                 let blocks = self.slaves.iter().flat_map(features).collect();
                 Arc::new(Drawn::of(blocks, self.facts.features))
             })
-            .clone()
+            .clone();
+        Ok(drawn)
     }
 
-    pub fn key_map(&self, slave: usize) -> Arc<KeyMap> {
+    pub fn key_map(&self, slave: usize) -> Result<Arc<KeyMap>> {
+        if self.uses.consumed {
+            return Err(Error::bug(
+                "the features of rows that a stage consumes are not numbered: its blocks hold features",
+            ));
+        }
         let mut rows = self.slaves[slave].lock();
         if let Some(map) = &rows.map {
-            return map.clone();
+            return Ok(map.clone());
         }
         let mut keys: Vec<_> = rows.blocks.iter().flat_map(|b| b.indices.iter().copied()).collect();
         keys.sort_unstable();
@@ -81,7 +122,7 @@ impl HostRows {
         };
         let map = Arc::new(map);
         rows.map = Some(map.clone());
-        map
+        Ok(map)
     }
 
     pub fn take_column(&self, slave: usize, at: usize, name: &str) -> Option<OwnedValues> {

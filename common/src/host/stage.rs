@@ -1,7 +1,8 @@
 //! One stage on the host: its workers, and the barrier that makes their clocks bulk synchronous.
 //!
-//! Invariant: updates wait until every worker that still runs has ended the clock, then all of them are applied in the
-//! order of (worker, sequence); so between two clocks the tables do not change.
+//! Invariants: updates wait until every worker that still runs has ended the clock, then all of them are applied in the
+//! order of (worker, sequence), so that between two clocks the tables do not change; once all workers wait and none of them
+//! can go on, all end with an error.
 
 use super::rows::HostRows;
 use super::table::HostTable;
@@ -14,11 +15,14 @@ use crate::ids::{InputId, Key, TableId};
 use crate::metrics::Metrics;
 use crate::plan::{Rights, StageSpec};
 use crate::siblings::Siblings;
-use crate::value::{OwnedValues, Values, ValuesMut};
+use crate::value::{OwnedValues, Type, Values, ValuesMut};
 use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
 use parking_lot::{Condvar, Mutex};
+use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Runs all workers of a stage and merges what they report, in their order.
@@ -29,8 +33,13 @@ pub fn run(
     inputs: &[HostRows],
     scalars: &BTreeMap<String, f64>,
 ) -> Result<Metrics> {
-    let barrier = Barrier { tables: std::mem::take(tables), running: places.len(), ..Barrier::default() };
     let slaves = places.iter().map(|(slave, _)| slave + 1).max().unwrap_or(0);
+    let barrier = Barrier {
+        tables: std::mem::take(tables),
+        running: places.len(),
+        slaves: vec![Meeting::default(); slaves],
+        ..Barrier::default()
+    };
     let on = |slave| places.iter().filter(|(of, _)| *of == slave).count();
     let siblings = (0..slaves).map(|slave| Siblings::new(on(slave))).collect();
     let shared = Shared { barrier: Mutex::new(barrier), moved: Condvar::new(), siblings, inputs, scalars };
@@ -38,28 +47,35 @@ pub fn run(
         let mut backend = HostBackend {
             shared: &shared,
             slave,
-            worker: place.index,
-            local_index: place.local_index,
+            place: place.clone(),
             adds: Vec::new(),
             tickets: HashMap::new(),
             stage,
             rights: stage.rights(),
             announced: stage.consistency.ahead().map(|_| Announcements::default()),
-            failed: true,
         };
-        let mut worker = Worker::new(place, &mut backend);
-        let result = (stage.run)(&mut worker);
-        let metrics = std::mem::take(&mut worker.metrics);
-        backend.failed = result.is_err();
-        result.map(|()| metrics)
+        let (index, mut metrics) = (place.index, Metrics::default());
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let mut worker = Worker::new(place, &mut backend);
+            let result = (stage.run)(&mut worker);
+            metrics = worker.metrics;
+            result
+        }));
+        let result = result.unwrap_or_else(|panic| Err(fell(format_args!("worker {index}"), &*panic)));
+        // A user's update function may panic, too.
+        let ended = catch_unwind(AssertUnwindSafe(|| backend.end(result)));
+        let ended = ended.unwrap_or_else(|panic| Err(fell(format_args!("worker {index}"), &*panic)));
+        ended.inspect_err(|_| shared.fail()).map(|()| metrics)
     };
     let results: Vec<Result<Metrics>> = if places.len() == 1 {
         places.into_iter().map(work).collect()
     } else {
         std::thread::scope(|scope| {
             let threads: Vec<_> = places.into_iter().map(|place| scope.spawn(|| work(place))).collect();
-            let died = || Err(Error::bug("a worker panicked"));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
+            let joined = threads.into_iter().enumerate();
+            joined
+                .map(|(i, thread)| thread.join().unwrap_or_else(|panic| Err(fell(format_args!("worker {i}"), &*panic))))
+                .collect()
         })
     };
     *tables = shared.barrier.into_inner().tables;
@@ -72,7 +88,15 @@ pub fn run(
     for metrics in results.into_iter().flatten() {
         merged.merge(&metrics);
     }
+    merged.check()?;
     Ok(merged)
+}
+
+/// The error of something of a user's that panicked.
+pub fn fell(what: impl fmt::Display, panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::bug(format!("{what} panicked: {}", text.unwrap_or("with a value that is no text")))
 }
 
 struct Shared<'s> {
@@ -91,8 +115,18 @@ struct Barrier {
     adds: Vec<(usize, Vec<OwnedPush>)>,
     arrived: usize,
     running: usize,
+    slaves: Vec<Meeting>,
     clock: u64,
     failed: bool,
+}
+
+/// What is known of a slave's workers that sum.
+#[derive(Debug, Clone, Default)]
+struct Meeting {
+    /// Those that wait for a sibling.
+    waiting: usize,
+    /// Whether one has ended, so that nobody waits any more.
+    ended: bool,
 }
 
 /// An update that waits for its clock's end.
@@ -118,50 +152,77 @@ impl Barrier {
         for push in adds.into_iter().flat_map(|(_, pushes)| pushes) {
             let table = &mut self.tables[push.table.0 as usize];
             match push.keys {
-                OwnedKeys::List(keys) => {
-                    if let Some(last) = keys.last().copied() {
-                        table.update(keys.into_iter(), last, push.values.borrow())?;
-                    }
-                }
-                OwnedKeys::Range(keys) if !keys.is_empty() => {
-                    table.update(keys.clone(), keys.end - 1, push.values.borrow())?;
-                }
-                OwnedKeys::Range(_) => {}
+                OwnedKeys::List(keys) => table.update(keys.into_iter(), push.values.borrow())?,
+                OwnedKeys::Range(keys) => table.update(keys, push.values.borrow())?,
             }
         }
         self.arrived = 0;
         self.clock += 1;
         Ok(true)
     }
+
+    /// Whether each worker that runs waits for another one, for ever: some for the end of a clock, some for a sum.
+    fn stuck(&self) -> bool {
+        let summing: usize = self.slaves.iter().map(|slave| slave.waiting).sum();
+        summing > 0 && self.arrived + summing == self.running
+    }
+}
+
+impl Shared<'_> {
+    /// Ends the stage, if nobody can go on.
+    fn look(&self, barrier: &mut Barrier) -> Result<()> {
+        if !barrier.stuck() || barrier.failed {
+            return Ok(());
+        }
+        let error = Error::bug(format!(
+            "no worker can go on: {} wait in clock, {} in sum_local for a sibling; let all workers of a slave call \
+             sum_local as often between the same clocks",
+            barrier.arrived,
+            barrier.running - barrier.arrived
+        ));
+        barrier.failed = true;
+        self.siblings.iter().for_each(|siblings| siblings.end(Some(error.clone())));
+        self.moved.notify_all();
+        Err(error)
+    }
+
+    /// Lets nobody wait any longer.
+    fn fail(&self) {
+        self.barrier.lock().failed = true;
+        self.moved.notify_all();
+    }
 }
 
 struct HostBackend<'s> {
     shared: &'s Shared<'s>,
     slave: usize,
-    worker: usize,
-    local_index: usize,
+    place: Place,
     adds: Vec<OwnedPush>,
     tickets: HashMap<u64, Vec<(TableId, Vec<Key>)>>,
     stage: &'s StageSpec,
     rights: Rights,
     /// Where the model asks for them.
     announced: Option<Announcements>,
-    /// Until the worker's function returned well: a panic must not leave its siblings waiting.
-    failed: bool,
-}
-
-impl Drop for HostBackend<'_> {
-    fn drop(&mut self) {
-        self.shared.siblings[self.slave].end(self.failed.then(Error::cancelled));
-        let mut barrier = self.shared.barrier.lock();
-        barrier.adds.push((self.worker, std::mem::take(&mut self.adds)));
-        barrier.running -= 1;
-        barrier.failed |= self.failed || barrier.turn().is_err();
-        self.shared.moved.notify_all();
-    }
 }
 
 impl HostBackend<'_> {
+    /// The worker's function has ended so: its last updates are applied, and nobody waits for it any more.
+    fn end(&mut self, result: Result<()>) -> Result<()> {
+        self.shared.siblings[self.slave].end(result.is_err().then(Error::cancelled));
+        let mut barrier = self.shared.barrier.lock();
+        barrier.adds.push((self.place.index, std::mem::take(&mut self.adds)));
+        barrier.running -= 1;
+        barrier.slaves[self.slave] = Meeting { waiting: 0, ended: true };
+        result?;
+        if !barrier.failed {
+            barrier.turn()?;
+            // It is the others' error: they are told.
+            drop(self.shared.look(&mut barrier));
+        }
+        self.shared.moved.notify_all();
+        Ok(())
+    }
+
     /// Rows that the stage may pass over.
     fn passed(&self, input: InputId) -> Result<&HostRows> {
         self.rights.pass(input)?;
@@ -172,16 +233,17 @@ impl HostBackend<'_> {
         self.shared.inputs.get(input.0 as usize).ok_or_else(|| Error::bug(format!("no input {input}")))
     }
 
-    fn sized(&self, table: TableId, keys: usize, values: usize) -> Result<()> {
+    fn sized(&self, table: TableId, keys: usize, (values, kind): (usize, Type)) -> Result<()> {
         let barrier = self.shared.barrier.lock();
-        let spec = &barrier.tables.get(table.0 as usize).ok_or_else(|| Error::bug(format!("no table {table}")))?.spec;
+        let found = barrier.tables.get(table.0 as usize).ok_or_else(|| Error::bug(format!("no table {table}")))?;
+        let spec = &found.spec;
         if values != keys * spec.width as usize {
             return Err(Error::bug(format!(
                 "table {}: {keys} keys of width {} with {values} values",
                 spec.name, spec.width
             )));
         }
-        Ok(())
+        found.check(kind)
     }
 
     fn name(&self, table: TableId) -> String {
@@ -207,7 +269,7 @@ impl HostBackend<'_> {
 
     fn read(&self, table: TableId, keys: impl ExactSizeIterator<Item = Key>, out: ValuesMut<'_>) -> Result<()> {
         self.rights.read(table, || self.name(table))?;
-        self.sized(table, keys.len(), out.len())?;
+        self.sized(table, keys.len(), (out.len(), out.kind()))?;
         self.shared.barrier.lock().tables[table.0 as usize].read(keys, out)
     }
 }
@@ -267,7 +329,7 @@ impl Backend for HostBackend<'_> {
         for push in pushes {
             self.updatable(push.table)?;
             self.expected(push.table, push.keys)?;
-            self.sized(push.table, push.keys.len(), push.values.len())?;
+            self.sized(push.table, push.keys.len(), (push.values.len(), push.values.kind()))?;
             let keys = OwnedKeys::List(push.keys.to_vec());
             self.adds.push(OwnedPush { table: push.table, keys, values: OwnedValues::from(push.values) });
         }
@@ -282,7 +344,7 @@ impl Backend for HostBackend<'_> {
     fn add_range(&mut self, table: TableId, keys: Range<Key>, values: Values<'_>) -> Result<()> {
         self.updatable(table)?;
         self.expected_range(table, &keys)?;
-        self.sized(table, keys.len(), values.len())?;
+        self.sized(table, keys.len(), (values.len(), values.kind()))?;
         let keys = OwnedKeys::Range(keys);
         self.adds.push(OwnedPush { table, keys, values: OwnedValues::from(values) });
         self.check()
@@ -291,11 +353,12 @@ impl Backend for HostBackend<'_> {
     fn clock(&mut self) -> Result<()> {
         let mut barrier = self.shared.barrier.lock();
         let clock = barrier.clock;
-        barrier.adds.push((self.worker, std::mem::take(&mut self.adds)));
+        barrier.adds.push((self.place.index, std::mem::take(&mut self.adds)));
         barrier.arrived += 1;
         if barrier.turn()? {
             self.shared.moved.notify_all();
         }
+        self.shared.look(&mut barrier)?;
         while barrier.clock == clock && !barrier.failed {
             self.shared.moved.wait(&mut barrier);
         }
@@ -307,16 +370,20 @@ impl Backend for HostBackend<'_> {
     }
 
     fn block(&mut self, input: InputId, at: usize) -> Result<Option<Arc<Block>>> {
-        Ok(self.passed(input)?.block(self.slave, at))
+        self.passed(input)?.block(self.slave, at)
+    }
+
+    fn turn(&mut self, input: InputId, at: usize) -> Result<usize> {
+        Ok(self.passed(input)?.turn(self.slave, at, self.place.local_threads))
     }
 
     fn key_map(&mut self, input: InputId) -> Result<Arc<KeyMap>> {
-        Ok(self.passed(input)?.key_map(self.slave))
+        self.passed(input)?.key_map(self.slave)
     }
 
     fn draw(&mut self, input: InputId) -> Result<Arc<Drawn>> {
         self.rights.draw(input)?;
-        Ok(self.rows(input)?.draw())
+        self.rows(input)?.draw(input)
     }
 
     fn facts(&mut self, input: InputId) -> Result<Facts> {
@@ -328,7 +395,17 @@ impl Backend for HostBackend<'_> {
     }
 
     fn sum_local(&mut self, values: ValuesMut<'_>) -> Result<()> {
-        self.shared.siblings[self.slave].sum(self.local_index, values)
+        self.check()?;
+        {
+            let mut barrier = self.shared.barrier.lock();
+            let all = self.place.local_threads;
+            let slave = &mut barrier.slaves[self.slave];
+            // The last one lets all of them go on.
+            slave.waiting = if slave.ended || slave.waiting + 1 == all { 0 } else { slave.waiting + 1 };
+            self.shared.look(&mut barrier)?;
+        }
+        let sum = self.shared.siblings[self.slave].sum(self.place.local_index, values);
+        sum.inspect_err(|_| self.shared.barrier.lock().slaves[self.slave].waiting = 0)
     }
 
     fn take_column(&mut self, input: InputId, at: usize, name: &str) -> Result<Option<OwnedValues>> {
