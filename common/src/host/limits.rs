@@ -54,7 +54,7 @@ fn an_update_function_that_panics_and_a_decision_that_does_are_errors() {
         let mut plan = Plan::default();
         let table = plan.table_with::<f32>(TableSpec { update: "falls".to_owned(), ..spec(Storage::Dense) });
         plan.body.stage("s", move |worker| {
-            worker.add(table, &[1], &[1.0])?;
+            worker.add(table, &[1], &[1.0, 1.0])?;
             (0..clocks).try_for_each(|_| worker.clock())
         });
         let updates = Updates::new().with("falls", |_| Ok(Falls));
