@@ -4,10 +4,13 @@
 
 use crate::logistic::Judged;
 use crate::parts::{Parts, Rows};
+use crate::primal::judge::Judge;
+use crate::primal::loss::with_smooth;
+use crate::sdca::loss::Kind;
 use crate::vector::Vector;
 use flexps_common::Result;
 use flexps_common::metrics::Scores;
-use flexps_common::plan::{Progress, Steps, Threads};
+use flexps_common::plan::{Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
 
 /// Plans a stage `name` that judges `weights` by `rows`, on threads as the job's other wide stages; on all slots where those
@@ -19,9 +22,24 @@ pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector, threads:
     weights.only_read(stage).threads(threads).input(rows.input);
 }
 
+/// The same by the job's own loss, and by what rows of a class count; the intercept is the scalar `bias`. While several classes
+/// are learnt one after the other, nothing is judged.
+pub fn plan_by(steps: &mut Steps, name: &str, rows: Rows, weights: Table<f32>, kind: Kind, threads: Threads) {
+    let judge = Judge { rows, point: weights, held_out: false, classes: true };
+    steps
+        .stage(name, move |worker| match worker.scalar("classes", 1.0) > 1.0 {
+            true => Ok(()),
+            false => with_smooth!(kind, loss => judge.run(loss, worker)),
+        })
+        .reads(weights)
+        .threads(if threads.found() { Threads::All } else { threads })
+        .input(rows.input);
+}
+
 /// Mean loss of the last run of the stage `name`.
 pub fn loss(progress: &Progress, name: &str) -> Result<f64> {
-    Ok(progress.metric(name, "loss")? / progress.metric(name, "rows")?)
+    let counted = progress.metric(name, "weight").or_else(|_| progress.metric(name, "rows"))?;
+    Ok(progress.metric(name, "loss")? / counted)
 }
 
 /// Puts the numbers of the last run of the stage `name` into the epoch's metrics and, so that the last ones stay, into

@@ -7,7 +7,7 @@
 
 use super::block::{Block, norm2};
 use super::number::{PAD, ends_token, float, integer, token_end};
-use super::schema::{Facts, Schema};
+use super::schema::{DENSE, Facts, Schema, is_exact, too_large};
 use super::wide::{self, Seen};
 use crate::error::{Error, Result};
 use crate::ids::Key;
@@ -73,6 +73,7 @@ pub struct Parser {
 pub(super) enum Reason {
     Label,
     Class(f32),
+    LargeClass,
     Index,
     Separator,
     Base,
@@ -221,6 +222,9 @@ impl Parser {
             return Ok(next_line(text, at));
         }
         let Some((label, mut end)) = float(text, at) else { return Err((Reason::Label, at)) };
+        if label.abs() >= DENSE && self.is_rounded(&text[at..end], label) {
+            return Err((Reason::LargeClass, at));
+        }
         let Some(label) = self.schema.labels.code(label) else {
             return Err((if label.is_finite() { Reason::Class(label) } else { Reason::Label }, at));
         };
@@ -288,6 +292,12 @@ impl Parser {
         self.offsets.push(count as u32);
     }
 
+    /// Whether the label of a class is another one than its text says.
+    #[cold]
+    fn is_rounded(&self, text: &[u8], label: f32) -> bool {
+        !self.schema.labels.all().is_empty() && !std::str::from_utf8(text).is_ok_and(|text| is_exact(text, label))
+    }
+
     #[cold]
     fn grow(&mut self) {
         let room = (2 * self.indices.len()).max(1 << 12);
@@ -352,6 +362,7 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
             if schema.labels_detected { " that were found at the files' ends" } else { "" },
             if schema.labels.all().len() == 2 { LABELS[0] } else { LABELS[1] },
         ),
+        Reason::LargeClass => too_large(token),
         Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
         Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
         Reason::Base if schema.base_detected => format!(

@@ -76,6 +76,28 @@ impl InputSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Labels(Vec<f32>);
 
+/// From here on f32 leaves numbers out.
+pub const DENSE: f32 = 16_777_216.0;
+
+/// Whether the label of a class is written as `text` is: of large ones f32 leaves some out, and another would stand for them.
+pub fn is_exact(text: &str, label: f32) -> bool {
+    if label.abs() < DENSE || !label.is_finite() {
+        return true;
+    }
+    let shown = label.to_string();
+    match (text.parse::<i128>(), shown.parse::<i128>()) {
+        (Ok(text), Ok(shown)) => text == shown,
+        _ => text.parse::<f64>() == shown.parse(),
+    }
+}
+
+/// What a user is told of the quoted label of a class that is not [`is_exact`].
+pub fn too_large(label: &str) -> String {
+    format!(
+        "label {label} is too large for a class: above {DENSE} not all whole numbers are told apart; renumber the classes"
+    )
+}
+
 /// What labels are taken for unless the user gives them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
@@ -156,6 +178,10 @@ impl FromStr for Labels {
 
     /// `NEG,POS`, e.g. `1,2`, or more classes, e.g. `1,2,3`.
     fn from_str(s: &str) -> Result<Self> {
+        let rounded = |one: &&str| one.parse().is_ok_and(|label| !is_exact(one, label));
+        if let Some(one) = s.split(',').map(str::trim).find(rounded) {
+            return Err(Error::user(too_large(&format!("'{one}'"))));
+        }
         let parsed: Option<Vec<f32>> = s.split(',').map(|one| one.trim().parse().ok()).collect();
         let distinct = |all: &[f32]| all.iter().enumerate().all(|(i, one)| one.is_finite() && !all[..i].contains(one));
         match parsed {

@@ -3,7 +3,7 @@
 //! Invariant: what the user gave is never overruled; what was found is marked as found, so that a row that contradicts it can
 //! say how to give it.
 
-use super::schema::{InputSpec, Labels, Schema, Wanted};
+use super::schema::{InputSpec, Labels, Schema, Wanted, is_exact, too_large};
 use crate::error::{Error, Result};
 
 /// Bytes of a file's head and of its tail that are worth looking at.
@@ -22,6 +22,8 @@ pub struct Sample {
     pub path: String,
     /// The labels seen, each once.
     pub labels: Vec<f32>,
+    /// One that is too large for a class, as it stands there.
+    pub large: Option<String>,
     /// Whether an index 0 was seen.
     pub zero: bool,
 }
@@ -34,7 +36,11 @@ impl Sample {
             let line = line.split(|b| *b == b'#').next().unwrap_or_default();
             let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
             // Rows that can't be read are the reader's to report: it knows the line.
-            let label = tokens.next().and_then(|t| std::str::from_utf8(t).ok()?.parse::<f32>().ok());
+            let text = tokens.next().and_then(|t| std::str::from_utf8(t).ok()).unwrap_or_default();
+            let label = text.parse::<f32>().ok();
+            if label.is_some_and(|label| !is_exact(text, label)) {
+                sample.large.get_or_insert_with(|| text.to_owned());
+            }
             if let Some(label) = label.filter(|l| l.is_finite() && !sample.labels.contains(l)) {
                 sample.labels.push(label);
             }
@@ -71,11 +77,21 @@ pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
         labels: match (&spec.labels, spec.wanted) {
             (_, Wanted::Numbers) => Labels::numbers(),
             (Some(given), _) => given.clone(),
-            (None, _) => classes(&labels, spec, samples)?,
+            // Of a large one the reader says where it stands, unless it is already in the way here.
+            (None, _) => classes(&labels, spec, samples).map_err(|error| large(samples).unwrap_or(error))?,
         },
         labels_detected: spec.labels.is_none() && spec.wanted != Wanted::Numbers,
         bad_rows: spec.bad_rows,
     })
+}
+
+/// The error of a label that is too large for a class.
+fn large(samples: &[Sample]) -> Option<Error> {
+    let told = |sample: &Sample| {
+        let label = sample.large.as_ref()?;
+        Some(Error::data(format!("{}: {}", sample.path, too_large(&format!("'{label}'")))))
+    };
+    samples.iter().find_map(told)
 }
 
 /// The classes among `labels`, which are sorted.
@@ -161,6 +177,17 @@ mod tests {
         assert!(message.contains("f: more than two labels found: 1, 2, 3;"), "{message}");
         let ends = ["f", "f"].map(|path| Sample::of(path, b"\n#\n"));
         assert!(sniff(&spec(), &ends).unwrap_err().message.starts_with("f: no row found"));
+    }
+
+    #[test]
+    fn large_labels_that_look_alike_are_told_of_as_such() {
+        for text in ["20000001 1:1\n20000003 2:1\n", "5 1:1\n6 1:1\n20000003 2:1\n"] {
+            let message = sniffed(text).unwrap_err().message;
+            assert!(message.starts_with("f: label '2000000") && message.contains("renumber"), "{message}");
+        }
+        assert_eq!(labels("20000000 1:1\n20000002 2:1\n"), (2e7, 20_000_002.0));
+        let numbers = InputSpec { wanted: Wanted::Numbers, ..spec() };
+        assert!(sniff(&numbers, &[Sample::of("f", b"20000001 1:1\n20000003 2:1\n")]).is_ok());
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! `flexps evaluate`: accuracy, log loss and AUC of a saved model; of more than two classes accuracy and recall; of
-//! numbers RMSE and R2.
+//! numbers RMSE and R2. The log loss takes scores for log odds, also those of an svm, which are none.
 //!
 //! Invariant: the AUC is exact: the scores of all rows are sorted, and pairs with equal scores count half.
 
 use super::args::EvaluateArgs;
 use super::scoring::{Scoring, highest};
-use super::terminal::out;
+use super::terminal::{out, say};
+use crate::svm::Svm;
+use flexps_common::job::Job;
 use flexps_common::{Error, Result};
 use tokio::runtime::Handle;
 
@@ -20,6 +22,11 @@ pub fn evaluate(runtime: &Handle, args: &EvaluateArgs) -> Result<()> {
     if lines[0].1 == Some(0.0) {
         let paths: Vec<_> = args.applied.input.iter().map(|path| path.0.as_str()).collect();
         return Err(Error::data(format!("no rows in --input {}: there is nothing to judge", paths.join(" "))));
+    }
+    if scoring.job() == Svm::NAME && scoring.labels().all().len() == 2 {
+        say(
+            "the log loss takes an svm's scores for log odds; training's validation_loss is the mean of the job's own loss",
+        );
     }
     if args.json {
         let object: serde_json::Map<_, _> = lines

@@ -45,6 +45,11 @@ impl Scoring {
         self.schema.labels = Labels::numbers();
     }
 
+    /// The job that made the model.
+    pub fn job(&self) -> &str {
+        &self.model.description.job
+    }
+
     /// What the model's labels mean.
     pub fn labels(&self) -> &Labels {
         &self.model.description.labels

@@ -34,6 +34,7 @@ pub mod problems;
 mod quadratic;
 mod reach;
 mod reduce;
+mod rounding;
 mod screen;
 mod search;
 mod split;
@@ -138,7 +139,7 @@ impl Primal<'_> {
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector) -> Result<()> {
         let common = self.common;
         let ratio = self.flags.ratio(self.penalty)?;
-        let threads = self.workers();
+        let (threads, tolerance) = (self.workers(), common.tolerance);
         let Vector { features: weights, bias } = model;
         let point: Table<f64> = plan.table("point", 1);
         let gradient: Table<f64> = plan.table("gradient", 1);
@@ -223,7 +224,10 @@ impl Primal<'_> {
                 .threads(threads)
                 .input(inputs.rows.input);
             let last = problems.clone();
-            problem.decide(move |progress| last.end(progress));
+            problem.decide(move |progress| {
+                last.rounded(progress, tolerance)?;
+                last.end(progress)
+            });
         });
         steps.decide(Problems::conclude);
         Ok(())

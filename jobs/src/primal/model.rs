@@ -8,11 +8,12 @@ use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::ids::Key;
+use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 
 /// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept. Where
-/// `rows` are given, only their features have a weight.
+/// `rows` are given, only their features have a weight. Reports `weights_off2` and `bias_off2`, the squares of what is lost.
 pub fn keep(
     worker: &mut Worker<'_>,
     rows: Option<Rows>,
@@ -26,9 +27,14 @@ pub fn keep(
     let class = worker.scalar("class", -1.0).max(0.0) as u32;
     let first = class * worker.scalar("features", 0.0) as u32;
     let (mut now, mut old) = (Vec::new(), Vec::new());
+    let mut off2 = 0.0;
     // Differences of what the table can hold, so that it ends with the nearest number to each weight.
-    let differ =
-        |old: &mut [f32], now: &[f64]| old.iter_mut().zip(now).for_each(|(old, now)| *old = *now as f32 - *old);
+    let mut differ = |old: &mut [f32], now: &[f64]| {
+        for (old, now) in old.iter_mut().zip(now) {
+            off2 += off(*now).powi(2);
+            *old = *now as f32 - *old;
+        }
+    };
     let occurring = rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
     match occurring.as_deref() {
         Some(KeyMap::Sorted(keys)) => {
@@ -49,8 +55,16 @@ pub fn keep(
             worker.add_range(weights, to, &old)
         })?,
     }
-    let Some(bias) = bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
-    let value = worker.scalar("bias", 0.0) as f32;
+    let bias = bias.filter(|_| worker.place.index == 0);
+    let value = worker.scalar("bias", 0.0);
+    worker.report("weights_off2", Metric::Sum(off2));
+    worker.report("bias_off2", Metric::Sum(if bias.is_some() { off(value).powi(2) } else { 0.0 }));
+    let Some(bias) = bias else { return Ok(()) };
     worker.get(bias, &[class], &mut old)?;
-    worker.add(bias, &[class], &[value - old[0]])
+    worker.add(bias, &[class], &[value as f32 - old[0]])
+}
+
+/// What the model's number is off a weight.
+fn off(weight: f64) -> f64 {
+    f64::from(weight as f32) - weight
 }

@@ -9,6 +9,7 @@ use super::gram;
 use super::loss;
 use super::measure::{Counts, Measure};
 use super::reach;
+use super::rounding::{self, Rounded};
 use super::task::{self, name_of};
 use crate::sdca::loss::Kind;
 use crate::told;
@@ -289,6 +290,25 @@ impl Problems {
         Ok(Flow::Next)
     }
 
+    /// Behind a problem whose weights were kept: what the model's rounding may cost, the most of all classes.
+    pub fn rounded(&self, progress: &mut Progress, tolerance: f64) -> Result<()> {
+        if progress.scalar("keep", 0.0) == 0.0 {
+            return Ok(());
+        }
+        let facts = self.facts(progress)?;
+        let weights = (0..facts.labels.all().len()).map(|class| task::weight(progress, class));
+        let rounded = Rounded {
+            loss: self.loss,
+            norm2: facts.sum_norm2 / progress.scalar("trained_rows", 1.0),
+            weight: weights.fold(0.0, f64::max).max(f64::from(u8::from(facts.labels.all().is_empty()))),
+            tolerance,
+        };
+        let rise = rounded.rise(progress)?.unwrap_or(0.0);
+        let before = if progress.scalar("class", 0.0) > 0.0 { progress.scalar("rise", 0.0) } else { 0.0 };
+        progress.set("rise", before.max(rise));
+        Ok(())
+    }
+
     /// Behind all that a problem does: whether it was the last.
     pub fn end(&self, progress: &mut Progress) -> Result<Flow> {
         if self.place(&self.facts(progress)?, progress.epoch + 1).is_some() {
@@ -316,6 +336,8 @@ impl Problems {
             progress.set(name, progress.scalar(&kept(name), 0.0));
         }
         progress.objective = Some(progress.scalar("objective", 0.0));
+        let rise = Some(progress.scalar("rise", 0.0)).filter(|rise| *rise > 0.0);
+        progress.notes.extend(rise.map(rounding::told));
         // Those of the last problem, which may be another.
         progress.metrics.clear();
         Ok(Flow::Next)

@@ -60,6 +60,12 @@ pub fn takes_all(worker: &Worker<'_>, norms: Option<Table<f64>>) -> bool {
     worker.scalar("few", 0.0) == 1.0 && norms.is_none()
 }
 
+/// Whether a weight is none of 0 in the model, whose numbers are shorter: where a feature has no part in any row's loss, steps
+/// leave ever less of its weight, and nothing at last.
+pub fn is_kept(weight: f64) -> bool {
+    weight as f32 != 0.0
+}
+
 fn bin(excess: f64) -> usize {
     ((excess.log2() * OCTAVE) as usize).min(BINS - 1)
 }
@@ -96,8 +102,8 @@ impl Screen {
                     }
                     first_nonzeros[first] += count;
                 }
+                nonzeros += u64::from(is_kept(*w));
                 if *w != 0.0 {
-                    nonzeros += 1;
                     held.push(key);
                 } else if (whole || size > penalty.l1) && self.active.is_some() {
                     let bin = if penalty.l1 > 0.0 { bin(size / penalty.l1) } else { 0 };
@@ -138,7 +144,7 @@ impl Screen {
         let Some(active) = self.active else { return Ok(()) };
         let room = BINS + 1 + first_nonzeros.len();
         let mut reduce = Reduce::new(self.sums, room.max(2 * worker.place.threads));
-        counts.push(nonzeros as f64);
+        counts.push(held.len() as f64);
         counts.extend(first_nonzeros);
         reduce.sum(worker, &mut counts)?;
         let least = threshold(&counts[..BINS], counts[BINS]);
@@ -198,5 +204,10 @@ mod tests {
         assert_eq!(threshold(&counts, 0.0), 10);
         assert_eq!(threshold(&vec![0.0; BINS], 3.0), 0);
         assert_eq!((bin(1.0), bin(1.05), bin(2.0), bin(1e30)), (0, 1, 16, BINS - 1));
+    }
+
+    #[test]
+    fn a_weight_that_the_model_cannot_hold_is_none() {
+        assert_eq!([0.0, 1e-60, -1e-46, 1e-45, -1e-40, 0.5].map(is_kept), [false, false, false, true, true, true]);
     }
 }

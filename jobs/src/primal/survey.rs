@@ -13,6 +13,7 @@ use super::kept;
 use super::loss::Smooth;
 use super::occurring;
 use super::reach::LOST;
+use super::screen::is_kept;
 use crate::objective::is_right;
 use crate::parts::Rows;
 use flexps_common::Result;
@@ -156,7 +157,7 @@ impl Seen {
         worker.report("right", Metric::Count(right.count() as u64));
         worker.report("most", Metric::Max(self.features.most));
         let leads = worker.place.index == 0;
-        let nonzeros = watched.weights.iter().filter(|weight| leads && **weight != 0.0);
+        let nonzeros = watched.weights.iter().filter(|weight| leads && is_kept(**weight));
         worker.report("nonzeros", Metric::Count(nonzeros.count() as u64));
         let (RowSums { loss, dual, inner, bend, slope }, FeatureSums { penalty, excess, .. }) =
             (self.rows, self.features);

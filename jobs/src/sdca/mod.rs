@@ -182,7 +182,7 @@ impl Sdca<'_> {
                 false => _ = epoch.when("judge", 1.0, certificate),
             }
             if let Some(held_out) = inputs.validation {
-                validation::plan(epoch, "validation", held_out, weights, threads);
+                validation::plan_by(epoch, "validation", held_out, weights.features, kind, threads);
             }
             let (has_validation, behind) = (inputs.validation.is_some(), classes.clone());
             epoch.decide(move |progress| {

@@ -329,6 +329,27 @@ fn a_job_that_runs_out_of_epochs_ends_with_a_certificate_too() {
 }
 
 #[test]
+fn validation_rows_are_judged_by_the_loss_that_is_learnt() {
+    let blocks = Rows { features: 60, ..Rows::sparse(4) }.blocks(4);
+    let held_out = Rows { features: 60, ..Rows::sparse(4) }.blocks(4).split_off(2);
+    for kind in ALL {
+        for bias in [false, true] {
+            let validation = vec![path("held-out")];
+            let common = Common { tolerance: 1e-3, epochs: 1000, bias, validation, ..fixtures::flags() };
+            let plan = made(kind, &common, Flags::default()).plan().unwrap();
+            let outcome = Host::cluster(2, 1).rows(blocks.clone()).rows(held_out.clone()).run(&plan).unwrap();
+            let problem = Problem::new(kind, &held_out, Some(0.0));
+            let offset = if bias { outcome.table("bias", 0..1)[0] } else { 0.0 };
+            let expected = Problem { offset, ..problem }.primal(&outcome.table("weights", 0..60));
+            let found = outcome.progress.scalars["validation_loss"];
+            assert!((found - expected).abs() < 1e-5, "{kind:?}: {found}, not {expected}");
+            let last = outcome.epochs.last().unwrap().metrics["validation_loss"];
+            assert_eq!(last, found);
+        }
+    }
+}
+
+#[test]
 fn the_same_plan_gives_the_same_bits() {
     let blocks = Rows { one_hot: true, ..Rows::sparse(7) }.blocks(6);
     for (slaves, slots) in [(1, 1), (2, 2)] {

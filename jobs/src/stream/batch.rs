@@ -209,7 +209,7 @@ mod tests {
                     block.values = None;
                 }
                 let l1 = if seed % 2 == 0 { 0.0 } else { 0.02 };
-                let rule = Rule { alpha: 0.4, beta: 0.3, l1, l2: 0.1 };
+                let rule = Rule { alpha: 0.4, beta: 0.3, l1, l2: 0.1, constant: 0.8 };
                 let learnt = |wide| {
                     let (mut state, mut bias) = (vec![[0.0f32; 2]; 90], [0.0f32; 2]);
                     let (mut scratch, mut judged) = (Scratch::default(), Judged::default());
@@ -238,7 +238,8 @@ mod tests {
         let block = Rows { rows: 5, features: 9, ..Rows::sparse(1) }.blocks(1).remove(0);
         for wide in [false, cfg!(target_arch = "x86_64") && std::arch::is_x86_feature_detected!("avx2")] {
             let (mut scratch, mut judged) = (Scratch::default(), Judged::default());
-            let (mut state, rule) = (vec![[f32::NAN, 1.0]; 9], Rule { alpha: 0.4, beta: 0.3, l1: 0.1, l2: 0.1 });
+            let (mut state, rule) =
+                (vec![[f32::NAN, 1.0]; 9], Rule { alpha: 0.4, beta: 0.3, l1: 0.1, l2: 0.1, constant: 0.8 });
             let (places, scratch, judged_) = (&block.indices[..], &mut scratch, &mut judged);
             Batch { block: &block, rows: 0..5, places, state: &mut state, bias: None, rule, scratch, judged: judged_ }
                 .learn(wide);

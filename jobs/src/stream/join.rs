@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_one_alone_has_met_is_as_it_left_it() {
-        let rule = Rule { alpha: 0.7, beta: 0.3, l1: 0.0, l2: 0.1 };
+        let rule = Rule { alpha: 0.7, beta: 0.3, l1: 0.0, l2: 0.1, constant: 1.0 };
         let [start, before, after] = [[0.0; 2], [1.0, 4.0], [3.0, 5.0]];
         let joined = rule.joined(&[before, before, start], &[before, after, start], &[after, before, start]);
         assert_eq!(joined, [after, after, start]);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn few_steps_of_two_add_up_and_of_many_the_mean_counts() {
-        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.0 };
+        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.0, constant: 1.0 };
         let close = |a: f32, b: f32| (a - b).abs() <= 1e-3 * b.abs();
         let [[z, n]] = rule.joined(&[[1.0, 1e-2]], &[[1.1, 1e-2 + 1e-5]], &[[1.3, 1e-2 + 2e-5]]);
         assert!(close(z, 1.4) && close(n, 1e-2 + 3e-5), "{z} {n}");
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn features_joined_together_are_each_joined_alone_and_the_change_brings_theirs_there() {
-        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.2 };
+        let rule = Rule { alpha: 0.5, beta: 1.0, l1: 0.0, l2: 0.2, constant: 1.0 };
         let state = |i: usize, by: f32| [(i as f32 * by).sin(), 1.0 + (i / 7) as f32];
         let before: Vec<State> = (0..37).map(|i| state(i, 0.3)).collect();
         let met = |i: usize, by: usize| if i.is_multiple_of(by) { 0.5 } else { 0.0 };

@@ -12,6 +12,7 @@
 //! is learnt from it, so their mean is what rows never seen would have cost; nothing waits for the end of the reading.
 
 mod batch;
+mod doubt;
 mod join;
 mod own;
 mod rule;
@@ -105,7 +106,11 @@ impl Stream<'_> {
             }
             progress.set("progressive_loss", loss);
             progress.progressive = progressive::gather(progress, "stream", (rows as u64, loss))?;
-            for (name, of) in [("progressive_accuracy", "right"), ("alpha", "alphas"), ("beta", "betas")] {
+            let doubt = doubt::of(&progress.progressive);
+            progress.notes.extend(doubt);
+            for (name, of) in
+                [("progressive_accuracy", "right"), ("alpha", "alphas"), ("beta", "betas"), ("constant", "constants")]
+            {
                 let workers = if of == "right" { rows } else { progress.metric("stream", "workers")? };
                 progress.set(name, progress.metric("stream", of)? / workers);
             }
@@ -140,7 +145,9 @@ impl Learn {
     /// alpha and beta by a block's rows. alpha is one over a row's norm, which was best or near it on rows of 14, 40, 197 and
     /// 1500 features; beta a gradient, so that a feature that was seen a few times is no longer new. Where one label is rare
     /// most gradients are smaller, and weights go further: with l the log odds, 4 p (1 - p) = 1 / cosh^2 (l / 2) and
-    /// sqrt l, both near the best on rows of ones with 4 % positives.
+    /// sqrt l, both near the best on rows of ones with 4 % positives. The intercept's step has to be in no unit of the features:
+    /// 1 would be that of an intercept alone, and less is better beside many non-zeros, one over the root of their number as of
+    /// one of them; what lies between is near the best of both with 2 % positives as with half.
     fn rule(&self, block: &Block) -> Rule {
         let (sum, norms) = sizes(block);
         let norm = (norms / block.rows().max(1) as f64).sqrt().max(1e-30);
@@ -153,11 +160,14 @@ impl Learn {
             Step::Fixed(step) => step,
             Step::Auto => log_odds.max(1.0).sqrt() / norm,
         } as f32;
-        Rule { alpha, beta: (rare * sum / block.nonzeros().max(1) as f64).max(1e-30) as f32, l1: 0.0, l2: 0.0 }
+        let beta = (rare * sum / block.nonzeros().max(1) as f64).max(1e-30) as f32;
+        let nonzeros = (block.nonzeros() as f64 / block.rows().max(1) as f64).max(1.0);
+        let constant = (norm / nonzeros.powf(0.25)) as f32;
+        Rule { alpha, beta, l1: 0.0, l2: 0.0, constant }
     }
 
-    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas` and
-    /// `betas`.
+    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas`,
+    /// `betas` and `constants`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
         let (mut own, mut scratch) = (Own::new(self.state, self.bias), Scratch::default());
@@ -224,10 +234,11 @@ impl Learn {
             own.give_back(worker)?;
         }
         judged.report(worker);
-        if let Some(Rule { alpha, beta, .. }) = rule {
+        if let Some(Rule { alpha, beta, constant, .. }) = rule {
             worker.report("workers", Metric::Count(1));
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
             worker.report("betas", Metric::Sum(f64::from(beta)));
+            worker.report("constants", Metric::Sum(f64::from(constant)));
         }
         Ok(())
     }
@@ -238,6 +249,7 @@ impl Learn {
         let rule = Rule {
             alpha: worker.scalar("alpha", 1.0) as f32,
             beta: worker.scalar("beta", 1.0) as f32,
+            constant: worker.scalar("constant", 1.0) as f32,
             l1: (self.lambda * self.ratio * rows) as f32,
             l2: (self.lambda * (1.0 - self.ratio) * rows) as f32,
         };
@@ -260,6 +272,7 @@ mod tests {
     use crate::flags::{Common, Step, TOLERANCE};
     use crate::lr::{Lr, Solver};
     use crate::newton::Problem;
+    use flexps_common::data::Block;
     use flexps_common::host::Host;
     use std::collections::HashMap;
 
@@ -305,8 +318,11 @@ mod tests {
         for bias in [false, true] {
             let job = Lr { step: Step::Fixed(0.5), ..job(Common { bias, ..fixtures::flags() }) };
             let outcome = run(Host::new(), &job, &blocks);
-            let beta = outcome.progress.scalars["beta"];
-            let weight = |[z, n]: [f64; 2]| -z / ((beta + n.sqrt()) / 0.5);
+            let [beta, constant] = ["beta", "constant"].map(|name| outcome.progress.scalars[name]);
+            // The intercept's value of 1 stands for one of the features' size.
+            let size = |key: u32| if key == u32::MAX { constant } else { 1.0 };
+            let alpha = |key: u32| 0.5 * size(key);
+            let weight = |key: u32, [z, n]: [f64; 2]| -z / ((beta / size(key) + n.sqrt()) / alpha(key));
             let (mut state, mut loss, mut rows) = (HashMap::<u32, [f64; 2]>::new(), 0.0, 0.0);
             for block in &blocks {
                 for row in (0..block.rows()).map(|i| block.row(i)) {
@@ -314,14 +330,14 @@ mod tests {
                     let constant = bias.then_some((u32::MAX, 1.0));
                     let all: Vec<_> = row.indices.iter().copied().zip(values).chain(constant).collect();
                     let known = |key: &u32| state.get(key).copied().unwrap_or_default();
-                    let score: f64 = all.iter().map(|(key, value)| value * weight(known(key))).sum();
+                    let score: f64 = all.iter().map(|(key, value)| value * weight(*key, known(key))).sum();
                     let y = f64::from(row.label);
                     loss += (-y * score).exp().ln_1p();
                     rows += 1.0;
                     for (key, value) in all {
                         let [z, n] = state.entry(key).or_default();
-                        let (w, g) = (weight([*z, *n]), -y / (1.0 + (y * score).exp()) * value);
-                        *z += g - ((*n + g * g).sqrt() - n.sqrt()) / 0.5 * w;
+                        let (w, g) = (weight(key, [*z, *n]), -y / (1.0 + (y * score).exp()) * value);
+                        *z += g - ((*n + g * g).sqrt() - n.sqrt()) / alpha(key) * w;
                         *n += g * g;
                     }
                 }
@@ -331,7 +347,8 @@ mod tests {
             let found = outcome.table("weights", 0..2_000_001);
             for (key, known) in state {
                 let found = if key == u32::MAX { outcome.table("bias", 0..1)[0] } else { found[key as usize] };
-                assert!((found - weight(known)).abs() < 1e-4, "{key}: {found}, not {}", weight(known));
+                let weight = weight(key, known);
+                assert!((found - weight).abs() < 1e-4, "{key}: {found}, not {weight}");
             }
         }
     }
@@ -348,6 +365,46 @@ mod tests {
         let blind = -(0.04f64 * 0.04f64.ln() + 0.96 * 0.96f64.ln());
         let progressive = outcome.progress.scalars["progressive_loss"];
         assert!(progressive < blind / 30.0, "{progressive} against {blind}");
+    }
+
+    /// `blocks` with all values times `by`.
+    fn scaled(blocks: &[Block], by: f32) -> Vec<Block> {
+        let mut blocks = blocks.to_vec();
+        blocks.iter_mut().flat_map(|block| block.values.as_mut().unwrap()).for_each(|value| *value *= by);
+        blocks
+    }
+
+    #[test]
+    fn an_intercept_is_learnt_alike_in_any_unit_of_the_features() {
+        let mut rare = Rows { rows: 8000, features: 60, ..Rows::sparse(3) }.blocks(8);
+        let frequent = rare.clone();
+        // One of 20 positive rows remains one: nearly all is told by the intercept.
+        let labels = rare.iter_mut().flat_map(|block| &mut block.labels).filter(|label| **label > 0.0);
+        labels.enumerate().filter(|(i, _)| i % 20 > 0).for_each(|(_, label)| *label = -1.0);
+        for (blocks, slaves, slots) in [(&rare, 1, 1), (&frequent, 1, 1), (&frequent, 1, 2), (&rare, 3, 1)] {
+            let loss = |by| {
+                let job = job(Common { bias: true, ..fixtures::flags() });
+                let outcome = run(Host::cluster(slaves, slots), &job, &scaled(blocks, by));
+                assert_eq!(outcome.progress.notes, Vec::<String>::new());
+                outcome.progress.scalars["progressive_loss"]
+            };
+            let usual = loss(1.0);
+            assert!(usual < if std::ptr::eq(blocks, &rare) { 0.2 } else { 0.6 }, "{usual}");
+            for by in [1e-18, 1e-6, 1e-3, 1e3, 1e6] {
+                assert!((loss(by) / usual - 1.0).abs() < 1e-3, "{by}: {} against {usual}", loss(by));
+            }
+        }
+    }
+
+    #[test]
+    fn rows_that_outgrow_the_first_ones_are_told_of() {
+        let blocks = Rows { rows: 6000, features: 60, ..Rows::sparse(3) }.blocks(6);
+        let mut grown = scaled(&blocks, 1e3);
+        grown[0] = blocks[0].clone();
+        let notes = |blocks: &[Block]| run(Host::new(), &job(fixtures::flags()), blocks).progress.notes;
+        assert_eq!(notes(&blocks), Vec::<String>::new());
+        let notes = notes(&grown);
+        assert!(notes.len() == 1 && notes[0].contains("scale the features, or give a shorter --step"), "{notes:?}");
     }
 
     #[test]

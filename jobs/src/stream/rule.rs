@@ -19,12 +19,15 @@ pub struct Rule {
     pub l1: f32,
     /// Their L2 penalty.
     pub l2: f32,
+    /// The intercept is learnt as a feature of this value would be: one of a usual size, whatever the features' unit.
+    pub constant: f32,
 }
 
 impl Rule {
-    /// That of the intercept, which has no penalty.
+    /// That of the intercept, which has no penalty; its value is 1, so that what it knows is in another unit.
     pub fn free(self) -> Self {
-        Self { l1: 0.0, l2: 0.0, ..self }
+        let Self { alpha, beta, constant, .. } = self;
+        Self { alpha: alpha * constant, beta: beta / constant, l1: 0.0, l2: 0.0, constant: 1.0 }
     }
 
     /// The weight that z and n make.

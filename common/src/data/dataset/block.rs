@@ -7,7 +7,7 @@ use super::Fields;
 use crate::data::block::norm2;
 use crate::data::block::{Block, Row};
 use crate::data::libsvm::{KEPT_MESSAGES, Parsed, Reason, lengthen, too_many, why};
-use crate::data::{Facts, Schema};
+use crate::data::schema::{DENSE, Facts, Schema};
 use crate::error::{Error, Result};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -221,7 +221,7 @@ impl Places<'_> {
     /// Labels to classes, indices to the schema's base; rows that don't fit it are bad ones.
     fn fit(&self, mut block: Block, features: u64, head: &Head) -> Result<Parsed> {
         let schema = self.schema;
-        let known = block.labels.iter().all(|label| schema.labels.code(*label).is_some());
+        let known = block.labels.iter().all(|label| schema.labels.code(*label).is_some() && !is_large(schema, *label));
         let room = schema.features.is_none_or(|most| features <= most);
         let (mut bad, mut bad_rows) = (Vec::new(), 0);
         let (mut max_norm2, mut sum_norm2) = (head.max_norm2, head.sum_norm2);
@@ -260,6 +260,11 @@ impl Places<'_> {
     }
 }
 
+/// Whether a label of a class may have been another one in the text that the data set was made of.
+fn is_large(schema: &Schema, label: f32) -> bool {
+    label.abs() >= DENSE && !schema.labels.all().is_empty()
+}
+
 /// The good rows of a block.
 #[derive(Default)]
 struct Kept {
@@ -279,6 +284,9 @@ impl Kept {
             let why = why(schema, reason, &token);
             Error::data(format!("{}, block at byte {}, row {}: {why}", places.path, places.offset, at + 1))
         };
+        if is_large(schema, row.label) {
+            return Err(bad(Reason::LargeClass, format!("'{}'", row.label)));
+        }
         let Some(label) = schema.labels.code(row.label) else {
             return Err(bad(Reason::Class(row.label), format!("'{}'", row.label)));
         };

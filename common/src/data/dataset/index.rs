@@ -52,7 +52,12 @@ impl Index {
 
     /// What detection may know of the file without reading its rows.
     pub fn sample(&self, path: &str) -> Sample {
-        Sample { path: path.to_owned(), labels: self.labels.clone(), zero: self.base == 0 && self.nonzeros > 0 }
+        Sample {
+            path: path.to_owned(),
+            labels: self.labels.clone(),
+            large: None,
+            zero: self.base == 0 && self.nonzeros > 0,
+        }
     }
 
     /// The index and the trailer of a file whose index starts at byte `start`.

@@ -139,6 +139,14 @@ fn indices_and_lengths_take_the_fewest_bytes() {
 }
 
 #[test]
+fn classes_whose_labels_may_have_been_rounded_are_refused() {
+    let (bytes, _) = file(&["1 1:2\n20000001 2:1\n".to_owned()], 1);
+    let message = read(&bytes, &schema(Labels::two(1.0, 2e7))).unwrap_err().message;
+    assert!(message.contains("row 2: label '20000000' is too large for a class"), "{message}");
+    assert!(read(&bytes, &schema(Labels::numbers())).is_ok());
+}
+
+#[test]
 fn rows_that_do_not_fit_the_schema_are_bad_ones_as_in_text() {
     let text = "1 1:2 3:1\n2 2:1\n1 9:1\n".to_owned();
     let (bytes, _) = file(std::slice::from_ref(&text), 1);

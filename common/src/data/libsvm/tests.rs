@@ -164,6 +164,9 @@ fn a_bad_row_is_named_with_file_line_reason_and_remedy() {
         ("1 -1:1", "does not start with an index"),
         ("spam 1:1", "label 'spam' is no number"),
         ("nan 1:1", "label 'nan' is no number"),
+        ("20000001 1:1", "rows.libsvm, line 1: label '20000001' is too large for a class"),
+        ("-1e39 1:1", "label '-1e39' is no number"),
+        ("20000000 1:1", "label '20000000' is neither of the two classes -1 and 1"),
         ("3 1:1", "label '3' is neither of the two classes -1 and 1"),
         ("3 1:1", "--labels NEG,POS"),
         ("\u{1}\u{2} 1:1", "label '\\u{1}\\u{2}'"),
@@ -307,5 +310,22 @@ fn a_million_mutated_rows_are_read_as_the_plain_twin_reads_them() {
             rows += 1;
         }
         same_as_plain(&mut parser, &text);
+    }
+}
+
+#[test]
+fn large_labels_are_classes_where_f32_has_them_and_any_numbers_elsewhere() {
+    let with = |labels, text: &str| Parser::new(Schema { labels, ..schema(1) }).parse(text.as_bytes(), &place());
+    let text = "20000000 1:1\n2.0000002e7 2:1\n+20000000 1:1\n";
+    let labels = |parsed: Result<Parsed>| parsed.unwrap().block.labels;
+    assert_eq!(labels(with(Labels::two(2e7, 20_000_002.0), text)), [-1.0, 1.0, -1.0]);
+    // 123456792 is a number of f32, but 123456790 is how it is written.
+    for label in ["20000001", "123456792", "20000000000000001", "20000000.5"] {
+        let classes = Labels::two(label.parse().unwrap(), 1.0);
+        let message = with(classes, &format!("1 1:1\n{label} 1:1\n")).unwrap_err().message;
+        assert!(message.contains(&format!("line 2: label '{label}' is too large for a class")), "{message}");
+        assert_eq!(labels(with(Labels::numbers(), &format!("{label} 1:1"))), [label.parse::<f32>().unwrap()]);
+        let message = format!("1,{label}").parse::<Labels>().unwrap_err().message;
+        assert!(message.contains("renumber the classes"), "{message}");
     }
 }

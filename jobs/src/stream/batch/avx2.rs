@@ -13,7 +13,7 @@ use std::arch::x86_64::*;
 #[inline]
 #[target_feature(enable = "avx2")]
 pub unsafe fn score(part: &mut Part, rule: &Rule, state: &[State], places: &[u32; LANES]) -> [f32; LANES] {
-    let Rule { alpha, beta, l1, l2 } = *rule;
+    let Rule { alpha, beta, l1, l2, .. } = *rule;
     // SAFETY: the caller vouches for the places; arrays of eight are loaded and stored.
     unsafe {
         // A state is as large as an f64, and moved as one.
