@@ -10,9 +10,9 @@
 //! is made once, in the master, so it is the same for all.
 
 use crate::parts;
-use crate::primal::{Primal, gram};
+use crate::primal::{Primal, gram, problems};
 use crate::sdca::loss::Kind;
-use crate::sdca::{self, Sdca, alone};
+use crate::sdca::{self, Sdca, alone, pace};
 use crate::told;
 use crate::vector::Vector;
 use flexps_common::data::{Facts, Wanted};
@@ -61,9 +61,13 @@ impl Auto<'_> {
         });
         plan.when("solver", SDCA, |plan| {
             self.sdca.solve(plan, inputs, weights);
+            plan.body.decide(|progress| {
+                change(progress);
+                Ok(Flow::Next)
+            });
             Ok(())
         })?;
-        plan.when("solver", NEWTON, |plan| self.primal.solve(plan, inputs, weights))?;
+        plan.when("solver", NEWTON, |plan| self.primal.solve(plan, inputs, weights, true))?;
         common.save(plan, inputs.rows, weights.tensors());
         Ok(())
     }
@@ -72,6 +76,12 @@ impl Auto<'_> {
 /// Seconds that are not worth a doubt, and the part of the epochs that may be made from which on there is one.
 const SOON: f64 = 0.08;
 const RISK: f64 = 0.2;
+
+/// Beyond this condition nobody knows how many products there will be...
+const KNOWN: f64 = 1e4;
+/// ... so that it is worth this part of their time to try the ascent, by so many epochs.
+const WORTH: f64 = 0.1;
+const TRIAL: f64 = 13.0;
 
 /// What the choice is made of.
 struct Case {
@@ -158,9 +168,14 @@ impl Case {
         1e-9 * self.passes() * crowd * (own / threads + sent + cost::STAGE)
     }
 
+    /// Whether what is said of Newton's method is a guess.
+    fn is_unknown(&self) -> bool {
+        self.condition() > KNOWN && !gram::is_taken(&self.facts, self.memory, self.loss)
+    }
+
     /// Seconds that Newton's method is likely to take.
     fn newton(&self) -> f64 {
-        if gram::suits(&self.facts, self.memory) {
+        if gram::is_taken(&self.facts, self.memory, self.loss) {
             return self.matrices();
         }
         if self.loss == Kind::Hinge {
@@ -168,7 +183,7 @@ impl Case {
         }
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;
-        let hard = self.condition().min(1e4).powf(if lost { 1.0 } else { 0.5 });
+        let hard = self.condition().min(KNOWN).powf(if lost { 1.0 } else { 0.5 });
         // Behind as many products as there are rows or features nothing is left.
         let hard = hard.min(self.facts.rows.min(self.facts.features) as f64);
         let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
@@ -194,20 +209,34 @@ impl Case {
     }
 }
 
+/// Behind the ascent: if it was given up, Newton's method goes on from its weights.
+fn change(progress: &mut Progress) {
+    if progress.scalar(pace::GIVEN_UP, 0.0) > 0.0 {
+        let classes = progress.scalar("class", 0.0).max(0.0) + 1.0;
+        progress.set(problems::BEGUN, classes);
+        progress.set("solver", NEWTON);
+    }
+}
+
 /// Sets the scalar `solver`, and says why.
 fn choose(progress: &mut Progress, case: &Case) {
     let (sdca, newton) = (case.sdca(), case.newton());
     // Few steps by a small matrix are enough whatever the rows; of epochs there may be too few.
     let doubtful = case.passes() > RISK * case.epochs;
     let sure = newton <= SOON && (doubtful || gram::suits(&case.facts, case.memory));
-    let dual = sdca <= newton && !sure;
+    let epoch = sdca / case.passes();
+    let tries = sdca > newton && !sure && case.is_unknown() && TRIAL * epoch <= WORTH * newton;
+    let dual = tries || sdca <= newton && !sure;
     progress.set("solver", if dual { SDCA } else { NEWTON });
-    let (name, less, other, more) =
+    progress.set(pace::OTHER, newton / epoch);
+    progress.set(pace::TRIED, f64::from(u8::from(tries)));
+    let (name, time, other, others) =
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
     let Facts { rows, features, nonzeros, .. } = case.facts;
     progress.notes.push(format!(
-        "solver {name}: about {less:.2} s, {other} about {more:.2} s, by {rows} rows, {features} features, {nonzeros} \
+        "solver {name}{}: about {time:.2} s, {other} about {others:.2} s, by {rows} rows, {features} features, {nonzeros} \
          non-zeros, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
+        if tries { " tried first" } else { "" },
         case.condition(),
         case.tolerance,
         told::count(case.threads as u64, "thread"),

@@ -121,7 +121,7 @@ impl Primal<'_> {
         let weights = Vector::new(plan, "weights", self.common.bias);
         let (measure, input) = (self.measure(inputs), inputs.rows.input);
         plan.body.stage("measure", move |worker| measure.run(worker)).threads(self.workers()).input(input);
-        self.solve(plan, inputs, weights)?;
+        self.solve(plan, inputs, weights, false)?;
         self.common.save(plan, inputs.rows, weights.tensors());
         Ok(())
     }
@@ -135,8 +135,9 @@ impl Primal<'_> {
         Measure { input: inputs.rows.input, folds, numbers: self.numbers, seed: self.common.seed }
     }
 
-    /// Plans what is behind the stage `measure`, which has counted the rows of each class.
-    pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector) -> Result<()> {
+    /// Plans what is behind the stage `measure`, which has counted the rows of each class. Another solver `may_have_begun`: then the
+    /// scalar [`problems::BEGUN`] says of how many classes the model has weights, from which this one goes on.
+    pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector, may_have_begun: bool) -> Result<()> {
         let common = self.common;
         let ratio = self.flags.ratio(self.penalty)?;
         let (threads, tolerance) = (self.workers(), common.tolerance);
@@ -196,6 +197,18 @@ impl Primal<'_> {
         steps.repeat(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
+            if may_have_begun {
+                problem.when("resumes", 1.0, |problem| {
+                    problem.stage("resume", move |worker| model::resume(worker, point, weights, bias)).threads(threads);
+                    problem.decide(move |progress| {
+                        if bias.is_some() {
+                            let bias = progress.metric("resume", "bias")?;
+                            progress.set("bias", bias);
+                        }
+                        Ok(Flow::Next)
+                    });
+                });
+            }
             match newton {
                 None => {
                     for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, solver.threads)] {

@@ -1,4 +1,5 @@
-//! The stage that puts the weights of a problem into the model.
+//! The stage that puts the weights of a problem into the model, and the one that takes them from there where another solver has
+//! begun.
 //!
 //! Invariant: a weight of the model is the number nearest to that of the problem that its table can hold.
 
@@ -67,4 +68,20 @@ pub fn keep(
 /// What the model's number is off a weight.
 fn off(weight: f64) -> f64 {
     f64::from(weight as f32) - weight
+}
+
+/// The stage function before a problem whose class the model has weights of: adds them to the point, which is zero. Reports `bias`.
+pub fn resume(worker: &mut Worker<'_>, point: Table<f64>, weights: Table<f32>, bias: Option<Table<f32>>) -> Result<()> {
+    let class = worker.scalar("class", -1.0).max(0.0) as u32;
+    let first = class * worker.scalar("features", 0.0) as u32;
+    let mut now = Vec::new();
+    ranges(worker, |worker, keys| {
+        worker.get_range(weights, first + keys.start..first + keys.end, &mut now)?;
+        let wide: Vec<f64> = now.iter().map(|weight| f64::from(*weight)).collect();
+        worker.add_range(point, keys, &wide)
+    })?;
+    let Some(bias) = bias else { return Ok(()) };
+    worker.get(bias, &[class], &mut now)?;
+    worker.report("bias", Metric::Max(f64::from(now[0])));
+    Ok(())
 }

@@ -37,6 +37,9 @@ fn kept(name: &str) -> String {
     format!("kept_{name}")
 }
 
+/// The scalar that says of how many classes another solver has left weights in the model.
+pub const BEGUN: &str = "begun_classes";
+
 /// Most problems of a job.
 pub const MOST: u64 = 1_000_000;
 
@@ -115,13 +118,14 @@ impl Problems {
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
-        let few = self.lambda != Some(0.0) && gram::suits(&facts, self.memory);
+        let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
         if self.loss == Kind::Hinge && !few {
-            let Facts { features, nonzeros, .. } = facts;
             let other = if self.flags.asks().is_some() { "" } else { "--solver sdca, or " };
             return Err(Error::user(format!(
-                "--solver newton learns the hinge by the matrix of all features, which does not pay for {features} features and \
-                 {nonzeros} non-zeros; give {other}--loss squared-hinge, which has no kink"
+                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give {other}that much as \
+                 --worker-memory, or --loss squared-hinge, which has no kink",
+                facts.features,
+                gram::bytes(facts.features).div_ceil(1 << 20),
             )));
         }
         progress.set("few", f64::from(u8::from(few)));
@@ -156,7 +160,10 @@ impl Problems {
         // the point are known; below, whether no feature has a weight.
         // Where all features are learnt by the matrix, whoever learns looks itself; a model that is given may need no more.
         progress.set("reached", 0.0);
-        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts;
+        let begun = progress.scalar(BEGUN, 0.0);
+        let resumes = place.step == 0 && place.fold.is_none() && (place.class.unwrap_or(0) as f64) < begun;
+        progress.set("resumes", f64::from(u8::from(resumes)));
+        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts && !resumes;
         progress.set("look", f64::from(u8::from(!learns)));
         if place.step == 0 {
             let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];
@@ -171,8 +178,8 @@ impl Problems {
             self.set_lambda(progress, most * (least / most).powf(part));
             return Ok(Flow::Next);
         }
-        let adopts = self.starts && progress.epoch == 0;
-        progress.set("blank", f64::from(u8::from(!adopts)));
+        let adopts = self.starts && progress.epoch == 0 && begun == 0.0;
+        progress.set("blank", f64::from(u8::from(!adopts && !resumes)));
         if !adopts {
             progress.ops.push(TableOp::Zero { table: self.point.id });
             if self.bias {

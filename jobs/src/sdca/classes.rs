@@ -3,7 +3,7 @@
 //! Invariant: of two classes there is one problem, whose weights are those of the job; of more, `weights` holds the class at
 //! hand, and at the end those of all classes, one behind the other.
 
-use super::bias;
+use super::{bias, pace};
 use crate::flags::Common;
 use crate::primal::flags::ClassWeights;
 use crate::primal::measure::Measure;
@@ -111,13 +111,13 @@ impl Classes {
         worker.add(table, &[class], &[worker.scalar("bias", 0.0) as f32 - before[0]])
     }
 
-    /// Behind it: the next class, or the end.
+    /// Behind it: the next class, or the end, which is here too where another solver is to go on.
     pub fn next(&self, progress: &mut Progress) -> Flow {
         if progress.scalar("keep", 0.0) == 0.0 {
             return Flow::Next;
         }
         let (class, classes) = (progress.scalar("class", 0.0) as usize, progress.scalar("classes", 1.0));
-        if class + 1 < classes as usize {
+        if class + 1 < classes as usize && progress.scalar(pace::GIVEN_UP, 0.0) == 0.0 {
             progress.set("first_epoch", (progress.epoch + 1) as f64);
             progress.ops.push(TableOp::Zero { table: self.weights.features.id });
             self.start(progress, class + 1);

@@ -18,6 +18,7 @@ mod crowd;
 pub mod fast;
 mod join;
 pub mod loss;
+pub mod pace;
 mod rests;
 mod rows;
 mod stages;

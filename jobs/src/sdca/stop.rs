@@ -4,7 +4,7 @@
 //! by about the factor by which that sum falls from sweep to sweep. Invariant: training never ends on an estimate, and
 //! always with a certificate.
 
-use super::{bias, subspace};
+use super::{bias, pace, subspace};
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
@@ -38,6 +38,7 @@ impl Stop {
         progress.set("gap_correction", 1.0);
         progress.set("judge_by", FIRST);
         subspace::begin(progress);
+        pace::begin(progress);
     }
 
     /// Epochs of the problem, with the one that is ending.
@@ -117,8 +118,15 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
+        let late = self.late(progress);
+        if late.is_none() {
+            let made = [Self::ended(progress), self.rules.epochs].map(|epochs| epochs as f64);
+            if let Some(why) = pace::judge(progress, made.into(), relative, self.rules.tolerance) {
+                return Ok(Flow::Stop(why));
+            }
+        }
         let made = (Self::ended(progress) >= self.rules.epochs).then(|| told::all_made(self.rules.epochs, "epoch"));
-        if let Some(why) = made.or_else(|| self.late(progress)) {
+        if let Some(why) = made.or(late) {
             return Ok(Flow::Stop(format!(
                 "{why}; duality gap {relative:.2e}, at most {} was asked",
                 self.rules.tolerance

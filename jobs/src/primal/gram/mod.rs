@@ -16,6 +16,7 @@ use super::columns::Columns;
 use super::quadratic::Way;
 use super::reduce::Reduce;
 use crate::pages;
+use crate::sdca::loss::Kind;
 use active::Active;
 use flexps_common::Result;
 use flexps_common::data::{Block, Facts, Row};
@@ -66,9 +67,13 @@ fn line(j: usize) -> usize {
     j * (j + 1) / 2
 }
 
-/// Whether a worker may keep the matrix of so many features, beside it its part of a half and the sum of all, and factors.
+/// Bytes that a worker keeps for the matrix of so many features, beside it its part of a half and the sum of all, and factors.
+pub fn bytes(features: u64) -> u64 {
+    (features + 1).saturating_pow(2).saturating_mul(20)
+}
+
 fn fits(features: usize, memory: u64) -> bool {
-    20 * (features as u64 + 1).pow(2) <= memory
+    bytes(features as u64) <= memory
 }
 
 /// Whether it pays to make the matrix of so many features for a step, by the sum over rows of the square of their non-zeros, and
@@ -82,6 +87,11 @@ fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: 
 pub fn suits(facts: &Facts, memory: u64) -> bool {
     let without = (PASSES * facts.nonzeros as f64).max(MEETINGS);
     fits(facts.features as usize, memory) && making(facts) + solving(facts) <= without
+}
+
+/// Whether it uses that matrix: of the hinge, for which it has no other way, wherever a worker may keep it.
+pub fn is_taken(facts: &Facts, memory: u64, loss: Kind) -> bool {
+    if loss == Kind::Hinge { fits(facts.features as usize, memory) } else { suits(facts, memory) }
 }
 
 /// Products of two non-zeros that the matrix of all features is made of, at least.
