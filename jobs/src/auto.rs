@@ -77,7 +77,7 @@ impl Auto<'_> {
 const SOON: f64 = 0.08;
 const RISK: f64 = 0.2;
 
-/// Beyond this condition nobody knows how many products there will be...
+/// Beyond this condition nobody knows how many products there will be, as of the hinge how many epochs...
 const KNOWN: f64 = 1e4;
 /// ... so that it is worth this part of their time to try the ascent, by so many epochs.
 const WORTH: f64 = 0.1;
@@ -168,9 +168,10 @@ impl Case {
         1e-9 * self.passes() * crowd * (own / threads + sent + cost::STAGE)
     }
 
-    /// Whether what is said of Newton's method is a guess.
+    /// Whether it is but a guess which one is faster.
     fn is_unknown(&self) -> bool {
-        self.condition() > KNOWN && !gram::is_taken(&self.facts, self.memory, self.loss)
+        let hard = self.condition() > KNOWN || self.loss == Kind::Hinge;
+        hard && !gram::suits(&self.facts, self.memory)
     }
 
     /// Seconds that Newton's method is likely to take.

@@ -29,29 +29,28 @@ pub fn begin(progress: &mut Progress) {
     }
 }
 
-/// Behind a certificate of the gap, as a part of the objective, after `ended` of so many `epochs`: why the ascent is to be given up,
-/// if it is.
-pub fn judge(progress: &mut Progress, (ended, epochs): (f64, f64), gap: f64, tolerance: f64) -> Option<String> {
-    let other = progress.scalar(OTHER, f64::INFINITY);
+/// Behind a certificate, after `ended` of so many `epochs`: why the ascent is to be given up, if it is, by the gap as a part of the
+/// objective and by that. How the gap falls tells but the two together: far from the optimum the gap is all of the objective.
+pub fn judge(
+    progress: &mut Progress,
+    (ended, epochs): (f64, f64),
+    (gap, objective): (f64, f64),
+    tolerance: f64,
+) -> Option<String> {
     let (from, to) = (progress.scalar("paced_from", 0.0), progress.scalar("paced_to", 0.0));
-    let last = ended >= epochs;
+    let (other, last) = (progress.scalar(OTHER, f64::INFINITY), ended >= epochs);
     if other.is_infinite() || tolerance <= 0.0 || ended < SPACED * to && !last {
         return None;
     }
-    let [from_gap, to_gap] = ["paced_from_gap", "paced_to_gap"].map(|name| progress.scalar(name, gap));
-    let (from, from_gap) = if from > 0.0 { (from, from_gap) } else { (to, to_gap) };
-    let (tried, left) = (progress.scalar(TRIED, 0.0) > 0.0, left(ended - from, from_gap / gap, gap / tolerance));
-    let slow = from > 0.0 && left > other && (tried || left > HOPELESS * (epochs - ended));
+    let apart = gap * objective;
+    let [from_apart, to_apart] = ["paced_from_gap", "paced_to_gap"].map(|name| progress.scalar(name, apart));
+    let (since, falls) = if from > 0.0 { (from, from_apart / apart) } else { (to, to_apart / apart) };
+    let (tried, left) = (progress.scalar(TRIED, 0.0) > 0.0, left(ended - since, falls, gap / tolerance));
+    let slow = since > 0.0 && left > other && (tried || left > HOPELESS * (epochs - ended));
     let agreed = if slow { progress.scalar("slow", 0.0) + 1.0 } else { 0.0 };
-    let (from, from_gap) = if to > 0.0 { (to, to_gap) } else { (ended, gap) };
-    let named = [
-        ("slow", agreed),
-        ("paced_from", from),
-        ("paced_from_gap", from_gap),
-        ("paced_to", ended),
-        ("paced_to_gap", gap),
-    ];
-    named.into_iter().for_each(|(name, value)| progress.set(name, value));
+    let (from, from_apart) = if to > 0.0 { (to, to_apart) } else { (ended, apart) };
+    let now = [("paced_from", from), ("paced_from_gap", from_apart), ("paced_to", ended), ("paced_to_gap", apart)];
+    now.into_iter().chain([("slow", agreed)]).for_each(|(name, value)| progress.set(name, value));
     if !slow || !(tried || last || agreed >= AGREED && ended >= SURE) {
         return None;
     }
@@ -71,8 +70,12 @@ fn left(epochs: f64, falls: f64, tolerances: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// After how many epochs the ascent is given up whose gap is `gap` behind each, of 100.
+    /// After how many epochs the ascent is given up whose gap is `gap` behind each, of 100, where the objective is 1.
     fn given_up(others: &[(&str, f64)], gap: impl Fn(f64) -> f64) -> Option<f64> {
+        given_up_of(others, |ended| (gap(ended), 1.0))
+    }
+
+    fn given_up_of(others: &[(&str, f64)], gap: impl Fn(f64) -> (f64, f64)) -> Option<f64> {
         let mut progress = Progress::default();
         others.iter().for_each(|(name, value)| progress.set(name, *value));
         begin(&mut progress);
@@ -84,7 +87,7 @@ mod tests {
             }
             due = 1.25 * ended;
             let now = gap(ended);
-            if now <= 1e-4 {
+            if now.0 <= 1e-4 {
                 return None;
             }
             if judge(&mut progress, (ended, 100.0), now, 1e-4).is_some() {
@@ -115,6 +118,16 @@ mod tests {
         assert_eq!(given_up(&[(OTHER, 1.0)], |ended| 0.5 * 0.5f64.powf((ended - 16.0).max(0.0))), None);
         let rises = |ended: f64| 0.5 * 0.9f64.powf(ended) * if (17.0..20.0).contains(&ended) { 5.0 } else { 1.0 };
         assert_eq!(given_up(&[(OTHER, 1.0)], rises), None);
+    }
+
+    #[test]
+    fn far_from_the_optimum_it_tells_how_the_objective_falls() {
+        // The squared hinge on rows of very different norm: the gap is all of an objective that falls fast.
+        let falls = |ended: f64| 4.0 * 0.75f64.powf(ended);
+        let case = |ended: f64| (falls(ended) / (0.005 + falls(ended)), 0.005 + falls(ended));
+        assert!(case(22.0).0 > 0.5);
+        assert_eq!(given_up_of(&[(OTHER, 1.0)], case), None);
+        assert_eq!(given_up_of(&[(OTHER, 40.0), (TRIED, 1.0)], case), None);
     }
 
     #[test]

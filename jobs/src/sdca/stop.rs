@@ -121,7 +121,7 @@ impl Stop {
         let late = self.late(progress);
         if late.is_none() {
             let made = [Self::ended(progress), self.rules.epochs].map(|epochs| epochs as f64);
-            if let Some(why) = pace::judge(progress, made.into(), relative, self.rules.tolerance) {
+            if let Some(why) = pace::judge(progress, made.into(), (relative, objective), self.rules.tolerance) {
                 return Ok(Flow::Stop(why));
             }
         }
