@@ -99,7 +99,8 @@ impl Plan {
     }
 }
 
-fn element(element: Type) -> &'static str {
+/// An element type's name.
+pub(super) fn element(element: Type) -> &'static str {
     match element {
         Type::F32 => "f32",
         Type::F64 => "f64",

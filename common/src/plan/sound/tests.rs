@@ -208,11 +208,11 @@ fn a_table_is_as_wide_as_a_shard_can_keep() {
 
 #[test]
 fn a_copy_is_between_tables_alike() {
-    refused("table weights (F32 x 1) can't be copied to wide (F32 x 2): both must be alike", |plan, table, _| {
+    refused("table weights (f32 x 1) can't be copied to wide (f32 x 2): both must be alike", |plan, table, _| {
         let wide = plan.table("wide", 2);
         plan.body.copy(table, wide);
     });
-    refused("table weights (F32 x 1) can't be copied to exact (F64 x 1)", |plan, table, _| {
+    refused("table weights (f32 x 1) can't be copied to exact (f64 x 1)", |plan, table, _| {
         let id = plan.table::<f64>("exact", 1).id;
         plan.body.copy(table, Table::new(id, 1));
     });
