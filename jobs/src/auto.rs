@@ -6,8 +6,9 @@
 //! its root where planes are searched, the more so where rows outnumber features, where also the last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
 //! matrix is made there are none, and the hinge has no other way. The constants were fitted to what both
 //! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
-//! Invariant: the choice depends on the facts of the whole input, the flags and the numbers of threads and slaves alone, and
-//! is made once, in the master, so it is the same for all.
+//! Where neither is known the ascent is tried first, and where its gap falls too slowly ([`pace`]) Newton's method goes on from its
+//! weights: how columns depend on one another stands in no fact. Invariant: what is chosen depends on the facts of the whole input, the
+//! flags, the numbers of threads and slaves and the gaps of certificates alone, in the master, so it is the same for all.
 
 use crate::parts;
 use crate::primal::{Primal, gram, problems};
@@ -248,113 +249,4 @@ fn choose(progress: &mut Progress, case: &Case) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{self, Rows, assert_reaches};
-    use crate::flags::Common;
-    use crate::lr::Lr;
-    use flexps_common::host::Host;
-
-    fn case(rows: u64, features: u64, nonzeros: u64, k: f64, tolerance: f64) -> Case {
-        let facts = Facts { rows, features, nonzeros, sum_norm2: k * rows as f64, ..Facts::default() };
-        let lambda = 1.0 / rows as f64;
-        Case {
-            facts,
-            loss: Kind::Logistic,
-            lambda,
-            tolerance,
-            threads: 2.0,
-            slaves: 1.0,
-            memory: 40 << 20,
-            epochs: 100.0,
-        }
-    }
-
-    fn chosen(case: &Case) -> f64 {
-        let mut progress = Progress::default();
-        choose(&mut progress, case);
-        progress.scalar("solver", 0.0)
-    }
-
-    #[test]
-    fn the_choice_is_the_faster_solver_of_each_measured_set() {
-        for (rows, features, nonzeros, k, tolerance, wanted) in [
-            (4000, 500_000, 6_000_000, 1.0, 1e-3, SDCA),
-            (4000, 500_000, 6_000_000, 1.0, 1e-6, SDCA),
-            (20_000, 500_000, 30_000_000, 1.0, 1e-3, SDCA),
-            (2_000_000, 1_000_000, 22_000_000, 11.0, 1e-3, SDCA),
-            (2_000_000, 1_000_000, 22_000_000, 88.0, 1e-3, SDCA),
-            (300_000, 1_000_000, 3_300_000, 11.0, 1e-6, SDCA),
-            (200_000, 100_000, 8_000_000, 1.0, 1e-3, SDCA),
-            (200_000, 100_000, 8_000_000, 1.0, 1e-6, SDCA),
-            (50_000, 100_000, 2_000_000, 1.0, 1e-3, SDCA),
-            (32_561, 123, 451_592, 13.9, 1e-3, NEWTON),
-            (32_561, 123, 451_592, 13.9, 1e-6, NEWTON),
-            (4143, 54_877, 817_141, 197.0, 1e-3, SDCA),
-            (4143, 54_877, 817_141, 197.0, 1e-6, SDCA),
-            (4836, 16_777_216, 5_469_839, 1.0, 1e-3, SDCA),
-            (4836, 16_777_216, 5_469_839, 1.0, 1e-6, SDCA),
-            (569, 30, 17_070, 1.68e6, 1e-3, NEWTON),
-            // There is hardly anything to do: what is sure comes first.
-            (1000, 119, 13_900, 13.9, 1e-4, NEWTON),
-            (8, 5, 20, 1.0, 1e-4, NEWTON),
-            (60, 443, 118, 1310.0, 1e-3, NEWTON),
-        ] {
-            let case = case(rows, features, nonzeros, k, tolerance);
-            assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());
-        }
-        let one = Case { threads: 1.0, ..case(32_561, 123, 451_592, 13.9, 1e-3) };
-        assert_eq!(chosen(&one), NEWTON, "{} {}", one.sdca(), one.newton());
-        for tolerance in [1e-3, 1e-6] {
-            let of = |case: Case| chosen(&Case { loss: Kind::Hinge, ..case });
-            assert_eq!(of(case(4143, 54_877, 817_141, 197.0, tolerance)), SDCA);
-            assert_eq!(of(case(200_000, 100_000, 8_000_000, 1.0, tolerance)), SDCA);
-            assert_eq!(of(case(32_561, 123, 451_592, 13.9, tolerance)), NEWTON);
-        }
-        for loss in [Kind::SquaredHinge, Kind::Squared] {
-            for tolerance in [1e-3, 1e-6] {
-                let of = |case: Case| chosen(&Case { loss, ..case });
-                assert_eq!(of(case(4143, 54_877, 817_141, 197.0, tolerance)), SDCA);
-                assert_eq!(of(case(200_000, 100_000, 8_000_000, 1.0, tolerance)), SDCA);
-                assert_eq!(of(case(32_561, 123, 451_592, 13.9, tolerance)), NEWTON);
-            }
-        }
-    }
-
-    #[test]
-    fn each_fact_tells_in_the_choice() {
-        // A case near the border, and what moves it across.
-        let near = || case(400_000, 20_000, 4_000_000, 20.0, 1e-3);
-        assert_eq!(chosen(&near()), SDCA);
-        assert_eq!(chosen(&Case { tolerance: 1e-7, ..near() }), NEWTON);
-        // Several slaves make no searches, so their epochs grow with the condition itself.
-        let two = || Case { slaves: 2.0, ..near() };
-        assert_eq!(chosen(&two()), SDCA);
-        assert_eq!(chosen(&Case { lambda: 1e-7, ..two() }), NEWTON);
-        assert_eq!(chosen(&Case { lambda: 1e-7, ..near() }), SDCA);
-        // One worker goes alone, however many there are.
-        assert_eq!(chosen(&Case { threads: 6.0, ..near() }), NEWTON);
-        // Of these all go, but if they can't hold values by feature of all their rows they join once an epoch.
-        let all = || Case { threads: 6.0, ..case(200_000, 100_000, 3_000_000, 1.0, 1e-3) };
-        assert_eq!(chosen(&all()), SDCA);
-        assert_eq!(chosen(&Case { memory: 100 << 10, ..all() }), NEWTON);
-    }
-
-    #[test]
-    fn the_rows_decide_and_the_report_says_which_solver_and_why() {
-        for (scales, features, name) in [(0.0, 2000, "sdca"), (2.0, 50, "newton")] {
-            let rows = Rows { rows: 600, features, scales, ..Rows::sparse(31) };
-            for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {
-                for bias in [false, true] {
-                    let common = Common { tolerance: 2e-5, epochs: 3000, bias, ..fixtures::flags() };
-                    let job = Lr { common: common.clone(), ..Lr::default() };
-                    let outcome = assert_reaches(Host::cluster(slaves, slots), &job, &common, &rows.blocks(6), 3e-5);
-                    let ran = |stage: &str| outcome.stages.iter().any(|(name, _)| name == stage);
-                    let [note] = &outcome.progress.notes[..] else { panic!("{:?}", outcome.progress.notes) };
-                    assert_eq!((ran("ascent"), ran("gradient")), (name == "sdca", name == "newton"), "{note}");
-                    assert!(note.starts_with(&format!("solver {name}: ")) && note.contains("600 rows"));
-                }
-            }
-        }
-    }
-}
+mod tests;

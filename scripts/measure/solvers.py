@@ -46,7 +46,7 @@ class Solvers:
         try:
             result = self.run(rows, [*flags, "--solver", solver], tolerance)
         except SystemExit as refused:
-            # Of the hinge `newton` learns few features alone.
+            # Of the hinge `newton` learns no more features than a matrix has room for.
             if getattr(refused, "returncode", None) != 2:
                 raise
             return None, None

@@ -124,7 +124,7 @@ fn the_rows_decide_who_learns_the_hinge() {
             match (solver, by_weights) {
                 (SvmSolver::Newton, false) => {
                     let error = outcome.unwrap_err();
-                    assert!(error.message.contains("does not pay for") && error.message.contains("sdca"), "{error}");
+                    assert!(error.message.contains("--worker-memory") && error.message.contains("sdca"), "{error}");
                 }
                 _ => assert_eq!(went_by_weights(&outcome.unwrap()), by_weights),
             }
