@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn large_labels_that_look_alike_are_told_of_as_such() {
-        for text in ["20000001 1:1\n20000003 2:1\n", "5 1:1\n6 1:1\n20000003 2:1\n"] {
+        for text in ["20000001 1:1\n19999999 2:1\n", "5 1:1\n6 1:1\n20000003 2:1\n"] {
             let message = sniffed(text).unwrap_err().message;
             assert!(message.starts_with("f: label '2000000") && message.contains("renumber"), "{message}");
         }
