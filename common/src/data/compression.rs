@@ -341,7 +341,7 @@ mod tests {
     fn archives_of_other_kinds_are_refused_by_name() {
         for (magic, name) in OTHERS {
             let message = Compression::detect(magic, "rows.txt").unwrap_err().message;
-            assert!(message.starts_with(&format!("rows.txt: a {name} file; ")), "{message}");
+            assert!(message.starts_with(&format!("rows.txt: packed as {name}; ")), "{message}");
         }
     }
 

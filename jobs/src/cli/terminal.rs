@@ -43,7 +43,11 @@ pub fn report_panics_in_one_line() {
         let message = panic.payload_as_str().unwrap_or("no message").lines().next().unwrap_or_default();
         let place = panic.location().map_or(String::from("an unknown place"), ToString::to_string);
         let thread = std::thread::current();
-        if caught::within() || thread.name().is_some_and(|name| name.starts_with("worker-")) {
+        if thread.name().is_some_and(|name| name.starts_with("worker-")) {
+            tracing::info!(%place, cause = message, "a worker panicked");
+            return;
+        }
+        if caught::within() {
             tracing::info!(%place, cause = message, "a job's code panicked");
             return;
         }

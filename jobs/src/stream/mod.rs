@@ -390,7 +390,7 @@ mod tests {
             };
             let usual = loss(1.0);
             assert!(usual < if std::ptr::eq(blocks, &rare) { 0.2 } else { 0.6 }, "{usual}");
-            for by in [1e-18, 1e-6, 1e-3, 1e3, 1e6] {
+            for by in [1e-12, 1e-6, 1e-3, 1e3, 1e6] {
                 assert!((loss(by) / usual - 1.0).abs() < 1e-3, "{by}: {} against {usual}", loss(by));
             }
         }
