@@ -57,25 +57,6 @@ pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
     }
 }
 
-/// Stages that ask for no thread at all are refused whatever the cluster is.
-pub fn check(plan: &Plan) -> Result<()> {
-    for stage in plan.stages() {
-        if matches!(
-            stage.threads,
-            Threads::Count(0) | Threads::PerSlave(0) | Threads::OneSlave(0) | Threads::Visit(0) | Threads::Range(0, _)
-        ) {
-            return Err(Error::user(format!("stage {} asks for 0 threads; give at least 1", stage.name)));
-        }
-        if let Some(slave) = stage.on.as_ref().filter(|_| stage.input.is_some()) {
-            return Err(Error::user(format!(
-                "stage {} is to run on {slave} alone, but passes over rows, which lie on all slaves of its job",
-                stage.name
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// The slaves for a job, in shard order: all, but no more than its widest stage has threads, nor than any stage with an
 /// input has, and none that has too little for a stage that runs on each of them; of those that share cores no more than
 /// [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of the input's

@@ -51,7 +51,7 @@ impl Master {
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
         plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
-        admission::check(&plan)?;
+        plan.check()?;
         experiment::fits(&submission.experiment, &plan)?;
         if self.slaves.iter().next().is_some() {
             let candidates = self.candidates(None);

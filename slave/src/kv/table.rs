@@ -7,15 +7,12 @@ use super::function::Apply;
 use super::placement::{Keys, Placement};
 use super::tier::Tier;
 use flexps_common::error::{Error, Result};
-use flexps_common::plan::TableSpec;
+use flexps_common::plan::{TableSpec, WIDEST};
 use flexps_common::prefetch::AHEAD;
 use flexps_common::value::Element;
 use parking_lot::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// Most elements per key: one key's values still fit a message.
-const WIDEST: u32 = 1 << 20;
 
 type Page<T> = Box<[OnceLock<Arc<Chunk<T>>>]>;
 

@@ -1,6 +1,6 @@
 //! Which slaves a job uses, and which jobs are refused.
 
-use crate::job::admission::{Candidate, check, choose};
+use crate::job::admission::{Candidate, choose};
 use flexps_common::data::InputSpec;
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
@@ -147,12 +147,6 @@ fn a_job_that_can_never_fit_by_memory_is_refused_with_the_numbers() {
 }
 
 #[test]
-fn a_stage_of_no_threads_is_refused() {
-    let error = check(&plan(&[("s", Threads::Count(0), true)])).unwrap_err();
-    assert!(error.message.contains("stage s asks for 0 threads"), "{error}");
-}
-
-#[test]
 fn enough_slots_go_before_local_bytes() {
     let mut candidates = candidates(&[1, 4, 4]);
     candidates[0].local_bytes = 9;
@@ -177,10 +171,6 @@ fn a_stage_that_names_a_slave_brings_its_job_there_or_is_refused_with_what_there
     beside.body.stage("wide", |_| Ok(())).threads(Threads::PerSlave(3));
     let error = choose(&beside, &candidates, u64::MAX).unwrap_err();
     assert!(error.message.contains("h3, whose 2 slots"), "{error}");
-    let mut reads = Plan::default();
-    let input = reads.input(InputSpec::new("input", vec![DataPath("/f".to_owned())])).unwrap();
-    reads.body.stage("s", |_| Ok(())).on("h1").input(input);
-    assert!(check(&reads).unwrap_err().message.contains("passes over rows"));
 }
 
 #[test]
