@@ -211,10 +211,10 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         let params = json!({ "stage": ["x:1:0.01"] });
         post(pages, "/api/v1/jobs", &json!({ "job": "sleep", "params": params, "scheduling": scheduling }))
     };
-    let plain = json!({ "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null });
+    let plain = json!({ "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null, "restarts": 0 });
     for (said, more) in [
         (json!({}), json!({})),
-        (json!({ "priority": -5 }), json!({ "priority": -5 })),
+        (json!({ "priority": -5, "restarts": 2 }), json!({ "priority": -5, "restarts": 2 })),
         (json!({ "user": "ann", "deadline": 60 }), json!({ "user": "ann", "deadline": 60.0 })),
     ] {
         let answer = of(said);

@@ -59,3 +59,42 @@ pub fn told(rise: f64) -> String {
          or scale features whose values are far from 0"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::metrics::{Metric, Metrics};
+
+    /// Half the mean square of `y - w x - b` over rows around `centre`, with the w and b that make it least; what rounding these
+    /// adds to it, and what is said of that.
+    fn rounded(centre: f64, spread: f64, tolerance: f64) -> (f64, Option<f64>) {
+        let rows: Vec<[f64; 2]> =
+            (0..50).map(|i| f64::from(i) / 25.0 - 1.0).map(|t| [centre + spread * t, 7.0 * t + t.sin()]).collect();
+        let mean = |of: &dyn Fn(&[f64; 2]) -> f64| rows.iter().map(of).sum::<f64>() / 50.0;
+        let (x, y) = (mean(&|r| r[0]), mean(&|r| r[1]));
+        let w = mean(&|r| (r[0] - x) * (r[1] - y)) / mean(&|r| (r[0] - x).powi(2));
+        let b = y - w * x;
+        let objective = |w: f64, b: f64| mean(&|r| (r[1] - w * r[0] - b).powi(2) / 2.0);
+        let short = [w, b].map(|number| f64::from(number as f32));
+        let mut progress = Progress::default();
+        let mut lost = Metrics::default();
+        lost.add("weights_off2", Metric::Sum((short[0] - w).powi(2)));
+        lost.add("bias_off2", Metric::Sum((short[1] - b).powi(2)));
+        progress.metrics.insert("keep".to_owned(), lost);
+        progress.set("objective", objective(w, b));
+        progress.set("gap", 1e-9);
+        let norm2 = mean(&|r| r[0].powi(2));
+        let said = Rounded { loss: Kind::Squared, norm2, weight: 1.0, tolerance }.rise(&progress).unwrap();
+        (objective(short[0], short[1]) - objective(w, b), said)
+    }
+
+    #[test]
+    fn what_rounding_costs_is_told_where_it_is_more_than_was_certified_and_is_no_less_than_told() {
+        for (centre, spread) in [(6100.0, 0.07), (1e5, 1.0), (-3e4, 0.1)] {
+            let (rise, said) = rounded(centre, spread, 1e-9);
+            assert!(said.is_some_and(|said| said >= rise), "{centre}: {rise} above, {said:?} said");
+        }
+        assert_eq!(rounded(0.0, 1.0, 1e-6).1, None);
+        assert_eq!(rounded(6100.0, 0.07, 1e9).1, None, "nobody asked for that much");
+    }
+}
