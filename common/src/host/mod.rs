@@ -11,6 +11,7 @@ mod table;
 
 pub use table::HostTable;
 
+use crate::caught::caught;
 use crate::data::{Block, Facts, Labels};
 use crate::error::{Error, Result};
 use crate::ids::InputId;
@@ -20,7 +21,6 @@ use crate::updates::Updates;
 use crate::worker::Place;
 use rows::{HostRows, Uses};
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// Rows and models that plans may name, and how many workers to play.
@@ -216,8 +216,7 @@ impl Run<'_> {
                 }
                 Step::Decide(decide) => {
                     self.progress.elapsed = self.started.elapsed();
-                    let flow = catch_unwind(AssertUnwindSafe(|| decide(&mut self.progress)));
-                    let flow = flow.unwrap_or_else(|panic| Err(stage::fell("a decision of the plan", &*panic)))?;
+                    let flow = caught(|| "a decision of the plan".to_owned(), || decide(&mut self.progress))?;
                     for op in std::mem::take(&mut self.progress.ops) {
                         self.op(&op)?;
                     }

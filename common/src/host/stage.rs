@@ -7,6 +7,7 @@
 use super::rows::HostRows;
 use super::table::HostTable;
 use crate::announced::Announcements;
+use crate::caught::caught;
 use crate::data::block::KeyMap;
 use crate::data::drawn::Drawn;
 use crate::data::{Block, Facts};
@@ -18,11 +19,8 @@ use crate::siblings::Siblings;
 use crate::value::{OwnedValues, Type, Values, ValuesMut};
 use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
 use parking_lot::{Condvar, Mutex};
-use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Runs all workers of a stage and merges what they report, in their order.
@@ -55,16 +53,15 @@ pub fn run(
             announced: stage.consistency.ahead().map(|_| Announcements::default()),
         };
         let (index, mut metrics) = (place.index, Metrics::default());
-        let result = catch_unwind(AssertUnwindSafe(|| {
+        let who = || format!("worker {index}");
+        let result = caught(who, || {
             let mut worker = Worker::new(place, &mut backend);
             let result = (stage.run)(&mut worker);
             metrics = worker.metrics;
             result
-        }));
-        let result = result.unwrap_or_else(|panic| Err(fell(format_args!("worker {index}"), &*panic)));
+        });
         // A user's update function may panic, too.
-        let ended = catch_unwind(AssertUnwindSafe(|| backend.end(result)));
-        let ended = ended.unwrap_or_else(|panic| Err(fell(format_args!("worker {index}"), &*panic)));
+        let ended = caught(who, || backend.end(result));
         ended.inspect_err(|_| shared.fail()).map(|()| metrics)
     };
     let results: Vec<Result<Metrics>> = if places.len() == 1 {
@@ -72,10 +69,8 @@ pub fn run(
     } else {
         std::thread::scope(|scope| {
             let threads: Vec<_> = places.into_iter().map(|place| scope.spawn(|| work(place))).collect();
-            let joined = threads.into_iter().enumerate();
-            joined
-                .map(|(i, thread)| thread.join().unwrap_or_else(|panic| Err(fell(format_args!("worker {i}"), &*panic))))
-                .collect()
+            let died = || Err(Error::bug("a worker's thread panicked"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect()
         })
     };
     *tables = shared.barrier.into_inner().tables;
@@ -90,13 +85,6 @@ pub fn run(
     }
     merged.check()?;
     Ok(merged)
-}
-
-/// The error of something of a user's that panicked.
-pub fn fell(what: impl fmt::Display, panic: &(dyn Any + Send)) -> Error {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Error::bug(format!("{what} panicked: {}", text.unwrap_or("with a value that is no text")))
 }
 
 struct Shared<'s> {
