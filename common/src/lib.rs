@@ -15,6 +15,7 @@ pub mod job;
 pub mod machine;
 pub mod metrics;
 pub mod model;
+pub mod notes;
 pub mod pace;
 pub mod plan;
 pub mod prefetch;

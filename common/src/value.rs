@@ -2,6 +2,7 @@
 
 use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// A table's element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,8 +27,19 @@ impl Type {
     }
 }
 
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Type::F32 => "f32",
+            Type::F64 => "f64",
+            Type::U32 => "u32",
+            Type::I32 => "i32",
+        })
+    }
+}
+
 /// A Rust type that a table can hold.
-pub trait Element: Pod + Default + PartialOrd + Send + Sync + std::fmt::Debug + 'static {
+pub trait Element: Pod + Default + PartialOrd + Send + Sync + fmt::Debug + 'static {
     /// Its name on the wire.
     const TYPE: Type;
     /// `self + other`, wrapping for integers.

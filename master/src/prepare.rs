@@ -6,6 +6,7 @@ use crate::tune::searches::{self, Known};
 use flexps_common::data::dataset::Index;
 use flexps_common::data::sniff::{SAMPLE, Sample, sniff};
 use flexps_common::data::{Form, InputSpec, Schema, look};
+use flexps_common::notes::note;
 use flexps_common::plan::{Plan, Threads};
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
@@ -62,11 +63,7 @@ pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, 
                 schema
             }
         };
-        for note in listing.notes {
-            if !prepared.notes.contains(&note) {
-                prepared.notes.push(note);
-            }
-        }
+        note(&mut prepared.notes, listing.notes);
         prepared.inputs.push(Listed { sources, schema });
     }
     if plan.stages().iter().any(|stage| stage.threads == Threads::Offline) {

@@ -259,7 +259,7 @@ fn values_of_another_type_than_the_tables_are_refused_where_they_are_given() {
     plan.body.stage("s", move |worker| {
         let values = crate::value::Values::I32(&[1]);
         let error = worker.add_many(&[Push { table: table.id, keys: &[1], values }]).unwrap_err();
-        assert_eq!(error.message, "table t holds F32, not I32");
+        assert_eq!(error.message, "table t holds f32, not i32");
         Ok(())
     });
     Host::new().run(&plan).unwrap();

@@ -152,6 +152,6 @@ impl HostTable {
         if kind == self.spec.element {
             return Ok(());
         }
-        Err(Error::bug(format!("table {} holds {:?}, not {kind:?}", self.spec.name, self.spec.element)))
+        Err(Error::bug(format!("table {} holds {}, not {kind}", self.spec.name, self.spec.element)))
     }
 }

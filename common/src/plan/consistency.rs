@@ -1,6 +1,7 @@
 //! The consistency models that a stage may run under.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Which updates of others a worker must see, and how far it may run ahead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,18 @@ impl Consistency {
         match self {
             Self::SparseSsp { staleness, .. } => Self::Ssp { staleness },
             other => other,
+        }
+    }
+}
+
+/// As on the command line.
+impl fmt::Display for Consistency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bsp => f.write_str("bsp"),
+            Self::Ssp { staleness } => write!(f, "ssp:{staleness}"),
+            Self::Asp => f.write_str("asp"),
+            Self::SparseSsp { staleness, speculation } => write!(f, "sparse-ssp:{staleness}:{speculation}"),
         }
     }
 }

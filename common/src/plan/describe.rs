@@ -2,9 +2,8 @@
 //!
 //! Invariant: the text holds every name, number and order that nodes must agree on.
 
-use super::{Compression, Consistency, LoadSpec, Plan, StageSpec, Step, Storage, TableOp, Threads};
+use super::{Compression, LoadSpec, Plan, StageSpec, Step, Storage, TableOp, Threads};
 use crate::ids::TableId;
-use crate::value::Type;
 
 impl Plan {
     /// The plan as text: tables, inputs, then the steps, indented by repeat.
@@ -16,7 +15,7 @@ impl Plan {
                 out,
                 "table {}: {} x {}, {}, {}{}",
                 t.name,
-                element(t.element),
+                t.element,
                 t.width,
                 if t.storage == Storage::Dense { "dense" } else { "sparse" },
                 t.update,
@@ -54,7 +53,7 @@ impl Plan {
         let on = s.on.as_ref().map_or(String::new(), |slave| format!(" on {slave}"));
         let memory = if s.memory > 0 { format!(", {} bytes of memory", s.memory) } else { String::new() };
         let filter = s.filter.map_or(String::new(), |filter| format!(", filter {filter}"));
-        let (name, threads, model) = (&s.name, threads(s.threads), consistency(s.consistency));
+        let (name, threads, model) = (&s.name, threads(s.threads), s.consistency);
         format!("stage {name}: {threads}{on}{memory}, {model}{filter}{input}{draws}{reads}{updates}{may_round}")
     }
 
@@ -99,16 +98,6 @@ impl Plan {
     }
 }
 
-/// An element type's name.
-pub(super) fn element(element: Type) -> &'static str {
-    match element {
-        Type::F32 => "f32",
-        Type::F64 => "f64",
-        Type::U32 => "u32",
-        Type::I32 => "i32",
-    }
-}
-
 fn threads(threads: Threads) -> String {
     let count = |n: u32| format!("{n} thread{}", if n == 1 { "" } else { "s" });
     match threads {
@@ -121,15 +110,5 @@ fn threads(threads: Threads) -> String {
         Threads::Visit(n) => format!("{} on one slave after the other", count(n)),
         Threads::Auto => "auto threads".to_owned(),
         Threads::Offline => "offline threads".to_owned(),
-    }
-}
-
-/// As on the command line.
-fn consistency(consistency: Consistency) -> String {
-    match consistency {
-        Consistency::Bsp => "bsp".to_owned(),
-        Consistency::Ssp { staleness } => format!("ssp:{staleness}"),
-        Consistency::Asp => "asp".to_owned(),
-        Consistency::SparseSsp { staleness, speculation } => format!("sparse-ssp:{staleness}:{speculation}"),
     }
 }

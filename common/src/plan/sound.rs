@@ -2,7 +2,6 @@
 //!
 //! Invariant: behind this check each table and input of a step is one of the plan, so that nobody need look again.
 
-use super::describe::element;
 use super::{LoadSpec, Plan, StageSpec, Step, TableOp, TableSpec, Threads};
 use crate::error::{Error, Result};
 use crate::ids::{InputId, TableId};
@@ -237,12 +236,7 @@ fn alike(from: &TableSpec, to: &TableSpec) -> Result<()> {
     }
     Err(Error::user(format!(
         "table {} ({} x {}) can't be copied to {} ({} x {}): both must be alike",
-        from.name,
-        element(from.element),
-        from.width,
-        to.name,
-        element(to.element),
-        to.width
+        from.name, from.element, from.width, to.name, to.element, to.width
     )))
 }
 

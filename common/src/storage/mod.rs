@@ -14,6 +14,7 @@ pub use reader::{ByteStream, Reader};
 use crate::background::Background;
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result};
+use crate::notes::note;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -152,11 +153,7 @@ impl Storage {
         for DataPath(path) in paths {
             let found = self.list_one(path).await?;
             files.extend(found.files.into_iter().map(|file| (file.path.clone(), file)));
-            for note in found.notes {
-                if !notes.contains(&note) {
-                    notes.push(note);
-                }
-            }
+            note(&mut notes, found.notes);
         }
         Ok(Listing { files: files.into_values().collect(), notes })
     }

@@ -9,12 +9,12 @@ use super::bounds::Bounds;
 use super::certificate::RowSums;
 use super::columns::Columns;
 use super::foresight::Foresight;
-use super::gram::Gram;
-use super::inner::{Own, STEPS, Shared, Values, View, WELL};
+use super::inner::{Own, STEPS, Shared, View, WELL};
 use super::loss::Smooth;
+use super::means::{By, Means};
 use super::quadratic::{Quadratic, Way};
 use super::reach::LOST;
-use super::split::{Problem, Split};
+use super::split::Problem;
 use flexps_common::Result;
 use flexps_common::worker::Worker;
 use rand_chacha::ChaCha8Rng;
@@ -87,26 +87,14 @@ impl Coordinates {
         (own, shared): (&mut Own, &mut Shared),
         rng: &mut ChaCha8Rng,
     ) -> Result<(usize, u32)> {
-        let shape = (own.scores.len(), shared.bias.is_some());
-        let mut gram = Gram::of(worker, &mut shared.reduce, &self.columns, shape, self.memory)?;
-        let mut split = match gram {
-            Some(_) => None,
-            None => Split::of(worker, &mut shared.reduce, &self.columns, own.scores.len())?,
-        };
-        let mut bounds = match &split {
-            Some(split) => split.bounds(worker, &mut shared.reduce, L::REACH)?,
-            None => Bounds::new(&self.columns, L::REACH),
-        };
-        if gram.is_some() {
-            bounds.share(worker, &mut shared.reduce)?;
-        }
+        let mut means = Means::of(worker, (own, shared), &self.columns, self.memory, L::REACH)?;
         let explores = !self.all && shared.weights.contains(&0.0);
         let (mut goal, mut steps, mut halvings) = (None, 0, 0);
         let (mut first, mut before, mut last) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
         while steps < STEPS {
             own.bend(loss, shared.rows);
-            let (far, values) = (self.far(&own.bends), self.values(gram.as_ref()));
-            let (mut view, [far]) = shared.look(loss, worker, (own, values), [far])?;
+            let far = self.far(&own.bends);
+            let (mut view, [far]) = shared.look(loss, worker, (own, means.values(&self.columns)), [far])?;
             self.strayed = far.sqrt();
             let (asked, part) =
                 (WELL * shared.tolerance * view.certificate.objective, if explores { ENOUGH } else { 0.0 });
@@ -121,6 +109,7 @@ impl Coordinates {
                 first = now.objective;
             }
             let slow = shared.ends_slowly(&now, last);
+            means.judge(now.gap > 0.5 * last);
             last = now.gap;
             let enough = if near { now.gap <= asked } else { now.gap <= goal };
             let little = explores && !near && before - now.objective < LITTLE * (first - now.objective);
@@ -128,30 +117,11 @@ impl Coordinates {
                 break;
             }
             before = now.objective;
-            let way = match (&mut gram, &mut split) {
-                (Some(gram), _) => {
-                    if steps == 0 || !self.quadratic {
-                        gram.fill(worker, &mut shared.reduce, &own.bends)?;
-                    }
-                    gram.step((&shared.weights, &bounds), &view.gradient, view.constant[0], shared.penalty)
-                }
-                (None, Some(split)) => {
-                    let [slope, curvature, _] = view.constant;
-                    let problem = Problem {
-                        weights: &shared.weights,
-                        gradient: &view.gradient,
-                        diagonal: &view.diagonal,
-                        penalty: shared.penalty,
-                        bias: shared.bias.map(|_| [slope, curvature]),
-                        bounds: &bounds,
-                    };
-                    split.solve(worker, &mut shared.reduce, &problem, &own.bends, rng)?
-                }
-                (None, None) => self.apart(worker, (own, shared), &view, &bounds, rng)?,
-            };
-            own.begin(worker, &way, self.values(gram.as_ref()))?;
+            means.improve(worker, (own, shared), &self.columns, self.memory)?;
+            let way = self.step(worker, (own, shared), &view, &mut means, rng)?;
+            own.begin(worker, &way, means.values(&self.columns))?;
             // Other steps are not found so well, or end where they lead to.
-            if gram.is_some() && !self.quadratic {
+            if means.are_exact() && !self.quadratic {
                 self.foresee(own);
             }
             let cut = shared.go(loss, worker, own, (&view, &way))?;
@@ -159,16 +129,45 @@ impl Coordinates {
                 self.forget();
             }
             let Some(cut) = cut else { break };
-            bounds.made(&way.step, 0.5f64.powi(cut as i32));
+            means.bounds.made(&way.step, 0.5f64.powi(cut as i32));
             halvings += cut;
             steps += 1;
         }
         Ok((steps, halvings))
     }
 
-    /// Where the values are read from: with the matrix, from the rows that it is made of.
-    fn values<'a>(&'a self, gram: Option<&'a Gram>) -> Values<'a> {
-        gram.map_or(Values::Columns(&self.columns), |gram| Values::Lines(&gram.lines))
+    /// A step from the present weights.
+    fn step(
+        &mut self,
+        worker: &mut Worker<'_>,
+        (own, shared): (&Own, &mut Shared),
+        view: &View,
+        means: &mut Means,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Way> {
+        let Means { by, bounds, .. } = means;
+        match by {
+            By::Matrix { gram, filled } => {
+                if !(*filled && self.quadratic) {
+                    gram.fill(worker, &mut shared.reduce, &own.bends)?;
+                    *filled = true;
+                }
+                Ok(gram.step((&shared.weights, bounds), &view.gradient, view.constant[0], shared.penalty))
+            }
+            By::Dealt(split) => {
+                let [slope, curvature, _] = view.constant;
+                let problem = Problem {
+                    weights: &shared.weights,
+                    gradient: &view.gradient,
+                    diagonal: &view.diagonal,
+                    penalty: shared.penalty,
+                    bias: shared.bias.map(|_| [slope, curvature]),
+                    bounds,
+                };
+                split.solve(worker, &mut shared.reduce, &problem, &own.bends, rng)
+            }
+            By::Own { .. } => self.apart(worker, (own, shared), view, bounds, rng),
+        }
     }
 
     /// A better certificate if what the last step was to lead to makes one; else that is forgotten.

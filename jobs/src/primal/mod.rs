@@ -23,6 +23,7 @@ mod kept;
 mod kinked;
 pub mod loss;
 mod matrix;
+mod means;
 pub mod measure;
 mod model;
 mod moved;

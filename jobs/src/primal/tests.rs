@@ -12,6 +12,7 @@ use flexps_common::data::{Block, Labels};
 use flexps_common::host::{Host, Outcome};
 use flexps_common::job::DynJob;
 
+mod alike;
 mod path;
 
 #[derive(Debug, Clone, Copy, PartialEq)]

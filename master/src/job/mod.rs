@@ -18,6 +18,7 @@ use flexps_common::Error;
 use flexps_common::caught::caught;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::notes::note;
 use flexps_common::plan::Plan;
 use flexps_common::report::{ReadReport, Report, State};
 use flexps_common::scheduling::Scheduling;
@@ -56,8 +57,6 @@ pub struct Started {
     pub readings: Readings,
     /// Which reading of them this is: what its slaves were asked when they were told to read.
     pub time: u32,
-    /// Whether it starts over when all has stopped, not on the rows that are there.
-    pub over: bool,
     /// Those that have not answered the last [`flexps_common::wire::control::ToSlave::Open`] yet.
     pub opening: BTreeSet<SlaveId>,
     /// Whether they were told to read.
@@ -197,11 +196,7 @@ impl Job {
 
     /// Remarks for the user; one that began before has made some of them then.
     pub fn note(&mut self, notes: impl IntoIterator<Item = String>) {
-        for note in notes {
-            if !self.report.notes.contains(&note) {
-                self.report.notes.push(note);
-            }
-        }
+        note(&mut self.report.notes, notes);
     }
 
     /// What it has while it runs.
@@ -316,11 +311,7 @@ impl Job {
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         for reading in readings.iter() {
             reading.report(now, &mut report.read);
-            for note in reading.notes() {
-                if !report.notes.contains(&note) {
-                    report.notes.push(note);
-                }
-            }
+            note(&mut report.notes, reading.notes());
         }
     }
 

@@ -196,14 +196,8 @@ impl Reading {
         bytes.into_iter().map(|(id, _)| (id, near)).collect()
     }
 
-    /// What the slaves remarked, each remark once.
-    pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = Vec::new();
-        for note in self.done.values().flat_map(|d| &d.notes) {
-            if !notes.contains(note) {
-                notes.push(note.clone());
-            }
-        }
-        notes
+    /// What the slaves remarked.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        self.done.values().flat_map(|done| done.notes.iter().cloned())
     }
 }

@@ -10,6 +10,7 @@ use crate::assigner::Back;
 use crate::event::Asked;
 use crate::job::Job;
 use crate::job::admission::{self, Candidate};
+use crate::job::driver::Anew;
 use crate::size::size;
 use crate::slaves::Slave;
 use flexps_common::ids::{JobId, SlaveId};
@@ -22,25 +23,25 @@ use std::time::Duration;
 const OPENED_ANEW: usize = 3;
 
 impl Master {
-    /// What a job is told of a slave that it used and that is gone: the error by which it ends, or that it begins anew; what
-    /// the slave had taken is given back then.
+    /// What a job is told of a slave that it used and that is gone: the error by which it ends, unless it begins anew; what
+    /// the slave had taken is given back for that.
     pub(super) fn without(
         &mut self,
         id: JobId,
         (gone, slave): (SlaveId, &Slave),
         why: &str,
         now: Duration,
-    ) -> (Error, bool) {
+    ) -> (Error, Option<Anew>) {
         let all = self.candidates(None);
         let called = format!("{} is gone ({why})", slave.called(gone));
-        let Some(job) = self.jobs.get_mut(&id) else { return (Error::cluster(called), false) };
+        let Some(job) = self.jobs.get_mut(&id) else { return (Error::cluster(called), None) };
         let (plan, seconds) = (job.plan.clone(), now.saturating_sub(job.submitted).as_secs_f64());
         let (restarts, opened) = (job.may_restart(), job.report.repeats.len());
-        let Some(started) = job.started() else { return (Error::cluster(called), false) };
+        let Some(started) = job.started() else { return (Error::cluster(called), None) };
         let place = started.driver.whereabouts();
         let ends = Error::cluster(format!("{called} {place}"));
         if !started.driver.may_begin_anew() {
-            return (ends, false);
+            return (ends, None);
         }
         let own: Vec<Candidate> = all.iter().filter(|other| started.slaves.contains(&other.id)).cloned().collect();
         let lacks = |slaves: &[Candidate]| match slaves {
@@ -51,7 +52,7 @@ impl Master {
         let without = lacks(&own);
         let back = if opening || without.is_some() { None } else { started.readings.give_back(gone) };
         let may_start_over = if opening { opened < OPENED_ANEW } else { restarts };
-        started.over = back.is_none();
+        let anew = if back.is_some() { Anew::Plan } else { Anew::Job };
         let what = match back {
             Some(Back { splits, bytes }) => {
                 let (size, bits) =
@@ -60,9 +61,9 @@ impl Master {
                     "while rows were read: the others read the {splits} splits ({size}) that it had, and the plan began anew{bits}"
                 )
             }
-            None if !may_start_over => return (without.unwrap_or(ends), false),
+            None if !may_start_over => return (without.unwrap_or(ends), None),
             None => match lacks(&all) {
-                Some(error) => return (error, false),
+                Some(error) => return (error, None),
                 None if opening => "while the job was opened: it queued anew".to_owned(),
                 None => format!("{place}: the job started over"),
             },
@@ -71,15 +72,15 @@ impl Master {
         job.note([format!("{called} after {seconds:.1} s, {what}")]);
         let slave = slave.registration.name.clone();
         job.report.repeats.push(Repeat { slave, why: why.to_owned(), seconds, splits, bytes });
-        (ends, true)
+        (ends, Some(anew))
     }
 
     /// A job has stopped to begin anew: opens it on the slaves that are left, or has it start over.
-    pub(super) fn begin_anew(&mut self, id: JobId, now: Duration) -> Result<()> {
+    pub(super) fn begin_anew(&mut self, id: JobId, anew: Anew, now: Duration) -> Result<()> {
         self.books.job_ended(id, now);
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return Ok(()) };
         let of = started.slaves.clone();
-        if started.over {
+        if anew == Anew::Job {
             self.ask_all(id, &of, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN)?;
             self.jobs.get_mut(&id).into_iter().for_each(Job::start_over);
             self.jobs.get(&id).into_iter().for_each(|job| self.list(job));

@@ -271,7 +271,7 @@ impl Master {
                 self.ask_all(id, &of, Asked::Farewell, &message, ORDER_WITHIN)?;
             }
             Command::StopTransfer => started.stop.store(true, Ordering::Relaxed),
-            Command::Again => self.begin_anew(id, now)?,
+            Command::Again(anew) => self.begin_anew(id, anew, now)?,
             Command::End(result) => self.end(id, result, now),
         }
         Ok(())

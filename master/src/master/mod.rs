@@ -208,8 +208,8 @@ impl Master {
         self.counts.slaves_lost += u64::from(why != LEFT);
         self.log.push(&Record::Gone { at: now.as_secs_f64(), slave: id });
         for job in self.jobs.iter().filter(|(_, j)| j.uses(id)).map(|(id, _)| *id).collect::<Vec<_>>() {
-            let (error, again) = self.without(job, (id, &slave), why, now);
-            self.step(job, Step::Gone(id, error, again), now);
+            let (error, anew) = self.without(job, (id, &slave), why, now);
+            self.step(job, Step::Gone(id, error, anew), now);
         }
         self.refuse(&before, &format!("{called} is gone ({why})"), now);
         self.unplaced = true;

@@ -335,7 +335,6 @@ impl Master {
             driver,
             // Opened right below.
             time: job.openings + 1,
-            over: false,
             readings: Readings::new(readings, &job.plan, slaves.len()),
             opening: Default::default(),
             told_to_read: false,

@@ -186,7 +186,7 @@ impl Shard {
 
     fn wrong_type(&self, table: TableId, asked: Type) -> Error {
         let spec = &self.specs[usize::from(table.0)];
-        Error::bug(format!("table {} holds {:?}, not {asked:?}", spec.name, spec.element))
+        Error::bug(format!("table {} holds {}, not {asked}", spec.name, spec.element))
     }
 }
 

@@ -286,7 +286,7 @@ fn requests_that_do_not_fit_are_refused_and_change_nothing() {
     let message = |r: Result<()>| r.unwrap_err().message;
     assert!(message(store.add(A, Keys::List(&[3]), Values::F32(&[1.0]))).contains("served by shard 0, not by 1"));
     assert!(message(store.add(A, Keys::List(&[mine]), Values::F32(&[1.0, 2.0]))).contains("2 values for 1 keys"));
-    assert!(message(store.add(A, Keys::List(&[mine]), Values::F64(&[1.0]))).contains("holds F32, not F64"));
+    assert!(message(store.add(A, Keys::List(&[mine]), Values::F64(&[1.0]))).contains("holds f32, not f64"));
     assert!(message(store.add(B, Keys::List(&[mine]), Values::F32(&[1.0]))).contains("table t1 of a plan with 1"));
     assert!(store.check(A, Keys::Range { start: mine, count: 65_537 }, Type::F32, 65_537).is_err());
     assert!(store.check(A, Keys::Range { start: mine, count: 65_536 }, Type::F32, 65_536).is_ok());

@@ -240,7 +240,7 @@ impl UnderWay {
             link.packer.look(&values, piece.element);
             let (mut rest, out) = (&values[..], &mut out[piece.item]);
             if out.kind() != piece.element {
-                return Err(Error::bug(format!("values of {:?} for {:?}", piece.element, out.kind())));
+                return Err(Error::bug(format!("values of {} for {}", piece.element, out.kind())));
             }
             let key = piece.width * piece.element.size();
             for places in &piece.places {

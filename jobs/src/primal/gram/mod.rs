@@ -8,7 +8,9 @@
 //! intercept is the last feature and not penalised. Invariant: all workers have the same matrix, and so make the same step.
 
 mod active;
+mod equations;
 pub mod lines;
+mod products;
 
 use super::bounds::Bounds;
 use super::certificate::Penalty;
@@ -18,16 +20,16 @@ use super::reduce::Reduce;
 use crate::pages;
 use crate::sdca::loss::Kind;
 use active::Active;
+use equations::Equations;
 use flexps_common::Result;
-use flexps_common::data::{Block, Facts, Row};
-use flexps_common::widest::{Work, widest};
+use flexps_common::data::Facts;
+use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use lines::Lines;
+use products::Products;
 
 /// Steps that are made by one matrix without an L1 penalty, whose certificate asks for no exact steps.
 pub const FILLED: usize = 2;
-/// A pivot below this part of its diagonal is rounding.
-const PIVOT: f64 = 1e-13;
 /// Passes over the non-zeros that a step without the matrix takes, or thereabouts.
 const PASSES: f64 = 16.0;
 /// What the stages of such a step cost at least, in products of two non-zeros.
@@ -76,6 +78,10 @@ fn fits(features: usize, memory: u64) -> bool {
     bytes(features as u64) <= memory
 }
 
+fn may_be(columns: &Columns, memory: u64) -> bool {
+    columns.count() > 0 && fits(columns.count(), memory)
+}
+
 /// Whether it pays to make the matrix of so many features for a step, by the sum over rows of the square of their non-zeros, and
 /// by the non-zeros.
 fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: usize) -> bool {
@@ -115,7 +121,7 @@ impl Gram {
         memory: u64,
     ) -> Result<Option<Self>> {
         let features = columns.count();
-        if features == 0 || !fits(features, memory) {
+        if !may_be(columns, memory) {
             return Ok(None);
         }
         let counts = Lines::counts(columns, rows);
@@ -126,6 +132,12 @@ impl Gram {
             return Ok(None);
         }
         Ok(Some(Self::new(Lines::of_columns(columns, &counts), bias, 0.0)))
+    }
+
+    /// The same whatever it costs; none where a worker can't keep it.
+    pub fn that_fits(columns: &Columns, (rows, bias): (usize, bool), memory: u64) -> Option<Self> {
+        let lines = || Lines::of_columns(columns, &Lines::counts(columns, rows));
+        may_be(columns, memory).then(|| Self::new(lines(), bias, 0.0))
     }
 
     /// The matrix of all features that these rows have, where the L2 penalty holds them, to be filled.
@@ -243,107 +255,9 @@ impl Gram {
     }
 }
 
-/// Products of the values of rows, added to a lower half, each row's times by how much its curvature changes.
-struct Products<'a> {
-    /// Rows whose local features are fewer than the half has lines.
-    block: &'a Block,
-    changes: &'a [f64],
-    /// The number of the intercept, if there is one.
-    bias: Option<usize>,
-    half: &'a mut [f64],
-}
-
-impl Work for Products<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { block, changes, bias, half } = self;
-        for (Row { indices, values, .. }, by) in block.iter().zip(changes).filter(|(_, by)| **by != 0.0) {
-            let value = |at: usize| values.map_or(1.0, |values| f64::from(values[at]));
-            let side_by_side = indices.last().is_some_and(|last| (last - indices[0]) as usize + 1 == indices.len());
-            for (at, j) in indices.iter().enumerate() {
-                let (own, by) = (&mut half[line(*j as usize)..line(*j as usize + 1)], by * value(at));
-                match values {
-                    Some(values) if side_by_side => {
-                        let own = &mut own[indices[0] as usize..];
-                        own.iter_mut().zip(values).for_each(|(to, x)| *to += by * f64::from(*x));
-                    }
-                    Some(values) => {
-                        for (k, x) in indices[..=at].iter().zip(values) {
-                            // SAFETY: indices rise, so those before are below the line's length, which is one more than its own.
-                            unsafe { *own.get_unchecked_mut(*k as usize) += by * f64::from(*x) };
-                        }
-                    }
-                    None => {
-                        for k in &indices[..=at] {
-                            // SAFETY: as above.
-                            unsafe { *own.get_unchecked_mut(*k as usize) += by };
-                        }
-                    }
-                }
-            }
-            if let Some(last) = bias {
-                let own = &mut half[line(last)..=line(last) + last];
-                indices.iter().enumerate().for_each(|(at, k)| own[*k as usize] += by * value(at));
-                own[last] += by;
-            }
-        }
-    }
-}
-
-/// Equations of the lower half of a matrix, row by row, and their right sides.
-struct Equations {
-    factor: Vec<f64>,
-    found: Vec<f64>,
-}
-
-impl Work for Equations {
-    type Output = Option<Vec<f64>>;
-
-    #[inline(always)]
-    fn run(self) -> Self::Output {
-        let Self { mut factor, mut found } = self;
-        for at in 0..found.len() {
-            let (above, own) = factor.split_at_mut(line(at));
-            for k in 0..at {
-                let other = &above[line(k)..][..=k];
-                own[k] = (own[k] - dot(&own[..k], &other[..k])) / other[k];
-            }
-            let pivot = own[at] - dot(&own[..at], &own[..at]);
-            if pivot.is_nan() || pivot <= PIVOT * own[at] {
-                return None;
-            }
-            own[at] = pivot.sqrt();
-        }
-        for at in 0..found.len() {
-            let own = &factor[line(at)..][..=at];
-            found[at] = (found[at] - dot(&own[..at], &found[..at])) / own[at];
-        }
-        for at in (0..found.len()).rev() {
-            let own = &factor[line(at)..][..=at];
-            let last = found[at] / own[at];
-            found[at] = last;
-            found[..at].iter_mut().zip(own).for_each(|(to, by)| *to -= by * last);
-        }
-        Some(found)
-    }
-}
-
-/// The sum of products, eight lanes at a time.
-#[inline(always)]
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        (0..8).for_each(|lane| sums[lane] += a[lane] * b[lane]);
-    }
-    rest + sums.iter().sum::<f64>()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::equations::dot;
     use super::*;
     use proptest::prelude::*;
 

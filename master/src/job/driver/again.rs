@@ -15,6 +15,15 @@ use std::time::Duration;
 /// A connection that broke since a slave went is followed within this by word that it is gone.
 const TOLD_WITHIN: Duration = Duration::from_millis(SILENCE_MS + 1_000);
 
+/// How a job that lost a slave begins anew.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Anew {
+    /// Its plan on the slaves that are left, with the rows that they hold.
+    Plan,
+    /// All of it, on any slaves.
+    Job,
+}
+
 /// What follows when all has stopped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Then {
@@ -22,12 +31,12 @@ pub(super) enum Then {
     End,
     /// The same, but not before: a slave may turn out to be gone.
     EndAt(Duration),
-    /// The plan begins anew.
-    Again,
+    /// It begins anew.
+    Again(Anew),
 }
 
 impl Driver {
-    /// Whether the plan can begin anew if a slave is gone now.
+    /// Whether it can begin anew if a slave is gone now.
     pub fn may_begin_anew(&self) -> bool {
         match &self.phase {
             Phase::Ending { then, .. } => *then != Then::End,

@@ -62,9 +62,10 @@ impl Driver {
         match then {
             _ if !stopped && now < *until => return,
             Then::EndAt(at) if now < *at => return,
-            Then::Again if stopped => {
+            Then::Again(anew) if stopped => {
+                let anew = *anew;
                 self.phase = Phase::Opening;
-                return out.push(Command::Again);
+                return out.push(Command::Again(anew));
             }
             _ => {}
         }

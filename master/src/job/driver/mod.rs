@@ -17,6 +17,7 @@ use super::homes::Homes;
 use super::program::Program;
 use crate::scheduler::Why;
 use crate::tune::Tuners;
+pub use again::Anew;
 use again::Then;
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
@@ -63,8 +64,8 @@ pub enum Event {
     Loaded(Result<()>),
     /// The model is saved, or is not.
     Saved(Result<()>),
-    /// A slave is gone; whether the plan is to begin anew on the others, see [`Driver::may_begin_anew`].
-    Gone(SlaveId, Error, bool),
+    /// A slave is gone; how the job is to begin anew, if at all, see [`Driver::may_begin_anew`].
+    Gone(SlaveId, Error, Option<Anew>),
     /// The job must end: somebody cancelled it, or something it needs failed.
     Fail(Error),
     /// Time went by.
@@ -120,8 +121,8 @@ pub enum Command {
     CancelStage(StageRun, Vec<SlaveId>, String),
     /// Stop loading and saving.
     StopTransfer,
-    /// All has stopped: open the job on the slaves that are left, see [`Driver::begin_anew`].
-    Again,
+    /// All has stopped: begin anew; on the slaves that are left by [`Driver::begin_anew`].
+    Again(Anew),
     /// The job has ended.
     End(Result<()>),
 }
@@ -281,7 +282,7 @@ impl Driver {
             Phase::Loading => "while a model was loaded".to_owned(),
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
-            Phase::Ending { then: Then::Again, .. } => "before the plan began anew".to_owned(),
+            Phase::Ending { then: Then::Again(_), .. } => "before the plan began anew".to_owned(),
             Phase::Ending { then: Then::EndAt(_), .. } => "while its workers stopped".to_owned(),
             Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
         }
@@ -354,7 +355,7 @@ impl Driver {
                 self.keep_log(slave, outcome.log);
                 self.end_if_stopped(now, out);
             }
-            (Phase::Ending { waiting, error, named, then, .. }, Event::Gone(slave, cause, again)) => {
+            (Phase::Ending { waiting, error, named, then, .. }, Event::Gone(slave, cause, anew)) => {
                 waiting.retain(|(_, id)| *id != slave);
                 if *named {
                     error.message.push_str(&format!("; {cause}"));
@@ -362,7 +363,7 @@ impl Driver {
                     // That a connection broke was the consequence; who went is the cause.
                     (*error, *named) = (cause, true);
                 }
-                *then = if again { Then::Again } else { Then::End };
+                *then = anew.map_or(Then::End, Then::Again);
                 self.end_if_stopped(now, out);
             }
             // What else a slave that goes breaks is no reason not to begin anew.
@@ -382,8 +383,8 @@ impl Driver {
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, _) => self.end_if_stopped(now, out),
-            (_, Event::Gone(slave, error, again)) => {
-                self.stop(now, error, Some(slave), if again { Then::Again } else { Then::End }, out);
+            (_, Event::Gone(slave, error, anew)) => {
+                self.stop(now, error, Some(slave), anew.map_or(Then::End, Then::Again), out);
             }
             (_, Event::Fail(error)) => return Err(error),
             _ => {}

@@ -1,6 +1,6 @@
 //! A slave goes while a job reads: the driver stops what runs and begins anew.
 
-use crate::job::driver::{Command, Driver, Event, STOP_WITHIN};
+use crate::job::driver::{Anew, Command, Driver, Event, STOP_WITHIN};
 use crate::scheduler::Why;
 use flexps_common::Error;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
@@ -89,7 +89,7 @@ fn reading() -> (Driver, StageRun, u64) {
 /// From the order to begin anew on two slaves to the end.
 #[track_caller]
 fn goes_on(mut driver: Driver, commands: Vec<Command>, before: (StageRun, u64)) {
-    assert_eq!(commands, [Command::Again]);
+    assert_eq!(commands, [Command::Again(Anew::Plan)]);
     driver.begin_anew(&plan(), &named(&[S1, S2]), &Experiment::default());
     assert!(driver.stages.is_empty() && driver.failed_log.is_none());
     let phase = opened(&mut driver, &[S1, S2], 5);
@@ -112,7 +112,7 @@ fn goes_on(mut driver: Driver, commands: Vec<Command>, before: (StageRun, u64)) 
 fn a_slave_that_goes_while_rows_are_read_has_the_plan_begin_anew_when_the_others_have_stopped() {
     let (mut driver, run, phase) = reading();
     assert!(driver.may_begin_anew());
-    let commands = driver.step(at(1), Event::Gone(S3, gone(S3), true));
+    let commands = driver.step(at(1), Event::Gone(S3, gone(S3), Some(Anew::Plan)));
     assert_eq!(commands, [Command::CancelStage(run, vec![S1, S2], gone(S3).message)]);
     assert!(driver.step(at(1), Event::StageDone(S2, run, ended(Some(Error::cancelled())))).is_empty());
     let commands = driver.step(at(2), Event::StageDone(S1, run, ended(Some(Error::cancelled()))));
@@ -127,7 +127,7 @@ fn a_connection_that_broke_first_is_no_end_when_a_slave_turns_out_to_be_gone() {
     assert!(driver.step(at(1), Event::StageDone(S2, run, ended(Some(broken())))).is_empty());
     // What was asked of it meanwhile fails too.
     assert!(driver.step(at(1), Event::Fail(broken())).is_empty() && driver.may_begin_anew());
-    let commands = driver.step(at(2), Event::Gone(S3, gone(S3), true));
+    let commands = driver.step(at(2), Event::Gone(S3, gone(S3), Some(Anew::Plan)));
     goes_on(driver, commands, (run, phase));
 }
 
@@ -157,22 +157,22 @@ fn what_no_slave_that_goes_can_have_caused_ends_the_job_at_once() {
 #[test]
 fn a_job_that_stops_to_begin_anew_can_be_cancelled_and_lose_one_more() {
     let (mut driver, run, _) = reading();
-    driver.step(at(1), Event::Gone(S3, gone(S3), true));
+    driver.step(at(1), Event::Gone(S3, gone(S3), Some(Anew::Plan)));
     assert!(driver.step(at(1), Event::Fail(Error::cancelled())).is_empty(), "its workers have not stopped");
     driver.step(at(1), Event::StageDone(S1, run, ended(Some(Error::cancelled()))));
     let commands = driver.step(at(1), Event::StageDone(S2, run, ended(Some(Error::cancelled()))));
     assert_eq!(commands, [Command::End(Err(Error::cancelled()))]);
 
     let (mut driver, run, _) = reading();
-    driver.step(at(1), Event::Gone(S3, gone(S3), true));
+    driver.step(at(1), Event::Gone(S3, gone(S3), Some(Anew::Plan)));
     driver.step(at(1), Event::StageDone(S1, run, ended(Some(Error::cancelled()))));
-    assert_eq!(driver.step(at(1), Event::Gone(S2, gone(S2), true)), [Command::Again]);
+    assert_eq!(driver.step(at(1), Event::Gone(S2, gone(S2), Some(Anew::Plan))), [Command::Again(Anew::Plan)]);
     driver.begin_anew(&plan(), &named(&[S1]), &Experiment::default());
     // It is being opened again.
-    assert_eq!(driver.step(at(2), Event::Gone(S1, gone(S1), false)), [Command::End(Err(gone(S1)))]);
+    assert_eq!(driver.step(at(2), Event::Gone(S1, gone(S1), None)), [Command::End(Err(gone(S1)))]);
 
     let (mut driver, _, _) = reading();
-    driver.step(at(1), Event::Gone(S3, gone(S3), true));
+    driver.step(at(1), Event::Gone(S3, gone(S3), Some(Anew::Plan)));
     let commands = driver.step(at(1) + STOP_WITHIN, Event::Tick);
     let [Command::End(Err(error))] = commands.as_slice() else { panic!("{commands:?}") };
     assert!(error.fault == Fault::Cluster && error.message.contains("h1, h2 did not stop"), "{error}");
@@ -183,7 +183,7 @@ fn a_slave_that_goes_when_all_is_read_fails_the_job_by_name() {
     let (mut driver, run, _) = reading();
     driver.step(at(1), Event::Facts(InputId(0), Facts::default()));
     assert!(!driver.may_begin_anew());
-    driver.step(at(2), Event::Gone(S3, gone(S3), false));
+    driver.step(at(2), Event::Gone(S3, gone(S3), None));
     driver.step(at(2), Event::StageDone(S1, run, ended(Some(Error::cancelled()))));
     let commands = driver.step(at(2), Event::StageDone(S2, run, ended(Some(Error::cancelled()))));
     assert_eq!(commands, [Command::End(Err(gone(S3)))]);
@@ -209,8 +209,8 @@ fn a_load_is_stopped_before_the_plan_begins_anew_and_made_again() {
         assert_eq!(commands, [Command::Load(load)]);
     };
     loads(&mut driver, &[S1, S2, S3]);
-    assert_eq!(driver.step(at(1), Event::Gone(S3, gone(S3), true)), [Command::StopTransfer]);
-    assert_eq!(driver.step(at(1), Event::Loaded(Err(Error::cancelled()))), [Command::Again]);
+    assert_eq!(driver.step(at(1), Event::Gone(S3, gone(S3), Some(Anew::Plan))), [Command::StopTransfer]);
+    assert_eq!(driver.step(at(1), Event::Loaded(Err(Error::cancelled()))), [Command::Again(Anew::Plan)]);
     driver.begin_anew(&plan, &named(&[S1, S2]), &Experiment::default());
     loads(&mut driver, &[S1, S2]);
 }

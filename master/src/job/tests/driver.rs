@@ -290,14 +290,14 @@ fn a_gone_slave_fails_the_job_by_name_even_when_a_broken_connection_was_seen_fir
     let (mut driver, run) = one_stage();
     assert_eq!(driver.whereabouts(), "in stage s, epoch 1");
     let cancel = Command::CancelStage(run, vec![S1], gone.message.clone());
-    assert_eq!(driver.step(at(1), Event::Gone(S2, gone.clone(), false)), [cancel], "the dead one is not waited for");
+    assert_eq!(driver.step(at(1), Event::Gone(S2, gone.clone(), None)), [cancel], "the dead one is not waited for");
     let commands = driver.step(at(2), Event::StageDone(S1, run, failed("cancelled")));
     assert_eq!(commands, [Command::End(Err(gone.clone()))]);
 
     let (mut driver, run) = one_stage();
     let broken = Outcome { error: Some(Error::cluster("the connection to h2 is closed")), ..outcome(0.0) };
     driver.step(at(1), Event::StageDone(S1, run, broken));
-    assert_eq!(driver.step(at(2), Event::Gone(S2, gone.clone(), false)), [Command::End(Err(gone))]);
+    assert_eq!(driver.step(at(2), Event::Gone(S2, gone.clone(), None)), [Command::End(Err(gone))]);
 }
 
 #[test]

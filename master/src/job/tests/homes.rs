@@ -287,7 +287,7 @@ fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_go
 fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
     let mut driver = under_way();
     let gone = Error::cluster("slave s1 (h1) is gone");
-    let commands = driver.step(at(2), Event::Gone(S1, gone.clone(), false));
+    let commands = driver.step(at(2), Event::Gone(S1, gone.clone(), None));
     assert_eq!(commands, [Command::CancelStage(StageRun(2), vec![S2], gone.message.clone())]);
     // What is still sent has no one to settle for.
     assert!(driver.step(at(2), Event::Sent(S2, 2, Ok(vec![]))).is_empty());

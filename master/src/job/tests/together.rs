@@ -145,14 +145,14 @@ fn a_slave_that_goes_ends_its_own_runs_and_the_others_are_waited_for() {
     let right = launch(&mut driver, 1, 1, S2);
     let gone = Error::cluster("h1 is gone");
     assert_eq!(
-        driver.step(at(2), Event::Gone(S1, gone.clone(), false)),
+        driver.step(at(2), Event::Gone(S1, gone.clone(), None)),
         [
             Command::CancelStage(left.run, vec![], gone.message.clone()),
             Command::CancelStage(right.run, vec![S2], gone.message.clone())
         ]
     );
     assert_eq!(
-        driver.step(at(3), Event::Gone(S2, Error::cluster("h2 too"), false)),
+        driver.step(at(3), Event::Gone(S2, Error::cluster("h2 too"), None)),
         [Command::End(Err(Error::cluster("h1 is gone; h2 too")))]
     );
 }
