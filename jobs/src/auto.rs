@@ -11,7 +11,7 @@
 //! flags, the numbers of threads and slaves and the gaps of certificates alone, in the master, so it is the same for all.
 
 use crate::parts;
-use crate::primal::{Primal, gram, problems};
+use crate::primal::{Primal, gram, problems, task};
 use crate::sdca::loss::Kind;
 use crate::sdca::{self, Sdca, alone, pace};
 use crate::told;
@@ -42,7 +42,7 @@ impl Auto<'_> {
         let weights = Vector::new(plan, "weights", common.bias);
         self.sdca.measure(plan, inputs);
         let (rows, lambda, tolerance, loss) = (inputs.rows, common.lambda, common.tolerance, self.sdca.loss);
-        let epochs = common.epochs as f64;
+        let (epochs, starts) = (common.epochs as f64, common.init_model.is_some());
         plan.body.decide(move |progress| {
             let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
             let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
@@ -55,6 +55,7 @@ impl Auto<'_> {
                 slaves: count("slaves")?,
                 memory: rows.memory,
                 epochs,
+                starts,
                 facts,
             };
             choose(progress, &case);
@@ -84,6 +85,10 @@ const KNOWN: f64 = 1e4;
 const WORTH: f64 = 0.1;
 const TRIAL: f64 = 13.0;
 
+/// What is left of the steps of Newton's method from weights of rows like these. The ascent starts no nearer from them: its
+/// dual variables are not among what a model holds.
+const WARM: f64 = 0.3;
+
 /// What the choice is made of.
 struct Case {
     facts: Facts,
@@ -97,6 +102,8 @@ struct Case {
     memory: u64,
     /// Epochs of the ascent at most.
     epochs: f64,
+    /// Whether there are weights to start from.
+    starts: bool,
 }
 
 /// Nanoseconds that one thread takes for a non-zero, a row or a feature, and for what a stage costs beside.
@@ -177,6 +184,12 @@ impl Case {
 
     /// Seconds that Newton's method is likely to take.
     fn newton(&self) -> f64 {
+        // Of the hinge its steps go from dual variables too.
+        let warm = self.starts && self.loss != Kind::Hinge;
+        self.newton_from_zeros() * if warm { WARM } else { 1.0 }
+    }
+
+    fn newton_from_zeros(&self) -> f64 {
         if gram::is_taken(&self.facts, self.memory, self.loss) {
             return self.matrices();
         }
@@ -234,11 +247,15 @@ fn choose(progress: &mut Progress, case: &Case) {
     progress.set(pace::TRIED, f64::from(u8::from(tries)));
     let (name, time, other, others) =
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
+    let classes = task::problems(&case.facts.labels);
+    let (time, others) = (time * classes as f64, others * classes as f64);
     let Facts { rows, features, nonzeros, .. } = case.facts;
     progress.notes.push(format!(
         "solver {name}{}: about {time:.2} s, {other} about {others:.2} s, by {rows} rows, {features} features, {nonzeros} \
-         non-zeros, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
+         non-zeros{}{}, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
         if tries { " tried first" } else { "" },
+        if classes > 1 { format!(", {classes} classes") } else { String::new() },
+        if case.starts { ", the model of --init-model" } else { "" },
         case.condition(),
         case.tolerance,
         told::count(case.threads as u64, "thread"),

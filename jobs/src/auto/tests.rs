@@ -13,7 +13,17 @@ use rand_chacha::rand_core::SeedableRng;
 fn case(rows: u64, features: u64, nonzeros: u64, k: f64, tolerance: f64) -> Case {
     let facts = Facts { rows, features, nonzeros, sum_norm2: k * rows as f64, ..Facts::default() };
     let lambda = 1.0 / rows as f64;
-    Case { facts, loss: Kind::Logistic, lambda, tolerance, threads: 2.0, slaves: 1.0, memory: 40 << 20, epochs: 100.0 }
+    Case {
+        facts,
+        loss: Kind::Logistic,
+        lambda,
+        tolerance,
+        threads: 2.0,
+        slaves: 1.0,
+        memory: 40 << 20,
+        epochs: 100.0,
+        starts: false,
+    }
 }
 
 fn chosen(case: &Case) -> f64 {
@@ -49,6 +59,9 @@ fn the_choice_is_the_faster_solver_of_each_measured_set() {
         let case = case(rows, features, nonzeros, k, tolerance);
         assert_eq!(chosen(&case), wanted, "{rows} x {features} at {tolerance}: {} {}", case.sdca(), case.newton());
     }
+    let warm = Case { starts: true, ..case(50_000, 20_000, 1_400_000, 28.0, 1e-5) };
+    assert_eq!(chosen(&warm), NEWTON, "{} {}", warm.sdca(), warm.newton());
+    assert_eq!(chosen(&Case { starts: false, ..warm }), SDCA);
     let one = Case { threads: 1.0, ..case(32_561, 123, 451_592, 13.9, 1e-3) };
     assert_eq!(chosen(&one), NEWTON, "{} {}", one.sdca(), one.newton());
     for tolerance in [1e-3, 1e-6] {

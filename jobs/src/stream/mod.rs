@@ -106,8 +106,8 @@ impl Stream<'_> {
             }
             progress.set("progressive_loss", loss);
             progress.progressive = progressive::gather(progress, "stream", (rows as u64, loss))?;
-            let doubt = doubt::of(&progress.progressive);
-            progress.notes.extend(doubt);
+            let doubts = [doubt::of(&progress.progressive), doubt::of_sizes(progress.metric("stream", "spread")?)];
+            progress.notes.extend(doubts.into_iter().flatten());
             for (name, of) in
                 [("progressive_accuracy", "right"), ("alpha", "alphas"), ("beta", "betas"), ("constant", "constants")]
             {
@@ -166,15 +166,15 @@ impl Learn {
         Rule { alpha, beta, l1: 0.0, l2: 0.0, constant }
     }
 
-    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], and the sums over `workers` of `alphas`,
-    /// `betas` and `constants`.
+    /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], the sums over `workers` of `alphas`,
+    /// `betas` and `constants`, and `spread`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
         let (mut own, mut scratch) = (Own::new(self.state, self.bias), Scratch::default());
         let mut judged = Judged { scores: Some(Scores::default()), ..Judged::default() };
         let (mut rule, mut points) = (None::<Rule>, Points::default());
         let mut pass = worker.pass(self.input);
-        let mut taken = 0;
+        let (mut taken, mut spread) = (0, 1.0);
         while let Some((at, block)) = pass.next(worker)? {
             taken += 1;
             if block.rows() == 0 {
@@ -183,7 +183,10 @@ impl Learn {
             // Blocks are taken in order: those between this worker's are others'.
             let alone = worker.place.slaves == 1 && at + 1 == taken && worker.takers(self.input) <= 1;
             let workers = worker.place.slaves as f64 * (at + 1) as f64 / taken as f64;
-            let rule = rule.get_or_insert_with(|| self.rule(&block));
+            let rule = rule.get_or_insert_with(|| {
+                spread = doubt::spread(&block);
+                self.rule(&block)
+            });
             let covered = own.covers(worker, *rule, (needed_len(&block), block.nonzeros()), alone)?;
             let mut rows = 0..0;
             while rows.end < block.rows() {
@@ -239,6 +242,7 @@ impl Learn {
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
             worker.report("betas", Metric::Sum(f64::from(beta)));
             worker.report("constants", Metric::Sum(f64::from(constant)));
+            worker.report("spread", Metric::Max(spread));
         }
         Ok(())
     }

@@ -74,17 +74,23 @@ fn together(factor: &mut [f64], first: usize) -> usize {
 /// The sums of products of some lines with another as long, each with eight lanes.
 #[inline(always)]
 fn dots(lines: [&[f64]; TOGETHER], other: &[f64]) -> [f64; TOGETHER] {
-    let mut sums = [[0.0; 8]; TOGETHER];
-    let whole = other.len() / 8 * 8;
-    for at in (0..whole).step_by(8) {
-        let b: &[f64; 8] = other[at..at + 8].try_into().expect("of this length");
-        for (sums, line) in sums.iter_mut().zip(lines) {
-            let a: &[f64; 8] = line[at..at + 8].try_into().expect("of this length");
-            (0..8).for_each(|lane| sums[lane] += a[lane] * b[lane]);
-        }
+    let (others, rest) = other.as_chunks::<8>();
+    let [a, b, c, d] = lines.map(|line| line.as_chunks::<8>().0);
+    // Each by name: an array of arrays is not kept in registers.
+    let [mut sums_a, mut sums_b, mut sums_c, mut sums_d] = [[0.0; 8]; TOGETHER];
+    let add = |sums: &mut [f64; 8], own: &[f64; 8], other: &[f64; 8]| {
+        (0..8).for_each(|lane| sums[lane] += own[lane] * other[lane]);
+    };
+    for ((((other, a), b), c), d) in others.iter().zip(a).zip(b).zip(c).zip(d) {
+        add(&mut sums_a, a, other);
+        add(&mut sums_b, b, other);
+        add(&mut sums_c, c, other);
+        add(&mut sums_d, d, other);
     }
-    let rest = lines.map(|line| line[whole..].iter().zip(&other[whole..]).map(|(a, b)| a * b).sum::<f64>());
-    std::array::from_fn(|at| rest[at] + sums[at].iter().sum::<f64>())
+    let whole = other.len() - rest.len();
+    let rests = lines.map(|line| line[whole..].iter().zip(rest).map(|(a, b)| a * b).sum::<f64>());
+    let sums = [sums_a, sums_b, sums_c, sums_d];
+    std::array::from_fn(|at| rests[at] + sums[at].iter().sum::<f64>())
 }
 
 /// The sum of products, eight lanes at a time.

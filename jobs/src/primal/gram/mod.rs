@@ -41,6 +41,9 @@ const SWEPT: f64 = 40.0;
 const FLAT: f64 = 1e-11;
 /// Least curvature of the intercept, of the usual one.
 const STIFF: f64 = 1e-12;
+/// Rows are dense that have this part of all features, and their products cost this part of what others do.
+const DENSE: f64 = 0.99;
+const BLOCKED: f64 = 0.25;
 /// What it costs to have a number summed over slaves, in products of two non-zeros.
 const SENT: f64 = 8.0;
 
@@ -100,9 +103,12 @@ pub fn is_taken(facts: &Facts, memory: u64, loss: Kind) -> bool {
     if loss == Kind::Hinge { fits(facts.features as usize, memory) } else { suits(facts, memory) }
 }
 
-/// Products of two non-zeros that the matrix of all features is made of, at least.
+/// Products of two non-zeros that the matrix of all features is made of, at least, or as much work: of dense rows they come in
+/// blocks.
 pub fn making(facts: &Facts) -> f64 {
-    (facts.nonzeros as f64).powi(2) / facts.rows.max(1) as f64 / 2.0
+    let (rows, nonzeros) = (facts.rows.max(1) as f64, facts.nonzeros as f64);
+    let dense = nonzeros >= DENSE * rows * facts.features as f64;
+    nonzeros.powi(2) / rows / 2.0 * if dense { BLOCKED } else { 1.0 }
 }
 
 /// Products of two numbers that its factors take.
@@ -366,6 +372,7 @@ mod tests {
         assert!(!pays(2000, [20_000.0 * 300.0 * 300.0, 20_000.0 * 300.0], 2, 1));
         let facts = |rows, features, nonzeros| Facts { rows, features, nonzeros, ..Facts::default() };
         assert!(suits(&facts(32_561, 123, 451_592), 40 << 20) && suits(&facts(569, 30, 17_070), 40 << 20));
+        assert!(suits(&facts(50_000, 100, 5_000_000), 40 << 20) && !suits(&facts(50_000, 100, 4_000_000), 40 << 20));
         assert!(!suits(&facts(32_561, 123, 451_592), 1 << 16), "no memory for it");
         assert!(!suits(&facts(4143, 54_877, 817_141), 40 << 20));
     }
