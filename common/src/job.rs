@@ -129,6 +129,8 @@ fn flag(name: &str, value: &serde_json::Value) -> Vec<String> {
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
+    /// Names that were given to two jobs.
+    twice: Vec<&'static str>,
     updates: Updates,
 }
 
@@ -141,7 +143,7 @@ impl Registry {
     /// Adds a job.
     #[must_use]
     pub fn with<J: Job>(mut self) -> Self {
-        self.kinds.insert(
+        let before = self.kinds.insert(
             J::NAME,
             Kind {
                 name: J::NAME,
@@ -157,7 +159,25 @@ impl Registry {
                 },
             },
         );
+        self.twice.extend(before.map(|kind| kind.name));
         self
+    }
+
+    /// Refuses jobs that can't be told apart, or asked for: `flexps` does so when it starts.
+    pub fn check(&self) -> Result<()> {
+        if let Some(name) = self.twice.first() {
+            return Err(Error::bug(format!("two jobs of this build are called '{name}'; give yours another name")));
+        }
+        let plain = |name: &str| {
+            let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+            !name.is_empty() && !name.starts_with('-') && name.chars().all(simple)
+        };
+        match self.kinds.keys().find(|name| !plain(name)) {
+            Some(name) => Err(Error::bug(format!(
+                "a job of this build is called '{name}'; names are made of a-z, 0-9, - and _, to be typed behind `flexps run`"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Adds an update function; `make` gets a table's `update_params`.
@@ -198,5 +218,69 @@ impl Registry {
     /// The job `name` with `params` (JSON).
     pub fn job(&self, name: &str, params: &str) -> Result<Box<dyn DynJob>> {
         (self.kind(name)?.from_params)(params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Serialize, Deserialize, Args)]
+    struct Shaped {
+        #[arg(long)]
+        by: f64,
+    }
+
+    macro_rules! named {
+        ($type:ident, $name:literal) => {
+            #[derive(Serialize, Deserialize, Args)]
+            struct $type {}
+
+            impl Job for $type {
+                const NAME: &'static str = $name;
+                const ABOUT: &'static str = "";
+
+                fn plan(&self, _: &mut Plan) -> Result<()> {
+                    Ok(())
+                }
+            }
+        };
+    }
+
+    named!(One, "one");
+    named!(Other, "one");
+    named!(Spoken, "two words");
+
+    impl Job for Shaped {
+        const NAME: &'static str = "shaped";
+        const ABOUT: &'static str = "has a number that its plan depends on";
+
+        fn plan(&self, plan: &mut Plan) -> Result<()> {
+            plan.scalars.insert("by".to_owned(), self.by);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn parameters_come_back_to_the_last_bit_and_so_does_the_plan() {
+        let registry = Registry::new().with::<Shaped>();
+        let mut random = crate::random::SplitMix64(3);
+        for by in [0.916_345_371_808_551_9, 9_163.453_718_085_519].into_iter().chain((0..500).map(|_| random.unit())) {
+            let params = Shaped { by }.params().unwrap();
+            let plan = registry.job("shaped", &params).unwrap().plan().unwrap();
+            assert_eq!(plan.scalars["by"].to_bits(), by.to_bits(), "{by}");
+        }
+    }
+
+    #[test]
+    fn jobs_that_no_line_can_ask_for_are_refused() {
+        let message = |registry: Registry| registry.check().unwrap_err().message;
+        assert_eq!(Registry::new().with::<One>().with::<Shaped>().check(), Ok(()));
+        assert!(
+            message(Registry::new().with::<One>().with::<Other>())
+                .starts_with("two jobs of this build are called 'one'")
+        );
+        assert!(message(Registry::new().with::<Spoken>()).contains("'two words'"));
     }
 }

@@ -189,8 +189,9 @@ impl<'a> Worker<'a> {
         self.backend.finish_get(ticket, out)
     }
 
-    /// Updates `keys` (strictly rising) by the table's update function. This worker's reads behind the next clock see it,
-    /// those of others as the consistency model says; what comes behind the last clock is applied when the stage ends.
+    /// Updates `keys` (strictly rising) by the table's update function. This worker's reads behind the next clock see it (under
+    /// ASP at once, where it is applied beside the worker), those of others as the consistency model says; what comes behind the
+    /// last clock is applied when the stage ends.
     pub fn add<T: Element>(&mut self, table: Table<T>, keys: &[Key], values: &[T]) -> Result<()> {
         self.backend.add(&[Push { table: table.id, keys, values: T::wrap(values) }])
     }
@@ -257,7 +258,7 @@ impl<'a> Worker<'a> {
         self.clocks
     }
 
-    /// Ends an iteration.
+    /// Ends an iteration. Workers of a stage may end unlike numbers of them: who has returned holds nobody up.
     pub fn clock(&mut self) -> Result<()> {
         self.backend.clock()?;
         self.clocks += 1;
@@ -265,7 +266,8 @@ impl<'a> Worker<'a> {
     }
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
-    /// still being read as they come. Of rows that the stage consumes a worker's share is what it comes to first, and a
+    /// still being read as they come. Their indices are features until a worker of this stage or one before asks for
+    /// [`Worker::key_map`], and numbers of that map behind it. Of rows that the stage consumes a worker's share is what it comes to first, and a
     /// slave's first worker has all as long as it keeps up with the reading; the blocks are in order, and a second pass
     /// gives only what the first one has left.
     pub fn pass(&self, input: Input) -> Pass {

@@ -209,6 +209,15 @@ fn the_round_again_is_asked_for_inside_a_repeat() {
     let mut plan = Plan::default();
     plan.body.decide(|_| Ok(Flow::Stop("enough".to_owned())));
     assert_eq!(Host::new().run(&plan).unwrap().stopped.as_deref(), Some("enough"));
+    let mut plan = Plan::default();
+    plan.body.repeat(2, |outer| {
+        outer.repeat(10, |inner| {
+            inner.stage("s", |_| Ok(()));
+            inner.decide(|_| Ok(Flow::Stop("inner".to_owned())));
+        });
+    });
+    let outcome = Host::new().run(&plan).unwrap();
+    assert_eq!((outcome.stopped, outcome.epochs.len()), (None, 2), "the outer one made all of its rounds");
 }
 
 #[test]

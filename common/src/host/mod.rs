@@ -267,7 +267,9 @@ impl Run<'_> {
                 });
             }
             if let Flow::Stop(why) = flow {
-                self.stopped = Some(why);
+                if depth == 0 {
+                    self.stopped = Some(why);
+                }
                 break;
             }
         }

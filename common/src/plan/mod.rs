@@ -56,6 +56,9 @@ pub struct LoadSpec {
 }
 
 /// What is kept of a finished job. A job without an input can't save a model: nobody would know which rows it is for.
+///
+/// The values are saved as f32, whatever the tables' type. `flexps model`, `predict`, `evaluate` and `--init-model` take models
+/// with a tensor `weights` of one value per feature, and maybe `bias`, of one; other programs read any.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SaveSpec {
     /// The model's folder.

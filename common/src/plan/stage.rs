@@ -57,7 +57,8 @@ pub struct StageSpec {
     pub filter: Option<Significant>,
     /// Tables whose values it may read and update rounded.
     pub may_round: Vec<TableId>,
-    /// The input whose rows it passes over; it then runs on every slave that holds rows of it.
+    /// The input whose rows it passes over; it then runs on every slave that holds rows of it, but for [`Threads::OneSlave`], whose
+    /// workers see the rows of their slave alone.
     pub input: Option<InputId>,
     /// Whether nobody passes over these rows again.
     pub consumes: bool,
@@ -146,7 +147,8 @@ impl StageBuilder<'_> {
         self
     }
 
-    /// The input whose rows it passes over.
+    /// The input whose rows it passes over: each slave's workers those of their slave. To see all rows it must run on every slave,
+    /// not on one, as by [`Threads::OneSlave`].
     pub fn input(self, input: Input) -> Self {
         self.0.input = Some(input.id);
         self

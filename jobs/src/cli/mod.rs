@@ -4,6 +4,7 @@
 //! [`Fault`](flexps_common::error::Fault); no panic reaches the user as more than one line.
 
 mod args;
+mod clashes;
 mod client;
 mod convert;
 mod curve;
@@ -62,7 +63,9 @@ pub fn main(registry: Registry) -> ExitCode {
 }
 
 fn start(registry: Registry) -> Result<()> {
+    registry.check()?;
     let mut grammar = args::command(&registry);
+    clashes::check(&grammar)?;
     let matches = match grammar.try_get_matches_from_mut(std::env::args_os()) {
         Ok(matches) => matches,
         // Clap prints to the right stream and picks 0 for help, 2 for mistakes.

@@ -16,6 +16,7 @@ mod doubt;
 mod join;
 mod own;
 mod rule;
+mod sizes;
 
 use crate::flags::{Common, Step};
 use crate::logistic::{Judged, needed_len};
@@ -34,6 +35,7 @@ use flexps_common::worker::{Pull, Worker};
 use flexps_common::{Error, Result};
 use own::Own;
 use rule::{Rule, State};
+use sizes::Sizes;
 
 /// Rows between two exchanges with the tables: enough to pay for a message, few enough for workers to hear of one another.
 const ROWS: usize = 2048;
@@ -61,6 +63,8 @@ struct Learn {
     state: Table<f32>,
     /// Those of the intercept, at key 0.
     bias: Option<Table<f32>>,
+    /// Sizes of features, if they may have units.
+    sizes: Option<Table<f32>>,
     step: Step,
     lambda: f64,
     ratio: f64,
@@ -85,7 +89,9 @@ impl Stream<'_> {
         let bias = common.bias.then(|| plan.table("bias-sums", 2));
         let lambda = common.lambda.unwrap_or(0.0);
         let kept = common.model.is_some() || inputs.validation.is_some();
-        let learn = Learn { input, state, bias, step: self.step, lambda, ratio: self.ratio, kept };
+        // A penalty is one of weights as they are.
+        let sizes = (lambda == 0.0).then(|| sizes::table(plan));
+        let learn = Learn { input, state, bias, sizes, step: self.step, lambda, ratio: self.ratio, kept };
         let steps = &mut plan.body;
         let threads = self.threads.map_or(Threads::Cores, Threads::Count);
         // Nobody waits for a worker that reads more slowly.
@@ -106,7 +112,10 @@ impl Stream<'_> {
             }
             progress.set("progressive_loss", loss);
             progress.progressive = progressive::gather(progress, "stream", (rows as u64, loss))?;
-            let doubts = [doubt::of(&progress.progressive), doubt::of_sizes(progress.metric("stream", "spread")?)];
+            let doubts = [
+                doubt::of(&progress.progressive),
+                sizes::note(progress.metric("stream", "spread")?, progress.metric("stream", "units")? > 0.0),
+            ];
             progress.notes.extend(doubts.into_iter().flatten());
             for (name, of) in
                 [("progressive_accuracy", "right"), ("alpha", "alphas"), ("beta", "betas"), ("constant", "constants")]
@@ -167,14 +176,14 @@ impl Learn {
     }
 
     /// The stage function. Reports `loss`, `right`, `rows`, `auc`, its [`Points`], the sums over `workers` of `alphas`,
-    /// `betas` and `constants`, and `spread`.
+    /// `betas` and `constants`, and `spread` and `units`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
         let (mut own, mut scratch) = (Own::new(self.state, self.bias), Scratch::default());
         let mut judged = Judged { scores: Some(Scores::default()), ..Judged::default() };
         let (mut rule, mut points) = (None::<Rule>, Points::default());
         let mut pass = worker.pass(self.input);
-        let (mut taken, mut spread) = (0, 1.0);
+        let (mut taken, mut sizes) = (0, Sizes::new(self.sizes));
         while let Some((at, block)) = pass.next(worker)? {
             taken += 1;
             if block.rows() == 0 {
@@ -183,10 +192,8 @@ impl Learn {
             // Blocks are taken in order: those between this worker's are others'.
             let alone = worker.place.slaves == 1 && at + 1 == taken && worker.takers(self.input) <= 1;
             let workers = worker.place.slaves as f64 * (at + 1) as f64 / taken as f64;
-            let rule = rule.get_or_insert_with(|| {
-                spread = doubt::spread(&block);
-                self.rule(&block)
-            });
+            let block = sizes.fit(worker, block)?;
+            let rule = rule.get_or_insert_with(|| self.rule(&block));
             let covered = own.covers(worker, *rule, (needed_len(&block), block.nonzeros()), alone)?;
             let mut rows = 0..0;
             while rows.end < block.rows() {
@@ -242,7 +249,8 @@ impl Learn {
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
             worker.report("betas", Metric::Sum(f64::from(beta)));
             worker.report("constants", Metric::Sum(f64::from(constant)));
-            worker.report("spread", Metric::Max(spread));
+            worker.report("spread", Metric::Max(sizes.spread));
+            worker.report("units", Metric::Max(f64::from(u8::from(sizes.has_units()))));
         }
         Ok(())
     }
@@ -262,6 +270,9 @@ impl Learn {
             worker.get_range(self.state, keys.clone(), &mut state)?;
             made.clear();
             made.extend(state.chunks_exact(2).map(|zn: &[f32]| rule.weight([zn[0], zn[1]])));
+            if let Some(table) = self.sizes {
+                sizes::undo(worker, table, keys.clone(), &mut made)?;
+            }
             worker.add_range(weights.features, keys, &made)
         })?;
         let Some(table) = self.bias.filter(|_| worker.place.index == 0) else { return Ok(()) };

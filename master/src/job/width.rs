@@ -7,7 +7,7 @@
 use super::admission::Candidate;
 use crate::size::size;
 use flexps_common::ids::SlaveId;
-use flexps_common::plan::{Plan, Threads};
+use flexps_common::plan::{Consistency, Plan, Threads};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,6 +64,32 @@ pub fn machines<'a>(slaves: impl IntoIterator<Item = (&'a str, u32)>) -> BTreeMa
     machines
 }
 
+/// What the report says of a job that is to repeat its bits, but has stages on so many slaves under models that don't: of one
+/// slave's workers those that consume rows come one by one, as long as one is enough.
+pub fn unrepeatable(plan: &Plan, slaves: usize) -> Option<String> {
+    let stages = plan.stages().into_iter();
+    let mut loose = stages.filter(|stage| stage.consistency != Consistency::Bsp && (slaves > 1 || !stage.consumes));
+    let stage = loose.next()?;
+    Some(format!(
+        "with --reproducible the rows of each worker are the same, but under {} stage {} sees updates as they come, so its last \
+         bits may be others each time",
+        stage.consistency, stage.name
+    ))
+}
+
+/// Which stage holds a plan to so few slaves that could use more of them: it passes over rows, so that it has a worker on each, and
+/// is to begin with few.
+fn held_back(plan: &Plan, slaves: usize) -> Option<String> {
+    plan.stages().into_iter().filter(|stage| stage.input.is_some()).find_map(|stage| match stage.threads {
+        Threads::Range(least, most) if least as usize == slaves && most > least => Some(format!(
+            "stage {} passes over rows on each of them and may begin with {}; a least number of one for each slave gives it all",
+            stage.name,
+            if least == 1 { "1 thread".to_owned() } else { format!("{least} threads") },
+        )),
+        _ => None,
+    })
+}
+
 /// What the report says of a job that has `chosen` of the `candidates`, and there as many threads as there are cores: how
 /// many, why, and what changes it. Nothing where it has all slots.
 pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u64) -> Option<String> {
@@ -74,7 +100,8 @@ pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u6
     let left = |bytes| sharing(plan, candidates, bytes).map_or(live, |few| few.len());
     let few = used < live && left(bytes) == used;
     if !few && used < live {
-        return Some(format!("runs on {used} of {live} slaves, since no stage can use more"));
+        let why = held_back(plan, used).unwrap_or_else(|| "no stage can use more".to_owned());
+        return Some(format!("runs on {used} of {live} slaves, since {why}"));
     }
     let by_cores = plan.stages().iter().any(|stage| stage.threads == Threads::Cores) && threads < slots;
     if !few && !by_cores {

@@ -329,6 +329,9 @@ impl Master {
         } else if job.plan.stages().iter().any(|stage| stage.threads.found()) {
             job.note(["with --reproducible no threads are tried: such stages have every slot".to_owned()]);
         }
+        if job.reproducible {
+            job.note(width::unrepeatable(&job.plan, slaves.len()));
+        }
         driver.restarts = job.may_restart();
         driver.count_on(job.counted);
         job.phase = Phase::Started(Box::new(Started {

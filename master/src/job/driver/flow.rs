@@ -153,7 +153,9 @@ impl Driver {
                 None => return Err(Error::bug("a decision outside of any repeat asked for the round again")),
             },
             Flow::Stop(why) => {
-                self.stopped = Some(why);
+                if self.loops.len() <= 1 {
+                    self.stopped = Some(why);
+                }
                 match self.loops.last() {
                     Some(innermost) => {
                         self.at = innermost.close;

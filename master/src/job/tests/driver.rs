@@ -131,6 +131,22 @@ fn operations_in_a_row_are_one_message_and_norms_add_up() {
 }
 
 #[test]
+fn what_stops_a_repeat_within_another_is_not_what_ended_the_job() {
+    let mut plan = Plan::default();
+    plan.body.repeat(2, |outer| {
+        outer.repeat(10, |inner| {
+            inner.stage("s", |_| Ok(()));
+            inner.decide(|_| Ok(Flow::Stop("inner".to_owned())));
+        });
+    });
+    let mut driver = driver(&plan);
+    driver.step(at(0), Event::Opened);
+    assert_eq!(run_stage(&mut driver, 0, 1, [0.0, 0.0]), [place(0, &[1])]);
+    assert_eq!(run_stage(&mut driver, 0, 2, [0.0, 0.0]), [Command::End(Ok(()))]);
+    assert_eq!((driver.stopped.as_deref(), driver.epochs.len()), (None, 2));
+}
+
+#[test]
 fn rounds_repeat_until_a_decision_stops_them_and_are_in_the_report() {
     let mut plan = Plan::default();
     plan.body.repeat(10, |epoch| {

@@ -2,10 +2,10 @@
 
 use super::admission::candidate;
 use crate::job::admission::{Candidate, choose};
-use crate::job::width::note;
+use crate::job::width::{note, unrepeatable};
 use flexps_common::data::InputSpec;
 use flexps_common::data::schema::DataPath;
-use flexps_common::plan::{Plan, Threads};
+use flexps_common::plan::{Consistency, Plan, Threads};
 
 /// Slaves by machine, its cores, and their slots.
 fn slaves(all: &[(&str, u32, u32)]) -> Vec<Candidate> {
@@ -60,6 +60,17 @@ fn of_slaves_that_share_cores_those_with_free_slots_and_rows_come_first() {
 }
 
 #[test]
+fn a_job_that_is_to_repeat_its_bits_is_told_of_stages_that_do_not() {
+    let mut plan = plan(&[Threads::Count(2)]);
+    assert_eq!(unrepeatable(&plan, 3), None);
+    plan.body.stage("loose", |_| Ok(())).consistency(Consistency::Ssp { staleness: 2 });
+    for slaves in [1, 3] {
+        let told = unrepeatable(&plan, slaves).unwrap();
+        assert!(told.contains("under ssp:2 stage loose"), "{told}");
+    }
+}
+
+#[test]
 fn numbers_that_are_given_are_kept_whatever_the_cores_are() {
     let four = slaves(&[("m", 2, 1); 4]);
     for given in [Threads::Count(4), Threads::All, Threads::Auto, Threads::PerSlave(1)] {
@@ -67,6 +78,12 @@ fn numbers_that_are_given_are_kept_whatever_the_cores_are() {
     }
     let says = "runs on 3 of 4 slaves, since no stage can use more".to_owned();
     assert_eq!(chosen(&plan(&[Threads::Count(3)]), &four, 0), (vec![1, 2, 3], says));
+    let mut by_rows = Plan::default();
+    let input = by_rows.input(InputSpec::new("rows", vec![DataPath("rows".to_owned())])).unwrap();
+    by_rows.body.stage("tally", |_| Ok(())).threads(Threads::Range(1, 6)).input(input);
+    let (slaves, says) = chosen(&by_rows, &four, u64::MAX);
+    assert_eq!(slaves.len(), 1);
+    assert!(says.contains("since stage tally passes over rows on each of them and may begin with 1 thread;"), "{says}");
     // Also beside stages of no number.
     for given in [Threads::Count(4), Threads::Range(4, 8), Threads::All, Threads::Auto] {
         assert_eq!(chosen(&plan(&[Threads::Cores, given]), &four, 0).0, [1, 2, 3, 4], "{given:?}");

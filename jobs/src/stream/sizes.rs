@@ -1,0 +1,240 @@
+//! Sizes of features. FTRL has one step for all, so where some are in another unit than others, as columns of a table often are,
+//! each is learnt in a unit of its own: its values over their mean size in the first rows (of old, a scale of each feature's own:
+//! Ross, Mineiro and Langford, Normalized Online Learning, UAI 2013).
+//!
+//! Every worker measures its first block; a table keeps the largest of what they find, so that units are the same for all, but
+//! for the first rows of who is early. Invariant: what the tables know of a feature is in its unit; weights that are kept are not.
+
+use flexps_common::Result;
+use flexps_common::data::Block;
+use flexps_common::ids::Key;
+use flexps_common::plan::{Plan, Storage, Table, TableSpec};
+use flexps_common::value::Type;
+use flexps_common::worker::Worker;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Features that may have units: below this, as those of a table's columns are.
+const KEYS: Key = 1 << 16;
+/// Non-zeros that are looked at to tell how large features are: enough for those that many rows have.
+const LOOKED: usize = 100_000;
+/// Part of these rows that a feature must have to count.
+const MANY: f64 = 0.05;
+/// Features of which some are so many times as large as others have no step in common.
+const WIDE: f64 = 30.0;
+/// From this part of that on others may have found more.
+const DOUBTFUL: f64 = 0.5;
+
+/// The table of sizes.
+pub fn table(plan: &mut Plan) -> Table<f32> {
+    plan.table_with(TableSpec {
+        name: "sizes".to_owned(),
+        element: Type::F32,
+        width: 1,
+        storage: Storage::Dense,
+        update: "max".to_owned(),
+        update_params: Vec::new(),
+    })
+}
+
+/// What a worker knows of the features' sizes.
+pub struct Sizes {
+    /// By feature, and at [`KEYS`] that of all that have none of their own; none where a penalty counts weights as they are.
+    table: Option<Table<f32>>,
+    /// The same, once there are units.
+    units: Vec<f32>,
+    /// How many times as large the largest feature of the first block is as the smallest.
+    pub spread: f64,
+    measured: bool,
+}
+
+impl Sizes {
+    /// Nothing is known yet.
+    pub fn new(table: Option<Table<f32>>) -> Self {
+        Self { table, units: Vec::new(), spread: 1.0, measured: false }
+    }
+
+    /// Whether features have units of their own.
+    pub fn has_units(&self) -> bool {
+        !self.units.is_empty()
+    }
+
+    /// The block in the features' units, if they have any.
+    pub fn fit(&mut self, worker: &mut Worker<'_>, block: Arc<Block>) -> Result<Arc<Block>> {
+        let first = !std::mem::replace(&mut self.measured, true);
+        let mut found = None;
+        if first {
+            let sizes = measure(&block);
+            self.spread = spread(&sizes);
+            found = Some(sizes).filter(|_| self.spread >= WIDE);
+        }
+        let Some(table) = self.table.filter(|_| self.spread >= DOUBTFUL * WIDE) else { return Ok(block) };
+        if let Some(sizes) = found {
+            let (keys, sizes): (Vec<Key>, Vec<f32>) = sizes.into_iter().unzip();
+            worker.add(table, &keys, &sizes)?;
+            worker.clock()?;
+        }
+        worker.get_range(table, 0..KEYS + 1, &mut self.units)?;
+        if self.units[KEYS as usize] == 0.0 {
+            self.units.clear();
+        }
+        Ok(if self.has_units() { Arc::new(self.in_units(&block)) } else { block })
+    }
+
+    fn in_units(&self, block: &Block) -> Block {
+        let mut block = block.clone();
+        let values = block.values.get_or_insert_with(|| vec![1.0; block.indices.len()]);
+        for (value, feature) in values.iter_mut().zip(&block.indices) {
+            *value /= unit(&self.units, *feature);
+        }
+        block
+    }
+}
+
+/// Takes the units out of the weights of these features.
+pub fn undo(worker: &mut Worker<'_>, table: Table<f32>, keys: Range<Key>, weights: &mut [f32]) -> Result<()> {
+    let mut units = Vec::new();
+    worker.get(table, &[KEYS], &mut units)?;
+    let all = units[0];
+    if all == 0.0 {
+        return Ok(());
+    }
+    let own = keys.start.min(KEYS)..keys.end.min(KEYS);
+    worker.get_range(table, own, &mut units)?;
+    units.resize(weights.len(), 0.0);
+    weights.iter_mut().zip(units).for_each(|(weight, unit)| *weight /= if unit > 0.0 { unit } else { all });
+    Ok(())
+}
+
+fn unit(units: &[f32], feature: Key) -> f32 {
+    let own = if feature < KEYS { units[feature as usize] } else { 0.0 };
+    if own > 0.0 { own } else { units[KEYS as usize] }
+}
+
+/// The mean |x| of the non-zeros of each feature that many of a block's rows have, by feature, and at [`KEYS`] that of all others,
+/// or of all if there are none.
+fn measure(block: &Block) -> Vec<(Key, f32)> {
+    let looked = block.offsets.partition_point(|end| *end as usize <= LOOKED).saturating_sub(1);
+    let Some(values) = block.values.as_ref().filter(|_| looked > 0) else { return Vec::new() };
+    let mut sums = vec![(0u32, 0.0f64); KEYS as usize + 1];
+    let nonzeros = ..block.offsets[looked] as usize;
+    for (feature, value) in block.indices[nonzeros].iter().zip(&values[nonzeros]) {
+        let (count, sum) = &mut sums[(*feature).min(KEYS) as usize];
+        (*count, *sum) = (*count + 1, *sum + f64::from(value.abs()));
+    }
+    let (mut sizes, mut all) = (Vec::new(), (0, 0.0));
+    let mut others = sums.pop().unwrap_or_default();
+    for (feature, (count, sum)) in (0..).zip(sums) {
+        let to = if f64::from(count) >= MANY * looked as f64 && sum > 0.0 {
+            sizes.push((feature, (sum / f64::from(count)) as f32));
+            &mut all
+        } else {
+            &mut others
+        };
+        *to = (to.0 + count, to.1 + sum);
+    }
+    let (count, sum) = if others.1 > 0.0 { others } else { all };
+    sizes.push((KEYS, (sum / f64::from(count.max(1))) as f32));
+    sizes
+}
+
+/// How many times as large as the smallest feature the largest is.
+fn spread(sizes: &[(Key, f32)]) -> f64 {
+    let own = sizes.iter().filter(|(feature, _)| *feature < KEYS).map(|(_, size)| f64::from(*size));
+    let (least, most) = own.fold((f64::INFINITY, 0.0f64), |(least, most), size| (least.min(size), most.max(size)));
+    if most > least { most / least } else { 1.0 }
+}
+
+/// What the report says where features are of so unlike size.
+pub fn note(spread: f64, units: bool) -> Option<String> {
+    let unlike = format!("values of some features are {spread:.0} times those of others");
+    match units {
+        true => Some(format!("{unlike}: each was learnt in a unit of its own")),
+        false if spread >= WIDE => Some(format!(
+            "{unlike}, and under a penalty ftrl has one step for all, by which it learns little of the small ones; scale the \
+             features, or take another --solver"
+        )),
+        false => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{self, Rows, run};
+    use crate::flags::{Common, TOLERANCE};
+    use crate::lr::{Lr, Solver};
+    use crate::newton::Problem;
+    use flexps_common::host::Host;
+
+    fn rows() -> Vec<Block> {
+        Rows { rows: 12_000, features: 12, nonzeros: 8, ..Rows::sparse(3) }.blocks(12)
+    }
+
+    /// How large a feature is made.
+    fn unit_of(feature: Key) -> f32 {
+        10f32.powi(feature as i32 % 7 - 3)
+    }
+
+    fn in_odd_units(blocks: &[Block]) -> Vec<Block> {
+        let mut blocks = blocks.to_vec();
+        for Block { indices, values, .. } in &mut blocks {
+            values.iter_mut().flatten().zip(indices).for_each(|(x, j)| *x *= unit_of(*j));
+        }
+        blocks
+    }
+
+    #[test]
+    fn features_of_unlike_size_are_learnt_as_well_as_those_of_one() {
+        let plain = rows();
+        let odd = in_odd_units(&plain);
+        for bias in [false, true] {
+            for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
+                let learn = |blocks: &[Block], lambda| {
+                    let common = Common {
+                        bias,
+                        lambda,
+                        model: Some(fixtures::path("model")),
+                        epochs: 1,
+                        tolerance: TOLERANCE,
+                        ..fixtures::flags()
+                    };
+                    let job = Lr { common, solver: Solver::Ftrl, ..Lr::default() };
+                    run(Host::cluster(slaves, slots), &job, blocks)
+                };
+                let [wanted, outcome] = [&plain, &odd].map(|blocks| learn(blocks, None));
+                let [wanted_loss, loss] = [&wanted, &outcome].map(|of| of.progress.scalars["progressive_loss"]);
+                assert!(loss < 1.02 * wanted_loss, "{slaves} x {slots}: {loss} against {wanted_loss}");
+                assert!(wanted.progress.notes.is_empty(), "{:?}", wanted.progress.notes);
+                assert!(outcome.progress.notes[0].ends_with("each was learnt in a unit of its own"));
+                // What is kept is in no unit.
+                let mut model = outcome.table("weights", 0..12);
+                (0..).zip(&mut model).for_each(|(j, weight)| *weight *= f64::from(unit_of(j)));
+                model.extend(outcome.table("bias", 0..1).into_iter().filter(|_| bias));
+                let problem = Problem { blocks: &plain, lambda: 1e-9, bias, features: 12 };
+                let (best, reached) = (problem.solve().1, problem.objective(&model));
+                assert!((reached - best) / best < 0.04, "{slaves} x {slots}: {reached} against {best}");
+                if slaves == 1 {
+                    let notes = learn(&odd, Some(1e-6)).progress.notes;
+                    assert!(notes.iter().any(|note| note.contains("scale the features, or take another")), "{notes:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn features_that_few_rows_have_are_no_reason_for_units() {
+        let mut block = rows().remove(0);
+        assert!(spread(&measure(&block)) < 3.0);
+        block.indices.iter_mut().for_each(|j| *j *= 2);
+        block.indices[0] = 1;
+        block.values.iter_mut().for_each(|values| values[0] = 1e9);
+        assert!(spread(&measure(&block)) < 3.0);
+        // Far features have none of their own.
+        block.indices.iter_mut().for_each(|j| *j += KEYS);
+        assert_eq!((measure(&block).len(), spread(&measure(&block))), (1, 1.0));
+        block.values = None;
+        assert_eq!((measure(&block), spread(&[])), (Vec::new(), 1.0));
+        assert_eq!(measure(&Block::default()), Vec::new());
+    }
+}
