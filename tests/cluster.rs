@@ -315,9 +315,29 @@ fn a_terminated_master_tells_those_who_follow_its_jobs() {
     cluster.master.signal(libc::SIGTERM);
     assert_eq!(cluster.master.ends(20 * SECOND), 0);
     for run in [running.finish(), queued.finish()] {
-        assert_eq!(run.code, 130, "{run}");
-        run.says(&["cancelled"]);
+        assert_eq!(run.code, 1, "{run}");
+        run.says(&["error: the master was told to end"]);
     }
+}
+
+#[test]
+fn ctrl_c_leaves_a_master_that_stands_still_before_the_job_is_taken_and_while_it_is_to_be_cancelled() {
+    let cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(60).start();
+    await_running(&cluster);
+    cluster.master.signal(libc::SIGSTOP);
+    let submits = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(60).start();
+    running.signal(libc::SIGINT);
+    running.await_stderr("Ctrl-C again leaves at once");
+    running.signal(libc::SIGINT);
+    submits.signal(libc::SIGINT);
+    let asked = Instant::now();
+    for run in [running.finish(), submits.finish()] {
+        assert_eq!(run.code, 130, "{run}");
+    }
+    assert!(asked.elapsed() < 4 * SECOND, "{:?}", asked.elapsed());
+    cluster.master.signal(libc::SIGCONT);
 }
 
 #[test]

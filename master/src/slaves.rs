@@ -89,7 +89,8 @@ impl Slaves {
 
     /// Takes a slave in. One that asks again gets the same identity; a name that another live slave has is refused, and the
     /// identity of a dead one that had it is returned beside the new one, for its jobs to fail. None while it is not known
-    /// whether that one lives: who asks is to ask again.
+    /// whether that one lives: who asks is to ask again. A process that asks under another incarnation has dropped its jobs:
+    /// what it was before is dead.
     pub fn register(
         &mut self,
         registration: Registration,
@@ -108,7 +109,10 @@ impl Slaves {
                 return Ok(Some((*id, None)));
             }
             let silent = now.saturating_sub(old.heard);
-            if old.broken.is_none() && silent < Duration::from_millis(3 * HEARTBEAT_MS) {
+            if !old.registration.same_process(&registration)
+                && old.broken.is_none()
+                && silent < Duration::from_millis(3 * HEARTBEAT_MS)
+            {
                 // A process that was killed a moment ago looks as if it lived, until its next heartbeat does not come.
                 let asked = old.rival.filter(|(rival, _)| *rival == registration.incarnation).map(|(_, at)| at);
                 let since = asked.unwrap_or(now);
@@ -169,7 +173,7 @@ impl Slaves {
         let still = now.saturating_sub(std::mem::replace(&mut self.looked, now));
         if still >= STOOD_STILL {
             for slave in self.live.values_mut() {
-                slave.heard += still;
+                slave.heard = (slave.heard + still).min(now);
                 slave.broken = slave.broken.map(|at| at + still);
                 slave.rival = None;
             }

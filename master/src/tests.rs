@@ -4,3 +4,4 @@ mod again;
 mod clients;
 mod fake;
 mod slaves;
+mod waits;

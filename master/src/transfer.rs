@@ -88,13 +88,15 @@ impl Shards {
                 ToShard::Get { origin, sections: vec![section], seen, peek: true, packs }
             }
         };
-        Ok(self.owner(tensor.table, &tensor.spec, keys).start(Packet::control(&request)?, DEADLINE))
+        Ok(self.start(tensor.table, &tensor.spec, keys, Packet::control(&request)?))
     }
 
-    fn owner(&self, table: TableId, spec: &TableSpec, keys: &Range<u64>) -> &Channel {
+    /// Sends a request to the shard that serves these keys.
+    fn start(&self, table: TableId, spec: &TableSpec, keys: &Range<u64>, request: Packet) -> Pending {
         let chunk = keys.start / u64::from(spec.chunk_keys());
         let home = &self.homes[usize::from(table.0)];
-        &self.bulk[home.owner(chunk, self.bulk.len()) as usize]
+        let owner = &self.bulk[home.owner(chunk, self.bulk.len()) as usize];
+        owner.start(request, DEADLINE).of(owner.peer().into())
     }
 
     /// Writes a model from the shards' values.
@@ -153,7 +155,7 @@ impl Shards {
             let section = Section { table: *table, element: spec.element, keys: range, packing: Packing::Raw };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
-            flight.push_back(self.owner(*table, spec, &keys).start(packet, DEADLINE));
+            flight.push_back(self.start(*table, spec, &keys, packet));
             if flight.len() >= WINDOW * self.bulk.len() {
                 self.added(flight.pop_front())?;
             }

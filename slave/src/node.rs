@@ -40,8 +40,8 @@ use tracing::{info, warn};
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(SILENCE_MS / 2);
 /// How long the master may take for an answer to a report.
 pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
-/// Jobs are dropped when the master was silent for so long.
-const MASTER_LOST: Duration = Duration::from_secs(60);
+/// Jobs are dropped when the master was silent for so long; tests don't wait so long.
+const MASTER_LOST: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 /// Threads that serve bulk requests.
 const BULK_THREADS: usize = 2;
 
@@ -80,6 +80,12 @@ impl Jobs {
         if let Some(job) = job {
             job.close(reason);
         }
+    }
+
+    /// Closes those that were opened for another identity than this one.
+    fn close_others(&self, you: SlaveId, reason: &Error) {
+        let others: Vec<JobId> = self.0.read().values().filter(|job| job.you() != you).map(|job| job.id).collect();
+        others.into_iter().for_each(|id| self.close(id, reason));
     }
 
     fn close_all(&self, reason: &Error) {
@@ -295,11 +301,14 @@ impl Node {
                 });
                 if since.elapsed() > MASTER_LOST {
                     self.jobs.close_all(&Error::cluster("the master is gone"));
+                    self.register_anew();
                 }
                 return Ok(());
             }
             Ok(FromMaster::Registered { slave }) => {
                 info!(slave = %name, id = %slave, master = %address, "registered");
+                // A master that had stood still may have opened some before it heard that this is another slave now.
+                self.jobs.close_others(slave, &Error::cluster("the master has forgotten this slave"));
                 self.id = Some(slave);
                 self.state.send_replace(State::Registered(slave));
             }
@@ -323,6 +332,15 @@ impl Node {
             self.beat();
         }
         Ok(())
+    }
+
+    /// What ran here is gone, and a master that only stood still can't know: to it this is another slave from now on, so that
+    /// it takes the old one for gone.
+    fn register_anew(&mut self) {
+        if self.id.take().is_some() {
+            self.registration.incarnation = incarnation();
+            self.state.send_replace(State::Registering);
+        }
     }
 
     fn control(&mut self, message: ToSlave, reply: Reply) {

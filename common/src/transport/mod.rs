@@ -4,7 +4,7 @@
 //! receiver are bounded; no frame above its limit is ever allocated; a request that is sent again is not run again.
 
 use crate::caught;
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::waiting::unless;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -118,6 +118,8 @@ pub struct Pending {
     peer: String,
     answer: oneshot::Receiver<Result<Packet>>,
     driver: Option<Arc<Driver>>,
+    /// Whose answer it is, for errors that don't say so.
+    of: Option<Arc<str>>,
 }
 
 impl Network {
@@ -203,7 +205,7 @@ impl Channel {
 
     fn begin(&self, request: Packet, deadline: Duration, haste: Haste) -> Pending {
         let (peer, driver) = (self.0.peer().to_owned(), self.0.driver().cloned());
-        Pending { peer, answer: self.0.start(request, deadline, haste), driver }
+        Pending { peer, answer: self.0.start(request, deadline, haste), driver, of: None }
     }
 
     /// What errors call the other side.
@@ -219,15 +221,24 @@ impl Channel {
 }
 
 impl Pending {
+    /// The same call, where an error names whose answer it is: the other side's own do not. One of the way there does, if that
+    /// is a part of what the channel calls its peer.
+    #[must_use]
+    pub fn of(mut self, whose: Arc<str>) -> Self {
+        self.of = Some(whose);
+        self
+    }
+
     /// The answer.
     pub async fn answer(self) -> Result<Packet> {
-        self.answer.await.unwrap_or_else(|_| Err(gone(&self.peer)))
+        let answer = self.answer.await.unwrap_or_else(|_| Err(gone(&self.peer)));
+        answer.map_err(|e| named(e, self.of.as_deref()))
     }
 
     /// The answer, if it has come; none comes after it.
     pub fn try_answer(&mut self) -> Option<Result<Packet>> {
         match self.answer.try_recv() {
-            Ok(answer) => Some(answer),
+            Ok(answer) => Some(answer.map_err(|e| named(e, self.of.as_deref()))),
             Err(oneshot::error::TryRecvError::Empty) => None,
             Err(oneshot::error::TryRecvError::Closed) => Some(Err(gone(&self.peer))),
         }
@@ -253,6 +264,14 @@ fn serve(service: &dyn Service, from: Connection, request: Packet) -> BoxFuture<
     match std::panic::catch_unwind(AssertUnwindSafe(|| service.call(from, request))) {
         Ok(answer) => Box::pin(async move { AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(panicked) }),
         Err(panic) => Box::pin(std::future::ready(panicked(panic))),
+    }
+}
+
+/// What was called off is nobody's fault.
+fn named(error: Error, of: Option<&str>) -> Error {
+    match of {
+        Some(whose) if error.fault != Fault::Cancelled && !error.message.contains(whose) => error.context(whose),
+        _ => error,
     }
 }
 

@@ -36,6 +36,11 @@ impl Registration {
     pub fn machine(&self) -> &str {
         if self.own_cores { &self.name } else { machine::of(&self.control) }
     }
+
+    /// Whether both are of one process: no two that live listen at one address.
+    pub fn same_process(&self, other: &Self) -> bool {
+        (self.pid, &self.host, &self.control) == (other.pid, &other.host, &other.control)
+    }
 }
 
 /// A slave as others see it.

@@ -39,7 +39,11 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                 cancelled = true;
                 lines.say(&format!("cancelling {job}; Ctrl-C again leaves at once"));
                 // One that has ended meanwhile says how when it is watched.
-                client.cancel(job).await.or_else(|e| if e.fault == Fault::User { Ok(()) } else { Err(e) })?;
+                let told = tokio::select! {
+                    told = client.cancel(job) => told,
+                    () = interrupt.next() => return Err(Error::cancelled()),
+                };
+                told.or_else(|e| if e.fault == Fault::User { Ok(()) } else { Err(e) })?;
                 continue;
             }
         };

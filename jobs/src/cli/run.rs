@@ -48,7 +48,14 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     let report = match master {
         Some(address) => {
             let client = Client::connect(address, &args.access)?;
-            let id = client.submit(&*job, args.reproducible, scheduling, experiment).await?;
+            let submitted = client.submit(&*job, args.reproducible, scheduling, experiment);
+            let id = tokio::select! {
+                id = submitted => id?,
+                () = interrupt.next() => {
+                    say(&format!("left before {address} answered; if it took the job, `flexps jobs` lists it"));
+                    return Err(Error::cancelled());
+                }
+            };
             if args.detach {
                 return out(&format!("{id}\n"));
             }
@@ -85,9 +92,19 @@ fn finish(report: &Report, json: bool, file: Option<Whole>) -> Result<()> {
         out(&format!("{}\n{}", table::stages(&report.stages), table::result(report)))?;
     }
     match report.state {
-        State::Cancelled => Err(Error::cancelled()),
+        State::Cancelled => Err(cancelled(report.error.as_ref())),
         State::Failed => Err(report.error.clone().unwrap_or_else(|| Error::bug("the job failed without a reason"))),
         _ => Ok(()),
+    }
+}
+
+/// The error of a job that was cancelled. One that nobody asked to be has failed for who waited for it, by what the master says.
+fn cancelled(error: Option<&Error>) -> Error {
+    let asked = Error::cancelled();
+    match error {
+        Some(error) if !error.message.starts_with(&asked.message) => Error::cluster(error),
+        Some(error) => error.clone(),
+        None => asked,
     }
 }
 

@@ -6,6 +6,7 @@
 use super::Record;
 use crate::job::{Job, Phase, Submission};
 use flexps_common::Error;
+use flexps_common::error::Fault;
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::plan::Plan;
 use flexps_common::report::{StageReport, State};
@@ -109,10 +110,11 @@ impl Past {
         // A clock that was set back must not make time fall.
         past.now = seconds(since.max(latest));
         let at = past.now.as_secs_f64();
+        // They ran for as long as something was recorded, not until the next master began.
         for job in jobs.values_mut().filter(|job| !job.report.state.ended()) {
-            end(job, at, State::Failed, Some(ORPHANED));
+            end(job, latest, State::Failed, Some(ORPHANED));
             let error = Some(ORPHANED.to_owned());
-            past.missing.push(Record::End { at, job: job.id, state: State::Failed, error });
+            past.missing.push(Record::End { at: latest, job: job.id, state: State::Failed, error });
         }
         past.missing.extend(live.into_iter().map(|slave| Record::Gone { at, slave }));
         past.ended = jobs.into_values().collect();
@@ -126,7 +128,8 @@ fn end(job: &mut Job, at: f64, state: State, error: Option<&str>) {
     job.waiting = None;
     job.report.state = state;
     job.report.seconds = (at - job.submitted.as_secs_f64()).max(0.0);
-    job.report.error = error.map(Error::cluster);
+    let fault = if state == State::Cancelled { Fault::Cancelled } else { Fault::Cluster };
+    job.report.error = error.map(|message| Error::new(fault, message));
     job.report.notes.push("from the history: what an earlier master knew of it beside this is lost".to_owned());
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::scheduler::{Want, policy};
 use crate::simulate::{bounds, measure, simulate};
+use flexps_common::error::Fault;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -355,12 +356,21 @@ fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
     let ended: Vec<_> = past.ended.iter().map(|job| (job.id, job.report.state, job.report.stages.len())).collect();
     assert_eq!(ended, [(JobId(1), State::Failed, 2), (JobId(2), State::Done, 1)]);
     let gone = |slave| Record::Gone { at: 10.0, slave: SlaveId(slave) };
-    assert!(matches!(&past.missing[0], Record::End { at: 10.0, job: JobId(1), state: State::Failed, .. }));
+    assert!(matches!(&past.missing[0], Record::End { at: 6.0, job: JobId(1), state: State::Failed, .. }));
     assert_eq!(past.missing[1..], [gone(1), gone(2)]);
     assert_eq!(past.runs.len(), 3);
+    assert_eq!(past.ended[0].report.seconds, 5.0, "nobody knows of more");
     // A clock that was set back does not make time fall; of many jobs the newest are kept.
     assert_eq!(Past::of(&read, 0, 200).now, Duration::from_secs_f64(6.0));
     assert_eq!(Past::of(&read, 0, 1).ended.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(2)]);
+}
+
+#[test]
+fn the_end_of_a_job_of_an_earlier_master_is_whose_fault_it_was() {
+    let end = |id, state| Record::End { at: 7.0, job: JobId(id), state, error: Some("why".into()) };
+    let all = [records(), vec![end(1, State::Cancelled), end(2, State::Failed)]].concat();
+    let faults = Past::of(&all, 10_000, 200).ended.into_iter().map(|job| job.report.error.unwrap().fault);
+    assert_eq!(faults.collect::<Vec<_>>(), [Fault::Cancelled, Fault::Cluster]);
 }
 
 #[test]

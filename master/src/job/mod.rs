@@ -4,6 +4,7 @@ pub mod admission;
 pub mod driver;
 pub mod experiment;
 pub mod homes;
+pub mod lost;
 pub mod program;
 pub mod reading;
 pub mod readings;
@@ -23,6 +24,7 @@ use flexps_common::plan::Plan;
 use flexps_common::report::{ReadReport, Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{JobLine, JobNews};
+use lost::Lost;
 use reading::Reading;
 use readings::Readings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,8 +69,10 @@ pub struct Started {
     pub searches: Option<PathBuf>,
     /// Stops a load or a save.
     pub stop: Arc<AtomicBool>,
-    /// Ends the snapshot that is taken of it.
+    /// Ends the snapshot that is taken of it: told when it begins anew, dropped with the job.
     pub snapshot: Option<oneshot::Sender<()>>,
+    /// The slaves that it lost, while it stops to begin anew.
+    pub lost: Vec<Lost>,
 }
 
 /// A stage that waits for slots.
@@ -118,6 +122,8 @@ pub struct Job {
     pub restarted: u32,
     /// Stage runs and phases of its plan that were counted before it started over.
     pub counted: (u64, u64),
+    /// When its slaves were open for the first time, if it started over since.
+    pub began: Option<Duration>,
     /// The slaves that the job would use or uses, as one list that all of its stages share.
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
@@ -170,6 +176,7 @@ impl Job {
             openings: 0,
             restarted: 0,
             counted: (0, 0),
+            began: None,
             slaves: Arc::new([]),
             submitted: now,
             report,
@@ -181,11 +188,17 @@ impl Job {
         self.restarted < self.report.scheduling.restarts
     }
 
+    /// Whether it waits for slaves since it started over, as it was asked to.
+    pub fn waits_to_restart(&self) -> bool {
+        self.openings > 0 && self.report.scheduling.restarts > 0
+    }
+
     /// It is back where it was when it was submitted.
     pub fn start_over(&mut self) {
         if let Phase::Started(started) = &self.phase {
             self.restarted += u32::from(started.told_to_read);
             self.counted = started.driver.counted();
+            self.began = started.driver.began;
         }
         self.phase = Phase::Preparing;
         self.report.state = State::Queued;

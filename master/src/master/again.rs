@@ -6,15 +6,13 @@
 
 use super::Master;
 use super::drive::ORDER_WITHIN;
-use crate::assigner::Back;
 use crate::event::Asked;
 use crate::job::Job;
 use crate::job::admission::{self, Candidate};
 use crate::job::driver::Anew;
-use crate::size::size;
+use crate::job::lost::Lost;
 use crate::slaves::Slave;
 use flexps_common::ids::{JobId, SlaveId};
-use flexps_common::repeat::Repeat;
 use flexps_common::wire::control::ToSlave;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -24,7 +22,7 @@ const OPENED_ANEW: usize = 3;
 
 impl Master {
     /// What a job is told of a slave that it used and that is gone: the error by which it ends, unless it begins anew; what
-    /// the slave had taken is given back for that.
+    /// the slave had taken is given back for that, and its report tells of it once it has.
     pub(super) fn without(
         &mut self,
         id: JobId,
@@ -36,7 +34,8 @@ impl Master {
         let called = format!("{} is gone ({why})", slave.called(gone));
         let Some(job) = self.jobs.get_mut(&id) else { return (Error::cluster(called), None) };
         let (plan, seconds) = (job.plan.clone(), now.saturating_sub(job.submitted).as_secs_f64());
-        let (restarts, opened) = (job.may_restart(), job.report.repeats.len());
+        let (restarts, allowed) = (job.may_restart(), job.report.scheduling.restarts as usize);
+        let before = job.report.repeats.len();
         let Some(started) = job.started() else { return (Error::cluster(called), None) };
         let place = started.driver.whereabouts();
         let ends = Error::cluster(format!("{called} {place}"));
@@ -51,34 +50,37 @@ impl Master {
         let opening = !started.told_to_read;
         let without = lacks(&own);
         let back = if opening || without.is_some() { None } else { started.readings.give_back(gone) };
-        let may_start_over = if opening { opened < OPENED_ANEW } else { restarts };
-        let anew = if back.is_some() { Anew::Plan } else { Anew::Job };
-        let what = match back {
-            Some(Back { splits, bytes }) => {
-                let (size, bits) =
-                    (size(bytes), if job.reproducible { "; on fewer slaves the last bits may be others" } else { "" });
-                format!(
-                    "while rows were read: the others read the {splits} splits ({size}) that it had, and the plan began anew{bits}"
-                )
+        if back.is_none() {
+            if !(if opening { before + started.lost.len() < OPENED_ANEW + allowed } else { restarts }) {
+                return (without.unwrap_or(ends), None);
             }
-            None if !may_start_over => return (without.unwrap_or(ends), None),
-            None => match lacks(&all) {
-                Some(error) => return (error, None),
-                None if opening => "while the job was opened: it queued anew".to_owned(),
-                None => format!("{place}: the job started over"),
-            },
-        };
-        let Back { splits, bytes } = back.unwrap_or_default();
-        job.note([format!("{called} after {seconds:.1} s, {what}")]);
-        let slave = slave.registration.name.clone();
-        job.report.repeats.push(Repeat { slave, why: why.to_owned(), seconds, splits, bytes });
+            // One that may start over waits for slaves, as any that was just submitted.
+            if let Some(error) = lacks(&all).filter(|_| allowed == 0) {
+                return (error, None);
+            }
+        }
+        let anew = if back.is_some() { Anew::Plan } else { Anew::Job };
+        started.lost.push(Lost {
+            slave: slave.registration.name.clone(),
+            called,
+            why: why.to_owned(),
+            place,
+            seconds,
+            back,
+        });
         (ends, Some(anew))
     }
 
     /// A job has stopped to begin anew: opens it on the slaves that are left, or has it start over.
     pub(super) fn begin_anew(&mut self, id: JobId, anew: Anew, now: Duration) -> Result<()> {
         self.books.job_ended(id, now);
-        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return Ok(()) };
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(()) };
+        job.tell_lost(anew);
+        let Some(started) = job.started() else { return Ok(()) };
+        if let Some(taking) = started.snapshot.take() {
+            // One that has ended needs no word.
+            let _ = taking.send(());
+        }
         let of = started.slaves.clone();
         if anew == Anew::Job {
             self.ask_all(id, &of, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN)?;

@@ -302,14 +302,16 @@ impl Master {
     fn register(&mut self, registration: Registration, from: Connection, now: Duration) -> Result<FromMaster> {
         let (name, slots, memory) = (registration.name.clone(), registration.slots, registration.memory);
         let known = self.slaves.iter().map(|(id, _)| id).max();
-        let Some((slave, replaced)) = self.slaves.register(registration, from, &self.network, now)? else {
+        let Some((slave, replaced)) = self.slaves.register(registration.clone(), from, &self.network, now)? else {
             tracing::info!(name, "a slave has to wait: it is not known whether the one that had its name is gone");
             return Ok(FromMaster::Later(HEARTBEAT_MS));
         };
         // Identities only grow: one that asks again has an old one.
         let fresh = known.is_none_or(|known| slave > known);
         if let Some(old) = replaced {
-            self.gone(old, "a new process took its name", now);
+            let same = self.slaves.get(old).is_some_and(|old| old.registration.same_process(&registration));
+            let why = if same { "it had lost the master and dropped its jobs" } else { "a new process took its name" };
+            self.gone(old, why, now);
         }
         tracing::info!(%slave, name, slots, "slave joined");
         if fresh {

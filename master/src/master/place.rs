@@ -258,13 +258,13 @@ impl Master {
     }
 
     /// Ends the jobs that wait and fitted on the slaves of `before`, but can't on those that are left, with the numbers. With
-    /// no slave left they wait for one.
+    /// no slave left they wait for one, and one that started over for as many as it needs.
     pub(super) fn refuse(&mut self, before: &[Candidate], why: &str, now: Duration) {
         let left = self.candidates(None);
         if left.is_empty() {
             return;
         }
-        let waits = |job: &&Job| matches!(job.phase, Phase::Preparing | Phase::Queued(_));
+        let waits = |job: &&Job| matches!(job.phase, Phase::Preparing | Phase::Queued(_)) && !job.waits_to_restart();
         let error = |job: &Job| {
             let error = admission::choose(&job.plan, &left, u64::MAX).err()?;
             admission::choose(&job.plan, before, u64::MAX).is_ok().then(|| (job.id, error.context(why.to_owned())))
@@ -334,6 +334,7 @@ impl Master {
         }
         driver.restarts = job.may_restart();
         driver.count_on(job.counted);
+        driver.began = job.began;
         job.phase = Phase::Started(Box::new(Started {
             driver,
             // Opened right below.
@@ -345,6 +346,7 @@ impl Master {
             searches: prepared.searches,
             stop: Default::default(),
             snapshot: None,
+            lost: Vec::new(),
             slaves,
         }));
         self.open(id, now);

@@ -99,19 +99,23 @@ impl Taking {
         let (job, snapshot, control, stop) = (self.job, self.snapshot, self.control.clone(), self.shards.stop.clone());
         let saved = tokio::select! {
             saved = self.save() => saved,
-            _ = &mut running => {
+            anew = &mut running => {
                 stop.store(true, Ordering::Relaxed);
                 // What slaves keep for it goes with the job.
-                return Err(ended(job));
+                return Err(over(job, anew.is_ok()));
             }
         };
         let release = ToSlave::Snapshot(ToKeeper::Release { job, snapshot });
         // Those that did not hear it drop theirs with the next one, or with the job.
         join_all(control.iter().map(|slave| slave.ask::<_, FromSlave>(&release, RELEASE_WITHIN))).await;
-        saved.map_err(|e| match e.fault {
-            Fault::Cancelled => ended(job),
-            _ => e.context(format!("a snapshot of job {job}")),
-        })
+        match saved {
+            // Its workers are stopped: that it ends, or begins anew, comes to light when they have.
+            Err(e) if e.fault == Fault::Cancelled => {
+                let anew = tokio::time::timeout(WITHIN, running).await;
+                Err(over(job, matches!(anew, Ok(Ok(())))))
+            }
+            saved => saved.map_err(|e| e.context(format!("a snapshot of job {job}"))),
+        }
     }
 
     async fn save(self) -> Result<Moment> {
@@ -149,6 +153,11 @@ impl Taking {
     }
 }
 
-fn ended(job: JobId) -> Error {
-    Error::cluster(format!("a snapshot of job {job}: it ended before all was read"))
+/// The job ended meanwhile, or began anew.
+fn over(job: JobId, anew: bool) -> Error {
+    Error::cluster(if anew {
+        format!("a snapshot of job {job}: it lost a slave and started over before all was read; ask again later")
+    } else {
+        format!("a snapshot of job {job}: it ended before all was read")
+    })
 }

@@ -23,7 +23,7 @@ fn reads(me: SlaveId, message: &ToSlave) -> Reaction {
     }
 }
 
-fn ended(slave: SlaveId, job: JobId, run: StageRun, error: Error) -> ToMaster {
+pub fn ended(slave: SlaveId, job: JobId, run: StageRun, error: Error) -> ToMaster {
     ToMaster::StageDone { slave, job, run, outcome: Outcome { error: Some(error), ..Outcome::default() } }
 }
 
@@ -246,7 +246,7 @@ async fn a_job_whose_only_slave_goes_while_it_opens_it_fails_by_name() {
 }
 
 /// Its workers of every run end when they are cancelled.
-fn never_ends(me: SlaveId, message: &ToSlave) -> Reaction {
+pub fn never_ends(me: SlaveId, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Launch(_) => (Ok(FromSlave::Ok), Vec::new()),
         ToSlave::CancelStage { job, run, .. } => (Ok(FromSlave::Ok), vec![ended(me, *job, *run, Error::cancelled())]),
@@ -255,11 +255,12 @@ fn never_ends(me: SlaveId, message: &ToSlave) -> Reaction {
 }
 
 /// A job of two workers that may restart once, all of whose rows are read.
-async fn restarting(cluster: &Cluster) -> (JobId, tempfile::TempDir) {
+pub async fn restarting(cluster: &Cluster) -> (JobId, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.libsvm");
     std::fs::write(&path, "+1 1:1\n-1 2:1\n").unwrap();
-    let job = Rounds { input: Some(path.to_string_lossy().into_owned()), threads: 2, ..Rounds::default() };
+    let model = Some(folder.path().join("model").to_string_lossy().into_owned());
+    let job = Rounds { input: Some(path.to_string_lossy().into_owned()), threads: 2, model, ..Rounds::default() };
     let scheduling = Scheduling { restarts: 1, ..Scheduling::default() };
     let job = cluster.submit_scheduled(job, scheduling).await.unwrap();
     cluster.until(job, |news, report| !news.reading && news.stage.is_some() && report.read.rows > 0).await;
@@ -275,6 +276,8 @@ async fn a_job_that_may_restart_starts_over_on_what_is_there_and_counts_on() {
     drop(dying);
     let report = cluster.end(job).await;
     assert_eq!((report.state, report.error, report.stages.len()), (State::Done, None, 1));
+    let (epoch, lost) = (report.epochs[0].seconds, report.repeats[0].seconds);
+    assert!(epoch > lost - 0.5 && lost > 0.9, "time counts from the first start: {epoch} s, {lost} s");
     let note = format!("slave {gone} (h2) is gone (connection closed) after");
     let said =
         |said: &String| said.starts_with(&note) && said.ends_with("in stage work, epoch 1: the job started over");

@@ -244,7 +244,7 @@ impl Cluster {
             memory: None,
             control: format!("{name}-control"),
             bulk: format!("{name}-bulk"),
-            pid: 1,
+            pid: incarnation as u32,
             incarnation,
         }
     }

@@ -10,7 +10,7 @@ use flexps_common::report::State;
 use flexps_common::transport::{Connection, Network};
 use flexps_common::wire::api::JobNews;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, SILENCE_MS, ToMaster, ToSlave};
-use flexps_common::wire::slaves::SlaveLine;
+use flexps_common::wire::slaves::{Registration, SlaveLine};
 use std::time::{Duration, Instant};
 
 /// Its workers never end by themselves.
@@ -55,6 +55,21 @@ async fn a_silent_slave_fails_its_job_by_name_and_the_cluster_takes_the_next_one
 #[tokio::test]
 async fn a_slave_whose_connection_breaks_fails_its_job_at_once() {
     without_the_second(|_| None, "connection closed", Duration::from_secs(4)).await;
+}
+
+#[tokio::test]
+async fn a_slave_that_registers_anew_has_dropped_its_jobs_and_lends_all_its_slots() {
+    let cluster = Cluster::new().await;
+    let slave = cluster.scripted("h1", 1, 0.5, idle).await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    cluster.until(id, |news, _| news.stage.is_some()).await;
+    let anew = Registration { incarnation: 2, ..Cluster::registration("h1", 1, 1) };
+    let Ok(FromMaster::Registered { slave: new }) = cluster.ask(ToMaster::Register(anew)).await else { panic!() };
+    let error = cluster.end(id).await.error.unwrap();
+    let how = "it had lost the master and dropped its jobs";
+    assert_eq!(error.message, format!("slave {} (h1) is gone ({how}) in stage work, epoch 1", slave.id));
+    let lines: Vec<SlaveLine> = cluster.get("slaves").await.unwrap();
+    assert_eq!(lines.iter().map(|line| (line.id, line.busy)).collect::<Vec<_>>(), [(new, 0)]);
 }
 
 #[tokio::test]

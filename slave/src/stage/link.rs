@@ -33,6 +33,8 @@ pub struct Link {
     /// How values go.
     pub packer: Packer,
     bulk: Channel,
+    /// What errors call it, e.g. `slave s2 (h2)`.
+    called: Arc<str>,
     sent: SentLists,
     /// What messages take for a byte, once somebody has asked.
     pace: OnceLock<Arc<OnceLock<f64>>>,
@@ -50,13 +52,11 @@ impl Link {
     /// The way from the slave whose bulk address is `own` to `peer`, for messages that leave by `delay` later, if one is put
     /// in.
     pub fn new(network: &Network, peer: &Peer, delay: Option<Duration>, compress: Compression, own: &str) -> Self {
-        let channel = |address: &str| {
-            let channel = network.channel(address, &peer.name);
-            delay.map_or(channel.clone(), |delay| channel.delayed(delay))
-        };
-        let bulk = channel(&peer.bulk);
+        let called: Arc<str> = format!("slave {} ({})", peer.id, peer.name).into();
+        let bulk = network.channel(&peer.bulk, &called);
+        let bulk = delay.map_or(bulk.clone(), |delay| bulk.delayed(delay));
         let packer = Packer::new(compress, &bulk, machine::of(own) == machine::of(&peer.bulk));
-        Self { slave: peer.id, packer, bulk, sent: SentLists::default(), pace: OnceLock::new() }
+        Self { slave: peer.id, packer, bulk, called, sent: SentLists::default(), pace: OnceLock::new() }
     }
 
     /// Sends a read that must find what its slave knows of. Values of the tables in `may_round` may come rounded.
@@ -127,7 +127,7 @@ impl Link {
     /// Tells of a clock, behind the updates that are under way; how many bytes that takes, and the answer.
     pub fn tell(&self, clock: &ToShard) -> Result<(usize, Pending)> {
         let packet = Packet::control(clock)?;
-        Ok((packet.len(), self.bulk.start(packet, DEADLINE)))
+        Ok((packet.len(), self.start(packet)))
     }
 
     /// Writes what was queued for any slave. Not to be called within a runtime.
@@ -137,7 +137,11 @@ impl Link {
 
     /// Sends what is not a worker's: chunks that move, and requests for rows.
     pub fn ask(&self, message: &ToShard, body: Bytes) -> Result<Pending> {
-        Ok(self.bulk.start(Packet::bulk(message, body)?, DEADLINE))
+        Ok(self.start(Packet::bulk(message, body)?))
+    }
+
+    fn start(&self, packet: Packet) -> Pending {
+        self.bulk.start(packet, DEADLINE).of(self.called.clone())
     }
 
     /// Seconds that messages take for a byte. The first time it is not known, and is measured beside. Called within the
@@ -169,7 +173,7 @@ impl Link {
 
     fn send(&self, message: Message, request: ToShard, body: BodyWriter) -> Result<UnderWay> {
         let packet = Packet::bulk(&request, body.finish())?;
-        let pending = Some(self.bulk.start(packet.clone(), DEADLINE));
+        let pending = Some(self.start(packet.clone()));
         Ok(UnderWay { message, request, packet, pending })
     }
 }
@@ -224,7 +228,7 @@ impl UnderWay {
         let (shown, packings) = match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Answered::Again),
             FromShard::NotYet => {
-                let pending = Some(link.bulk.start(self.packet.clone(), DEADLINE));
+                let pending = Some(link.start(self.packet.clone()));
                 return Ok(Answered::Again(Self { pending, ..self }));
             }
             FromShard::Values { shown, packings } => (shown, packings),
@@ -303,5 +307,37 @@ impl Queue {
         let message = self.messages.pop_front()?;
         self.bytes -= message.values();
         Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::ids::JobId;
+    use flexps_common::transport::{Connection, Service};
+    use futures::future::BoxFuture;
+
+    struct Full;
+
+    impl Service for Full {
+        fn call(&self, _: Connection, _: Packet) -> BoxFuture<'static, Result<Packet>> {
+            Box::pin(async { Err(Error::cluster("/tmp: the disk is full")) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_shard_refuses_and_what_does_not_reach_it_both_name_its_slave_once() {
+        let network = Network::in_process();
+        let listener = network.listen("h2 bulk", Arc::new(Full)).await.unwrap();
+        let peer = Peer { id: SlaveId(2), name: "h2".to_owned(), bulk: "h2 bulk".to_owned() };
+        let link = Link::new(&network, &peer, None, Compression::None, "h1 bulk");
+        let message = ToShard::Blocks { job: JobId(1), input: flexps_common::ids::InputId(0) };
+        let says = async |pending: Pending| pending.answer().await.unwrap_err().message;
+        assert_eq!(says(link.ask(&message, Bytes::new()).unwrap()).await, "slave s2 (h2): /tmp: the disk is full");
+        let mut told = link.tell(&message).unwrap().1;
+        let error = told.try_answer().expect("it is answered at once").unwrap_err();
+        assert_eq!(error.message, "slave s2 (h2): /tmp: the disk is full");
+        drop(listener);
+        assert_eq!(says(link.ask(&message, Bytes::new()).unwrap()).await, "the connection to slave s2 (h2) is closed");
     }
 }

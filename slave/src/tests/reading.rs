@@ -287,3 +287,17 @@ async fn a_slave_outlives_its_master_and_registers_again_when_it_is_forgotten() 
     let ops = ToSlave::Ops { job: flexps_common::ids::JobId(1), phase: 1, ops: vec![] };
     assert!(cluster.tell(&ops).await[0].as_ref().unwrap_err().message.contains("not open here"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slave_that_dropped_its_jobs_since_its_master_was_silent_is_another_one_to_it() {
+    let mut cluster = open(1).await;
+    let old = cluster.peers[0].id;
+    cluster.kill_master();
+    tokio::time::sleep(std::time::Duration::from_millis(4_500)).await;
+    cluster.restart_master().await;
+    let new = tokio::time::timeout(LIMIT, cluster.handles[0].registered()).await.expect("it registers anew").unwrap();
+    assert_ne!(new, old);
+    let slaves = cluster.master.slaves.lock();
+    assert_ne!(slaves[0].incarnation, slaves[1].incarnation);
+    assert!(slaves[0].same_process(&slaves[1]));
+}

@@ -143,6 +143,11 @@ impl Calls {
         self.under_way.values().map(|call| call.deadline).min()
     }
 
+    /// Puts all deadlines off: who waits stood still for so long, and could hear no answer.
+    pub fn put_off(&mut self, still: Duration) {
+        self.under_way.values_mut().for_each(|call| call.deadline += still);
+    }
+
     /// Ends the calls whose deadline has passed; `trouble` says what is wrong with the connection, if something is.
     pub fn expire(&mut self, now: Instant, peer: &str, trouble: Option<&str>) {
         let late: Vec<u64> = self.under_way.iter().filter(|(_, c)| c.deadline <= now).map(|(id, _)| *id).collect();

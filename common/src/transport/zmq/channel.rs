@@ -9,6 +9,7 @@ use super::frames::{self, Down, Up, Welcome};
 use super::greeting::SessionId;
 use super::link::{self, Link};
 use super::session::charge;
+use super::still::{Still, later};
 use crate::error::{Error, Fault, Result};
 use crate::transport::driver::{Driver, Outbox, Runner, When};
 use crate::transport::options::Options;
@@ -22,8 +23,9 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 use zeromq::{DealerSendHalf, SocketSend, ZmqMessage};
 
-/// Least time between two looks at deadlines.
+/// Least time between two looks at deadlines, and the longest while calls are under way.
 const LATENESS: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_secs(1);
 /// How often the connection is looked at, and answers are acknowledged that no request went after.
 const TICK: Duration = Duration::from_millis(250);
 /// A channel that has said nothing for so long says something.
@@ -64,6 +66,9 @@ struct State {
     /// Why there is none.
     trouble: Option<String>,
     spoke: Instant,
+    /// When the listener was heard last, while there is a connection.
+    heard: Instant,
+    still: Still,
     /// When deadlines are looked at next; none while there were none.
     alarm: Option<Instant>,
     dropped: bool,
@@ -71,15 +76,7 @@ struct State {
 
 impl ZmqCaller {
     pub fn new(address: &str, peer: &str, options: Arc<Options>, runner: Runner) -> Self {
-        let state = State {
-            calls: Calls::new(options.credits),
-            send: None,
-            outbox: Vec::new(),
-            trouble: None,
-            spoke: Instant::now(),
-            alarm: None,
-            dropped: false,
-        };
+        let state = State::new(options.credits, Instant::now());
         let core = Arc::new(Core {
             address: address.to_owned(),
             peer: if peer.contains(address) { peer.to_owned() } else { format!("{peer} at {address}") },
@@ -92,6 +89,30 @@ impl ZmqCaller {
         });
         runner.spawn(core.clone().run());
         Self { core, runner }
+    }
+}
+
+impl State {
+    fn new(credits: usize, now: Instant) -> Self {
+        Self {
+            calls: Calls::new(credits),
+            send: None,
+            outbox: Vec::new(),
+            trouble: None,
+            spoke: now,
+            heard: now,
+            still: Still::new(now),
+            alarm: None,
+            dropped: false,
+        }
+    }
+
+    /// While this process stands still, no silence of the listener's counts and no call grows late. Before anything is judged.
+    fn look(&mut self, now: Instant) {
+        if let Some(still) = self.still.before(now) {
+            later(&mut self.heard, still, now);
+            self.calls.put_off(still);
+        }
     }
 }
 
@@ -112,6 +133,7 @@ impl Caller for ZmqCaller {
         }
         let (bytes, now) = (charge(&request), Instant::now());
         let mut state = core.state.lock();
+        state.look(now);
         while !state.calls.has_credit(bytes) && Handle::try_current().is_err() {
             drop(state);
             let credit = async { tokio::time::timeout_at((now + deadline).into(), core.credit(bytes)).await.ok() };
@@ -229,10 +251,11 @@ impl Core {
         loop {
             let alarm = {
                 let mut state = self.state.lock();
-                let State { calls, trouble, alarm, .. } = &mut *state;
                 let now = Instant::now();
+                state.look(now);
+                let State { calls, trouble, alarm, .. } = &mut *state;
                 calls.expire(now, &self.peer, trouble.as_deref());
-                *alarm = calls.deadline().map(|at| at.max(now + LATENESS));
+                *alarm = calls.deadline().map(|at| at.clamp(now + LATENESS, now + LOOK));
                 let alarm = *alarm;
                 self.freed(state);
                 alarm
@@ -291,6 +314,7 @@ impl Core {
         {
             let mut state = self.state.lock();
             state.trouble = None;
+            state.heard = Instant::now();
             if before == Some(welcome.listener) && !welcome.resumed {
                 let error =
                     format!("the connection to {} was lost for too long to know what became of this", self.peer);
@@ -309,21 +333,17 @@ impl Core {
             self.put_all(&mut state);
             self.freed(state);
         }
-        let mut heard = Instant::now();
         let mut tick = tokio::time::interval(TICK);
         let reason = loop {
             tokio::select! {
                 received = link.receive() => match received {
-                    Ok((down, packet)) => {
-                        heard = Instant::now();
-                        if let Err(error) = self.hear(down, packet) {
-                            break error;
-                        }
-                    }
+                    Ok((down, packet)) => if let Err(error) = self.hear(down, packet) {
+                        break error;
+                    },
                     Err(error) => break error,
                 },
                 _ = tick.tick() => {
-                    if let Some(error) = self.tick(heard) {
+                    if let Some(error) = self.tick(Instant::now()) {
                         break error;
                     }
                 }
@@ -352,6 +372,7 @@ impl Core {
     }
 
     fn hear(&self, down: Down, packet: Packet) -> Result<()> {
+        self.state.lock().heard = Instant::now();
         let (id, answer) = match down {
             Down::Answer { id } => (id, Ok(packet)),
             Down::Failed { id, error } => (id, Err(error)),
@@ -371,17 +392,19 @@ impl Core {
         Ok(())
     }
 
-    fn tick(&self, heard: Instant) -> Option<Error> {
+    fn tick(&self, now: Instant) -> Option<Error> {
         let mut state = self.state.lock();
+        state.look(now);
+        let heard = now.saturating_duration_since(state.heard);
         let silence = SILENCE + Duration::from_secs((state.calls.sent_bytes() / SLOWEST) as u64);
-        if heard.elapsed() > silence {
+        if heard > silence {
             return Some(Error::cluster(format!("nothing was heard for {silence:?}")).retryable());
         }
         let acks = state.calls.acks();
         if !acks.is_empty() {
             self.say(&mut state, &Up::Acks(acks), None);
         }
-        if state.spoke.elapsed() > QUIET || heard.elapsed() > QUIET {
+        if state.spoke.elapsed() > QUIET || heard > QUIET {
             self.say(&mut state, &Up::Ping, None);
         }
         self.put_all(&mut state);
@@ -404,5 +427,28 @@ impl Core {
     fn freed(&self, state: MutexGuard<'_, State>) {
         drop(state);
         self.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_while_this_process_stands_still_is_no_silence_and_makes_no_call_late() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut state = State::new(1000, start);
+        let (send, mut answer) = oneshot::channel();
+        state.calls.add((Packet::default(), Haste::Waits), Duration::from_secs(10), start, send);
+        for seconds in [1, 2, 90, 91] {
+            state.look(at(seconds));
+        }
+        assert_eq!(state.heard, at(88));
+        assert_eq!(state.calls.deadline(), Some(at(98)));
+        state.calls.expire(at(97), "s1", None);
+        assert!(answer.try_recv().is_err(), "it is not late yet");
+        state.calls.expire(at(98), "s1", None);
+        assert!(answer.try_recv().unwrap().is_err());
     }
 }

@@ -10,6 +10,7 @@ use super::frames::{self, Down, Up, Welcome};
 use super::gate::{self, Registry};
 use super::greeting::{Challenge, Hello, SessionId};
 use super::session::{Answer, Session, Taken};
+use super::still::{Still, later};
 use crate::error::{Error, Result};
 use crate::transport::options::Options;
 use crate::transport::{Connection, Haste, Packet, Service};
@@ -90,6 +91,7 @@ pub(super) struct Router {
     present: FxHashMap<Bytes, SessionId>,
     sessions: FxHashMap<SessionId, Known>,
     connections: u64,
+    still: Still,
     /// Something is under way that a look may be needed for.
     busy: bool,
 }
@@ -110,6 +112,7 @@ impl Router {
             present: FxHashMap::default(),
             sessions: FxHashMap::default(),
             connections: 0,
+            still: Still::new(Instant::now()),
             busy: true,
         }
     }
@@ -291,6 +294,9 @@ impl Router {
     /// Looks after sessions and greetings; whether it is to do so again soon.
     fn look(&mut self) -> bool {
         let now = Instant::now();
+        if let Some(still) = self.still.before(now) {
+            self.sessions.values_mut().for_each(|known| later(&mut known.heard, still, now));
+        }
         self.greetings.retain(|_, (_, _, since)| now.duration_since(*since) < gate::PATIENCE);
         let silent: Vec<_> = self.sessions.values().filter(|k| now.duration_since(k.heard) > SILENCE).collect();
         let silent: Vec<Bytes> = silent.iter().filter_map(|k| k.cell.lock().identity.clone()).collect();

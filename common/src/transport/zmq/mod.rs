@@ -13,6 +13,7 @@ mod link;
 mod listener;
 mod probe;
 mod session;
+mod still;
 #[cfg(test)]
 mod tests;
 

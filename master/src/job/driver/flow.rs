@@ -94,7 +94,7 @@ impl Driver {
     }
 
     fn elapsed(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.started.unwrap_or(now))
+        now.saturating_sub(self.began.unwrap_or(now))
     }
 
     pub(super) fn reading(&self) -> bool {

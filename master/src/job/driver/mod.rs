@@ -174,8 +174,8 @@ pub struct Driver {
     at: usize,
     loops: Vec<Loop>,
     phase: Phase,
-    /// When its slaves were open for the first time.
-    started: Option<Duration>,
+    /// When the job's slaves were open for the first time: it counts its time from then, also when it starts over.
+    pub began: Option<Duration>,
     runs: u64,
     /// Runs of before the job started over.
     before: u64,
@@ -223,7 +223,7 @@ impl Driver {
             at: 0,
             loops: Vec::new(),
             phase: Phase::Opening,
-            started: None,
+            began: None,
             runs: 0,
             before: 0,
             restarts: false,
@@ -311,7 +311,7 @@ impl Driver {
         match (&mut self.phase, event) {
             (Phase::Ended, _) => {}
             (Phase::Opening, Event::Opened) => {
-                self.started.get_or_insert(now);
+                self.began.get_or_insert(now);
                 self.advance(now, out)?;
             }
             (Phase::Stages(_), Event::Placed(stage, workers, why)) => self.placed(now, stage, (workers, why), out),

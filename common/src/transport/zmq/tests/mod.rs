@@ -2,6 +2,7 @@
 
 mod crowd;
 mod hostile;
+mod still;
 mod told;
 mod waiters;
 mod waiting;
