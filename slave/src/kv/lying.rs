@@ -113,7 +113,7 @@ mod tests {
         assert!(changed.retry && changed.message.contains("a wrong checksum"), "{changed}");
         assert!(!receiver.has(&offered).unwrap());
         let other = read(&Lying { element: Type::F64, ..lying }).unwrap_err();
-        assert!(other.message.contains("F32"), "{other}");
+        assert!(other.message.contains("f32"), "{other}");
         let sparse = shard(1, Storage::Sparse, &Room::unlimited());
         let unfit = sparse.read(&lying, std::process::id()).unwrap_err();
         assert!(unfit.message.contains("does not fit"), "{unfit}");
