@@ -1,5 +1,5 @@
 //! Sizes of features. FTRL has one step for all, so where some are in another unit than others, as columns of a table often are,
-//! each is learnt in a unit of its own: its values over their mean size in the first rows (of old, a scale of each feature's own:
+//! each is learnt in a unit of its own: its values over their mean size in the first rows (on why see
 //! Ross, Mineiro and Langford, Normalized Online Learning, UAI 2013).
 //!
 //! Every worker measures its first block; a table keeps the largest of what they find, so that units are the same for all, but
@@ -18,8 +18,9 @@ use std::sync::Arc;
 const KEYS: Key = 1 << 16;
 /// Non-zeros that are looked at to tell how large features are: enough for those that many rows have.
 const LOOKED: usize = 100_000;
-/// Part of these rows that a feature must have to count.
+/// Part of these rows, and rows, that a feature must have at least to count.
 const MANY: f64 = 0.05;
+const LEAST: f64 = 20.0;
 /// Features of which some are so many times as large as others have no step in common.
 const WIDE: f64 = 30.0;
 /// From this part of that on others may have found more.
@@ -125,7 +126,7 @@ fn measure(block: &Block) -> Vec<(Key, f32)> {
     let (mut sizes, mut all) = (Vec::new(), (0, 0.0));
     let mut others = sums.pop().unwrap_or_default();
     for (feature, (count, sum)) in (0..).zip(sums) {
-        let to = if f64::from(count) >= MANY * looked as f64 && sum > 0.0 {
+        let to = if f64::from(count) >= LEAST.max(MANY * looked as f64) && sum > 0.0 {
             sizes.push((feature, (sum / f64::from(count)) as f32));
             &mut all
         } else {
