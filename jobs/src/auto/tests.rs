@@ -143,7 +143,7 @@ fn where_it_is_a_guess_which_is_faster_the_ascent_is_tried() {
     assert_eq!(tried(&case(4143, 54_877, 817_141, 197.0, 1e-3)), (SDCA, 0.0));
 }
 
-/// Rows of 60 dense columns that are sums of four factors but for a thousandth, with so many classes.
+/// Rows of 60 columns that are sums of four factors but for a thousandth, with so many classes.
 fn factors(classes: u32) -> Vec<Block> {
     const FACTORS: usize = 4;
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -164,7 +164,13 @@ fn factors(classes: u32) -> Vec<Block> {
             values.extend(row);
         }
         let offsets = (0..=rows as u32).map(|row| 60 * row).collect();
-        Block { labels, offsets, indices: (0..rows).flat_map(|_| 0..60).collect(), values: Some(values) }
+        // Features between them that no row has: of dense rows a matrix would be made, and no ascent tried.
+        Block {
+            labels,
+            offsets,
+            indices: (0..rows).flat_map(|_| (0..60).map(|k| 2 * k)).collect(),
+            values: Some(values),
+        }
     };
     (0..4).map(|_| block(1150, &mut unit)).collect()
 }
@@ -188,7 +194,7 @@ fn where_the_ascent_hardly_gets_on_newton_goes_on_and_the_report_says_so() {
             assert!(above < 2e-4, "{above:e} above the optimum");
         }
         let [again, same] = [0, 1].map(|_| fixtures::run(Host::cluster(1, 2), &job, &rows));
-        let weights = |outcome: &flexps_common::host::Outcome| outcome.table("weights", 0..60);
+        let weights = |outcome: &flexps_common::host::Outcome| outcome.table("weights", 0..119);
         assert_eq!(weights(&again), weights(&same), "twice the same");
     }
 }

@@ -211,7 +211,9 @@ mod tests {
                 // What is kept is in no unit.
                 let mut model = outcome.table("weights", 0..12);
                 (0..).zip(&mut model).for_each(|(j, weight)| *weight *= f64::from(unit_of(j)));
-                model.extend(outcome.table("bias", 0..1).into_iter().filter(|_| bias));
+                if bias {
+                    model.extend(outcome.table("bias", 0..1));
+                }
                 let problem = Problem { blocks: &plain, lambda: 1e-9, bias, features: 12 };
                 let (best, reached) = (problem.solve().1, problem.objective(&model));
                 assert!((reached - best) / best < 0.04, "{slaves} x {slots}: {reached} against {best}");
