@@ -291,7 +291,7 @@ mod tests {
     use flexps_common::host::Host;
     use std::collections::HashMap;
 
-    fn job(common: Common) -> Lr {
+    pub(super) fn job(common: Common) -> Lr {
         let common = Common { model: Some(fixtures::path("model")), epochs: 1, tolerance: TOLERANCE, ..common };
         Lr { common, solver: Solver::Ftrl, ..Lr::default() }
     }

@@ -161,10 +161,10 @@ pub fn note(spread: f64, units: bool) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::job;
     use super::*;
     use crate::fixtures::{self, Rows, run};
-    use crate::flags::{Common, TOLERANCE};
-    use crate::lr::{Lr, Solver};
+    use crate::flags::Common;
     use crate::newton::Problem;
     use flexps_common::host::Host;
 
@@ -192,16 +192,8 @@ mod tests {
         for bias in [false, true] {
             for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
                 let learn = |blocks: &[Block], lambda| {
-                    let common = Common {
-                        bias,
-                        lambda,
-                        model: Some(fixtures::path("model")),
-                        epochs: 1,
-                        tolerance: TOLERANCE,
-                        ..fixtures::flags()
-                    };
-                    let job = Lr { common, solver: Solver::Ftrl, ..Lr::default() };
-                    run(Host::cluster(slaves, slots), &job, blocks)
+                    let common = Common { bias, lambda, ..fixtures::flags() };
+                    run(Host::cluster(slaves, slots), &job(common), blocks)
                 };
                 let [wanted, outcome] = [&plain, &odd].map(|blocks| learn(blocks, None));
                 let [wanted_loss, loss] = [&wanted, &outcome].map(|of| of.progress.scalars["progressive_loss"]);

@@ -64,6 +64,10 @@ pub fn machines<'a>(slaves: impl IntoIterator<Item = (&'a str, u32)>) -> BTreeMa
     machines
 }
 
+fn many(n: u64, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
 /// What the report says of a job that is to repeat its bits, but has stages on so many slaves under models that don't: of one
 /// slave's workers those that consume rows come one by one, as long as one is enough.
 pub fn unrepeatable(plan: &Plan, slaves: usize) -> Option<String> {
@@ -84,7 +88,7 @@ fn held_back(plan: &Plan, slaves: usize) -> Option<String> {
         Threads::Range(least, most) if least as usize == slaves && most > least => Some(format!(
             "stage {} passes over rows on each of them and may begin with {}; a least number of one for each slave gives it all",
             stage.name,
-            if least == 1 { "1 thread".to_owned() } else { format!("{least} threads") },
+            many(least.into(), "thread"),
         )),
         _ => None,
     })
@@ -107,7 +111,6 @@ pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u6
     if !few && !by_cores {
         return None;
     }
-    let many = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let has = format!("{} on {used} of {}", many(threads.into(), "thread"), many(live as u64, "slave"));
     let why = if few && left(u64::MAX) > used {
         format!("{} of input are worth no more slaves of a machine", size(bytes))

@@ -55,7 +55,7 @@ impl Work for Products<'_> {
         for alike in dense.chunk_by(|(a, _), (b, _)| span(a) == span(b)) {
             groups.extend(alike.chunks(TOGETHER));
         }
-        let all = groups.iter().flat_map(|group| group.first()).map(|(row, _)| span(row).end).max().unwrap_or(0);
+        let all = dense.iter().map(|(row, _)| span(row).end).max().unwrap_or(0);
         let mut values = Vec::new();
         for first in (0..all).step_by(LINES) {
             groups.iter().for_each(|group| side_by_side(group, first..first + LINES, &mut values, half));
@@ -105,9 +105,8 @@ fn side_by_side(rows: &[Changed<'_>], lines: Range<usize>, values: &mut Vec<f64>
     let len = lines.end - span.start;
     values.clear();
     values.resize(TOGETHER * len, 0.0);
-    let mut own = values.chunks_exact_mut(len);
     let mut times = [0.0; TOGETHER];
-    for ((row, by), (own, times)) in rows.iter().zip(own.by_ref().zip(&mut times)) {
+    for ((row, by), (own, times)) in rows.iter().zip(values.chunks_exact_mut(len).zip(&mut times)) {
         *times = *by;
         own.iter_mut().zip(row.values.unwrap_or(&[])).for_each(|(to, x)| *to = f64::from(*x));
     }
