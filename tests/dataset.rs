@@ -143,6 +143,7 @@ fn a_conversion_that_ends_early_leaves_the_old_file_and_nothing_else() {
     std::os::unix::fs::symlink(&text, &link).unwrap();
     convert(&text, &link).exits(2).says(&["which is to be read"]);
     assert_eq!(std::fs::read(&text).unwrap(), rows);
+    std::fs::remove_file(&link).unwrap();
     // Killed on its way, again and again later.
     let before = std::fs::read(&dataset).unwrap();
     for wait in [5, 20, 40] {
