@@ -129,8 +129,8 @@ fn flag(name: &str, value: &serde_json::Value) -> Vec<String> {
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<&'static str, Kind>,
-    /// Names that were given to two jobs.
-    twice: Vec<&'static str>,
+    /// A name that was given to two jobs.
+    twice: Option<&'static str>,
     updates: Updates,
 }
 
@@ -159,13 +159,13 @@ impl Registry {
                 },
             },
         );
-        self.twice.extend(before.map(|kind| kind.name));
+        self.twice = self.twice.or(before.map(|kind| kind.name));
         self
     }
 
     /// Refuses jobs that can't be told apart, or asked for: `flexps` does so when it starts.
     pub fn check(&self) -> Result<()> {
-        if let Some(name) = self.twice.first() {
+        if let Some(name) = self.twice {
             return Err(Error::bug(format!("two jobs of this build are called '{name}'; give yours another name")));
         }
         let plain = |name: &str| {

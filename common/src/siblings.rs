@@ -11,6 +11,9 @@ use parking_lot::{Condvar, Mutex};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What to do where workers wait for one another for ever, some in a sum, some for the end of a clock.
+pub const AS_OFTEN: &str = "let all workers of a slave call sum_local as often between the same clocks";
+
 /// The meeting place of the workers of one stage run on one slave.
 #[derive(Debug)]
 pub struct Siblings {
@@ -132,6 +135,12 @@ impl Siblings {
             self.changed.wait(&mut state);
         }
         Ok(())
+    }
+
+    /// The workers that wait for a sibling to come to a sum.
+    pub fn waiting(&self) -> Vec<usize> {
+        let state = self.state.lock();
+        (0..self.workers).filter(|worker| state.brought[*worker].is_some()).collect()
     }
 
     /// A worker ended, with this error if it failed: no sum can be complete any more.

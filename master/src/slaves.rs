@@ -8,7 +8,7 @@ use crate::scheduler::Slots;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::transport::{Channel, Connection, Network};
 use flexps_common::wire::control::{HEARTBEAT_MS, SILENCE_MS};
-use flexps_common::wire::slaves::{Peer, Registration, SlaveLine};
+use flexps_common::wire::slaves::{self, Peer, Registration, SlaveLine};
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -67,7 +67,7 @@ impl Slave {
 
     /// What errors call it, e.g. `slave s2 (h2)`.
     pub fn called(&self, id: SlaveId) -> String {
-        format!("slave {id} ({})", self.registration.name)
+        slaves::called(id, &self.registration.name)
     }
 
     /// Bytes of memory that stages may ask for, whatever runs.
@@ -129,7 +129,7 @@ impl Slaves {
         }
         self.next += 1;
         let id = SlaveId(self.next);
-        let control = network.channel(&registration.control, &format!("slave {id} ({})", registration.name));
+        let control = network.channel(&registration.control, &slaves::called(id, &registration.name));
         let slave = Slave {
             registration,
             control,
@@ -232,6 +232,11 @@ impl Slaves {
     pub fn peer(&self, id: SlaveId) -> Option<Peer> {
         let r = &self.live.get(&id)?.registration;
         Some(Peer { id, name: r.name.clone(), bulk: r.bulk.clone() })
+    }
+
+    /// The ways to the bulk listeners of those of these that live.
+    pub fn bulk(&self, ids: &[SlaveId], network: &Network) -> Vec<Channel> {
+        ids.iter().filter_map(|id| self.peer(*id)).map(|peer| network.channel(&peer.bulk, &peer.called())).collect()
     }
 
     /// Cores of the machines that these are on.

@@ -96,7 +96,7 @@ impl Shards {
         let chunk = keys.start / u64::from(spec.chunk_keys());
         let home = &self.homes[usize::from(table.0)];
         let owner = &self.bulk[home.owner(chunk, self.bulk.len()) as usize];
-        owner.start(request, DEADLINE).of(owner.peer().into())
+        owner.start(request, DEADLINE).of(owner.peer().clone())
     }
 
     /// Writes a model from the shards' values.

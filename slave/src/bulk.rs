@@ -6,9 +6,9 @@
 use crate::consistency::News;
 use crate::draw;
 use crate::job::OpenJob;
+use crate::jobs::Jobs;
 use crate::kv::Keys;
 use crate::moves;
-use crate::node::Jobs;
 use crate::snapshots;
 use crate::stage::exchange::{Due, Need, Readable, Source, Update, view};
 use flexps_common::error::{Error, Result};

@@ -330,6 +330,11 @@ impl OpenJob {
         self.columns.lock().insert((input, at, name.to_owned()), column);
     }
 
+    /// Fails its stage runs in which nobody can go on any more.
+    pub fn untangle(&self) {
+        self.runs.all().iter().for_each(|run| run.untangle());
+    }
+
     /// The job ended: workers and readers stop.
     pub fn close(&self, reason: &Error) {
         self.runs.all().iter().for_each(|run| run.cancel(reason.clone()));

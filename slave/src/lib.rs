@@ -6,6 +6,7 @@ pub mod bulk;
 pub mod consistency;
 mod draw;
 pub mod job;
+mod jobs;
 pub mod kv;
 mod memory;
 mod moves;

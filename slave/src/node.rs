@@ -6,6 +6,7 @@
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
+use crate::jobs::Jobs;
 use crate::kv::Room;
 use crate::memory;
 use crate::moves;
@@ -29,8 +30,6 @@ use flexps_common::wire::control::{
 };
 use flexps_common::wire::slaves::Registration;
 use futures::future::BoxFuture;
-use parking_lot::RwLock;
-use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -57,41 +56,6 @@ enum State {
     Registering,
     Registered(SlaveId),
     Ended(Result<()>),
-}
-
-/// The open jobs, shared by the loop, which changes them, and the bulk listener.
-#[derive(Clone, Default)]
-pub struct Jobs(Arc<RwLock<FxHashMap<JobId, Arc<OpenJob>>>>);
-
-impl Jobs {
-    /// An open job.
-    pub fn find(&self, id: JobId) -> Result<Arc<OpenJob>> {
-        let found = self.0.read().get(&id).cloned();
-        found.ok_or_else(|| Error::cluster(format!("job {id} is not open here; it ended or was never begun")))
-    }
-
-    /// Adds an open job.
-    pub fn insert(&self, job: Arc<OpenJob>) {
-        self.0.write().insert(job.id, job);
-    }
-
-    fn close(&self, id: JobId, reason: &Error) {
-        let job = self.0.write().remove(&id);
-        if let Some(job) = job {
-            job.close(reason);
-        }
-    }
-
-    /// Closes those that were opened for another identity than this one.
-    fn close_others(&self, you: SlaveId, reason: &Error) {
-        let others: Vec<JobId> = self.0.read().values().filter(|job| job.you() != you).map(|job| job.id).collect();
-        others.into_iter().for_each(|id| self.close(id, reason));
-    }
-
-    fn close_all(&self, reason: &Error) {
-        let jobs = std::mem::take(&mut *self.0.write());
-        jobs.values().for_each(|job| job.close(reason));
-    }
 }
 
 type Reply = oneshot::Sender<Result<Packet>>;
@@ -269,6 +233,7 @@ impl Node {
     /// Registers, or says that the slave lives.
     fn beat(&mut self) {
         self.room.trim();
+        self.jobs.untangle();
         if self.asking {
             return;
         }

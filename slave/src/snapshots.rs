@@ -5,8 +5,8 @@
 use crate::bulk::ANSWER;
 use crate::consistency::ENDED;
 use crate::job::OpenJob;
+use crate::jobs::Jobs;
 use crate::kv::Keys;
-use crate::node::Jobs;
 use crate::stage::mark::Marking;
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::TableId;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::{InputId, Key, TableId};
 use crate::metrics::Metrics;
 use crate::plan::{Rights, StageSpec};
-use crate::siblings::Siblings;
+use crate::siblings::{AS_OFTEN, Siblings};
 use crate::value::{OwnedValues, Type, Values, ValuesMut};
 use crate::worker::{Backend, Place, Pull, Push, Ticket, Touch, Worker};
 use parking_lot::{Condvar, Mutex};
@@ -163,8 +163,7 @@ impl Shared<'_> {
             return Ok(());
         }
         let error = Error::bug(format!(
-            "no worker can go on: {} wait in clock, {} in sum_local for a sibling; let all workers of a slave call \
-             sum_local as often between the same clocks",
+            "no worker can go on: {} wait in clock, {} in sum_local for a sibling; {AS_OFTEN}",
             barrier.arrived,
             barrier.running - barrier.arrived
         ));

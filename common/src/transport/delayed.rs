@@ -23,7 +23,7 @@ struct Late {
 /// See the module. Its task ends with it, behind the requests that are still put off.
 pub(super) struct Delayed {
     delay: Duration,
-    peer: String,
+    peer: Arc<str>,
     late: mpsc::UnboundedSender<Late>,
     driver: Option<Arc<Driver>>,
 }
@@ -32,7 +32,7 @@ impl Delayed {
     /// Puts off the requests of `channel`. Called within the runtime that is to send them.
     pub fn new(channel: Channel, delay: Duration) -> Self {
         let (late, mut receive) = mpsc::unbounded_channel::<Late>();
-        let (peer, runtime) = (channel.peer().to_owned(), Handle::current());
+        let (peer, runtime) = (channel.peer().clone(), Handle::current());
         let driver = channel.0.driver().cloned();
         runtime.clone().spawn(async move {
             while let Some(Late { due, request, deadline, haste, answer }) = receive.recv().await {
@@ -56,7 +56,7 @@ impl Caller for Delayed {
         receive
     }
 
-    fn peer(&self) -> &str {
+    fn peer(&self) -> &Arc<str> {
         &self.peer
     }
 

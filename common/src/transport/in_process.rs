@@ -39,7 +39,7 @@ impl Drop for Guard {
 pub struct HubCaller {
     hub: Arc<Inner>,
     address: String,
-    peer: String,
+    peer: Arc<str>,
     connection: Connection,
 }
 
@@ -56,7 +56,7 @@ impl Hub {
 
     pub(super) fn caller(&self, address: &str, peer: &str) -> HubCaller {
         let connection = Connection(self.0.next.fetch_add(1, Ordering::Relaxed));
-        HubCaller { hub: self.0.clone(), address: address.to_owned(), peer: peer.to_owned(), connection }
+        HubCaller { hub: self.0.clone(), address: address.to_owned(), peer: peer.into(), connection }
     }
 }
 
@@ -97,7 +97,7 @@ impl Caller for HubCaller {
         receive
     }
 
-    fn peer(&self) -> &str {
+    fn peer(&self) -> &Arc<str> {
         &self.peer
     }
 }

@@ -97,7 +97,7 @@ trait Caller: Send + Sync {
     /// Queues the request; never blocks a runtime thread. The answer, or the reason why there is none within the deadline,
     /// comes through the returned receiver.
     fn start(&self, request: Packet, deadline: Duration, haste: Haste) -> oneshot::Receiver<Result<Packet>>;
-    fn peer(&self) -> &str;
+    fn peer(&self) -> &Arc<str>;
     /// What a thread that waits for an answer serves meanwhile.
     fn driver(&self) -> Option<&Arc<Driver>> {
         None
@@ -115,7 +115,7 @@ enum Haste {
 
 /// A call under way.
 pub struct Pending {
-    peer: String,
+    peer: Arc<str>,
     answer: oneshot::Receiver<Result<Packet>>,
     driver: Option<Arc<Driver>>,
     /// Whose answer it is, for errors that don't say so.
@@ -204,12 +204,12 @@ impl Channel {
     }
 
     fn begin(&self, request: Packet, deadline: Duration, haste: Haste) -> Pending {
-        let (peer, driver) = (self.0.peer().to_owned(), self.0.driver().cloned());
+        let (peer, driver) = (self.0.peer().clone(), self.0.driver().cloned());
         Pending { peer, answer: self.0.start(request, deadline, haste), driver, of: None }
     }
 
     /// What errors call the other side.
-    pub fn peer(&self) -> &str {
+    pub fn peer(&self) -> &Arc<str> {
         self.0.peer()
     }
 

@@ -54,6 +54,18 @@ pub struct Peer {
     pub bulk: String,
 }
 
+impl Peer {
+    /// What errors call it, e.g. `slave s2 (h2)`.
+    pub fn called(&self) -> String {
+        called(self.id, &self.name)
+    }
+}
+
+/// What errors call a slave, e.g. `slave s2 (h2)`.
+pub fn called(id: SlaveId, name: &str) -> String {
+    format!("slave {id} ({name})")
+}
+
 /// A slave in a list.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SlaveLine {

@@ -328,8 +328,7 @@ impl Master {
     ) {
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
         let stop = Arc::clone(&started.stop);
-        let peers = started.slaves.iter().filter_map(|s| self.slaves.peer(*s));
-        let bulk = peers.map(|p| self.network.channel(&p.bulk, &format!("slave {} ({})", p.id, p.name))).collect();
+        let bulk = self.slaves.bulk(&started.slaves, &self.network);
         let homes = started.driver.homes().to_vec();
         let (shards, events) = (Shards { job: id, bulk, homes, snapshot: None, stop }, self.events.clone());
         tokio::spawn(async move {

@@ -79,8 +79,7 @@ impl Master {
         }
         self.snapshots += 1;
         let found: Vec<_> = slaves.iter().filter_map(|slave| self.slaves.get(*slave)).collect();
-        let peers = slaves.iter().filter_map(|slave| self.slaves.peer(*slave));
-        let bulk = peers.map(|p| self.network.channel(&p.bulk, &format!("slave {} ({})", p.id, p.name))).collect();
+        let bulk = self.slaves.bulk(&slaves, &self.network);
         let taking = Taking {
             job: id,
             snapshot: self.snapshots,

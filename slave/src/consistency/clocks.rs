@@ -123,6 +123,11 @@ impl Clocks {
         least >= end || (least >= start && self.waits_for(worker).is_empty())
     }
 
+    /// Whether one of this slave's workers may not begin its clock before `other` has ended its own, whatever the keys.
+    pub fn must_wait_for(&self, worker: usize, other: usize) -> bool {
+        self.own[other] < self.bounds(self.own[worker]).start
+    }
+
     /// The unfinished clocks, as far as they are known here, that one of this slave's workers must wait for.
     pub fn waits_for(&mut self, worker: usize) -> Vec<(Party, u64)> {
         let clock = self.own[worker];

@@ -52,7 +52,7 @@ impl Link {
     /// The way from the slave whose bulk address is `own` to `peer`, for messages that leave by `delay` later, if one is put
     /// in.
     pub fn new(network: &Network, peer: &Peer, delay: Option<Duration>, compress: Compression, own: &str) -> Self {
-        let called: Arc<str> = format!("slave {} ({})", peer.id, peer.name).into();
+        let called: Arc<str> = peer.called().into();
         let bulk = network.channel(&peer.bulk, &called);
         let bulk = delay.map_or(bulk.clone(), |delay| bulk.delayed(delay));
         let packer = Packer::new(compress, &bulk, machine::of(own) == machine::of(&peer.bulk));

@@ -132,7 +132,7 @@ pub fn measured(channel: &Channel) -> Arc<OnceLock<f64>> {
     tokio::spawn(async move {
         match measure(&channel).await {
             Ok(measured) => drop(found.set(measured)),
-            Err(error) => tracing::debug!(peer = channel.peer(), %error, "a link can't be measured"),
+            Err(error) => tracing::debug!(peer = &**channel.peer(), %error, "a link can't be measured"),
         }
     });
     pace

@@ -168,6 +168,15 @@ impl Run {
         self.cache().into_iter().for_each(Cache::wake);
     }
 
+    /// Ends the run with an error if workers here wait for one another for ever.
+    pub fn untangle(&self) {
+        // Locked first: a clock of who waits in a sum stays as it is.
+        let mut state = self.state.lock();
+        if let Some(error) = state.tangled(&self.siblings.waiting()) {
+            self.fail(&mut state, error);
+        }
+    }
+
     /// Why the run was cancelled, if it was.
     pub fn error(&self) -> Option<Error> {
         self.state.lock().error.clone()

@@ -2,11 +2,12 @@
 //!
 //! Invariant: whoever may go on, to a clock or with a read, sees all that its consistency model says.
 
-use crate::consistency::{Arrivals, Clocks, News, Pending};
+use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
 use crate::stage::exchange::{Need, Told, Update};
 use crate::stage::mark::Mark;
 use flexps_common::error::Error;
 use flexps_common::pace::Pace;
+use flexps_common::siblings::AS_OFTEN;
 use tokio::sync::oneshot;
 
 /// See the module.
@@ -56,6 +57,23 @@ impl State {
             let _ = reader.send(self.clocks.least());
         }
         self.readers = readers;
+    }
+
+    /// The error of a worker that waits in a sum for a sibling that can't come to it: one that may not begin its clock before
+    /// the other has ended its own.
+    pub(super) fn tangled(&self, summing: &[usize]) -> Option<Error> {
+        let clock = |worker| self.clocks.of(worker);
+        let stuck = |worker, sibling| clock(sibling) < ENDED && self.clocks.must_wait_for(sibling, worker);
+        let (worker, sibling) = summing.iter().find_map(|&worker| {
+            let sibling = (0..self.waits.len()).find(|sibling| stuck(worker, *sibling))?;
+            Some((worker, sibling))
+        })?;
+        Some(Error::bug(format!(
+            "no worker can go on: one at clock {} waits in sum_local for a sibling at clock {}, which may not go on before that \
+             has ended its own; {AS_OFTEN}",
+            clock(worker),
+            clock(sibling)
+        )))
     }
 
     /// Whether a worker here may begin its present clock; counts that it does.

@@ -2,8 +2,8 @@
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
+use crate::jobs::Jobs;
 use crate::kv::{Keys, Room};
-use crate::node::Jobs;
 use crate::stage::backend::Engine;
 use crate::stage::filter;
 use flexps_common::Result;

@@ -15,4 +15,5 @@ mod snapshots;
 mod sparse;
 mod stages;
 mod summed;
+mod tangled;
 mod together;

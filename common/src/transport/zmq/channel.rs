@@ -45,7 +45,7 @@ pub(crate) struct ZmqCaller {
 
 struct Core {
     address: String,
-    peer: String,
+    peer: Arc<str>,
     session: SessionId,
     options: Arc<Options>,
     state: Mutex<State>,
@@ -79,7 +79,7 @@ impl ZmqCaller {
         let state = State::new(options.credits, Instant::now());
         let core = Arc::new(Core {
             address: address.to_owned(),
-            peer: if peer.contains(address) { peer.to_owned() } else { format!("{peer} at {address}") },
+            peer: if peer.contains(address) { peer.into() } else { format!("{peer} at {address}").into() },
             session: rand::random(),
             options,
             state: Mutex::new(state),
@@ -170,7 +170,7 @@ impl Caller for ZmqCaller {
         receive
     }
 
-    fn peer(&self) -> &str {
+    fn peer(&self) -> &Arc<str> {
         &self.core.peer
     }
 
@@ -359,7 +359,7 @@ impl Core {
                 return true;
             }
         };
-        tracing::debug!(peer = self.peer, "connection lost: {reason}");
+        tracing::debug!(peer = &*self.peer, "connection lost: {reason}");
         let mut state = self.state.lock();
         state.send = None;
         if reason.retry || reason.fault == Fault::Cluster {
