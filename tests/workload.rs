@@ -148,7 +148,7 @@ fn six_tasks_of_which_two_are_real_run_on_three_slaves_and_their_replay_repeats_
     let history = cluster.folder().join("history");
     cluster.ask(["history", "export", "--output"]).arg(&history).ok();
     let text = std::fs::read_to_string(&history).unwrap();
-    let (records, torn) = read("history", &text).unwrap();
+    let (records, torn) = read("history", text.as_bytes()).unwrap();
     assert_eq!(torn, None);
     let names = BTreeMap::new();
     let (live, (workload, slaves)) = (trace(&records, &names, |_| true), workload("six", &records, &names, |_| true));
@@ -172,7 +172,7 @@ fn jobs_whose_stages_stand_in_a_diamond_run_live_and_their_history_keeps_the_gra
     assert_eq!(of(&run, "prioritized")["measures"]["failed"], 0, "{run}");
     let history = cluster.folder().join("history");
     cluster.ask(["history", "export", "--output"]).arg(&history).ok();
-    let (records, _) = read("history", &std::fs::read_to_string(&history).unwrap()).unwrap();
+    let (records, _) = read("history", &*std::fs::read(&history).unwrap()).unwrap();
     let (workload, slaves) = workload("diamond", &records, &BTreeMap::new(), |_| true);
     let jobs: Vec<_> = workload.jobs.iter().filter(|job| job.stages.len() == 8).collect();
     assert_eq!(jobs.len(), 3);
@@ -227,7 +227,7 @@ fn a_job_that_was_confined_to_slaves_is_replayed_on_the_same_ones() {
     cluster.ask(["run", "sleep", "--stage", "last:1:0"]).arg("--after").arg(on_h3.stdout.trim()).ok();
     let history = cluster.folder().join("history");
     cluster.ask(["history", "export", "--output"]).arg(&history).ok();
-    let (records, _) = read("history", &std::fs::read_to_string(&history).unwrap()).unwrap();
+    let (records, _) = read("history", &*std::fs::read(&history).unwrap()).unwrap();
     let where_to = |trace: &Trace| {
         let name = |place: u32| trace.slaves[place as usize].name.clone();
         let on = |w: &[(u32, u32)]| w.iter().map(|(place, n)| (name(*place), *n)).collect::<Vec<_>>();

@@ -215,10 +215,25 @@ impl Registry {
         })
     }
 
-    /// The job `name` with `params` (JSON).
+    /// The job `name` with `params` (JSON). An error when it has no such parameter, as where another build wrote them.
     pub fn job(&self, name: &str, params: &str) -> Result<Box<dyn DynJob>> {
-        (self.kind(name)?.from_params)(params)
+        let job = (self.kind(name)?.from_params)(params)?;
+        match left_out(params, &job.params()?) {
+            Some(unknown) => Err(Error::user(format!(
+                "parameters of {name}: this build knows no '{unknown}'; run the same build on both sides"
+            ))),
+            None => Ok(job),
+        }
     }
+}
+
+/// The first of the parameters that were given, and ask for something, which is not among those that were taken.
+fn left_out(given: &str, taken: &str) -> Option<String> {
+    use serde_json::{Map, Value};
+    let [given, taken] =
+        [given, taken].map(|text| serde_json::from_str::<Map<String, Value>>(text).unwrap_or_default());
+    let asks = |value: &Value| !matches!(value, Value::Null | Value::Bool(false));
+    given.into_iter().find(|(name, value)| asks(value) && !taken.contains_key(name)).map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -271,6 +286,17 @@ mod tests {
             let plan = registry.job("shaped", &params).unwrap().plan().unwrap();
             assert_eq!(plan.scalars["by"].to_bits(), by.to_bits(), "{by}");
         }
+    }
+
+    #[test]
+    fn a_parameter_that_this_build_does_not_know_is_refused_unless_it_asks_for_nothing() {
+        let registry = Registry::new().with::<Shaped>();
+        let error = |params| registry.job("shaped", params).err().map(|e| e.message);
+        for asks_nothing in [r#"{"by": 1.5}"#, r#"{"by": 1.5, "warm": null, "far": false}"#] {
+            assert_eq!(error(asks_nothing), None);
+        }
+        let unknown = error(r#"{"by": 1.5, "warm": null, "times": 0}"#).unwrap();
+        assert_eq!(unknown, "parameters of shaped: this build knows no 'times'; run the same build on both sides");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Client {
     pub async fn records(&self) -> Result<Vec<Record>> {
         let lines = self.history().await?;
         let text: String = lines.into_iter().map(|line| line + "\n").collect();
-        Ok(flexps_master::history::read(&format!("the history of {}", self.address), &text)?.0)
+        Ok(flexps_master::history::read(&format!("the history of {}", self.address), text.as_bytes())?.0)
     }
 
     /// The document that the API answers with.

@@ -69,10 +69,11 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                     () = interrupt.next() => return Err(Error::cancelled()),
                 }
             }
-            // The job was there: a master that can't know it is another one.
+            // The job was there.
             Err(e) if e.fault == Fault::User => {
                 return Err(Error::cluster(format!(
-                    "the master at {} was started anew and does not know {job} any more; submit it again",
+                    "the master at {} does not know {job} any more: it was started anew, or many jobs have ended since the last answer; \
+                     `flexps jobs` lists those that it knows",
                     client.address()
                 )));
             }

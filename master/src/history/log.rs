@@ -3,16 +3,19 @@
 //! Invariants: what tells of the master and its slaves is kept as long as it lives; of jobs and runs the newest are; the file
 //! holds whole lines once [`Log::flush`] has returned.
 
-use super::{Record, read, text};
+use super::Record;
+use super::read::read_each;
 use flexps_common::error::io;
 use flexps_common::{Error, Result};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes of records that are kept in memory, some 100,000 runs; older ones are in the file alone.
 const KEPT: usize = 16 << 20;
+/// Bytes that are read at a time.
+const AT_ONCE: usize = 1 << 20;
 /// Bytes of records in one answer, about.
 const PAGE: usize = 512 << 10;
 
@@ -37,10 +40,10 @@ pub struct Log {
 }
 
 impl Log {
-    /// A log that appends to `file` as well, and the records that stand there already. What was torn at the file's end is
-    /// cut off.
-    pub fn open(file: Option<&Path>) -> Result<(Self, Vec<Record>)> {
-        let Some(path) = file else { return Ok((Self::default(), Vec::new())) };
+    /// A log that appends to `file` as well, and gives the records that stand there already to `take`. What was torn at the
+    /// file's end is cut off.
+    pub fn open(file: Option<&Path>, take: impl FnMut(Record)) -> Result<Self> {
+        let Some(path) = file else { return Ok(Self::default()) };
         let failed = |e: &std::io::Error| io(path.display().to_string(), e).context("--history");
         let file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(|e| failed(&e))?;
         // Held until this process ends; a file system that has no locks goes without.
@@ -48,22 +51,16 @@ impl Log {
             let why = "another master writes it; give each its own, or end the other one";
             return Err(Error::user(format!("{}: {why}", path.display())).context("--history"));
         }
-        let mut bytes = Vec::new();
-        (&file).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
-        let (name, len) = (path.display().to_string(), bytes.len());
-        let mut records = Vec::new();
+        let len = file.metadata().map_err(|e| failed(&e))?.len();
         if len > 0 {
-            let text = text(&name, bytes).map_err(|e| e.context("--history"))?;
-            let (all, torn) = read(&name, &text).map_err(|e| e.context("--history"))?;
-            records = all;
-            let whole = text.rfind('\n').map_or(0, |at| at + 1);
-            if whole < len {
-                tracing::warn!("{}", torn.unwrap_or_else(|| "the history's last line had no end".to_owned()));
-                file.set_len(whole as u64).map_err(|e| failed(&e))?;
-                records.truncate(text[..whole].lines().filter(|line| !line.trim().is_empty()).count());
+            let end = read_each(&path.display().to_string(), BufReader::with_capacity(AT_ONCE, &file), take);
+            let end = end.map_err(|e| e.context("--history"))?;
+            if end.whole < len {
+                tracing::warn!("{}", end.cut_off.unwrap_or_else(|| "the history's last line had no end".to_owned()));
+                file.set_len(end.whole).map_err(|e| failed(&e))?;
             }
         }
-        Ok((Self { file: Some((path.to_owned(), BufWriter::new(file))), ..Self::default() }, records))
+        Ok(Self { file: Some((path.to_owned(), BufWriter::new(file))), ..Self::default() })
     }
 
     /// Appends a record.

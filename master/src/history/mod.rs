@@ -12,8 +12,8 @@ mod seen;
 mod trace;
 
 pub use log::{Log, Start};
-pub use past::Past;
-pub use read::{read, text};
+pub use past::{Past, Telling};
+pub use read::read;
 pub use trace::{trace, workload};
 
 use crate::scheduler::Want;

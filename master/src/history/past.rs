@@ -5,6 +5,7 @@
 
 use super::Record;
 use crate::job::{Job, Phase, Submission};
+use crate::scheduler::Estimates;
 use flexps_common::Error;
 use flexps_common::error::Fault;
 use flexps_common::ids::{JobId, SlaveId};
@@ -15,6 +16,9 @@ use std::time::Duration;
 
 /// Why a job ended that ran when its master did.
 const ORPHANED: &str = "its master ended before it did";
+
+/// Stage runs that a job of an earlier master keeps.
+const RUNS: usize = 1_000;
 
 /// See the module.
 #[derive(Default)]
@@ -29,97 +33,136 @@ pub struct Past {
     pub ended: Vec<Job>,
     /// Records that were missing.
     pub missing: Vec<Record>,
-    /// Ended runs: the job's name, the stage's, threads and how long it took, for estimates.
-    pub runs: Vec<(String, String, u32, Duration)>,
+    /// How long stages ran.
+    pub estimates: Estimates,
 }
 
-impl Past {
-    /// What these records tell, at `unix_ms` milliseconds since 1970; of the newest `keep` jobs.
-    pub fn of(records: &[Record], unix_ms: u64, keep: usize) -> Self {
-        let mut past = Self::default();
-        let mut began = None;
-        let mut latest: f64 = 0.0;
-        let mut live: BTreeSet<SlaveId> = BTreeSet::new();
-        let mut names: BTreeMap<SlaveId, String> = BTreeMap::new();
-        let mut jobs: BTreeMap<JobId, Job> = BTreeMap::new();
-        let mut runs = Vec::new();
-        for record in records {
-            match record {
-                Record::Begin { unix_ms, .. } => began = began.or(Some(*unix_ms)),
-                Record::Policy { at, .. } => latest = latest.max(*at),
-                Record::Open { at, job, .. } => {
-                    latest = latest.max(*at);
-                    // It was opened before, and its plan began anew.
-                    if let Some(again) = jobs.get_mut(job).filter(|job| !job.report.stages.is_empty()) {
-                        again.report.stages.clear();
-                        runs.retain(|(of, _)| of != job);
-                    }
-                }
-                Record::Slave { at, slave, name, .. } => {
-                    latest = latest.max(*at);
-                    past.slaves = past.slaves.max(slave.0);
-                    live.insert(*slave);
-                    names.insert(*slave, name.clone());
-                }
-                Record::Gone { at, slave } => {
-                    latest = latest.max(*at);
-                    live.remove(slave);
-                }
-                Record::Job { at, job, name, scheduling } => {
-                    latest = latest.max(*at);
-                    past.jobs = past.jobs.max(job.0);
-                    let submission = Submission {
-                        scheduling: scheduling.clone(),
-                        name: name.clone(),
-                        params: "null".to_owned(),
-                        plan_hash: 0,
-                        reproducible: false,
-                        // No client can repeat what another master was told.
-                        token: rand::random(),
-                        experiment: Default::default(),
-                    };
-                    jobs.insert(*job, Job::new(*job, submission, Plan::default(), seconds(*at)));
-                    if jobs.len() > keep {
-                        jobs.pop_first();
-                    }
-                }
-                Record::Run { job: id, stage, epoch, start, end, workers, .. } => {
-                    latest = latest.max(*end);
-                    let Some(job) = jobs.get_mut(id) else { continue };
-                    let threads = workers.iter().map(|(_, n)| n).sum();
-                    runs.push((*id, (job.name.clone(), stage.clone(), threads, seconds(end - start))));
-                    job.report.stages.push(StageReport {
-                        name: stage.clone(),
-                        epoch: *epoch,
-                        threads,
-                        slaves: workers.iter().map(|(id, _)| names.get(id).cloned().unwrap_or_default()).collect(),
-                        start: start - job.submitted.as_secs_f64(),
-                        seconds: end - start,
-                        ..StageReport::default()
-                    });
-                }
-                Record::End { at, job, state, error } => {
-                    latest = latest.max(*at);
-                    if let Some(job) = jobs.get_mut(job) {
-                        end(job, *at, *state, error.as_deref());
-                    }
+/// What records have told so far.
+pub struct Telling {
+    past: Past,
+    /// Of the jobs that have ended so many are kept.
+    keep: usize,
+    /// When the first master began, in milliseconds since 1970.
+    began: Option<u64>,
+    latest: f64,
+    live: BTreeSet<SlaveId>,
+    names: BTreeMap<SlaveId, String>,
+    jobs: BTreeMap<JobId, Job>,
+}
+
+impl Telling {
+    /// Nothing yet; of the jobs that ended last `keep` are to be kept.
+    pub fn new(keep: usize) -> Self {
+        Self {
+            past: Past::default(),
+            keep,
+            began: None,
+            latest: 0.0,
+            live: BTreeSet::new(),
+            names: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the next record in.
+    pub fn take(&mut self, record: Record) {
+        self.latest = self.latest.max(when(&record));
+        match record {
+            Record::Begin { unix_ms, .. } => self.began = self.began.or(Some(unix_ms)),
+            Record::Policy { .. } => {}
+            Record::Open { job, .. } => {
+                // If it was opened before, its plan began anew.
+                if let Some(again) = self.jobs.get_mut(&job) {
+                    again.report.stages.clear();
                 }
             }
+            Record::Slave { slave, name, .. } => {
+                self.past.slaves = self.past.slaves.max(slave.0);
+                self.live.insert(slave);
+                self.names.insert(slave, name);
+            }
+            Record::Gone { slave, .. } => _ = self.live.remove(&slave),
+            Record::Job { at, job, name, scheduling } => {
+                self.past.jobs = self.past.jobs.max(job.0);
+                let submission = Submission {
+                    scheduling,
+                    name,
+                    params: "null".to_owned(),
+                    plan_hash: 0,
+                    reproducible: false,
+                    // No client can repeat what another master was told.
+                    token: rand::random(),
+                    experiment: Default::default(),
+                };
+                self.jobs.insert(job, Job::new(job, submission, Plan::default(), seconds(at)));
+            }
+            Record::Run { job: id, stage, epoch, start, end, workers, .. } => {
+                let Some(job) = self.jobs.get_mut(&id) else { return };
+                let threads = workers.iter().map(|(_, n)| n).sum();
+                self.past.estimates.note(&job.name, &stage, threads, seconds(end - start));
+                let name = |id: &SlaveId| self.names.get(id).cloned().unwrap_or_default();
+                if job.report.stages.len() >= 2 * RUNS {
+                    job.keep_stages(RUNS);
+                }
+                job.report.stages.push(StageReport {
+                    name: stage,
+                    epoch,
+                    threads,
+                    slaves: workers.iter().map(|(id, _)| name(id)).collect(),
+                    start: start - job.submitted.as_secs_f64(),
+                    seconds: end - start,
+                    ..StageReport::default()
+                });
+            }
+            Record::End { at, job, state, error } => {
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    end(job, at, state, error.as_deref());
+                }
+                self.forget();
+            }
         }
-        let since = began.map_or(0.0, |began| unix_ms.saturating_sub(began) as f64 / 1e3);
+    }
+
+    /// Drops the job that ended first, if they are too many.
+    fn forget(&mut self) {
+        let ended = || self.jobs.values().filter(|job| job.report.state.ended());
+        if ended().count() > self.keep
+            && let Some(first) = ended().map(|job| (job.ended(), job.id)).min()
+        {
+            self.jobs.remove(&first.1);
+        }
+    }
+
+    /// What came of it, at `unix_ms` milliseconds since 1970.
+    pub fn end(mut self, unix_ms: u64) -> Past {
+        let (latest, past) = (self.latest, &mut self.past);
+        let since = self.began.map_or(0.0, |began| unix_ms.saturating_sub(began) as f64 / 1e3);
         // A clock that was set back must not make time fall.
         past.now = seconds(since.max(latest));
         let at = past.now.as_secs_f64();
         // They ran for as long as something was recorded, not until the next master began.
-        for job in jobs.values_mut().filter(|job| !job.report.state.ended()) {
+        for job in self.jobs.values_mut().filter(|job| !job.report.state.ended()) {
             end(job, latest, State::Failed, Some(ORPHANED));
             let error = Some(ORPHANED.to_owned());
             past.missing.push(Record::End { at: latest, job: job.id, state: State::Failed, error });
         }
-        past.missing.extend(live.into_iter().map(|slave| Record::Gone { at, slave }));
-        past.ended = jobs.into_values().collect();
-        past.runs = runs.into_iter().map(|(_, run)| run).collect();
-        past
+        past.missing.extend(self.live.into_iter().map(|slave| Record::Gone { at, slave }));
+        past.ended = self.jobs.into_values().collect();
+        self.past
+    }
+}
+
+/// When what it tells had happened.
+fn when(record: &Record) -> f64 {
+    match record {
+        Record::Begin { .. } => 0.0,
+        Record::Run { end, .. } => *end,
+        Record::Policy { at, .. }
+        | Record::Slave { at, .. }
+        | Record::Gone { at, .. }
+        | Record::Job { at, .. }
+        | Record::Open { at, .. }
+        | Record::End { at, .. } => *at,
     }
 }
 
@@ -131,6 +174,7 @@ fn end(job: &mut Job, at: f64, state: State, error: Option<&str>) {
     let fault = if state == State::Cancelled { Fault::Cancelled } else { Fault::Cluster };
     job.report.error = error.map(|message| Error::new(fault, message));
     job.report.notes.push("from the history: what an earlier master knew of it beside this is lost".to_owned());
+    job.keep_stages(RUNS);
 }
 
 fn seconds(x: f64) -> Duration {

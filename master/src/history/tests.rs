@@ -16,6 +16,19 @@ fn slave(id: u32) -> Record {
     Record::Slave { at: 0.0, slave: SlaveId(id), name: format!("h{id}"), slots: 2, memory: Some(8 << 30) }
 }
 
+/// The log in a file, and what stood there.
+fn opened(path: &std::path::Path) -> flexps_common::Result<(Log, Vec<Record>)> {
+    let mut records = Vec::new();
+    let log = Log::open(Some(path), |record| records.push(record))?;
+    Ok((log, records))
+}
+
+fn past(records: &[Record], unix_ms: u64, keep: usize) -> Past {
+    let mut told = Telling::new(keep);
+    records.iter().cloned().for_each(|record| told.take(record));
+    told.end(unix_ms)
+}
+
 /// Two jobs on two slaves of two slots: the second waits for the first's wide stage.
 fn records() -> Vec<Record> {
     let job = |at, id, priority| Record::Job {
@@ -61,27 +74,27 @@ fn records() -> Vec<Record> {
 fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let (mut log, before) = Log::open(Some(&path)).unwrap();
+    let (mut log, before) = opened(&path).unwrap();
     assert_eq!(before, []);
     records().iter().for_each(|r| log.push(r));
     log.flush();
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(read("h", &text).unwrap(), (records(), None));
+    assert_eq!(read("h", text.as_bytes()).unwrap(), (records(), None));
     let (lines, next) = log.page(0);
     assert_eq!((lines.len(), next), (records().len(), 7));
     assert_eq!(log.page(5).0, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
     assert_eq!(log.page(7), (Vec::new(), 7));
-    let (some, cut) = read("h", &text[..text.len() - 5]).unwrap();
+    let (some, cut) = read("h", &text.as_bytes()[..text.len() - 5]).unwrap();
     assert_eq!(some, records()[..records().len() - 1]);
     assert_eq!(
         cut.unwrap(),
         format!("h is cut off in line {0}; the {1} records before count", records().len(), records().len() - 1)
     );
     let torn = text.replacen("\"what\":\"job\"", "\"what\":\"jo", 1);
-    assert!(read("h", &torn).unwrap_err().message.starts_with("h:6:"));
-    assert!(read("h", "").unwrap_err().message.contains("is no history"));
+    assert!(read("h", torn.as_bytes()).unwrap_err().message.starts_with("h:6:"));
+    assert!(read("h", &b""[..]).unwrap_err().message.contains("is no history"));
     let other = text.replacen("\"format\":1", "\"format\":9", 1);
-    assert_eq!(read("h", &other).unwrap_err().message, "h has format 9, this build reads 1");
+    assert_eq!(read("h", other.as_bytes()).unwrap_err().message, "h has format 9, this build reads 1");
 }
 
 #[test]
@@ -96,16 +109,34 @@ fn a_history_cut_off_within_a_character_is_read_up_to_its_last_whole_record() {
     let (kept, last) = (lines(&whole), lines(&[slave("h\u{fc}")]));
     let cut = [kept.as_bytes(), &last.as_bytes()[..=last.find('\u{fc}').unwrap()]].concat();
     assert!(std::str::from_utf8(&cut).is_err(), "the cut is not within the character");
-    let (records, remark) = read("h", &text("h", cut.clone()).unwrap()).unwrap();
+    let (records, remark) = read("h", &*cut).unwrap();
     assert_eq!(
         (records.as_slice(), remark.as_deref()),
         (&whole[..], Some("h is cut off in line 3; the 2 records before count"))
     );
     std::fs::write(&path, &cut).unwrap();
-    assert_eq!(Log::open(Some(&path)).unwrap().1, whole);
+    assert_eq!(opened(&path).unwrap().1, whole);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), kept, "what was cut off is still there");
-    let error = text("h", b"\xff{}\n".to_vec()).unwrap_err();
+    let error = read("h", &b"\xff{}\n"[..]).unwrap_err();
     assert!(error.exit_code() == 2 && error.message.starts_with("h is no text at byte 0"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_no_history_is_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes");
+    for content in ["what I must not lose", "{\"what\":\"job\"", "\u{fc}", "two\nlines"] {
+        std::fs::write(&path, content).unwrap();
+        let error = opened(&path).err().unwrap();
+        assert!(error.exit_code() == 2 && error.message.contains("--history"), "{error}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+    }
+    // A master that was killed at its first record.
+    for begun in ["", "{\"wh", "{\"what\":\"begin\",\"form"] {
+        std::fs::write(&path, begun).unwrap();
+        assert_eq!(opened(&path).unwrap().1, []);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
 }
 
 #[test]
@@ -220,8 +251,8 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
         let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
         let records = vec![begin(), slave(1), job(1), job(2), run(1, 1.0), end(3.0, 1), run(2, 3.0), end(5.0, 2)];
         let text: String = records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
-        assert_eq!(read("h", &text).unwrap(), (records, None));
-        let (workload, cluster) = workload("w", &read("h", &text).unwrap().0, &BTreeMap::new(), |_| true);
+        assert_eq!(read("h", text.as_bytes()).unwrap(), (records, None));
+        let (workload, cluster) = workload("w", &read("h", text.as_bytes()).unwrap().0, &BTreeMap::new(), |_| true);
         let trace = simulate(&workload, &cluster, &*policy("greedy").unwrap(), 1).unwrap();
         trace.runs.iter().map(|r| r.start.as_secs_f64()).collect::<Vec<_>>()
     };
@@ -329,47 +360,49 @@ fn of_a_job_whose_plan_began_anew_what_ran_since_counts() {
     assert_eq!((cluster.names.join(" "), workload.jobs[0].stages.len()), ("h1".to_owned(), 2));
     let replayed = simulate(&workload, &cluster, &*policy("greedy").unwrap(), 1).unwrap();
     assert_eq!((times(&replayed), replayed.jobs), (times(&recorded), recorded.jobs));
-    let past = Past::of(&records, 10_000, 200);
-    let lasted: Vec<_> = past.runs.iter().map(|(_, _, threads, took)| (*threads, took.as_millis())).collect();
-    assert_eq!((past.ended[0].report.stages.len(), lasted), (2, vec![(1, 1500), (1, 1000)]));
+    let past = past(&records, 10_000, 200);
+    let lasted: Vec<_> = past.ended[0].report.stages.iter().map(|run| (run.threads, run.seconds)).collect();
+    assert_eq!(lasted, [(1, 1.5), (1, 1.0)]);
 }
 
 #[test]
 fn the_next_master_learns_what_the_last_one_recorded_and_ends_what_it_left() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("history");
-    let mut log = Log::open(Some(&path)).unwrap().0;
+    let mut log = opened(&path).unwrap().0;
     // Without the last record, the end of j1.
     let left = &records()[..records().len() - 1];
     left.iter().for_each(|r| log.push(r));
     log.flush();
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{whole}{{\"what\":")).unwrap();
-    let error = Log::open(Some(&path)).err().unwrap();
+    let error = opened(&path).err().unwrap();
     assert!(error.exit_code() == 2 && error.message.contains("another master writes it"), "{error}");
     drop(log);
-    let (_, read) = Log::open(Some(&path)).unwrap();
+    let (_, read) = opened(&path).unwrap();
     assert_eq!((read.as_slice(), std::fs::read_to_string(&path).unwrap()), (left, whole));
     // The first master began in millisecond 1.
-    let past = Past::of(&read, 10_001, 200);
-    assert_eq!((past.jobs, past.slaves, past.now), (2, 3, Duration::from_secs(10)));
-    let ended: Vec<_> = past.ended.iter().map(|job| (job.id, job.report.state, job.report.stages.len())).collect();
+    let of = |unix_ms, keep| past(&read, unix_ms, keep);
+    let learnt = of(10_001, 200);
+    assert_eq!((learnt.jobs, learnt.slaves, learnt.now), (2, 3, Duration::from_secs(10)));
+    let ended: Vec<_> = learnt.ended.iter().map(|job| (job.id, job.report.state, job.report.stages.len())).collect();
     assert_eq!(ended, [(JobId(1), State::Failed, 2), (JobId(2), State::Done, 1)]);
     let gone = |slave| Record::Gone { at: 10.0, slave: SlaveId(slave) };
-    assert!(matches!(&past.missing[0], Record::End { at: 6.0, job: JobId(1), state: State::Failed, .. }));
-    assert_eq!(past.missing[1..], [gone(1), gone(2)]);
-    assert_eq!(past.runs.len(), 3);
-    assert_eq!(past.ended[0].report.seconds, 5.0, "nobody knows of more");
-    // A clock that was set back does not make time fall; of many jobs the newest are kept.
-    assert_eq!(Past::of(&read, 0, 200).now, Duration::from_secs_f64(6.0));
-    assert_eq!(Past::of(&read, 0, 1).ended.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(2)]);
+    assert!(matches!(&learnt.missing[0], Record::End { at: 6.0, job: JobId(1), state: State::Failed, .. }));
+    assert_eq!(learnt.missing[1..], [gone(1), gone(2)]);
+    assert!(learnt.estimates.of("lr", "pass", 2).is_some());
+    assert_eq!(learnt.ended[0].report.seconds, 5.0, "nobody knows of more");
+    // A clock that was set back does not make time fall.
+    assert_eq!(of(0, 200).now, Duration::from_secs_f64(6.0));
+    // Of many jobs those are kept that ended last, however early they began.
+    assert_eq!(past(&records(), 0, 1).ended.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(1)]);
 }
 
 #[test]
 fn the_end_of_a_job_of_an_earlier_master_is_whose_fault_it_was() {
     let end = |id, state| Record::End { at: 7.0, job: JobId(id), state, error: Some("why".into()) };
     let all = [records(), vec![end(1, State::Cancelled), end(2, State::Failed)]].concat();
-    let faults = Past::of(&all, 10_000, 200).ended.into_iter().map(|job| job.report.error.unwrap().fault);
+    let faults = past(&all, 10_000, 200).ended.into_iter().map(|job| job.report.error.unwrap().fault);
     assert_eq!(faults.collect::<Vec<_>>(), [Fault::Cancelled, Fault::Cluster]);
 }
 

@@ -251,6 +251,21 @@ impl Job {
         report
     }
 
+    /// When it ended, if it did.
+    pub fn ended(&self) -> Duration {
+        self.submitted + Duration::try_from_secs_f64(self.report.seconds).unwrap_or_default()
+    }
+
+    /// Keeps the last `keep` stage runs in the report, which says so where there were more.
+    pub fn keep_stages(&mut self, keep: usize) {
+        let stages = &mut self.report.stages;
+        if stages.len() > keep {
+            stages.drain(..stages.len() - keep);
+            stages.shrink_to_fit();
+            note(&mut self.report.notes, ["earlier stage runs than those listed are no longer kept".to_owned()]);
+        }
+    }
+
     /// Ends it: the report is final after this.
     pub fn end(&mut self, result: Result<(), Error>, now: Duration) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);

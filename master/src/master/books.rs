@@ -72,11 +72,9 @@ pub struct Launched<'a> {
 }
 
 impl Books {
-    /// Books with the weights of shares, all others weigh 1, and the runs of earlier masters (job, stage, threads, time).
-    pub fn new(weights: BTreeMap<String, f64>, runs: Vec<(String, String, u32, Duration)>) -> Self {
-        let mut books = Self { weights, ..Self::default() };
-        runs.iter().for_each(|(job, stage, threads, took)| books.estimates.note(job, stage, *threads, *took));
-        books
+    /// Books with the weights of shares, all others weigh 1, and how long stages ran under earlier masters.
+    pub fn new(weights: BTreeMap<String, f64>, estimates: Estimates) -> Self {
+        Self { weights, estimates, ..Self::default() }
     }
 
     /// The place of a user's or queue's share.

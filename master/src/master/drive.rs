@@ -18,6 +18,7 @@ use flexps_common::plan::{SaveSpec, Threads};
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -371,23 +372,27 @@ impl Master {
             |job: &&mut Job| matches!(job.phase, Phase::Queued(_)) && job.report.scheduling.after.contains(&id);
         self.jobs.values_mut().filter(follows).for_each(|job| job.queued = (now, 0));
         self.unplaced = true;
-        self.forget();
+        self.forget(now);
         self.news(now);
     }
 
-    /// Drops what is too old to be asked for.
-    fn forget(&mut self) {
-        let ended: Vec<JobId> =
-            self.jobs.iter().filter(|(_, j)| matches!(j.phase, Phase::Ended)).map(|(id, _)| *id).collect();
-        for id in &ended[..ended.len().saturating_sub(KEPT_JOBS)] {
+    /// Drops what is too old to be asked for: of the jobs that have ended those that did so first, but for those whose end
+    /// others wait for.
+    fn forget(&mut self, now: Duration) {
+        let waiting = self.jobs.values().filter(|job| !job.report.state.ended());
+        let awaited: BTreeSet<JobId> = waiting.flat_map(|job| job.report.scheduling.after.iter().copied()).collect();
+        let told = |id| !awaited.contains(&id) && self.followed.get(&id).is_none_or(|until| *until <= now);
+        let ended = self.jobs.values().filter(|job| matches!(job.phase, Phase::Ended) && told(job.id));
+        let mut ended: Vec<(Duration, JobId)> = ended.map(|job| (job.ended(), job.id)).collect();
+        ended.sort_unstable();
+        let old = |kept| &ended[..ended.len().saturating_sub(kept)];
+        for (_, id) in old(KEPT_JOBS) {
             self.jobs.remove(id);
             self.followed.remove(id);
         }
-        for id in &ended[..ended.len().saturating_sub(KEPT_WHOLE)] {
+        for (_, id) in old(KEPT_WHOLE) {
             if let Some(job) = self.jobs.get_mut(id) {
-                let stages = &mut job.report.stages;
-                stages.drain(..stages.len().saturating_sub(KEPT_STAGES));
-                stages.shrink_to_fit();
+                job.keep_stages(KEPT_STAGES);
             }
         }
     }

@@ -13,7 +13,7 @@ mod snapshot;
 mod waiting;
 
 use crate::event::{Asked, Event};
-use crate::history::{FORMAT, Log, Past, Record};
+use crate::history::{FORMAT, Log, Record, Telling};
 use crate::job::driver::Event as Step;
 use crate::job::{Job, Phase};
 use crate::node::Options;
@@ -83,10 +83,11 @@ impl Master {
     /// A master without slaves and jobs.
     pub fn new(network: Network, registry: Registry, options: Options, events: UnboundedSender<Event>) -> Result<Self> {
         let Options { policy, storage, searches, shares, history, .. } = options;
-        let (mut log, records) = Log::open(history.as_deref())?;
+        let mut told = Telling::new(KEPT_JOBS);
+        let mut log = Log::open(history.as_deref(), |record| told.take(record))?;
         let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let (name, unix_ms) = (policy.name().to_owned(), unix.as_millis() as u64);
-        let past = Past::of(&records, unix_ms, KEPT_JOBS);
+        let past = told.end(unix_ms);
         past.missing.iter().for_each(|record| log.push(record));
         log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms });
         Ok(Self {
@@ -103,7 +104,7 @@ impl Master {
             jobs: past.ended.into_iter().map(|job| (job.id, job)).collect(),
             submitted: past.jobs,
             snapshots: 0,
-            books: Books::new(shares, past.runs),
+            books: Books::new(shares, past.estimates),
             log,
             waiters: Vec::new(),
             followed: BTreeMap::new(),

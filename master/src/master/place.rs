@@ -239,7 +239,7 @@ impl Master {
     /// Whether the jobs that it is to run after hold it back.
     fn after(&self, job: &Job) -> Option<Waits> {
         for id in &job.report.scheduling.after {
-            // One that is no longer listed has ended long ago; when it failed, this one failed then.
+            // Listed for as long as this one waits.
             let Some(first) = self.jobs.get(id) else { continue };
             match first.report.state {
                 State::Done => {}
@@ -247,7 +247,7 @@ impl Master {
                     let what = if first.report.state == State::Failed { "failed" } else { "was cancelled" };
                     let message = format!("{id}, after which it was to run, {what}");
                     // A mistake of who submitted it only if he could have known.
-                    let known = first.submitted + Duration::try_from_secs_f64(first.report.seconds).unwrap_or_default();
+                    let known = first.ended();
                     let error = if known <= job.submitted { Error::user(message) } else { Error::cluster(message) };
                     return Some(Waits::Never(error));
                 }

@@ -7,19 +7,18 @@ use crate::cli::client::Client;
 use crate::cli::file::Whole;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
-use flexps_master::history::{self, Record, read, trace, workload};
+use flexps_master::history::{Record, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{BufReader, Write};
 
 /// Plays a history again under other policies.
 pub fn replay(args: &ReplayArgs) -> Result<()> {
     picture::check(args.compare.picture.as_deref())?;
     let name = args.file.display().to_string();
-    let bytes = std::fs::read(&args.file).map_err(|e| flexps_common::error::io(&name, &e))?;
-    let text = history::text(&name, bytes)?;
-    let (records, remark) = read(&name, &text)?;
+    let file = std::fs::File::open(&args.file).map_err(|e| flexps_common::error::io(&name, &e))?;
+    let (records, remark) = read(&name, BufReader::new(file))?;
     if let Some(remark) = remark {
         say(&format!("warning: {remark}"));
     }
