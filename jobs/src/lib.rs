@@ -3,6 +3,7 @@
 //! Without the feature `cli` this library depends on `flexps-common` alone: an algorithm needs only the small API.
 
 mod auto;
+mod best;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod first;

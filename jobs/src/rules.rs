@@ -57,6 +57,9 @@ impl Verdict {
     }
 }
 
+/// The scalar that counts the epochs since the least validation loss.
+pub const WAITED: &str = "epochs_without_better_validation";
+
 /// Relative rise that weights of 24 bits may cause at the optimum: it is no sign of a step that is too long.
 const NOISE: f64 = 1e-7;
 
@@ -118,11 +121,11 @@ impl Rules {
         let (loss, patience) = (validation?, self.patience?);
         if loss < progress.scalar("best_validation_loss", f64::INFINITY) {
             progress.set("best_validation_loss", loss);
-            progress.set("epochs_without_better_validation", 0.0);
+            progress.set(WAITED, 0.0);
             return None;
         }
-        let waited = progress.scalar("epochs_without_better_validation", 0.0) + 1.0;
-        progress.set("epochs_without_better_validation", waited);
+        let waited = progress.scalar(WAITED, 0.0) + 1.0;
+        progress.set(WAITED, waited);
         let why = || format!("validation loss has not improved for {}", told::count(waited as u64, "epoch"));
         (waited >= patience as f64).then(why)
     }

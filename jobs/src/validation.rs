@@ -36,10 +36,9 @@ pub fn plan_by(steps: &mut Steps, name: &str, rows: Rows, weights: Table<f32>, k
         .input(rows.input);
 }
 
-/// Mean loss of the last run of the stage `name`.
+/// Mean loss of the last run of the stage `name`, in which rows count what their class does: as in the objective.
 pub fn loss(progress: &Progress, name: &str) -> Result<f64> {
-    let counted = progress.metric(name, "weight").or_else(|_| progress.metric(name, "rows"))?;
-    Ok(progress.metric(name, "loss")? / counted)
+    Ok(progress.metric(name, "loss")? / progress.metric(name, "rows")?)
 }
 
 /// Puts the numbers of the last run of the stage `name` into the epoch's metrics and, so that the last ones stay, into

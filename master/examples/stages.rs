@@ -104,7 +104,7 @@ async fn slave(name: String, master: &str) -> Result<Listener> {
         return Err(Error::bug("not registered"));
     };
     tokio::spawn(async move {
-        let beat = ToMaster::Heartbeat { slave, incarnation: 1, peak_memory_bytes: 0 };
+        let beat = ToMaster::Heartbeat { slave, incarnation: 1 };
         loop {
             // A master that does not answer has ended.
             let _: Result<FromMaster> = master.ask(&beat, DEADLINE).await;

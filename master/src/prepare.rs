@@ -4,8 +4,9 @@ use crate::assigner::Source;
 use crate::job::reading::Listed;
 use crate::tune::searches::{self, Known};
 use flexps_common::data::dataset::Index;
-use flexps_common::data::sniff::{SAMPLE, Sample, sniff};
+use flexps_common::data::sniff::{SAMPLE, Sample, may_hide_labels, sniff};
 use flexps_common::data::{Form, InputSpec, Schema, look};
+use flexps_common::experiment::Experiment;
 use flexps_common::notes::note;
 use flexps_common::plan::{Plan, Threads};
 use flexps_common::storage::{FileMeta, Storage};
@@ -15,8 +16,13 @@ use std::path::{Path, PathBuf};
 
 /// Files that are looked into for labels: the ends of the list and some between.
 const LOOKED_INTO: usize = 16;
+/// Bytes of text that are looked through for labels: what takes some seconds.
+const LOOKED_THROUGH: u64 = 4 << 30;
 /// Files that are opened at a time.
 const AT_A_TIME: usize = 16;
+
+/// Labels that a remark lists.
+const SHOWN: usize = 10;
 
 /// What a job is about to read.
 #[derive(Debug, Default)]
@@ -38,8 +44,19 @@ impl Prepared {
     }
 }
 
-/// Prepares a job; `searches` is the folder of what was found of threads.
-pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, plan: &Plan) -> Result<Prepared> {
+/// Where what was found of threads is looked up.
+#[derive(Debug, Clone, Copy)]
+pub struct Searches<'a> {
+    /// The folder.
+    pub folder: &'a Path,
+    /// The plan's hash.
+    pub plan_hash: u64,
+    /// How the job is to run.
+    pub experiment: &'a Experiment,
+}
+
+/// Prepares a job.
+pub async fn prepare(storage: Storage, searches: Option<Searches<'_>>, plan: &Plan) -> Result<Prepared> {
     if let Some(save) = plan.save.clone() {
         let checked = tokio::task::spawn_blocking(move || model::check(&save.path, save.overwrite)).await;
         checked.map_err(|e| Error::bug(format!("checking the model's path ended early: {e}")))??;
@@ -57,7 +74,10 @@ pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, 
         let schema = match spec.like.and_then(|id| prepared.inputs.get(id.0 as usize)) {
             Some(like) => Schema { bad_rows: spec.bad_rows, ..like.schema.clone() },
             None => {
-                let samples = samples(&storage, &sources, heads).await?;
+                let mut samples = samples(&storage, &sources, heads).await?;
+                if may_hide_labels(spec, &samples) {
+                    samples.extend(all_labels(&storage, &sources).await?);
+                }
                 let schema = sniff(spec, &samples)?;
                 prepared.notes.extend(detected(spec, &schema));
                 schema
@@ -68,7 +88,7 @@ pub async fn prepare(storage: Storage, searches: Option<&Path>, plan_hash: u64, 
     }
     if plan.stages().iter().any(|stage| stage.threads == Threads::Offline) {
         let bytes = prepared.bytes();
-        prepared.searches = searches.map(|folder| searches::file(folder, plan_hash, bytes));
+        prepared.searches = searches.map(|of| searches::file(of.folder, of.plan_hash, bytes, of.experiment));
         if let Some(file) = prepared.searches.clone() {
             let loaded = tokio::task::spawn_blocking(move || searches::load(&file)).await;
             prepared.known = loaded.map_err(|e| Error::bug(format!("looking up threads ended early: {e}")))??;
@@ -108,6 +128,18 @@ async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Head>) -> Res
     Ok(samples.into_iter().flatten().collect())
 }
 
+/// All lines of the files of plain text, unless they are too many for this process alone, or were all seen.
+async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>> {
+    let text: Vec<&FileMeta> = sources.iter().filter(|s| s.form == Form::Text).map(|source| &source.file).collect();
+    let bytes: u64 = text.iter().map(|file| file.len).sum();
+    let unseen = sources.len() > LOOKED_INTO || text.iter().any(|file| file.len > SAMPLE as u64);
+    if !unseen || bytes > LOOKED_THROUGH {
+        return Ok(Vec::new());
+    }
+    let looks = text.into_iter().map(|file| look::through(storage, &file.path, file.len));
+    stream::iter(looks.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await
+}
+
 /// The lines at the start and at the end of a file; of a compressed one those at its start.
 async fn ends(storage: &Storage, source: &Source, head: Head) -> Result<Vec<Sample>> {
     let FileMeta { path, len, .. } = &source.file;
@@ -133,7 +165,10 @@ fn detected(spec: &InputSpec, schema: &Schema) -> Option<String> {
         // With a sign where the negative one has its own.
         let signed = schema.labels.all().first().is_some_and(|least| *least < 0.0);
         let text = |label: &f32| if signed && *label > 0.0 { format!("{label:+}") } else { label.to_string() };
-        found.push(format!("labels {}", schema.labels.all().iter().map(text).collect::<Vec<_>>().join("/")));
+        let (all, count) = (schema.labels.all(), schema.labels.all().len());
+        let shown = all.iter().take(SHOWN).map(text).collect::<Vec<_>>().join("/");
+        let more = if count > SHOWN { format!("/… ({count} classes)") } else { String::new() };
+        found.push(format!("labels {shown}{more}"));
     }
     (!found.is_empty()).then(|| format!("{} detected in --{}", found.join(", "), spec.name))
 }

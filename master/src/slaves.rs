@@ -29,8 +29,6 @@ pub struct Slave {
     pub registration: Registration,
     /// The way to its control listener.
     pub control: Channel,
-    /// Its resident memory's peak.
-    pub peak_memory_bytes: u64,
     heard: Duration,
     connection: Connection,
     /// When the connection broke over which it was heard last.
@@ -133,7 +131,6 @@ impl Slaves {
         let slave = Slave {
             registration,
             control,
-            peak_memory_bytes: 0,
             heard: now,
             connection: from,
             broken: None,
@@ -198,11 +195,6 @@ impl Slaves {
     /// A live slave.
     pub fn get(&self, id: SlaveId) -> Option<&Slave> {
         self.live.get(&id)
-    }
-
-    /// A live slave.
-    pub fn get_mut(&mut self, id: SlaveId) -> Option<&mut Slave> {
-        self.live.get_mut(&id)
     }
 
     /// All live slaves, by identity.

@@ -3,5 +3,6 @@
 mod again;
 mod clients;
 mod fake;
+mod old;
 mod slaves;
 mod waits;

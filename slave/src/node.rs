@@ -239,10 +239,7 @@ impl Node {
         }
         self.asking = true;
         let message = match self.id {
-            Some(slave) => {
-                let incarnation = self.registration.incarnation;
-                ToMaster::Heartbeat { slave, incarnation, peak_memory_bytes: peak_memory() }
-            }
+            Some(slave) => ToMaster::Heartbeat { slave, incarnation: self.registration.incarnation },
             None => ToMaster::Register(self.registration.clone()),
         };
         let (master, events) = (self.master.clone(), self.events.clone());
@@ -450,11 +447,4 @@ fn report(runtime: &tokio::runtime::Handle, master: Channel, jobs: Jobs, job: Jo
             pending = master.tell(packet.clone(), REPORT_DEADLINE);
         }
     });
-}
-
-/// The largest resident set of this process so far, in bytes; 0 where the system does not tell.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").trim().parse::<u64>().ok()).unwrap_or(0) * 1024
 }

@@ -5,7 +5,7 @@
 use super::compression::SAMPLE as PACKED;
 use super::form::Form;
 use super::sniff::{SAMPLE, Sample, whole_lines};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::storage::Storage;
 
 /// Whole lines that are enough, and how many are when they are so long that a look is large already.
@@ -15,6 +15,9 @@ const LARGE: usize = 1 << 20;
 
 /// Bytes of a look at most: a row of a million features.
 const MOST: usize = 16 << 20;
+
+/// Bytes that a look through all of a file takes at a time.
+const PIECE: u64 = 4 << 20;
 
 /// How much larger a look is that goes on.
 const GROWTH: usize = 4;
@@ -59,6 +62,28 @@ pub async fn end(storage: &Storage, path: &str, len: u64, seen: u64) -> Result<S
         }
         most *= GROWTH;
     }
+}
+
+/// What all of a file of plain text shows. Behind a line that is too long for a row it ends: the reader will name that.
+pub async fn through(storage: &Storage, path: &str, len: u64) -> Result<Sample> {
+    let (mut sample, mut text, mut read) = (Sample { path: path.to_owned(), ..Sample::default() }, Vec::new(), 0);
+    while read < len && text.len() < MOST {
+        let to = len.min(read + PIECE);
+        text.extend(storage.read_range(path, len, read..to).await?);
+        read = to;
+        let (name, ends) = (path.to_owned(), read == len);
+        let looked = tokio::task::spawn_blocking(move || {
+            // What is left of the piece before begins with a line.
+            let lines = whole_lines(&text, true, ends);
+            let (shown, seen) = (Sample::of(&name, lines), lines.len());
+            text.drain(..seen);
+            (shown, text)
+        });
+        let shown;
+        (shown, text) = looked.await.map_err(|e| Error::bug(format!("a look at labels ended early: {e}")))?;
+        sample.merge(shown);
+    }
+    Ok(sample)
 }
 
 /// Whether what a look at `most` bytes shows is enough.
@@ -111,6 +136,28 @@ mod tests {
                 let samples = seen(&packed.finish().unwrap());
                 assert!(samples[0].labels.starts_with(&[1.0, 2.0]) && samples[0].zero, "{length}: {samples:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_look_through_a_file_shows_each_label_wherever_it_stands() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("rows");
+        let mut text = rows(&["1"; 1000], 10_000);
+        for (at, label) in [(0, "0"), (PIECE as usize - 3, "2"), (PIECE as usize + 20_000, "3"), (text.len() - 1, "4")]
+        {
+            let at = text[..at].rfind('\n').map_or(0, |end| end + 1);
+            text.replace_range(at..=at, label);
+        }
+        for text in [text.trim_end(), &text, &format!("{text}5 0:1\n")] {
+            std::fs::write(&path, text).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let (storage, path) = (Storage::default(), path.to_str().unwrap());
+            let look = through(&storage, path, text.len() as u64);
+            let mut labels = runtime.block_on(look).unwrap().labels;
+            labels.sort_by(f32::total_cmp);
+            let last = if text.ends_with("5 0:1\n") { 5 } else { 4 };
+            assert_eq!(labels, (0..=last).map(|label| label as f32).collect::<Vec<_>>());
         }
     }
 

@@ -29,6 +29,14 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// With what another one shows of the same file.
+    pub fn merge(&mut self, other: Self) {
+        let fresh: Vec<f32> = other.labels.into_iter().filter(|label| !self.labels.contains(label)).collect();
+        self.labels.extend(fresh);
+        self.large = self.large.take().or(other.large);
+        self.zero |= other.zero;
+    }
+
     /// What the whole lines of `text` show; see [`whole_lines`].
     pub fn of(path: &str, text: &[u8]) -> Self {
         let mut sample = Self { path: path.to_owned(), ..Self::default() };
@@ -60,16 +68,37 @@ pub fn whole_lines(piece: &[u8], starts_file: bool, ends_file: bool) -> &[u8] {
     &piece[start..end.max(start)]
 }
 
+/// Whether rows that no sample shows may well have labels that none shows either: where there are more than two, or where
+/// each sample shows one alone, as of rows that are sorted by label.
+pub fn may_hide_labels(spec: &InputSpec, samples: &[Sample]) -> bool {
+    let labels = distinct(samples);
+    let mixed = samples.iter().any(|sample| sample.labels.len() > 1);
+    match labels.len() {
+        _ if spec.labels.is_some() || spec.wanted == Wanted::Numbers => false,
+        0 => false,
+        1 => true,
+        2 => !mixed,
+        _ => spec.wanted == Wanted::Classes && are_classes(&labels),
+    }
+}
+
+/// The labels that samples show, from the smallest.
+fn distinct(samples: &[Sample]) -> Vec<f32> {
+    let mut labels: Vec<f32> = samples.iter().flat_map(|sample| sample.labels.iter().copied()).collect();
+    labels.sort_by(f32::total_cmp);
+    labels.dedup();
+    labels
+}
+
+/// Whether so many different labels may be those of classes.
+fn are_classes(labels: &[f32]) -> bool {
+    labels.len() <= MOST_CLASSES && labels.iter().all(|label| label.fract() == 0.0)
+}
+
 /// The schema of an input: what `spec` gives, and what `samples` show of the rest.
 pub fn sniff(spec: &InputSpec, samples: &[Sample]) -> Result<Schema> {
-    let mut labels: Vec<f32> = Vec::new();
-    for label in samples.iter().flat_map(|sample| &sample.labels) {
-        if !labels.contains(label) {
-            labels.push(*label);
-        }
-    }
+    let labels = distinct(samples);
     let zero = samples.iter().any(|sample| sample.zero);
-    labels.sort_by(f32::total_cmp);
     Ok(Schema {
         index_base: spec.index_base.unwrap_or(u32::from(!zero)),
         base_detected: spec.index_base.is_none(),
@@ -114,12 +143,7 @@ fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Label
             Err(Error::data(format!("{}: all rows looked at have label {only}; give --labels NEG,POS", whence())))
         }
         [negative, positive] => Ok(Labels::two(negative, positive)),
-        _ if spec.wanted == Wanted::Classes
-            && labels.len() <= MOST_CLASSES
-            && labels.iter().all(|l| l.fract() == 0.0) =>
-        {
-            Ok(Labels::classes(labels.to_vec()))
-        }
+        _ if spec.wanted == Wanted::Classes && are_classes(labels) => Ok(Labels::classes(labels.to_vec())),
         _ if spec.wanted == Wanted::Classes => Err(Error::data(format!(
             "{}: {} different labels found; classes are at most {MOST_CLASSES} whole numbers; `flexps run lasso` learns \
              numbers, --labels A,B,C names classes",
@@ -177,6 +201,26 @@ mod tests {
         assert!(message.contains("f: more than two labels found: 1, 2, 3;"), "{message}");
         let ends = ["f", "f"].map(|path| Sample::of(path, b"\n#\n"));
         assert!(sniff(&spec(), &ends).unwrap_err().message.starts_with("f: no row found"));
+    }
+
+    #[test]
+    fn labels_may_hide_behind_more_than_two_and_in_rows_that_are_sorted() {
+        let of = |spec: &InputSpec, ends: &[&str]| {
+            let samples: Vec<_> = ends.iter().map(|text| Sample::of("f", text.as_bytes())).collect();
+            may_hide_labels(spec, &samples)
+        };
+        let (two, classes) = (spec(), InputSpec { wanted: Wanted::Classes, ..spec() });
+        let (mixed, sorted, one) = (["1 1:1\n0 1:1\n", "1 1:1\n"], ["0 1:1\n", "2 1:1\n"], ["1 1:1\n", "1 1:1\n"]);
+        let (three, numbers) = (["1 1:1\n3 1:1\n", "2 1:1\n"], ["1 1:1\n3.5 1:1\n", "2 1:1\n"]);
+        let given = InputSpec { labels: Some(Labels::two(0.0, 1.0)), ..spec() };
+        for (spec, expected) in [
+            (&two, [false, true, true, false, false]),
+            (&classes, [false, true, true, true, false]),
+            (&given, [false; 5]),
+            (&InputSpec { wanted: Wanted::Numbers, ..spec() }, [false; 5]),
+        ] {
+            assert_eq!([mixed, sorted, one, three, numbers].map(|ends| of(spec, &ends)), expected, "{spec:?}");
+        }
     }
 
     #[test]

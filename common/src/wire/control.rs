@@ -105,6 +105,8 @@ pub struct Outcome {
     pub packed: PackUse,
     /// The last lines of the slave's log, when a worker failed.
     pub log: Vec<String>,
+    /// The largest resident memory of the slave since it opened a job while no other was open.
+    pub peak_memory_bytes: u64,
 }
 
 /// What the workers of a stage run on one slave did with a table.
@@ -152,8 +154,6 @@ pub enum ToMaster {
         slave: SlaveId,
         /// As registered: a restarted master may have given the identity to another process.
         incarnation: u64,
-        /// Its resident memory's peak so far.
-        peak_memory_bytes: u64,
     },
     /// It leaves in order.
     Leave {

@@ -188,6 +188,7 @@ fn to_master() -> Vec<ToMaster> {
         filter: FilterUse { entries: 1 << 40, held: 300, sent: 70_000, saved_bytes: 1 << 50 },
         packed: PackUse { raw_bytes: 1 << 50, bytes: 300, lz4_bytes: 1 << 40, f16_bytes: 70_000 },
         log: vec!["INFO a worker panicked".into()],
+        peak_memory_bytes: 1 << 32,
     };
     let mut occurring = Occurring::default();
     occurring.note(&[5, 700, 1 << 30]);
@@ -201,7 +202,7 @@ fn to_master() -> Vec<ToMaster> {
     };
     vec![
         ToMaster::Register(registration),
-        ToMaster::Heartbeat { slave, incarnation: 7, peak_memory_bytes: 1 << 32 },
+        ToMaster::Heartbeat { slave, incarnation: 7 },
         ToMaster::Leave { slave },
         ToMaster::NextSplit { slave, job, input, time: 1, read: 3 },
         ToMaster::ReadDone { slave, job, input, time: 1, result: Ok(done) },

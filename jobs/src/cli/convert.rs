@@ -68,7 +68,7 @@ pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
         bad_rows: args.bad_rows,
         ..InputSpec::new("input", args.input.clone())
     })?;
-    let mut prepared = runtime.block_on(prepare(storage.clone(), None, 0, &plan))?;
+    let mut prepared = runtime.block_on(prepare(storage.clone(), None, &plan))?;
     prepared.notes.iter().for_each(|note| say(&format!("note: {note}")));
     let Some(listed) = prepared.inputs.pop() else { return Err(Error::bug("an input was not listed")) };
     if let Some(input) = listed.sources.iter().find(|source| same(&source.file.path, &args.output)) {

@@ -22,6 +22,7 @@ mod batch;
 mod train;
 
 use crate::auto::Auto;
+use crate::best::Best;
 use crate::first::First;
 use crate::flags::{self, Common, Model, Step};
 use crate::logistic::Judged;
@@ -227,6 +228,7 @@ impl Lr {
         };
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
+        let best = Best::new(plan, flags);
         let threads = self.threads.map_or(Threads::Cores, Workers::threads);
 
         let steps = &mut plan.body;
@@ -291,7 +293,8 @@ impl Lr {
                 if keeps && held_out.is_some() {
                     validation::note(progress, "validation")?;
                 }
-                verdict.flow()
+                let flow = verdict.flow()?;
+                Ok(if keeps { best.after(progress, weights, flow) } else { flow })
             });
         });
         if held_out.is_none() {

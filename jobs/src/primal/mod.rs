@@ -41,6 +41,7 @@ mod search;
 mod split;
 mod survey;
 pub mod task;
+mod time;
 
 use crate::flags::{Common, Inputs};
 use crate::objective::refuse_separable;
@@ -65,6 +66,7 @@ use norms::Norms;
 use problems::Problems;
 use screen::Screen;
 pub use screen::ranges;
+use time::Time;
 
 /// A job by these solvers.
 #[derive(Debug, Clone, Copy)]
@@ -155,6 +157,7 @@ impl Primal<'_> {
             bias: common.bias,
             point,
             starts: common.init_model.is_some(),
+            time: Time { limit: common.time_limit, path: self.flags.path.is_some() },
             memory: inputs.rows.memory,
         };
         let norms = self.flags.path.map(|_| plan.table::<f64>("norms", 2));
@@ -168,7 +171,6 @@ impl Primal<'_> {
             norms,
             epochs: common.epochs,
             tolerance: common.tolerance,
-            time_limit: common.time_limit,
             seed: common.seed,
             problems: problems.clone(),
         };
@@ -316,7 +318,6 @@ struct Solver {
     norms: Option<Table<f64>>,
     epochs: u64,
     tolerance: f64,
-    time_limit: Option<f64>,
     seed: u64,
     problems: Problems,
 }
@@ -446,11 +447,7 @@ impl Solver {
         if progress.epoch + 1 >= self.epochs {
             return Ok(Flow::Stop(told::all_made(self.epochs, "round")));
         }
-        if let Some(limit) = self.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit) {
-            progress.set("late", 1.0);
-            return Ok(Flow::Stop(format!("time limit {limit} s reached")));
-        }
-        Ok(Flow::Next)
+        Ok(self.problems.time.late(progress).map_or(Flow::Next, Flow::Stop))
     }
 
     /// Behind the stage that learns, which may have ended with a certificate.

@@ -11,6 +11,7 @@ use super::measure::{Counts, Measure};
 use super::reach;
 use super::rounding::{self, Rounded};
 use super::task::{self, name_of};
+use super::time::Time;
 use crate::sdca::loss::Kind;
 use crate::told;
 use flexps_common::data::{Facts, Labels};
@@ -62,6 +63,8 @@ pub struct Problems {
     pub point: Table<f64>,
     /// Whether the first problem starts from a model.
     pub starts: bool,
+    /// What problems may take.
+    pub time: Time,
     /// Bytes that a worker may keep for values by feature.
     pub memory: u64,
 }
@@ -100,6 +103,11 @@ impl Problems {
         self.measure.counts(progress, "measure", classes)
     }
 
+    /// How many there are.
+    fn all(&self, facts: &Facts) -> u64 {
+        (self.flags.cv.map_or(0, u64::from) + 1) * task::problems(&facts.labels) as u64 * u64::from(self.steps())
+    }
+
     /// The place of the problem of this number; none behind the last.
     pub fn place(&self, facts: &Facts, number: u64) -> Option<Place> {
         let (classes, steps) = (task::problems(&facts.labels) as u64, u64::from(self.steps()));
@@ -107,7 +115,7 @@ impl Problems {
         let fold = number / (classes * steps);
         let class = (number / steps % classes) as usize;
         let fold = if fold < folds { Some(fold as u32) } else { None };
-        let there = number < (folds + 1) * classes * steps;
+        let there = number < self.all(facts);
         there.then_some(Place { fold, class: (classes > 1).then_some(class), step: (number % steps) as u32 })
     }
 
@@ -139,6 +147,7 @@ impl Problems {
         let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
         let counts = self.counts(progress)?;
         task::set(progress, place.class, place.fold);
+        self.time.start(progress, progress.epoch, self.all(&facts));
         let all = facts.labels.all().len().max(1);
         let rows: Vec<f64> = (0..all).map(|class| counts.trained(class, place.fold)).collect();
         if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
@@ -247,11 +256,18 @@ impl Problems {
                 progress.epoch_metrics.insert(name.to_owned(), value);
             }
         }
+        if progress.scalar("reached", 0.0) == 0.0 {
+            let others = progress.scalar("unreached", 0.0);
+            progress.set("unreached", others + 1.0);
+        }
+        let only = place.class.is_none() && self.flags.cv.is_none();
+        let ends = self.time.ends_path(progress, progress.epoch, self.all(&facts), only)?;
+        progress.set("path_ends", f64::from(u8::from(ends)));
         if place.fold.is_some() {
             return self.finish_fold(progress, place, &facts);
         }
         if let Some(name) = judged {
-            let loss = progress.metric(name, "loss")? / progress.metric(name, "weight")?;
+            let loss = progress.metric(name, "loss")? / progress.metric(name, "rows")?;
             progress.epoch_metrics.insert(format!("{name}_loss"), loss);
             progress.set(&format!("{name}_loss"), loss);
             let right = progress.metric(name, "right")? / progress.metric(name, "rows")?;
@@ -263,11 +279,7 @@ impl Problems {
                 progress.set(&format!("{name}_auc"), auc);
             }
         }
-        if progress.scalar("reached", 0.0) == 0.0 {
-            let others = progress.scalar("unreached", 0.0);
-            progress.set("unreached", others + 1.0);
-        }
-        let last = place.step + 1 == self.steps();
+        let last = ends || place.step + 1 == self.steps();
         let keeps = if self.flags.cv.is_some() && self.flags.path.is_some() {
             place.step == self.best(progress)
         } else if let (Some(name), Some(_)) = (judged, self.flags.path) {
@@ -318,13 +330,13 @@ impl Problems {
 
     /// Behind all that a problem does: whether it was the last.
     pub fn end(&self, progress: &mut Progress) -> Result<Flow> {
-        if self.place(&self.facts(progress)?, progress.epoch + 1).is_some() {
+        let ends = progress.scalar("path_ends", 0.0) == 1.0;
+        if !ends && self.place(&self.facts(progress)?, progress.epoch + 1).is_some() {
             return Ok(Flow::Next);
         }
         let count = progress.epoch + 1;
         let problems = told::count(count, "problem");
-        let within = if progress.scalar("late", 0.0) == 1.0 { "--time-limit" } else { "--epochs" };
-        let short = format!("to the tolerance that was asked for within {within}");
+        let short = format!("to the tolerance that was asked for within {}", Time::within(progress));
         let solved = match progress.scalar("unreached", 0.0) {
             0.0 => format!("{problems} solved"),
             1.0 if count == 1 => format!("{problems}, not solved {short}"),
@@ -334,7 +346,9 @@ impl Problems {
             gap if gap.is_finite() => format!("the last to a duality gap of {gap:.2e}"),
             _ => "none certified, without a penalty".to_owned(),
         };
-        Ok(Flow::Stop(format!("{solved}, {last}")))
+        let lambda = progress.scalar("lambda", 0.0);
+        let end = if ends { format!("; the time is up, so the path ends at lambda {lambda}") } else { String::new() };
+        Ok(Flow::Stop(format!("{solved}, {last}{end}")))
     }
 
     /// Behind the last problem: what is reported is of the model that is kept.

@@ -27,6 +27,7 @@ mod stop;
 mod subspace;
 mod visit;
 
+use crate::best::Best;
 use crate::flags::{Common, Inputs, Model};
 use crate::primal::judge::Judge;
 use crate::primal::loss::with_smooth;
@@ -136,6 +137,7 @@ impl Sdca<'_> {
         let (stop, lambda, kind, ours) = (Stop::new(flags), flags.lambda, self.loss, self.flags);
         let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
         let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
+        let best = Best::new(plan, flags);
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         let steps = &mut plan.body;
@@ -193,6 +195,7 @@ impl Sdca<'_> {
                     validation::note(progress, "validation")?;
                 }
                 let flow = stop.after(progress, held_out)?;
+                let flow = if two { best.after(progress, weights, flow) } else { flow };
                 Ok(behind.certified(progress, flow))
             });
             // What follows is for several classes: of two the job has ended.

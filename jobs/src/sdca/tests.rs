@@ -350,6 +350,31 @@ fn validation_rows_are_judged_by_the_loss_that_is_learnt() {
 }
 
 #[test]
+fn patience_keeps_the_epoch_that_did_best_on_validation_rows() {
+    let rows = |seed| Rows { rows: 60, nonzeros: 5, ..Rows::sparse(seed) }.blocks(1);
+    for bias in [false, true] {
+        let run = |patience, epochs| {
+            let (lambda, patience, validation) = (Some(1e-4), Some(patience), vec![path("held-out")]);
+            let common = Common { lambda, tolerance: 0.0, epochs, patience, bias, validation, ..fixtures::flags() };
+            let plan = made(Kind::Logistic, &common, Flags::default()).plan().unwrap();
+            Host::new().rows(rows(13)).rows(rows(14)).run(&plan).unwrap()
+        };
+        let ended = run(2, 100);
+        let losses: Vec<_> = ended.epochs.iter().map(|epoch| epoch.metrics["validation_loss"]).collect();
+        let best = losses.len() - 2;
+        assert!(losses.iter().all(|loss| *loss >= losses[best - 1]), "{losses:?}");
+        assert!(ended.stopped.as_ref().unwrap().ends_with(&format!("the model of epoch {best} is kept")));
+        let until = run(1000, best as u64);
+        for name in ["objective", "gap", "validation_loss", "validation_accuracy", "training_accuracy"] {
+            assert_eq!(ended.progress.scalars[name], until.progress.scalars[name], "{name}");
+        }
+        assert_eq!(ended.progress.objective, until.progress.objective);
+        assert_eq!(ended.table("weights", 0..3000), until.table("weights", 0..3000));
+        assert!(!bias || ended.table("bias", 0..1) == until.table("bias", 0..1));
+    }
+}
+
+#[test]
 fn the_same_plan_gives_the_same_bits() {
     let blocks = Rows { one_hot: true, ..Rows::sparse(7) }.blocks(6);
     for (slaves, slots) in [(1, 1), (2, 2)] {

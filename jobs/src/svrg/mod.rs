@@ -9,6 +9,7 @@ mod gradient;
 mod replica;
 mod stochastic;
 
+use crate::best::Best;
 use crate::first::First;
 use crate::flags::{self, Common, Step};
 use crate::objective;
@@ -98,6 +99,7 @@ impl Job for Svrg {
         let [weights, anchor, sums, next] = ["weights", "anchor", "sums", "next-sums"].map(&mut vector);
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
+        let best = Best::new(plan, flags);
         let wide = self.wide.map_or(Threads::Cores, Workers::threads);
         let narrow = match (self.sample_share, self.narrow) {
             (Some(_), None) => Threads::OneSlave(1),
@@ -188,7 +190,9 @@ impl Job for Svrg {
                 } else {
                     anchor.copy(progress, weights);
                 }
-                verdict.flow()
+                let keeps = verdict.keeps();
+                let flow = verdict.flow()?;
+                Ok(if keeps { best.after(progress, weights, flow) } else { flow })
             });
         });
         if inputs.validation.is_none() {

@@ -159,12 +159,20 @@ fn validation_rows_are_judged_each_epoch_and_patience_ends_the_job() {
     judged.common.lambda = Some(1e-6);
     judged.common.patience = Some(3);
     let plan = DynJob::plan(&judged).unwrap();
-    let outcome = Host::new().rows(blocks).rows(held_out).run(&plan).unwrap();
+    let outcome = Host::new().rows(blocks.clone()).rows(held_out.clone()).run(&plan).unwrap();
     let losses: Vec<_> = outcome.epochs.iter().map(|e| e.metrics["validation_loss"]).collect();
-    assert!(outcome.stopped.unwrap().contains("validation loss has not improved for 3 epochs"));
+    assert!(outcome.stopped.as_ref().unwrap().contains("validation loss has not improved for 3 epochs"));
     let best = losses.iter().copied().fold(f64::INFINITY, f64::min);
     assert_eq!(losses.iter().rposition(|l| *l == best), Some(losses.len() - 4));
-    assert!(outcome.progress.scalars.contains_key("validation_auc"));
+    // What is kept, and told of, is the best one.
+    let told = |name: &str| outcome.progress.scalars[name];
+    assert_eq!((told("validation_loss"), told("best_epoch")), (best, (losses.len() - 3) as f64));
+    let mut again = judged;
+    (again.common.patience, again.common.epochs) = (None, losses.len() as u64 - 3);
+    let again = Host::new().rows(blocks).rows(held_out).run(&DynJob::plan(&again).unwrap()).unwrap();
+    assert_eq!(again.progress.scalars["validation_auc"], told("validation_auc"));
+    assert_eq!(again.progress.objective, outcome.progress.objective);
+    assert_eq!(again.table("weights", 0..3000), outcome.table("weights", 0..3000));
 }
 
 #[test]

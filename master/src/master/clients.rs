@@ -1,11 +1,10 @@
 //! What clients ask: submissions, news, cancels.
 
-use super::drive::peak_memory_bytes;
 use super::{Master, TOLD_WITHIN};
 use crate::event::{Event, Reply, Waiter};
 use crate::history::Record;
 use crate::job::{Job, Phase, Submission, admission, experiment};
-use crate::prepare::prepare;
+use crate::prepare::{Searches, prepare};
 use crate::scheduler;
 use flexps_common::ids::JobId;
 use flexps_common::plan::Plan;
@@ -50,6 +49,7 @@ impl Master {
         // memory is kept for them, is the master's affair.
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
+        self.refuse_taken(&plan)?;
         plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
         plan.check()?;
         experiment::fits(&submission.experiment, &plan)?;
@@ -75,12 +75,26 @@ impl Master {
         Ok(FromMaster::Submitted(id))
     }
 
+    /// Refuses a plan that would save its model where another job is about to save its own, to fail in the end.
+    fn refuse_taken(&self, plan: &Plan) -> Result<()> {
+        let Some(save) = plan.save.as_ref().filter(|save| !save.overwrite) else { return Ok(()) };
+        let live = self.jobs.values().filter(|job| !matches!(job.phase, Phase::Ended));
+        match live.into_iter().find(|job| job.plan.save.as_ref().is_some_and(|theirs| theirs.path == save.path)) {
+            Some(job) => Err(Error::user(format!(
+                "job {} will save its model to {}; give another path, or --overwrite",
+                job.id, save.path
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// Has a job's inputs listed.
     pub(super) fn list(&self, job: &Job) {
         let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
-        let (id, plan_hash, plan) = (job.id, job.plan_hash, job.plan.clone());
+        let (id, plan_hash, plan, experiment) = (job.id, job.plan_hash, job.plan.clone(), job.experiment.clone());
         tokio::spawn(async move {
-            let result = prepare(storage, searches.as_deref(), plan_hash, &plan).await;
+            let searches = searches.as_deref().map(|folder| Searches { folder, plan_hash, experiment: &experiment });
+            let result = prepare(storage, searches, &plan).await;
             // An error means that the master has ended.
             let _ = events.send(Event::Prepared(id, result));
         });
@@ -133,10 +147,6 @@ impl Master {
                 if matches!(job.phase, Phase::Ended) {
                     self.followed.remove(&id);
                     self.told |= self.stopping.is_some();
-                }
-                let slaves = job.started().map(|s| s.slaves.clone());
-                if let Some(slaves) = slaves {
-                    job.report.peak_memory_bytes = peak_memory_bytes(&self.slaves, &slaves);
                 }
                 Ok(job.news(now))
             }

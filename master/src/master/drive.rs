@@ -8,7 +8,6 @@ use crate::history::Record;
 use crate::job::driver::{Command, Event as Step};
 use crate::job::{Job, Phase, Started, Turn, admission};
 use crate::prepare::Prepared;
-use crate::slaves::Slaves;
 use crate::transfer::{Shards, Tensor};
 use crate::tune::searches;
 use flexps_common::error::Fault;
@@ -360,8 +359,6 @@ impl Master {
         self.ended = now;
         let (state, error) = (job.report.state, job.report.error.as_ref().map(|e| e.message.clone()));
         let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
-        let peak = peak_memory_bytes(&self.slaves, &slaves);
-        job.report.peak_memory_bytes = job.report.peak_memory_bytes.max(peak);
         self.counts.ended(&job.report);
         // What can't be encoded can't have been opened either.
         let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
@@ -396,18 +393,4 @@ impl Master {
             }
         }
     }
-}
-
-/// The largest resident set so far of this process and of these slaves.
-pub(super) fn peak_memory_bytes(all: &Slaves, slaves: &[SlaveId]) -> u64 {
-    let peaks = slaves.iter().filter_map(|id| all.get(*id)).map(|s| s.peak_memory_bytes);
-    peaks.chain([own_peak()]).max().unwrap_or(0)
-}
-
-/// This process's; 0 where the system doesn't say.
-fn own_peak() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

@@ -281,11 +281,6 @@ impl Master {
             return Ok(FromMaster::Unknown);
         }
         match message {
-            ToMaster::Heartbeat { peak_memory_bytes, .. } => {
-                if let Some(slave) = self.slaves.get_mut(id) {
-                    slave.peak_memory_bytes = peak_memory_bytes;
-                }
-            }
             ToMaster::Leave { .. } => self.gone(id, LEFT, now),
             ToMaster::NextSplit { job, input, time, read, .. } => {
                 return self.next_split((job, time), id, input, read, now);
@@ -293,6 +288,9 @@ impl Master {
             ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
                 self.give_back(id, job, run, now);
+                if let Some(report) = self.jobs.get_mut(&job).map(|job| &mut job.report) {
+                    report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory_bytes);
+                }
                 self.step(job, Step::StageDone(id, run, outcome), now);
             }
             _ => {}

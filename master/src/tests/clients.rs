@@ -10,7 +10,7 @@ use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
-use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use flexps_common::wire::control::{FromMaster, ToMaster, ToSlave};
 use futures::future::BoxFuture;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -116,27 +116,7 @@ async fn bad_inputs_and_model_paths_fail_the_job_before_it_starts() {
 #[tokio::test]
 async fn a_cancel_ends_a_queued_job_and_a_running_one_and_frees_the_slots() {
     let cluster = Cluster::new().await;
-    // Its workers end when they are told to, and not before.
-    let slave = cluster
-        .scripted("h1", 1, 0.5, |me, message| match message {
-            ToSlave::Launch(launch) if launch.job != JobId(3) => (Ok(FromSlave::Ok), Vec::new()),
-            ToSlave::CancelStage { job, run, .. } => {
-                let launch = flexps_common::wire::control::Launch {
-                    job: *job,
-                    run: *run,
-                    stage: 0,
-                    epoch: 0,
-                    workers: vec![(me, 1)],
-                    scalars: Default::default(),
-                    phase: 1,
-                    homes: Some(Vec::new()),
-                    beside: Vec::new(),
-                };
-                (Ok(FromSlave::Ok), vec![done(me, &launch, Some(flexps_common::Error::cancelled()))])
-            }
-            other => obey(me, other),
-        })
-        .await;
+    let slave = cluster.scripted("h1", 1, 0.5, until_cancelled(|job| job != JobId(3))).await;
     let first = cluster.submit(Rounds::default()).await.unwrap();
     cluster
         .until(first, |news, _| news.stage == Some(RunningStage { name: "work".to_owned(), threads: 1, epoch: 1 }))

@@ -107,6 +107,28 @@ pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
     }
 }
 
+/// The same, but that the workers of the jobs that are `held` end when they are told to, and not before.
+pub fn until_cancelled(held: impl Fn(JobId) -> bool) -> impl Fn(SlaveId, &ToSlave) -> Reaction {
+    move |me, message| match message {
+        ToSlave::Launch(launch) if held(launch.job) => (Ok(FromSlave::Ok), Vec::new()),
+        ToSlave::CancelStage { job, run, .. } => {
+            let launch = Launch {
+                job: *job,
+                run: *run,
+                stage: 0,
+                epoch: 0,
+                workers: vec![(me, 1)],
+                scalars: Default::default(),
+                phase: 1,
+                homes: Some(Vec::new()),
+                beside: Vec::new(),
+            };
+            (Ok(FromSlave::Ok), vec![done(me, &launch, Some(Error::cancelled()))])
+        }
+        other => obey(me, other),
+    }
+}
+
 /// The end of a slave's workers.
 pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
     let mut metrics = Metrics::default();
@@ -129,6 +151,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
         filter: FilterUse::default(),
         packed: PackUse::default(),
         log: Vec::new(),
+        peak_memory_bytes: 1 << 40,
     };
     ToMaster::StageDone { slave: me, job: launch.job, run: launch.run, outcome }
 }
@@ -271,7 +294,7 @@ impl Cluster {
         assert_eq!(*id.get_or_init(|| slave), slave);
         let heart = tokio::spawn(async move {
             loop {
-                let beat = ToMaster::Heartbeat { slave, incarnation: 1, peak_memory_bytes: 1 << 40 };
+                let beat = ToMaster::Heartbeat { slave, incarnation: 1 };
                 let _: Result<FromMaster> = master.ask(&beat, DEADLINE).await;
                 tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
             }

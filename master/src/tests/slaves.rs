@@ -262,7 +262,7 @@ async fn a_slave_that_leaves_is_not_used_any_more() {
     let (job, run, outcome) = (JobId(1), StageRun(1), Outcome::default());
     let report = ToMaster::StageDone { slave: slave.id, job, run, outcome };
     assert_eq!(cluster.ask(report).await, Ok(FromMaster::Ok));
-    let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1, peak_memory_bytes: 0 };
+    let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1 };
     assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
 }
 
@@ -343,8 +343,9 @@ fn a_heartbeat_under_an_identity_that_a_restarted_master_gave_to_another_is_unkn
 #[test]
 fn slots_and_memory_are_taken_and_given_back_run_by_run() {
     let mut slaves = Slaves::default();
-    let (id, _) = join(&mut slaves, 1, 0).unwrap();
-    slaves.get_mut(id).unwrap().registration.memory = Some(100);
+    let registration = Registration { memory: Some(100), ..Cluster::registration("h1", 1, 1) };
+    let (id, _) =
+        slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().unwrap();
     slaves.take(JobId(1), StageRun(1), &[(id, 1)], 30);
     slaves.take(JobId(2), StageRun(1), &[(id, 1)], 40);
     let left = |slaves: &Slaves| (slaves.get(id).unwrap().free(), slaves.get(id).unwrap().memory_left());

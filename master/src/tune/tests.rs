@@ -3,6 +3,7 @@
 use super::searches;
 use super::{Fit, Tuner, Way};
 use flexps_common::curve::{Curve, Optimize};
+use flexps_common::experiment::Experiment;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -360,14 +361,19 @@ fn a_search_tries_all_counts_and_a_later_job_begins_with_what_it_found() {
 #[test]
 fn what_a_search_found_is_kept_for_its_plan_and_size_alone() {
     let folder = tempfile::tempdir().unwrap();
-    let file = searches::file(&folder.path().join("new"), 0xabc, 1000);
+    let of = |hash, bytes, experiment: &Experiment| searches::file(&folder.path().join("new"), hash, bytes, experiment);
+    let usual = Experiment::default();
+    let file = of(0xabc, 1000, &usual);
     assert!(searches::load(&file).unwrap().is_empty());
     let known = BTreeMap::from([(2, BTreeMap::from([(4, vec![1.5, 0.25])]))]);
     searches::save(&file, &known).unwrap();
     assert_eq!(searches::load(&file).unwrap(), known);
-    for (hash, bytes) in [(0xabd, 1000), (0xabc, 1001)] {
-        assert!(searches::load(&searches::file(&folder.path().join("new"), hash, bytes)).unwrap().is_empty());
+    let slow = Experiment { inject: vec!["slow:worker=3,factor=4".parse().unwrap()], ..usual.clone() };
+    for (hash, bytes, experiment) in [(0xabd, 1000, &usual), (0xabc, 1001, &usual), (0xabc, 1000, &slow)] {
+        assert!(searches::load(&of(hash, bytes, experiment)).unwrap().is_empty());
     }
+    let other_goal = Experiment { optimize: Optimize::WorkerTime, ..usual };
+    assert_eq!(of(0xabc, 1000, &other_goal), file, "the same runs");
     std::fs::write(&file, "{").unwrap();
     let error = searches::load(&file).unwrap_err();
     assert!(error.message.contains("remove it to search anew"), "{error}");

@@ -10,6 +10,7 @@ use super::pool::{Pool, Task};
 use super::run::Run;
 use super::sums::Sums;
 use crate::job::OpenJob;
+use crate::memory;
 use flexps_common::caught;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::TableId;
@@ -159,6 +160,7 @@ impl Crew {
             filter: FilterUse::default(),
             packed: PackUse::default(),
             log: Vec::new(),
+            peak_memory_bytes: memory::peak(),
         };
         if results.iter().flatten().any(|part| part.failed) {
             outcome.log = self.log.lines();

@@ -2,7 +2,7 @@
 //!
 //! Invariant: whoever may go on, to a clock or with a read, sees all that its consistency model says.
 
-use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
+use crate::consistency::{Arrivals, Clocks, ENDED, News, Party, Pending};
 use crate::stage::exchange::{Need, Told, Update};
 use crate::stage::mark::Mark;
 use flexps_common::error::Error;
@@ -61,19 +61,25 @@ impl State {
 
     /// The error of a worker that waits in a sum for a sibling that can't come to it: one that may not begin its clock before
     /// the other has ended its own.
-    pub(super) fn tangled(&self, summing: &[usize]) -> Option<Error> {
-        let clock = |worker| self.clocks.of(worker);
-        let stuck = |worker, sibling| clock(sibling) < ENDED && self.clocks.must_wait_for(sibling, worker);
-        let (worker, sibling) = summing.iter().find_map(|&worker| {
-            let sibling = (0..self.waits.len()).find(|sibling| stuck(worker, *sibling))?;
-            Some((worker, sibling))
-        })?;
+    pub(super) fn tangled(&mut self, summing: &[usize]) -> Option<Error> {
+        let pairs = summing.iter().flat_map(|worker| (0..self.waits.len()).map(|sibling| (*worker, sibling)));
+        let pairs: Vec<_> = pairs.collect();
+        let (worker, sibling) = pairs.into_iter().find(|(worker, sibling)| self.is_held_back(*sibling, *worker))?;
         Some(Error::bug(format!(
             "no worker can go on: one at clock {} waits in sum_local for a sibling at clock {}, which may not go on before that \
              has ended its own; {AS_OFTEN}",
-            clock(worker),
-            clock(sibling)
+            self.clocks.of(worker),
+            self.clocks.of(sibling)
         )))
+    }
+
+    /// Whether a worker here can't begin its clock before `other` has ended its own: whatever the keys, or since it waits
+    /// already and they meet.
+    fn is_held_back(&mut self, worker: usize, other: usize) -> bool {
+        let waits_for = |(party, _): &(Party, u64)| *party == Party::Worker(other);
+        self.clocks.of(worker) < ENDED
+            && (self.clocks.must_wait_for(worker, other)
+                || (self.waits[worker] && self.clocks.waits_for(worker).iter().any(waits_for)))
     }
 
     /// Whether a worker here may begin its present clock; counts that it does.
