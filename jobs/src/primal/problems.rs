@@ -246,20 +246,7 @@ impl Problems {
     pub fn finish(&self, progress: &mut Progress, judged: Option<&str>) -> Result<Flow> {
         let facts = self.facts(progress)?;
         let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
-        for name in ["lambda", "gap", "nonzeros", "rounds"] {
-            if let Some(value) = progress.scalars.get(name).copied() {
-                progress.epoch_metrics.insert(name.to_owned(), value);
-            }
-        }
-        for (name, value) in [("fold", place.fold.map(f64::from)), ("class", place.class.map(|class| class as f64))] {
-            if let Some(value) = value {
-                progress.epoch_metrics.insert(name.to_owned(), value);
-            }
-        }
-        if progress.scalar("reached", 0.0) == 0.0 {
-            let others = progress.scalar("unreached", 0.0);
-            progress.set("unreached", others + 1.0);
-        }
+        note(progress, place);
         let only = place.class.is_none() && self.flags.cv.is_none();
         let ends = self.time.ends_path(progress, progress.epoch, self.all(&facts), only)?;
         progress.set("path_ends", f64::from(u8::from(ends)));
@@ -267,32 +254,9 @@ impl Problems {
             return self.finish_fold(progress, place, &facts);
         }
         if let Some(name) = judged {
-            let loss = progress.metric(name, "loss")? / progress.metric(name, "rows")?;
-            progress.epoch_metrics.insert(format!("{name}_loss"), loss);
-            progress.set(&format!("{name}_loss"), loss);
-            let right = progress.metric(name, "right")? / progress.metric(name, "rows")?;
-            if self.loss != Kind::Squared {
-                progress.set(&format!("{name}_accuracy"), right);
-                progress.epoch_metrics.insert(format!("{name}_accuracy"), right);
-            }
-            if let Some(auc) = progress.metric(name, "auc").ok().filter(|auc| auc.is_finite()) {
-                progress.set(&format!("{name}_auc"), auc);
-            }
+            self.note_judged(progress, name)?;
         }
-        let last = ends || place.step + 1 == self.steps();
-        let keeps = if self.flags.cv.is_some() && self.flags.path.is_some() {
-            place.step == self.best(progress)
-        } else if let (Some(name), Some(_)) = (judged, self.flags.path) {
-            let better = progress.scalar(&format!("{name}_loss"), f64::INFINITY);
-            let first = place.step == 0;
-            let keeps = first || better < progress.scalar("best_validation_loss", f64::INFINITY);
-            if keeps {
-                progress.set("best_validation_loss", better);
-            }
-            keeps
-        } else {
-            last
-        };
+        let keeps = self.keeps(progress, place, ends, judged);
         progress.set("keep", f64::from(u8::from(keeps)));
         if keeps {
             let first = place.class.is_none_or(|class| class == 0);
@@ -307,6 +271,39 @@ impl Problems {
             }
         }
         Ok(Flow::Next)
+    }
+
+    /// What the stage `name` showed of validation rows.
+    fn note_judged(&self, progress: &mut Progress, name: &str) -> Result<()> {
+        let rows = progress.metric(name, "rows")?;
+        let (loss, right) = (progress.metric(name, "loss")? / rows, progress.metric(name, "right")? / rows);
+        progress.epoch_metrics.insert(format!("{name}_loss"), loss);
+        progress.set(&format!("{name}_loss"), loss);
+        if self.loss != Kind::Squared {
+            progress.set(&format!("{name}_accuracy"), right);
+            progress.epoch_metrics.insert(format!("{name}_accuracy"), right);
+        }
+        if let Some(auc) = progress.metric(name, "auc").ok().filter(|auc| auc.is_finite()) {
+            progress.set(&format!("{name}_auc"), auc);
+        }
+        Ok(())
+    }
+
+    /// Whether the weights of a problem that is no fold's are kept: of a path those that do best where they were `judged` or folds
+    /// were; else those at its end.
+    fn keeps(&self, progress: &mut Progress, place: Place, ends: bool, judged: Option<&str>) -> bool {
+        match (judged, self.flags.path, self.flags.cv) {
+            (_, Some(_), Some(_)) => place.step == self.best(progress),
+            (Some(name), Some(_), None) => {
+                let loss = progress.scalar(&format!("{name}_loss"), f64::INFINITY);
+                let best = place.step == 0 || loss < progress.scalar("best_validation_loss", f64::INFINITY);
+                if best {
+                    progress.set("best_validation_loss", loss);
+                }
+                best
+            }
+            _ => ends || place.step + 1 == self.steps(),
+        }
     }
 
     /// Behind a problem whose weights were kept: what the model's rounding may cost, the most of all classes.
@@ -431,5 +428,23 @@ impl Problems {
         let reached = relative <= tolerance || certificate.gap == 0.0;
         progress.set("reached", f64::from(u8::from(reached)));
         Ok(reached.then_some(why))
+    }
+}
+
+/// The numbers of a problem that has ended.
+fn note(progress: &mut Progress, place: Place) {
+    for name in ["lambda", "gap", "nonzeros", "rounds"] {
+        if let Some(value) = progress.scalars.get(name).copied() {
+            progress.epoch_metrics.insert(name.to_owned(), value);
+        }
+    }
+    for (name, value) in [("fold", place.fold.map(f64::from)), ("class", place.class.map(|class| class as f64))] {
+        if let Some(value) = value {
+            progress.epoch_metrics.insert(name.to_owned(), value);
+        }
+    }
+    if progress.scalar("reached", 0.0) == 0.0 {
+        let others = progress.scalar("unreached", 0.0);
+        progress.set("unreached", others + 1.0);
     }
 }

@@ -63,7 +63,7 @@ async fn a_slave_that_registers_anew_has_dropped_its_jobs_and_lends_all_its_slot
     let slave = cluster.scripted("h1", 1, 0.5, idle).await;
     let id = cluster.submit(Rounds::default()).await.unwrap();
     cluster.until(id, |news, _| news.stage.is_some()).await;
-    let anew = Registration { incarnation: 2, ..Cluster::registration("h1", 1, 1) };
+    let anew = Registration { incarnation: 2, ..Cluster::registration("h1", 2, 1) };
     let Ok(FromMaster::Registered { slave: new }) = cluster.ask(ToMaster::Register(anew)).await else { panic!() };
     let error = cluster.end(id).await.error.unwrap();
     let how = "it had lost the master and dropped its jobs";
@@ -343,7 +343,7 @@ fn a_heartbeat_under_an_identity_that_a_restarted_master_gave_to_another_is_unkn
 #[test]
 fn slots_and_memory_are_taken_and_given_back_run_by_run() {
     let mut slaves = Slaves::default();
-    let registration = Registration { memory: Some(100), ..Cluster::registration("h1", 1, 1) };
+    let registration = Registration { memory: Some(100), ..Cluster::registration("h1", 2, 1) };
     let (id, _) =
         slaves.register(registration, Connection(1), &Network::in_process(), Duration::ZERO).unwrap().unwrap();
     slaves.take(JobId(1), StageRun(1), &[(id, 1)], 30);
