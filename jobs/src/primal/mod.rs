@@ -14,6 +14,7 @@ mod columns;
 mod coordinates;
 mod descent;
 pub mod flags;
+pub mod folds;
 mod foresight;
 mod gradient;
 pub mod gram;
@@ -224,7 +225,7 @@ impl Primal<'_> {
             }
             let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
             if self.flags.cv.is_some() {
-                self.judge(problem, "held-out", judge);
+                self.judge(problem, folds::STAGE, judge);
             }
             let validation = inputs.validation.map(|rows| Judge { rows, held_out: false, ..judge });
             if let Some(judge) = validation {
