@@ -328,9 +328,11 @@ fn a_flag_of_another_solver() {
         (&["lr", "--solver", "ftrl", "--joins", "3"], "--joins goes with --solver sdca"),
         (&["lr", "--solver", "ftrl", "--epochs", "5"], "ftrl makes one pass whatever --epochs says"),
         (&["lr", "--solver", "ftrl", "--tolerance", "1e-3"], "ftrl makes one pass whatever --tolerance says"),
+        (&["lr", "--solver", "ftrl", "--cv", "3"], "--solver ftrl has no --cv"),
+        (&["lr", "--solver", "sgd", "--cv", "3"], "--solver sgd has no --cv"),
         (&["lr", "--penalty", "l1", "--overlap", "1.5"], "--overlap goes with --solver sdca"),
         (&["svm", "--solver", "newton", "--joins", "3"], "--joins goes with --solver sdca"),
-        (&["svm", "--cv", "3", "--joins", "3"], "--joins goes with --solver sdca"),
+        (&["svm", "--penalty", "l1", "--cv", "3", "--joins", "3"], "--joins goes with --solver sdca"),
     ];
     for (flags, words) in cases {
         flexps(["run"]).args(flags).arg("--input").arg(&rows).exits(2).says(&[words, "leave"]);

@@ -108,10 +108,9 @@ impl Problems {
         // Without any penalty the matrix may have no inverse.
         let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
         if self.loss == Kind::Hinge && !few {
-            let other = if self.flags.asks().is_some() { "" } else { "--solver sdca, or " };
             return Err(Error::user(format!(
-                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give {other}that much as \
-                 --worker-memory, or --loss squared-hinge, which has no kink",
+                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give --solver sdca, or \
+                 that much as --worker-memory, or --loss squared-hinge, which has no kink",
                 facts.features,
                 gram::bytes(facts.features).div_ceil(1 << 20),
             )));
