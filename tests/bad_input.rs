@@ -322,15 +322,17 @@ fn a_full_disk_while_rows_are_spilled() {
 fn a_flag_of_another_solver() {
     let here = folder();
     let rows = Rows::generate(5, 60, 20, 4).write(here.path(), "rows");
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["lr", "--solver", "newton", "--batch", "7"], "--batch goes with --solver sgd"),
         (&["lr", "--solver", "sdca", "--optimizer", "saga"], "--optimizer goes with --solver sgd"),
         (&["lr", "--solver", "ftrl", "--joins", "3"], "--joins goes with --solver sdca"),
         (&["lr", "--solver", "ftrl", "--epochs", "5"], "ftrl makes one pass whatever --epochs says"),
         (&["lr", "--solver", "ftrl", "--tolerance", "1e-3"], "ftrl makes one pass whatever --tolerance says"),
+        (&["lr", "--solver", "ftrl", "--cv", "3"], "--solver ftrl has no --cv"),
+        (&["lr", "--solver", "sgd", "--cv", "3"], "--solver sgd has no --cv"),
         (&["lr", "--penalty", "l1", "--overlap", "1.5"], "--overlap goes with --solver sdca"),
         (&["svm", "--solver", "newton", "--joins", "3"], "--joins goes with --solver sdca"),
-        (&["svm", "--cv", "3", "--joins", "3"], "--joins goes with --solver sdca"),
+        (&["svm", "--penalty", "l1", "--cv", "3", "--joins", "3"], "--joins goes with --solver sdca"),
     ];
     for (flags, words) in cases {
         flexps(["run"]).args(flags).arg("--input").arg(&rows).exits(2).says(&[words, "leave"]);

@@ -70,7 +70,7 @@ fn several_classes_are_learnt_predicted_and_judged() {
         ("lr", &["--solver", "newton", "--cv", "5"][..]),
         ("lr", &["--penalty", "l1", "--lambda", "1e-4", "--cv", "5"]),
         ("svm", &["--solver", "newton", "--cv", "5"]),
-        ("lr", &["--solver", "sdca"]),
+        ("lr", &["--solver", "sdca", "--cv", "5"]),
         ("svm", &["--solver", "sdca", "--class-weight", "balanced"]),
     ] {
         let saved = here.path().join("model");

@@ -10,15 +10,15 @@
 //! weights: how columns depend on one another stands in no fact. Invariant: what is chosen depends on the facts of the whole input, the
 //! flags, the numbers of threads and slaves and the gaps of certificates alone, in the master, so it is the same for all.
 
-use crate::parts;
-use crate::primal::{Primal, gram, problems, task};
+use crate::primal::{Primal, folds, gram, problems, task};
 use crate::sdca::loss::Kind;
 use crate::sdca::{self, Sdca, alone, pace};
 use crate::told;
 use crate::vector::Vector;
+use crate::{objective, parts};
+use flexps_common::Result;
 use flexps_common::data::{Facts, Wanted};
 use flexps_common::plan::{Flow, Plan, Progress};
-use flexps_common::{Error, Result};
 
 /// Values of the scalar `solver`.
 const SDCA: f64 = 1.0;
@@ -43,9 +43,9 @@ impl Auto<'_> {
         self.sdca.measure(plan, inputs);
         let (rows, lambda, tolerance, loss) = (inputs.rows, common.lambda, common.tolerance, self.sdca.loss);
         let (epochs, starts) = (common.epochs as f64, common.init_model.is_some());
+        let folds = self.sdca.cv.unwrap_or(0);
         plan.body.decide(move |progress| {
-            let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
-            let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+            let facts = objective::facts(progress, rows)?;
             let count = |name| progress.metric("measure", name);
             let case = Case {
                 loss,
@@ -56,6 +56,7 @@ impl Auto<'_> {
                 memory: rows.memory,
                 epochs,
                 starts,
+                folds,
                 facts,
             };
             choose(progress, &case);
@@ -63,8 +64,8 @@ impl Auto<'_> {
         });
         plan.when("solver", SDCA, |plan| {
             self.sdca.solve(plan, inputs, weights);
-            plan.body.decide(|progress| {
-                change(progress);
+            plan.body.decide(move |progress| {
+                change(progress, folds > 0);
                 Ok(Flow::Next)
             });
             Ok(())
@@ -104,6 +105,8 @@ struct Case {
     epochs: f64,
     /// Whether there are weights to start from.
     starts: bool,
+    /// That are held out, each before the problem of all rows.
+    folds: u32,
 }
 
 /// Nanoseconds that one thread takes for a non-zero, a row or a feature, and for what a stage costs beside.
@@ -224,13 +227,16 @@ impl Case {
     }
 }
 
-/// Behind the ascent: if it was given up, Newton's method goes on from its weights.
-fn change(progress: &mut Progress) {
-    if progress.scalar(pace::GIVEN_UP, 0.0) > 0.0 {
-        let classes = progress.scalar("class", 0.0).max(0.0) + 1.0;
-        progress.set(problems::BEGUN, classes);
-        progress.set("solver", NEWTON);
+/// Behind the ascent: if it was given up, Newton's method goes on from its weights; of folds, of which no weights are kept, it
+/// solves all problems itself.
+fn change(progress: &mut Progress, has_folds: bool) {
+    if progress.scalar(pace::GIVEN_UP, 0.0) == 0.0 {
+        return;
     }
+    folds::forget(progress);
+    let classes = progress.scalar("class", 0.0).max(0.0) + 1.0;
+    progress.set(problems::BEGUN, if has_folds { 0.0 } else { classes });
+    progress.set("solver", NEWTON);
 }
 
 /// Sets the scalar `solver`, and says why.
@@ -248,13 +254,15 @@ fn choose(progress: &mut Progress, case: &Case) {
     let (name, time, other, others) =
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
     let classes = task::problems(&case.facts.labels);
-    let (time, others) = (time * classes as f64, others * classes as f64);
+    let problems = classes as f64 * f64::from(case.folds + 1);
+    let (time, others) = (time * problems, others * problems);
     let Facts { rows, features, nonzeros, .. } = case.facts;
     progress.notes.push(format!(
         "solver {name}{}: about {time:.2} s, {other} about {others:.2} s, by {rows} rows, {features} features, {nonzeros} \
-         non-zeros{}{}, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
+         non-zeros{}{}{}, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
         if tries { " tried first" } else { "" },
         if classes > 1 { format!(", {classes} classes") } else { String::new() },
+        if case.folds > 0 { format!(", {} folds", case.folds) } else { String::new() },
         if case.starts { ", the model of --init-model" } else { "" },
         case.condition(),
         case.tolerance,

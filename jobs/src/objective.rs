@@ -1,17 +1,23 @@
 //! The objective F(w) = (1/n) sum log(1 + exp(-y (w.x + b))) + lambda/2 |w|^2, put together in the master from what a
 //! stage and the servers summed.
 //!
-//! Invariant: `rows` and `lambda` are set once, at the first decision, and hold for the whole job.
+//! Invariant: `rows` and `lambda` are set once, at the first decision, and hold for the whole job; but while a fold is held out,
+//! `rows` are those that are trained on.
 
 use crate::parts::Rows;
 use flexps_common::data::Facts;
 use flexps_common::plan::Progress;
 use flexps_common::{Error, Result};
 
+/// The facts of rows that are read.
+pub fn facts(progress: &Progress, rows: Rows) -> Result<Facts> {
+    let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
+    facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))
+}
+
 /// Sets the scalars `lambda`, `rows` and `features`, which had to wait for the rows' facts, and gives the facts.
 pub fn begin(progress: &mut Progress, rows: Rows, lambda: Option<f64>) -> Result<Facts> {
-    let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
-    let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+    let facts = facts(progress, rows)?;
     if facts.rows == 0 {
         return Err(Error::data("the input has no rows; nothing can be learnt from it"));
     }

@@ -90,7 +90,7 @@ impl Job for Svm {
         let Self { common, threads, penalty, primal: flags, .. } = self;
         let primal = Primal { common, flags, penalty: *penalty, loss, threads: *threads, numbers: false };
         let class_weight = flags.class_weight.as_ref();
-        let sdca = Sdca { common, loss, threads: *threads, class_weight, flags: self.sdca };
+        let sdca = Sdca { common, loss, threads: *threads, class_weight, cv: flags.cv, flags: self.sdca };
         let primal_asked = primal.asked().is_some() || Sdca::refused(common).is_some();
         let dual_flags = self.sdca != sdca::Flags::default();
         let dual_asked = dual_flags || primal::flags::refused(common).is_some();

@@ -23,17 +23,22 @@ pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector, threads:
 }
 
 /// The same by the job's own loss, and by what rows of a class count; the intercept is the scalar `bias`. While several classes
-/// are learnt one after the other, nothing is judged.
+/// are learnt one after the other, or a fold is held out, nothing is judged.
 pub fn plan_by(steps: &mut Steps, name: &str, rows: Rows, weights: Table<f32>, kind: Kind, threads: Threads) {
     let judge = Judge { rows, point: weights, held_out: false, classes: true };
     steps
-        .stage(name, move |worker| match worker.scalar("classes", 1.0) > 1.0 {
-            true => Ok(()),
-            false => with_smooth!(kind, loss => judge.run(loss, worker)),
+        .stage(name, move |worker| match judges(|name, default| worker.scalar(name, default)) {
+            true => with_smooth!(kind, loss => judge.run(loss, worker)),
+            false => Ok(()),
         })
         .reads(weights)
         .threads(if threads.found() { Threads::All } else { threads })
         .input(rows.input);
+}
+
+/// Whether it does, by the scalars.
+pub fn judges(scalar: impl Fn(&str, f64) -> f64) -> bool {
+    scalar("classes", 1.0) <= 1.0 && scalar("held_out", -1.0) < 0.0
 }
 
 /// Mean loss of the last run of the stage `name`, in which rows count what their class does: as in the objective.

@@ -4,7 +4,7 @@ use super::*;
 use crate::fixtures::{self, Rows, assert_reaches};
 use crate::flags::Common;
 use crate::lr::{Lr, Solver};
-use flexps_common::data::Block;
+use flexps_common::data::{Block, Labels};
 use flexps_common::host::Host;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -23,6 +23,7 @@ fn case(rows: u64, features: u64, nonzeros: u64, k: f64, tolerance: f64) -> Case
         memory: 40 << 20,
         epochs: 100.0,
         starts: false,
+        folds: 0,
     }
 }
 
@@ -141,6 +142,53 @@ fn where_it_is_a_guess_which_is_faster_the_ascent_is_tried() {
     assert_eq!(tried(&norms), (SDCA, 1.0));
     assert_eq!(tried(&case(32_561, 123, 451_592, 13.9, 1e-3)), (NEWTON, 0.0));
     assert_eq!(tried(&case(4143, 54_877, 817_141, 197.0, 1e-3)), (SDCA, 0.0));
+}
+
+#[test]
+fn folds_are_held_out_by_whoever_would_learn_without_them() {
+    use crate::primal::flags::Flags;
+    for (scales, features, name) in [(0.0, 2000, "sdca"), (2.0, 50, "newton")] {
+        let rows = Rows { rows: 600, features, scales, ..Rows::sparse(31) }.blocks(6);
+        let common = Common { tolerance: 2e-5, epochs: 3000, ..fixtures::flags() };
+        let primal = Flags { cv: Some(3), ..Flags::default() };
+        let job = Lr { common, primal, ..Lr::default() };
+        let outcome = fixtures::run(Host::cluster(2, 1), &job, &rows);
+        let [note] = &outcome.progress.notes[..] else { panic!("{:?}", outcome.progress.notes) };
+        assert!(note.starts_with(&format!("solver {name}: ")) && note.contains("non-zeros, 3 folds"), "{note}");
+        assert_eq!(outcome.progress.scalars["cv_rows_0"], 600.0);
+    }
+    // What is told is the time of all problems.
+    let told = |folds, labels| {
+        let mut progress = Progress::default();
+        let mut case = Case { folds, ..case(50_000, 100_000, 2_000_000, 1.0, 1e-3) };
+        case.facts.labels = labels;
+        choose(&mut progress, &case);
+        let (_, behind) = progress.notes[0].split_once("about ").unwrap();
+        behind.split_once(" s").unwrap().0.parse::<f64>().unwrap()
+    };
+    let three = || Labels::classes(vec![0.0, 1.0, 2.0]);
+    let (one, six, eighteen) = (told(0, Labels::default()), told(5, Labels::default()), told(5, three()));
+    assert!((six - 6.0 * one).abs() < 0.05 && (eighteen - 18.0 * one).abs() < 0.1, "{one}, {six} and {eighteen} s");
+}
+
+#[test]
+fn where_the_ascent_of_a_fold_hardly_gets_on_newton_solves_all_problems() {
+    use crate::primal::flags::Flags;
+    for (classes, bias) in [(2, true), (3, false)] {
+        let rows = factors(classes);
+        let common = Common { tolerance: 1e-4, epochs: 100, bias, ..fixtures::flags() };
+        let primal = Flags { cv: Some(2), ..Flags::default() };
+        let job = Lr { common, primal, ..Lr::default() };
+        let outcome = fixtures::run(Host::cluster(1, 2), &job, &rows);
+        let [_, changed] = &outcome.progress.notes[..] else { panic!("{:?}", outcome.progress.notes) };
+        assert!(changed.starts_with("solver changed to newton: "), "{changed}");
+        let newton = Lr { solver: Solver::Newton, ..job.clone() };
+        let other = fixtures::run(Host::cluster(1, 2), &newton, &rows);
+        for name in ["cv_loss", "cv_accuracy", "cv_rows_0", "objective"] {
+            let [own, other] = [&outcome, &other].map(|outcome| outcome.progress.scalars[name]);
+            assert_eq!(own, other, "{name} of {classes} classes");
+        }
+    }
 }
 
 /// Rows of 60 columns that are sums of four factors but for a thousandth, with so many classes.

@@ -49,10 +49,26 @@ impl Files {
 
     /// What the files hold, as far as the samples show.
     pub fn detect(&self) -> Result<Schema> {
-        let samples = self.samples()?;
-        let of = |wanted| sniff::sniff(&InputSpec { wanted, ..InputSpec::new("input", Vec::new()) }, &samples);
+        let mut samples = self.samples()?;
+        let spec = |wanted| InputSpec { wanted, ..InputSpec::new("input", Vec::new()) };
+        let of = |wanted, samples: &[Sample]| sniff::sniff(&spec(wanted), samples);
+        if sniff::may_hide_labels(&spec(Wanted::Classes), &samples) {
+            samples.push(self.all_labels(of(Wanted::Numbers, &samples)?)?);
+        }
         // Whole numbers are classes; what else there is can only be numbers.
-        of(Wanted::Classes).or_else(|e| of(Wanted::Numbers).map_err(|_| e))
+        of(Wanted::Classes, &samples).or_else(|e| of(Wanted::Numbers, &samples).map_err(|_| e))
+    }
+
+    /// The labels of all rows, of which `numbers` is the schema of those whose labels may be any.
+    fn all_labels(&self, numbers: Schema) -> Result<Sample> {
+        let mut labels = Vec::new();
+        self.each(&Schema { bad_rows: u64::MAX, ..numbers }, |parsed| {
+            labels.extend(parsed.block.labels);
+            labels.sort_by(f32::total_cmp);
+            labels.dedup();
+            Ok(())
+        })?;
+        Ok(Sample { labels, ..Sample::default() })
     }
 
     /// Calls `each` with the rows of every piece of text, or of every block.

@@ -139,7 +139,7 @@ impl Job for Lr {
         let threads = self.threads.and_then(Workers::count);
         let primal = Primal { common, flags, penalty: *penalty, loss, threads, numbers: false };
         let class_weight = flags.class_weight.as_ref();
-        let sdca = Sdca { common, loss, threads, class_weight, flags: *sdca };
+        let sdca = Sdca { common, loss, threads, class_weight, cv: flags.cv, flags: *sdca };
         let solver = self.solver(&primal);
         if solver != Solver::Sgd && self.threads.is_some() && threads.is_none() {
             // The others' workers keep what they know of their rows, which must then stay theirs.
@@ -163,8 +163,12 @@ impl Job for Lr {
             Solver::Newton => return primal.plan(plan),
             Solver::Auto => return Auto { sdca, primal }.plan(plan),
             Solver::Ftrl => {
-                let weights = flags.class_weight.as_ref().map(|_| "--class-weight");
-                if let Some(flag) = flags.asks().or(weights) {
+                let lacks = [
+                    (flags.path.is_some(), "--path"),
+                    (flags.cv.is_some(), "--cv"),
+                    (flags.class_weight.is_some(), "--class-weight"),
+                ];
+                if let Some((_, flag)) = lacks.into_iter().find(|(given, _)| *given) {
                     return Err(Error::user(format!("--solver ftrl has no {flag}; leave one of them out")));
                 }
                 if let Some(flag) = common.asks_for_epochs() {

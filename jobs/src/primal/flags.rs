@@ -141,12 +141,6 @@ impl Flags {
             }
         }
     }
-
-    /// Whether they ask for what only solvers that work on weights do.
-    pub fn asks(&self) -> Option<&'static str> {
-        let asked = [(self.path.is_some(), "--path"), (self.cv.is_some(), "--cv")];
-        asked.into_iter().find(|(asked, _)| *asked).map(|(_, flag)| flag)
-    }
 }
 
 /// What the shared flags ask for that these solvers can't do.

@@ -29,13 +29,13 @@ pub struct Judge<T> {
 }
 
 impl<T: Element + Into<f64>> Judge<T> {
-    /// The stage function. Reports `loss` and `weight`, summed over rows, and `rows`; of classes `right`, of two `auc`.
+    /// The stage function. Reports `loss`, in which rows count what their class does, summed over `rows`; of classes `right`, of two `auc`.
     pub fn run(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let class = Some(worker.scalar("class", -1.0)).filter(|class| *class >= 0.0);
         let step = worker.scalar("path_step", 0.0);
         let best = [format!("best-score-{step}"), format!("best-class-{step}")];
-        let (mut loss, mut weight, mut rows, mut right) = (0.0, 0.0, 0u64, 0u64);
+        let (mut loss, mut rows, mut right) = (0.0, 0u64, 0u64);
         let (mut sketch, mut held, mut weights) = (Scores::default(), Vec::new(), Vec::<f64>::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
@@ -76,7 +76,6 @@ impl<T: Element + Into<f64>> Judge<T> {
                         }
                         let (y, counts) = (task.target(*label), task.weight(*label));
                         loss += counts * of.loss(y, *z);
-                        weight += counts;
                         rows += 1;
                         right += u64::from(match &guesses {
                             Some(guesses) => guesses[i] == f64::from(*label),
@@ -90,7 +89,6 @@ impl<T: Element + Into<f64>> Judge<T> {
             }
         }
         worker.report("loss", Metric::Sum(loss));
-        worker.report("weight", Metric::Sum(weight));
         worker.report("rows", Metric::Count(rows));
         worker.report("right", Metric::Count(right));
         if self.classes && class.is_none() {

@@ -5,7 +5,7 @@
 //! folds on any number of slaves, and rows that are alike are never in two.
 
 use super::task::class_of;
-use flexps_common::data::block::Row;
+use flexps_common::data::block::{Block, Row};
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Input, Progress};
 use flexps_common::worker::Worker;
@@ -40,39 +40,63 @@ fn rows_of(fold: usize, class: usize) -> String {
     format!("rows_{fold}_{class}")
 }
 
-/// Reports how many rows of each class a fold has.
-pub fn report_classes(worker: &mut Worker<'_>, fold: usize, rows: &[u64]) {
-    for (class, count) in rows.iter().enumerate() {
-        worker.report(&rows_of(fold, class), Metric::Count(*count));
+/// What a worker has counted.
+#[derive(Debug)]
+pub struct Tally {
+    measure: Measure,
+    /// As [`Counts::rows`] and [`Counts::sums`].
+    rows: Vec<Vec<u64>>,
+    sums: Vec<f64>,
+}
+
+impl Tally {
+    /// Counts the rows of the slave's block `at`, and deals them to folds, if there are any.
+    pub fn add(&mut self, worker: &mut Worker<'_>, at: usize, block: &Block) -> Result<()> {
+        if self.measure.folds <= 1 {
+            block.labels.iter().for_each(|label| self.count(*label, 0));
+            return Ok(());
+        }
+        let dealt: Vec<u32> = (0..block.rows()).map(|i| self.measure.fold(&block.row(i))).collect();
+        block.labels.iter().zip(&dealt).for_each(|(label, fold)| self.count(*label, *fold as usize));
+        worker.put_column(self.measure.input, at, FOLDS, dealt)
+    }
+
+    #[inline]
+    fn count(&mut self, label: f32, fold: usize) {
+        let class = if self.measure.numbers { 0 } else { class_of(label) };
+        let counts = &mut self.rows[fold];
+        if counts.len() <= class {
+            counts.resize(class + 1, 0);
+        }
+        counts[class] += 1;
+        self.sums[fold] += f64::from(label);
+    }
+
+    /// Reports what was counted, by fold.
+    pub fn report(self, worker: &mut Worker<'_>) {
+        for (fold, (rows, sum)) in self.rows.into_iter().zip(self.sums).enumerate() {
+            for (class, count) in rows.into_iter().enumerate() {
+                worker.report(&rows_of(fold, class), Metric::Count(count));
+            }
+            worker.report(&format!("labels_{fold}"), Metric::Sum(sum));
+        }
     }
 }
 
 impl Measure {
+    /// Before a worker's first row.
+    pub fn tally(self) -> Tally {
+        let folds = self.folds as usize;
+        Tally { measure: self, rows: vec![Vec::new(); folds], sums: vec![0.0; folds] }
+    }
+
     /// The stage function.
     pub fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
-        let folds = self.folds as usize;
-        let (mut rows, mut sums) = (vec![Vec::<u64>::new(); folds], vec![0.0; folds]);
-        let mut pass = worker.pass(self.input);
+        let (mut tally, mut pass) = (self.tally(), worker.pass(self.input));
         while let Some((at, block)) = pass.next(worker)? {
-            let of_row = |i| if folds > 1 { self.fold(&block.row(i)) } else { 0 };
-            let dealt: Vec<u32> = (0..block.rows()).map(of_row).collect();
-            for (label, fold) in block.labels.iter().zip(&dealt) {
-                let class = if self.numbers { 0 } else { class_of(*label) };
-                let counts = &mut rows[*fold as usize];
-                if counts.len() <= class {
-                    counts.resize(class + 1, 0);
-                }
-                counts[class] += 1;
-                sums[*fold as usize] += f64::from(*label);
-            }
-            if folds > 1 {
-                worker.put_column(self.input, at, FOLDS, dealt)?;
-            }
+            tally.add(worker, at, &block)?;
         }
-        for (fold, counts) in rows.iter().enumerate() {
-            report_classes(worker, fold, counts);
-            worker.report(&format!("labels_{fold}"), Metric::Sum(sums[fold]));
-        }
+        tally.report(worker);
         Ok(())
     }
 

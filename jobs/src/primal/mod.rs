@@ -14,6 +14,7 @@ mod columns;
 mod coordinates;
 mod descent;
 pub mod flags;
+pub mod folds;
 mod foresight;
 mod gradient;
 pub mod gram;
@@ -41,7 +42,7 @@ mod search;
 mod split;
 mod survey;
 pub mod task;
-mod time;
+pub mod time;
 
 use crate::flags::{Common, Inputs};
 use crate::objective::refuse_separable;
@@ -89,14 +90,15 @@ impl Primal<'_> {
     /// What only these solvers do, if something of it is asked for.
     pub fn asked(&self) -> Option<&'static str> {
         let penalty = (self.penalty != flags::Kind::L2).then_some("--penalty");
-        penalty.or(self.flags.l1_ratio.map(|_| "--l1-ratio")).or_else(|| self.flags.asks())
+        penalty.or(self.flags.l1_ratio.map(|_| "--l1-ratio")).or(self.flags.path.map(|_| "--path"))
     }
 
     /// What these and the dual solver do, but no other.
     fn asked_of_rounds(&self) -> Option<&'static str> {
         let labels = self.common.labels.as_ref().is_some_and(|labels| labels.all().len() > 2);
         let weights = self.flags.class_weight.as_ref().map(|_| "--class-weight");
-        self.asked().or(weights).or(labels.then_some("more than two --labels"))
+        let folds = self.flags.cv.map(|_| "--cv");
+        self.asked().or(folds).or(weights).or(labels.then_some("more than two --labels"))
     }
 
     /// Refuses what the dual solver does not do on its behalf.
@@ -226,7 +228,7 @@ impl Primal<'_> {
             }
             let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
             if self.flags.cv.is_some() {
-                self.judge(problem, "held-out", judge);
+                self.judge(problem, folds::STAGE, judge);
             }
             let validation = inputs.validation.map(|rows| Judge { rows, held_out: false, ..judge });
             if let Some(judge) = validation {

@@ -5,12 +5,13 @@
 
 use super::certificate;
 use super::flags::Flags;
+use super::folds::{self, Folds, Place};
 use super::gram;
 use super::loss;
 use super::measure::{Counts, Measure};
 use super::reach;
 use super::rounding::{self, Rounded};
-use super::task::{self, name_of};
+use super::task;
 use super::time::Time;
 use crate::sdca::loss::Kind;
 use crate::told;
@@ -69,17 +70,6 @@ pub struct Problems {
     pub memory: u64,
 }
 
-/// Which problem it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// The fold that is held out; none at last.
-    pub fold: Option<u32>,
-    /// Of more than two classes.
-    pub class: Option<usize>,
-    /// In the path, from 0.
-    pub step: u32,
-}
-
 /// Of fewer non-zeros one worker of each slave learns alone: of 0.8 million (farm-ads) two, each by its own rows, made 21 rounds where
 /// one made 6.
 const ALONE: u64 = if cfg!(test) { 1000 } else { 2_000_000 };
@@ -103,20 +93,13 @@ impl Problems {
         self.measure.counts(progress, "measure", classes)
     }
 
-    /// How many there are.
-    fn all(&self, facts: &Facts) -> u64 {
-        (self.flags.cv.map_or(0, u64::from) + 1) * task::problems(&facts.labels) as u64 * u64::from(self.steps())
+    fn folds(&self) -> Folds {
+        Folds { count: self.flags.cv.unwrap_or(0), steps: self.steps(), loss: self.loss }
     }
 
     /// The place of the problem of this number; none behind the last.
     pub fn place(&self, facts: &Facts, number: u64) -> Option<Place> {
-        let (classes, steps) = (task::problems(&facts.labels) as u64, u64::from(self.steps()));
-        let folds = self.flags.cv.map_or(0, u64::from);
-        let fold = number / (classes * steps);
-        let class = (number / steps % classes) as usize;
-        let fold = if fold < folds { Some(fold as u32) } else { None };
-        let there = number < self.all(facts);
-        there.then_some(Place { fold, class: (classes > 1).then_some(class), step: (number % steps) as u32 })
+        self.folds().place(&facts.labels, number)
     }
 
     /// Behind the first pass: what holds for all problems.
@@ -128,10 +111,9 @@ impl Problems {
         // Without any penalty the matrix may have no inverse.
         let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
         if self.loss == Kind::Hinge && !few {
-            let other = if self.flags.asks().is_some() { "" } else { "--solver sdca, or " };
             return Err(Error::user(format!(
-                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give {other}that much as \
-                 --worker-memory, or --loss squared-hinge, which has no kink",
+                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give --solver sdca, or \
+                 that much as --worker-memory, or --loss squared-hinge, which has no kink",
                 facts.features,
                 gram::bytes(facts.features).div_ceil(1 << 20),
             )));
@@ -147,16 +129,9 @@ impl Problems {
         let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
         let counts = self.counts(progress)?;
         task::set(progress, place.class, place.fold);
-        self.time.start(progress, progress.epoch, self.all(&facts));
+        self.time.start(progress, progress.epoch, self.folds().all(&facts.labels));
         let all = facts.labels.all().len().max(1);
-        let rows: Vec<f64> = (0..all).map(|class| counts.trained(class, place.fold)).collect();
-        if let Some(empty) = rows.iter().position(|rows| *rows == 0.0) {
-            return Err(Error::data(format!(
-                "without fold {} no row has the label {}; give fewer folds with --cv",
-                place.fold.map_or(0, |fold| fold + 1),
-                name_of(&facts.labels, empty)
-            )));
-        }
+        let rows = folds::trained(&counts, &facts.labels, place.fold)?;
         let trained: f64 = rows.iter().sum();
         progress.set("trained_rows", trained);
         progress.set("path_step", f64::from(place.step));
@@ -248,7 +223,7 @@ impl Problems {
         let place = self.place(&facts, progress.epoch).unwrap_or(Place { fold: None, class: None, step: 0 });
         note(progress, place);
         let only = place.class.is_none() && self.flags.cv.is_none();
-        let ends = self.time.ends_path(progress, progress.epoch, self.all(&facts), only)?;
+        let ends = self.time.ends_path(progress, progress.epoch, self.folds().all(&facts.labels), only)?;
         progress.set("path_ends", f64::from(u8::from(ends)));
         if place.fold.is_some() {
             return self.finish_fold(progress, place, &facts);
@@ -364,42 +339,12 @@ impl Problems {
     /// Adds what the held-out rows showed.
     fn finish_fold(&self, progress: &mut Progress, place: Place, facts: &Facts) -> Result<Flow> {
         progress.set("keep", 0.0);
-        let loss = progress.metric("held-out", "loss")?;
-        let weight = progress.metric("held-out", "weight")?;
-        progress.epoch_metrics.insert("held_out_loss".to_owned(), loss / weight);
-        for (name, value) in [("loss", loss), ("weight", weight)] {
-            let name = format!("cv_{name}_{}", place.step);
-            let sum = progress.scalar(&name, 0.0) + value;
-            progress.set(&name, sum);
-        }
-        // Of more than two classes the label is known once the last of them has spoken.
-        if place.class.is_none_or(|class| class + 1 == task::problems(&facts.labels)) && self.loss != Kind::Squared {
-            for name in ["right", "rows"] {
-                let value = progress.metric("held-out", name)?;
-                let name = format!("cv_{name}_{}", place.step);
-                let sum = progress.scalar(&name, 0.0) + value;
-                progress.set(&name, sum);
-            }
-        }
-        let best = self.best(progress);
-        let loss = self.mean(progress, best);
-        progress.set("cv_loss", loss);
-        let rows = progress.scalar(&format!("cv_rows_{best}"), 0.0);
-        if rows > 0.0 {
-            progress.set("cv_accuracy", progress.scalar(&format!("cv_right_{best}"), 0.0) / rows);
-        }
+        self.folds().finish(progress, place, &facts.labels)?;
         Ok(Flow::Next)
     }
 
-    fn mean(&self, progress: &Progress, step: u32) -> f64 {
-        progress.scalar(&format!("cv_loss_{step}"), f64::INFINITY) / progress.scalar(&format!("cv_weight_{step}"), 1.0)
-    }
-
-    /// The step of the path with the least loss on rows that were held out; the first of equals, with the most penalty.
     fn best(&self, progress: &Progress) -> u32 {
-        let better =
-            |best: u32, step: u32| if self.mean(progress, step) < self.mean(progress, best) { step } else { best };
-        (1..self.steps()).fold(0, better)
+        self.folds().best(progress)
     }
 
     /// Behind the certificate of a round, by what the stages `over_rows` and `over_features` reported: notes it, and says

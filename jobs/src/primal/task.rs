@@ -97,7 +97,12 @@ impl Task {
 
     /// Whether each row counts 1 and should score its label.
     pub fn is_plain(&self) -> bool {
-        self.class.is_none() && self.weights.is_empty()
+        self.class.is_none() && self.weights.is_empty() && !self.holds_out()
+    }
+
+    /// Whether a fold is held out.
+    pub fn holds_out(&self) -> bool {
+        self.held_out.is_some()
     }
 
     /// What a row with this label should score.

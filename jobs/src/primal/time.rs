@@ -31,15 +31,20 @@ impl Time {
         self.limit.filter(|limit| progress.elapsed.as_secs_f64() >= limit * part)
     }
 
-    /// Behind the certificate of a round: why the problem at hand ends, if its time is up. The first round shows where it starts.
-    pub fn late(self, progress: &mut Progress) -> Option<String> {
+    /// Why the problem at hand ends, if its time is up.
+    pub fn up(self, progress: &Progress) -> Option<String> {
         let part = progress.scalar(PART, 1.0);
-        let limit = self.over(progress, part).filter(|_| progress.epoch > 0)?;
-        progress.set(LATE, 1.0);
-        Some(match part < 1.0 {
+        self.over(progress, part).map(|limit| match part < 1.0 {
             true => format!("its part of the time limit of {limit} s is over"),
             false => format!("time limit {limit} s reached"),
         })
+    }
+
+    /// The same behind the certificate of a round, of which the first shows where the problem starts; remembers it.
+    pub fn late(self, progress: &mut Progress) -> Option<String> {
+        let why = self.up(progress).filter(|_| progress.epoch > 0)?;
+        progress.set(LATE, 1.0);
+        Some(why)
     }
 
     /// Behind the problem `number` of `all`, from 0: whether the job's only path ends with it, since the time is up.

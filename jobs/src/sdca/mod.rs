@@ -5,20 +5,20 @@
 //! dual, one row's variable after the other. Every worker goes over its own rows with its own copy of the weights; copies
 //! are joined a few times an epoch, those of several slaves mostly in the few features that couple their rows. Where joins
 //! cost more than they bring, one worker of each slave goes alone. Where the gap falls slowly one slave's workers go on from
-//! where a sweep led. A job ends when the duality gap is less than the
-//! tolerance's part of P; of several classes each is such a problem, on the rows that were read once. Invariant: the
-//! weights are those that the dual variables give, but for rounding, whatever the workers' number.
+//! where a sweep led. A job ends when the duality gap is less than the tolerance's part of P; each of several classes is such a
+//! problem, for each fold that is held out, on the rows that were read once. Invariant: the weights are those that the dual
+//! variables give, but for rounding, whatever the workers' number.
 
 mod adopt;
 pub mod alone;
 mod bias;
-mod classes;
 mod couple;
 mod crowd;
 pub mod fast;
 mod join;
 pub mod loss;
 pub mod pace;
+mod problems;
 mod rests;
 mod rows;
 mod stages;
@@ -29,22 +29,22 @@ mod visit;
 
 use crate::best::Best;
 use crate::flags::{Common, Inputs, Model};
-use crate::primal::judge::Judge;
-use crate::primal::loss::with_smooth;
+use crate::primal::flags::ClassWeights;
+use crate::primal::folds::Folds;
 use crate::primal::measure::Measure;
-use crate::primal::{flags::ClassWeights, problems};
+use crate::primal::problems::MOST;
 use crate::vector::Vector;
 use crate::{objective, validation};
 use adopt::Adopt;
 use alone::Case;
 use clap::Args;
-use classes::Classes;
 use flexps_common::data::Wanted;
 use flexps_common::plan::{Flow, Plan, Steps, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use join::Tables;
 use loss::{Kind, with_loss};
+use problems::Problems;
 use serde::{Deserialize, Serialize};
 use stages::Stages;
 use stop::Stop;
@@ -64,6 +64,8 @@ pub struct Sdca<'a> {
     pub threads: Option<u32>,
     /// What rows of a class count.
     pub class_weight: Option<&'a ClassWeights>,
+    /// Folds to judge by, if any.
+    pub cv: Option<u32>,
     /// Its own.
     pub flags: Flags,
 }
@@ -118,9 +120,17 @@ impl Sdca<'_> {
 
     /// Plans the first pass.
     pub fn measure(&self, plan: &mut Plan, inputs: Inputs) {
-        let input = inputs.rows.input;
+        let measure = self.measured(inputs);
         plan.slave_bytes = SLAVE_BYTES;
-        plan.body.stage("measure", move |worker| rows::measure(worker, input)).threads(self.workers()).input(input);
+        plan.body
+            .stage("measure", move |worker| rows::measure(worker, measure))
+            .threads(self.workers())
+            .input(measure.input);
+    }
+
+    fn measured(&self, inputs: Inputs) -> Measure {
+        let folds = self.cv.unwrap_or(1);
+        Measure { input: inputs.rows.input, folds, numbers: false, seed: self.common.seed }
     }
 
     /// Plans what is behind it.
@@ -135,13 +145,14 @@ impl Sdca<'_> {
         }
         let stages = Stages { rows, tables, joins: self.flags.joins, seed: flags.seed, tolerance: flags.tolerance };
         let (stop, lambda, kind, ours) = (Stop::new(flags), flags.lambda, self.loss, self.flags);
-        let measured = Measure { input, folds: 1, numbers: false, seed: flags.seed };
-        let classes = Classes::new(plan, flags, measured, weights, self.class_weight);
+        let folds = Folds { count: self.cv.unwrap_or(0), steps: 1, loss: kind };
+        let measured = (inputs, self.measured(inputs));
+        let problems = Problems::new(plan, flags, measured, folds, weights, self.class_weight);
         let best = Best::new(plan, flags);
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         let steps = &mut plan.body;
-        let begun = classes.clone();
+        let begun = problems.clone();
         steps.decide(move |progress| {
             let facts = objective::begin(progress, inputs.rows, lambda)?;
             begun.begin(progress, &facts)?;
@@ -160,7 +171,7 @@ impl Sdca<'_> {
         if let Some(model) = &flags.init_model {
             adopt.plan(steps, model, kind, threads);
         }
-        steps.repeat(problems::MOST, |epoch| {
+        steps.repeat(MOST, |epoch| {
             for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, threads)] {
                 epoch.when("alone", alone, |epoch| {
                     epoch
@@ -171,7 +182,7 @@ impl Sdca<'_> {
             }
             epoch.norm2(weights.features, "norm2");
             epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
-            let [certified, kept, next] = [classes.clone(), classes.clone(), classes.clone()];
+            let [certified, behind, next] = [problems.clone(), problems.clone(), problems.clone()];
             let certificate = move |epoch: &mut Steps| {
                 let certify = move |worker: &mut Worker<'_>| {
                     certified.keep_bias(worker)?;
@@ -187,38 +198,20 @@ impl Sdca<'_> {
             if let Some(held_out) = inputs.validation {
                 validation::plan_by(epoch, "validation", held_out, weights.features, kind, threads);
             }
-            let (has_validation, behind) = (inputs.validation.is_some(), classes.clone());
+            let has_validation = inputs.validation.is_some();
             epoch.decide(move |progress| {
-                let two = has_validation && progress.scalar("classes", 1.0) <= 1.0;
-                let held_out = two.then(|| validation::loss(progress, "validation")).transpose()?;
-                if two {
+                let judges = has_validation && validation::judges(|name, default| progress.scalar(name, default));
+                let held_out = judges.then(|| validation::loss(progress, "validation")).transpose()?;
+                if judges {
                     validation::note(progress, "validation")?;
                 }
                 let flow = stop.after(progress, held_out)?;
-                let flow = if two { best.after(progress, weights, flow) } else { flow };
-                Ok(behind.certified(progress, flow))
+                let flow = if judges { best.after(progress, weights, flow) } else { flow };
+                behind.certified(progress, flow)
             });
-            // What follows is for several classes: of two the job has ended.
-            epoch.when("keep", 1.0, |epoch| {
-                epoch.stage("keep", move |worker| kept.keep(worker)).threads(threads);
-            });
-            if let Some(rows) = inputs.validation {
-                let judge = Judge { rows, point: weights.features, held_out: false, classes: true };
-                epoch
-                    .stage("class-validation", move |worker| match worker.scalar("keep", 0.0) > 0.0 {
-                        true => with_smooth!(kind, loss => judge.run(loss, worker)),
-                        false => Ok(()),
-                    })
-                    .threads(threads)
-                    .input(rows.input);
-            }
+            problems.plan_end(epoch, kind, threads);
             epoch.decide(move |progress| {
-                if has_validation && progress.scalar("keep", 0.0) > 0.0 {
-                    let rows = progress.metric("class-validation", "rows")?;
-                    let right = progress.metric("class-validation", "right")? / rows;
-                    progress.set("validation_accuracy", right);
-                }
-                let flow = next.next(progress);
+                let flow = next.next(progress)?;
                 if progress.scalar("fresh", 0.0) > 0.0 {
                     stop.begin(progress);
                 }
@@ -230,6 +223,13 @@ impl Sdca<'_> {
     /// Refuses what it can't do.
     pub fn check(&self) -> Result<()> {
         self.common.check()?;
+        let of_one =
+            [("--init-model", self.common.init_model.is_some()), ("--patience", self.common.patience.is_some())];
+        if let Some((flag, _)) = of_one.into_iter().find(|(_, given)| *given && self.cv.is_some()) {
+            return Err(Error::user(format!(
+                "{flag} is for one problem, and --cv makes several; leave one of them out"
+            )));
+        }
         Self::refused(self.common).map_or(Ok(()), |what| Err(Error::user(what)))
     }
 

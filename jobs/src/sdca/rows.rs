@@ -9,8 +9,8 @@ use super::crowd::Crowd;
 use super::rests::Rests;
 use crate::logistic::needed_len;
 use crate::parts::Part;
-use crate::primal::measure::report_classes;
-use crate::primal::task::{Task, class_of};
+use crate::primal::measure::Measure;
+use crate::primal::task::Task;
 use flexps_common::data::Block;
 use flexps_common::metrics::Metric;
 use flexps_common::plan::Input;
@@ -37,7 +37,7 @@ pub struct Held {
     pub dual: Vec<f32>,
     /// A row's squared norm; empty when all values are 1.
     pub norms: Vec<f32>,
-    /// What a row counts, with the sign of what it should score; empty where these are the labels.
+    /// What a row counts, with the sign of what it should score, 0 if it is held out; empty where these are the labels.
     pub targets: Vec<f32>,
     /// Which rows rest.
     pub rests: Rests,
@@ -52,23 +52,19 @@ pub struct Own {
     features: usize,
     /// Where labels are not the targets.
     task: Option<Task>,
+    /// Targets and weights of a block; kept for its memory.
+    pairs: Vec<(f64, f64)>,
     /// By place among the worker's blocks.
     pub blocks: Vec<Held>,
 }
 
 /// The stage function of the first pass, made while rows are still being read: measures them.
-pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
-    let (mut crowd, mut classes) = (Crowd::default(), Vec::<u64>::new());
+pub fn measure(worker: &mut Worker<'_>, measure: Measure) -> Result<()> {
+    let (input, mut crowd, mut tally) = (measure.input, Crowd::default(), measure.tally());
     let mut pass = worker.pass(input);
     while let Some((at, block)) = pass.next(worker)? {
         crowd.sample(at, &block);
-        for label in &block.labels {
-            let class = class_of(*label);
-            if classes.len() <= class {
-                classes.resize(class + 1, 0);
-            }
-            classes[class] += 1;
-        }
+        tally.add(worker, at, &block)?;
         // While the block is in the caches.
         let needs = u32::try_from(needed_len(&block)).unwrap_or(u32::MAX);
         worker.put_column::<u32>(input, at, ROWS, vec![block.rows() as u32, needs])?;
@@ -78,7 +74,7 @@ pub fn measure(worker: &mut Worker<'_>, input: Input) -> Result<()> {
         }
     }
     crowd.report(worker);
-    report_classes(worker, 0, &classes);
+    tally.report(worker);
     worker.report("workers", Metric::Count(1));
     worker.report("slaves", Metric::Count(u64::from(worker.place.local_index == 0)));
     Ok(())
@@ -114,7 +110,7 @@ impl Own {
             }
             blocks.push(Held { at, needs, dual, norms, targets, rests, way });
         }
-        Ok(Self { input, features, task, blocks })
+        Ok(Self { input, features, task, pairs: Vec::new(), blocks })
     }
 
     /// Puts them back.
@@ -138,7 +134,12 @@ impl Own {
         Ok(())
     }
 
-    /// Number of rows.
+    /// Whether some rows are held out.
+    pub fn holds_out(&self) -> bool {
+        self.task.as_ref().is_some_and(Task::holds_out)
+    }
+
+    /// Number of rows, with those that are held out.
     pub fn rows(&self) -> usize {
         self.blocks.iter().map(|held| held.dual.len()).sum()
     }
@@ -162,8 +163,9 @@ impl Own {
             }
         }
         if let Some(task) = self.task.as_ref().filter(|_| held.targets.is_empty()) {
-            let target = |label: &f32| (task.target(*label) * task.weight(*label)) as f32;
-            held.targets = block.labels.iter().map(target).collect();
+            self.pairs.clear();
+            task.targets(worker, (self.input, held.at), &block, &mut self.pairs)?;
+            held.targets = self.pairs.iter().map(|(target, weight)| (target * weight) as f32).collect();
         }
         Ok(block)
     }

@@ -32,6 +32,9 @@ use std::marker::PhantomData;
 /// line search mends what is too little.
 const OVERLAP: f64 = 0.3;
 
+/// Stands for the margin of a row that is held out, which counts nothing: no right one.
+const HELD_OUT: f64 = -1.0;
+
 /// Most sweeps of an epoch.
 const SWEEPS: usize = 16;
 
@@ -56,6 +59,7 @@ struct Sums {
     loss: f64,
     gap: f64,
     right: u64,
+    rows: u64,
     /// What the intercept's part of the certificate needs: by how much dual variables were lowered, times the rows' norms.
     lowered: f64,
 }
@@ -65,6 +69,7 @@ impl Sums {
         self.loss += other.loss;
         self.gap += other.gap;
         self.right += other.right;
+        self.rows += other.rows;
         self.lowered += other.lowered;
     }
 }
@@ -114,7 +119,7 @@ impl<L: Loss> Work for Judge<'_, L> {
             gap[0] += apart;
             right[0] += u64::from(is_margin_right(*m, *target));
         }
-        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), lowered: 0.0 }
+        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), ..Sums::default() }
     }
 }
 
@@ -175,7 +180,8 @@ impl Stages {
         let map = &part.map;
         let facts = worker.facts(self.rows.input)?;
         let mut own = Own::take(worker, self.rows.input, map.len())?;
-        let rows = own.rows();
+        // Those of one worker alone are all that are trained on.
+        let rows = worker.scalar("rows", 0.0) as usize;
         let mut weights = Vec::new();
         worker.get_mapped(self.tables.weights, map, &mut weights)?;
         let alone = worker.place.threads == 1;
@@ -261,7 +267,7 @@ impl Stages {
     }
 
     /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right`, `lowered` and `rows`, summed over
-    /// rows.
+    /// the rows that are trained on.
     pub fn certify<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
         if worker.scalar("judge", 0.0) == 0.0 {
             return Ok(());
@@ -273,12 +279,12 @@ impl Stages {
         while let Some(part) = parts.next(worker)? {
             self.judge::<L>(worker, &mut own, &part, &mut sums)?;
         }
-        let Sums { loss, gap, right, lowered } = sums;
+        let Sums { loss, gap, right, rows, lowered } = sums;
         worker.report("loss", Metric::Sum(loss));
         worker.report("gap", Metric::Sum(gap));
         worker.report("lowered", Metric::Sum(lowered));
         worker.report("right", Metric::Count(right));
-        worker.report("rows", Metric::Count(own.rows() as u64));
+        worker.report("rows", Metric::Count(rows));
         own.put(worker)
     }
 
@@ -293,8 +299,14 @@ impl Stages {
             let block = own.block(worker, part, i)?;
             let held = &own.blocks[i];
             let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
+            let held_out = targets.iter().filter(|target| **target == 0.0).count() * usize::from(own.holds_out());
+            sums.rows += (targets.len() - held_out) as u64;
             margins.clear();
             for (row, target) in targets.iter().enumerate() {
+                if *target == 0.0 {
+                    margins.push(HELD_OUT);
+                    continue;
+                }
                 let row = block.row(row);
                 // SAFETY: `Own::block` checked the indices.
                 let score = unsafe {

@@ -7,6 +7,7 @@
 use super::{bias, pace, subspace};
 use crate::flags::Common;
 use crate::objective;
+use crate::primal::time::Time;
 use crate::rules::Rules;
 use crate::told;
 use flexps_common::plan::{Flow, Progress};
@@ -47,8 +48,7 @@ impl Stop {
     }
 
     fn late(&self, progress: &Progress) -> Option<String> {
-        let limit = self.rules.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit);
-        limit.map(|limit| format!("time limit {limit} s reached"))
+        Time { limit: self.rules.time_limit, path: false }.up(progress)
     }
 
     /// Behind the ascent: sets the scalar `judge`.

@@ -136,6 +136,7 @@ fn made(kind: Kind, common: &Common, flags: Flags) -> Box<dyn DynJob> {
 }
 
 mod coupled;
+mod folds;
 mod kinked;
 mod subspace;
 mod variants;

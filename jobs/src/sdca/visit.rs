@@ -2,8 +2,8 @@
 //!
 //! Blocks come in random order, in windows of limited bytes, and inside a window so do small groups of rows that lie side by
 //! side: it converges like a full shuffle, while memory is read in runs. Where all rows lie in the caches anyway, a group is
-//! of any rows of a block. Invariant: in a sweep every row that does not rest comes exactly once; a block whose rows all
-//! rest is not even loaded.
+//! of any rows of a block. Invariant: in a sweep every row that neither rests nor is held out comes exactly once; a
+//! block whose rows all rest is not even loaded.
 
 use super::loss::Loss;
 use super::rows::Own;
@@ -86,7 +86,7 @@ pub struct Visit<'a> {
     rows: Vec<u32>,
     groups: Vec<Group>,
     next: usize,
-    /// Rows of the windows before, resting ones too, and of the window.
+    /// Rows of the windows before, those that don't come too, and of the window.
     passed: usize,
     held: usize,
     /// Rows on which steps were taken.
@@ -154,6 +154,12 @@ impl<'a> Visit<'a> {
                 continue;
             }
             let block = own.block(worker, self.part, i)?;
+            if own.holds_out() {
+                drop_held_out(&mut self.rows, first, &own.blocks[i].targets);
+                if self.rows.len() == first {
+                    continue;
+                }
+            }
             bytes += block.bytes();
             if self.near {
                 self.rows[first..].shuffle(&mut self.rng);
@@ -267,6 +273,17 @@ impl<'a> Visit<'a> {
     }
 }
 
+/// Takes those that count nothing from the rows of a block, which are those from `first` on.
+fn drop_held_out(rows: &mut Vec<u32>, first: usize, targets: &[f32]) {
+    let mut end = first;
+    for at in first..rows.len() {
+        let row = rows[at];
+        rows[end] = row;
+        end += usize::from(targets[row as usize] != 0.0);
+    }
+    rows.truncate(end);
+}
+
 /// Non-zeros of some rows of a block.
 #[inline(always)]
 fn nonzeros(block: &Block, rows: &[u32]) -> usize {
@@ -283,5 +300,19 @@ fn runs(rows: &[u32], mut each: impl FnMut(usize, usize)) {
             each(*first as usize, *last as usize + 1);
         }
         _ => rows.iter().for_each(|row| each(*row as usize, *row as usize + 1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_blocks_rows_those_that_are_held_out_do_not_come() {
+        let mut rows = vec![2, 0, 1, 2, 3, 4];
+        drop_held_out(&mut rows, 1, &[0.0, -1.0, 2.0, 0.0, 0.5]);
+        assert_eq!(rows, [2, 1, 2, 4], "what was there before stays");
+        drop_held_out(&mut rows, 1, &[0.0; 5]);
+        assert_eq!(rows, [2]);
     }
 }

@@ -80,7 +80,7 @@ fn a_path_under_cross_validation_keeps_the_lambda_with_the_least_loss() {
     let flags = Flags { path: Some(8), cv: Some(4), ..Flags::default() };
     let outcome = run(Host::new(), &*job(Loss::Logistic, Norm::L1, common, flags), &blocks).unwrap();
     let scalars = &outcome.progress.scalars;
-    let mean = |step: usize| scalars[&format!("cv_loss_{step}")] / scalars[&format!("cv_weight_{step}")];
+    let mean = |step: usize| scalars[&format!("cv_loss_{step}")] / scalars[&format!("cv_judged_{step}")];
     let best = (0..8).min_by(|a, b| mean(*a).total_cmp(&mean(*b))).unwrap();
     let lambda = outcome.epochs[4 * 8 + best].metrics["lambda"];
     assert_eq!(scalars["lambda"], lambda);

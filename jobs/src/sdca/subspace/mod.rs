@@ -89,11 +89,11 @@ impl Subspace {
     ) -> Result<Self> {
         let is = |name| worker.scalar(name, 0.0) > 0.0;
         // All workers must come to the same end.
-        let each = facts.rows / worker.place.threads as u64;
+        let [lambda, rows] = ["lambda", "rows"].map(|name| worker.scalar(name, 1.0));
+        let each = rows as u64 / worker.place.threads as u64;
         let between = SEARCH * (each + part.map.len() as u64) * facts.rows / facts.nonzeros.max(1);
         let asked = is("subspace") && !is("subspace_rests") && !is("fresh");
         let on = suits::<L>(worker.place.slaves) && asked && between <= each;
-        let [lambda, rows] = ["lambda", "rows"].map(|name| worker.scalar(name, 1.0));
         let mut search = Self {
             table,
             points: Points::default(),

@@ -150,7 +150,7 @@ proptest! {
 }
 
 /// The rows with class numbers 0, 1, 2 by which of three features' sums is largest.
-fn three_classes() -> Vec<Block> {
+pub(super) fn three_classes() -> Vec<Block> {
     let mut blocks = Rows { features: 30, rows: 500, ..Rows::sparse(22) }.blocks(4);
     for block in &mut blocks {
         let sum = |row: &block::Row<'_>, third: u32| {
