@@ -117,6 +117,20 @@ fn data_info_tells_what_a_file_holds() {
 }
 
 #[test]
+fn classes_are_found_wherever_in_a_file_they_stand() {
+    let here = folder();
+    let input = here.path().join("sorted.libsvm");
+    // Much longer than what is looked at of its ends.
+    let text: String = (1..=3).map(|class| format!("{} {class}:1 9:0.5\n", 10 * class).repeat(20_000)).collect();
+    std::fs::write(&input, text).unwrap();
+    let info = flexps(["data", "info"]).arg(&input).json();
+    assert_eq!(info["labels"], serde_json::json!([10.0, 20.0, 30.0]));
+    assert_eq!((&info["rows"], &info["bad_rows"]), (&60_000.into(), &0.into()));
+    let ended = flexps(["run", "lr", "--epochs", "2", "--input"]).arg(&input).ok();
+    assert!(ended.stdout.contains("labels 10/20/30 detected in --input"), "{ended}");
+}
+
+#[test]
 fn a_report_tells_of_the_model_and_not_what_the_solver_remembers_of_its_way() {
     let here = folder();
     let rows = Rows::generate(3, 300, 40, 5).write(here.path(), "rows");
