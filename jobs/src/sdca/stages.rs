@@ -299,8 +299,10 @@ impl Stages {
             let block = own.block(worker, part, i)?;
             let held = &own.blocks[i];
             let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
-            let held_out = targets.iter().filter(|target| **target == 0.0).count() * usize::from(own.holds_out());
-            sums.rows += (targets.len() - held_out) as u64;
+            sums.rows += match own.holds_out() {
+                true => targets.iter().filter(|target| **target != 0.0).count() as u64,
+                false => targets.len() as u64,
+            };
             margins.clear();
             for (row, target) in targets.iter().enumerate() {
                 if *target == 0.0 {
