@@ -7,8 +7,8 @@ use crate::rules::WAITED;
 use crate::vector::Vector;
 use flexps_common::plan::{Flow, Plan, Progress};
 
-/// What a report tells of a model; `validation` and `training` in front of the latter ones.
-const OF_MODEL: [&str; 2] = ["objective", "gap"];
+/// What is told of a model, beside its intercept; `validation` and `training` in front of the latter ones.
+const OF_MODEL: [&str; 3] = ["objective", "gap", "bias"];
 const OF_ROWS: [&str; 3] = ["loss", "accuracy", "auc"];
 
 /// See the module.
@@ -27,7 +27,7 @@ impl Best {
         let waited = progress.scalar(WAITED, 0.0);
         if waited == 0.0 {
             weights.copy(progress, best);
-            names().for_each(|name| rename(progress, &name, &kept(&name)));
+            remember(progress);
             progress.set("best_epoch", (progress.epoch + 1) as f64);
             return flow;
         }
@@ -36,10 +36,20 @@ impl Best {
             return Flow::Stop(why);
         }
         best.copy(progress, weights);
-        names().for_each(|name| rename(progress, &kept(&name), &name));
-        progress.objective = Some(progress.scalar("objective", 0.0));
+        recall(progress);
         Flow::Stop(format!("{why}; the model of epoch {} is kept", progress.scalar("best_epoch", 0.0)))
     }
+}
+
+/// Remembers what the report tells of the model at hand.
+pub fn remember(progress: &mut Progress) {
+    names().for_each(|name| rename(progress, &name, &kept(&name)));
+}
+
+/// Tells that again, of the model that is at hand again.
+pub fn recall(progress: &mut Progress) {
+    names().for_each(|name| rename(progress, &kept(&name), &name));
+    progress.objective = Some(progress.scalar("objective", 0.0));
 }
 
 fn names() -> impl Iterator<Item = String> {

@@ -16,6 +16,7 @@ mod couple;
 mod crowd;
 pub mod fast;
 mod join;
+mod least;
 pub mod loss;
 pub mod pace;
 mod problems;
@@ -43,6 +44,7 @@ use flexps_common::plan::{Flow, Plan, Steps, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use join::Tables;
+use least::Least;
 use loss::{Kind, with_loss};
 use problems::Problems;
 use serde::{Deserialize, Serialize};
@@ -144,7 +146,8 @@ impl Sdca<'_> {
             plan.scalars.insert("overlap".to_owned(), overlap);
         }
         let stages = Stages { rows, tables, joins: self.flags.joins, seed: flags.seed, tolerance: flags.tolerance };
-        let (stop, lambda, kind, ours) = (Stop::new(flags), flags.lambda, self.loss, self.flags);
+        let least = Least { weights, kept: Vector::new(plan, "kept", flags.bias) };
+        let (stop, lambda, kind, ours) = (Stop::new(flags, least), flags.lambda, self.loss, self.flags);
         let folds = Folds { count: self.cv.unwrap_or(0), steps: 1, loss: kind };
         let measured = (inputs, self.measured(inputs));
         let problems = Problems::new(plan, flags, measured, folds, weights, self.class_weight);

@@ -4,6 +4,7 @@
 //! by about the factor by which that sum falls from sweep to sweep. Invariant: training never ends on an estimate, and
 //! always with a certificate.
 
+use super::least::Least;
 use super::{bias, pace, subspace};
 use crate::flags::Common;
 use crate::objective;
@@ -17,6 +18,8 @@ use flexps_common::{Error, Result};
 #[derive(Debug, Clone, Copy)]
 pub struct Stop {
     rules: Rules,
+    /// None where validation rows say which model is kept.
+    least: Option<Least>,
 }
 
 /// Where the way is long the estimate may be far off: a certificate after so many epochs, and again after so many times
@@ -29,8 +32,9 @@ const HOPE: f64 = 1.0;
 
 impl Stop {
     /// The rules that the flags ask for.
-    pub fn new(flags: &Common) -> Self {
-        Self { rules: Rules::new(flags) }
+    pub fn new(flags: &Common, least: Least) -> Self {
+        let rules = Rules::new(flags);
+        Self { rules, least: Some(least).filter(|_| rules.patience.is_none()) }
     }
 
     /// Before the first epoch of a problem.
@@ -40,6 +44,7 @@ impl Stop {
         progress.set("judge_by", FIRST);
         subspace::begin(progress);
         pace::begin(progress);
+        Least::begin(progress);
     }
 
     /// Epochs of the problem, with the one that is ending.
@@ -122,16 +127,20 @@ impl Stop {
         if late.is_none() {
             let made = [Self::ended(progress), self.rules.epochs].map(|epochs| epochs as f64);
             if let Some(why) = pace::judge(progress, made.into(), (relative, objective), self.rules.tolerance) {
+                self.least.inspect(|least| least.end(progress));
                 return Ok(Flow::Stop(why));
             }
         }
         let made = (Self::ended(progress) >= self.rules.epochs).then(|| told::all_made(self.rules.epochs, "epoch"));
         if let Some(why) = made.or(late) {
+            self.least.inspect(|least| least.end(progress));
             return Ok(Flow::Stop(format!(
-                "{why}; duality gap {relative:.2e}, at most {} was asked",
+                "{why}; duality gap {:.2e}, at most {} was asked",
+                progress.scalar("gap", relative),
                 self.rules.tolerance
             )));
         }
+        self.least.inspect(|least| least.note(progress));
         bias::after(progress);
         Ok(Flow::Next)
     }
