@@ -45,7 +45,7 @@ impl Auto<'_> {
         let (epochs, starts) = (common.epochs as f64, common.init_model.is_some());
         let folds = self.sdca.cv.unwrap_or(0);
         plan.body.decide(move |progress| {
-            let facts = objective::facts(progress, rows)?;
+            let facts = objective::facts(progress, rows.input)?;
             let count = |name| progress.metric("measure", name);
             let case = Case {
                 loss,

@@ -6,18 +6,18 @@
 
 use crate::parts::Rows;
 use flexps_common::data::Facts;
-use flexps_common::plan::Progress;
+use flexps_common::plan::{Input, Progress};
 use flexps_common::{Error, Result};
 
 /// The facts of rows that are read.
-pub fn facts(progress: &Progress, rows: Rows) -> Result<Facts> {
-    let facts = progress.facts.get(rows.input.id.0 as usize).cloned().flatten();
+pub fn facts(progress: &Progress, input: Input) -> Result<Facts> {
+    let facts = progress.facts.get(input.id.0 as usize).cloned().flatten();
     facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))
 }
 
 /// Sets the scalars `lambda`, `rows` and `features`, which had to wait for the rows' facts, and gives the facts.
 pub fn begin(progress: &mut Progress, rows: Rows, lambda: Option<f64>) -> Result<Facts> {
-    let facts = facts(progress, rows)?;
+    let facts = facts(progress, rows.input)?;
     if facts.rows == 0 {
         return Err(Error::data("the input has no rows; nothing can be learnt from it"));
     }

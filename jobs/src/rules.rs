@@ -5,6 +5,7 @@
 
 use crate::flags::Common;
 use crate::objective;
+use crate::primal::time::Time;
 use crate::told;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
@@ -73,11 +74,15 @@ impl Rules {
         Self { tolerance, time_limit, patience, epochs }
     }
 
+    /// Why training ends, if its time is up.
+    pub fn late(&self, progress: &Progress) -> Option<String> {
+        Time { limit: self.time_limit, path: false }.up(progress)
+    }
+
     /// Judges an epoch that led from `before` to `after`; remembers the better one as the scalar `objective`. A retry
     /// halves the scalar `step`. `validation` is the epoch's validation loss.
     pub fn judge(&self, progress: &mut Progress, before: f64, after: f64, validation: Option<f64>) -> Verdict {
-        let late = self.time_limit.filter(|limit| progress.elapsed.as_secs_f64() >= *limit);
-        let late = late.map(|limit| format!("time limit {limit} s reached"));
+        let late = self.late(progress);
         if after > before || after.is_nan() {
             let halvings = progress.scalar("halvings", 0.0) + 1.0;
             progress.set("halvings", halvings);

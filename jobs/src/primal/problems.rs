@@ -13,6 +13,7 @@ use super::reach;
 use super::rounding::{self, Rounded};
 use super::task;
 use super::time::Time;
+use crate::objective;
 use crate::sdca::loss::Kind;
 use crate::told;
 use flexps_common::data::{Facts, Labels};
@@ -82,8 +83,7 @@ impl Problems {
 
     /// The rows' facts; labels that are numbers are no classes.
     fn facts(&self, progress: &Progress) -> Result<Facts> {
-        let facts = progress.facts.get(self.measure.input.id.0 as usize).cloned().flatten();
-        let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+        let facts = objective::facts(progress, self.measure.input)?;
         let labels = if self.measure.numbers { Labels::numbers() } else { facts.labels };
         Ok(Facts { labels, ..facts })
     }

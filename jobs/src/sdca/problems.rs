@@ -109,7 +109,7 @@ impl Problems {
     /// several classes behind each.
     pub fn certified(&self, progress: &mut Progress, flow: Flow) -> Result<Flow> {
         let Flow::Stop(why) = flow else { return Ok(flow) };
-        let place = self.place(progress, &objective::facts(progress, self.inputs.rows)?)?;
+        let place = self.place(progress, &objective::facts(progress, self.inputs.rows.input)?)?;
         let gap = progress.scalar("gap", 0.0);
         let named = [("fold", place.fold.map(f64::from)), ("class", place.class.map(|class| class as f64))];
         let named = named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));
@@ -195,7 +195,7 @@ impl Problems {
         if !is(progress, "keep") && !is(progress, "judges_fold") {
             return Ok(Flow::Next);
         }
-        let facts = objective::facts(progress, self.inputs.rows)?;
+        let facts = objective::facts(progress, self.inputs.rows.input)?;
         if is(progress, "judges_fold") {
             let place = self.place(progress, &facts)?;
             self.folds.finish(progress, place, &facts.labels)?;

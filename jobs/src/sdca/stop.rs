@@ -8,7 +8,6 @@ use super::least::Least;
 use super::{bias, pace, subspace};
 use crate::flags::Common;
 use crate::objective;
-use crate::primal::time::Time;
 use crate::rules::Rules;
 use crate::told;
 use flexps_common::plan::{Flow, Progress};
@@ -52,10 +51,6 @@ impl Stop {
         progress.epoch + 1 - progress.scalar("first_epoch", 0.0) as u64
     }
 
-    fn late(&self, progress: &Progress) -> Option<String> {
-        Time { limit: self.rules.time_limit, path: false }.up(progress)
-    }
-
     /// Behind the ascent: sets the scalar `judge`.
     pub fn before(&self, progress: &mut Progress) -> Result<()> {
         progress.set("fresh", 0.0);
@@ -88,7 +83,7 @@ impl Stop {
         let hopeful = left <= HOPE * self.rules.tolerance * objective;
         let ended = Self::ended(progress);
         let due = ended as f64 >= progress.scalar("judge_by", FIRST);
-        let last = ended >= self.rules.epochs || self.late(progress).is_some();
+        let last = ended >= self.rules.epochs || self.rules.late(progress).is_some();
         progress.set("judge", f64::from(u8::from(hopeful || due || last || self.rules.patience.is_some())));
         Ok(())
     }
@@ -123,7 +118,7 @@ impl Stop {
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }
-        let late = self.late(progress);
+        let late = self.rules.late(progress);
         if late.is_none() {
             let made = [Self::ended(progress), self.rules.epochs].map(|epochs| epochs as f64);
             if let Some(why) = pace::judge(progress, made.into(), (relative, objective), self.rules.tolerance) {

@@ -20,6 +20,7 @@ mod sizes;
 
 use crate::flags::{Common, Step};
 use crate::logistic::{Judged, needed_len};
+use crate::objective;
 use crate::primal::ranges;
 use crate::progressive::{self, Points};
 use crate::vector::Vector;
@@ -103,8 +104,7 @@ impl Stream<'_> {
             .consistency(consistency)
             .consumes(input);
         steps.decide(move |progress| {
-            let facts = progress.facts.get(input.id.0 as usize).cloned().flatten();
-            let facts = facts.ok_or_else(|| Error::bug("the rows are read, but their facts are not there"))?;
+            let facts = objective::facts(progress, input)?;
             let rows = progress.metric("stream", "rows")?;
             let loss = progress.metric("stream", "loss")? / rows;
             if !loss.is_finite() {
