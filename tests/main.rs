@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod browser;
+mod checkpoint;
 mod cli;
 mod cluster;
 mod dataset;

@@ -4,6 +4,7 @@
 pub mod announced;
 pub mod background;
 pub mod caught;
+pub mod checkpoint;
 pub mod curve;
 pub mod data;
 pub mod error;

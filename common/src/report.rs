@@ -1,5 +1,6 @@
 //! The report of a job: what `--json` prints, `--report` writes and the history keeps.
 
+use crate::checkpoint::Kept;
 use crate::curve::Curve;
 use crate::data::Facts;
 use crate::error::Error;
@@ -465,6 +466,9 @@ pub struct Report {
     /// The slaves that went while it read, each time with the plan begun anew.
     #[serde(default)]
     pub repeats: Vec<Repeat>,
+    /// What it kept to go on from, if it was asked to.
+    #[serde(default)]
+    pub checkpoint: Option<Kept>,
     /// The model's folder.
     pub model: Option<String>,
     /// Largest resident set of a process that worked on it.

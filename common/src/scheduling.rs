@@ -1,7 +1,8 @@
-//! What a user says about when a job is to run.
+//! What a user says about when a job is to run, and what it keeps to go on from.
 //!
 //! Invariant: nothing here changes what a job computes.
 
+use crate::checkpoint::Checkpoint;
 use crate::ids::JobId;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct Scheduling {
     /// How often it starts over when a slave goes after its rows are read; histories of older builds don't say.
     #[serde(default)]
     pub restarts: u32,
+    /// Where it keeps what to go on from.
+    #[serde(default)]
+    pub checkpoint: Option<Checkpoint>,
 }
 
 impl Scheduling {

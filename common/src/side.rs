@@ -51,12 +51,55 @@ impl Side {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Puts it where `target` is, on the disk; what was there goes instead, and there is one or the other at any moment.
+    pub fn put(&self, target: &Path) -> io::Result<()> {
+        sync(&self.path)?;
+        match fs::symlink_metadata(target) {
+            // Where that fails otherwise too, so does what is tried instead.
+            Ok(_) => exchange(&self.path, target).or_else(|_| replace(&self.path, target))?,
+            Err(_) => fs::rename(&self.path, target)?,
+        }
+        target.parent().map_or(Ok(()), sync)
+    }
 }
 
 impl Drop for Side {
     fn drop(&mut self) {
         forget(&self.path);
     }
+}
+
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(if path.as_os_str().is_empty() { Path::new(".") } else { path })?.sync_all()
+}
+
+/// Puts the folder `side` where `target` is, and that where `side` was, so that there is a whole one at any moment.
+#[cfg(target_os = "linux")]
+fn exchange(side: &Path, target: &Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let (side, target) = (name(side)?, name(target)?);
+    let here = libc::AT_FDCWD;
+    // SAFETY: both are strings that end with a zero, and live until the call has returned.
+    let failed = unsafe { libc::renameat2(here, side.as_ptr(), here, target.as_ptr(), libc::RENAME_EXCHANGE) };
+    if failed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_side: &Path, _target: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// The same on a file system that can't: if the process is killed in between, the old one stays as the hidden folder `*.old`.
+fn replace(side: &Path, target: &Path) -> io::Result<()> {
+    let old = side.with_extension("old");
+    fs::rename(target, &old)?;
+    if let Err(e) = fs::rename(side, target) {
+        let _ = fs::rename(&old, target);
+        return Err(e);
+    }
+    fs::rename(&old, side)
 }
 
 /// Removes all that this process is writing. Held to its end, nothing new is begun.

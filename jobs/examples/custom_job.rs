@@ -83,7 +83,7 @@ impl Job for Ridge {
         let (lambda, steps, tolerance) = (self.lambda, self.steps, self.tolerance);
         let body = &mut plan.body;
         body.stage("moments", move |worker| moments(worker, rows, moments_table)).input(rows);
-        body.repeat(self.epochs, |round| {
+        body.resumable(self.epochs, |round| {
             let problem = Problem { rows, moments: moments_table, weights, lambda, steps };
             round.stage("solve", move |worker| problem.solve(worker)).input(rows);
             round.norm2(weights, "norm2");

@@ -96,7 +96,7 @@ impl Job for Sleep {
     const ABOUT: &'static str = "Stages that only sleep, for trying out scheduling";
 
     fn plan(&self, plan: &mut Plan) -> Result<()> {
-        plan.body.repeat(self.rounds, |round| {
+        plan.body.resumable(self.rounds, |round| {
             if self.stages.iter().all(|nap| nap.after.is_none()) {
                 return self.stages.iter().for_each(|nap| nap.refine(round.stage(&nap.name, nap.sleeper())));
             }

@@ -7,6 +7,7 @@
 use crate::event::{Event, Waiter};
 use crate::history::Start;
 use crate::master::overview::Overview;
+use flexps_common::checkpoint::Checkpoint;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
 use flexps_common::job::Registry;
@@ -66,15 +67,21 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
         deadline: Option<f64>,
         memory: Option<u64>,
         restarts: u32,
+        checkpoint: Option<Checkpoint>,
     }
-    let When { priority, user, queue, after, deadline, memory, restarts } = When::deserialize(from)?;
+    let When { priority, user, queue, after, deadline, memory, restarts, checkpoint } = When::deserialize(from)?;
     if let Some(time) = deadline.filter(|time| Duration::try_from_secs_f64(*time).is_err()) {
         return Err(D::Error::custom(format!("a deadline of {time} s; give seconds of 0 or more")));
     }
     if memory == Some(0) {
         return Err(D::Error::custom("no bytes of memory; give 1 or more, or null"));
     }
-    Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts })
+    if let Some(Checkpoint { every, .. }) =
+        checkpoint.as_ref().filter(|wanted| Duration::try_from_secs_f64(wanted.every).is_err())
+    {
+        return Err(D::Error::custom(format!("a checkpoint every {every} s; give seconds of 0 or more")));
+    }
+    Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts, checkpoint })
 }
 
 /// Another policy.

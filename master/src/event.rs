@@ -65,6 +65,10 @@ pub enum Event {
     Loaded(JobId, Result<()>),
     /// A model was saved.
     Saved(JobId, Result<()>),
+    /// A checkpoint of so many bytes was written.
+    Kept(JobId, Result<u64>),
+    /// Tables were restored.
+    Restored(JobId, Result<()>),
     /// Somebody wants to see the whole.
     Look(oneshot::Sender<Overview>),
     /// Somebody wants to see its jobs alone.

@@ -2,6 +2,7 @@
 
 mod api;
 pub mod assigner;
+mod checkpoint;
 mod event;
 pub mod history;
 pub mod http;

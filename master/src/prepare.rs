@@ -1,9 +1,12 @@
 //! What happens to a job before it is queued: its inputs are listed and looked at, and the model's path is checked.
 
 use crate::assigner::Source;
+use crate::checkpoint::{Folder, Of};
+use crate::job::driver::Place;
 use crate::job::reading::Listed;
 use crate::tune::searches::{self, Known};
 use flexps_common::data::dataset::Index;
+use flexps_common::data::schema::DataPath;
 use flexps_common::data::sniff::{SAMPLE, Sample, may_hide_labels, sniff};
 use flexps_common::data::{Form, InputSpec, Schema, look};
 use flexps_common::experiment::Experiment;
@@ -13,6 +16,7 @@ use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Files that are looked into for labels: the ends of the list and some between.
 const LOOKED_INTO: usize = 16;
@@ -35,12 +39,40 @@ pub struct Prepared {
     pub known: Known,
     /// Where they are kept, if this job's plan asks for one.
     pub searches: Option<PathBuf>,
+    /// Where it keeps checkpoints, if it does, and from where it goes on.
+    pub(crate) checkpoint: Option<Box<(Folder, Option<Place>)>>,
 }
 
 impl Prepared {
     /// Bytes of all inputs' files.
     pub fn bytes(&self) -> u64 {
         self.inputs.iter().flat_map(|input| &input.sources).map(|source| source.file.len).sum()
+    }
+
+    /// The same for a job that keeps checkpoints in a folder: looks for one to go on from.
+    pub(crate) async fn resume(mut self, path: DataPath, of: Of) -> Result<Self> {
+        let of = Of { inputs: self.digest(), ..of };
+        let look = move || -> Result<(Folder, Option<Place>)> {
+            let folder = Folder::new(&path, of)?;
+            let place = folder.found()?;
+            Ok((folder, place))
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        let looked = looked.map_err(|e| Error::bug(format!("looking for a checkpoint ended early: {e}")))?;
+        self.checkpoint = Some(Box::new(looked.map_err(|e| e.context("--checkpoint"))?));
+        Ok(self)
+    }
+
+    /// A digest of all inputs' files: their names, lengths and times.
+    fn digest(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        for (place, input) in (0u64..).zip(&self.inputs) {
+            for Source { file: FileMeta { path, len, modified, .. }, .. } in &input.sources {
+                hasher.update(path.as_bytes());
+                [place, path.len() as u64, *len, *modified].iter().for_each(|n| hasher.update(&n.to_le_bytes()));
+            }
+        }
+        hasher.digest()
     }
 }
 

@@ -24,9 +24,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Requests in flight per slave.
-const WINDOW: usize = 4;
+pub(crate) const WINDOW: usize = 4;
 /// How long a shard may take for one chunk.
-const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// How often one who waits for a shard looks whether to stop: a slave that is gone answers nothing.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -62,12 +62,13 @@ impl Shards {
         Origin { job: self.job, run: StageRun(0), worker: 0, clock: 0 }
     }
 
-    fn check(&self) -> Result<()> {
+    /// An error once the work is to stop.
+    pub(crate) fn check(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { Err(Error::cancelled()) } else { Ok(()) }
     }
 
     /// A shard's answer, unless the work is stopped before.
-    fn answer(&self, pending: Pending) -> Result<Packet> {
+    pub(crate) fn answer(&self, pending: Pending) -> Result<Packet> {
         let mut answer = pin!(pending.answer());
         loop {
             self.check()?;

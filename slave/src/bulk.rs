@@ -3,6 +3,7 @@
 //! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that was not launched here yet
 //! waits for the launch, one of a run that is over fails.
 
+use crate::checkpoint;
 use crate::consistency::News;
 use crate::draw;
 use crate::job::OpenJob;
@@ -74,6 +75,7 @@ impl Service for Bulk {
                 ToShard::Kept { job, snapshot, table, start, count } => {
                     snapshots::read(&*jobs.find(job)?, snapshot, table, Keys::Range { start, count })
                 }
+                ToShard::Checkpoint(message) => checkpoint::hear(&jobs, &message, request.body),
                 ToShard::Probe => Packet::control(&FromShard::Heard),
                 ToShard::Blocks { job, input } => {
                     let blocks = jobs.find(job)?.rows(input)?.blocks().await?;

@@ -3,6 +3,7 @@
 //! Invariant: everything here belongs to one [`node`]; two nodes of one process share nothing but the network.
 
 pub mod bulk;
+mod checkpoint;
 pub mod consistency;
 mod draw;
 pub mod job;

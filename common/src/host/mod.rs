@@ -224,7 +224,9 @@ impl Run<'_> {
                         return Ok(flow);
                     }
                 }
-                Step::Repeat { times, body } => self.repeat(*times, body, depth)?,
+                Step::Repeat { times, body, .. } => self.repeat(*times, body, depth)?,
+                // It holds no decision.
+                Step::Rebuilt(body) => self.steps(body, depth).map(drop)?,
                 Step::When { scalar, value, body } => {
                     if self.progress.scalars.get(scalar) == Some(value) {
                         let flow = self.steps(body, depth)?;

@@ -81,38 +81,6 @@ fn staging(target: &Path) -> Result<Side> {
     Side::folder(target).map_err(|e| not_made(target, &e))?.ok_or_else(nowhere)
 }
 
-fn sync(path: &Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Puts the folder `staging` where `target` is, and that where `staging` was, so that there is a whole model at any moment.
-#[cfg(target_os = "linux")]
-fn exchange(staging: &Path, target: &Path) -> std::io::Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let name = |path: &Path| std::ffi::CString::new(path.as_os_str().as_bytes()).map_err(std::io::Error::other);
-    let (staging, target) = (name(staging)?, name(target)?);
-    let here = libc::AT_FDCWD;
-    // SAFETY: both are strings that end with a zero, and live until the call has returned.
-    let failed = unsafe { libc::renameat2(here, staging.as_ptr(), here, target.as_ptr(), libc::RENAME_EXCHANGE) };
-    if failed == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exchange(_staging: &Path, _target: &Path) -> std::io::Result<()> {
-    Err(std::io::ErrorKind::Unsupported.into())
-}
-
-/// The same on a file system that can't: if the process is killed in between, the old model stays as the hidden folder `*.old`.
-fn replace(staging: &Path, target: &Path) -> std::io::Result<()> {
-    let old = staging.with_extension("old");
-    fs::rename(target, &old)?;
-    if let Err(e) = fs::rename(staging, target) {
-        let _ = fs::rename(&old, target);
-        return Err(e);
-    }
-    fs::rename(&old, staging)
-}
-
 impl Writer {
     /// Begins a model at `path` with these tensors; their values follow, in this order.
     pub fn create(path: &DataPath, overwrite: bool, tensors: Vec<TensorSpec>) -> Result<Self> {
@@ -171,16 +139,10 @@ impl Writer {
         let mut json = serde_json::to_vec_pretty(description)
             .map_err(|e| Error::bug(format!("the description of a model: {e}")))?;
         json.push(b'\n');
-        let (staging, name) = (self.staging.path(), self.staging.path().join(DESCRIPTION_FILE));
+        let name = self.staging.path().join(DESCRIPTION_FILE);
         fs::write(&name, json).map_err(failed)?;
-        sync(&name).and_then(|()| sync(staging)).map_err(failed)?;
+        File::open(&name).and_then(|file| file.sync_all()).map_err(failed)?;
         in_the_way(&self.target, self.overwrite)?;
-        let put = match fs::symlink_metadata(&self.target) {
-            // Where that fails otherwise too, so does what is tried instead.
-            Ok(_) => exchange(staging, &self.target).or_else(|_| replace(staging, &self.target)),
-            Err(_) => fs::rename(staging, &self.target),
-        };
-        put.map_err(failed)?;
-        self.target.parent().map_or(Ok(()), sync).map_err(failed)
+        self.staging.put(&self.target).map_err(failed)
     }
 }

@@ -36,7 +36,7 @@ fn walk<'a>(steps: &'a [Step], repeated: bool, found: &mut Vec<(&'a StageSpec, b
         match step {
             Step::Stage(stage) => found.push((stage, repeated)),
             Step::Together(stages) => found.extend(stages.iter().map(|stage| (stage, repeated))),
-            Step::When { body, .. } => walk(body, repeated, found),
+            Step::When { body, .. } | Step::Rebuilt(body) => walk(body, repeated, found),
             Step::Repeat { body, .. } => walk(body, true, found),
             _ => {}
         }

@@ -83,8 +83,14 @@ impl Plan {
                     writeln!(out, "load {} from {tensor} of {model}", name(table))
                 }
                 Step::Decide(_) => writeln!(out, "decide"),
-                Step::Repeat { times, body } => {
-                    let _ = writeln!(out, "repeat at most {times} times");
+                Step::Repeat { times, body, resumable } => {
+                    let resumable = if *resumable { ", resumable" } else { "" };
+                    let _ = writeln!(out, "repeat at most {times} times{resumable}");
+                    self.describe_steps(body, depth + 1, out);
+                    Ok(())
+                }
+                Step::Rebuilt(body) => {
+                    let _ = writeln!(out, "rebuilt where the job resumes");
                     self.describe_steps(body, depth + 1, out);
                     Ok(())
                 }

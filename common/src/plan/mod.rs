@@ -182,7 +182,7 @@ impl Plan {
         fn walk(steps: &[Step], check: &impl Fn(&[StageSpec]) -> Result<()>) -> Result<()> {
             steps.iter().try_for_each(|step| match step {
                 Step::Together(stages) => check(stages),
-                Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, check),
+                Step::Repeat { body, .. } | Step::When { body, .. } | Step::Rebuilt(body) => walk(body, check),
                 _ => Ok(()),
             })
         }
@@ -219,7 +219,7 @@ impl Plan {
                 match step {
                     Step::Stage(stage) => change(stage),
                     Step::Together(stages) => stages.iter_mut().for_each(&mut *change),
-                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, change),
+                    Step::Repeat { body, .. } | Step::When { body, .. } | Step::Rebuilt(body) => walk(body, change),
                     _ => {}
                 }
             }
@@ -234,7 +234,9 @@ impl Plan {
                 let stages = match step {
                     Step::Stage(stage) => std::slice::from_ref(stage),
                     Step::Together(stages) => stages,
-                    Step::Repeat { body, .. } | Step::When { body, .. } => return walk(body, left),
+                    Step::Repeat { body, .. } | Step::When { body, .. } | Step::Rebuilt(body) => {
+                        return walk(body, left);
+                    }
                     _ => &[],
                 };
                 let found = stages.get(*left);
@@ -252,7 +254,7 @@ impl Plan {
                 match step {
                     Step::Stage(stage) => found.push(stage),
                     Step::Together(stages) => found.extend(stages),
-                    Step::Repeat { body, .. } | Step::When { body, .. } => walk(body, found),
+                    Step::Repeat { body, .. } | Step::When { body, .. } | Step::Rebuilt(body) => walk(body, found),
                     _ => {}
                 }
             }

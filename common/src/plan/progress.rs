@@ -4,6 +4,7 @@ use super::{Table, TableOp};
 use crate::error::{Error, Result};
 use crate::metrics::Metrics;
 use crate::report::ProgressReport;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub enum Flow {
 }
 
 /// What a decision sees and may change.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The round of the innermost repeat, from 0.
     pub epoch: u64,

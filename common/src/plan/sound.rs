@@ -210,22 +210,43 @@ fn steps(plan: &Plan, all: &[Step]) -> Result<()> {
             plan.has_input(*input, &format!("tensor {tensor} of {model} is to suit rows of"))?;
             loadable(spec)
         }
-        Step::Repeat { times, body } => {
+        Step::Repeat { times, body, .. } => {
             full(format!("a repeat of at most {times} times"), body)?;
+            none_rebuilt(body)?;
             steps(plan, body)
         }
         Step::When { scalar, value, body } => {
             named("scalar", scalar)?;
             full(format!("what is done when {scalar} is {value}"), body)?;
+            none_rebuilt(body)?;
+            steps(plan, body)
+        }
+        Step::Rebuilt(body) => {
+            full("what is to be rebuilt".to_owned(), body)?;
+            if !body.iter().all(|step| matches!(step, Step::Stage(_) | Step::Together(_) | Step::Op(_))) {
+                return Err(Error::user(
+                    "what is to be rebuilt holds other steps than stages and operations on tables",
+                ));
+            }
             steps(plan, body)
         }
     })
 }
 
+/// A job that goes on is to know what to rebuild without a look at its loops and scalars.
+fn none_rebuilt(body: &[Step]) -> Result<()> {
+    if body.iter().any(|step| matches!(step, Step::Rebuilt(_))) {
+        return Err(Error::user(
+            "steps that are to be rebuilt stand in a repeat or under a condition; put them beside these",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether there is anything to do at all.
 fn holds(body: &[Step]) -> bool {
     body.iter().any(|step| match step {
-        Step::Repeat { body, .. } | Step::When { body, .. } => holds(body),
+        Step::Repeat { body, .. } | Step::When { body, .. } | Step::Rebuilt(body) => holds(body),
         _ => true,
     })
 }

@@ -25,7 +25,11 @@ pub enum Step {
         times: u64,
         /// Each round's steps.
         body: Vec<Step>,
+        /// Whether a job may go on from the begin of a round; see [`Steps::resumable`].
+        resumable: bool,
     },
+    /// The body, which is done once more where the job goes on from a checkpoint; see [`Steps::rebuilt`].
+    Rebuilt(Vec<Step>),
     /// The body, if the scalar has this value when its turn comes; a decision has set it.
     When {
         /// The scalar's name.
@@ -103,9 +107,30 @@ impl Steps {
 
     /// Repeats what `build` adds, at most `times` times; it must add something.
     pub fn repeat(&mut self, times: u64, build: impl FnOnce(&mut Steps)) -> &mut Self {
+        self.repeated(times, build, false)
+    }
+
+    /// The same, where all that a round needs of what was before it is in tables and scalars, but for what
+    /// [`Steps::rebuilt`] makes: not in columns, say. A checkpoint ([`crate::scheduling::Checkpoint`]) may then be written between
+    /// two rounds, from which the job goes on, maybe on other slaves.
+    pub fn resumable(&mut self, times: u64, build: impl FnOnce(&mut Steps)) -> &mut Self {
+        self.repeated(times, build, true)
+    }
+
+    fn repeated(&mut self, times: u64, build: impl FnOnce(&mut Steps), resumable: bool) -> &mut Self {
         let mut body = Steps::default();
         build(&mut body);
-        self.0.push(Step::Repeat { times, body: body.0 });
+        self.0.push(Step::Repeat { times, body: body.0, resumable });
+        self
+    }
+
+    /// What `build` adds, outside of any repeat, is done once more where the job goes on from a checkpoint: for what belongs to
+    /// slaves and their rows. Tables that its stages declare to update ([`StageBuilder::updates`]) are in no checkpoint, and zero
+    /// when it begins.
+    pub fn rebuilt(&mut self, build: impl FnOnce(&mut Steps)) -> &mut Self {
+        let mut body = Steps::default();
+        build(&mut body);
+        self.0.push(Step::Rebuilt(body.0));
         self
     }
 

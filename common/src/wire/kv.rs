@@ -8,6 +8,7 @@
 use crate::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use crate::value::Type;
 use crate::wire::announced::Announced;
+use crate::wire::checkpoint::{FromKept, ToKept};
 use crate::wire::moved::{FromReceiver, ToReceiver};
 use crate::wire::packing::{Pack, Packing};
 use serde::{Deserialize, Serialize};
@@ -156,6 +157,8 @@ pub enum ToShard {
         /// Number of keys.
         count: u32,
     },
+    /// Of a checkpoint; answered by [`FromShard::Checkpoint`].
+    Checkpoint(ToKept),
     /// A body that is thrown away, to see how long it takes; answered by [`FromShard::Heard`].
     Probe,
     /// Chunks that are to be served here in the next phase.
@@ -198,6 +201,8 @@ pub enum FromShard {
     UnknownKeys,
     /// To chunks that move here.
     Moved(FromReceiver),
+    /// Of a checkpoint.
+    Checkpoint(FromKept),
     /// So many blocks.
     Blocks(u32),
     /// The body holds labels, offsets, features and, where they are not all 1, values, each padded to 8 bytes.

@@ -4,6 +4,7 @@
 pub mod announced;
 pub mod api;
 pub mod body;
+pub mod checkpoint;
 pub mod codec;
 pub mod control;
 pub mod keys;

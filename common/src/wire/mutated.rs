@@ -5,6 +5,7 @@ mod bodies;
 
 use super::announced::Announced;
 use super::api::{Answer, Request};
+use super::checkpoint::{FromKept, ToKept};
 use super::codec;
 use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave};
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
@@ -336,6 +337,7 @@ fn announced() -> Vec<Announced> {
 
 const MOVE: MoveId = MoveId { job: JobId(1), phase: 300 };
 const CHUNK: ChunkId = ChunkId { table: TableId(1), chunk: 70_000 };
+const HEAD: ChunkHead = ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) };
 const PROOF: Proof = Proof { process: 70_000, address: 1 << 46, secret: [300, u64::MAX] };
 
 fn to_shard() -> Vec<ToShard> {
@@ -370,6 +372,9 @@ fn to_shard() -> Vec<ToShard> {
         },
         ToShard::Add { origin, sequence: 300, sections },
         ToShard::Kept { job: JobId(1), snapshot: 70_000, table: TableId(3), start: 1 << 20, count: 9 },
+        ToShard::Checkpoint(ToKept::Serves { job: JobId(1), table: TableId(3), from: 1 << 17 }),
+        ToShard::Checkpoint(ToKept::Give { job: JobId(1), chunk: Offered { id: CHUNK, version: 300 } }),
+        ToShard::Checkpoint(ToKept::Take { job: JobId(1), chunk: HEAD }),
         ToShard::Probe,
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
@@ -385,7 +390,7 @@ fn to_shard() -> Vec<ToShard> {
         }),
         ToShard::Move(ToReceiver::Chunks {
             of: MOVE,
-            chunks: vec![ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) }],
+            chunks: vec![HEAD],
             packing,
             bytes: 1 << 20,
             checksum: u64::MAX,
@@ -426,6 +431,8 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
     let packings = vec![Packing::Raw, Packing::Half { shift: -112 }, Packing::Lz4 { bytes: 300 }];
     let others = [FromShard::Values { shown: u64::MAX, packings }, FromShard::Added, FromShard::UnknownKeys];
-    let from_shard = others.into_iter().chain(rows).chain(moved);
+    let kept = [FromKept::Served(vec![Offered { id: CHUNK, version: 3 }; 2]), FromKept::Chunk(HEAD), FromKept::Taken]
+        .map(FromShard::Checkpoint);
+    let from_shard = others.into_iter().chain(rows).chain(moved).chain(kept);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
 }

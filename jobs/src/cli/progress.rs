@@ -167,6 +167,7 @@ mod tests {
             read,
             repeats: Vec::new(),
             model: None,
+            checkpoint: None,
             peak_memory_bytes: 0,
             seconds: 1.0,
             scheduling: Default::default(),

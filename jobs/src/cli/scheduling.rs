@@ -3,6 +3,8 @@
 use super::resources::size;
 use crate::flags::seconds;
 use clap::Args;
+use flexps_common::checkpoint::Checkpoint;
+use flexps_common::data::schema::DataPath;
 use flexps_common::ids::JobId;
 use flexps_common::scheduling::Scheduling;
 
@@ -29,6 +31,13 @@ pub struct SchedulingArgs {
     /// while rows are read the others read what it had, without starting over
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub restarts: u32,
+    /// Folder for a checkpoint to go on from when the same command is given again, or by --restarts: svrg, and lr --solver
+    /// sgd but for saga, write one between epochs; it goes when the job is done
+    #[arg(long, global = true, value_name = "DIR")]
+    pub checkpoint: Option<DataPath>,
+    /// Least time between two checkpoints, seconds, or 90s, 10m, 2h [default: 60s]
+    #[arg(long, global = true, value_name = "TIME", requires = "checkpoint", value_parser = seconds)]
+    pub checkpoint_every: Option<f64>,
     /// Memory that each of its stages needs on each slave where it has threads, e.g. 8GiB: it waits until so much of what
     /// slaves offer (`flexps slave --memory`) is not asked for [default: what the job says, mostly nothing]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
@@ -46,6 +55,10 @@ impl SchedulingArgs {
             deadline: self.deadline,
             memory: self.stage_memory,
             restarts: self.restarts,
+            checkpoint: self
+                .checkpoint
+                .clone()
+                .map(|folder| Checkpoint { folder, every: self.checkpoint_every.unwrap_or_else(Checkpoint::usually) }),
         }
     }
 }

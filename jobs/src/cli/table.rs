@@ -4,6 +4,7 @@ pub use crate::told::count;
 
 use bytesize::ByteSize;
 use comfy_table::{CellAlignment, Table, presets};
+use flexps_common::checkpoint::Kept;
 use flexps_common::pace::Pace;
 use flexps_common::report::{
     CacheUse, DiskUse, FilterUse, PackUse, ProgressReport, Report, StageReport, SumUse, ThreadsReport, TransferReport,
@@ -155,6 +156,15 @@ pub fn result(report: &Report) -> String {
     lines.extend(compression(report).map(|text| ("compression", text)));
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));
+    }
+    if let Some(Kept { folder, written, epoch, bytes, seconds: took, .. }) =
+        report.checkpoint.as_ref().filter(|kept| kept.written > 0)
+    {
+        let (written, size) = (count(*written, "time"), size(*bytes));
+        lines.push((
+            "checkpoint",
+            format!("{folder}: {written} in {}, last behind epoch {epoch}, {size}", seconds(*took)),
+        ));
     }
     if !report.progress.is_empty() {
         lines.push(("progress", progress(&report.progress)));

@@ -38,7 +38,7 @@ use crate::{objective, sample, shares, validation};
 use clap::Args;
 use flexps_common::data::Facts;
 use flexps_common::job::{Job, Prepare};
-use flexps_common::plan::{Flow, Plan, Significant, Threads};
+use flexps_common::plan::{Flow, Plan, Significant, Steps, Threads};
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use train::Train;
@@ -272,7 +272,7 @@ impl Lr {
         let growth = Growth::new(self.step, GROW);
         let (consistency, filter) = (flags.consistency(), self.filter);
         let held_out = inputs.validation;
-        steps.repeat(flags.epochs, |epoch| {
+        let round = |epoch: &mut Steps| {
             let stage = epoch.stage("train", move |worker| train.run(worker));
             weights.may_round(stage).threads(threads).consistency(consistency).filter(filter).input(rows.input);
             let stage =
@@ -300,7 +300,12 @@ impl Lr {
                 let flow = verdict.flow()?;
                 Ok(if keeps { best.after(progress, weights, flow) } else { flow })
             });
-        });
+        };
+        // What SAGA remembers of rows lies in a column.
+        match self.optimizer {
+            Optimizer::Saga => steps.repeat(flags.epochs, round),
+            _ => steps.resumable(flags.epochs, round),
+        };
         if held_out.is_none() {
             validation::plan(steps, "training", rows, weights, threads);
             steps.decide(|progress| validation::note(progress, "training").map(|()| Flow::Next));

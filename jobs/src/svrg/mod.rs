@@ -123,7 +123,7 @@ impl Job for Svrg {
         };
         // The same workers as the stochastic stage's: what they count of their rows is kept beside these.
         let counting = if sampled { Threads::PerSlave(1) } else { narrow };
-        steps.stage("shares", share).threads(counting).input(rows.input);
+        steps.rebuilt(|steps| _ = steps.stage("shares", share).threads(counting).input(rows.input).updates(counts));
         let (lambda, bias, step) = (flags.lambda, flags.bias, self.step);
         steps.decide(move |progress| {
             let facts = objective::begin(progress, rows, lambda)?;
@@ -158,7 +158,7 @@ impl Job for Svrg {
         // A merge touches all features of a worker.
         let (consistency, sample_share) = (flags.consistency().of_same_keys(), self.sample_share);
         let filter = self.filter;
-        steps.repeat(flags.epochs, |epoch| {
+        steps.resumable(flags.epochs, |epoch| {
             let stage = epoch.stage("stochastic", move |worker| stochastic.run(worker));
             let stage = weights.may_round(stage).threads(narrow).consistency(consistency).filter(filter);
             match sample_share {

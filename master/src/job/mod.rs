@@ -13,10 +13,12 @@ pub mod width;
 #[cfg(test)]
 mod tests;
 
+use crate::checkpoint::Folder;
 use crate::prepare::Prepared;
-use driver::Driver;
+use driver::{Driver, Keeping, Place};
 use flexps_common::Error;
 use flexps_common::caught::caught;
+use flexps_common::checkpoint::Kept;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::notes::note;
@@ -67,7 +69,9 @@ pub struct Started {
     pub ready: BTreeMap<u32, Turn>,
     /// Where what its searches for threads find is kept.
     pub searches: Option<PathBuf>,
-    /// Stops a load or a save.
+    /// Where it keeps its checkpoint, if it does.
+    pub checkpoint: Option<Folder>,
+    /// Stops what moves tables to or from the disk.
     pub stop: Arc<AtomicBool>,
     /// Ends the snapshot that is taken of it: told when it begins anew, dropped with the job.
     pub snapshot: Option<oneshot::Sender<()>>,
@@ -124,6 +128,8 @@ pub struct Job {
     pub counted: (u64, u64),
     /// When its slaves were open for the first time, if it started over since.
     pub began: Option<Duration>,
+    /// How long what an earlier start left had taken, if it goes on from that.
+    pub spent: Duration,
     /// The slaves that the job would use or uses, as one list that all of its stages share.
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
@@ -153,6 +159,7 @@ impl Job {
             threads: Vec::new(),
             read: ReadReport::default(),
             repeats: Vec::new(),
+            checkpoint: None,
             model: None,
             peak_memory_bytes: 0,
             seconds: 0.0,
@@ -177,6 +184,7 @@ impl Job {
             restarted: 0,
             counted: (0, 0),
             began: None,
+            spent: Duration::ZERO,
             slaves: Arc::new([]),
             submitted: now,
             report,
@@ -193,12 +201,28 @@ impl Job {
         self.openings > 0 && self.report.scheduling.restarts > 0
     }
 
+    /// How it keeps checkpoints in `folder`, and that it goes on from `place`, if it does.
+    pub fn keeping(&mut self, folder: &Folder, place: Option<Place>) -> Keeping {
+        let path = folder.path().display().to_string();
+        let mut kept = self.report.checkpoint.take().unwrap_or(Kept { folder: path.clone(), ..Kept::default() });
+        if let Some(place) = &place {
+            kept.resumed = Some(place.epoch());
+            self.note([format!("resumed behind epoch {}, from the checkpoint in {path}", place.epoch())]);
+            if self.began.is_none() {
+                self.spent = place.elapsed();
+            }
+        }
+        let every = self.report.scheduling.checkpoint.as_ref().map_or(0.0, |wanted| wanted.every);
+        Keeping::new(Duration::try_from_secs_f64(every).unwrap_or_default(), place, kept)
+    }
+
     /// It is back where it was when it was submitted.
     pub fn start_over(&mut self) {
         if let Phase::Started(started) = &self.phase {
             self.restarted += u32::from(started.told_to_read);
             self.counted = started.driver.counted();
             self.began = started.driver.began;
+            self.report.checkpoint = started.driver.kept();
         }
         self.phase = Phase::Preparing;
         self.report.state = State::Queued;
@@ -330,6 +354,7 @@ impl Job {
         for stage in &mut report.stages {
             stage.start = (stage.start - self.submitted.as_secs_f64()).max(0.0);
         }
+        report.checkpoint = driver.kept();
         report.failed_log = driver.failed_log.clone();
         report.threads = driver.tuners.report();
         report.progress.clone_from(&driver.progress.progressive);

@@ -2,7 +2,9 @@
 //!
 //! Invariant: every [`Code::Enter`] has its [`Code::Close`], each names the other's place, and loops nest.
 
+use flexps_common::ids::TableId;
 use flexps_common::plan::{DecideFn, LoadSpec, Plan, StageSpec, Step, TableOp, predecessors};
+use std::ops::Range;
 
 /// One instruction.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub enum Code {
         times: u64,
         /// Where its [`Code::Close`] is.
         close: usize,
+        /// Whether a job may go on from the begin of a round.
+        resumable: bool,
     },
     /// Go on behind a body, unless a scalar has this value.
     Unless {
@@ -44,14 +48,29 @@ pub struct Program {
     pub code: Vec<Code>,
     /// The stages, by their place in the plan.
     pub stages: Vec<StageSpec>,
+    /// What is done once more where the job goes on from a checkpoint, in order.
+    pub rebuilt: Vec<Range<usize>>,
 }
 
 impl Program {
     /// The program of a plan.
     pub fn of(plan: &Plan) -> Self {
-        let mut program = Self { code: Vec::new(), stages: Vec::new() };
+        let mut program = Self { code: Vec::new(), stages: Vec::new(), rebuilt: Vec::new() };
         program.lay_out(&plan.body.0);
         program
+    }
+
+    /// Whether a job may go on from a round of any repeat.
+    pub fn is_resumable(&self) -> bool {
+        self.code.iter().any(|code| matches!(code, Code::Enter { resumable: true, .. }))
+    }
+
+    /// The tables that are made anew where the job goes on.
+    pub fn remade(&self) -> Vec<TableId> {
+        let code = self.rebuilt.iter().flat_map(|range| &self.code[range.clone()]);
+        let stages = code.filter_map(|code| if let Code::Stages(stages) = code { Some(stages) } else { None });
+        let stages = stages.flatten().map(|(place, _)| &self.stages[*place as usize]);
+        stages.flat_map(|stage| stage.updates.iter().copied()).collect()
     }
 
     fn lay_out(&mut self, steps: &[Step]) {
@@ -74,13 +93,18 @@ impl Program {
                     self.code.push(Code::Load(load.clone()));
                 }
                 Step::Decide(decide) => self.code.push(Code::Decide(decide.clone())),
-                Step::Repeat { times, body } => {
+                Step::Rebuilt(body) => {
+                    let from = self.code.len();
+                    self.lay_out(body);
+                    self.rebuilt.push(from..self.code.len());
+                }
+                Step::Repeat { times, body, resumable } => {
                     let enter = self.code.len();
                     self.code.push(Code::Close { enter });
                     self.lay_out(body);
                     let close = self.code.len();
                     self.code.push(Code::Close { enter });
-                    self.code[enter] = Code::Enter { times: *times, close };
+                    self.code[enter] = Code::Enter { times: *times, close, resumable: *resumable };
                 }
                 Step::When { scalar, value, body } => {
                     let at = self.code.len();

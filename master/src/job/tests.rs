@@ -6,6 +6,7 @@ mod driver;
 mod homes;
 mod reading;
 mod readings;
+mod resume;
 mod together;
 mod told;
 mod tuning;

@@ -1,11 +1,14 @@
 //! What clients ask: submissions, news, cancels.
 
 use super::{Master, TOLD_WITHIN};
+use crate::checkpoint::Of;
 use crate::event::{Event, Reply, Waiter};
 use crate::history::Record;
+use crate::job::program::Program;
 use crate::job::{Job, Phase, Submission, admission, experiment};
 use crate::prepare::{Searches, prepare};
 use crate::scheduler;
+use flexps_common::checkpoint::Checkpoint;
 use flexps_common::ids::JobId;
 use flexps_common::plan::Plan;
 use flexps_common::report::State;
@@ -50,6 +53,7 @@ impl Master {
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
         self.refuse_taken(&plan)?;
+        self.refuse_checkpoint(&submission, &plan)?;
         plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
         plan.check()?;
         experiment::fits(&submission.experiment, &plan)?;
@@ -88,13 +92,46 @@ impl Master {
         }
     }
 
+    /// Refuses a checkpoint from which nobody could go on, or where another job's is about to be.
+    fn refuse_checkpoint(&self, submission: &Submission, plan: &Plan) -> Result<()> {
+        let Some(Checkpoint { folder, .. }) = &submission.scheduling.checkpoint else { return Ok(()) };
+        if !Program::of(plan).is_resumable() {
+            return Err(Error::user(format!(
+                "--checkpoint: as it is asked for, {} has no rounds from whose begin it can go on; leave it out; --restarts has \
+                 a job start over when a slave is lost",
+                submission.name
+            )));
+        }
+        if plan.save.as_ref().is_some_and(|save| save.path == *folder) {
+            return Err(Error::user(format!("--checkpoint: the model goes to {folder}; give another folder")));
+        }
+        let taken = |job: &&Job| {
+            let theirs = job.report.scheduling.checkpoint.as_ref();
+            !matches!(job.phase, Phase::Ended) && theirs.is_some_and(|theirs| theirs.folder == *folder)
+        };
+        match self.jobs.values().find(taken) {
+            Some(job) => {
+                Err(Error::user(format!("--checkpoint: job {} keeps its own in {folder}; give another", job.id)))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Has a job's inputs listed.
     pub(super) fn list(&self, job: &Job) {
         let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
         let (id, plan_hash, plan, experiment) = (job.id, job.plan_hash, job.plan.clone(), job.experiment.clone());
+        let keeps = job.report.scheduling.checkpoint.as_ref().map(|wanted| {
+            let of = Of { job: job.name.clone(), params: job.report.params.clone(), plan: plan_hash, inputs: 0 };
+            (wanted.folder.clone(), of)
+        });
         tokio::spawn(async move {
             let searches = searches.as_deref().map(|folder| Searches { folder, plan_hash, experiment: &experiment });
-            let result = prepare(storage, searches, &plan).await;
+            let prepared = prepare(storage, searches, &plan).await;
+            let result = match (prepared, keeps) {
+                (Ok(prepared), Some((folder, of))) => prepared.resume(folder, of).await,
+                (prepared, _) => prepared,
+            };
             // An error means that the master has ended.
             let _ = events.send(Event::Prepared(id, result));
         });

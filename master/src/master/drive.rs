@@ -3,9 +3,10 @@
 use super::Master;
 use super::books::Launched;
 use crate::assigner::{Cut, Next};
+use crate::checkpoint::Folder;
 use crate::event::{Asked, Event};
 use crate::history::Record;
-use crate::job::driver::{Command, Event as Step};
+use crate::job::driver::{Command, Event as Step, Place};
 use crate::job::{Job, Phase, Started, Turn, admission};
 use crate::prepare::Prepared;
 use crate::transfer::{Shards, Tensor};
@@ -50,6 +51,8 @@ impl Master {
             let failed = match command {
                 Command::Load(_) => |e| Step::Loaded(Err(e)),
                 Command::Save => |e| Step::Saved(Err(e)),
+                Command::Keep(_) => |e| Step::Kept(Err(e)),
+                Command::Restore => |e| Step::Restored(Err(e)),
                 _ => Step::Fail,
             };
             if let Err(e) = self.carry_out(id, command, now) {
@@ -266,6 +269,8 @@ impl Master {
                 self.transfer(id, Event::Loaded, move |shards| shards.load(&load, &spec, &schema));
             }
             Command::Save => self.save(id)?,
+            Command::Keep(place) => self.keep(id, *place),
+            Command::Restore => self.restore(id),
             Command::CancelStage(run, of, reason) => {
                 let message = ToSlave::CancelStage { job: id, run, reason };
                 self.ask_all(id, &of, Asked::Farewell, &message, ORDER_WITHIN)?;
@@ -278,9 +283,38 @@ impl Master {
     }
 
     fn save(&mut self, id: JobId) -> Result<()> {
-        let Some((save, tensors, description)) = self.described(id)? else { return Ok(()) };
-        self.transfer(id, Event::Saved, move |shards| shards.save(&save.path, save.overwrite, &tensors, &description));
+        let described = self.described(id)?;
+        let folder = self.jobs.get_mut(&id).and_then(Job::started).and_then(|started| started.checkpoint.clone());
+        self.transfer(id, Event::Saved, move |shards| {
+            if let Some((save, tensors, description)) = described {
+                shards.save(&save.path, save.overwrite, &tensors, &description)?;
+            }
+            folder.iter().for_each(Folder::remove);
+            Ok(())
+        });
         Ok(())
+    }
+
+    /// Writes a checkpoint of a place.
+    fn keep(&mut self, id: JobId, place: Place) {
+        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
+        let (folder, remade) = (started.checkpoint.clone(), started.driver.remade());
+        let tables = (0..).map(TableId).take(started.driver.homes().len());
+        let tables: Vec<TableId> = tables.filter(|table| !remade.contains(table)).collect();
+        self.transfer(id, Event::Kept, move |shards| match folder {
+            Some(folder) => shards.keep(&folder, &place, &tables),
+            None => Err(Error::bug("a checkpoint of a job that keeps none")),
+        });
+    }
+
+    /// Makes the tables those of the checkpoint.
+    fn restore(&mut self, id: JobId) {
+        let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
+        let folder = started.checkpoint.clone();
+        self.transfer(id, Event::Restored, move |shards| match folder {
+            Some(folder) => shards.restore(&folder),
+            None => Err(Error::bug("a job that keeps no checkpoint goes on from one")),
+        });
     }
 
     /// What a job's model is made of, and what is known of it by now; none for a job that keeps none.
@@ -319,12 +353,12 @@ impl Master {
         Ok(Some((save, tensors, description)))
     }
 
-    /// Runs a load or a save on a thread of its own.
-    fn transfer(
+    /// Runs what moves tables to or from the disk on a thread of its own.
+    fn transfer<T: Send + 'static>(
         &mut self,
         id: JobId,
-        done: fn(JobId, Result<()>) -> Event,
-        work: impl FnOnce(&Shards) -> Result<()> + Send + 'static,
+        done: fn(JobId, Result<T>) -> Event,
+        work: impl FnOnce(&Shards) -> Result<T> + Send + 'static,
     ) {
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
         let stop = Arc::clone(&started.stop);

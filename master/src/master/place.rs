@@ -333,6 +333,12 @@ impl Master {
             job.note(width::unrepeatable(&job.plan, slaves.len()));
         }
         driver.restarts = job.may_restart();
+        let checkpoint = prepared.checkpoint.map(|found| {
+            let (folder, place) = *found;
+            driver.keeping = Some(job.keeping(&folder, place));
+            folder
+        });
+        driver.spent = job.spent;
         driver.count_on(job.counted);
         driver.began = job.began;
         job.phase = Phase::Started(Box::new(Started {
@@ -344,6 +350,7 @@ impl Master {
             told_to_read: false,
             ready: BTreeMap::new(),
             searches: prepared.searches,
+            checkpoint,
             stop: Default::default(),
             snapshot: None,
             lost: Vec::new(),

@@ -85,6 +85,15 @@ impl Shard {
         with_table!(self.table(table)?, t => t.import(chunk, head, body))
     }
 
+    /// Writes a chunk that this shard serves from a message: its values are then those, of the phase that has begun.
+    pub fn restore(&self, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
+        let ChunkId { table, chunk } = head.id;
+        if self.spec(table)?.element != head.element {
+            return Err(self.wrong_type(table, head.element));
+        }
+        with_table!(self.table(table)?, t => t.restore(chunk, head, body))
+    }
+
     /// From now on the tables live at `homes`, and those of `copies` can be read here as a whole. What this shard serves from
     /// then on and did not before, and what it copies, must be here as `expected`; what is not expected is zero.
     pub fn settle(&self, homes: &[Home], copies: &[TableId], expected: &Expected) -> Result<()> {
@@ -163,10 +172,22 @@ impl<T: Element> Table<T> {
     }
 
     fn import(&self, chunk: u32, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
-        let wrong = || self.unfit();
         let held = self.coming(chunk)?;
-        let mut data = self.rewrite(held, BROKEN)?;
-        match (&mut *data, head.keys) {
+        self.fill(&mut *self.rewrite(held, BROKEN)?, head.keys, body)?;
+        held.version.store(head.version, Ordering::Release);
+        Ok(())
+    }
+
+    fn restore(&self, chunk: u32, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
+        self.find_checked(chunk)?;
+        self.check_owner(&self.placement(), chunk)?;
+        self.fill(&mut *self.change(self.made(chunk))?, head.keys, body)
+    }
+
+    /// Makes a chunk's values those in a message: all of a dense one, of a sparse one those of so many `keys`.
+    fn fill(&self, data: &mut Data<T>, keys: Option<u32>, body: &mut BodyReader) -> Result<()> {
+        let wrong = || self.unfit();
+        match (data, keys) {
             (Data::Dense(to), None) => {
                 let values = body.values(T::TYPE, to.len())?;
                 to.copy_from_slice(values.typed().ok_or_else(wrong)?);
@@ -186,7 +207,6 @@ impl<T: Element> Table<T> {
             }
             _ => return Err(wrong()),
         }
-        held.version.store(head.version, Ordering::Release);
         Ok(())
     }
 

@@ -308,7 +308,7 @@ impl<T: Element> Table<T> {
         Err(Error::bug(format!("{len} values for {} keys of table {name}, which has {width} per key", keys.len())))
     }
 
-    fn check_owner(&self, placement: &Placement, chunk: u32) -> Result<()> {
+    pub(super) fn check_owner(&self, placement: &Placement, chunk: u32) -> Result<()> {
         if placement.owns(chunk) {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 mod again;
 mod cached;
+mod checkpoint;
 mod cluster;
 mod copies;
 mod filtered;

@@ -59,8 +59,9 @@ impl Driver {
     /// Begins anew on these slaves, in shard order.
     pub fn begin_anew(&mut self, plan: &Plan, slaves: &[(SlaveId, String)], experiment: &Experiment) {
         let fresh = Self::new(self.job, plan, slaves, experiment);
-        let Self { runs, phases, restarts, began, tuners, .. } = std::mem::replace(self, fresh);
-        (self.runs, self.phases, self.restarts, self.began, self.tuners) = (runs, phases, restarts, began, tuners);
+        let Self { runs, phases, restarts, began, spent, tuners, keeping, .. } = std::mem::replace(self, fresh);
+        (self.runs, self.phases, self.restarts, self.tuners) = (runs, phases, restarts, tuners);
+        (self.began, self.spent, self.keeping) = (began, spent, keeping);
     }
 
     /// What follows on an error: while the plan may begin anew, one that may pass may come of a slave that went.

@@ -46,7 +46,7 @@ impl Driver {
                     out.push(Command::CancelStage(*run, left.into_iter().collect(), error.message.clone()));
                 }
             }
-            Phase::Loading | Phase::Saving if self.transferring => {
+            Phase::Loading | Phase::Saving | Phase::Keeping { .. } | Phase::Restoring if self.transferring => {
                 transfer = true;
                 out.push(Command::StopTransfer);
             }

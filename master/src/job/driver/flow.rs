@@ -15,6 +15,9 @@ impl Driver {
     /// Walks on until something is under way or the plan is at its end.
     pub(super) fn advance(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
         loop {
+            if self.skip()? {
+                return Ok(());
+            }
             let Some(code) = self.program.code.get(self.at) else {
                 return self.at_end(out);
             };
@@ -27,7 +30,7 @@ impl Driver {
                     return Ok(());
                 }
                 Code::Op(_) => {
-                    let rest = &self.program.code[self.at..];
+                    let rest = &self.program.code[self.at..self.until()];
                     let ops: Vec<TableOp> =
                         rest.iter().map_while(|c| if let Code::Op(op) = c { Some(op.clone()) } else { None }).collect();
                     self.at += ops.len();
@@ -58,7 +61,7 @@ impl Driver {
                     }
                     self.follow(now, flow)?;
                 }
-                Code::Enter { times, close } => {
+                Code::Enter { times, close, .. } => {
                     if *times == 0 {
                         self.at = close + 1;
                         continue;
@@ -71,9 +74,13 @@ impl Driver {
                     let holds = self.progress.scalars.get(scalar) == Some(value);
                     self.at = if holds { self.at + 1 } else { *behind };
                 }
-                Code::Close { .. } => {
+                Code::Close { enter } => {
+                    let enter = *enter;
                     self.goes_idle()?;
                     self.round_ended(now, false);
+                    if self.at == enter + 1 && self.keep(now, enter, out) {
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -82,7 +89,7 @@ impl Driver {
     fn at_end(&mut self, out: &mut Vec<Command>) -> Result<()> {
         if self.reading() {
             self.phase = Phase::Reading;
-        } else if self.saves {
+        } else if self.saves || self.keeping.is_some() {
             self.phase = Phase::Saving;
             self.transferring = true;
             out.push(Command::Save);
@@ -93,8 +100,8 @@ impl Driver {
         Ok(())
     }
 
-    fn elapsed(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.began.unwrap_or(now))
+    pub(super) fn elapsed(&self, now: Duration) -> Duration {
+        self.spent + now.saturating_sub(self.began.unwrap_or(now))
     }
 
     pub(super) fn reading(&self) -> bool {

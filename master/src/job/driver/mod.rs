@@ -10,6 +10,7 @@ mod ending;
 mod flow;
 mod group;
 mod moving;
+mod resume;
 mod running;
 mod visits;
 
@@ -32,6 +33,7 @@ use flexps_common::wire::moved::{Copies, Sent};
 use flexps_common::{Error, Result};
 use group::Group;
 use moving::Moving;
+pub use resume::{Keeping, Place};
 use running::Running;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -64,6 +66,10 @@ pub enum Event {
     Loaded(Result<()>),
     /// The model is saved, or is not.
     Saved(Result<()>),
+    /// A checkpoint of so many bytes is written, or is not.
+    Kept(Result<u64>),
+    /// The tables are as a checkpoint says, or are not.
+    Restored(Result<()>),
     /// A slave is gone; how the job is to begin anew, if at all, see [`Driver::may_begin_anew`].
     Gone(SlaveId, Error, Option<Anew>),
     /// The job must end: somebody cancelled it, or something it needs failed.
@@ -115,8 +121,12 @@ pub enum Command {
     },
     /// Fill a table.
     Load(LoadSpec),
-    /// Save the model as the plan says.
+    /// Save the model as the plan says, and drop the checkpoint.
     Save,
+    /// Write a checkpoint of this place.
+    Keep(Box<Place>),
+    /// Make the tables those of the checkpoint.
+    Restore,
     /// Tell these slaves to end their workers.
     CancelStage(StageRun, Vec<SlaveId>, String),
     /// Stop loading and saving.
@@ -140,6 +150,11 @@ enum Phase {
     Loading,
     Reading,
     Saving,
+    Keeping {
+        since: Duration,
+        place: Box<Place>,
+    },
+    Restoring,
     /// `transfer` says that a load or a save has not stopped yet.
     Ending {
         error: Error,
@@ -176,11 +191,17 @@ pub struct Driver {
     phase: Phase,
     /// When the job's slaves were open for the first time: it counts its time from then, also when it starts over.
     pub began: Option<Duration>,
+    /// How long it had taken before, when it goes on from what an earlier start left.
+    pub spent: Duration,
     runs: u64,
     /// Runs of before the job started over.
     before: u64,
     /// Whether the job may start over if a slave goes after its rows are read.
     pub restarts: bool,
+    /// Whether it keeps checkpoints, and goes on from one.
+    pub keeping: Option<Keeping>,
+    /// Whether it makes anew what belongs to slaves, to go on.
+    rebuilding: bool,
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
@@ -224,9 +245,12 @@ impl Driver {
             loops: Vec::new(),
             phase: Phase::Opening,
             began: None,
+            spent: Duration::ZERO,
             runs: 0,
             before: 0,
             restarts: false,
+            keeping: None,
+            rebuilding: false,
             behind: Vec::new(),
             visited: BTreeMap::new(),
             phases: 0,
@@ -282,6 +306,8 @@ impl Driver {
             Phase::Loading => "while a model was loaded".to_owned(),
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
+            Phase::Keeping { .. } => format!("while a checkpoint was written behind epoch {}", self.progress.epoch),
+            Phase::Restoring => "while its tables were restored".to_owned(),
             Phase::Ending { then: Then::Again(_), .. } => "before the plan began anew".to_owned(),
             Phase::Ending { then: Then::EndAt(_), .. } => "while its workers stopped".to_owned(),
             Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
@@ -295,7 +321,8 @@ impl Driver {
 
     /// Whether no stage of it has asked for slots yet: its slaves are being opened, or its tables set.
     pub fn begins(&self) -> bool {
-        self.runs == self.before && matches!(self.phase, Phase::Opening | Phase::Ops { .. } | Phase::Loading)
+        self.runs == self.before
+            && matches!(self.phase, Phase::Opening | Phase::Ops { .. } | Phase::Loading | Phase::Restoring)
     }
 
     /// One step. `now` only ever grows.
@@ -310,10 +337,7 @@ impl Driver {
     fn take(&mut self, now: Duration, event: Event, out: &mut Vec<Command>) -> Result<()> {
         match (&mut self.phase, event) {
             (Phase::Ended, _) => {}
-            (Phase::Opening, Event::Opened) => {
-                self.began.get_or_insert(now);
-                self.advance(now, out)?;
-            }
+            (Phase::Opening, Event::Opened) => self.opened(now, out)?,
             (Phase::Stages(_), Event::Placed(stage, workers, why)) => self.placed(now, stage, (workers, why), out),
             (Phase::Stages(_), Event::StageDone(slave, run, outcome)) => {
                 self.stage_done(now, (slave, run), outcome, out)?;
@@ -343,6 +367,15 @@ impl Driver {
                 self.transferring = false;
                 result?;
                 self.advance(now, out)?;
+            }
+            (Phase::Keeping { .. }, Event::Kept(written)) => {
+                self.transferring = false;
+                self.written(now, written, out)?;
+            }
+            (Phase::Restoring, Event::Restored(result)) => {
+                self.transferring = false;
+                result?;
+                self.restored(now, out)?;
             }
             (Phase::Saving, Event::Saved(result)) => {
                 self.transferring = false;
@@ -378,7 +411,10 @@ impl Driver {
                 self.phase = Phase::Ended;
                 out.push(Command::End(Ok(())));
             }
-            (Phase::Ending { transfer, .. }, Event::Saved(_) | Event::Loaded(_)) => {
+            (
+                Phase::Ending { transfer, .. },
+                Event::Saved(_) | Event::Loaded(_) | Event::Kept(_) | Event::Restored(_),
+            ) => {
                 *transfer = false;
                 self.end_if_stopped(now, out);
             }

@@ -1,0 +1,39 @@
+//! What a job keeps to go on from, at another time or on other slaves: that a user asks for it, and what came of it.
+
+use crate::data::schema::DataPath;
+use serde::{Deserialize, Serialize};
+
+/// Where a job keeps it, and how often.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Checkpoint {
+    /// A folder on the master's machine, which is there while the job is under way.
+    pub folder: DataPath,
+    /// Seconds between two of them; they are written at the ends of a resumable repeat's rounds.
+    #[serde(default = "Checkpoint::usually")]
+    pub every: f64,
+}
+
+impl Checkpoint {
+    /// Seconds between two unless the user says otherwise.
+    pub fn usually() -> f64 {
+        60.0
+    }
+}
+
+/// What a job kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The folder.
+    pub folder: String,
+    /// The round behind which it went on from what an earlier start had left, if it did.
+    pub resumed: Option<u64>,
+    /// How many checkpoints it has written.
+    pub written: u64,
+    /// The round behind which the last one was written.
+    pub epoch: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// Seconds in which it wrote them all, while no stage ran.
+    pub seconds: f64,
+}

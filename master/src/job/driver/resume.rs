@@ -1,0 +1,177 @@
+//! Checkpoints: the place in a plan between two rounds, which is kept with the tables, and from which a driver goes on.
+//!
+//! Invariants: a place is kept while nothing else is under way, so the tables are those of just this place; who goes on from
+//! one has made anew what belongs to slaves, and knows the facts of all inputs, before the first step of the round.
+
+use super::{Command, Driver, Loop, Phase};
+use crate::job::program::{Code, Program};
+use flexps_common::checkpoint::Kept;
+use flexps_common::ids::TableId;
+use flexps_common::plan::Progress;
+use flexps_common::report::EpochReport;
+use flexps_common::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// A place in a plan, and what a driver knows there beside the tables.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Place {
+    /// The repeats around it, the outermost first: where each begins, and its round.
+    loops: Vec<(u64, u64)>,
+    progress: Progress,
+    epochs: Vec<EpochReport>,
+}
+
+impl Place {
+    /// The round of the innermost repeat that is over: what users call the epoch.
+    pub fn epoch(&self) -> u64 {
+        self.loops.last().map_or(0, |(_, round)| *round)
+    }
+
+    /// The objective there.
+    pub fn objective(&self) -> Option<f64> {
+        self.progress.objective.filter(|x| x.is_finite())
+    }
+
+    /// How long the job had taken.
+    pub fn elapsed(&self) -> Duration {
+        self.progress.elapsed
+    }
+
+    /// The repeats around it, if the program has them.
+    fn loops(&self, program: &Program) -> Option<Vec<Loop>> {
+        let enter = |(enter, round): &(u64, u64)| match program.code.get(*enter as usize) {
+            Some(Code::Enter { times, close, .. }) if round < times => {
+                Some(Loop { enter: *enter as usize, close: *close, times: *times, round: *round })
+            }
+            _ => None,
+        };
+        self.loops.iter().map(enter).collect()
+    }
+}
+
+/// That a job keeps checkpoints.
+#[derive(Debug)]
+pub struct Keeping {
+    every: Duration,
+    /// When the next one is due; none before the job's slaves are open.
+    due: Option<Duration>,
+    /// Where the job would go on if it began anew.
+    from: Option<Place>,
+    /// What came of it so far.
+    kept: Kept,
+}
+
+impl Keeping {
+    /// One each time that so long has passed; the job goes on `from` an earlier start's.
+    pub fn new(every: Duration, from: Option<Place>, kept: Kept) -> Self {
+        Self { every, due: None, from, kept }
+    }
+}
+
+impl Driver {
+    /// What the job kept so far, if it keeps anything.
+    pub fn kept(&self) -> Option<Kept> {
+        self.keeping.as_ref().map(|keeping| keeping.kept.clone())
+    }
+
+    /// The tables that are in no checkpoint.
+    pub fn remade(&self) -> Vec<TableId> {
+        self.program.remade()
+    }
+
+    /// The job's slaves are open: begins with the first step, or from a place.
+    pub(super) fn opened(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        self.began.get_or_insert(now);
+        let Some(keeping) = &mut self.keeping else { return self.advance(now, out) };
+        keeping.due = Some(now + keeping.every);
+        if keeping.from.is_none() {
+            return self.advance(now, out);
+        }
+        self.phase = Phase::Restoring;
+        self.transferring = true;
+        out.push(Command::Restore);
+        Ok(())
+    }
+
+    /// The tables are as they were at the place: makes anew what belongs to slaves, then goes on from there.
+    pub(super) fn restored(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let from = self.keeping.as_ref().and_then(|keeping| keeping.from.clone());
+        let Place { progress, epochs, .. } = from.ok_or_else(|| Error::bug("restored, but from nothing"))?;
+        // Rows may have been read meanwhile.
+        let facts = std::mem::take(&mut self.progress.facts);
+        self.progress = Progress { facts, epoch: 0, ..progress };
+        self.epochs = epochs;
+        self.rebuilding = true;
+        self.advance(now, out)
+    }
+
+    /// While what belongs to slaves is made anew: walks past what is not. Whether it has to wait for rows.
+    pub(super) fn skip(&mut self) -> Result<bool> {
+        if !self.rebuilding {
+            return Ok(false);
+        }
+        if let Some(range) = self.program.rebuilt.iter().find(|range| self.at < range.end) {
+            self.at = self.at.max(range.start);
+            return Ok(false);
+        }
+        if self.reading() {
+            self.phase = Phase::Reading;
+            return Ok(true);
+        }
+        let from = self.keeping.as_ref().and_then(|keeping| keeping.from.as_ref());
+        let loops = from.and_then(|place| place.loops(&self.program)).filter(|loops| !loops.is_empty());
+        self.loops = loops.ok_or_else(|| Error::bug("a checkpoint is of a place that the plan lacks"))?;
+        self.rebuilding = false;
+        if let Some(innermost) = self.loops.last() {
+            (self.at, self.progress.epoch) = (innermost.enter + 1, innermost.round);
+        }
+        Ok(false)
+    }
+
+    /// Behind the last instruction that is done now: of several operations at once, those that are to be done anew alone.
+    pub(super) fn until(&self) -> usize {
+        let range = self.program.rebuilt.iter().find(|range| range.contains(&self.at)).filter(|_| self.rebuilding);
+        range.map_or(self.program.code.len(), |range| range.end)
+    }
+
+    /// A round of the repeat that begins at `enter` is over, and another one follows: orders a checkpoint if one is due.
+    pub(super) fn keep(&mut self, now: Duration, enter: usize, out: &mut Vec<Command>) -> bool {
+        let resumable = matches!(self.program.code.get(enter), Some(Code::Enter { resumable: true, .. }));
+        let due = self.keeping.as_ref().and_then(|keeping| keeping.due).is_some_and(|due| now >= due);
+        if !(resumable && due) {
+            return false;
+        }
+        self.progress.elapsed = self.elapsed(now);
+        let place = Place {
+            loops: self.loops.iter().map(|l| (l.enter as u64, l.round)).collect(),
+            progress: Progress { facts: Vec::new(), ..self.progress.clone() },
+            epochs: self.epochs.clone(),
+        };
+        self.phase = Phase::Keeping { since: now, place: Box::new(place.clone()) };
+        self.transferring = true;
+        out.push(Command::Keep(Box::new(place)));
+        true
+    }
+
+    /// A checkpoint of so many bytes is written, or is not: the job goes on either way.
+    pub(super) fn written(&mut self, now: Duration, written: Result<u64>, out: &mut Vec<Command>) -> Result<()> {
+        let Phase::Keeping { since, place } = std::mem::replace(&mut self.phase, Phase::Opening) else { return Ok(()) };
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        keeping.due = Some(now + keeping.every);
+        keeping.kept.seconds += now.saturating_sub(since).as_secs_f64();
+        match written {
+            Ok(bytes) => {
+                let written = keeping.kept.written + 1;
+                keeping.kept = Kept { written, epoch: place.epoch(), bytes, ..keeping.kept.clone() };
+                keeping.from = Some(*place);
+            }
+            // If a slave is gone, that is noticed otherwise.
+            Err(e) if e.retry => {}
+            Err(e) => {
+                self.progress.notes.push(format!("no checkpoint was written behind epoch {}: {e}", place.epoch()))
+            }
+        }
+        self.advance(now, out)
+    }
+}

@@ -1,0 +1,163 @@
+//! Jobs that are killed, or lose a slave, and go on from their checkpoint.
+
+use crate::support::{Cluster, Rows, assert_close, flexps, folder, model, wait};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Jobs of which each keeps something else between epochs: steps, squares, replicas' rows, the best model so far.
+const JOBS: [&[&str]; 5] = [
+    &["svrg"],
+    &["svrg", "--bias", "--narrow", "2", "--wide", "2"],
+    &["svrg", "--sample-share", "1", "--inner", "0.5", "--narrow", "2"],
+    &["lr", "--optimizer", "adagrad", "--bias", "--threads", "2"],
+    &["lr", "--solver", "sgd", "--batch", "20", "--threads", "2", "--patience", "1000"],
+];
+
+/// The epoch behind which the checkpoint in `folder` was written, if one is there.
+fn epoch(folder: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(folder.join("checkpoint.json")).ok()?;
+    serde_json::from_str::<serde_json::Value>(&text).ok()?["epoch"].as_u64()
+}
+
+/// Waits until a checkpoint is there that is some epochs on.
+#[track_caller]
+fn await_checkpoint(folder: &Path) -> u64 {
+    wait::until("a checkpoint", 30 * SECOND, || epoch(folder).filter(|epoch| *epoch > 1))
+}
+
+/// A report of a job that went on behind `epoch` or later and made `epochs` in all.
+#[track_caller]
+fn assert_resumed(report: &serde_json::Value, epoch: u64, epochs: usize) {
+    assert!(report["checkpoint"]["resumed"].as_u64() >= Some(epoch), "{}", report["checkpoint"]);
+    let all = report["epochs"].as_array().unwrap();
+    let numbers: Vec<u64> = all.iter().map(|epoch| epoch["epoch"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (1..=epochs as u64).collect::<Vec<_>>());
+    let seconds: Vec<f64> = all.iter().map(|epoch| epoch["seconds"].as_f64().unwrap()).collect();
+    assert!(seconds.is_sorted(), "time counts on: {seconds:?}");
+    let says = |note: &serde_json::Value| note.as_str().is_some_and(|note| note.starts_with("resumed behind epoch"));
+    assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
+}
+
+/// What is in a folder.
+fn entries(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_command_that_was_killed_goes_on_from_its_checkpoint_to_the_same_bits() {
+    let here = folder();
+    let path = |name: &str| here.path().join(name);
+    let (train, held_out) = Rows::generate(31, 3000, 300, 15).split(2500);
+    let (train, held_out) = (train.write(here.path(), "rows"), held_out.write(here.path(), "held-out"));
+    for (number, job) in JOBS.iter().enumerate() {
+        let (whole, parts, kept) = (path(&format!("whole-{number}")), path("parts"), path("kept"));
+        let run = |model: &Path| {
+            let fixed = ["--epochs", "60", "--tolerance", "0", "--reproducible", "--slots", "2", "--input"];
+            let run = flexps(["run"]).args(*job).args(fixed).arg(&train).arg("--validation").arg(&held_out);
+            run.arg("--model").arg(model)
+        };
+        let alone = run(&whole).json();
+        let again = || run(&parts).args(["--checkpoint-every", "1ms", "--checkpoint"]).arg(&kept);
+        let killed = again().start();
+        let epoch = await_checkpoint(&kept);
+        drop(killed);
+        assert!(!parts.exists(), "{job:?} was killed too late");
+        let report = again().json();
+        assert_resumed(&report, epoch, 60);
+        assert_eq!(report["objective"], alone["objective"], "{job:?}");
+        assert_eq!(report["metrics"], alone["metrics"], "{job:?}");
+        assert!(model::read(&whole).bytes == model::read(&parts).bytes, "{job:?}: other bits");
+        assert!(!kept.exists(), "of no use any more");
+        std::fs::remove_dir_all(&parts).unwrap();
+        let left = entries(here.path());
+        assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
+    }
+}
+
+/// Submits a long job that keeps checkpoints; gives its id.
+fn long_job(cluster: &Cluster, rows: &Path, kept: &Path, restarts: &str) -> String {
+    let job =
+        ["run", "svrg", "--epochs", "250", "--tolerance", "0", "--checkpoint-every", "1ms", "--restarts", restarts];
+    let run = cluster.ask(job).arg("--checkpoint").arg(kept).arg("--model").arg(cluster.folder().join("model"));
+    run.arg("--detach").arg("--input").arg(rows).ok().stdout.trim().to_owned()
+}
+
+#[track_caller]
+fn ended(cluster: &Cluster, id: &str) -> serde_json::Value {
+    wait::until("the job's end", 90 * SECOND, || {
+        let report = cluster.ask(["status", id]).json();
+        ["done", "failed"].contains(&report["state"].as_str().unwrap()).then_some(report)
+    })
+}
+
+fn some_rows(cluster: &Cluster) -> PathBuf {
+    Rows::generate(20, 3000, 300, 15).write(cluster.folder(), "rows")
+}
+
+#[test]
+fn a_job_whose_slave_is_killed_goes_on_from_its_checkpoint_on_those_that_are_left() {
+    let mut cluster = Cluster::start(3, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let id = long_job(&cluster, &rows, &kept, "1");
+    let epoch = await_checkpoint(&kept);
+    cluster.slaves[1].kill();
+    let report = ended(&cluster, &id);
+    assert_eq!((&report["state"], &report["repeats"][0]["slave"]), (&"done".into(), &"h2".into()), "{report}");
+    assert_resumed(&report, epoch, 250);
+    let slaves = report["stages"][0]["slaves"].as_array().unwrap();
+    assert_eq!(slaves.len(), 2, "{slaves:?}");
+    let alone = flexps(["run", "svrg", "--tolerance", "1e-7", "--epochs", "250", "--input"]).arg(&rows).json();
+    assert_close(report["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-5);
+    flexps(["model", "show"]).arg(cluster.folder().join("model")).ok();
+    assert!(!kept.exists());
+}
+
+#[test]
+fn a_job_whose_master_is_killed_goes_on_when_it_is_submitted_to_the_next_one() {
+    let mut cluster = Cluster::start(2, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    long_job(&cluster, &rows, &kept, "0");
+    let epoch = await_checkpoint(&kept);
+    cluster.master.kill();
+    cluster.restart_master();
+    cluster.await_slaves(2);
+    let id = long_job(&cluster, &rows, &kept, "0");
+    let report = ended(&cluster, &id);
+    assert_eq!(report["state"], "done", "{report}");
+    assert_resumed(&report, epoch, 250);
+}
+
+#[test]
+fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
+    let cluster = Cluster::start(1, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let refused = |flags: &[&str], says: &[&str]| {
+        let run = cluster.ask(["run"]).args(flags).arg("--input").arg(&rows).arg("--checkpoint").arg(&kept);
+        run.exits(2).says(says);
+    };
+    refused(&["lr", "--solver", "sdca"], &["--checkpoint", "lr has no rounds", "--restarts"]);
+    refused(&["lr", "--optimizer", "saga"], &["--checkpoint", "lr has no rounds"]);
+    refused(&["svrg", "--model", kept.to_str().unwrap()], &["--checkpoint", "the model goes to"]);
+    let id = long_job(&cluster, &rows, &kept, "0");
+    refused(&["svrg"], &["--checkpoint", &format!("job {id} keeps its own")]);
+    await_checkpoint(&kept);
+    cluster.ask(["cancel", &id]).ok();
+    wait::until("the job's end", 20 * SECOND, || {
+        (cluster.ask(["status", &id]).json()["state"] == "cancelled").then_some(())
+    });
+    assert!(epoch(&kept).is_some(), "it stays for who goes on");
+    refused(&["svrg", "--epochs", "7"], &["holds a checkpoint of svrg", "epochs is 250, and 7 here", "remove"]);
+    std::fs::write(kept.join("checkpoint.bin"), "fxcheck1").unwrap();
+    let id = long_job(&cluster, &rows, &kept, "0");
+    let report = ended(&cluster, &id);
+    let error = &report["error"]["message"];
+    assert!(error.as_str().unwrap().contains("checkpoint.bin: it was cut short"), "{error}");
+    std::fs::write(cluster.folder().join("mine"), "").unwrap();
+    let run = cluster.ask(["run", "svrg", "--input"]).arg(&rows).arg("--checkpoint").arg(cluster.folder().join("mine"));
+    run.exits(2).says(&["is no checkpoint", "another path"]);
+}
