@@ -212,12 +212,14 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         post(pages, "/api/v1/jobs", &json!({ "job": "sleep", "params": params, "scheduling": scheduling }))
     };
     let plain = json!({
-        "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null, "restarts": 0, "checkpoint": null
+        "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null, "restarts": 0, "slaves": null,
+        "checkpoint": null
     });
     let kept = cluster.folder().join("kept");
     for (said, more) in [
         (json!({}), json!({})),
         (json!({ "priority": -5, "restarts": 2 }), json!({ "priority": -5, "restarts": 2 })),
+        (json!({ "slaves": 1 }), json!({ "slaves": 1 })),
         (json!({ "user": "ann", "deadline": 60 }), json!({ "user": "ann", "deadline": 60.0 })),
         (json!({ "checkpoint": { "folder": kept } }), json!({ "checkpoint": { "folder": kept, "every": 60.0 } })),
     ] {
@@ -230,6 +232,7 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
     for (said, says) in [
         (json!({ "prio": 5 }), "unknown field `prio`"),
         (json!({ "deadline": -1 }), "a deadline of -1 s"),
+        (json!({ "slaves": 0 }), "no slaves"),
         (json!({ "checkpoint": { "folder": kept, "every": -1 } }), "a checkpoint every -1 s"),
         (json!({ "checkpoint": { "path": kept } }), "unknown field `path`"),
         (json!({ "memory": 0 }), "no bytes of memory"),

@@ -24,6 +24,9 @@ pub struct Scheduling {
     /// How often it starts over when a slave goes after its rows are read; histories of older builds don't say.
     #[serde(default)]
     pub restarts: u32,
+    /// The most slaves that it may use, however many its stages could.
+    #[serde(default)]
+    pub slaves: Option<u32>,
     /// Where it keeps what to go on from.
     #[serde(default)]
     pub checkpoint: Option<Checkpoint>,

@@ -67,9 +67,11 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
         deadline: Option<f64>,
         memory: Option<u64>,
         restarts: u32,
+        slaves: Option<u32>,
         checkpoint: Option<Checkpoint>,
     }
-    let When { priority, user, queue, after, deadline, memory, restarts, checkpoint } = When::deserialize(from)?;
+    let When { priority, user, queue, after, deadline, memory, restarts, slaves, checkpoint } =
+        When::deserialize(from)?;
     if let Some(time) = deadline.filter(|time| Duration::try_from_secs_f64(*time).is_err()) {
         return Err(D::Error::custom(format!("a deadline of {time} s; give seconds of 0 or more")));
     }
@@ -81,7 +83,10 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
     {
         return Err(D::Error::custom(format!("a checkpoint every {every} s; give seconds of 0 or more")));
     }
-    Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts, checkpoint })
+    if slaves == Some(0) {
+        return Err(D::Error::custom("no slaves; give 1 or more, or null"));
+    }
+    Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts, slaves, checkpoint })
 }
 
 /// Another policy.

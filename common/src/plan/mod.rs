@@ -98,6 +98,8 @@ pub struct Plan {
     /// Bytes of input files that are worth a further slave of a machine, where stages of [`Threads::Cores`] leave it to the
     /// engine how many there are; 0 where any are.
     pub slave_bytes: u64,
+    /// The most slaves that it may use, if a user says so.
+    pub most_slaves: Option<u32>,
     /// Whether the report tells a metric or a scalar of this name; if none, all.
     pub tells: Option<fn(&str) -> bool>,
     /// What is kept.

@@ -38,6 +38,10 @@ pub struct SchedulingArgs {
     /// Least time between two checkpoints, seconds, or 90s, 10m, 2h [default: 60s]
     #[arg(long, global = true, value_name = "TIME", requires = "checkpoint", value_parser = seconds)]
     pub checkpoint_every: Option<f64>,
+    /// Use no more slaves than N: a few threads of a stage over rows, which would else be spread over as many slaves, are then
+    /// beside one another
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub slaves: Option<u32>,
     /// Memory that each of its stages needs on each slave where it has threads, e.g. 8GiB: it waits until so much of what
     /// slaves offer (`flexps slave --memory`) is not asked for [default: what the job says, mostly nothing]
     #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
@@ -55,6 +59,7 @@ impl SchedulingArgs {
             deadline: self.deadline,
             memory: self.stage_memory,
             restarts: self.restarts,
+            slaves: self.slaves,
             checkpoint: self
                 .checkpoint
                 .clone()

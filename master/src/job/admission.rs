@@ -57,9 +57,9 @@ pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
     }
 }
 
-/// The slaves for a job, in shard order: all, but no more than its widest stage has threads, nor than any stage with an
-/// input has, and none that has too little for a stage that runs on each of them; of those that share cores no more than
-/// [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of the input's
+/// The slaves for a job, in shard order: all, but no more than its user allows, than its widest stage has threads, nor than
+/// any stage with an input has, and none that has too little for a stage that runs on each of them; of those that share cores
+/// no more than [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of the input's
 /// files, as many as can be where they are not known yet.
 pub fn choose(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Result<Vec<SlaveId>> {
     let few = sharing(plan, candidates, bytes).map(|few| choose_of(plan, &few));
@@ -82,7 +82,7 @@ fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
     let widest = stages.iter().map(slaves).max().unwrap_or(1);
     let narrowest =
         stages.iter().filter(|s| s.input.is_some()).filter_map(|s| Some((count(s)? as usize, s.name.as_str()))).min();
-    let most = narrowest.map_or(usize::MAX, |(n, _)| n).min(fitting.len()).max(named.len()).max(1);
+    let most = narrowest.map_or(usize::MAX, |(n, _)| n).min(fitting.len()).min(allowed(plan)).max(named.len()).max(1);
     let limit = widest.min(most).max(named.len()).max(1);
     if limit < fitting.len() {
         let other = |c: &Candidate| !named.contains(&c.name.as_str());
@@ -98,10 +98,15 @@ fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
         fitting.truncate(if enough { limit } else { most });
     }
     if let Some(stage) = stages.iter().find(|s| !fits(s, &fitting)) {
-        return Err(too_large(stage, candidates, &fitting, narrowest));
+        return Err(too_large(stage, candidates, &fitting, narrowest, plan.most_slaves));
     }
     fitting.sort_by(|a, b| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
     Ok(fitting.into_iter().map(|c| c.id).collect())
+}
+
+/// As many slaves as its user allows.
+fn allowed(plan: &Plan) -> usize {
+    plan.most_slaves.map_or(usize::MAX, |most| most as usize)
 }
 
 /// The fewest threads of a stage that may be anywhere.
@@ -182,10 +187,20 @@ fn too_large(
     candidates: &[Candidate],
     fitting: &[Candidate],
     narrowest: Option<(usize, &str)>,
+    allowed: Option<u32>,
 ) -> Error {
     let StageSpec { name, memory, .. } = stage;
     let sum = |slaves: &[Candidate]| slaves.iter().filter(|c| able(stage, c)).map(|c| u64::from(c.slots)).sum::<u64>();
     let (slots, all, asked) = (sum(fitting), sum(candidates), size(*memory));
+    if let (Some(needs), Some(most)) = (count(stage).filter(|needs| u64::from(*needs) <= all), allowed)
+        && fitting.len() == most as usize
+    {
+        return Error::user(format!(
+            "stage {name} needs {needs} slots, but the job may use no more than {most} of {} slaves (--slaves), which have \
+             {slots} slots; allow more of them, or give it at most {slots} threads",
+            candidates.len()
+        ));
+    }
     Error::user(match (count(stage), narrowest) {
         (None, _) => {
             let n = if let Threads::OneSlave(n) = stage.threads { n } else { 1 };

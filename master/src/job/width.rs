@@ -104,7 +104,8 @@ pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u6
     let left = |bytes| sharing(plan, candidates, bytes).map_or(live, |few| few.len());
     let few = used < live && left(bytes) == used;
     if !few && used < live {
-        let why = held_back(plan, used).unwrap_or_else(|| "no stage can use more".to_owned());
+        let allowed = (plan.most_slaves == Some(used as u32)).then(|| "--slaves allows no more".to_owned());
+        let why = allowed.or_else(|| held_back(plan, used)).unwrap_or_else(|| "no stage can use more".to_owned());
         return Some(format!("runs on {used} of {live} slaves, since {why}"));
     }
     let by_cores = plan.stages().iter().any(|stage| stage.threads == Threads::Cores) && threads < slots;

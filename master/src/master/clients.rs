@@ -52,6 +52,7 @@ impl Master {
         // memory is kept for them, is the master's affair.
         submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
         submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
+        plan.most_slaves = submission.scheduling.slaves;
         self.refuse_taken(&plan)?;
         self.refuse_checkpoint(&submission, &plan)?;
         plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;

@@ -59,6 +59,28 @@ fn a_job_uses_all_slaves_unless_it_has_fewer_threads() {
 }
 
 #[test]
+fn no_more_slaves_are_used_than_a_user_allows() {
+    let of = |stages: &[(&str, Threads, bool)], slots: &[u32], most| {
+        let plan = Plan { most_slaves: Some(most), ..plan(stages) };
+        choose(&plan, &candidates(slots), u64::MAX).map(|slaves| slaves.into_iter().map(|s| s.0).collect::<Vec<_>>())
+    };
+    // A few threads over rows are beside one another, on a slave that has slots for them.
+    assert_eq!(of(&[("s", Threads::Count(2), true)], &[2, 2, 2], 1).unwrap(), [1]);
+    assert_eq!(of(&[("s", Threads::Count(3), true)], &[2, 4, 2], 1).unwrap(), [2]);
+    assert_eq!(of(&[("s", Threads::All, true)], &[2, 4, 2], 2).unwrap(), [1, 2]);
+    assert_eq!(of(&[("s", Threads::All, true)], &[2, 2], 9).unwrap(), [1, 2]);
+    let refused = of(&[("s", Threads::Count(5), true)], &[2, 4, 2], 1).unwrap_err();
+    assert_eq!(refused.fault, Fault::User);
+    assert_eq!(
+        refused.message,
+        "stage s needs 5 slots, but the job may use no more than 1 of 3 slaves (--slaves), which have 4 slots; allow more of \
+         them, or give it at most 4 threads"
+    );
+    let beyond = of(&[("s", Threads::Count(9), true)], &[2, 4, 2], 1).unwrap_err();
+    assert!(beyond.message.contains("the cluster has 8"), "{beyond}");
+}
+
+#[test]
 fn fewer_slaves_are_those_with_free_slots_and_the_most_local_bytes() {
     let mut candidates = candidates(&[4, 4, 4]);
     candidates[0].free = 0;
