@@ -62,9 +62,9 @@ impl State {
     /// The error of a worker that waits in a sum for a sibling that can't come to it: one that may not begin its clock before
     /// the other has ended its own.
     pub(super) fn tangled(&mut self, summing: &[usize]) -> Option<Error> {
-        let pairs = summing.iter().flat_map(|worker| (0..self.waits.len()).map(|sibling| (*worker, sibling)));
-        let pairs: Vec<_> = pairs.collect();
-        let (worker, sibling) = pairs.into_iter().find(|(worker, sibling)| self.is_held_back(*sibling, *worker))?;
+        let siblings = 0..self.waits.len();
+        let mut held_back = |worker| siblings.clone().find(|sibling| self.is_held_back(*sibling, worker));
+        let (worker, sibling) = summing.iter().find_map(|worker| Some((*worker, held_back(*worker)?)))?;
         Some(Error::bug(format!(
             "no worker can go on: one at clock {} waits in sum_local for a sibling at clock {}, which may not go on before that \
              has ended its own; {AS_OFTEN}",

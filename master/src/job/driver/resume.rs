@@ -13,6 +13,9 @@ use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
+/// For so many times as long as a checkpoint took no other one is written: they take a tenth of the time at most.
+const REST: u32 = 9;
+
 /// A place in a plan, and what a driver knows there beside the tables.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Place {
@@ -158,8 +161,9 @@ impl Driver {
     pub(super) fn written(&mut self, now: Duration, written: Result<u64>, out: &mut Vec<Command>) -> Result<()> {
         let Phase::Keeping { since, place } = std::mem::replace(&mut self.phase, Phase::Opening) else { return Ok(()) };
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
-        keeping.due = Some(now + keeping.every);
-        keeping.kept.seconds += now.saturating_sub(since).as_secs_f64();
+        let took = now.saturating_sub(since);
+        keeping.due = Some(now + keeping.every.max(REST * took));
+        keeping.kept.seconds += took.as_secs_f64();
         match written {
             Ok(bytes) => {
                 let written = keeping.kept.written + 1;

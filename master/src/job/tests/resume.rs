@@ -128,12 +128,23 @@ fn a_checkpoint_is_ordered_between_two_rounds_once_its_time_has_come() {
     asks(&runs(&mut driver, 2, 5), 2);
     let commands = runs(&mut driver, 2, 6);
     assert!(matches!(commands.as_slice(), [Command::Keep(place)] if place.epoch() == 2), "{commands:?}");
-    // The next one is due so long behind the end of this one; and none behind the last round of the repeat.
+    // None behind the last round of the repeat; the next one when nine times as long has passed as this one took.
     asks(&driver.step(at(8), Event::Kept(Ok(100))), 2);
     asks(&runs(&mut driver, 2, 100), 2);
     assert!(matches!(runs(&mut driver, 2, 101).as_slice(), [Command::Keep(place)] if place.epoch() == 1));
     let kept = driver.kept().unwrap();
     assert_eq!((kept.written, kept.epoch, kept.bytes, kept.seconds), (1, 2, 100, 2.0));
+}
+
+#[test]
+fn checkpoints_take_a_tenth_of_the_time_at_most() {
+    let mut driver = begun();
+    assert!(matches!(runs(&mut driver, 2, 6).as_slice(), [Command::Keep(_)]));
+    // It took ten seconds.
+    asks(&driver.step(at(16), Event::Kept(Ok(100))), 2);
+    asks(&runs(&mut driver, 2, 105), 2);
+    asks(&runs(&mut driver, 2, 105), 2);
+    assert!(matches!(runs(&mut driver, 2, 106).as_slice(), [Command::Keep(_)]));
 }
 
 #[test]
