@@ -15,22 +15,38 @@ const JOBS: [&[&str]; 5] = [
     &["lr", "--solver", "sgd", "--batch", "20", "--threads", "2", "--patience", "1000"],
 ];
 
-/// The epoch behind which the checkpoint in `folder` was written, if one is there.
-fn epoch(folder: &Path) -> Option<u64> {
+/// Others, of which each keeps other things: which features are worked on, folds and how they did, the path so far, steps by
+/// products.
+const PROBLEMS: [&[&str]; 4] = [
+    &["lasso", "--tolerance", "1e-8", "--path", "60", "--bias"],
+    &["lr", "--tolerance", "1e-7", "--penalty", "l1", "--path", "10", "--cv", "2"],
+    &["lr", "--tolerance", "1e-9", "--solver", "newton", "--worker-memory", "1MiB", "--lambda", "1e-8", "--bias"],
+    &["svm", "--tolerance", "1e-8", "--solver", "newton", "--cv", "20"],
+];
+
+/// Behind what the checkpoint in `folder` was written, if one is there.
+fn behind(folder: &Path) -> Option<String> {
     let text = std::fs::read_to_string(folder.join("checkpoint.json")).ok()?;
-    serde_json::from_str::<serde_json::Value>(&text).ok()?["epoch"].as_u64()
+    let described: serde_json::Value = serde_json::from_str(&text).ok()?;
+    described["behind"].as_str().map(str::to_owned)
+}
+
+/// The epoch in such a text.
+fn epoch(behind: &str) -> u64 {
+    behind.rsplit_once("epoch ").and_then(|(_, epoch)| epoch.parse().ok()).unwrap_or_else(|| panic!("{behind}"))
 }
 
 /// Waits until a checkpoint is there that is some epochs on.
 #[track_caller]
 fn await_checkpoint(folder: &Path) -> u64 {
-    wait::until("a checkpoint", 30 * SECOND, || epoch(folder).filter(|epoch| *epoch > 1))
+    wait::until("a checkpoint", 30 * SECOND, || behind(folder).map(|behind| epoch(&behind)).filter(|epoch| *epoch > 1))
 }
 
 /// A report of a job that went on behind `epoch` or later and made `epochs` in all.
 #[track_caller]
 fn assert_resumed(report: &serde_json::Value, epoch: u64, epochs: usize) {
-    assert!(report["checkpoint"]["resumed"].as_u64() >= Some(epoch), "{}", report["checkpoint"]);
+    let resumed = report["checkpoint"]["resumed"].as_str().map(self::epoch);
+    assert!(resumed >= Some(epoch), "{}", report["checkpoint"]);
     let all = report["epochs"].as_array().unwrap();
     let numbers: Vec<u64> = all.iter().map(|epoch| epoch["epoch"].as_u64().unwrap()).collect();
     assert_eq!(numbers, (1..=epochs as u64).collect::<Vec<_>>());
@@ -76,6 +92,34 @@ fn a_command_that_was_killed_goes_on_from_its_checkpoint_to_the_same_bits() {
         std::fs::remove_dir_all(&parts).unwrap();
         let left = entries(here.path());
         assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
+    }
+}
+
+#[test]
+fn solvers_of_many_problems_and_rounds_go_on_within_the_one_in_which_they_were_killed() {
+    let here = folder();
+    let rows = Rows::generate(32, 3000, 600, 20).write(here.path(), "rows");
+    let [model, kept] = ["model", "kept"].map(|name| here.path().join(name));
+    for job in PROBLEMS {
+        let run = || flexps(["run"]).args(job).args(["--reproducible", "--slots", "2", "--input"]).arg(&rows);
+        let alone = run().json();
+        let again =
+            || run().args(["--checkpoint-every", "1ms"]).arg("--checkpoint").arg(&kept).arg("--model").arg(&model);
+        let killed = again().start();
+        wait::until("a checkpoint", 30 * SECOND, || behind(&kept));
+        drop(killed);
+        assert!(!model.exists(), "{job:?} was killed too late");
+        let report = again().json();
+        assert!(report["checkpoint"]["resumed"].is_string(), "{job:?}: {}", report["checkpoint"]);
+        assert_close(report["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-6);
+        assert_eq!(report["epochs"].as_array().unwrap().len(), alone["epochs"].as_array().unwrap().len(), "{job:?}");
+        for name in ["cv_loss", "training_loss"] {
+            let [here, there] = [&report, &alone].map(|report| report["metrics"][name].as_f64());
+            assert_eq!(here.is_some(), there.is_some(), "{job:?}: {name}");
+            assert_close(here.unwrap_or(1.0), there.unwrap_or(1.0), 1e-4);
+        }
+        assert!(!kept.exists());
+        std::fs::remove_dir_all(&model).unwrap();
     }
 }
 
@@ -150,7 +194,7 @@ fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
     wait::until("the job's end", 20 * SECOND, || {
         (cluster.ask(["status", &id]).json()["state"] == "cancelled").then_some(())
     });
-    assert!(epoch(&kept).is_some(), "it stays for who goes on");
+    assert!(behind(&kept).is_some(), "it stays for who goes on");
     refused(&["svrg", "--epochs", "7"], &["holds a checkpoint of svrg", "epochs is 250, and 7 here", "remove"]);
     std::fs::write(kept.join("checkpoint.bin"), "fxcheck1").unwrap();
     let id = long_job(&cluster, &rows, &kept, "0");

@@ -26,12 +26,12 @@ impl Checkpoint {
 pub struct Kept {
     /// The folder.
     pub folder: String,
-    /// The round behind which it went on from what an earlier start had left, if it did.
-    pub resumed: Option<u64>,
+    /// Behind what it went on from what an earlier start had left, if it did: `epoch 3`, or `round 2 of epoch 4`.
+    pub resumed: Option<String>,
     /// How many checkpoints it has written.
     pub written: u64,
-    /// The round behind which the last one was written.
-    pub epoch: u64,
+    /// Behind what the last one was written.
+    pub behind: String,
     /// Its size.
     pub bytes: u64,
     /// Seconds in which it wrote them all, while no stage ran.

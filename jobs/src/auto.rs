@@ -10,7 +10,7 @@
 //! weights: how columns depend on one another stands in no fact. Invariant: what is chosen depends on the facts of the whole input, the
 //! flags, the numbers of threads and slaves and the gaps of certificates alone, in the master, so it is the same for all.
 
-use crate::primal::{Primal, folds, gram, problems, task};
+use crate::primal::{self, Primal, folds, gram, problems, task};
 use crate::sdca::loss::Kind;
 use crate::sdca::{self, Sdca, alone, pace};
 use crate::told;
@@ -40,7 +40,11 @@ impl Auto<'_> {
         let common = self.sdca.common;
         let inputs = common.inputs_as(plan, Wanted::Classes)?;
         let weights = Vector::new(plan, "weights", common.bias);
-        self.sdca.measure(plan, inputs);
+        plan.slave_bytes = sdca::SLAVE_BYTES;
+        plan.body.rebuilt(|steps| {
+            self.sdca.measure(steps, inputs);
+            primal::remeasured(steps);
+        });
         let (rows, lambda, tolerance, loss) = (inputs.rows, common.lambda, common.tolerance, self.sdca.loss);
         let (epochs, starts) = (common.epochs as f64, common.init_model.is_some());
         let folds = self.sdca.cv.unwrap_or(0);

@@ -225,8 +225,7 @@ impl Run<'_> {
                     }
                 }
                 Step::Repeat { times, body, .. } => self.repeat(*times, body, depth)?,
-                // It holds no decision.
-                Step::Rebuilt(body) => self.steps(body, depth).map(drop)?,
+                Step::Rebuilt(body) => self.steps(body, depth)?.must_be_next()?,
                 Step::When { scalar, value, body } => {
                     if self.progress.scalars.get(scalar) == Some(value) {
                         let flow = self.steps(body, depth)?;

@@ -24,6 +24,16 @@ pub enum Flow {
     Stop(String),
 }
 
+impl Flow {
+    /// An error unless it is the next step: what decisions among steps that are rebuilt must want.
+    pub fn must_be_next(&self) -> Result<()> {
+        match self {
+            Flow::Next => Ok(()),
+            other => Err(Error::bug(format!("a decision among steps that are rebuilt asked for {other:?}"))),
+        }
+    }
+}
+
 /// What a decision sees and may change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {

@@ -223,11 +223,12 @@ fn steps(plan: &Plan, all: &[Step]) -> Result<()> {
         }
         Step::Rebuilt(body) => {
             full("what is to be rebuilt".to_owned(), body)?;
-            if !body.iter().all(|step| matches!(step, Step::Stage(_) | Step::Together(_) | Step::Op(_))) {
+            if body.iter().any(|step| matches!(step, Step::Repeat { .. } | Step::When { .. } | Step::Load(_))) {
                 return Err(Error::user(
-                    "what is to be rebuilt holds other steps than stages and operations on tables",
+                    "what is to be rebuilt holds a repeat, a condition or a load; take stages, operations and decisions",
                 ));
             }
+            none_rebuilt(body)?;
             steps(plan, body)
         }
     })

@@ -125,7 +125,8 @@ impl Steps {
     }
 
     /// What `build` adds, outside of any repeat, is done once more where the job goes on from a checkpoint: for what belongs to
-    /// slaves and their rows. Tables that its stages declare to update ([`StageBuilder::updates`]) are in no checkpoint, and zero
+    /// slaves and their rows. It holds stages, operations, and decisions for the next step, which find the scalars there that the
+    /// round has. Tables that its stages declare to update ([`StageBuilder::updates`]) are in no checkpoint, and zero
     /// when it begins.
     pub fn rebuilt(&mut self, build: impl FnOnce(&mut Steps)) -> &mut Self {
         let mut body = Steps::default();

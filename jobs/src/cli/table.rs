@@ -157,14 +157,11 @@ pub fn result(report: &Report) -> String {
     if let Some(transfers) = transfers(&report.transfers) {
         lines.push(("transfers", transfers));
     }
-    if let Some(Kept { folder, written, epoch, bytes, seconds: took, .. }) =
+    if let Some(Kept { folder, written, behind, bytes, seconds: took, .. }) =
         report.checkpoint.as_ref().filter(|kept| kept.written > 0)
     {
         let (written, size) = (count(*written, "time"), size(*bytes));
-        lines.push((
-            "checkpoint",
-            format!("{folder}: {written} in {}, last behind epoch {epoch}, {size}", seconds(*took)),
-        ));
+        lines.push(("checkpoint", format!("{folder}: {written} in {}, last behind {behind}, {size}", seconds(*took))));
     }
     if !report.progress.is_empty() {
         lines.push(("progress", progress(&report.progress)));

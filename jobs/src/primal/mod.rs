@@ -125,7 +125,10 @@ impl Primal<'_> {
         let inputs = self.common.inputs_as(plan, wanted)?;
         let weights = Vector::new(plan, "weights", self.common.bias);
         let (measure, input) = (self.measure(inputs), inputs.rows.input);
-        plan.body.stage("measure", move |worker| measure.run(worker)).threads(self.workers()).input(input);
+        plan.body.rebuilt(|steps| {
+            steps.stage("measure", move |worker| measure.run(worker)).threads(self.workers()).input(input);
+            remeasured(steps);
+        });
         self.solve(plan, inputs, weights, false)?;
         self.common.save(plan, inputs.rows, weights.tensors());
         Ok(())
@@ -199,7 +202,7 @@ impl Primal<'_> {
             let norms = Norms { rows: inputs.rows, norms };
             steps.stage("norms", move |worker| norms.run(worker)).threads(threads).input(inputs.rows.input);
         }
-        steps.repeat(problems::MOST, |problem| {
+        steps.resumable(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
             if may_have_begun {
@@ -289,6 +292,16 @@ impl Primal<'_> {
     }
 }
 
+/// Behind the stage `measure`, where the job goes on from a checkpoint: what workers kept of their rows is lost, and made anew by
+/// the next gradient. Where it begins the first problem says the same.
+pub fn remeasured(steps: &mut Steps) {
+    steps.decide(|progress| {
+        let named = [("look", 1.0), ("moved", 1.0), ("scored", 0.0), ("foreseen", 0.0)];
+        named.into_iter().for_each(|(name, value)| progress.set(name, value));
+        Ok(Flow::Next)
+    });
+}
+
 fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
     let mut value = Vec::new();
     worker.get(bias, &[0], &mut value)?;
@@ -344,7 +357,7 @@ impl Solver {
         };
         let screen =
             Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, norms: self.norms, rows };
-        steps.repeat(self.epochs, |round| {
+        steps.resumable(self.epochs, |round| {
             round.when("look", 1.0, |round| {
                 // Where only the penalty is another, the gradient is what it was.
                 round.when("moved", 1.0, |round| {

@@ -53,7 +53,7 @@ use stop::Stop;
 
 /// Of smaller files one worker learns as fast as one in each of two processes, whose joins go by messages; where rows have
 /// little in common with the penalty, much faster.
-const SLAVE_BYTES: u64 = 128 << 20;
+pub const SLAVE_BYTES: u64 = 128 << 20;
 
 /// The solver's parameters.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +110,8 @@ impl Sdca<'_> {
         self.check()?;
         let inputs = self.common.inputs_as(plan, Wanted::Classes)?;
         let weights = Vector::new(plan, "weights", self.common.bias);
-        self.measure(plan, inputs);
+        plan.slave_bytes = SLAVE_BYTES;
+        self.measure(&mut plan.body, inputs);
         self.solve(plan, inputs, weights);
         self.common.save(plan, inputs.rows, weights.tensors());
         Ok(())
@@ -121,10 +122,9 @@ impl Sdca<'_> {
     }
 
     /// Plans the first pass.
-    pub fn measure(&self, plan: &mut Plan, inputs: Inputs) {
+    pub fn measure(&self, steps: &mut Steps, inputs: Inputs) {
         let measure = self.measured(inputs);
-        plan.slave_bytes = SLAVE_BYTES;
-        plan.body
+        steps
             .stage("measure", move |worker| rows::measure(worker, measure))
             .threads(self.workers())
             .input(measure.input);

@@ -44,8 +44,8 @@ struct Description {
     build: u64,
     #[serde(flatten)]
     of: Of,
-    /// The rounds behind it.
-    epoch: u64,
+    /// Where in the plan it is.
+    behind: String,
     objective: Option<f64>,
     /// That they took.
     seconds: f64,
@@ -131,7 +131,7 @@ impl Folder {
             created_by: created_by(),
             build: build_id(),
             of: self.of.clone(),
-            epoch: place.epoch(),
+            behind: place.behind(),
             objective: place.objective(),
             seconds: place.elapsed().as_secs_f64(),
         };

@@ -206,8 +206,8 @@ impl Job {
         let path = folder.path().display().to_string();
         let mut kept = self.report.checkpoint.take().unwrap_or(Kept { folder: path.clone(), ..Kept::default() });
         if let Some(place) = &place {
-            kept.resumed = Some(place.epoch());
-            self.note([format!("resumed behind epoch {}, from the checkpoint in {path}", place.epoch())]);
+            kept.resumed = Some(place.behind());
+            self.note([format!("resumed behind {}, from the checkpoint in {path}", place.behind())]);
             if self.began.is_none() {
                 self.spent = place.elapsed();
             }

@@ -19,7 +19,7 @@ impl Driver {
                 return Ok(());
             }
             let Some(code) = self.program.code.get(self.at) else {
-                return self.at_end(out);
+                return self.at_end(now, out);
             };
             match code {
                 Code::Stages(stages) => {
@@ -54,6 +54,9 @@ impl Driver {
                     }
                     let decide = decide.clone();
                     let flow = self.decide(now, &decide)?;
+                    if self.rebuilding {
+                        flow.must_be_next()?;
+                    }
                     let ops = std::mem::take(&mut self.progress.ops);
                     if !ops.is_empty() {
                         self.order(ops, flow, out);
@@ -86,7 +89,8 @@ impl Driver {
         }
     }
 
-    fn at_end(&mut self, out: &mut Vec<Command>) -> Result<()> {
+    fn at_end(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        self.note_unkept(now);
         if self.reading() {
             self.phase = Phase::Reading;
         } else if self.saves || self.keeping.is_some() {

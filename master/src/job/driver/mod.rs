@@ -306,7 +306,7 @@ impl Driver {
             Phase::Loading => "while a model was loaded".to_owned(),
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
-            Phase::Keeping { .. } => format!("while a checkpoint was written behind epoch {}", self.progress.epoch),
+            Phase::Keeping { place, .. } => format!("while a checkpoint was written behind {}", place.behind()),
             Phase::Restoring => "while its tables were restored".to_owned(),
             Phase::Ending { then: Then::Again(_), .. } => "before the plan began anew".to_owned(),
             Phase::Ending { then: Then::EndAt(_), .. } => "while its workers stopped".to_owned(),

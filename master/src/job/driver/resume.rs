@@ -7,6 +7,7 @@ use super::{Command, Driver, Loop, Phase};
 use crate::job::program::{Code, Program};
 use flexps_common::checkpoint::Kept;
 use flexps_common::ids::TableId;
+use flexps_common::notes::note;
 use flexps_common::plan::Progress;
 use flexps_common::report::EpochReport;
 use flexps_common::{Error, Result};
@@ -26,9 +27,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// The round of the innermost repeat that is over: what users call the epoch.
-    pub fn epoch(&self) -> u64 {
-        self.loops.last().map_or(0, |(_, round)| *round)
+    /// Behind what it is, for users: `epoch 3`, or, in a repeat within another, `round 2 of epoch 4`.
+    pub fn behind(&self) -> String {
+        match self.loops.as_slice() {
+            [] => "nothing".to_owned(),
+            [(_, epoch)] => format!("epoch {epoch}"),
+            [(_, over), .., (_, round)] => format!("round {round} of epoch {}", over + 1),
+        }
     }
 
     /// The objective there.
@@ -157,6 +162,15 @@ impl Driver {
         true
     }
 
+    /// The plan is at its end: says so if a checkpoint was due and no round ended behind which one could be written.
+    pub(super) fn note_unkept(&mut self, now: Duration) {
+        let Some(Keeping { due: Some(due), kept: Kept { written: 0, .. }, .. }) = &self.keeping else { return };
+        if now >= *due {
+            let unkept = "no checkpoint was written: no round ended from whose end the job could have gone on";
+            note(&mut self.progress.notes, [unkept.to_owned()]);
+        }
+    }
+
     /// A checkpoint of so many bytes is written, or is not: the job goes on either way.
     pub(super) fn written(&mut self, now: Duration, written: Result<u64>, out: &mut Vec<Command>) -> Result<()> {
         let Phase::Keeping { since, place } = std::mem::replace(&mut self.phase, Phase::Opening) else { return Ok(()) };
@@ -167,14 +181,12 @@ impl Driver {
         match written {
             Ok(bytes) => {
                 let written = keeping.kept.written + 1;
-                keeping.kept = Kept { written, epoch: place.epoch(), bytes, ..keeping.kept.clone() };
+                keeping.kept = Kept { written, behind: place.behind(), bytes, ..keeping.kept.clone() };
                 keeping.from = Some(*place);
             }
             // If a slave is gone, that is noticed otherwise.
             Err(e) if e.retry => {}
-            Err(e) => {
-                self.progress.notes.push(format!("no checkpoint was written behind epoch {}: {e}", place.epoch()))
-            }
+            Err(e) => self.progress.notes.push(format!("no checkpoint was written behind {}: {e}", place.behind())),
         }
         self.advance(now, out)
     }

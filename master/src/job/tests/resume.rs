@@ -100,7 +100,11 @@ fn keeping() -> (Driver, Place) {
     let mut commands = runs(&mut driver, 2, 7);
     assert_eq!(commands.len(), 1, "no stage runs beside it");
     let Some(Command::Keep(place)) = commands.pop() else { panic!("{commands:?}") };
-    assert!(driver.whereabouts().contains("checkpoint was written behind epoch 1"), "{}", driver.whereabouts());
+    assert!(
+        driver.whereabouts().contains("checkpoint was written behind round 1 of epoch 1"),
+        "{}",
+        driver.whereabouts()
+    );
     (driver, *place)
 }
 
@@ -127,13 +131,18 @@ fn a_checkpoint_is_ordered_between_two_rounds_once_its_time_has_come() {
     let mut driver = begun();
     asks(&runs(&mut driver, 2, 5), 2);
     let commands = runs(&mut driver, 2, 6);
-    assert!(matches!(commands.as_slice(), [Command::Keep(place)] if place.epoch() == 2), "{commands:?}");
+    assert!(
+        matches!(commands.as_slice(), [Command::Keep(place)] if place.behind() == "round 2 of epoch 1"),
+        "{commands:?}"
+    );
     // None behind the last round of the repeat; the next one when nine times as long has passed as this one took.
     asks(&driver.step(at(8), Event::Kept(Ok(100))), 2);
     asks(&runs(&mut driver, 2, 100), 2);
-    assert!(matches!(runs(&mut driver, 2, 101).as_slice(), [Command::Keep(place)] if place.epoch() == 1));
+    assert!(
+        matches!(runs(&mut driver, 2, 101).as_slice(), [Command::Keep(place)] if place.behind() == "round 1 of epoch 2")
+    );
     let kept = driver.kept().unwrap();
-    assert_eq!((kept.written, kept.epoch, kept.bytes, kept.seconds), (1, 2, 100, 2.0));
+    assert_eq!((kept.written, kept.behind.as_str(), kept.bytes, kept.seconds), (1, "round 2 of epoch 1", 100, 2.0));
 }
 
 #[test]
@@ -154,7 +163,7 @@ fn a_job_goes_on_whether_a_checkpoint_is_written_or_not_and_says_so() {
         let good = u64::from(written.is_ok());
         asks(&driver.step(at(8), Event::Kept(written)), 2);
         assert_eq!((driver.kept().unwrap().written, driver.progress.notes.len()), (good, notes));
-        assert!(driver.progress.notes.iter().all(|note| note.contains("behind epoch 1: no space left")));
+        assert!(driver.progress.notes.iter().all(|note| note.contains("behind round 1 of epoch 1: no space left")));
         goes_on(&mut driver, 5, 9);
     }
 }
