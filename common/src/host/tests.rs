@@ -96,6 +96,18 @@ fn again_does_not_count_a_round_and_stop_ends_the_repeat() {
 }
 
 #[test]
+fn what_is_rebuilt_runs_once_and_goes_on_in_any_case() {
+    let mut plan = Plan::default();
+    let table = plan.table::<u32>("runs", 1);
+    plan.body.rebuilt(|steps| _ = steps.stage("counts", move |worker| worker.add(table, &[0], &[1])));
+    plan.body.resumable(3, |round| _ = round.stage("run", move |worker| worker.add(table, &[1], &[1])));
+    assert_eq!(Host::new().run(&plan).unwrap().table("runs", 0..2), [1.0, 3.0]);
+    plan.body.rebuilt(|steps| _ = steps.decide(|_| Ok(Flow::Stop("enough".to_owned()))));
+    let error = Host::new().run(&plan).unwrap_err();
+    assert!(error.message.contains("among steps that are rebuilt asked for Stop"), "{error}");
+}
+
+#[test]
 fn rows_are_dealt_to_slaves_and_renumbered_by_their_key_map() {
     let rows: Vec<Block> = (0..6).map(|i| block(&[(1.0, &[(100 * i, 1.0), (1000, 2.0)])])).collect();
     let mut plan = Plan::default();

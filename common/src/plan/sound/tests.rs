@@ -5,7 +5,8 @@ use crate::data::schema::DataPath;
 use crate::error::Fault;
 use crate::ids::{InputId, TableId};
 use crate::plan::{
-    Input, Plan, SaveSpec, SaveTensor, Significant, StageBuilder, Storage, Table, TableSpec, Threads, WIDEST,
+    Flow, Input, Plan, SaveSpec, SaveTensor, Significant, StageBuilder, Steps, Storage, Table, TableSpec, Threads,
+    WIDEST,
 };
 use crate::value::Element;
 
@@ -338,6 +339,37 @@ fn what_is_repeated_or_done_at_times_holds_a_step() {
         round.stage("never", |_| Ok(()));
     });
     plan.check().unwrap();
+}
+
+#[test]
+fn what_is_rebuilt_stands_alone_and_holds_neither_loops_nor_conditions_nor_loads() {
+    let stage = |steps: &mut Steps| _ = steps.stage("counts", |_| Ok(()));
+    let inside = "put them beside these";
+    refused(inside, |plan, _, _| _ = plan.body.repeat(2, |round| _ = round.rebuilt(stage)));
+    refused(inside, |plan, _, _| _ = plan.body.when("few", 1.0, |few| _ = few.rebuilt(stage)));
+    refused(inside, |plan, _, _| _ = plan.body.rebuilt(|steps| _ = steps.rebuilt(stage)));
+    let holds = "take stages, operations and decisions";
+    refused(holds, |plan, _, _| _ = plan.body.rebuilt(|steps| _ = steps.repeat(2, stage)));
+    refused(holds, |plan, _, _| _ = plan.body.rebuilt(|steps| _ = steps.when("few", 1.0, stage)));
+    refused(holds, |plan, table, rows| _ = plan.body.rebuilt(|steps| _ = steps.load(table, &path(), "weights", rows)));
+    refused("holds no step", |plan, _, _| _ = plan.body.rebuilt(|_| ()));
+    let (mut plan, table, _) = sound();
+    plan.body.rebuilt(|steps| {
+        stage(steps.zero(table));
+        steps.decide(|_| Ok(Flow::Next));
+    });
+    plan.check().unwrap();
+    let hash = plan.hash();
+    let resumable = |resumable: bool| {
+        let mut plan = plan.clone();
+        if resumable {
+            plan.body.resumable(3, stage)
+        } else {
+            plan.body.repeat(3, stage)
+        };
+        plan.hash()
+    };
+    assert!(resumable(true) != resumable(false) && hash != resumable(true), "nodes must agree on it");
 }
 
 #[test]
