@@ -259,10 +259,10 @@ fn choose(progress: &mut Progress, case: &Case) {
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
     let classes = task::problems(&case.facts.labels);
     let problems = classes as f64 * f64::from(case.folds + 1);
-    let (time, others) = (time * problems, others * problems);
+    let [time, others] = [time, others].map(|seconds| estimate(seconds * problems));
     let Facts { rows, features, nonzeros, .. } = case.facts;
     progress.notes.push(format!(
-        "solver {name}{}: about {time:.2} s, {other} about {others:.2} s, by {rows} rows, {features} features, {nonzeros} \
+        "solver {name}{}: {time}, {other} {others}, by {rows} rows, {features} features, {nonzeros} \
          non-zeros{}{}{}, condition {:.3}, tolerance {}, {} on {}, {} MiB by feature{}",
         if tries { " tried first" } else { "" },
         if classes > 1 { format!(", {classes} classes") } else { String::new() },
@@ -275,6 +275,11 @@ fn choose(progress: &mut Progress, case: &Case) {
         case.memory >> 20,
         if case.in_parts() { ", so rows come in parts" } else { "" },
     ));
+}
+
+/// An estimate; one that no formula can mean to the second is not told to it.
+fn estimate(seconds: f64) -> String {
+    if seconds < 86_400.0 { format!("about {seconds:.2} s") } else { "more than a day".to_owned() }
 }
 
 #[cfg(test)]

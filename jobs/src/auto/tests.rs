@@ -157,6 +157,11 @@ fn folds_are_held_out_by_whoever_would_learn_without_them() {
         assert!(note.starts_with(&format!("solver {name}: ")) && note.contains("non-zeros, 3 folds"), "{note}");
         assert_eq!(outcome.progress.scalars["cv_rows_0"], 600.0);
     }
+    // What nobody waits for has no number.
+    let mut progress = Progress::default();
+    choose(&mut progress, &case(50_000, 100_000, 2_000_000, f64::INFINITY, 1e-3));
+    let note = &progress.notes[0];
+    assert!(note.contains("more than a day") && !note.contains("inf s") && !note.contains("NaN s"), "{note}");
     // What is told is the time of all problems.
     let told = |folds, labels| {
         let mut progress = Progress::default();
