@@ -47,7 +47,7 @@ struct Description {
     /// Where in the plan it is.
     behind: String,
     objective: Option<f64>,
-    /// That they took.
+    /// That the job had taken.
     seconds: f64,
 }
 
@@ -141,7 +141,7 @@ impl Folder {
         writer.finish(&self.path, DESCRIPTION, &json)
     }
 
-    /// The job has what it wanted: nobody goes on from here. That it stays would only be told by the next one.
+    /// The job is done, so nobody goes on from here. Where it can't be removed that is only logged: the model is there.
     pub fn remove(&self) {
         let files = [DESCRIPTION, NAME].map(|name| self.path.join(name));
         if !files[0].is_file() {

@@ -59,8 +59,8 @@ pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
 
 /// The slaves for a job, in shard order: all, but no more than its user allows, than its widest stage has threads, nor than
 /// any stage with an input has, and none that has too little for a stage that runs on each of them; of those that share cores
-/// no more than [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of the input's
-/// files, as many as can be where they are not known yet.
+/// no more than [`sharing`] leaves, where all stages fit on these. There must be at least one candidate; `bytes` are those of
+/// the input's files, as many as can be where they are not known yet.
 pub fn choose(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Result<Vec<SlaveId>> {
     let few = sharing(plan, candidates, bytes).map(|few| choose_of(plan, &few));
     few.and_then(Result::ok).map_or_else(|| choose_of(plan, candidates), Ok)
