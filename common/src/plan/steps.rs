@@ -111,7 +111,7 @@ impl Steps {
     }
 
     /// The same, where all that a round needs of what was before it is in tables and scalars, but for what
-    /// [`Steps::rebuilt`] makes: not in columns, say. A checkpoint ([`crate::scheduling::Checkpoint`]) may then be written between
+    /// [`Steps::rebuilt`] makes: not in columns, say. A checkpoint ([`crate::checkpoint::Checkpoint`]) may then be written between
     /// two rounds, from which the job goes on, maybe on other slaves.
     pub fn resumable(&mut self, times: u64, build: impl FnOnce(&mut Steps)) -> &mut Self {
         self.repeated(times, build, true)
