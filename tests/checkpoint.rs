@@ -26,9 +26,11 @@ const PROBLEMS: [&[&str]; 4] = [
 
 /// Behind what the checkpoint in `folder` was written, if one is there.
 fn behind(folder: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(folder.join("checkpoint.json")).ok()?;
-    let described: serde_json::Value = serde_json::from_str(&text).ok()?;
-    described["behind"].as_str().map(str::to_owned)
+    let bytes = std::fs::read(folder.join("checkpoint.bin")).ok()?;
+    // Behind eight bytes that say what it is: the length of its description in JSON, twelve others, the description.
+    let length = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
+    let described: serde_json::Value = serde_json::from_slice(&bytes[24..24 + length]).unwrap();
+    Some(described["behind"].as_str().unwrap().to_owned())
 }
 
 /// The epoch in such a text.
@@ -162,6 +164,32 @@ fn a_job_whose_slave_is_killed_goes_on_from_its_checkpoint_on_those_that_are_lef
 }
 
 #[test]
+fn a_checkpoint_that_is_damaged_when_a_slave_is_lost_is_a_note_and_no_end() {
+    let mut cluster = Cluster::start(3, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let id = long_job(&cluster, &rows, &kept, "1");
+    await_checkpoint(&kept);
+    std::fs::write(kept.join("mine"), "precious").unwrap();
+    // None is written meanwhile: a stage waits for the slave that stands still.
+    cluster.slaves[1].signal(libc::SIGSTOP);
+    std::thread::sleep(SECOND);
+    std::fs::write(kept.join("checkpoint.bin"), "fxcheck1").unwrap();
+    cluster.slaves[1].kill();
+    let report = ended(&cluster, &id);
+    assert_eq!(
+        (&report["state"], &report["checkpoint"]["resumed"]),
+        (&"done".into(), &serde_json::Value::Null),
+        "{report}"
+    );
+    assert_eq!(report["epochs"].as_array().unwrap().len(), 250);
+    let says = |note: &serde_json::Value| {
+        note.as_str().is_some_and(|note| note.starts_with("started from the beginning") && note.contains("cut short"))
+    };
+    assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
+    assert_eq!(entries(&kept), ["mine"], "what is no checkpoint stays");
+}
+
+#[test]
 fn a_job_whose_master_is_killed_goes_on_when_it_is_submitted_to_the_next_one() {
     let mut cluster = Cluster::start(2, 1);
     let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
@@ -187,6 +215,7 @@ fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
     refused(&["lr", "--solver", "sdca"], &["--checkpoint", "lr has no rounds", "--restarts"]);
     refused(&["lr", "--optimizer", "saga"], &["--checkpoint", "lr has no rounds"]);
     refused(&["svrg", "--model", kept.to_str().unwrap()], &["--checkpoint", "the model goes to"]);
+    refused(&["svrg", "--model", cluster.folder().to_str().unwrap()], &["--checkpoint", "the model goes to"]);
     let id = long_job(&cluster, &rows, &kept, "0");
     refused(&["svrg"], &["--checkpoint", &format!("job {id} keeps its own")]);
     await_checkpoint(&kept);
@@ -195,7 +224,7 @@ fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
         (cluster.ask(["status", &id]).json()["state"] == "cancelled").then_some(())
     });
     assert!(behind(&kept).is_some(), "it stays for who goes on");
-    refused(&["svrg", "--epochs", "7"], &["holds a checkpoint of svrg", "epochs is 250, and 7 here", "remove"]);
+    refused(&["svrg", "--epochs", "7"], &["holds a checkpoint of svrg", "--epochs is 250 there, and 7 here", "remove"]);
     std::fs::write(kept.join("checkpoint.bin"), "fxcheck1").unwrap();
     let id = long_job(&cluster, &rows, &kept, "0");
     let report = ended(&cluster, &id);
@@ -203,5 +232,5 @@ fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
     assert!(error.as_str().unwrap().contains("checkpoint.bin: it was cut short"), "{error}");
     std::fs::write(cluster.folder().join("mine"), "").unwrap();
     let run = cluster.ask(["run", "svrg", "--input"]).arg(&rows).arg("--checkpoint").arg(cluster.folder().join("mine"));
-    run.exits(2).says(&["is no checkpoint", "another path"]);
+    run.exits(2).says(&["mine", "another path"]);
 }

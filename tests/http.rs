@@ -233,7 +233,8 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         (json!({ "prio": 5 }), "unknown field `prio`"),
         (json!({ "deadline": -1 }), "a deadline of -1 s"),
         (json!({ "slaves": 0 }), "no slaves"),
-        (json!({ "checkpoint": { "folder": kept, "every": -1 } }), "a checkpoint every -1 s"),
+        (json!({ "checkpoint": { "folder": kept, "every": -1 } }), "a checkpoint every -1.0 s"),
+        (json!({ "checkpoint": { "folder": "" } }), "an empty path"),
         (json!({ "checkpoint": { "path": kept } }), "unknown field `path`"),
         (json!({ "memory": 0 }), "no bytes of memory"),
     ] {

@@ -36,4 +36,8 @@ pub struct Kept {
     pub bytes: u64,
     /// Seconds in which it wrote them all, while no stage ran.
     pub seconds: f64,
+    /// How many could not be written.
+    pub failed: u64,
+    /// Why the last one of these was not.
+    pub error: Option<String>,
 }

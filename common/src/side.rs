@@ -55,10 +55,11 @@ impl Side {
     /// Puts it where `target` is, on the disk; what was there goes instead, and there is one or the other at any moment.
     pub fn put(&self, target: &Path) -> io::Result<()> {
         sync(&self.path)?;
-        match fs::symlink_metadata(target) {
+        if self.path.is_dir() && fs::symlink_metadata(target).is_ok() {
             // Where that fails otherwise too, so does what is tried instead.
-            Ok(_) => exchange(&self.path, target).or_else(|_| replace(&self.path, target))?,
-            Err(_) => fs::rename(&self.path, target)?,
+            exchange(&self.path, target).or_else(|_| replace(&self.path, target))?;
+        } else {
+            fs::rename(&self.path, target)?;
         }
         target.parent().map_or(Ok(()), sync)
     }

@@ -78,15 +78,21 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
     if memory == Some(0) {
         return Err(D::Error::custom("no bytes of memory; give 1 or more, or null"));
     }
-    if let Some(Checkpoint { every, .. }) =
-        checkpoint.as_ref().filter(|wanted| Duration::try_from_secs_f64(wanted.every).is_err())
-    {
-        return Err(D::Error::custom(format!("a checkpoint every {every} s; give seconds of 0 or more")));
-    }
+    let checkpoint = checkpoint.map(checked).transpose().map_err(D::Error::custom)?;
     if slaves == Some(0) {
         return Err(D::Error::custom("no slaves; give 1 or more, or null"));
     }
     Ok(Scheduling { priority, user, queue, after, deadline, memory, restarts, slaves, checkpoint })
+}
+
+/// A checkpoint as the command line takes it.
+fn checked(wanted: Checkpoint) -> Result<Checkpoint> {
+    let Checkpoint { folder, every } = wanted;
+    if Duration::try_from_secs_f64(every).is_err() {
+        return Err(Error::user(format!("a checkpoint every {every:?} s; give seconds of 0 or more")));
+    }
+    let folder = folder.0.parse().map_err(|e: Error| e.context("the checkpoint's folder"))?;
+    Ok(Checkpoint { folder, every })
 }
 
 /// Another policy.

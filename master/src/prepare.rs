@@ -49,17 +49,27 @@ impl Prepared {
         self.inputs.iter().flat_map(|input| &input.sources).map(|source| source.file.len).sum()
     }
 
-    /// The same for a job that keeps checkpoints in a folder: looks for one to go on from.
-    pub(crate) async fn resume(mut self, path: DataPath, of: Of) -> Result<Self> {
+    /// The same for a job that keeps checkpoints in a folder: looks for one to go on from. One that has lost a slave goes on from
+    /// the beginning where that is of no use any more.
+    pub(crate) async fn resume(mut self, path: DataPath, of: Of, anew: bool) -> Result<Self> {
         let of = Of { inputs: self.digest(), ..of };
-        let look = move || -> Result<(Folder, Option<Place>)> {
-            let folder = Folder::new(&path, of)?;
-            let place = folder.found()?;
-            Ok((folder, place))
+        let look = move || -> Result<(Folder, Result<Option<Place>>)> {
+            let folder = Folder::open(&path, of)?;
+            let found = folder.found();
+            Ok((folder, found))
         };
         let looked = tokio::task::spawn_blocking(look).await;
         let looked = looked.map_err(|e| Error::bug(format!("looking for a checkpoint ended early: {e}")))?;
-        self.checkpoint = Some(Box::new(looked.map_err(|e| e.context("--checkpoint"))?));
+        let told = |e: Error| e.context("--checkpoint");
+        let (folder, found) = looked.map_err(told)?;
+        let place = match found.map_err(told) {
+            Err(e) if anew => {
+                note(&mut self.notes, [format!("started from the beginning: {e}")]);
+                None
+            }
+            found => found?,
+        };
+        self.checkpoint = Some(Box::new((folder, place)));
         Ok(self)
     }
 

@@ -35,7 +35,8 @@ pub struct SchedulingArgs {
     /// done. svrg, lasso, and the solvers newton and sgd, but for saga, write one between epochs or rounds
     #[arg(long, global = true, value_name = "DIR")]
     pub checkpoint: Option<DataPath>,
-    /// Least time between two checkpoints, seconds, or 90s, 10m, 2h; they take a tenth of the time at most [default: 60s]
+    /// Least time between two checkpoints, seconds, or 90s, 10m, 2h; never less than nine times as long as one takes
+    /// [default: 60s]
     #[arg(long, global = true, value_name = "TIME", requires = "checkpoint", value_parser = seconds)]
     pub checkpoint_every: Option<f64>,
     /// Use no more slaves than N: a few threads of a stage over rows, which would else be spread over as many slaves, are then

@@ -1,9 +1,9 @@
 //! A checkpoint's file: a place, then chunks, each with a checksum.
 //!
 //! Layout: 8 bytes that say what it is, then records of `[head: u32][body: u32][xxh3 of both: u64][head][body]`, numbers
-//! little-endian, head and body as long as they say. The first head is the place; those of the others are chunks', with
-//! their values as bodies; one without a head ends the file. Invariant: a file that was cut short or changed is an error that
-//! names it.
+//! little-endian, head and body as long as they say. The first head is a description in JSON, the second the place; those of the
+//! others are chunks', with their values as bodies; one without a head ends the file. Invariant: a file that was cut short or
+//! changed is an error that names it.
 
 use crate::job::driver::Place;
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use flexps_common::side::Side;
 use flexps_common::wire::codec::{self, MAX_CONTROL};
 use flexps_common::wire::moved::ChunkHead;
 use flexps_common::{Error, Result};
-use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,19 +23,29 @@ const MAGIC: &[u8; 8] = b"fxcheck1";
 /// Most bytes of a chunk: of the widest keys.
 const MOST: u32 = 64 << 20;
 
-/// Writes a checkpoint's file in a folder beside its place.
+/// A hidden file beside a checkpoint's.
+pub fn beside(folder: &Path) -> Result<(Side, File)> {
+    let name = folder.join(NAME);
+    let made = Side::file(&name).map_err(|e| io(format!("{} can't be written", name.display()), &e))?;
+    made.ok_or_else(|| Error::bug(format!("{} names no file", name.display())))
+}
+
+/// Writes a checkpoint's file.
 pub struct Writer {
+    name: PathBuf,
     side: Side,
     file: BufWriter<File>,
     bytes: u64,
 }
 
 impl Writer {
-    /// Begins with the place.
-    pub fn create(side: Side, place: &Place) -> Result<Self> {
-        let file = File::create(side.path().join(NAME)).map_err(|e| io(side.path().display(), &e))?;
-        let mut writer = Self { side, file: BufWriter::new(file), bytes: 0 };
+    /// Begins with a description and a place, in a folder that is made if it went.
+    pub fn create(folder: &Path, description: &[u8], place: &Place) -> Result<Self> {
+        fs::create_dir_all(folder).map_err(|e| io(folder.display(), &e))?;
+        let (side, file) = beside(folder)?;
+        let mut writer = Self { name: folder.join(NAME), side, file: BufWriter::new(file), bytes: 0 };
         writer.put(MAGIC)?;
+        writer.record(description, &[])?;
         writer.record(&codec::encode(place)?, &[])?;
         Ok(writer)
     }
@@ -55,23 +65,15 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| io(self.side.path().display(), &e))
+        self.file.write_all(bytes).map_err(|e| io(self.name.display(), &e))
     }
 
-    /// Ends it, and puts it with a description at `target`: after this it is there, whole, and on the disk. Its bytes.
-    pub fn finish(mut self, target: &Path, name: &str, description: &[u8]) -> Result<u64> {
+    /// Ends it, and puts it in its place: after this it is there, whole, and on the disk. Its bytes.
+    pub fn finish(mut self) -> Result<u64> {
         self.record(&[], &[])?;
-        self.put_at(target, name, description).map_err(|e| io(target.display(), &e))?;
-        Ok(self.bytes + description.len() as u64)
-    }
-
-    fn put_at(&mut self, target: &Path, name: &str, description: &[u8]) -> std::io::Result<()> {
-        self.file.flush()?;
-        self.file.get_ref().sync_all()?;
-        let mut described = File::create(self.side.path().join(name))?;
-        described.write_all(description)?;
-        described.sync_all()?;
-        self.side.put(target)
+        let put = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        put.and_then(|()| self.side.put(&self.name)).map_err(|e| io(self.name.display(), &e))?;
+        Ok(self.bytes)
     }
 }
 
@@ -92,15 +94,23 @@ impl Reader {
         if magic == *MAGIC { Ok(reader) } else { Err(reader.bad("no checkpoint, or one of another version")) }
     }
 
-    /// Its place, which comes first.
+    /// What it says of itself, which comes first.
+    pub fn description(&mut self) -> Result<Vec<u8>> {
+        Ok(self.record()?.ok_or_else(|| self.bad("a checkpoint without a description"))?.0)
+    }
+
+    /// Its place, which comes next.
     pub fn place(&mut self) -> Result<Place> {
         let (head, _) = self.record()?.ok_or_else(|| self.bad("a checkpoint without a place"))?;
         codec::decode(&head).map_err(|_| self.bad("a place that is none"))
     }
 
-    /// The next chunk, if there is one.
+    /// The next chunk, if there is one; nothing is behind the last.
     pub fn chunk(&mut self) -> Result<Option<(ChunkHead, Bytes)>> {
-        let Some((head, body)) = self.record()? else { return Ok(None) };
+        let Some((head, body)) = self.record()? else {
+            let rest = self.file.fill_buf().map_err(|e| io(self.name.display(), &e))?;
+            return if rest.is_empty() { Ok(None) } else { Err(self.bad("something was added to it")) };
+        };
         let head = codec::decode(&head).map_err(|_| self.bad("a chunk that is none"))?;
         Ok(Some((head, body)))
     }
@@ -132,8 +142,9 @@ impl Reader {
         })
     }
 
-    fn bad(&self, what: &str) -> Error {
-        Error::data(format!("{}: {what}; remove the folder to start from the beginning", self.name.display()))
+    /// The error of a file that can't be gone on from.
+    pub fn bad(&self, what: &str) -> Error {
+        Error::data(format!("{}: {what}; remove it to start from the beginning", self.name.display()))
     }
 }
 

@@ -1,7 +1,7 @@
-//! The checkpoint of a job: its place in its plan and its tables, in a folder on the master's machine.
+//! The checkpoint of a job: its place in its plan and its tables, in a file of a folder on the master's machine.
 //!
-//! Invariants: at the folder's path there is a whole checkpoint or none, as with a model; it is gone on from by the job that
-//! wrote it alone: the same parameters, build and input files.
+//! Invariants: the file is whole or absent: it is written beside its place, synced, and renamed; a folder has one live job, which
+//! holds its lock; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
 
 mod file;
 mod shards;
@@ -14,15 +14,15 @@ use flexps_common::data::schema::DataPath;
 use flexps_common::error::io;
 use flexps_common::ids::build_id;
 use flexps_common::model::created_by;
-use flexps_common::side::Side;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// The file that says what a checkpoint is of.
-const DESCRIPTION: &str = "checkpoint.json";
+/// Parameters that say what becomes of the model, as jobs call them: they may change where a job goes on.
+const OF_THE_END: [&str; 2] = ["model", "overwrite"];
 
 /// What a checkpoint is of: all that must be the same where a job goes on from it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub struct Of {
     pub job: String,
     /// Its parameters.
     pub params: Value,
-    /// Its plan's hash.
+    /// The hash of its plan, but for what it saves.
     pub plan: u64,
     /// A digest of its input files' names, lengths and times.
     pub inputs: u64,
@@ -52,54 +52,51 @@ struct Description {
 }
 
 /// Where a job keeps its checkpoint.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Folder {
     path: PathBuf,
     of: Of,
+    /// The folder, open and locked; where its file system has no locks it is only open.
+    _lock: Arc<File>,
 }
 
 impl Folder {
-    /// The folder of a job; an error when none can be there, or something else is.
-    pub fn new(path: &DataPath, of: Of) -> Result<Self> {
+    /// The folder of a job, made if need be; an error when none can be there, or another live job keeps its checkpoint in it.
+    pub fn open(path: &DataPath, of: Of) -> Result<Self> {
         let local = (!path.0.contains("://")).then(|| PathBuf::from(&path.0));
-        let path = local.ok_or_else(|| Error::user(format!("{path}: a checkpoint is a folder on a local disk")))?;
-        if fs::symlink_metadata(&path).is_ok() {
-            let empty = fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_none());
-            if !empty && !path.join(DESCRIPTION).is_file() {
-                return Err(Error::user(format!("{} exists and is no checkpoint; give another path", path.display())));
-            }
+        let path =
+            local.ok_or_else(|| Error::user(format!("{path}: a checkpoint is kept in a folder on a local disk")))?;
+        let failed = |e: &std::io::Error| io(format!("{} can't be a folder for checkpoints", path.display()), e);
+        fs::create_dir_all(&path).map_err(|e| failed(&e))?;
+        let lock = File::open(&path).map_err(|e| failed(&e))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::user(format!(
+                "{}: another job keeps its checkpoint there; give another folder, or wait until that one has ended",
+                path.display()
+            )));
         }
-        let folder = Self { path, of };
-        folder.side().map(|_| folder)
+        // Tells now what would else be told when there is something to lose.
+        file::beside(&path)?;
+        Ok(Self { path, of, _lock: Arc::new(lock) })
     }
 
-    /// A hidden folder beside it.
-    fn side(&self) -> Result<Side> {
-        let nowhere =
-            || Error::user(format!("{} can't be a checkpoint's folder; give another path", self.path.display()));
-        let parent = self.path.parent().filter(|_| self.path.file_name().is_some()).ok_or_else(nowhere)?;
-        let failed = |e: &std::io::Error| io(format!("{} can't be made", self.path.display()), e);
-        fs::create_dir_all(parent).map_err(|e| failed(&e))?;
-        Side::folder(&self.path).map_err(|e| failed(&e))?.ok_or_else(nowhere)
-    }
-
-    /// The place that is kept there, if one is; an error when it is of another job.
+    /// The place that is kept there, if one is; an error when it is of another job, or damaged anywhere.
     pub fn found(&self) -> Result<Option<Place>> {
-        let name = self.path.join(DESCRIPTION);
-        if !name.is_file() {
+        if fs::symlink_metadata(self.path.join(NAME)).is_err() {
             return Ok(None);
         }
-        let json = fs::read(&name).map_err(|e| io(name.display(), &e))?;
-        let found: Description = serde_json::from_slice(&json).map_err(|e| {
-            Error::data(format!("{}: not the description of a checkpoint: {e}; remove the folder", name.display()))
-        })?;
+        let mut reader = Reader::open(&self.path)?;
+        let found: Description = serde_json::from_slice(&reader.description()?)
+            .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
         if let Some(other) = self.differs(&found) {
             return Err(Error::user(format!(
                 "{} holds a checkpoint of {other}; give another folder, or remove that one to start from the beginning",
                 self.path.display()
             )));
         }
-        Reader::open(&self.path)?.place().map(Some)
+        let place = reader.place()?;
+        while reader.chunk()?.is_some() {}
+        Ok(Some(place))
     }
 
     /// What a checkpoint is of that is not this job's.
@@ -115,18 +112,13 @@ impl Folder {
             return Some(format!("another build of flexps ({})", found.created_by));
         }
         if ours.inputs != theirs.inputs {
-            return Some("other input files, or of these before they were changed".to_owned());
+            return Some("other input files, or of these before one of them was changed".to_owned());
         }
         (ours.plan != theirs.plan).then(|| "another plan".to_owned())
     }
 
     /// Begins the next one, which takes the present one's place when it is finished.
     fn begin(&self, place: &Place) -> Result<Writer> {
-        Writer::create(self.side()?, place)
-    }
-
-    /// Puts a checkpoint in its place; its size in bytes.
-    fn finish(&self, writer: Writer, place: &Place) -> Result<u64> {
         let description = Description {
             created_by: created_by(),
             build: build_id(),
@@ -135,22 +127,19 @@ impl Folder {
             objective: place.objective(),
             seconds: place.elapsed().as_secs_f64(),
         };
-        let mut json = serde_json::to_vec_pretty(&description)
+        let json = serde_json::to_vec(&description)
             .map_err(|e| Error::bug(format!("the description of a checkpoint: {e}")))?;
-        json.push(b'\n');
-        writer.finish(&self.path, DESCRIPTION, &json)
+        Writer::create(&self.path, &json, place)
     }
 
     /// The job is done, so nobody goes on from here. Where it can't be removed that is only logged: the model is there.
     pub fn remove(&self) {
-        let files = [DESCRIPTION, NAME].map(|name| self.path.join(name));
-        if !files[0].is_file() {
-            return;
-        }
-        // What else somebody put there stays, and the folder with it.
-        let removed = files.iter().try_for_each(fs::remove_file).and_then(|()| fs::remove_dir(&self.path));
-        if let Err(e) = removed {
-            tracing::warn!(folder = %self.path.display(), "a checkpoint that is of no use any more can't be removed: {e}");
+        match fs::remove_file(self.path.join(NAME)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.path.display(), "a checkpoint that is of no use any more can't be removed: {e}");
+            }
+            // What else somebody keeps there stays, and the folder with it.
+            _ => _ = fs::remove_dir(&self.path),
         }
     }
 
@@ -160,15 +149,17 @@ impl Folder {
     }
 }
 
-/// The first parameter that two sets don't have in common: `epochs is 5, and 10 here`.
+/// The first parameter that matters and that two sets don't have in common: `--epochs is 5 there, and 10 here`.
 fn parameter(theirs: &Value, ours: &Value) -> Option<String> {
-    if theirs == ours {
-        return None;
-    }
     let none = serde_json::Map::new();
     let [theirs, ours] = [theirs, ours].map(|params| params.as_object().unwrap_or(&none));
-    let names = theirs.keys().chain(ours.keys());
-    let differs = names.into_iter().find(|name| theirs.get(*name) != ours.get(*name))?;
-    let value = |params: &serde_json::Map<String, Value>| params.get(differs).cloned().unwrap_or_default();
-    Some(format!("{differs} is {}, and {} here", value(theirs), value(ours)))
+    let matters = |name: &&String| !OF_THE_END.contains(&name.as_str());
+    let differs = theirs.keys().chain(ours.keys()).filter(matters).find(|name| theirs.get(*name) != ours.get(*name))?;
+    let value = |params: &serde_json::Map<String, Value>| match params.get(differs) {
+        None | Some(Value::Null | Value::Bool(false)) => "not given".to_owned(),
+        Some(Value::Bool(true)) => "given".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    Some(format!("--{} is {} there, and {} here", differs.replace('_', "-"), value(theirs), value(ours)))
 }

@@ -25,7 +25,7 @@ impl Shards {
             }
         }
         self.check()?;
-        folder.finish(writer, place)
+        writer.finish()
     }
 
     /// Writes what a shard serves of a table.
@@ -65,6 +65,7 @@ impl Shards {
     /// Makes the tables, which are zero, those of a checkpoint.
     pub fn restore(&self, folder: &Folder) -> Result<()> {
         let mut reader = Reader::open(folder.path())?;
+        reader.description()?;
         reader.place()?;
         let mut flight = VecDeque::new();
         while let Some((head, values)) = reader.chunk()? {

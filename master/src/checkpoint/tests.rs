@@ -11,7 +11,7 @@ fn of() -> Of {
 }
 
 fn folder(path: &Path, of: Of) -> Result<Folder> {
-    Folder::new(&DataPath(path.to_str().unwrap().to_owned()), of)
+    Folder::open(&DataPath(path.to_str().unwrap().to_owned()), of)
 }
 
 fn head(chunk: u32) -> ChunkHead {
@@ -20,17 +20,19 @@ fn head(chunk: u32) -> ChunkHead {
 }
 
 fn write(folder: &Folder, chunks: &[&[u8]]) -> u64 {
-    let place = Place::default();
-    let mut writer = folder.begin(&place).unwrap();
+    let mut writer = folder.begin(&Place::default()).unwrap();
     for (number, values) in (0..).zip(chunks) {
         writer.chunk(&head(number), values).unwrap();
     }
-    folder.finish(writer, &place).unwrap()
+    writer.finish().unwrap()
 }
 
 /// All that a checkpoint holds.
 fn read(path: &Path) -> Result<Vec<(ChunkHead, Vec<u8>)>> {
     let mut reader = Reader::open(path)?;
+    let description: Description =
+        serde_json::from_slice(&reader.description()?).map_err(|e| Error::bug(e.to_string()))?;
+    assert_eq!((description.of, description.behind.as_str()), (of(), "nothing"));
     assert_eq!(reader.place()?, Place::default());
     let mut chunks = Vec::new();
     while let Some((head, values)) = reader.chunk()? {
@@ -51,13 +53,12 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
     let here = tempfile::tempdir().unwrap();
     let path = here.path().join("deep/ck");
     let kept = folder(&path, of()).unwrap();
-    assert_eq!(kept.found().unwrap(), None);
-    assert_eq!(entries(&here.path().join("deep")).len(), 0, "nothing is there before the first");
+    assert!(kept.found().unwrap().is_none() && entries(&path).is_empty(), "nothing is there before the first");
     for chunks in [&[&[1u8, 2, 3][..], &[]][..], &[&[4; 100_000][..]][..]] {
         let bytes = write(&kept, chunks);
-        assert_eq!(entries(&path), [NAME, DESCRIPTION].map(str::to_owned));
-        assert_eq!(entries(&path).iter().map(|name| path.join(name).metadata().unwrap().len()).sum::<u64>(), bytes);
-        assert_eq!(folder(&path, of()).unwrap().found().unwrap(), Some(Place::default()));
+        assert_eq!(entries(&path), [NAME]);
+        assert_eq!(path.join(NAME).metadata().unwrap().len(), bytes);
+        assert_eq!(kept.found().unwrap(), Some(Place::default()));
         let expected: Vec<_> = (0..).zip(chunks).map(|(number, values)| (head(number), values.to_vec())).collect();
         assert!(read(&path).unwrap() == expected);
     }
@@ -66,25 +67,52 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
     writer.chunk(&head(0), &[9; 10]).unwrap();
     drop(writer);
     assert!(read(&path).unwrap() == [(head(0), vec![4; 100_000])]);
-    assert_eq!(entries(&here.path().join("deep")), ["ck"]);
+    assert_eq!(entries(&path), [NAME]);
     kept.remove();
-    assert_eq!(entries(&here.path().join("deep")).len(), 0);
-    kept.remove();
+    assert!(!path.exists());
+    // A folder that went is made again.
+    write(&kept, &[]);
+    assert_eq!(kept.found().unwrap(), Some(Place::default()));
 }
 
 #[test]
-fn a_checkpoint_of_something_else_is_refused_with_what_differs() {
+fn a_folder_has_one_live_job_whatever_it_is_called() {
+    let here = tempfile::tempdir().unwrap();
+    let [path, link] = ["ck", "link"].map(|name| here.path().join(name));
+    let kept = folder(&path, of()).unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    for other in [path.clone(), here.path().join("ck/../ck"), link.clone()] {
+        let error = folder(&other, of()).unwrap_err();
+        assert!(error.fault == Fault::User && error.message.contains("another job keeps its checkpoint"), "{error}");
+    }
+    let clone = kept.clone();
+    drop(kept);
+    assert!(folder(&path, of()).is_err(), "somebody still writes there");
+    drop(clone);
+    // Where a link leads to is where things are written.
+    let kept = folder(&link, of()).unwrap();
+    write(&kept, &[]);
+    assert_eq!(entries(&path), [NAME]);
+    kept.remove();
+    assert!(entries(&path).is_empty() && link.is_symlink());
+}
+
+#[test]
+fn a_checkpoint_of_something_else_is_refused_with_what_differs_as_it_is_called_on_the_command_line() {
     let here = tempfile::tempdir().unwrap();
     let path = here.path().join("ck");
     write(&folder(&path, of()).unwrap(), &[]);
+    let with = |params| Of { params, ..of() };
     let others = [
         (Of { job: "lr".to_owned(), ..of() }, "another job, svrg"),
-        (Of { params: serde_json::json!({"epochs": 6, "seed": 1}), ..of() }, "epochs is 5, and 6 here"),
+        (with(serde_json::json!({"epochs": 6, "seed": 1})), "--epochs is 5 there, and 6 here"),
+        (with(serde_json::json!({"epochs": 5, "seed": 1, "bias": true})), "--bias is not given there, and given here"),
         (
-            Of { params: serde_json::json!({"epochs": 5, "seed": 1, "bias": true}), ..of() },
-            "bias is null, and true here",
+            with(serde_json::json!({"epochs": 5, "seed": 1, "time_limit": 3})),
+            "--time-limit is not given there, and 3 here",
         ),
-        (Of { inputs: 10, ..of() }, "before they were changed"),
+        (with(serde_json::json!({"epochs": 5, "seed": 1, "step": "auto"})), "and auto here"),
+        (Of { inputs: 10, ..of() }, "before one of them was changed"),
         (Of { plan: 8, ..of() }, "another plan"),
     ];
     for (other, says) in others {
@@ -92,48 +120,52 @@ fn a_checkpoint_of_something_else_is_refused_with_what_differs() {
         assert!(error.fault == Fault::User && error.message.contains(says), "{error}");
         assert!(error.message.contains("remove"), "{error}");
     }
-    let described = path.join(DESCRIPTION);
-    let text = fs::read_to_string(&described).unwrap();
-    let build = build_id().to_string();
-    assert!(text.contains(&build));
-    fs::write(&described, text.replace(&build, "5")).unwrap();
+    // Where the model goes has nothing to do with it.
+    let model = serde_json::json!({"epochs": 5, "seed": 1, "model": "m", "overwrite": true, "bias": false});
+    assert!(folder(&path, with(model)).unwrap().found().unwrap().is_some());
+    let Of { job, params, plan, inputs } = of();
+    let older = serde_json::json!({
+        "created_by": "flexps 0", "build": 5, "job": job, "params": params, "plan": plan, "inputs": inputs, "behind": "", "seconds": 1.0
+    });
+    Writer::create(&path, older.to_string().as_bytes(), &Place::default()).unwrap().finish().unwrap();
     let error = folder(&path, of()).unwrap().found().unwrap_err();
-    assert!(error.fault == Fault::User && error.message.contains("another build"), "{error}");
+    assert!(error.fault == Fault::User && error.message.contains("another build of flexps (flexps 0)"), "{error}");
 }
 
 #[test]
-fn what_is_no_checkpoint_is_neither_replaced_nor_removed() {
+fn what_else_is_in_a_folder_stays_there() {
     let here = tempfile::tempdir().unwrap();
-    let [model, file, empty] = ["model", "file", "empty"].map(|name| here.path().join(name));
-    fs::create_dir(&model).unwrap();
-    fs::write(model.join("model.json"), "{}").unwrap();
-    fs::write(&file, "mine").unwrap();
-    fs::create_dir(&empty).unwrap();
-    for taken in [&model, &file] {
-        let error = folder(taken, of()).unwrap_err();
-        assert!(error.fault == Fault::User && error.message.contains("is no checkpoint"), "{error}");
-    }
-    let below = folder(&file.join("ck"), of()).unwrap_err();
-    assert_eq!(below.fault, Fault::User, "{below}");
-    assert_eq!(folder(Path::new("hdfs://n/ck"), of()).unwrap_err().fault, Fault::User);
-    Folder { path: model.clone(), of: of() }.remove();
-    assert!(model.join("model.json").is_file());
-    let kept = folder(&empty, of()).unwrap();
+    let path = here.path().join("ck");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("mine"), "precious").unwrap();
+    let kept = folder(&path, of()).unwrap();
     assert_eq!(kept.found().unwrap(), None);
     write(&kept, &[]);
-    assert_eq!(kept.found().unwrap(), Some(Place::default()));
+    write(&kept, &[]);
+    assert_eq!(entries(&path), [NAME, "mine"]);
+    kept.remove();
+    kept.remove();
+    assert_eq!(entries(&path), ["mine"]);
+    for taken in [path.join("mine"), path.join("mine/ck")] {
+        let error = folder(&taken, of()).unwrap_err();
+        assert!(error.fault == Fault::User && error.message.contains("mine"), "{error}");
+    }
+    assert_eq!(folder(Path::new("hdfs://n/ck"), of()).unwrap_err().fault, Fault::User);
+    assert_eq!(fs::read_to_string(path.join("mine")).unwrap(), "precious");
 }
 
 #[test]
 fn a_file_that_is_cut_short_or_changed_is_an_error_that_names_it() {
     let here = tempfile::tempdir().unwrap();
     let path = here.path().join("ck");
-    write(&folder(&path, of()).unwrap(), &[&[1, 2, 3], &[4; 40]]);
+    let kept = folder(&path, of()).unwrap();
+    write(&kept, &[&[1, 2, 3], &[4; 40]]);
     let file = path.join(NAME);
     let whole = fs::read(&file).unwrap();
     let refused = |bytes: &[u8], what: &str| {
         fs::write(&file, bytes).unwrap();
-        let error = read(&path).err().unwrap_or_else(|| panic!("{what} was read"));
+        // It is looked through to its end before anything is begun.
+        let error = kept.found().err().unwrap_or_else(|| panic!("{what} was read"));
         assert!(error.fault == Fault::Data && error.message.contains(NAME), "{what}: {error}");
     };
     for len in 0..whole.len() {
@@ -144,10 +176,7 @@ fn a_file_that_is_cut_short_or_changed_is_an_error_that_names_it() {
         changed[at] ^= 0x10;
         refused(&changed, &format!("a changed byte {at}"));
     }
+    refused(&[&whole[..], &[0]].concat(), "one byte more");
     fs::write(&file, &whole).unwrap();
-    assert_eq!(read(&path).unwrap().len(), 2);
-    let described = path.join(DESCRIPTION);
-    fs::write(&described, "{\"job\": ").unwrap();
-    let error = folder(&path, of()).unwrap().found().unwrap_err();
-    assert!(error.fault == Fault::Data && error.message.contains(DESCRIPTION), "{error}");
+    assert_eq!((kept.found().unwrap(), read(&path).unwrap().len()), (Some(Place::default()), 2));
 }

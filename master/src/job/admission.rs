@@ -71,6 +71,13 @@ fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
     let mut named: Vec<&str> = stages.iter().filter_map(|s| s.on.as_deref()).collect();
     named.sort_unstable();
     named.dedup();
+    if named.len() > allowed(plan) {
+        return Err(Error::user(format!(
+            "stages are to run on {}, but the job may use no more than {} of them (--slaves); allow more",
+            named.join(", "),
+            allowed(plan)
+        )));
+    }
     let mut fitting = usable(&stages, candidates)?;
     // A stage on one slave needs no second one, but needs one that is large enough.
     let slaves = |s: &&StageSpec| match s.threads {

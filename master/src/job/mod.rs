@@ -204,13 +204,9 @@ impl Job {
     /// How it keeps checkpoints in `folder`, and that it goes on from `place`, if it does.
     pub fn keeping(&mut self, folder: &Folder, place: Option<Place>) -> Keeping {
         let path = folder.path().display().to_string();
-        let mut kept = self.report.checkpoint.take().unwrap_or(Kept { folder: path.clone(), ..Kept::default() });
-        if let Some(place) = &place {
-            kept.resumed = Some(place.behind());
-            self.note([format!("resumed behind {}, from the checkpoint in {path}", place.behind())]);
-            if self.began.is_none() {
-                self.spent = place.elapsed();
-            }
+        let kept = self.report.checkpoint.take().unwrap_or(Kept { folder: path, ..Kept::default() });
+        if let Some(place) = place.as_ref().filter(|_| self.began.is_none()) {
+            self.spent = place.elapsed();
         }
         let every = self.report.scheduling.checkpoint.as_ref().map_or(0.0, |wanted| wanted.every);
         Keeping::new(Duration::try_from_secs_f64(every).unwrap_or_default(), place, kept)
@@ -355,6 +351,9 @@ impl Job {
             stage.start = (stage.start - self.submitted.as_secs_f64()).max(0.0);
         }
         report.checkpoint = driver.kept();
+        if let Some(Kept { folder, failed: failed @ 1.., error: Some(error), .. }) = &report.checkpoint {
+            report.notes.push(format!("{failed} checkpoints could not be written to {folder}, the last since {error}"));
+        }
         report.failed_log = driver.failed_log.clone();
         report.threads = driver.tuners.report();
         report.progress.clone_from(&driver.progress.progressive);

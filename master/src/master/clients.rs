@@ -15,6 +15,7 @@ use flexps_common::report::State;
 use flexps_common::transport::Connection;
 use flexps_common::wire::control::{FromMaster, ToMaster};
 use flexps_common::{Error, Result};
+use std::path::Path;
 use std::time::Duration;
 
 /// One who waits for news, and until when by the master's clock.
@@ -98,13 +99,13 @@ impl Master {
         let Some(Checkpoint { folder, .. }) = &submission.scheduling.checkpoint else { return Ok(()) };
         if !Program::of(plan).is_resumable() {
             return Err(Error::user(format!(
-                "--checkpoint: as it is asked for, {} has no rounds from whose begin it can go on; leave it out; --restarts has \
-                 a job start over when a slave is lost",
+                "--checkpoint: as it is asked for, {} has no rounds from whose begin it can go on (`flexps plan` calls them \
+                 resumable); leave it out; --restarts has a job start over when a slave is lost",
                 submission.name
             )));
         }
-        if plan.save.as_ref().is_some_and(|save| save.path == *folder) {
-            return Err(Error::user(format!("--checkpoint: the model goes to {folder}; give another folder")));
+        if let Some(save) = plan.save.as_ref().filter(|save| Path::new(&folder.0).starts_with(&save.path.0)) {
+            return Err(Error::user(format!("--checkpoint: the model goes to {}; give another folder", save.path)));
         }
         let taken = |job: &&Job| {
             let theirs = job.report.scheduling.checkpoint.as_ref();
@@ -123,14 +124,16 @@ impl Master {
         let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
         let (id, plan_hash, plan, experiment) = (job.id, job.plan_hash, job.plan.clone(), job.experiment.clone());
         let keeps = job.report.scheduling.checkpoint.as_ref().map(|wanted| {
-            let of = Of { job: job.name.clone(), params: job.report.params.clone(), plan: plan_hash, inputs: 0 };
-            (wanted.folder.clone(), of)
+            // Where the model goes is no reason not to go on.
+            let plan = Plan { save: None, ..Plan::clone(&job.plan) }.hash();
+            let of = Of { job: job.name.clone(), params: job.report.params.clone(), plan, inputs: 0 };
+            (wanted.folder.clone(), of, job.openings > 0)
         });
         tokio::spawn(async move {
             let searches = searches.as_deref().map(|folder| Searches { folder, plan_hash, experiment: &experiment });
             let prepared = prepare(storage, searches, &plan).await;
             let result = match (prepared, keeps) {
-                (Ok(prepared), Some((folder, of))) => prepared.resume(folder, of).await,
+                (Ok(prepared), Some((folder, of, anew))) => prepared.resume(folder, of, anew).await,
                 (prepared, _) => prepared,
             };
             // An error means that the master has ended.

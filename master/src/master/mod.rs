@@ -138,7 +138,12 @@ impl Master {
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
             Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
-            Event::Kept(job, result) => self.step(job, Step::Kept(result), now),
+            Event::Kept(job, result) => {
+                if let Err(e) = &result {
+                    tracing::warn!(%job, "no checkpoint was written: {e}");
+                }
+                self.step(job, Step::Kept(result), now);
+            }
             Event::Restored(job, result) => self.step(job, Step::Restored(result), now),
             // An error means that nobody waits for the answer any more.
             Event::Look(reply) => _ = reply.send(self.overview(now)),

@@ -14,7 +14,7 @@ use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// For so many times as long as a checkpoint took no other one is written: they take a tenth of the time at most.
+/// For so many times as long as a checkpoint took no other one is written.
 const REST: u32 = 9;
 
 /// A place in a plan, and what a driver knows there beside the tables.
@@ -104,12 +104,19 @@ impl Driver {
 
     /// The tables are as they were at the place: makes anew what belongs to slaves, then goes on from there.
     pub(super) fn restored(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
-        let from = self.keeping.as_ref().and_then(|keeping| keeping.from.clone());
-        let Place { progress, epochs, .. } = from.ok_or_else(|| Error::bug("restored, but from nothing"))?;
+        let Some((kept, place)) =
+            self.keeping.as_mut().and_then(|keeping| Some((&mut keeping.kept, keeping.from.clone()?)))
+        else {
+            return Err(Error::bug("restored, but from nothing"));
+        };
+        let behind = place.behind();
+        let resumed = format!("resumed behind {behind}, from the checkpoint in {}", kept.folder);
+        kept.resumed = Some(behind);
         // Rows may have been read meanwhile.
         let facts = std::mem::take(&mut self.progress.facts);
-        self.progress = Progress { facts, epoch: 0, ..progress };
-        self.epochs = epochs;
+        self.progress = Progress { facts, epoch: 0, ..place.progress };
+        note(&mut self.progress.notes, [resumed]);
+        self.epochs = place.epochs;
         self.rebuilding = true;
         self.advance(now, out)
     }
@@ -164,7 +171,9 @@ impl Driver {
 
     /// The plan is at its end: says so if a checkpoint was due and no round ended behind which one could be written.
     pub(super) fn note_unkept(&mut self, now: Duration) {
-        let Some(Keeping { due: Some(due), kept: Kept { written: 0, .. }, .. }) = &self.keeping else { return };
+        let Some(Keeping { due: Some(due), kept: Kept { written: 0, failed: 0, .. }, .. }) = &self.keeping else {
+            return;
+        };
         if now >= *due {
             let unkept = "no checkpoint was written: no round ended from whose end the job could have gone on";
             note(&mut self.progress.notes, [unkept.to_owned()]);
@@ -186,7 +195,10 @@ impl Driver {
             }
             // If a slave is gone, that is noticed otherwise.
             Err(e) if e.retry => {}
-            Err(e) => self.progress.notes.push(format!("no checkpoint was written behind {}: {e}", place.behind())),
+            Err(e) => {
+                keeping.kept.failed += 1;
+                keeping.kept.error = Some(e.to_string());
+            }
         }
         self.advance(now, out)
     }

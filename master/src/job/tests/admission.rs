@@ -76,6 +76,13 @@ fn no_more_slaves_are_used_than_a_user_allows() {
         "stage s needs 5 slots, but the job may use no more than 1 of 3 slaves (--slaves), which have 4 slots; allow more of \
          them, or give it at most 4 threads"
     );
+    let mut named = plan(&[]);
+    for slave in ["h1", "h2"] {
+        named.body.stage(slave, |_| Ok(())).threads(Threads::Count(1)).on(slave);
+    }
+    named.most_slaves = Some(1);
+    let refused = choose(&named, &candidates(&[2, 2]), u64::MAX).unwrap_err();
+    assert!(refused.message.contains("to run on h1, h2, but the job may use no more than 1"), "{refused}");
     let beyond = of(&[("s", Threads::Count(9), true)], &[2, 4, 2], 1).unwrap_err();
     assert!(beyond.message.contains("the cluster has 8"), "{beyond}");
 }
