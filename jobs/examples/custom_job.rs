@@ -83,6 +83,7 @@ impl Job for Ridge {
         let (lambda, steps, tolerance) = (self.lambda, self.steps, self.tolerance);
         let body = &mut plan.body;
         body.stage("moments", move |worker| moments(worker, rows, moments_table)).input(rows);
+        // All that a round needs of those before it is in tables and scalars, so a job can go on from here (`--checkpoint`).
         body.resumable(self.epochs, |round| {
             let problem = Problem { rows, moments: moments_table, weights, lambda, steps };
             round.stage("solve", move |worker| problem.solve(worker)).input(rows);
