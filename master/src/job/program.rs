@@ -48,8 +48,8 @@ pub struct Program {
     pub code: Vec<Code>,
     /// The stages, by their place in the plan.
     pub stages: Vec<StageSpec>,
-    /// What is done once more where the job goes on from a checkpoint, in order.
-    pub rebuilt: Vec<Range<usize>>,
+    /// What is done once more where the job goes on from behind it, in order.
+    rebuilt: Vec<Range<usize>>,
 }
 
 impl Program {
@@ -65,9 +65,14 @@ impl Program {
         self.code.iter().any(|code| matches!(code, Code::Enter { resumable: true, .. }))
     }
 
-    /// The tables that are made anew where the job goes on.
-    pub fn remade(&self) -> Vec<TableId> {
-        let code = self.rebuilt.iter().flat_map(|range| &self.code[range.clone()]);
+    /// What is done once more where the job goes on from this place in the code, in order.
+    pub fn rebuilt(&self, at: usize) -> impl Iterator<Item = &Range<usize>> {
+        self.rebuilt.iter().filter(move |range| range.end <= at)
+    }
+
+    /// The tables that are made anew by that.
+    pub fn remade(&self, at: usize) -> Vec<TableId> {
+        let code = self.rebuilt(at).flat_map(|range| &self.code[range.clone()]);
         let stages = code.filter_map(|code| if let Code::Stages(stages) = code { Some(stages) } else { None });
         let stages = stages.flatten().map(|(place, _)| &self.stages[*place as usize]);
         stages.flat_map(|stage| stage.updates.iter().copied()).collect()

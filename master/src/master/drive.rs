@@ -298,7 +298,7 @@ impl Master {
     /// Writes a checkpoint of a place.
     fn keep(&mut self, id: JobId, place: Place) {
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
-        let (folder, remade) = (started.checkpoint.clone(), started.driver.remade());
+        let (folder, remade) = (started.checkpoint.clone(), started.driver.remade(&place));
         let tables = (0..).map(TableId).take(started.driver.homes().len());
         let tables: Vec<TableId> = tables.filter(|table| !remade.contains(table)).collect();
         self.transfer(id, Event::Kept, move |shards| match folder {

@@ -46,6 +46,11 @@ impl Place {
         self.progress.elapsed
     }
 
+    /// Where the repeats around it begin.
+    fn at(&self) -> usize {
+        self.loops.first().map_or(0, |(enter, _)| *enter as usize)
+    }
+
     /// The repeats around it, if the program has them.
     fn loops(&self, program: &Program) -> Option<Vec<Loop>> {
         let enter = |(enter, round): &(u64, u64)| match program.code.get(*enter as usize) {
@@ -83,9 +88,9 @@ impl Driver {
         self.keeping.as_ref().map(|keeping| keeping.kept.clone())
     }
 
-    /// The tables that are in no checkpoint.
-    pub fn remade(&self) -> Vec<TableId> {
-        self.program.remade()
+    /// The tables that are in no checkpoint of this place.
+    pub fn remade(&self, place: &Place) -> Vec<TableId> {
+        self.program.remade(place.at())
     }
 
     /// The job's slaves are open: begins with the first step, or from a place.
@@ -126,28 +131,30 @@ impl Driver {
         if !self.rebuilding {
             return Ok(false);
         }
-        if let Some(range) = self.program.rebuilt.iter().find(|range| self.at < range.end) {
+        let lacks = || Error::bug("a checkpoint is of a place that the plan lacks");
+        let from = self.keeping.as_ref().and_then(|keeping| keeping.from.as_ref()).ok_or_else(lacks)?;
+        if let Some(range) = self.program.rebuilt(from.at()).find(|range| self.at < range.end) {
             self.at = self.at.max(range.start);
             return Ok(false);
         }
+        let loops = from.loops(&self.program).ok_or_else(lacks)?;
         if self.reading() {
             self.phase = Phase::Reading;
             return Ok(true);
         }
-        let from = self.keeping.as_ref().and_then(|keeping| keeping.from.as_ref());
-        let loops = from.and_then(|place| place.loops(&self.program)).filter(|loops| !loops.is_empty());
-        self.loops = loops.ok_or_else(|| Error::bug("a checkpoint is of a place that the plan lacks"))?;
-        self.rebuilding = false;
-        if let Some(innermost) = self.loops.last() {
-            (self.at, self.progress.epoch) = (innermost.enter + 1, innermost.round);
-        }
+        let innermost = loops.last().ok_or_else(lacks)?;
+        (self.at, self.progress.epoch) = (innermost.enter + 1, innermost.round);
+        (self.loops, self.rebuilding) = (loops, false);
         Ok(false)
     }
 
     /// Behind the last instruction that is done now: of several operations at once, those that are to be done anew alone.
     pub(super) fn until(&self) -> usize {
-        let range = self.program.rebuilt.iter().find(|range| range.contains(&self.at)).filter(|_| self.rebuilding);
-        range.map_or(self.program.code.len(), |range| range.end)
+        let all = self.program.code.len();
+        if !self.rebuilding {
+            return all;
+        }
+        self.program.rebuilt(all).find(|range| range.contains(&self.at)).map_or(all, |range| range.end)
     }
 
     /// A round of the repeat that begins at `enter` is over, and another one follows: orders a checkpoint if one is due.

@@ -246,3 +246,27 @@ fn a_place_that_the_plan_lacks_is_an_error() {
     };
     assert_eq!(result.as_ref().unwrap_err().fault, Fault::Bug);
 }
+
+#[test]
+fn what_is_rebuilt_behind_a_place_is_neither_left_out_of_its_tables_nor_done_before_it() {
+    let mut plan = Plan::default();
+    let [early, late] = ["early", "late"].map(|name| plan.table::<f32>(name, 1));
+    plan.body.rebuilt(|steps| _ = steps.stage("first", |_| Ok(())).updates(early));
+    plan.body.resumable(9, |round| _ = round.stage("learn", |_| Ok(())));
+    plan.body.rebuilt(|steps| _ = steps.stage("last", |_| Ok(())).updates(late));
+    let driver = |from| {
+        let mut driver = Driver::new(JobId(7), &plan, &[(S1, "h1".to_owned())], &Experiment::default());
+        driver.keeping = Some(Keeping::new(EVERY, from, Kept::default()));
+        driver
+    };
+    let mut before = driver(None);
+    asks(&before.step(at(0), Event::Opened), 0);
+    asks(&runs(&mut before, 0, 1), 1);
+    let mut commands = runs(&mut before, 1, 9);
+    let Some(Command::Keep(place)) = commands.pop() else { panic!("{commands:?}") };
+    assert_eq!(before.remade(&place), [early.id]);
+    let mut driver = driver(Some(*place));
+    driver.step(at(10), Event::Opened);
+    asks(&driver.step(at(10), Event::Restored(Ok(()))), 0);
+    asks(&runs(&mut driver, 0, 11), 1);
+}
