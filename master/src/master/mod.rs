@@ -22,6 +22,7 @@ use crate::slaves::Slaves;
 use books::Books;
 use clients::Waiting;
 use drive::KEPT_JOBS;
+use flexps_common::error::Fault;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
@@ -139,7 +140,9 @@ impl Master {
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
             Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
             Event::Kept(job, result) => {
-                if let Err(e) = &result {
+                if let Err(e) = result.as_ref()
+                    && !(e.retry || e.fault == Fault::Cancelled)
+                {
                     tracing::warn!(%job, "no checkpoint was written: {e}");
                 }
                 self.step(job, Step::Kept(result), now);
