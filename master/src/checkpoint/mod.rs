@@ -154,12 +154,14 @@ fn parameter(theirs: &Value, ours: &Value) -> Option<String> {
     let none = serde_json::Map::new();
     let [theirs, ours] = [theirs, ours].map(|params| params.as_object().unwrap_or(&none));
     let matters = |name: &&String| !OF_THE_END.contains(&name.as_str());
-    let differs = theirs.keys().chain(ours.keys()).filter(matters).find(|name| theirs.get(*name) != ours.get(*name))?;
-    let value = |params: &serde_json::Map<String, Value>| match params.get(differs) {
+    let value = |params: &serde_json::Map<String, Value>, name: &String| match params.get(name) {
         None | Some(Value::Null | Value::Bool(false)) => "not given".to_owned(),
         Some(Value::Bool(true)) => "given".to_owned(),
         Some(Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
     };
-    Some(format!("--{} is {} there, and {} here", differs.replace('_', "-"), value(theirs), value(ours)))
+    let pair = |name| (name, value(theirs, name), value(ours, name));
+    let mut pairs = theirs.keys().chain(ours.keys()).filter(matters).map(pair);
+    let (name, there, here) = pairs.find(|(_, there, here)| there != here)?;
+    Some(format!("--{} is {there} there, and {here} here", name.replace('_', "-")))
 }
