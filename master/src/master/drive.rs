@@ -269,7 +269,7 @@ impl Master {
                 self.transfer(id, Event::Loaded, move |shards| shards.load(&load, &spec, &schema));
             }
             Command::Save => self.save(id)?,
-            Command::Keep(place) => self.keep(id, *place),
+            Command::Keep(place) => self.keep(id, place),
             Command::Restore => self.restore(id),
             Command::CancelStage(run, of, reason) => {
                 let message = ToSlave::CancelStage { job: id, run, reason };
@@ -296,7 +296,7 @@ impl Master {
     }
 
     /// Writes a checkpoint of a place.
-    fn keep(&mut self, id: JobId, place: Place) {
+    fn keep(&mut self, id: JobId, place: Arc<Place>) {
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
         let (folder, remade) = (started.checkpoint.clone(), started.driver.remade(&place));
         let tables = (0..).map(TableId).take(started.driver.homes().len());

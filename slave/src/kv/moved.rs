@@ -7,7 +7,7 @@
 use super::Placement;
 use super::chunk::{Chunk, Data, Open};
 use super::table::Table;
-use super::{Shard, with_table};
+use super::{Any, Shard, with_table};
 use flexps_common::error::{Error, Result};
 use flexps_common::home::Home;
 use flexps_common::ids::{Key, TableId};
@@ -78,20 +78,21 @@ impl Shard {
 
     /// Writes a chunk from a message; nobody reads it here before its table is taken over.
     pub fn import(&self, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
-        let ChunkId { table, chunk } = head.id;
-        if self.spec(table)?.element != head.element {
-            return Err(self.wrong_type(table, head.element));
-        }
-        with_table!(self.table(table)?, t => t.import(chunk, head, body))
+        with_table!(self.named(head)?, t => t.import(head.id.chunk, head, body))
     }
 
     /// Writes a chunk that this shard serves from a message: its values are then those, of the phase that has begun.
     pub fn restore(&self, head: &ChunkHead, body: &mut BodyReader) -> Result<()> {
-        let ChunkId { table, chunk } = head.id;
+        with_table!(self.named(head)?, t => t.restore(head.id.chunk, head, body))
+    }
+
+    /// The table of a chunk in a message; an error where its values are of another type.
+    fn named(&self, head: &ChunkHead) -> Result<&Any> {
+        let table = head.id.table;
         if self.spec(table)?.element != head.element {
             return Err(self.wrong_type(table, head.element));
         }
-        with_table!(self.table(table)?, t => t.restore(chunk, head, body))
+        self.table(table)
     }
 
     /// From now on the tables live at `homes`, and those of `copies` can be read here as a whole. What this shard serves from

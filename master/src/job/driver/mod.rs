@@ -36,6 +36,7 @@ use moving::Moving;
 pub use resume::{Keeping, Place};
 use running::Running;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long workers may take to stop after a stage was cancelled.
@@ -124,7 +125,7 @@ pub enum Command {
     /// Save the model as the plan says, and drop the checkpoint.
     Save,
     /// Write a checkpoint of this place.
-    Keep(Box<Place>),
+    Keep(Arc<Place>),
     /// Make the tables those of the checkpoint.
     Restore,
     /// Tell these slaves to end their workers.
@@ -152,7 +153,7 @@ enum Phase {
     Saving,
     Keeping {
         since: Duration,
-        place: Box<Place>,
+        place: Arc<Place>,
     },
     Restoring,
     /// `transfer` says that a load or a save has not stopped yet.

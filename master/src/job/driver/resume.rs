@@ -12,6 +12,7 @@ use flexps_common::plan::Progress;
 use flexps_common::report::EpochReport;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// For so many times as long as a checkpoint took no other one is written.
@@ -70,7 +71,7 @@ pub struct Keeping {
     /// When the next one is due; none before the job's slaves are open.
     due: Option<Duration>,
     /// Where the job would go on if it began anew.
-    from: Option<Place>,
+    from: Option<Arc<Place>>,
     /// What came of it so far.
     kept: Kept,
 }
@@ -78,7 +79,7 @@ pub struct Keeping {
 impl Keeping {
     /// One each time that so long has passed; the job goes on `from` an earlier start's.
     pub fn new(every: Duration, from: Option<Place>, kept: Kept) -> Self {
-        Self { every, due: None, from, kept }
+        Self { every, due: None, from: from.map(Arc::new), kept }
     }
 }
 
@@ -119,9 +120,9 @@ impl Driver {
         kept.resumed = Some(behind);
         // Rows may have been read meanwhile.
         let facts = std::mem::take(&mut self.progress.facts);
-        self.progress = Progress { facts, epoch: 0, ..place.progress };
+        self.progress = Progress { facts, epoch: 0, ..place.progress.clone() };
         note(&mut self.progress.notes, [resumed]);
-        self.epochs = place.epochs;
+        self.epochs.clone_from(&place.epochs);
         self.rebuilding = true;
         self.advance(now, out)
     }
@@ -165,14 +166,14 @@ impl Driver {
             return false;
         }
         self.progress.elapsed = self.elapsed(now);
-        let place = Place {
+        let place = Arc::new(Place {
             loops: self.loops.iter().map(|l| (l.enter as u64, l.round)).collect(),
             progress: Progress { facts: Vec::new(), ..self.progress.clone() },
             epochs: self.epochs.clone(),
-        };
-        self.phase = Phase::Keeping { since: now, place: Box::new(place.clone()) };
+        });
+        self.phase = Phase::Keeping { since: now, place: place.clone() };
         self.transferring = true;
-        out.push(Command::Keep(Box::new(place)));
+        out.push(Command::Keep(place));
         true
     }
 
@@ -198,7 +199,7 @@ impl Driver {
             Ok(bytes) => {
                 let written = keeping.kept.written + 1;
                 keeping.kept = Kept { written, behind: place.behind(), bytes, ..keeping.kept.clone() };
-                keeping.from = Some(*place);
+                keeping.from = Some(place);
             }
             // If a slave is gone, that is noticed otherwise.
             Err(e) if e.retry => {}

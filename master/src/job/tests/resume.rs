@@ -105,7 +105,7 @@ fn keeping() -> (Driver, Place) {
         "{}",
         driver.whereabouts()
     );
-    (driver, *place)
+    (driver, Place::clone(&place))
 }
 
 /// From the stage of a round to the end, in `rounds` rounds that take a second each.
@@ -265,7 +265,7 @@ fn what_is_rebuilt_behind_a_place_is_neither_left_out_of_its_tables_nor_done_bef
     let mut commands = runs(&mut before, 1, 9);
     let Some(Command::Keep(place)) = commands.pop() else { panic!("{commands:?}") };
     assert_eq!(before.remade(&place), [early.id]);
-    let mut driver = driver(Some(*place));
+    let mut driver = driver(Some(Place::clone(&place)));
     driver.step(at(10), Event::Opened);
     asks(&driver.step(at(10), Event::Restored(Ok(()))), 0);
     asks(&runs(&mut driver, 0, 11), 1);
