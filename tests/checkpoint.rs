@@ -6,22 +6,28 @@ use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Jobs of which each keeps something else between epochs: steps, squares, replicas' rows, the best model so far.
-const JOBS: [&[&str]; 5] = [
+/// Jobs of which each keeps something else between epochs: steps, squares, replicas' rows, the best model so far, rows' slopes and
+/// dual variables.
+const JOBS: [&[&str]; 8] = [
     &["svrg"],
     &["svrg", "--bias", "--narrow", "2", "--wide", "2"],
     &["svrg", "--sample-share", "1", "--inner", "0.5", "--narrow", "2"],
     &["lr", "--optimizer", "adagrad", "--bias", "--threads", "2"],
     &["lr", "--solver", "sgd", "--batch", "20", "--threads", "2", "--patience", "1000"],
+    &["lr", "--optimizer", "saga", "--batch", "20", "--threads", "2"],
+    &["lr", "--solver", "sdca", "--joins", "4", "--threads", "2", "--bias"],
+    &["svm", "--solver", "sdca", "--loss", "squared"],
 ];
 
 /// Others, of which each keeps other things: which features are worked on, folds and how they did, the path so far, steps by
-/// products.
-const PROBLEMS: [&[&str]; 4] = [
+/// products, which rows rest.
+const PROBLEMS: [&[&str]; 6] = [
     &["lasso", "--tolerance", "1e-8", "--path", "60", "--bias"],
     &["lr", "--tolerance", "1e-7", "--penalty", "l1", "--path", "10", "--cv", "2"],
     &["lr", "--tolerance", "1e-9", "--solver", "newton", "--worker-memory", "1MiB", "--lambda", "1e-8", "--bias"],
     &["svm", "--tolerance", "1e-8", "--solver", "newton", "--cv", "20"],
+    &["svm", "--tolerance", "1e-6", "--solver", "sdca", "--loss", "hinge", "--lambda", "1e-4", "--bias"],
+    &["lr", "--tolerance", "1e-7", "--solver", "sdca", "--cv", "20"],
 ];
 
 /// Behind what the checkpoint in `folder` was written, if one is there.
@@ -137,7 +143,7 @@ fn long_job(cluster: &Cluster, rows: &Path, kept: &Path, restarts: &str) -> Stri
 fn ended(cluster: &Cluster, id: &str) -> serde_json::Value {
     wait::until("the job's end", 90 * SECOND, || {
         let report = cluster.ask(["status", id]).json();
-        ["done", "failed"].contains(&report["state"].as_str().unwrap()).then_some(report)
+        ["done", "failed", "cancelled"].contains(&report["state"].as_str().unwrap()).then_some(report)
     })
 }
 
@@ -161,6 +167,34 @@ fn a_job_whose_slave_is_killed_goes_on_from_its_checkpoint_on_those_that_are_lef
     assert_close(report["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-5);
     flexps(["model", "show"]).arg(cluster.folder().join("model")).ok();
     assert!(!kept.exists());
+}
+
+#[test]
+fn what_rows_keep_finds_them_on_other_slaves_and_in_other_blocks() {
+    let cluster = Cluster::start(3, 1);
+    let (rows, kept) = (cluster.folder().join("rows"), cluster.folder().join("kept"));
+    std::fs::create_dir(&rows).unwrap();
+    for (seed, name, count) in [(41, "b", 16_000), (42, "a", 200), (43, "c", 9_000)] {
+        Rows::generate(seed, count, 300, 15).write(&rows, name);
+    }
+    let jobs: [&[&str]; 2] = [
+        &["lr", "--solver", "sdca", "--threads", "3", "--joins", "4"],
+        &["lr", "--optimizer", "saga", "--batch", "50", "--threads", "3"],
+    ];
+    for job in jobs {
+        let fixed = ["--lambda", "1e-4", "--tolerance", "0", "--epochs", "400", "--checkpoint-every", "1ms", "--input"];
+        let there = cluster.ask(["run", "--detach"]).args(job).args(fixed).arg(&rows).arg("--checkpoint").arg(&kept);
+        let id = there.ok().stdout.trim().to_owned();
+        let epoch = await_checkpoint(&kept);
+        cluster.ask(["cancel", &id]).ok();
+        assert_eq!(ended(&cluster, &id)["state"], "cancelled", "{job:?} was cancelled too late");
+        let here = flexps(["run"]).args(job).args(fixed).arg(&rows).args(["--slots", "3", "--checkpoint"]).arg(&kept);
+        let report = here.json();
+        assert_resumed(&report, epoch, 400);
+        let alone = flexps(["run", "lr", "--solver", "newton", "--lambda", "1e-4", "--tolerance", "1e-9", "--input"]);
+        let alone = alone.arg(&rows).json();
+        assert_close(report["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-6);
+    }
 }
 
 #[test]
@@ -212,8 +246,7 @@ fn a_checkpoint_that_can_be_of_no_use_is_refused_at_submission() {
         let run = cluster.ask(["run"]).args(flags).arg("--input").arg(&rows).arg("--checkpoint").arg(&kept);
         run.exits(2).says(says);
     };
-    refused(&["lr", "--solver", "sdca"], &["--checkpoint", "lr has no rounds", "--restarts"]);
-    refused(&["lr", "--optimizer", "saga"], &["--checkpoint", "lr has no rounds"]);
+    refused(&["lr", "--solver", "ftrl"], &["--checkpoint", "lr has no rounds", "--restarts"]);
     refused(&["svrg", "--model", kept.to_str().unwrap()], &["--checkpoint", "the model goes to"]);
     refused(&["svrg", "--model", cluster.folder().to_str().unwrap()], &["--checkpoint", "the model goes to"]);
     let id = long_job(&cluster, &rows, &kept, "0");

@@ -56,6 +56,30 @@ pub struct Tensor {
     pub keys: u64,
 }
 
+/// Requests in flight, of which the oldest is waited for before there are more than so many.
+pub(crate) struct Flight<T> {
+    most: usize,
+    waiting: VecDeque<T>,
+}
+
+impl<T> Flight<T> {
+    /// None yet.
+    pub fn of(most: usize) -> Self {
+        Self { most, waiting: VecDeque::new() }
+    }
+
+    /// One more; the oldest, if there are enough.
+    pub fn add(&mut self, request: T) -> Option<T> {
+        self.waiting.push_back(request);
+        if self.waiting.len() >= self.most { self.waiting.pop_front() } else { None }
+    }
+
+    /// Those that are left.
+    pub fn rest(self) -> impl Iterator<Item = T> {
+        self.waiting.into_iter()
+    }
+}
+
 impl Shards {
     fn origin(&self) -> Origin {
         // Run 0: everything that is pending comes first, and no clock is waited for.
@@ -104,23 +128,21 @@ impl Shards {
     pub fn save(&self, path: &DataPath, overwrite: bool, tensors: &[Tensor], description: &Description) -> Result<()> {
         let specs = tensors.iter().map(|t| TensorSpec { name: t.name.clone(), len: t.keys * u64::from(t.spec.width) });
         let mut writer = Writer::create(path, overwrite, specs.collect())?;
-        let mut requests = tensors.iter().flat_map(|t| chunks(&t.spec, t.keys).map(move |keys| (t, keys)));
-        let mut flight: VecDeque<(&Tensor, Range<u64>, Pending)> = VecDeque::new();
-        loop {
-            self.check()?;
-            while flight.len() < WINDOW * self.bulk.len() {
-                let Some((tensor, keys)) = requests.next() else { break };
-                let pending = self.get(tensor, &keys)?;
-                flight.push_back((tensor, keys, pending));
-            }
-            let Some((tensor, keys, pending)) = flight.pop_front() else { break };
+        let mut put = |(tensor, keys, pending): (&Tensor, Range<u64>, Pending)| {
             let count = (keys.end - keys.start) as usize * tensor.spec.width as usize;
             let answer = self.answer(pending)?;
             match answer.message()? {
-                FromShard::Values { .. } => write(&mut writer, answer.body, tensor.spec.element, count)?,
-                other => return Err(Error::bug(format!("a shard answered {other:?} to a range of keys"))),
+                FromShard::Values { .. } => write(&mut writer, answer.body, tensor.spec.element, count),
+                other => Err(Error::bug(format!("a shard answered {other:?} to a range of keys"))),
             }
+        };
+        let mut flight = Flight::of(WINDOW * self.bulk.len());
+        for (tensor, keys) in tensors.iter().flat_map(|t| chunks(&t.spec, t.keys).map(move |keys| (t, keys))) {
+            self.check()?;
+            let pending = self.get(tensor, &keys)?;
+            flight.add((tensor, keys, pending)).map_or(Ok(()), &mut put)?;
         }
+        flight.rest().try_for_each(put)?;
         self.check()?;
         writer.finish(description)
     }
@@ -144,7 +166,7 @@ impl Shards {
                 spec.name
             )));
         }
-        let mut flight: VecDeque<Pending> = VecDeque::new();
+        let mut flight = Flight::of(WINDOW * self.bulk.len());
         for (sequence, keys) in (0..).zip(chunks(spec, len / width)) {
             self.check()?;
             let mut values = vec![0.0f32; ((keys.end - keys.start) * width) as usize];
@@ -156,19 +178,12 @@ impl Shards {
             let section = Section { table: *table, element: spec.element, keys: range, packing: Packing::Raw };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
-            flight.push_back(self.start(*table, spec, &keys, packet));
-            if flight.len() >= WINDOW * self.bulk.len() {
-                self.added(flight.pop_front())?;
-            }
+            flight.add(self.start(*table, spec, &keys, packet)).map_or(Ok(()), |oldest| self.added(oldest))?;
         }
-        while !flight.is_empty() {
-            self.added(flight.pop_front())?;
-        }
-        Ok(())
+        flight.rest().try_for_each(|pending| self.added(pending))
     }
 
-    fn added(&self, pending: Option<Pending>) -> Result<()> {
-        let Some(pending) = pending else { return Ok(()) };
+    fn added(&self, pending: Pending) -> Result<()> {
         match self.answer(pending)?.message()? {
             FromShard::Added => Ok(()),
             other => Err(Error::bug(format!("a shard answered {other:?} to values"))),

@@ -6,7 +6,7 @@ use super::{Compression, LoadSpec, Plan, StageSpec, Step, Storage, TableOp, Thre
 use crate::ids::TableId;
 
 impl Plan {
-    /// The plan as text: tables, inputs, then the steps, indented by repeat.
+    /// The plan as text: tables, inputs, columns, then the steps, indented by repeat.
     pub fn describe(&self) -> String {
         use std::fmt::Write;
         let mut out = String::new();
@@ -25,6 +25,9 @@ impl Plan {
         for i in &self.inputs {
             let paths: Vec<_> = i.paths.iter().map(|p| p.0.as_str()).collect();
             let _ = writeln!(out, "input {}: {}", i.name, paths.join(" "));
+        }
+        for c in &self.columns {
+            let _ = writeln!(out, "column {} of {}, in checkpoints", c.name, self.input_name(c.input));
         }
         for (name, value) in &self.scalars {
             let _ = writeln!(out, "scalar {name} = {value}");

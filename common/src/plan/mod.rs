@@ -84,6 +84,15 @@ pub struct SaveTensor {
     pub by_class: bool,
 }
 
+/// A column that goes with a job's checkpoints, see [`Plan::keep_column`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnSpec {
+    /// Of which rows.
+    pub input: InputId,
+    /// Its name.
+    pub name: String,
+}
+
 /// A job's plan, built by [`crate::job::Job::plan`].
 #[derive(Clone, Default)]
 pub struct Plan {
@@ -91,6 +100,8 @@ pub struct Plan {
     pub tables: Vec<TableSpec>,
     /// Inputs by [`InputId`].
     pub inputs: Vec<InputSpec>,
+    /// What of rows goes with checkpoints.
+    pub columns: Vec<ColumnSpec>,
     /// Scalars at the start.
     pub scalars: BTreeMap<String, f64>,
     /// How values go between slaves.
@@ -138,6 +149,14 @@ impl Plan {
         let id = InputId(place(self.inputs.len()));
         self.inputs.push(spec);
         Ok(Input { id })
+    }
+
+    /// Has a column of `input` ([`crate::worker::Worker::put_column`]) go with checkpoints: one of which a round of a
+    /// [`Steps::resumable`] repeat needs what those before left. It holds a value for each row of its block, or as many for each;
+    /// where it was not put yet there is none to go. Where the job goes on it is there before the first stage, on whatever slaves
+    /// have the rows then.
+    pub fn keep_column(&mut self, input: Input, name: &str) {
+        self.columns.push(ColumnSpec { input: input.id, name: name.to_owned() });
     }
 
     /// What `build` plans, at least one step, is done only if `scalar` has this value when its turn comes. Its tables and

@@ -64,10 +64,27 @@ fn lacks(who: &str, what: String, kind: &str, count: usize) -> Error {
 pub(super) fn check(plan: &Plan) -> Result<()> {
     tables(plan)?;
     inputs(plan)?;
+    columns(plan)?;
     plan.scalars.keys().try_for_each(|name| named("scalar", name))?;
     plan.stages().into_iter().try_for_each(|spec| stage(plan, spec))?;
     steps(plan, &plan.body.0)?;
     saved(plan)
+}
+
+fn columns(plan: &Plan) -> Result<()> {
+    plan.columns.iter().enumerate().try_for_each(|(at, column)| {
+        named("column", &column.name)?;
+        plan.has_input(column.input, &format!("column {} is kept of rows of", column.name))?;
+        if plan.columns[..at].contains(column) {
+            let (name, input) = (&column.name, plan.input_name(column.input));
+            return Err(Error::user(format!("column {name} of {input} is kept twice; name it once")));
+        }
+        if plan.stages().iter().any(|stage| stage.consumes && stage.input == Some(column.input)) {
+            let (name, input) = (&column.name, plan.input_name(column.input));
+            return Err(Error::user(format!("column {name} is kept of rows of {input}, which a stage consumes")));
+        }
+        Ok(())
+    })
 }
 
 /// Refuses a name that reports and errors can't tell.

@@ -110,8 +110,8 @@ impl Steps {
         self.repeated(times, build, false)
     }
 
-    /// The same, where all that a round needs of what was before it is in tables and scalars, but for what
-    /// [`Steps::rebuilt`] makes: not in columns, say. A checkpoint ([`crate::checkpoint::Checkpoint`]) may then be written between
+    /// The same, where all that a round needs of what was before it is in tables, scalars and columns that the plan keeps
+    /// ([`super::Plan::keep_column`]), but for what [`Steps::rebuilt`] makes. A checkpoint ([`crate::checkpoint::Checkpoint`]) may then be written between
     /// two rounds, from which the job goes on, maybe on other slaves.
     pub fn resumable(&mut self, times: u64, build: impl FnOnce(&mut Steps)) -> &mut Self {
         self.repeated(times, build, true)

@@ -120,6 +120,17 @@ pub struct TableUse {
     pub held_bytes: u64,
 }
 
+/// A block that a slave has read: where in the input it starts, so that rows have the same order wherever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadBlock {
+    /// The split.
+    pub split: u32,
+    /// Where in its file the block's text starts.
+    pub offset: u64,
+    /// How many rows it has.
+    pub rows: u32,
+}
+
 /// What a slave reports when it has read its part of an input.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReadDone {
@@ -127,6 +138,8 @@ pub struct ReadDone {
     pub facts: Facts,
     /// Its features, to be counted with those of the other parts.
     pub occurring: Occurring,
+    /// Its blocks, by their number on the slave; none of rows that are consumed.
+    pub blocks: Vec<ReadBlock>,
     /// Splits that it read.
     pub splits: u64,
     /// Bytes read, as stored.

@@ -5,9 +5,9 @@ mod bodies;
 
 use super::announced::Announced;
 use super::api::{Answer, Request};
-use super::checkpoint::{FromKept, ToKept};
+use super::checkpoint::{BlockRows, ColumnValues, FromKept, ToKept};
 use super::codec;
-use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadDone, Split, TableUse, ToMaster, ToSlave};
+use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadBlock, ReadDone, Split, TableUse, ToMaster, ToSlave};
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, Lying, MoveId, Offered, Proof, Sent, ToReceiver};
 use super::packing::{Pack, Packing};
@@ -196,6 +196,7 @@ fn to_master() -> Vec<ToMaster> {
     let done = ReadDone {
         facts: facts(),
         occurring,
+        blocks: vec![ReadBlock { split: 300, offset: 1 << 40, rows: 70_000 }],
         splits: 8,
         bytes: 1 << 30,
         notes: vec!["locality is off".into()],
@@ -338,6 +339,8 @@ fn announced() -> Vec<Announced> {
 const MOVE: MoveId = MoveId { job: JobId(1), phase: 300 };
 const CHUNK: ChunkId = ChunkId { table: TableId(1), chunk: 70_000 };
 const HEAD: ChunkHead = ChunkHead { id: CHUNK, version: 1 << 40, element: Type::I32, keys: Some(70_000) };
+const ROWS: BlockRows = BlockRows { input: InputId(1), block: 300, from: 70_000, count: 9, of: 1 << 20 };
+const VALUES: ColumnValues = ColumnValues { element: Type::F64, width: 300 };
 const PROOF: Proof = Proof { process: 70_000, address: 1 << 46, secret: [300, u64::MAX] };
 
 fn to_shard() -> Vec<ToShard> {
@@ -375,6 +378,8 @@ fn to_shard() -> Vec<ToShard> {
         ToShard::Checkpoint(ToKept::Serves { job: JobId(1), table: TableId(3), from: 1 << 17 }),
         ToShard::Checkpoint(ToKept::Give { job: JobId(1), chunk: Offered { id: CHUNK, version: 300 } }),
         ToShard::Checkpoint(ToKept::Take { job: JobId(1), chunk: HEAD }),
+        ToShard::Checkpoint(ToKept::GiveColumn { job: JobId(1), column: "dual".into(), rows: ROWS }),
+        ToShard::Checkpoint(ToKept::TakeColumn { job: JobId(1), column: "dual".into(), rows: ROWS, values: VALUES }),
         ToShard::Probe,
         ToShard::Blocks { job: JobId(1), input: InputId(2) },
         ToShard::Rows { job: JobId(1), input: InputId(2), at: 70_000 },
@@ -431,8 +436,14 @@ fn mutated_control_messages_are_refused_or_mean_what_they_say() {
     let rows = [FromShard::Blocks(300), FromShard::Rows { rows: 70_000, nonzeros: u32::MAX, values: true }];
     let packings = vec![Packing::Raw, Packing::Half { shift: -112 }, Packing::Lz4 { bytes: 300 }];
     let others = [FromShard::Values { shown: u64::MAX, packings }, FromShard::Added, FromShard::UnknownKeys];
-    let kept = [FromKept::Served(vec![Offered { id: CHUNK, version: 3 }; 2]), FromKept::Chunk(HEAD), FromKept::Taken]
-        .map(FromShard::Checkpoint);
+    let kept = [
+        FromKept::Served(vec![Offered { id: CHUNK, version: 3 }; 2]),
+        FromKept::Chunk(HEAD),
+        FromKept::Column(Some(VALUES)),
+        FromKept::Column(None),
+        FromKept::Taken,
+    ];
+    let kept = kept.map(FromShard::Checkpoint);
     let from_shard = others.into_iter().chain(rows).chain(moved).chain(kept);
     survives(&from_shard.collect::<Vec<_>>(), 50_000);
 }

@@ -233,6 +233,9 @@ impl Lr {
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
         let best = Best::new(plan, flags);
+        if self.optimizer == Optimizer::Saga {
+            plan.keep_column(rows.input, train::SLOPES);
+        }
         let threads = self.threads.map_or(Threads::Cores, Workers::threads);
 
         let steps = &mut plan.body;
@@ -301,11 +304,7 @@ impl Lr {
                 Ok(if keeps { best.after(progress, weights, flow) } else { flow })
             });
         };
-        // What SAGA remembers of rows lies in a column.
-        match self.optimizer {
-            Optimizer::Saga => steps.repeat(flags.epochs, round),
-            _ => steps.resumable(flags.epochs, round),
-        };
+        steps.resumable(flags.epochs, round);
         if held_out.is_none() {
             validation::plan(steps, "training", rows, weights, threads);
             steps.decide(|progress| validation::note(progress, "training").map(|()| Flow::Next));

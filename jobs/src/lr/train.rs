@@ -37,7 +37,7 @@ pub struct Train {
 }
 
 /// Of each row: its slope when it was last visited.
-const SLOPES: &str = "slopes";
+pub const SLOPES: &str = "slopes";
 
 /// The batches of a worker's next clocks.
 #[derive(Default)]

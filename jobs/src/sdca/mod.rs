@@ -111,7 +111,7 @@ impl Sdca<'_> {
         let inputs = self.common.inputs_as(plan, Wanted::Classes)?;
         let weights = Vector::new(plan, "weights", self.common.bias);
         plan.slave_bytes = SLAVE_BYTES;
-        self.measure(&mut plan.body, inputs);
+        plan.body.rebuilt(|steps| self.measure(steps, inputs));
         self.solve(plan, inputs, weights);
         self.common.save(plan, inputs.rows, weights.tensors());
         Ok(())
@@ -154,6 +154,7 @@ impl Sdca<'_> {
         let best = Best::new(plan, flags);
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
+        [rows::DUAL, rows::WAY].into_iter().for_each(|column| plan.keep_column(input, column));
         let steps = &mut plan.body;
         let begun = problems.clone();
         steps.decide(move |progress| {
@@ -174,7 +175,7 @@ impl Sdca<'_> {
         if let Some(model) = &flags.init_model {
             adopt.plan(steps, model, kind, threads);
         }
-        steps.repeat(MOST, |epoch| {
+        steps.resumable(MOST, |epoch| {
             for (alone, threads) in [(1.0, Threads::PerSlave(1)), (0.0, threads)] {
                 epoch.when("alone", alone, |epoch| {
                     epoch

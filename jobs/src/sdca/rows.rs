@@ -21,10 +21,10 @@ use std::sync::Arc;
 /// Number of rows, and [`needed_len`] of the block by the numbers of all rows: with features numbered anew it is no more.
 const ROWS: &str = "rows";
 const RESTS: &str = "rests";
-const DUAL: &str = "dual";
+pub const DUAL: &str = "dual";
 const NORMS: &str = "norms";
 const TARGETS: &str = "targets";
-const WAY: &str = "way";
+pub const WAY: &str = "way";
 
 /// One block's columns.
 #[derive(Debug)]

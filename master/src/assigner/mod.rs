@@ -71,6 +71,8 @@ pub struct Assigner {
     readers: Vec<Reader>,
     racks: Racks,
     splits: Vec<Split>,
+    /// Of which each is or was a part: those that were cut first, in order of file and offset.
+    roots: Vec<u32>,
     /// How far each is from the nearest reader.
     nearest: Vec<plan::Distance>,
     rules: Rules,
@@ -125,6 +127,7 @@ impl Assigner {
             paces: readers.iter().map(|r| (r.slave, Pace::default())).collect(),
             readers,
             racks,
+            roots: (0..splits.len() as u32).collect(),
             splits,
             nearest,
             rules,
@@ -189,6 +192,7 @@ impl Assigner {
         (split.end, rest.start) = (end, end);
         rest.index = self.splits.len() as u32;
         self.splits.push(rest);
+        self.roots.push(self.roots[at]);
         self.nearest.push(self.nearest[at]);
         self.stolen += 1;
         let queue =
@@ -226,6 +230,12 @@ impl Assigner {
     /// All splits, by index; those that were given away whole are empty.
     pub fn splits(&self) -> &[Split] {
         &self.splits
+    }
+
+    /// The split that this one was cut from, however often, or itself. Those that were cut from none stand in order of file and
+    /// offset.
+    pub fn root(&self, index: u32) -> Option<u32> {
+        self.roots.get(index as usize).copied()
     }
 
     /// What was handed out so far.

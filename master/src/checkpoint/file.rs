@@ -1,17 +1,19 @@
-//! A checkpoint's file: a place, then chunks, each with a checksum.
+//! A checkpoint's file: a place, then chunks of tables and columns of rows, each with a checksum.
 //!
 //! Layout: 8 bytes that say what it is, then records of `[head: u32][body: u32][xxh3 of both: u64][head][body]`, numbers
 //! little-endian, head and body as long as they say. The first head is a description in JSON, the second the place; those of the
-//! others are chunks', with their values as bodies; one without a head ends the file. Invariant: a file that was cut short or
+//! others are [`Part`]s, with their values as bodies; one without a head ends the file. Invariant: a file that was cut short or
 //! changed is an error that names it.
 
 use crate::job::driver::Place;
 use bytes::Bytes;
 use flexps_common::error::io;
 use flexps_common::side::Side;
+use flexps_common::wire::checkpoint::ColumnValues;
 use flexps_common::wire::codec::{self, MAX_CONTROL};
 use flexps_common::wire::moved::ChunkHead;
 use flexps_common::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -19,9 +21,31 @@ use xxhash_rust::xxh3::Xxh3;
 
 /// The file's name.
 pub const NAME: &str = "checkpoint.bin";
-const MAGIC: &[u8; 8] = b"fxcheck1";
-/// Most bytes of a chunk: of the widest keys.
+const MAGIC: &[u8; 8] = b"fxcheck2";
+/// Most bytes of a part: a chunk of the widest keys, or a column of as many rows as one is cut into.
 const MOST: u32 = 64 << 20;
+
+/// What a body holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// A chunk of a table.
+    Chunk(ChunkHead),
+    /// What some rows have in a column.
+    Column(ColumnHead),
+}
+
+/// Some rows' part of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnHead {
+    /// The column's place among those that the plan keeps.
+    pub column: u32,
+    /// The number of the first row in its input.
+    pub first: u64,
+    /// How many rows.
+    pub rows: u32,
+    /// How the values lie in the body.
+    pub values: ColumnValues,
+}
 
 /// A hidden file beside a checkpoint's.
 pub fn beside(folder: &Path) -> Result<(Side, File)> {
@@ -50,9 +74,9 @@ impl Writer {
         Ok(writer)
     }
 
-    /// The next chunk.
-    pub fn chunk(&mut self, head: &ChunkHead, values: &[u8]) -> Result<()> {
-        self.record(&codec::encode(head)?, values)
+    /// The next part.
+    pub fn part(&mut self, part: &Part, values: &[u8]) -> Result<()> {
+        self.record(&codec::encode(part)?, values)
     }
 
     fn record(&mut self, head: &[u8], body: &[u8]) -> Result<()> {
@@ -105,13 +129,13 @@ impl Reader {
         codec::decode(&head).map_err(|_| self.bad("a place that is none"))
     }
 
-    /// The next chunk, if there is one; nothing is behind the last.
-    pub fn chunk(&mut self) -> Result<Option<(ChunkHead, Bytes)>> {
+    /// The next part, if there is one; nothing is behind the last.
+    pub fn part(&mut self) -> Result<Option<(Part, Bytes)>> {
         let Some((head, body)) = self.record()? else {
             let rest = self.file.fill_buf().map_err(|e| io(self.name.display(), &e))?;
             return if rest.is_empty() { Ok(None) } else { Err(self.bad("something was added to it")) };
         };
-        let head = codec::decode(&head).map_err(|_| self.bad("a chunk that is none"))?;
+        let head = codec::decode(&head).map_err(|_| self.bad("a part that is none"))?;
         Ok(Some((head, body)))
     }
 

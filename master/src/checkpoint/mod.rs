@@ -1,14 +1,16 @@
-//! The checkpoint of a job: its place in its plan and its tables, in a file of a folder on the master's machine.
+//! The checkpoint of a job: its place in its plan, its tables and what rows must keep, in a file of a folder on the master's machine.
 //!
 //! Invariants: the file is whole or absent: it is written beside its place, synced, and renamed; a folder has one live job, which
 //! holds its lock; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
 
+mod columns;
 mod file;
 mod shards;
 #[cfg(test)]
 mod tests;
 
 use crate::job::driver::Place;
+pub use columns::Column;
 use file::{NAME, Reader, Writer};
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::io;
@@ -95,7 +97,7 @@ impl Folder {
             )));
         }
         let place = reader.place()?;
-        while reader.chunk()?.is_some() {}
+        while reader.part()?.is_some() {}
         Ok(Some(place))
     }
 

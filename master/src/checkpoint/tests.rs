@@ -1,9 +1,11 @@
 //! Promises of a checkpoint's folder.
 
+use super::file::{ColumnHead, Part};
 use super::*;
 use flexps_common::error::Fault;
 use flexps_common::ids::TableId;
 use flexps_common::value::Type;
+use flexps_common::wire::checkpoint::ColumnValues;
 use flexps_common::wire::moved::{ChunkHead, ChunkId};
 
 fn of() -> Of {
@@ -14,29 +16,38 @@ fn folder(path: &Path, of: Of) -> Result<Folder> {
     Folder::open(&DataPath(path.to_str().unwrap().to_owned()), of)
 }
 
-fn head(chunk: u32) -> ChunkHead {
-    let id = ChunkId { table: TableId(3), chunk };
-    ChunkHead { id, version: 1, element: Type::F32, keys: None }
+/// Every other one is of a column.
+fn part(number: u32) -> Part {
+    let (id, element) = (ChunkId { table: TableId(3), chunk: number }, Type::F32);
+    match number % 2 {
+        0 => Part::Chunk(ChunkHead { id, version: 1, element, keys: None }),
+        _ => Part::Column(ColumnHead {
+            column: 1,
+            first: 1 << 40,
+            rows: number,
+            values: ColumnValues { element, width: 2 },
+        }),
+    }
 }
 
 fn write(folder: &Folder, chunks: &[&[u8]]) -> u64 {
     let mut writer = folder.begin(&Place::default()).unwrap();
     for (number, values) in (0..).zip(chunks) {
-        writer.chunk(&head(number), values).unwrap();
+        writer.part(&part(number), values).unwrap();
     }
     writer.finish().unwrap()
 }
 
 /// All that a checkpoint holds.
-fn read(path: &Path) -> Result<Vec<(ChunkHead, Vec<u8>)>> {
+fn read(path: &Path) -> Result<Vec<(Part, Vec<u8>)>> {
     let mut reader = Reader::open(path)?;
     let description: Description =
         serde_json::from_slice(&reader.description()?).map_err(|e| Error::bug(e.to_string()))?;
     assert_eq!((description.of, description.behind.as_str()), (of(), "nothing"));
     assert_eq!(reader.place()?, Place::default());
     let mut chunks = Vec::new();
-    while let Some((head, values)) = reader.chunk()? {
-        chunks.push((head, values.to_vec()));
+    while let Some((part, values)) = reader.part()? {
+        chunks.push((part, values.to_vec()));
     }
     Ok(chunks)
 }
@@ -59,14 +70,14 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
         assert_eq!(entries(&path), [NAME]);
         assert_eq!(path.join(NAME).metadata().unwrap().len(), bytes);
         assert_eq!(kept.found().unwrap(), Some(Place::default()));
-        let expected: Vec<_> = (0..).zip(chunks).map(|(number, values)| (head(number), values.to_vec())).collect();
+        let expected: Vec<_> = (0..).zip(chunks).map(|(number, values)| (part(number), values.to_vec())).collect();
         assert!(read(&path).unwrap() == expected);
     }
     // One that is not finished changes nothing.
     let mut writer = kept.begin(&Place::default()).unwrap();
-    writer.chunk(&head(0), &[9; 10]).unwrap();
+    writer.part(&part(0), &[9; 10]).unwrap();
     drop(writer);
-    assert!(read(&path).unwrap() == [(head(0), vec![4; 100_000])]);
+    assert!(read(&path).unwrap() == [(part(0), vec![4; 100_000])]);
     assert_eq!(entries(&path), [NAME]);
     kept.remove();
     assert!(!path.exists());

@@ -5,6 +5,7 @@ pub mod driver;
 pub mod experiment;
 pub mod homes;
 pub mod lost;
+pub mod order;
 pub mod program;
 pub mod reading;
 pub mod readings;

@@ -2,6 +2,7 @@
 //!
 //! Invariant: facts come once, when every slave has reported, merged in shard order.
 
+use super::order::{self, Piece};
 use crate::assigner::{Assigner, Back, Next, Racks, Reader, Rules};
 use crate::scheduler::Near;
 use flexps_common::data::{Facts, InputSpec, Occurring, Schema};
@@ -118,6 +119,15 @@ impl Reading {
         self.check(&facts)?;
         self.facts = Some(facts.clone());
         Ok(Some(facts))
+    }
+
+    /// The order of all rows, once they are read.
+    pub fn pieces(&self) -> Result<Vec<Piece>> {
+        if self.under_way() {
+            return Err(Error::bug(format!("the order of rows of --{} that are still being read", self.name)));
+        }
+        let blocks = self.slaves.iter().map(|id| self.done.get(id).map_or(&[][..], |done| &done.blocks));
+        order::pieces(blocks, |split| self.assigner.root(split))
     }
 
     /// Whether some slave still reads.

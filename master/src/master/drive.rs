@@ -3,7 +3,7 @@
 use super::Master;
 use super::books::Launched;
 use crate::assigner::{Cut, Next};
-use crate::checkpoint::Folder;
+use crate::checkpoint::{Column, Folder};
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step, Place};
@@ -301,20 +301,40 @@ impl Master {
         let (folder, remade) = (started.checkpoint.clone(), started.driver.remade(&place));
         let tables = (0..).map(TableId).take(started.driver.homes().len());
         let tables: Vec<TableId> = tables.filter(|table| !remade.contains(table)).collect();
+        let columns = self.columns(id);
         self.transfer(id, Event::Kept, move |shards| match folder {
-            Some(folder) => shards.keep(&folder, &place, &tables),
+            Some(folder) => shards.keep(&folder, &place, &tables, &columns?),
             None => Err(Error::bug("a checkpoint of a job that keeps none")),
         });
     }
 
-    /// Makes the tables those of the checkpoint.
+    /// Makes the tables, and what rows keep, those of the checkpoint.
     fn restore(&mut self, id: JobId) {
         let Some(started) = self.jobs.get_mut(&id).and_then(Job::started) else { return };
         let folder = started.checkpoint.clone();
+        let columns = self.columns(id);
         self.transfer(id, Event::Restored, move |shards| match folder {
-            Some(folder) => shards.restore(&folder),
+            Some(folder) => shards.restore(&folder, &columns?),
             None => Err(Error::bug("a job that keeps no checkpoint goes on from one")),
         });
+    }
+
+    /// The columns that go with a job's checkpoints, and who has their rows now.
+    fn columns(&mut self, id: JobId) -> Result<Vec<Column>> {
+        let Some(job) = self.jobs.get_mut(&id) else { return Ok(Vec::new()) };
+        let specs = job.plan.columns.clone();
+        let Some(started) = job.started() else { return Ok(Vec::new()) };
+        let mut columns: Vec<Column> = Vec::new();
+        for spec in specs {
+            let same = columns.iter().find(|other| other.spec.input == spec.input).map(|other| other.pieces.clone());
+            let pieces = match (same, started.readings.get(spec.input)) {
+                (Some(pieces), _) => pieces,
+                (None, Some(reading)) => reading.pieces()?.into(),
+                (None, None) => return Err(Error::bug(format!("rows of input {} that nobody reads", spec.input))),
+            };
+            columns.push(Column { spec, pieces });
+        }
+        Ok(columns)
     }
 
     /// What a job's model is made of, and what is known of it by now; none for a job that keeps none.

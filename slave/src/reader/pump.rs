@@ -8,7 +8,7 @@ use super::dataset::Blocks;
 use super::held::Held;
 use super::parsers::{Chunk, Kind, Ring};
 use super::source::{Source, unmodified};
-use super::store::{Read, Store};
+use super::store::Store;
 use super::text::{BEHIND, Text, bound_row};
 use super::{NextSplit, Options};
 use flexps_common::data::Form;
@@ -22,6 +22,19 @@ use tokio::task::JoinHandle;
 /// Chunks that a short split is cut into, if none of them is too short.
 const CHUNKS: u64 = 16;
 const LEAST_CHUNK: usize = 64 << 10;
+
+/// What was read.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Chunks of text, each of which becomes a block: of which split, and where they start.
+    pub chunks: Vec<(u32, u64)>,
+    /// Splits.
+    pub splits: u64,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Of which local.
+    pub local_bytes: u64,
+}
 
 /// Reads all that `next_split` gives into `ring`, and tells `store` how it ended.
 pub async fn run(
@@ -38,7 +51,7 @@ pub async fn run(
         Pump { options, storage, held, next_split, ring, store: of, read: Read::default(), buffer: Vec::new() };
     let result = match pump.all().await {
         Ok(()) => {
-            pump.store.end(pump.read);
+            pump.store.end(std::mem::take(&mut pump.read));
             // The parsers end with the ring.
             drop(pump);
             store.rest().await
@@ -90,9 +103,9 @@ impl Pump {
             let result = match opened {
                 Opened::Text(source) => match source.file() {
                     Some(file) => self.local(&split, &file, chunk).await,
-                    None => self.text(source, split.start, chunk).await,
+                    None => self.text(source, &split, chunk).await,
                 },
-                Opened::Blocks(blocks) => self.blocks(blocks).await,
+                Opened::Blocks(blocks) => self.blocks(blocks, split.index).await,
             };
             if let Err(error) = result.and_then(|()| unmodified(&split)) {
                 opening.abort();
@@ -128,10 +141,11 @@ impl Pump {
     }
 
     /// Hands on the blocks of one split.
-    async fn blocks(&mut self, mut blocks: Blocks) -> Result<()> {
+    async fn blocks(&mut self, mut blocks: Blocks, split: u32) -> Result<()> {
         while let Some((offset, local)) = blocks.next(&mut self.buffer).await? {
             let next = self.ring.take().await?;
-            self.give(next, &blocks.path, offset, local.map_or(Kind::Block, Kind::Local)).await?;
+            let kind = local.map_or(Kind::Block, Kind::Local);
+            self.give(next, &blocks.path, (split, offset), kind).await?;
         }
         Ok(())
     }
@@ -149,13 +163,14 @@ impl Pump {
             }
             let next = self.ring.take().await?;
             let text = Text { split: split.clone(), file: file.clone(), start, end };
-            self.give(next, &path, start, Kind::Text(text)).await?;
+            self.give(next, &path, (split.index, start), Kind::Text(text)).await?;
             start = end;
         }
     }
 
-    /// Cuts one split, from `start` on, into chunks: each ends with the row that goes over its last byte, as a local file's do.
-    async fn text(&mut self, mut source: Source, start: u64, chunk: usize) -> Result<()> {
+    /// Cuts one split into chunks: each ends with the row that goes over its last byte, as a local file's do.
+    async fn text(&mut self, mut source: Source, split: &Split, chunk: usize) -> Result<()> {
+        let Split { index, start, .. } = *split;
         let path: Arc<str> = source.path.as_str().into();
         let mut line = source.from_start.then_some(1);
         let (mut upto, mut seen) = (start.saturating_add(chunk as u64), 0);
@@ -172,7 +187,7 @@ impl Pump {
                 next.extend_from_slice(&self.buffer[end..]);
                 self.buffer.truncate(end);
                 let kind = self.lines(&mut line);
-                self.give(next, &path, offset, kind).await?;
+                self.give(next, &path, (index, offset), kind).await?;
                 seen = 0;
                 continue;
             }
@@ -188,7 +203,7 @@ impl Pump {
             let next = self.ring.take().await?;
             let offset = source.offset_of(&self.buffer);
             let kind = self.lines(&mut line);
-            self.give(next, &path, offset, kind).await?;
+            self.give(next, &path, (index, offset), kind).await?;
         }
         Ok(())
     }
@@ -202,15 +217,15 @@ impl Pump {
         Kind::Lines(first)
     }
 
-    /// Hands the filled buffer over and goes on with `next`.
-    async fn give(&mut self, next: Vec<u8>, path: &Arc<str>, offset: u64, kind: Kind) -> Result<()> {
+    /// Hands the filled buffer over, the text of a split from an offset on, and goes on with `next`.
+    async fn give(&mut self, next: Vec<u8>, path: &Arc<str>, (split, offset): (u32, u64), kind: Kind) -> Result<()> {
         if self.store.failed() {
             return Err(Error::cancelled());
         }
         self.store.room().await?;
         let bytes = std::mem::replace(&mut self.buffer, next);
-        self.ring.give(Chunk { number: self.read.chunks, bytes, path: path.clone(), offset, kind })?;
-        self.read.chunks += 1;
+        self.ring.give(Chunk { number: self.read.chunks.len(), bytes, path: path.clone(), offset, kind })?;
+        self.read.chunks.push((split, offset));
         Ok(())
     }
 }

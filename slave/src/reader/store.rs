@@ -7,13 +7,14 @@
 use super::Options;
 use super::ahead::{Ahead, Found};
 use super::numbering;
+use super::pump::Read;
 use super::spill::{Extent, Spill};
 use super::takers::Takers;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
 use flexps_common::data::{Block, Facts, Occurring, Schema};
 use flexps_common::error::{Error, Result};
-use flexps_common::wire::control::ReadDone;
+use flexps_common::wire::control::{ReadBlock, ReadDone};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -87,19 +88,6 @@ enum Keys {
     InWork,
     /// Made; all blocks are renumbered.
     Known(Arc<KeyMap>),
-}
-
-/// What the pump counted.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Read {
-    /// Chunks of text, each of which becomes a block.
-    pub chunks: usize,
-    /// Splits.
-    pub splits: u64,
-    /// Bytes as stored.
-    pub bytes: u64,
-    /// Of which local.
-    pub local_bytes: u64,
 }
 
 impl Store {
@@ -289,7 +277,7 @@ impl Store {
                     self.consume(state, at);
                     reading.map(Where::Disk)
                 }
-                _ if state.all.is_some_and(|all| at >= all.chunks) => Some(Where::None),
+                _ if state.all.as_ref().is_some_and(|all| at >= all.chunks.len()) => Some(Where::None),
                 _ => None,
             }
         });
@@ -360,8 +348,8 @@ impl Store {
     pub async fn done(&self) -> Result<ReadDone> {
         self.wait(|state| {
             state.complete()?;
-            let all = state.all?;
-            let facts = state.facts();
+            let (facts, blocks) = (state.facts(), if self.consumed { Vec::new() } else { state.blocks() });
+            let all = state.all.as_ref()?;
             let bad: Vec<_> = state.slots.iter().flatten().flat_map(|s| &s.bad).take(KEPT_MESSAGES).collect();
             let mut notes = Vec::new();
             if facts.bad_rows > 0 {
@@ -374,6 +362,7 @@ impl Store {
             Some(ReadDone {
                 facts,
                 occurring: state.occurring.clone(),
+                blocks,
                 splits: all.splits,
                 bytes: all.bytes,
                 local_bytes: all.local_bytes,
@@ -456,12 +445,20 @@ impl State {
 
     /// The number of blocks, when all are there.
     fn complete(&mut self) -> Option<usize> {
-        self.all.map(|all| all.chunks).filter(|chunks| self.filled == *chunks)
+        self.all.as_ref().map(|all| all.chunks.len()).filter(|chunks| self.filled == *chunks)
     }
 
     /// Whether all blocks were consumed.
     fn all_gone(&self) -> bool {
-        self.all.is_some_and(|all| self.gone >= all.chunks)
+        self.all.as_ref().is_some_and(|all| self.gone >= all.chunks.len())
+    }
+
+    /// Where blocks come from.
+    fn blocks(&self) -> Vec<ReadBlock> {
+        let chunks = self.all.iter().flat_map(|all| &all.chunks);
+        let rows = |slot: &Slot| slot.facts.rows as u32;
+        let slots = self.slots.iter().flatten().zip(chunks);
+        slots.map(|(slot, (split, offset))| ReadBlock { split: *split, offset: *offset, rows: rows(slot) }).collect()
     }
 
     fn facts(&self) -> Facts {

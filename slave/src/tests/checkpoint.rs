@@ -5,10 +5,11 @@ use super::moves::{READ, Twin, all_at, check, kinds, open};
 use bytes::Bytes;
 use flexps_common::error::Result;
 use flexps_common::home::Home;
-use flexps_common::ids::JobId;
+use flexps_common::ids::{InputId, JobId};
 use flexps_common::transport::Packet;
-use flexps_common::value::Type;
-use flexps_common::wire::checkpoint::{FromKept, ToKept};
+use flexps_common::value::{Type, Values};
+use flexps_common::wire::body::BodyWriter;
+use flexps_common::wire::checkpoint::{BlockRows, ColumnValues, FromKept, ToKept};
 use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::wire::moved::ChunkHead;
 
@@ -93,4 +94,42 @@ async fn a_chunk_that_does_not_fit_is_refused_and_changes_nothing() {
         refused(owner, ChunkHead { keys, ..head }, values).await;
     }
     check(&cluster, &twin).await;
+}
+
+fn body(values: Values<'_>) -> Bytes {
+    let mut body = BodyWriter::default();
+    body.bytes(values.bytes());
+    body.finish()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rows_keep_is_given_and_taken_row_by_row() {
+    let cluster = open().await;
+    let rows = |from, count| BlockRows { input: InputId(0), block: 3, from, count, of: 5 };
+    let pairs = ColumnValues { element: Type::F32, width: 2 };
+    let give = async |rows| {
+        told(&cluster, 1, ToKept::GiveColumn { job: JOB, column: "dual".to_owned(), rows }, Bytes::new()).await
+    };
+    let take = async |rows, values, body| {
+        told(&cluster, 1, ToKept::TakeColumn { job: JOB, column: "dual".to_owned(), rows, values }, body).await
+    };
+    assert_eq!(give(rows(0, 5)).await.unwrap(), (FromKept::Column(None), Bytes::new()));
+    let taken = take(rows(3, 2), pairs, body(Values::F32(&[7.0, 8.0, 9.0, 10.0]))).await.unwrap();
+    assert_eq!(taken.0, FromKept::Taken);
+    take(rows(0, 1), pairs, body(Values::F32(&[1.0, 2.0]))).await.unwrap();
+    let whole = [1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 7.0, 8.0, 9.0, 10.0];
+    assert_eq!(give(rows(0, 5)).await.unwrap(), (FromKept::Column(Some(pairs)), body(Values::F32(&whole))));
+    assert_eq!(give(rows(2, 2)).await.unwrap().1, body(Values::F32(&whole[4..8])));
+    // What does not fit is refused and changes nothing.
+    let one = ColumnValues { width: 1, ..pairs };
+    let refused = [
+        give(rows(2, 4)).await,
+        give(BlockRows { of: 7, ..rows(0, 5) }).await,
+        take(rows(4, 2), pairs, body(Values::F32(&[0.5; 4]))).await,
+        take(rows(0, 2), one, body(Values::F32(&[0.5; 2]))).await,
+        take(rows(0, 1), ColumnValues { element: Type::U32, width: 2 }, body(Values::U32(&[1, 2]))).await,
+        take(rows(0, 1), pairs, body(Values::F32(&[0.5; 4]))).await,
+    ];
+    refused.into_iter().for_each(|answer| _ = answer.unwrap_err());
+    assert_eq!(give(rows(0, 5)).await.unwrap().1, body(Values::F32(&whole)));
 }

@@ -398,3 +398,26 @@ fn a_plan_with_handles_of_another_one_is_told_by_their_ids() {
     assert!(text.contains("copy t20 to weights"), "{text}");
     assert!(text.contains("rows of i7, draws 0.5 of the rows of i7, reads t20"), "{text}");
 }
+
+#[test]
+fn columns_that_go_with_checkpoints_are_of_rows_that_stay_and_are_named_once() {
+    let mut plan = sound().0;
+    let rows = Input { id: InputId(0) };
+    plan.keep_column(rows, "dual");
+    plan.keep_column(rows, "way");
+    plan.check().unwrap();
+    let with = plan.hash();
+    assert!(plan.describe().contains("column dual of rows, in checkpoints\n"), "{}", plan.describe());
+    plan.columns.pop();
+    assert_ne!(plan.hash(), with);
+    refused("column dual is kept of rows of input i7", |plan, _, _| plan.keep_column(foreign().1, "dual"));
+    refused("a column of the plan has an empty name", |plan, _, rows| plan.keep_column(rows, ""));
+    refused("column dual of rows is kept twice", |plan, _, rows| {
+        plan.keep_column(rows, "dual");
+        plan.keep_column(rows, "dual");
+    });
+    refused("column dual is kept of rows of rows, which a stage consumes", |plan, _, rows| {
+        plan.keep_column(rows, "dual");
+        plan.body.stage("stream", |_| Ok(())).consumes(rows);
+    });
+}

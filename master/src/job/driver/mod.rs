@@ -69,7 +69,7 @@ pub enum Event {
     Saved(Result<()>),
     /// A checkpoint of so many bytes is written, or is not.
     Kept(Result<u64>),
-    /// The tables are as a checkpoint says, or are not.
+    /// All is as a checkpoint says, or is not.
     Restored(Result<()>),
     /// A slave is gone; how the job is to begin anew, if at all, see [`Driver::may_begin_anew`].
     Gone(SlaveId, Error, Option<Anew>),
@@ -126,7 +126,7 @@ pub enum Command {
     Save,
     /// Write a checkpoint of this place.
     Keep(Arc<Place>),
-    /// Make the tables those of the checkpoint.
+    /// Make the tables, and what rows keep, those of the checkpoint.
     Restore,
     /// Tell these slaves to end their workers.
     CancelStage(StageRun, Vec<SlaveId>, String),
@@ -203,6 +203,8 @@ pub struct Driver {
     pub keeping: Option<Keeping>,
     /// Whether it makes anew what belongs to slaves, to go on.
     rebuilding: bool,
+    /// Whether rows keep something that goes with checkpoints, so that these wait for all rows, and the way back too.
+    carries: bool,
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
@@ -252,6 +254,7 @@ impl Driver {
             restarts: false,
             keeping: None,
             rebuilding: false,
+            carries: !plan.columns.is_empty(),
             behind: Vec::new(),
             visited: BTreeMap::new(),
             phases: 0,
@@ -308,7 +311,7 @@ impl Driver {
             Phase::Reading => "while the input was read".to_owned(),
             Phase::Saving => "while the model was saved".to_owned(),
             Phase::Keeping { place, .. } => format!("while a checkpoint was written behind {}", place.behind()),
-            Phase::Restoring => "while its tables were restored".to_owned(),
+            Phase::Restoring => "while its checkpoint was restored".to_owned(),
             Phase::Ending { then: Then::Again(_), .. } => "before the plan began anew".to_owned(),
             Phase::Ending { then: Then::EndAt(_), .. } => "while its workers stopped".to_owned(),
             Phase::Ending { .. } | Phase::Ended => "at the job's end".to_owned(),
@@ -361,7 +364,7 @@ impl Driver {
                     *place = Some(facts);
                 }
                 if reading {
-                    self.advance(now, out)?;
+                    self.read(now, out)?;
                 }
             }
             (Phase::Loading, Event::Loaded(result)) => {

@@ -72,6 +72,8 @@ pub struct Keeping {
     due: Option<Duration>,
     /// Where the job would go on if it began anew.
     from: Option<Arc<Place>>,
+    /// Whether it goes on from there, as soon as all rows are read.
+    awaited: bool,
     /// What came of it so far.
     kept: Kept,
 }
@@ -79,7 +81,7 @@ pub struct Keeping {
 impl Keeping {
     /// One each time that so long has passed; the job goes on `from` an earlier start's.
     pub fn new(every: Duration, from: Option<Place>, kept: Kept) -> Self {
-        Self { every, due: None, from: from.map(Arc::new), kept }
+        Self { every, due: None, from: from.map(Arc::new), awaited: false, kept }
     }
 }
 
@@ -99,16 +101,28 @@ impl Driver {
         self.began.get_or_insert(now);
         let Some(keeping) = &mut self.keeping else { return self.advance(now, out) };
         keeping.due = Some(now + keeping.every);
-        if keeping.from.is_none() {
+        keeping.awaited = keeping.from.is_some();
+        self.read(now, out)
+    }
+
+    /// More of the rows is read, and nothing else is under way: goes on, at first from its place.
+    pub(super) fn read(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
+        let awaits = self.carries && self.reading();
+        let Some(keeping) = self.keeping.as_mut().filter(|keeping| keeping.awaited) else {
             return self.advance(now, out);
+        };
+        if awaits {
+            self.phase = Phase::Reading;
+            return Ok(());
         }
+        keeping.awaited = false;
         self.phase = Phase::Restoring;
         self.transferring = true;
         out.push(Command::Restore);
         Ok(())
     }
 
-    /// The tables are as they were at the place: makes anew what belongs to slaves, then goes on from there.
+    /// Tables and columns are as they were at the place: makes anew what belongs to slaves, then goes on from there.
     pub(super) fn restored(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
         let Some((kept, place)) =
             self.keeping.as_mut().and_then(|keeping| Some((&mut keeping.kept, keeping.from.clone()?)))
@@ -162,7 +176,7 @@ impl Driver {
     pub(super) fn keep(&mut self, now: Duration, enter: usize, out: &mut Vec<Command>) -> bool {
         let resumable = matches!(self.program.code.get(enter), Some(Code::Enter { resumable: true, .. }));
         let due = self.keeping.as_ref().and_then(|keeping| keeping.due).is_some_and(|due| now >= due);
-        if !(resumable && due) {
+        if !(resumable && due) || self.carries && self.reading() {
             return false;
         }
         self.progress.elapsed = self.elapsed(now);

@@ -7,7 +7,7 @@ use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
-use flexps_common::plan::{Flow, Plan, TableOp};
+use flexps_common::plan::{Flow, Input, Plan, TableOp};
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -269,4 +269,33 @@ fn what_is_rebuilt_behind_a_place_is_neither_left_out_of_its_tables_nor_done_bef
     driver.step(at(10), Event::Opened);
     asks(&driver.step(at(10), Event::Restored(Ok(()))), 0);
     asks(&runs(&mut driver, 0, 11), 1);
+}
+
+/// A driver of the same plan whose rows keep something between rounds.
+fn carrying(from: Option<Place>) -> Driver {
+    let mut plan = plan();
+    plan.keep_column(Input { id: InputId(0) }, "dual");
+    let mut driver = Driver::new(JobId(7), &plan, &[(S1, "h1".to_owned())], &Experiment::default());
+    driver.keeping = Some(Keeping::new(EVERY, from, Kept::default()));
+    driver
+}
+
+#[test]
+fn what_rows_keep_comes_back_when_all_rows_are_there_and_before_any_stage() {
+    let (_, place) = keeping();
+    let read = |driver: &mut Driver| driver.step(at(2), Event::Facts(InputId(0), Facts::default()));
+    let mut driver = carrying(Some(place.clone()));
+    assert!(driver.step(at(1), Event::Opened).is_empty(), "rows are still being read");
+    assert!(driver.step(at(2), Event::Tick).is_empty());
+    assert_eq!(read(&mut driver), [Command::Restore]);
+    let counts = driver.step(at(3), Event::Restored(Ok(())));
+    let stage = zeroed(&mut driver, &counts, 1, 3);
+    asks(&stage, 1);
+    asks(&runs(&mut driver, 1, 3), 2);
+    goes_on(&mut driver, 5, 4);
+    // Rows that are there are not waited for; nor is anything where there is nothing to come back.
+    let mut driver = carrying(Some(place));
+    assert!(read(&mut driver).is_empty());
+    assert_eq!(driver.step(at(3), Event::Opened), [Command::Restore]);
+    asks(&carrying(None).step(at(1), Event::Opened), 0);
 }

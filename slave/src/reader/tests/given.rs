@@ -107,3 +107,34 @@ fn a_pause_ends_when_a_split_is_read_to_its_end() {
         tokio::join!(held.pause(std::time::Duration::from_secs(3600)), reads);
     });
 }
+
+#[test]
+fn blocks_say_where_in_the_input_they_start_whoever_reads_them() {
+    let text = numbered(1000);
+    let (_folder, path) = file("rows", text.as_bytes());
+    // Where rows start, in order.
+    let starts: Vec<u64> =
+        text.lines().scan(0, |at, line| Some(std::mem::replace(at, *at + line.len() as u64 + 1))).collect();
+    for (cuts, chunk) in [(&[][..], 1000), (&[3000, 6001], 700), (&[1, 5999, 6000], 5000)] {
+        let done = run(async {
+            let options = Options { chunk, ..options() };
+            start(options, schema(), from_list(splits(&path, cuts))).done().await.unwrap()
+        });
+        assert!(done.blocks.is_sorted_by_key(|block| (block.split, block.offset)), "{:?}", done.blocks);
+        let mut first = 0;
+        for (block, next) in done.blocks.iter().zip(done.blocks.iter().skip(1).map(Some).chain([None])) {
+            let own = starts.iter().filter(|start| **start >= block.offset);
+            let own = own.filter(|start| next.is_none_or(|next| **start < next.offset));
+            assert_eq!(own.count(), block.rows as usize, "{block:?} before {next:?}");
+            first += block.rows as usize;
+        }
+        assert_eq!(first, 1000);
+    }
+    let consumed = options().consumed(true);
+    let done = run(async {
+        let reader = start(consumed, schema(), from_list(splits(&path, &[])));
+        rows(&reader).await.unwrap();
+        reader.done().await.unwrap()
+    });
+    assert!(done.blocks.is_empty());
+}
