@@ -1,7 +1,7 @@
 //! What the storage promises of HDFS, kept against real NameNodes and DataNodes that die, hang and come back.
 
 use crate::support::hdfs::{BLOCK, Hdfs, runtime};
-use crate::support::{Rows, flexps, folder, wait};
+use crate::support::{Cluster, Rows, flexps, folder, wait};
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::{Error, Fault};
 use flexps_common::storage::{FileMeta, Storage, StorageOptions};
@@ -15,7 +15,7 @@ fn pattern(len: usize) -> Vec<u8> {
 }
 
 fn read(storage: &Storage, file: &FileMeta, range: Range<u64>) -> Result<Vec<u8>, Error> {
-    runtime().block_on(storage.read_range(&file.path, file.len, range))
+    runtime().block_on(storage.read_range(file.listed(), range))
 }
 
 fn list_error(storage: &Storage, url: &str) -> Error {
@@ -82,7 +82,7 @@ fn ranges_across_blocks_equal_the_file() {
         assert!(read(&storage, &file, range.clone()).unwrap() == expected, "{range:?}");
     }
     runtime().block_on(async {
-        let mut reader = hdfs.storage().open(&file.path, len, BLOCK - 10..BLOCK + 10).await.unwrap();
+        let mut reader = hdfs.storage().open(file.listed(), BLOCK - 10..BLOCK + 10).await.unwrap();
         let mut buf = b"carry".to_vec();
         while reader.append(&mut buf, 7).await.unwrap() > 0 {}
         reader.extend(2 * BLOCK + 3);
@@ -119,6 +119,60 @@ fn a_file_that_grows_or_vanishes_after_listing_is_named() {
     hdfs.script(&["fs", "-rm", "/changing/file"]);
     let error = read(&hdfs.storage(), &file, 0..1000).unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("vanished"), "{error}");
+}
+
+#[test]
+fn a_file_that_another_one_replaces_is_read_as_it_is_listed() {
+    let (hdfs, _quiet) = Hdfs::quiet();
+    let storage = hdfs.storage();
+    let (old, longer) = (pattern(1000), pattern(1001));
+    let mut other = old.clone();
+    other.reverse();
+    let first = hdfs.put("/replaced/file", &old);
+    assert!(read(&storage, &first, 0..1000).unwrap() == old);
+
+    let second = hdfs.put("/replaced/file", &longer);
+    assert!(read(&storage, &second, 0..1001).unwrap() == longer);
+    let error = read(&storage, &first, 0..1000).unwrap_err();
+    assert!(error.message.contains("had 1000 bytes when it was listed and has 1001 now"), "{error}");
+
+    // The blocks of the old one are still there.
+    let first = hdfs.put("/replaced/file", &old);
+    assert!(read(&storage, &first, 0..1000).unwrap() == old);
+    hdfs.script(&["fs", "-mv", "/replaced/file", "/replaced/away"]);
+    let third = hdfs.put("/replaced/file", &other);
+    assert!(read(&storage, &third, 0..1000).unwrap() == other);
+    let error = read(&storage, &first, 0..1000).unwrap_err();
+    let says = format!("last modified at {} when it was listed and at {} now", first.modified, third.modified);
+    assert!(error.fault == Fault::User && error.message.contains(&says), "{error}");
+}
+
+/// `rows` rows, of which `positives` have the label +1; as long whatever the labels are.
+fn labelled(rows: usize, positives: usize) -> String {
+    (0..rows).map(|row| format!("{}1 {}:1\n", if row < positives { '+' } else { '-' }, row % 9 + 1)).collect()
+}
+
+#[test]
+fn jobs_of_one_cluster_read_what_a_file_holds_by_then() {
+    let (hdfs, _quiet) = Hdfs::quiet();
+    let cluster = Cluster::with(1, 1, &[("HADOOP_CONF_DIR", &hdfs.conf.to_string_lossy())]);
+    let read = |path: &str| {
+        let run = cluster.ask(["run", "svrg", "--epochs", "1", "--input", path]).json();
+        let facts = &run["read"]["inputs"]["input"];
+        (facts["rows"].as_u64().unwrap(), facts["positives"].as_u64().unwrap())
+    };
+    let file = hdfs.put("/replaced/rows", labelled(300, 100).as_bytes());
+    assert_eq!(read(&file.path), (300, 100));
+
+    hdfs.script(&["fs", "-rm", "/replaced/rows"]);
+    let longer = hdfs.put("/replaced/rows", labelled(301, 100).as_bytes());
+    assert_ne!(longer.len, file.len);
+    assert_eq!(read(&file.path), (301, 100));
+
+    hdfs.script(&["fs", "-mv", "/replaced/rows", "/replaced/old-rows"]);
+    let other = hdfs.put("/replaced/rows", labelled(301, 200).as_bytes());
+    assert_eq!(other.len, longer.len);
+    assert_eq!(read(&file.path), (301, 200));
 }
 
 #[test]
@@ -197,7 +251,7 @@ fn longest_stall(hdfs: &Hdfs, path: &str, disturb: &str, mend: &str) -> Duration
     for host in file.blocks[0].hosts.iter().cycle().take(READINGS) {
         warnings.0.lock().expect("nobody panicked with it").clear();
         let read = runtime().block_on(async {
-            let mut reader = hdfs.storage().open(&file.path, file.len, 0..file.len).await.expect("it opens");
+            let mut reader = hdfs.storage().open(file.listed(), 0..file.len).await.expect("it opens");
             let mut read = Vec::new();
             reader.append(&mut read, 1 << 16).await.expect("the first bytes come");
             hdfs.script(&[disturb, host]);

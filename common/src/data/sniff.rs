@@ -37,7 +37,7 @@ impl Sample {
         self.zero |= other.zero;
     }
 
-    /// What the whole lines of `text` show; see [`whole_lines`].
+    /// What the lines of `text` show, which are whole; see [`whole_lines`] and, for one that only begins, [`whole_words`].
     pub fn of(path: &str, text: &[u8]) -> Self {
         let mut sample = Self { path: path.to_owned(), ..Self::default() };
         for line in text.split(|b| *b == b'\n') {
@@ -66,6 +66,11 @@ pub fn whole_lines(piece: &[u8], starts_file: bool, ends_file: bool) -> &[u8] {
     let start = if starts_file { 0 } else { memchr::memchr(b'\n', piece).map_or(piece.len(), |n| n + 1) };
     let end = if ends_file { piece.len() } else { memchr::memrchr(b'\n', piece).map_or(start, |n| n + 1) };
     &piece[start..end.max(start)]
+}
+
+/// The whole words of a line that goes on behind `piece`.
+pub fn whole_words(piece: &[u8]) -> &[u8] {
+    &piece[..piece.iter().rposition(u8::is_ascii_whitespace).unwrap_or(0)]
 }
 
 /// Whether rows that no sample shows may well have labels that none shows either: where there are more than two, or where
@@ -265,5 +270,13 @@ mod tests {
         assert_eq!(whole_lines(b"abc", false, false), b"");
         assert_eq!(whole_lines(b"abc", true, false), b"");
         assert_eq!(whole_lines(b"abc", false, true), b"");
+    }
+
+    #[test]
+    fn of_a_line_that_is_cut_only_whole_words_are_looked_at() {
+        assert_eq!(whole_words(b"12 0:1 1"), b"12 0:1");
+        assert_eq!(whole_words(b"12 "), b"12");
+        assert_eq!(whole_words(b"12"), b"");
+        assert_eq!(whole_words(b""), b"");
     }
 }

@@ -1,7 +1,7 @@
 //! Files, local or in HDFS: listing with block hosts, and reading byte ranges.
 //!
-//! Invariant: what was listed is what is read. A file that vanished or changed its length since then is an error that
-//! names the file, never fewer rows.
+//! Invariant: what was listed is what is read. A file that vanished or changed its length since then, or in HDFS its
+//! modification time, is an error that names the file, never fewer rows.
 
 #[cfg(feature = "hdfs")]
 mod hdfs;
@@ -36,6 +36,24 @@ pub struct FileMeta {
     pub modified: u64,
     /// Blocks in order, covering the file without holes.
     pub blocks: Vec<BlockMeta>,
+}
+
+impl FileMeta {
+    /// What reading it needs to know.
+    pub fn listed(&self) -> Listed<'_> {
+        Listed { path: &self.path, len: self.len, modified: self.modified }
+    }
+}
+
+/// A file to read, as it was when it was listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed<'a> {
+    /// Local path or hdfs:// URL.
+    pub path: &'a str,
+    /// Bytes.
+    pub len: u64,
+    /// Milliseconds since 1970; 0 when unknown.
+    pub modified: u64,
 }
 
 /// A block of a file.
@@ -169,15 +187,16 @@ impl Storage {
         blocking(move || local::list(&path)).await
     }
 
-    /// Opens `range` of a file that had `len` bytes when it was listed, for reading in order. An error when it has
-    /// another length now, or none.
-    pub async fn open(&self, path: &str, len: u64, range: Range<u64>) -> Result<Reader> {
+    /// Opens `range` of a file for reading in order. An error when it has another length now than when it was listed, or
+    /// none; in HDFS also when it has another modification time.
+    pub async fn open(&self, file: Listed<'_>, range: Range<u64>) -> Result<Reader> {
+        let Listed { path, len, .. } = file;
         if range.start > range.end || range.end > len {
             return Err(Error::bug(format!("{path}: bytes {}..{} of {len} were asked for", range.start, range.end)));
         }
         if is_remote(path) {
             #[cfg(feature = "hdfs")]
-            return Ok(Reader::remote(path.to_owned(), len, range.clone(), self.hdfs.open(path, len, range).await?));
+            return Ok(Reader::remote(path.to_owned(), len, range.clone(), self.hdfs.open(file, range).await?));
             #[cfg(not(feature = "hdfs"))]
             return Err(no_hdfs(path));
         }
@@ -195,9 +214,9 @@ impl Storage {
     }
 
     /// The bytes of a small range, e.g. a head or a tail to sniff at.
-    pub async fn read_range(&self, path: &str, len: u64, range: Range<u64>) -> Result<Vec<u8>> {
+    pub async fn read_range(&self, file: Listed<'_>, range: Range<u64>) -> Result<Vec<u8>> {
         let most = (range.end.saturating_sub(range.start)) as usize;
-        let mut reader = self.open(path, len, range).await?;
+        let mut reader = self.open(file, range).await?;
         let mut bytes = Vec::with_capacity(most);
         reader.append(&mut bytes, most).await?;
         Ok(bytes)

@@ -18,6 +18,11 @@ fn tree() -> TempDir {
     dir
 }
 
+/// A file of which nothing is known but how long it was.
+fn listed(path: &str, len: u64) -> Listed<'_> {
+    Listed { path, len, modified: 0 }
+}
+
 fn at(dir: &TempDir, name: &str) -> DataPath {
     DataPath(dir.path().join(name).to_str().unwrap().to_owned())
 }
@@ -107,7 +112,7 @@ async fn ranges_equal_the_file() {
     fs::write(dir.path().join("f"), &bytes).unwrap();
     let (storage, DataPath(path), len) = (Storage::default(), at(&dir, "f"), bytes.len() as u64);
 
-    let mut reader = storage.open(&path, len, 10..1_500_000).await.unwrap();
+    let mut reader = storage.open(listed(&path, len), 10..1_500_000).await.unwrap();
     let mut buf = b"carried".to_vec();
     assert_eq!(reader.append(&mut buf, 1_000_000).await.unwrap(), 1_000_000);
     assert_eq!(&buf[7..], &bytes[10..1_000_010]);
@@ -123,10 +128,10 @@ async fn ranges_equal_the_file() {
     reader.extend(u64::MAX);
     assert_eq!(reader.end(), len);
 
-    let pieces: Vec<_> = storage.open(&path, len, 1..len).await.unwrap().into_stream().collect().await;
+    let pieces: Vec<_> = storage.open(listed(&path, len), 1..len).await.unwrap().into_stream().collect().await;
     let streamed: Vec<u8> = pieces.into_iter().flat_map(|p| p.unwrap()).collect();
     assert_eq!(streamed, &bytes[1..]);
-    assert_eq!(storage.read_range(&path, len, 5..9).await.unwrap(), &bytes[5..9]);
+    assert_eq!(storage.read_range(listed(&path, len), 5..9).await.unwrap(), &bytes[5..9]);
 }
 
 #[tokio::test]
@@ -134,20 +139,20 @@ async fn a_file_that_changed_since_it_was_listed_is_named() {
     let dir = tree();
     let DataPath(path) = at(&dir, "part-0");
     let storage = Storage::default();
-    let error = storage.open(&path, 5, 0..5).await.err().unwrap();
+    let error = storage.open(listed(&path, 5), 0..5).await.err().unwrap();
     assert!(error.message.contains("had 5 bytes when it was listed and has 6 now"), "{error}");
 
-    let mut reader = storage.open(&path, 6, 0..6).await.unwrap();
+    let mut reader = storage.open(listed(&path, 6), 0..6).await.unwrap();
     fs::write(&path, "par").unwrap();
     let error = reader.append(&mut Vec::new(), 6).await.unwrap_err();
     assert!(error.message.contains("has 3 now"), "{error}");
 
     fs::remove_file(&path).unwrap();
-    let error = storage.open(&path, 6, 0..6).await.err().unwrap();
+    let error = storage.open(listed(&path, 6), 0..6).await.err().unwrap();
     assert!(error.message.contains("vanished"), "{error}");
 }
 
 #[tokio::test]
 async fn a_range_outside_the_file_is_an_error_and_no_panic() {
-    assert_eq!(Storage::default().open("/x", 5, 0..6).await.err().unwrap().fault, Fault::Bug);
+    assert_eq!(Storage::default().open(listed("/x", 5), 0..6).await.err().unwrap().fault, Fault::Bug);
 }

@@ -111,7 +111,7 @@ impl Files {
     fn each_block(&self, file: &FileMeta, schema: &Schema, each: &mut impl FnMut(Parsed) -> Result<()>) -> Result<()> {
         let edges = self.index(file)?.edges;
         for (start, end) in edges.iter().zip(edges.iter().skip(1)) {
-            let bytes = self.runtime.block_on(self.storage.read_range(&file.path, file.len, *start..*end))?;
+            let bytes = self.runtime.block_on(self.storage.read_range(file.listed(), *start..*end))?;
             each(dataset::decode(&bytes, &file.path, *start, schema, Block::default())?)?;
         }
         Ok(())
@@ -119,24 +119,24 @@ impl Files {
 
     /// The index of a dataset file.
     pub fn index(&self, file: &FileMeta) -> Result<Index> {
-        self.runtime.block_on(Index::read(&self.storage, &file.path, file.len))
+        self.runtime.block_on(Index::read(&self.storage, file.listed()))
     }
 
     fn sample(&self, file: &FileMeta) -> Result<Sample> {
         let head = self.head(file, SAMPLE)?;
         match Form::detect(&head, &file.path)? {
             Form::Dataset => Ok(self.index(file)?.sample(&file.path)),
-            form => self.runtime.block_on(look::start(&self.storage, &file.path, file.len, form, head)),
+            form => self.runtime.block_on(look::start(&self.storage, file.listed(), form, head)),
         }
     }
 
     fn head(&self, file: &FileMeta, most: usize) -> Result<Vec<u8>> {
         let end = file.len.min(most as u64);
-        self.runtime.block_on(self.storage.read_range(&file.path, file.len, 0..end))
+        self.runtime.block_on(self.storage.read_range(file.listed(), 0..end))
     }
 
     fn open(&self, file: &FileMeta) -> Result<Blocking> {
-        let reader = self.runtime.block_on(self.storage.open(&file.path, file.len, 0..file.len))?;
+        let reader = self.runtime.block_on(self.storage.open(file.listed(), 0..file.len))?;
         Ok(Blocking { reader, runtime: self.runtime.clone(), piece: Vec::new(), at: 0 })
     }
 }

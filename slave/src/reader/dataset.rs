@@ -4,6 +4,7 @@
 //! threads that decode them, into memory that is there already. (Mapping them would save a copy that runs at the speed of the
 //! caches, and end this process when somebody cuts the file short.)
 
+use super::source::listed;
 use super::text::read_at;
 use flexps_common::data::dataset::{HEAD, length};
 use flexps_common::error::{Error, Result, io};
@@ -39,7 +40,7 @@ pub struct Local {
 impl Blocks {
     /// Opens a split.
     pub async fn open(storage: &Storage, split: &Split) -> Result<Self> {
-        let reader = storage.open(&split.path, split.file_len, split.start..split.end).await?;
+        let reader = storage.open(listed(split), split.start..split.end).await?;
         let input = match reader.file() {
             Some(file) => Input::Local(file),
             None => Input::Remote(reader),

@@ -7,7 +7,7 @@ use super::held::Held;
 use flexps_common::data::Form;
 use flexps_common::data::compression::Compression;
 use flexps_common::error::{Error, Result, io};
-use flexps_common::storage::{Reader, Storage, is_remote};
+use flexps_common::storage::{Listed, Reader, Storage, is_remote};
 use flexps_common::wire::control::Split;
 use std::fs::File;
 use std::io::Read;
@@ -69,7 +69,7 @@ impl Source {
     pub async fn open(storage: &Storage, split: &Split, held: Arc<Held>) -> Result<Self> {
         let input = match split.form {
             Form::Packed(compression) => {
-                let reader = storage.open(&split.path, split.file_len, 0..split.file_len).await?;
+                let reader = storage.open(listed(split), 0..split.file_len).await?;
                 let file = Blocking { reader, piece: Vec::new(), at: 0, runtime: Handle::current() };
                 // On a thread that may block: a decoder may read its header at once.
                 let made = tokio::task::spawn_blocking(move || compression.decode(file));
@@ -79,7 +79,7 @@ impl Source {
             _ => {
                 // The byte before the split tells whether a row starts with it.
                 let start = split.start.saturating_sub(1);
-                let reader = storage.open(&split.path, split.file_len, start..split.end).await?;
+                let reader = storage.open(listed(split), start..split.end).await?;
                 let stage = match split.start {
                     _ if split.start >= split.end => Stage::Done,
                     0 => Stage::Rows(b'\n'),
@@ -220,7 +220,13 @@ impl Read for Blocking {
     }
 }
 
-/// Whether a local file still is what was listed. Files in HDFS don't change but in length, which the storage checks.
+/// The file that a split is of.
+pub fn listed(split: &Split) -> Listed<'_> {
+    Listed { path: &split.path, len: split.file_len, modified: split.modified }
+}
+
+/// Whether a local file still is what was listed. Of a file in HDFS the storage checks that whenever it fetches its block
+/// list, and the blocks of one list are of one version.
 pub fn unmodified(split: &Split) -> Result<()> {
     if split.modified == 0 || is_remote(&split.path) {
         return Ok(());

@@ -5,7 +5,7 @@
 use super::{Fields, HEADER, MAGIC, block, short};
 use crate::data::sniff::Sample;
 use crate::error::{Error, Result};
-use crate::storage::Storage;
+use crate::storage::{Listed, Storage};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bytes at the file's end.
@@ -32,13 +32,14 @@ pub struct Index {
 }
 
 impl Index {
-    /// Reads the index of a file that had `len` bytes when it was listed.
-    pub async fn read(storage: &Storage, path: &str, len: u64) -> Result<Self> {
+    /// Reads the index of a file.
+    pub async fn read(storage: &Storage, file: Listed<'_>) -> Result<Self> {
+        let Listed { path, len, .. } = file;
         let least = (HEADER + TRAILER) as u64;
         let end = len.checked_sub(TRAILER as u64).filter(|_| len >= least).ok_or_else(|| short(path))?;
-        let trailer = storage.read_range(path, len, end..len).await?;
+        let trailer = storage.read_range(file, end..len).await?;
         let (start, checksum) = place(&trailer, end).ok_or_else(|| short(path))?;
-        let bytes = storage.read_range(path, len, start..end).await?;
+        let bytes = storage.read_range(file, start..end).await?;
         let damaged = |what: &str| {
             Error::data(format!(
                 "{path}, index at byte {start}: {what} is wrong: the file is damaged; copy it again, or convert the rows again"

@@ -4,7 +4,7 @@ use super::*;
 use crate::data::Block;
 use crate::data::libsvm::{Parsed, Parser, Place};
 use crate::data::{Labels, Schema};
-use crate::storage::Storage;
+use crate::storage::{Listed, Storage};
 use proptest::prelude::*;
 
 fn schema(labels: Labels) -> Schema {
@@ -48,7 +48,8 @@ fn read(bytes: &[u8], schema: &Schema) -> Result<Vec<Parsed>> {
     if !starts(&bytes[..bytes.len().min(HEADER)], path)? {
         return Err(Error::data("text"));
     }
-    let index = runtime.block_on(Index::read(&Storage::default(), path, len))?;
+    let listed = Listed { path, len, modified: 0 };
+    let index = runtime.block_on(Index::read(&Storage::default(), listed))?;
     decoded(bytes, &index, schema)
 }
 

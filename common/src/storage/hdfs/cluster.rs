@@ -7,13 +7,13 @@
 
 use super::conf::Conf;
 use super::explain::{explain, is_final, is_standby, no_answer};
+use super::opened::{Opened, Version};
 use crate::error::{Error, Result};
 use crate::storage::Thread;
 use futures::stream::{FuturesUnordered, StreamExt};
 use hdfs_native::file::FileReader;
-use hdfs_native::{Client, ClientBuilder};
+use hdfs_native::{Client, ClientBuilder, HdfsError};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,8 +29,6 @@ const PAUSE: Duration = Duration::from_secs(1);
 const STRANGERS_TRIES: usize = 3;
 /// How long a hung DataNode is taken for hung.
 const HUNG: Duration = Duration::from_secs(60);
-/// Files whose block lists are kept: a file of many blocks would else send its whole list for each split.
-const OPEN_FILES: usize = 32;
 
 /// How long a client waits for a DataNode before it turns to the next replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +71,9 @@ pub(super) struct Cluster {
     answered: AtomicBool,
     /// When a DataNode was last seen to hang.
     hung: Mutex<Option<Instant>>,
-    files: Mutex<VecDeque<OpenFile>>,
+    files: Mutex<Opened<FileReader>>,
     /// Where the clients work: it must not end before the last file is closed.
     _thread: Arc<Thread>,
-}
-
-/// A file's block list, as a client with some patience got it.
-struct OpenFile {
-    path: String,
-    reader: Arc<FileReader>,
-    patience: Patience,
-    /// Whether it met a hung DataNode: then it knows that one, and never asks it again.
-    warned: bool,
 }
 
 impl Cluster {
@@ -200,36 +189,41 @@ impl Cluster {
         }
     }
 
-    /// The block list of a file; from memory when `fresh` is false and it is there. While a DataNode hangs, one that has
-    /// yet to find that out is opened again, with less patience.
-    pub async fn reader(&self, url: &str, path: &str, patience: Patience, fresh: bool) -> Result<Arc<FileReader>> {
+    /// The block list of a version of a file; from memory when `fresh` is false and it is there. While a DataNode hangs,
+    /// one that has yet to find that out is opened again, with less patience. An error when the file is another one now.
+    pub async fn reader(
+        &self,
+        url: &str,
+        version: &Version,
+        patience: Patience,
+        fresh: bool,
+    ) -> Result<Arc<FileReader>> {
         let hung = self.hung.lock().is_some_and(|seen| seen.elapsed() < HUNG);
-        if !fresh {
-            let files = self.files.lock();
-            let useful = |file: &&OpenFile| !hung || file.warned || file.patience != Patience::Quick;
-            if let Some(known) = files.iter().find(|file| file.path == path).filter(useful) {
-                return Ok(known.reader.clone());
-            }
+        if !fresh && let Some(known) = self.files.lock().find(version, hung) {
+            return Ok(known);
         }
         let patience = if hung && patience == Patience::Quick { Patience::Swift } else { patience };
-        let read = |client: Client| async move { client.read(path).await };
-        let reader = Arc::new(self.call(url, patience, read).await?);
-        let mut files = self.files.lock();
-        files.retain(|file| file.path != path);
-        files.truncate(OPEN_FILES - 1);
-        files.push_front(OpenFile { path: path.to_owned(), reader: reader.clone(), patience, warned: false });
+        let (path, dated) = (version.path.as_str(), version.modified != 0);
+        let read = |client: Client| async move {
+            let reader = client.read(path).await?;
+            // Asked after its blocks: then they are no later file's if it still is the one that was listed.
+            let modified = if dated { client.get_file_info(path).await?.modification_time } else { 0 };
+            Ok::<_, HdfsError>((reader, modified))
+        };
+        let (reader, modified) = self.call(url, patience, read).await?;
+        version.check(url, reader.file_length() as u64, modified)?;
+        let reader = Arc::new(reader);
+        self.files.lock().keep(version.clone(), reader.clone(), patience);
         Ok(reader)
     }
 
     /// Tells how long a read of a file waited for its next bytes.
-    pub fn waited(&self, path: &str, time: Duration) {
+    pub fn waited(&self, version: &Version, time: Duration) {
         if time < Patience::Swift.timeout() {
             return;
         }
         *self.hung.lock() = Some(Instant::now());
-        if let Some(file) = self.files.lock().iter_mut().find(|file| file.path == path) {
-            file.warned = true;
-        }
+        self.files.lock().warn(version);
     }
 }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod conf;
 mod explain;
 mod locate;
+mod opened;
 mod probe;
 mod read;
 
@@ -13,14 +14,15 @@ pub(super) use explain::readable;
 pub(super) use read::RemoteFile;
 
 use super::{
-    Check, FileMeta, Listing, StorageOptions, Thread, directory_in_glob, even_blocks, is_hidden, nothing_matches,
-    of_directory, pattern,
+    Check, FileMeta, Listed, Listing, StorageOptions, Thread, directory_in_glob, even_blocks, is_hidden,
+    nothing_matches, of_directory, pattern,
 };
 use crate::error::{Error, Result};
 use cluster::{Cluster, Patience};
 use conf::Conf;
 use futures::TryStreamExt;
 use hdfs_native::client::FileStatus;
+use opened::Version;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -49,10 +51,11 @@ impl Hdfs {
         Ok(listing)
     }
 
-    /// Opens a file that had `len` bytes when it was listed.
-    pub async fn open(&self, url: &str, len: u64, range: Range<u64>) -> Result<RemoteFile> {
-        let (cluster, path) = self.cluster(url)?;
-        RemoteFile::open(cluster, url.to_owned(), path, len, range).await
+    /// Opens a file that still is what was listed.
+    pub async fn open(&self, listed: Listed<'_>, range: Range<u64>) -> Result<RemoteFile> {
+        let (cluster, path) = self.cluster(listed.path)?;
+        let version = Version { path, len: listed.len, modified: listed.modified };
+        RemoteFile::open(cluster, listed.path.to_owned(), version, range).await
     }
 
     /// What `flexps doctor` wants to know of the cluster that `url` names.

@@ -8,6 +8,7 @@
 
 use super::cluster::{Cluster, Patience};
 use super::explain::datanodes;
+use super::opened::Version;
 use crate::error::{Error, Result};
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -29,8 +30,7 @@ const TRIES: [(Duration, Patience, Duration); 4] = [
 pub(in crate::storage) struct RemoteFile {
     cluster: Arc<Cluster>,
     url: String,
-    path: String,
-    len: u64,
+    version: Version,
     stream: Option<BoxStream<'static, hdfs_native::Result<Bytes>>>,
     /// Where the stream's next byte belongs.
     position: u64,
@@ -41,16 +41,10 @@ pub(in crate::storage) struct RemoteFile {
 }
 
 impl RemoteFile {
-    /// Opens a file that had `len` bytes when it was listed.
-    pub(super) async fn open(
-        cluster: Arc<Cluster>,
-        url: String,
-        path: String,
-        len: u64,
-        range: Range<u64>,
-    ) -> Result<Self> {
-        let mut file =
-            Self { cluster, url, path, len, stream: None, position: range.start, end: range.start, left: Bytes::new() };
+    /// Opens `version` of the file at `url`; an error when it is another one by now.
+    pub(super) async fn open(cluster: Arc<Cluster>, url: String, version: Version, range: Range<u64>) -> Result<Self> {
+        let (position, end) = (range.start, range.start);
+        let mut file = Self { cluster, url, version, stream: None, position, end, left: Bytes::new() };
         file.start(range, Patience::Quick, false).await?;
         Ok(file)
     }
@@ -64,15 +58,12 @@ impl RemoteFile {
     }
 
     async fn start(&mut self, range: Range<u64>, patience: Patience, fresh: bool) -> Result<()> {
-        let reader = self.cluster.reader(&self.url, &self.path, patience, fresh).await.map_err(|e| {
+        let reader = self.cluster.reader(&self.url, &self.version, patience, fresh).await.map_err(|e| {
             let vanished = e.message.contains("no such file");
             if vanished { Error::user(format!("{}: the file vanished after it was listed", self.url)) } else { e }
         })?;
-        let now = reader.file_length() as u64;
-        if now != self.len {
-            return Err(crate::storage::length_changed(&self.url, self.len, now));
-        }
-        let count = range.end.min(now) - range.start.min(now);
+        let len = self.version.len;
+        let count = range.end.min(len) - range.start.min(len);
         self.stream = (count > 0).then(|| reader.read_range_stream(range.start as usize, count as usize).boxed());
         (self.position, self.end) = (range.start, range.end);
         Ok(())
@@ -91,7 +82,7 @@ impl RemoteFile {
             let Some(stream) = &mut self.stream else { break };
             let asked = Instant::now();
             let came = tokio::time::timeout(stall, stream.next()).await;
-            self.cluster.waited(&self.path, asked.elapsed());
+            self.cluster.waited(&self.version, asked.elapsed());
             match came {
                 Ok(Some(Ok(bytes))) if bytes.is_empty() => failure = "an empty packet came".to_owned(),
                 Ok(Some(Ok(bytes))) => {
@@ -106,7 +97,7 @@ impl RemoteFile {
         }
         Err(Error::cluster(format!(
             "{}: cannot read byte {}: {failure}; check the DataNodes (hdfs dfsadmin -report, hdfs fsck {} -files -blocks -locations)",
-            self.url, range.start, self.path
+            self.url, range.start, self.version.path
         ))
         .retryable())
     }
