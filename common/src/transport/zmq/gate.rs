@@ -2,7 +2,7 @@
 //! connection, and passes bytes on to the socket's private unix path only when their message is within the limit.
 //!
 //! Invariants: no length that a peer claims is allocated here or behind the gate before it was checked; a connection has
-//! [`UNKNOWN`] bytes a message until its greeting was accepted, and little time for that; one live connection per identity.
+//! [`UNKNOWN`] bytes a message, and few messages, until its greeting was accepted, and little time for that; one live connection per identity.
 
 use super::framing::{self, Follower, GREETING, Refusal};
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 /// Most bytes of a message before the greeting was accepted.
 pub(super) const UNKNOWN: usize = 4 << 10;
+/// Most bytes of all of its messages: those of a greeting are some hundreds.
+const UNKNOWN_ALL: usize = 16 << 10;
 /// Time for the greeting, each of ZMTP's and ours.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at a time whose greeting was not accepted yet.
@@ -41,6 +43,11 @@ impl Entry {
     pub fn admit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
         self.stranger.lock().take();
+    }
+
+    /// Whether it was.
+    pub fn is_welcome(&self) -> bool {
+        self.limit.load(Ordering::Acquire) != UNKNOWN
     }
 
     /// Ends the connection once the bytes for it are out.
@@ -146,7 +153,7 @@ async fn serve(
     let up = async {
         let unwelcome = async {
             tokio::time::sleep(PATIENCE).await;
-            if entry.limit.load(Ordering::Acquire) != UNKNOWN {
+            if entry.is_welcome() {
                 std::future::pending().await
             }
         };
@@ -213,13 +220,19 @@ async fn follow(
     mut follower: Follower,
 ) -> Result<(), Refusal> {
     // Strangers get a small buffer; a full one is made when the first full read after the welcome shows that it pays.
-    let mut buffer = vec![0; UNKNOWN];
+    let (mut buffer, mut said) = (vec![0; UNKNOWN], 0);
     loop {
         let Ok(n) = from.read(&mut buffer).await else { return Ok(()) };
         if n == 0 {
             return Ok(());
         }
         let limit = entry.limit.load(Ordering::Acquire);
+        if limit == UNKNOWN {
+            said += n;
+            if said > UNKNOWN_ALL {
+                return Err(format!("it sent more than {UNKNOWN_ALL} bytes and was not welcome yet"));
+            }
+        }
         follower.follow(&buffer[..n], limit)?;
         if to.write_all(&buffer[..n]).await.is_err() {
             return Ok(());

@@ -8,8 +8,8 @@ use super::probe;
 use crate::error::{Error, Result};
 use crate::transport::Packet;
 use crate::transport::options::Options;
-use futures::StreamExt;
 use futures::channel::mpsc;
+use futures::stream::{FuturesUnordered, StreamExt};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use zeromq::{
@@ -18,6 +18,8 @@ use zeromq::{
 
 /// Time to connect, and to be welcomed.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an address may be slow before the next one of the same name is asked as well.
+const HEDGE: Duration = Duration::from_millis(500);
 
 /// A connection.
 pub(super) struct Link {
@@ -28,9 +30,9 @@ pub(super) struct Link {
 
 /// Connects to the listener at `address` and greets it.
 pub(super) async fn open(address: &str, options: &Options, session: SessionId) -> Result<(Link, Welcome)> {
-    let target = resolve(address, options).await?;
-    let probed = tokio::time::timeout(PATIENCE, probe::probe(target, options));
-    let path = probed.await.map_err(|_| unreachable(format!("it did not greet within {PATIENCE:?}")))??;
+    let (targets, beyond) = resolve(address, options).await?;
+    let found = find(&targets, options).await;
+    let (target, path) = found.map_err(|error| if beyond { without_secret(error) } else { error })?;
     // The path has a random part, so finding it proves that the listener is on this machine, and run by a user whose
     // private folder this one may enter.
     if let Some(path) = path.filter(|path| options.same_host && std::fs::metadata(path).is_ok())
@@ -41,16 +43,65 @@ pub(super) async fn open(address: &str, options: &Options, session: SessionId) -
     greet(&format!("tcp://{target}"), options, session).await
 }
 
-async fn resolve(address: &str, options: &Options) -> Result<SocketAddr> {
+/// All addresses behind a name, in the resolver's order; without a secret those on loopback alone, and whether there are
+/// others.
+async fn resolve(address: &str, options: &Options) -> Result<(Vec<SocketAddr>, bool)> {
     if !is_address(address) {
         return Err(Error::user(format!("'{address}' is no address; give HOST:PORT, e.g. 127.0.0.1:7070")));
     }
-    let found = tokio::net::lookup_host(address).await.map_err(|e| unreachable(plain(&e)))?.next();
-    let target = found.ok_or_else(|| unreachable("its name has no address".to_owned()))?;
-    if !target.ip().is_loopback() && options.secret.is_none() {
+    let mut targets: Vec<_> = tokio::net::lookup_host(address).await.map_err(|e| unreachable(plain(&e)))?.collect();
+    if targets.is_empty() {
+        return Err(unreachable("its name has no address".to_owned()));
+    }
+    let all = targets.len();
+    targets.retain(|target| target.ip().is_loopback() || options.secret.is_some());
+    if targets.is_empty() {
         return Err(Error::user(format!("{address} is not on this machine's loopback: {}", super::NEEDS_SECRET)));
     }
-    Ok(target)
+    let beyond = targets.len() < all;
+    Ok((targets, beyond))
+}
+
+/// The first of `targets` at which a listener proves itself, and the path of its unix socket. The next one is asked once
+/// one has failed or is slow: a name may stand for addresses at which nobody listens, as `localhost` does.
+pub(super) async fn find(targets: &[SocketAddr], options: &Options) -> Result<(SocketAddr, Option<String>)> {
+    let several = targets.len() > 1;
+    let mut waiting = targets.iter().copied();
+    let mut failed: Option<Error> = None;
+    let asking = async {
+        let mut asked = FuturesUnordered::new();
+        loop {
+            if let Some(target) = waiting.next() {
+                asked.push(async move { (target, probe::probe(target, options).await) });
+            }
+            tokio::select! {
+                Some((target, answer)) = asked.next() => match answer {
+                    Ok(path) => return Some((target, path)),
+                    Err(error) => {
+                        let error = if several { error.context(target) } else { error };
+                        // That a listener refuses says more than that there is none.
+                        if failed.as_ref().is_none_or(|before| before.retry && !error.retry) {
+                            failed = Some(error);
+                        }
+                    }
+                },
+                () = tokio::time::sleep(HEDGE), if waiting.len() > 0 => {}
+                else => return None,
+            }
+        }
+    };
+    let late = || unreachable(format!("it did not greet within {PATIENCE:?}"));
+    match tokio::time::timeout(PATIENCE, asking).await {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(failed.unwrap_or_else(late)),
+        Err(_) => Err(failed.filter(|error| !error.retry).unwrap_or_else(late)),
+    }
+}
+
+/// The error where addresses beyond loopback were passed over.
+fn without_secret(error: Error) -> Error {
+    let message = format!("{}; its other addresses were not tried: {}", error.message, super::NEEDS_SECRET);
+    Error { message, ..error }
 }
 
 /// Whether it is a host and a port; what is not will never be reached. Whether there is such a host may change.

@@ -192,6 +192,10 @@ impl Router {
         }
         let Some(known) = self.present.get(identity).and_then(|id| self.sessions.get_mut(id)) else {
             self.shared.send(identity, &Down::Stranger, None);
+            // Who was never welcome has nothing to say but a greeting.
+            if let Some(entry) = self.registry.get(identity).filter(|entry| !entry.is_welcome()) {
+                entry.close();
+            }
             return Ok(());
         };
         known.heard = Instant::now();

@@ -3,6 +3,7 @@
 use super::*;
 use crate::transport::zmq::frames::{Down, Up, Welcome};
 use crate::transport::zmq::greeting::{Challenge, Hello};
+use crate::wire::codec;
 use crate::wire::mutated::{mutate, peak, survives};
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,6 +41,35 @@ async fn garbage_and_oversize_frames_end_their_connection_alone() {
     // Frames that are well formed but no messages of ours are answered with a refusal.
     let answer = raw(listener.address(), &[&opening(b"raw")[..], &[0, 3, 1, 2, 3]].concat()).await;
     assert!(String::from_utf8_lossy(&answer).contains("decoded"), "{answer:?}");
+    echo(&channel, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_never_welcome_is_not_listened_to_for_long() {
+    let network = network(|o| o.same_host = false);
+    let (service, _) = Echo::new();
+    let listener = network.listen("127.0.0.1:0", service).await.unwrap();
+    let channel = network.channel(listener.address(), "s1");
+    let ping = codec::encode(&Up::Ping).unwrap();
+    let frame = [&[0, ping.len() as u8][..], &ping].concat();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(listener.address()).await.unwrap();
+        stream.write_all(&opening(b"flood")).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let flood = frame.repeat(1 << 14);
+        let mut sent = 0;
+        // Without reading an answer, until the gate closes.
+        let flooding = async {
+            while sent < 64 << 20 && write.write_all(&flood).await.is_ok() {
+                sent += flood.len();
+            }
+        };
+        tokio::time::timeout(WITHIN, flooding).await.expect("closed by the gate");
+        assert!(sent < 64 << 20, "{sent} bytes of one who did not greet");
+        let mut answers = Vec::new();
+        let _ = tokio::time::timeout(WITHIN, read.read_to_end(&mut answers)).await.expect("closed by the gate");
+        assert!(answers.len() < 1 << 20, "{} bytes of answers", answers.len());
+    }
     echo(&channel, 5).await;
 }
 

@@ -1,5 +1,6 @@
 //! Channels and listeners over real sockets.
 
+mod addresses;
 mod crowd;
 mod hostile;
 mod still;
