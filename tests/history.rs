@@ -1,9 +1,9 @@
 //! The history file of a master, over several masters.
 
 use crate::support::cluster::Node;
-use crate::support::http::{get, report, submit};
+use crate::support::http::{get, post, report, submit};
 use crate::support::process::flexps;
-use crate::support::{folder, wait};
+use crate::support::{Rows, folder, wait};
 use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
@@ -52,11 +52,16 @@ fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     let (mut second, _, pages) = master(folder.path(), "second", &address);
     assert!(second.log().contains("is cut off in line"), "{}", second.log());
     let jobs = get(&pages, "/api/v1/jobs").json();
-    assert_eq!((&jobs[0]["state"], &jobs[1]["state"]), (&json!("done"), &json!("failed")), "{jobs}");
-    assert_eq!(jobs[1]["note"], "its master ended before it did");
+    assert_eq!((&jobs[0]["state"], &jobs[1]["state"]), (&json!("done"), &json!("queued")), "{jobs}");
     let known = get(&pages, &format!("/api/v1/jobs/j{done}")).json()["report"]["stages"].clone();
     assert_eq!((known.as_array().map(Vec::len), &known[1]["slaves"]), (Some(2), &json!(["h1"])), "{known}");
     assert!(await_slave(&pages) > id, "a slave has an identity of its own in each life of the master");
+    // Nobody follows it, so it runs again.
+    wait::until("its stage", Duration::from_secs(20), || {
+        (get(&pages, "/api/v1/overview").json()["running"][0]["stage"] == "y").then_some(())
+    });
+    post(&pages, &format!("/api/v1/jobs/j{cut}/cancel"), &json!({}));
+    assert_eq!(report(&pages, cut)["state"], "cancelled");
     let next = submit(&pages, "sleep", json!({ "stage": ["x:2:0.4"] }));
     assert_eq!(next, cut + 1);
     assert_eq!(report(&pages, next)["state"], "done");
@@ -69,10 +74,71 @@ fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     let times: Vec<f64> = records.iter().filter_map(|r| r["at"].as_f64()).collect();
     assert!(times.is_sorted(), "{text}");
     let replay = flexps(["workload", "replay", "--policies", "greedy"]).arg(&file).json();
-    assert_eq!(replay["policies"][0]["jobs"].as_array().map(Vec::len), Some(1), "{replay}");
+    assert_eq!(replay["policies"][0]["jobs"].as_array().map(Vec::len), Some(2), "{replay}");
     flexps(["master", "--bind", "127.0.0.1:0", "--history"])
         .arg(folder.path().join("h1.log"))
         .within(20)
         .exits(2)
         .says(&["--history", "no record"]);
+}
+
+#[test]
+fn jobs_that_nobody_follows_outlive_their_master() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let rows = Rows::generate(51, 3000, 300, 15).write(folder.path(), "rows");
+    let (mut first, address, pages) = master(folder.path(), "first", "127.0.0.1:0");
+    let lends = ["--slots", "1", "--cores", "1"];
+    let slave = |host: &str| {
+        let named = ["slave", "--master", &address, "--host", host];
+        Node::start(folder.path(), host, &[&named[..], &lends[..]].concat(), &[])
+    };
+    let _slaves = [slave("h1"), slave("h2")];
+    wait::until("slaves", Duration::from_secs(20), || {
+        (get(&pages, "/api/v1/slaves").json().as_array().map(Vec::len) == Some(2)).then_some(())
+    });
+    let ask = |args: &[&str]| flexps(["run"]).args(args).env("FLEXPS_MASTER", &address);
+    let id = |run: crate::support::process::Run| run.stdout.trim().to_owned();
+    let long = ["svrg", "--epochs", "250", "--tolerance", "0", "--detach", "--checkpoint-every", "1ms", "--input"];
+    let long = id(ask(&long).arg(&rows).arg("--checkpoint").arg(path("kept")).arg("--model").arg(path("model")).ok());
+    let next = id(ask(&["sleep", "--stage", "x:2:0.1", "--detach", "--after", &long]).ok());
+    let followed = ask(&["sleep", "--stage", "y:1:0.1", "--after", &next]).start();
+    let file = path("history");
+    wait::until("a checkpoint, and records", Duration::from_secs(30), || {
+        let listed = get(&pages, "/api/v1/jobs").json().as_array().map(Vec::len) == Some(3);
+        (path("kept/checkpoint.bin").exists()
+            && listed
+            && std::fs::read_to_string(&file).unwrap().contains("\"job\":3"))
+        .then_some(())
+    });
+    first.kill();
+    drop(followed);
+
+    let (mut second, _, pages) = master(folder.path(), "second", &address);
+    let report = |pages: &str, job: &str| report(pages, job[1..].parse().unwrap());
+    let resumed = report(&pages, &long);
+    assert_eq!(
+        (&resumed["state"], resumed["epochs"].as_array().map(Vec::len)),
+        (&json!("done"), Some(250)),
+        "{resumed}"
+    );
+    assert!(resumed["checkpoint"]["resumed"].is_string(), "{}", resumed["checkpoint"]);
+    assert_eq!(resumed["stages"][0]["slaves"].as_array().map(Vec::len), Some(2), "it waits for slaves to come back");
+    assert!(resumed["notes"].to_string().contains("queued again"), "{}", resumed["notes"]);
+    assert_eq!(report(&pages, &next)["state"], "done");
+    let lost = report(&pages, "j3");
+    assert_eq!(lost["error"]["message"], "its master ended before it did", "{lost}");
+    flexps(["model", "show"]).arg(path("model")).ok();
+
+    // One that is told to end leaves its queue as well.
+    let waits = id(ask(&["sleep", "--stage", "z:2:0.5", "--detach"]).ok());
+    let behind = id(ask(&["sleep", "--stage", "z:2:0.1", "--detach", "--after", &waits]).ok());
+    let cancelled = id(ask(&["sleep", "--stage", "z:2:300", "--detach", "--after", &waits]).ok());
+    flexps(["cancel", &cancelled]).env("FLEXPS_MASTER", &address).ok();
+    second.signal(libc::SIGTERM);
+    assert_eq!(second.ends(Duration::from_secs(20)), 0);
+    let (_third, _, pages) = master(folder.path(), "third", &address);
+    assert_eq!(report(&pages, &waits)["state"], "done");
+    assert_eq!(report(&pages, &behind)["state"], "done");
+    assert_eq!(report(&pages, &cancelled)["state"], "cancelled");
 }

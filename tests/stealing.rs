@@ -153,6 +153,21 @@ fn what_a_slave_held_that_is_killed_while_it_reads_is_read_by_the_others_each_ro
 }
 
 #[test]
+fn a_master_that_stands_still_while_rows_are_read_costs_time_alone() {
+    let cluster = Cluster::start(2, 1);
+    let input = packed(cluster.folder(), 12);
+    let job = begin(&cluster, 1, || submit(&cluster, &input, "patient"));
+    cluster.master.signal(libc::SIGSTOP);
+    assert_eq!(cluster.slaves.len(), 2);
+    // Slaves ask for splits all the time, and have no answer for longer than any other may take.
+    std::thread::sleep(Duration::from_secs(12));
+    cluster.master.signal(libc::SIGCONT);
+    let report = report(&cluster.pages, job);
+    assert_eq!((&report["state"], &report["repeats"]), (&"done".into(), &serde_json::json!([])), "{report}");
+    assert_eq!(report["read"]["rows"], 60_000, "{}", report["read"]);
+}
+
+#[test]
 fn what_a_slave_had_read_that_is_killed_just_before_all_is_read_is_read_by_the_others() {
     let mut cluster = Cluster::start(2, 1);
     let input = packed(cluster.folder(), 2);

@@ -127,6 +127,7 @@ async fn submit(client: &Channel, token: u64) -> Result<JobId> {
         token,
         scheduling: Scheduling::default(),
         experiment: Default::default(),
+        detached: false,
     };
     match client.ask(&submit, DEADLINE).await? {
         FromMaster::Submitted(id) => Ok(id),

@@ -186,7 +186,8 @@ impl Api {
         let (params, plan_hash) = (job.params()?, self.registry.plan(&*job)?.hash());
         let Submitted { scheduling, reproducible, token, .. } = submitted;
         let (name, experiment) = (kind.name.to_owned(), Default::default());
-        let message = ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment };
+        let message =
+            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment, detached: true };
         // Connections are told apart for slaves alone, which don't come this way.
         let client = Connection(u64::MAX);
         match self.ask(|reply| Event::Request(client, Box::new(message), reply)).await?? {

@@ -15,6 +15,7 @@ use flexps_common::plan::{Plan, Threads};
 use flexps_common::storage::{FileMeta, Storage};
 use flexps_common::{Error, Result, model};
 use futures::{StreamExt, TryStreamExt, stream};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -33,6 +34,8 @@ const SHOWN: usize = 10;
 pub struct Prepared {
     /// By input.
     pub inputs: Vec<Listed>,
+    /// Bytes of them by the host that holds these, where that is known.
+    pub local: BTreeMap<String, u64>,
     /// Remarks for the user.
     pub notes: Vec<String>,
     /// What searches for threads found before.
@@ -126,6 +129,11 @@ pub async fn prepare(storage: Storage, searches: Option<Searches<'_>>, plan: &Pl
             }
         };
         note(&mut prepared.notes, listing.notes);
+        for block in sources.iter().flat_map(|source| &source.file.blocks) {
+            for host in &block.hosts {
+                *prepared.local.entry(host.clone()).or_default() += block.end - block.start;
+            }
+        }
         prepared.inputs.push(Listed { sources, schema });
     }
     if plan.stages().iter().any(|stage| stage.threads == Threads::Offline) {
@@ -149,12 +157,12 @@ enum Head {
 
 /// A file, and its first bytes, which tell how it holds its rows.
 async fn head(storage: &Storage, file: FileMeta) -> Result<(Source, Head)> {
-    let head = storage.read_range(&file.path, file.len, 0..file.len.min(SAMPLE as u64)).await?;
+    let head = storage.read_range(file.listed(), 0..file.len.min(SAMPLE as u64)).await?;
     let form = Form::detect(&head, &file.path)?;
     if form != Form::Dataset {
         return Ok((Source { file, form, edges: Vec::new() }, Head::Bytes(head)));
     }
-    let index = Index::read(storage, &file.path, file.len).await?;
+    let index = Index::read(storage, file.listed()).await?;
     let sample = index.sample(&file.path);
     Ok((Source { file, form, edges: index.edges }, Head::Index(sample)))
 }
@@ -178,21 +186,21 @@ async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>
     if !unseen || bytes > LOOKED_THROUGH {
         return Ok(Vec::new());
     }
-    let looks = text.into_iter().map(|file| look::through(storage, &file.path, file.len));
+    let looks = text.into_iter().map(|file| look::through(storage, file.listed()));
     stream::iter(looks.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await
 }
 
 /// The lines at the start and at the end of a file; of a compressed one those at its start.
 async fn ends(storage: &Storage, source: &Source, head: Head) -> Result<Vec<Sample>> {
-    let FileMeta { path, len, .. } = &source.file;
+    let file = source.file.listed();
     let head = match head {
         Head::Bytes(head) => head,
         Head::Index(sample) => return Ok(vec![sample]),
     };
     let seen = head.len() as u64;
-    let mut samples = vec![look::start(storage, path, *len, source.form, head).await?];
-    if source.form == Form::Text && *len > seen {
-        samples.push(look::end(storage, path, *len, seen).await?);
+    let mut samples = vec![look::start(storage, file, source.form, head).await?];
+    if source.form == Form::Text && file.len > seen {
+        samples.push(look::end(storage, file, seen).await?);
     }
     Ok(samples)
 }

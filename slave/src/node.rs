@@ -12,7 +12,7 @@ use crate::memory;
 use crate::moves;
 use crate::options::Options;
 use crate::reader::held::Held;
-use crate::reader::{self, Reader};
+use crate::reader::{self, CacheRoom, Reader};
 use crate::snapshots;
 use crate::splits;
 use crate::stage::launch::launch;
@@ -40,7 +40,7 @@ const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(SILENCE_MS / 2);
 /// How long the master may take for an answer to a report.
 pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// Jobs are dropped when the master was silent for so long; tests don't wait so long.
-const MASTER_LOST: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
+pub const MASTER_LOST: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 /// Threads that serve bulk requests.
 const BULK_THREADS: usize = 2;
 
@@ -122,6 +122,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
     };
     let (state, watch) = watch::channel(State::Registering);
     let room = Room::new(options.model_memory.unwrap_or(u64::MAX), &options.spill_dir);
+    let cache = CacheRoom::of(options.cache_memory);
     let node = Node {
         master: network.channel(&options.master, "the master"),
         links: network.served_by_waiters()?,
@@ -130,6 +131,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         jobs,
         pool: Pool::default(),
         room,
+        cache,
         registration,
         id: None,
         asking: false,
@@ -188,6 +190,8 @@ struct Node {
     pool: Pool,
     /// What the tables of all jobs may take.
     room: Arc<Room>,
+    /// For rows of all jobs.
+    cache: Arc<CacheRoom>,
     registration: Registration,
     /// As registered; none before, and after the master has forgotten this slave.
     id: Option<SlaveId>,
@@ -393,7 +397,7 @@ impl Node {
     fn read(&self, id: JobId, input: InputId, time: u32, schema: Schema) -> Result<()> {
         let job = self.jobs.find(id)?;
         let options = reader::Options {
-            cache_memory: self.options.cache_memory,
+            room: self.cache.clone(),
             spill: self.options.spill_dir.clone(),
             ..reader::Options::new(&self.options.host)
         };

@@ -19,7 +19,7 @@ pub struct Options {
     pub cores: Option<u32>,
     /// Bytes of memory that stages may ask for; no limit when none is given.
     pub memory: Option<u64>,
-    /// Bytes of rows that it keeps in memory; the rest goes to `spill_dir`.
+    /// Bytes of rows that it keeps in memory, over all jobs; the rest goes to `spill_dir`.
     pub cache_memory: u64,
     /// Bytes of tables that it keeps in memory, over all jobs; the rest goes to `spill_dir`. No limit when none is given.
     pub model_memory: Option<u64>,

@@ -3,7 +3,7 @@
 //! Invariant: a reader ends when the master says that nothing is left for it, not when it has nothing at the moment. One that
 //! was told to ask later does so at once when it has read a split to its end, so that the master knows.
 
-use crate::node::REPORT_DEADLINE;
+use crate::node::MASTER_LOST;
 use crate::reader::NextSplit;
 use crate::reader::held::Held;
 use flexps_common::error::Error;
@@ -34,7 +34,8 @@ pub fn asked_of(master: Channel, of: Of, held: Arc<Held>) -> NextSplit {
         Box::pin(async move {
             loop {
                 let ask = ToMaster::NextSplit { slave, job, input, time, read: held.read() };
-                match master.ask(&ask, REPORT_DEADLINE).await? {
+                // As long as the master may stand still: it may have handed out a split by then, so there is no asking anew.
+                match master.ask(&ask, MASTER_LOST).await? {
                     FromMaster::Split(split) => return Ok(split),
                     FromMaster::Later(ms) => held.pause(Duration::from_millis(ms)).await,
                     answer => return Err(Error::cluster(format!("no split from the master but {answer:?}"))),

@@ -226,6 +226,8 @@ pub enum ToMaster {
         scheduling: Scheduling,
         /// How it is to run, to see what comes of it.
         experiment: Experiment,
+        /// Whether the client leaves it to the master and does not follow it.
+        detached: bool,
     },
     /// A client wants a running job's model; answered by [`FromMaster::Snapshot`].
     Snapshot(Wanted),

@@ -218,6 +218,7 @@ fn to_master() -> Vec<ToMaster> {
             token: 5,
             scheduling: Scheduling { priority: -3, user: "ann".into(), after: vec![job], ..Scheduling::default() },
             experiment: experiment(),
+            detached: true,
         },
         ToMaster::Snapshot(Wanted { job, path: "m".into(), overwrite: true }),
         ToMaster::Api(Request { method: "POST".into(), path: "jobs/j1/cancel".into(), body: "{}".into() }),

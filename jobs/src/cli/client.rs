@@ -52,13 +52,15 @@ impl Client {
         &self.address
     }
 
-    /// Submits a job. A repeated message is recognised by its token, so one call makes one job.
+    /// Submits a job, to be followed or left to the master. A repeated message is recognised by its token, so one call makes one
+    /// job.
     pub async fn submit(
         &self,
         job: &dyn DynJob,
         reproducible: bool,
         scheduling: Scheduling,
         experiment: Experiment,
+        detached: bool,
     ) -> Result<JobId> {
         let request = ToMaster::Submit {
             name: job.name().to_owned(),
@@ -68,6 +70,7 @@ impl Client {
             token: rand::random(),
             scheduling,
             experiment,
+            detached,
         };
         match self.ask(&request, DEADLINE).await? {
             FromMaster::Submitted(id) => Ok(id),

@@ -18,7 +18,7 @@ use flexps_common::storage::{Storage, StorageOptions, is_remote};
 use flexps_master::assigner::{Source, cut};
 use flexps_master::prepare::prepare;
 use flexps_slave::reader::held::Held;
-use flexps_slave::reader::{NextSplit, Options, Reader};
+use flexps_slave::reader::{CacheRoom, NextSplit, Options, Reader};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -158,7 +158,7 @@ impl Conversion<'_> {
             Box::pin(async move { Ok(split) })
         });
         // Blocks are as long as those of a job that keeps its rows: one that consumes them takes them as they come.
-        let options = Options { cache_memory: WAITING, consumed: true, ..Options::new("") };
+        let options = Options { room: CacheRoom::of(WAITING), consumed: true, ..Options::new("") };
         let ours = std::io::Error::other::<Error>;
         // Nobody asks for a part of what is read.
         let held = Arc::new(Held::new(u64::MAX));

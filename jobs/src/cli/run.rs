@@ -48,7 +48,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     let report = match master {
         Some(address) => {
             let client = Client::connect(address, &args.access)?;
-            let submitted = client.submit(&*job, args.reproducible, scheduling, experiment);
+            let submitted = client.submit(&*job, args.reproducible, scheduling, experiment, args.detach);
             let id = tokio::select! {
                 id = submitted => id?,
                 () = interrupt.next() => {
@@ -64,7 +64,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
         None => {
             let embedded = Embedded::start(&args.resources, registry).await?;
             let client = embedded.client();
-            let followed = match client.submit(&*job, args.reproducible, scheduling, experiment).await {
+            let followed = match client.submit(&*job, args.reproducible, scheduling, experiment, false).await {
                 Ok(id) => follow(&client, id, &mut interrupt).await,
                 Err(e) => Err(e),
             };

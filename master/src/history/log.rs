@@ -91,6 +91,11 @@ impl Log {
         }
     }
 
+    /// Whether what it holds outlives the master.
+    pub fn is_kept(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Hands what was appended to the system. A file that can't be written is told once and given up.
     pub fn flush(&mut self) {
         let failed = self.file.as_mut().and_then(|(_, file)| file.flush().err());

@@ -12,15 +12,18 @@ mod seen;
 mod trace;
 
 pub use log::{Log, Start};
-pub use past::{Past, Telling};
+pub use past::{Past, Telling, Waiting};
 pub use read::read;
 pub use trace::{trace, workload};
 
+use crate::job::Submission;
 use crate::scheduler::Want;
+use flexps_common::experiment::Experiment;
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// The format that this build writes and reads.
 pub const FORMAT: u32 = 1;
@@ -66,7 +69,7 @@ pub enum Record {
         /// Its identity.
         slave: SlaveId,
     },
-    /// A job was submitted.
+    /// A job was submitted, or is queued again.
     Job {
         /// When.
         at: f64,
@@ -76,6 +79,10 @@ pub enum Record {
         name: String,
         /// When it was to run.
         scheduling: Scheduling,
+        /// With what a later master can queue it again, if nobody waited for its end. It has the same identity then, and is
+        /// recorded once more: what was before is no part of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detached: Option<Box<Detached>>,
     },
     /// A job began to be opened on its slaves; older builds did not say. When it was opened before, it lost a slave:
     /// its plan begins anew, and the runs until then are no part of it.
@@ -135,6 +142,27 @@ pub enum Record {
         /// Why it failed.
         error: Option<String>,
     },
+}
+
+/// What was submitted, beside what its record tells anyway.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Detached {
+    params: String,
+    plan_hash: u64,
+    reproducible: bool,
+    token: u64,
+    experiment: Experiment,
+}
+
+impl Record {
+    /// That this was submitted.
+    pub fn of(job: JobId, submission: &Submission, now: Duration) -> Self {
+        let Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } =
+            submission.clone();
+        let kept = Detached { params, plan_hash, reproducible, token, experiment };
+        let detached = detached.then(|| Box::new(kept));
+        Self::Job { at: now.as_secs_f64(), job, name, scheduling, detached }
+    }
 }
 
 fn unknown() -> StageRun {

@@ -1,9 +1,9 @@
 //! What a master that starts takes from the history of those before it.
 //!
 //! Invariants: identities and times go on where they stopped, so that one file tells of many masters without two things of
-//! one name; whatever lived when the last one ended, without saying so, is told to be gone.
+//! one name; whatever lived when the last one ended, without saying so, is told to be gone, but for jobs that can be queued again.
 
-use super::Record;
+use super::{Detached, Record};
 use crate::job::{Job, Phase, Submission};
 use crate::scheduler::Estimates;
 use flexps_common::Error;
@@ -31,10 +31,24 @@ pub struct Past {
     pub now: Duration,
     /// The jobs, as far as records tell of them; all of them have ended.
     pub ended: Vec<Job>,
+    /// Those that have not, and of which nobody waits for the end.
+    pub waiting: Vec<Waiting>,
+    /// The names of the slaves that lived.
+    pub away: BTreeSet<String>,
     /// Records that were missing.
     pub missing: Vec<Record>,
     /// How long stages ran.
     pub estimates: Estimates,
+}
+
+/// A job that is to be queued again.
+pub struct Waiting {
+    /// Its identity.
+    pub id: JobId,
+    /// What was submitted.
+    pub submission: Submission,
+    /// When.
+    pub since: Duration,
 }
 
 /// What records have told so far.
@@ -48,6 +62,8 @@ pub struct Telling {
     live: BTreeSet<SlaveId>,
     names: BTreeMap<SlaveId, String>,
     jobs: BTreeMap<JobId, Job>,
+    /// Of those that have not ended.
+    detached: BTreeMap<JobId, Submission>,
 }
 
 impl Telling {
@@ -61,6 +77,7 @@ impl Telling {
             live: BTreeSet::new(),
             names: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            detached: BTreeMap::new(),
         }
     }
 
@@ -82,9 +99,9 @@ impl Telling {
                 self.names.insert(slave, name);
             }
             Record::Gone { slave, .. } => _ = self.live.remove(&slave),
-            Record::Job { at, job, name, scheduling } => {
+            Record::Job { at, job, name, scheduling, detached } => {
                 self.past.jobs = self.past.jobs.max(job.0);
-                let submission = Submission {
+                let mut submission = Submission {
                     scheduling,
                     name,
                     params: "null".to_owned(),
@@ -93,8 +110,16 @@ impl Telling {
                     // No client can repeat what another master was told.
                     token: rand::random(),
                     experiment: Default::default(),
+                    detached: detached.is_some(),
                 };
-                self.jobs.insert(job, Job::new(job, submission, Plan::default(), seconds(at)));
+                if let Some(kept) = detached {
+                    let Detached { params, plan_hash, reproducible, token, experiment } = *kept;
+                    submission = Submission { params, plan_hash, reproducible, token, experiment, ..submission };
+                    self.detached.insert(job, submission.clone());
+                }
+                // One that was queued again waits since it was submitted.
+                let since = self.jobs.get(&job).map_or(seconds(at), |before| before.submitted);
+                self.jobs.insert(job, Job::new(job, submission, Plan::default(), since));
             }
             Record::Run { job: id, stage, epoch, start, end, workers, .. } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -115,6 +140,7 @@ impl Telling {
                 });
             }
             Record::End { at, job, state, error } => {
+                self.detached.remove(&job);
                 if let Some(job) = self.jobs.get_mut(&job) {
                     end(job, at, state, error.as_deref());
                 }
@@ -123,12 +149,16 @@ impl Telling {
         }
     }
 
-    /// Drops the job that ended first, if they are too many.
+    /// Drops the job that ended first, if they are too many; but none after which another one is to run.
     fn forget(&mut self) {
         let ended = || self.jobs.values().filter(|job| job.report.state.ended());
-        if ended().count() > self.keep
-            && let Some(first) = ended().map(|job| (job.ended(), job.id)).min()
-        {
+        if ended().count() <= self.keep {
+            return;
+        }
+        let asked: BTreeSet<JobId> =
+            self.detached.values().flat_map(|waits| &waits.scheduling.after).copied().collect();
+        let free = ended().filter(|job| !asked.contains(&job.id));
+        if let Some(first) = free.map(|job| (job.ended(), job.id)).min() {
             self.jobs.remove(&first.1);
         }
     }
@@ -140,12 +170,18 @@ impl Telling {
         // A clock that was set back must not make time fall.
         past.now = seconds(since.max(latest));
         let at = past.now.as_secs_f64();
+        for (id, submission) in self.detached {
+            if let Some(job) = self.jobs.remove(&id) {
+                past.waiting.push(Waiting { id, submission, since: job.submitted });
+            }
+        }
         // They ran for as long as something was recorded, not until the next master began.
         for job in self.jobs.values_mut().filter(|job| !job.report.state.ended()) {
             end(job, latest, State::Failed, Some(ORPHANED));
             let error = Some(ORPHANED.to_owned());
             past.missing.push(Record::End { at: latest, job: job.id, state: State::Failed, error });
         }
+        past.away = self.live.iter().filter_map(|id| self.names.get(id).cloned()).collect();
         past.missing.extend(self.live.into_iter().map(|slave| Record::Gone { at, slave }));
         past.ended = self.jobs.into_values().collect();
         self.past

@@ -31,9 +31,8 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
                 slaves.insert(*slave, trace.slaves.len() as u32);
                 trace.slaves.push(SlaveTrace { name: name.clone(), slots: *slots });
             }
-            Record::Job { at, job, name, scheduling } if wanted(*job) => {
-                places.insert(*job, trace.jobs.len());
-                trace.jobs.push(JobTrace {
+            Record::Job { at, job, name, scheduling, .. } if wanted(*job) => {
+                let told = JobTrace {
                     name: names.get(job).cloned().unwrap_or_else(|| format!("{name} {job}")),
                     owner: scheduling.share().to_owned(),
                     priority: scheduling.priority,
@@ -41,7 +40,19 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
                     end: None,
                     deadline: scheduling.deadline.map(seconds),
                     failed: false,
-                });
+                };
+                match places.get(job) {
+                    // Another master queued it again.
+                    Some(place) => {
+                        trace.jobs[*place] = told;
+                        trace.runs.retain(|run| run.job != *place);
+                        opened.remove(place);
+                    }
+                    None => {
+                        places.insert(*job, trace.jobs.len());
+                        trace.jobs.push(told);
+                    }
+                }
             }
             Record::Open { job, .. } => {
                 if let Some(place) = places.get(job)
@@ -105,7 +116,7 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
         match record {
             Record::Slave { slave, name, slots, memory, .. } => seen.joined(*slave, name, *slots, *memory),
             Record::Gone { slave, .. } => seen.gone(*slave),
-            Record::Job { at, job, name, scheduling } if wanted(*job) => {
+            Record::Job { at, job, name, scheduling, .. } if wanted(*job) => {
                 let spec = JobSpec {
                     name: names.get(job).cloned().unwrap_or_else(|| format!("{name} {job}")),
                     kind: name.clone(),

@@ -10,6 +10,7 @@ use flexps_common::ids::SlaveId;
 use flexps_common::plan::{Plan, StageSpec, Threads};
 use flexps_common::{Error, Result};
 use std::cmp::Reverse;
+use std::sync::Arc;
 
 /// A slave that a job may use.
 #[derive(Debug, Clone)]
@@ -17,7 +18,7 @@ pub struct Candidate {
     /// Its identity.
     pub id: SlaveId,
     /// Its name: the order of shards, so that the same slaves give the same order after a restart too.
-    pub name: String,
+    pub name: Arc<str>,
     /// Slots that it lends.
     pub slots: u32,
     /// Of which free.
@@ -29,7 +30,7 @@ pub struct Candidate {
     /// Bytes of the job's input on its host.
     pub local_bytes: u64,
     /// What it shares its cores on, and how many there are.
-    pub machine: String,
+    pub machine: Arc<str>,
     /// See above.
     pub cores: u32,
 }
@@ -92,7 +93,7 @@ fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {
     let most = narrowest.map_or(usize::MAX, |(n, _)| n).min(fitting.len()).min(allowed(plan)).max(named.len()).max(1);
     let limit = widest.min(most).max(named.len()).max(1);
     if limit < fitting.len() {
-        let other = |c: &Candidate| !named.contains(&c.name.as_str());
+        let other = |c: &Candidate| !named.contains(&&*c.name);
         let asked = stages.iter().map(|s| s.memory).max().unwrap_or(0);
         let busy = |c: &Candidate| c.free == 0 || c.memory_left < asked;
         fitting.sort_by_key(|c| (other(c), busy(c), Reverse((c.local_bytes, c.free)), c.name.clone()));
@@ -232,8 +233,8 @@ fn too_large(
 /// Whether the slave that a stage names, if it does, is there and large enough.
 fn fits_named(stage: &StageSpec, candidates: &[Candidate], fitting: &[Candidate]) -> Result<()> {
     let Some(name) = &stage.on else { return Ok(()) };
-    let Some(slave) = candidates.iter().find(|c| c.name == *name) else {
-        let mut known: Vec<&str> = candidates.iter().map(|c| c.name.as_str()).collect();
+    let Some(slave) = candidates.iter().find(|c| *c.name == **name) else {
+        let mut known: Vec<&str> = candidates.iter().map(|c| &*c.name).collect();
         known.sort_unstable();
         return Err(Error::user(format!(
             "stage {} is to run on {name}, but no slave is called so; there are {}",

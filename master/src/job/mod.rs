@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod driver;
 pub mod experiment;
+mod fit;
 pub mod homes;
 pub mod lost;
 pub mod order;
@@ -16,7 +17,7 @@ mod tests;
 
 use crate::checkpoint::Folder;
 use crate::prepare::Prepared;
-use driver::{Driver, Keeping, Place};
+use driver::{Driver, Keeping, LISTED_STAGES, Place};
 use flexps_common::Error;
 use flexps_common::caught::caught;
 use flexps_common::checkpoint::Kept;
@@ -109,6 +110,8 @@ pub struct Job {
     pub token: u64,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
+    /// Whether its client left it to the master.
+    pub detached: bool,
     /// Its plan.
     pub plan: Arc<Plan>,
     /// How far it is.
@@ -142,7 +145,7 @@ pub struct Job {
 impl Job {
     /// A job that was just submitted.
     pub fn new(id: JobId, submission: Submission, plan: Plan, now: Duration) -> Self {
-        let Submission { name, params, plan_hash, reproducible, token, scheduling, experiment } = submission;
+        let Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } = submission;
         let report = Report {
             job: name.clone(),
             id,
@@ -175,6 +178,7 @@ impl Job {
             reproducible,
             token,
             experiment,
+            detached,
             plan: Arc::new(plan),
             phase: Phase::Preparing,
             version: 1,
@@ -277,13 +281,11 @@ impl Job {
         self.submitted + Duration::try_from_secs_f64(self.report.seconds).unwrap_or_default()
     }
 
-    /// Keeps the last `keep` stage runs in the report, which says so where there were more.
+    /// Keeps the last `keep` stage runs, transfers and epochs in the report, which says so where there were more.
     pub fn keep_stages(&mut self, keep: usize) {
-        let stages = &mut self.report.stages;
-        if stages.len() > keep {
-            stages.drain(..stages.len() - keep);
-            stages.shrink_to_fit();
-            note(&mut self.report.notes, ["earlier stage runs than those listed are no longer kept".to_owned()]);
+        let Report { stages, transfers, epochs, notes, .. } = &mut self.report;
+        if fit::keep_last(stages, keep) | fit::keep_last(transfers, keep) | fit::keep_last(epochs, keep) {
+            note(notes, ["earlier stage runs, transfers and epochs than those listed are no longer kept".to_owned()]);
         }
     }
 
@@ -292,7 +294,12 @@ impl Job {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         let mut report = self.report.clone();
         if let Phase::Started(started) = &phase {
-            self.fill(started, now, usize::MAX, &mut report);
+            self.fill(started, now, LISTED_STAGES, &mut report);
+            let runs = started.driver.unlisted + started.driver.stages.len() as u64;
+            let earlier = runs - report.stages.len() as u64;
+            if earlier > 0 {
+                report.notes.push(format!("the first {earlier} of {runs} stage runs are not listed"));
+            }
         }
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         report.state = match &result {
@@ -310,6 +317,7 @@ impl Job {
             report.notes.push(format!("ended {late:.1} s after its deadline of {deadline:.1} s"));
         }
         report.error = result.err();
+        fit::fit(&mut report);
         self.report = report;
         self.waiting = None;
         self.version += 1;
@@ -414,4 +422,6 @@ pub struct Submission {
     pub token: u64,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
+    /// Whether the client left it to the master and does not follow it.
+    pub detached: bool,
 }

@@ -121,6 +121,11 @@ impl Reading {
         Ok(Some(facts))
     }
 
+    /// What the whole input holds, once it is read.
+    pub fn facts(&self) -> Option<&Facts> {
+        self.facts.as_ref()
+    }
+
     /// The order of all rows, once they are read.
     pub fn pieces(&self) -> Result<Vec<Piece>> {
         if self.under_way() {

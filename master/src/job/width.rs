@@ -19,7 +19,7 @@ pub fn sharing(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Option<Vec<
     if stages.iter().all(|stage| stage.threads != Threads::Cores) {
         return None;
     }
-    let machines = candidates.iter().map(|c| c.machine.as_str()).collect::<BTreeSet<_>>().len();
+    let machines = candidates.iter().map(|c| &*c.machine).collect::<BTreeSet<_>>().len();
     if machines == candidates.len() {
         return None;
     }
@@ -34,7 +34,7 @@ pub fn sharing(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Option<Vec<
     let mut taken: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
     let mut few = Vec::new();
     for c in sorted {
-        let (threads, slaves) = taken.entry(c.machine.as_str()).or_default();
+        let (threads, slaves) = taken.entry(&*c.machine).or_default();
         if *slaves == 0 || *slaves < worth && *threads + c.with_cores() <= c.cores {
             (*threads, *slaves) = (*threads + c.with_cores(), *slaves + 1);
             few.push(c.clone());
@@ -51,7 +51,7 @@ pub fn sharing(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Option<Vec<
 
 /// The order in which slaves of a machine are taken.
 fn rank(c: &Candidate) -> impl Ord {
-    (c.free == 0, Reverse((c.local_bytes, c.free)), c.name.as_str())
+    (c.free == 0, Reverse((c.local_bytes, c.free)), &*c.name)
 }
 
 /// The machines of slaves, each given with its cores, and how many these are: of those on one machine they are the same.
@@ -98,7 +98,7 @@ fn held_back(plan: &Plan, slaves: usize) -> Option<String> {
 /// many, why, and what changes it. Nothing where it has all slots.
 pub fn note(plan: &Plan, candidates: &[Candidate], chosen: &[SlaveId], bytes: u64) -> Option<String> {
     let own: Vec<&Candidate> = candidates.iter().filter(|c| chosen.contains(&c.id)).collect();
-    let machines = machines(own.iter().map(|c| (c.machine.as_str(), c.cores)));
+    let machines = machines(own.iter().map(|c| (&*c.machine, c.cores)));
     let (threads, slots): (u32, u32) = own.iter().fold((0, 0), |(t, s), c| (t + c.with_cores(), s + c.slots));
     let (live, used) = (candidates.len(), own.len());
     let left = |bytes| sharing(plan, candidates, bytes).map_or(live, |few| few.len());

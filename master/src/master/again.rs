@@ -12,7 +12,8 @@ use crate::job::admission::{self, Candidate};
 use crate::job::driver::Anew;
 use crate::job::lost::Lost;
 use crate::slaves::Slave;
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::data::Facts;
+use flexps_common::ids::{InputId, JobId, SlaveId};
 use flexps_common::wire::control::ToSlave;
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -30,7 +31,7 @@ impl Master {
         why: &str,
         now: Duration,
     ) -> (Error, Option<Anew>) {
-        let all = self.candidates(None);
+        let all = self.candidates();
         let called = format!("{} is gone ({why})", slave.called(gone));
         let Some(job) = self.jobs.get_mut(&id) else { return (Error::cluster(called), None) };
         let (plan, seconds) = (job.plan.clone(), now.saturating_sub(job.submitted).as_secs_f64());
@@ -100,7 +101,20 @@ impl Master {
         started.ready.clear();
         started.stop = Default::default();
         started.driver.begin_anew(&plan, &left, &experiment);
+        // What was read to its end while workers stopped is told once more, behind the opening: nobody reads it again.
+        let read: Vec<(InputId, Facts)> = (0..)
+            .map(InputId)
+            .zip(started.readings.iter())
+            .filter_map(|(id, of)| Some((id, of.facts()?.clone())))
+            .collect();
+        for (input, facts) in &read {
+            started.driver.progress.facts[usize::from(input.0)] = Some(facts.clone());
+        }
+        let slaves = started.slaves.clone();
         self.open(id, now);
+        for (input, facts) in read {
+            self.ask_all(id, &slaves, Asked::Order, &ToSlave::Facts { job: id, input, facts }, ORDER_WITHIN)?;
+        }
         Ok(())
     }
 }

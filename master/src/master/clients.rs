@@ -28,8 +28,10 @@ impl Master {
     pub(super) fn request(&mut self, from: Connection, message: ToMaster, reply: Reply, now: Duration) {
         let answer = match message {
             ToMaster::Register(registration) => self.register(registration, from, now),
-            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment } => {
-                self.submit(Submission { name, params, plan_hash, reproducible, token, scheduling, experiment }, now)
+            ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } => {
+                let submission =
+                    Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached };
+                self.submit(submission, now)
             }
             ToMaster::Snapshot(wanted) => return self.snapshot(wanted, reply),
             message => self.slave_message(from, message, now),
@@ -48,20 +50,12 @@ impl Master {
         if let Some(first) = submission.scheduling.after.iter().find(|id| !self.jobs.contains_key(id)) {
             return Err(unknown(*first).context("--after"));
         }
-        let mut plan = self.plan(&submission)?;
-        // The hash that all nodes agree on is that of the job's own plan; how many workers run, and which
-        // memory is kept for them, is the master's affair.
-        submission.experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
-        submission.scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
-        plan.most_slaves = submission.scheduling.slaves;
+        let plan = self.plan(&submission)?;
         self.refuse_taken(&plan)?;
         self.refuse_checkpoint(&submission, &plan)?;
-        plan.compressed(submission.experiment.compress).map_err(|e| e.context("--compress"))?;
-        plan.check()?;
-        experiment::fits(&submission.experiment, &plan)?;
         if self.slaves.iter().next().is_some() {
-            let candidates = self.candidates(None);
-            let names: Vec<_> = candidates.iter().map(|slave| slave.name.as_str()).collect();
+            let candidates = self.candidates();
+            let names: Vec<_> = candidates.iter().map(|slave| &*slave.name).collect();
             experiment::check(&submission.experiment, &names)?;
             admission::choose(&plan, &candidates, u64::MAX)?;
         }
@@ -69,12 +63,11 @@ impl Master {
         self.counts.submitted += 1;
         let id = JobId(self.submitted);
         tracing::info!(job = %id, name = submission.name, "job submitted");
-        self.log.push(&Record::Job {
-            at: now.as_secs_f64(),
-            job: id,
-            name: submission.name.clone(),
-            scheduling: submission.scheduling.clone(),
-        });
+        self.log.push(&Record::of(id, &submission, now));
+        if submission.detached {
+            // Whoever is told its identity may forget it.
+            self.log.flush();
+        }
         let job = Job::new(id, submission, plan, now);
         self.list(&job);
         self.jobs.insert(id, job);
@@ -141,8 +134,9 @@ impl Master {
         });
     }
 
-    fn plan(&self, submission: &Submission) -> Result<Plan> {
-        let plan = self.registry.plan(&*self.registry.job(&submission.name, &submission.params)?)?;
+    /// The plan of what was submitted, with what the master itself decides about it.
+    pub(super) fn plan(&self, submission: &Submission) -> Result<Plan> {
+        let mut plan = self.registry.plan(&*self.registry.job(&submission.name, &submission.params)?)?;
         if plan.hash() != submission.plan_hash {
             return Err(Error::user(format!(
                 "the master derives another plan for {} than this client; use the same build of flexps on both; a plan may \
@@ -150,6 +144,15 @@ impl Master {
                 submission.name
             )));
         }
+        // The hash that all nodes agree on is that of the job's own plan; how many workers run, and which
+        // memory is kept for them, is the master's affair.
+        let Submission { scheduling, experiment, .. } = submission;
+        experiment.fixed_threads.into_iter().for_each(|workers| plan.fix_threads(workers));
+        scheduling.memory.into_iter().for_each(|bytes| plan.fix_memory(bytes));
+        plan.most_slaves = scheduling.slaves;
+        plan.compressed(experiment.compress).map_err(|e| e.context("--compress"))?;
+        plan.check()?;
+        experiment::fits(experiment, &plan)?;
         Ok(plan)
     }
 
@@ -163,10 +166,12 @@ impl Master {
 
     /// Has a job end; when it has ended already, how.
     pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<Option<String>> {
-        let known = self.jobs.get(&job).ok_or_else(|| unknown(job))?;
+        let known = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
         if matches!(known.phase, Phase::Ended) {
             return Ok(Some(ended(known)));
         }
+        // No later master is to queue it again.
+        known.detached = false;
         tracing::info!(%job, "job is to be cancelled");
         self.fail(job, Error::cancelled(), now);
         Ok(None)

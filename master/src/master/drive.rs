@@ -15,6 +15,7 @@ use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
 use flexps_common::plan::{SaveSpec, Threads};
+use flexps_common::report::State;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
 use flexps_common::{Error, Result};
@@ -205,7 +206,7 @@ impl Master {
             return;
         };
         match result.and_then(|part| reading.done(slave, part, now)) {
-            Err(e) => self.fail(id, e, now),
+            Err(e) => self.step(id, Step::Unread(e), now),
             Ok(None) => {}
             Ok(Some(facts)) => {
                 let message = ToSlave::Facts { job: id, input, facts: facts.clone() };
@@ -411,13 +412,18 @@ impl Master {
         }
         job.end(result, now);
         self.ended = now;
-        let (state, error) = (job.report.state, job.report.error.as_ref().map(|e| e.message.clone()));
+        let (state, detached) = (job.report.state, job.detached);
+        let error = job.report.error.as_ref().map(|e| e.message.clone());
         let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
         self.counts.ended(&job.report);
         // What can't be encoded can't have been opened either.
         let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
         self.books.job_ended(id, now);
-        self.log.push(&record);
+        // One that a later master queues again has not ended.
+        let stopped = self.stopping.is_some() && state == State::Cancelled;
+        if !(stopped && detached && self.log.is_kept()) {
+            self.log.push(&record);
+        }
         // Those that were to run after it wait for slots only from now on.
         let follows =
             |job: &&mut Job| matches!(job.phase, Phase::Queued(_)) && job.report.scheduling.after.contains(&id);

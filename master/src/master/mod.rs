@@ -9,6 +9,7 @@ mod clients;
 mod drive;
 pub mod overview;
 mod place;
+mod resumed;
 mod snapshot;
 mod waiting;
 
@@ -31,6 +32,7 @@ use flexps_common::wire::control::{FromMaster, FromSlave, HEARTBEAT_MS, ToMaster
 use flexps_common::wire::slaves::Registration;
 use flexps_common::{Error, Result};
 use overview::Counts;
+use resumed::Away;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -78,6 +80,8 @@ pub struct Master {
     ended: Duration,
     /// Whether somebody was told of an end since it was told to end.
     told: bool,
+    /// Slaves that are yet to come back, for jobs that were queued again.
+    away: Option<Away>,
 }
 
 impl Master {
@@ -91,7 +95,7 @@ impl Master {
         let past = told.end(unix_ms);
         past.missing.iter().for_each(|record| log.push(record));
         log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms });
-        Ok(Self {
+        let mut master = Self {
             network,
             registry,
             policy,
@@ -115,7 +119,10 @@ impl Master {
             stopping: None,
             ended: past.now,
             told: false,
-        })
+            away: None,
+        };
+        master.queue_again(past.waiting, past.away);
+        Ok(master)
     }
 
     /// Reads the clock. All that is handled and settled until the next time is of one moment: so a replay sees what was
@@ -194,6 +201,7 @@ impl Master {
         for job in ending {
             self.step(job, Step::Tick, now);
         }
+        self.look_for_slaves(now);
         self.news(now);
         self.log.flush();
     }
@@ -210,7 +218,7 @@ impl Master {
 
     /// A slave is gone, whoever noticed.
     fn gone(&mut self, id: SlaveId, why: &str, now: Duration) {
-        let before = self.candidates(None);
+        let before = self.candidates();
         let Some(slave) = self.slaves.remove(id) else { return };
         self.asked.remove(&id);
         let called = slave.called(id);
@@ -324,8 +332,9 @@ impl Master {
         }
         tracing::info!(%slave, name, slots, "slave joined");
         if fresh {
-            self.log.push(&Record::Slave { at: now.as_secs_f64(), slave, name, slots, memory });
+            self.log.push(&Record::Slave { at: now.as_secs_f64(), slave, name: name.clone(), slots, memory });
         }
+        self.came_back(&name);
         self.unplaced = true;
         Ok(FromMaster::Registered { slave })
     }

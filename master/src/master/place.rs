@@ -21,6 +21,7 @@ use flexps_common::plan::{StageSpec, Threads};
 use flexps_common::report::State;
 use flexps_common::transport::Packet;
 use flexps_common::wire::control::ToSlave;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,9 @@ const OPEN_WITHIN: Duration = Duration::from_secs(30);
 impl Master {
     /// Starts what fits.
     pub(super) fn place(&mut self, now: Duration) {
+        if self.awaits_slaves() {
+            return;
+        }
         let [mut started, mut asking, mut begins] = [const { Vec::<JobId>::new() }; 3];
         for (id, job) in &self.jobs {
             let asks = match &job.phase {
@@ -50,8 +54,10 @@ impl Master {
         }
         let mut ready: Vec<Ready> = Vec::new();
         let mut waiting: Vec<(JobId, String)> = Vec::new();
+        let queues = asking.iter().any(|id| matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Queued(_))));
+        let candidates = if queues { self.candidates() } else { Vec::new() };
         for id in asking {
-            match self.ready(id, now, &mut ready) {
+            match self.ready(id, &candidates, now, &mut ready) {
                 Waits::Other(why) => waiting.push((id, why)),
                 Waits::Never(error) => self.fail(id, error, now),
                 Waits::Slots => {}
@@ -137,7 +143,7 @@ impl Master {
 
     /// What a job waits for now; the stages that wait for slots are added to `ready`. One that is queued waits as the stage
     /// that would run first on the slaves that it would use.
-    fn ready(&mut self, id: JobId, now: Duration, ready: &mut Vec<Ready>) -> Waits {
+    fn ready(&mut self, id: JobId, candidates: &[Candidate], now: Duration, ready: &mut Vec<Ready>) -> Waits {
         let Some(job) = self.jobs.get(&id) else { return Waits::Slots };
         match &job.phase {
             Phase::Preparing | Phase::Ended => {}
@@ -154,11 +160,10 @@ impl Master {
                 if let Some(waits) = self.after(job) {
                     return waits;
                 }
-                let candidates = self.candidates(Some(prepared));
                 if candidates.is_empty() {
                     return Waits::Other("waits for a slave".to_owned());
                 }
-                match admission::choose(&job.plan, &candidates, prepared.bytes()) {
+                match admission::choose(&job.plan, &self.near(candidates, prepared), prepared.bytes()) {
                     Err(e) => return Waits::Other(e.message),
                     Ok(slaves) if *slaves == *job.slaves => {}
                     Ok(slaves) => {
@@ -260,7 +265,7 @@ impl Master {
     /// Ends the jobs that wait and fitted on the slaves of `before`, but can't on those that are left, with the numbers. With
     /// no slave left they wait for one, and one that started over for as many as it needs.
     pub(super) fn refuse(&mut self, before: &[Candidate], why: &str, now: Duration) {
-        let left = self.candidates(None);
+        let left = self.candidates();
         if left.is_empty() {
             return;
         }
@@ -280,31 +285,37 @@ impl Master {
         same.cloned().unwrap_or_else(|| slaves.into())
     }
 
-    /// The live slaves as a job sees them that is about to read.
-    pub(super) fn candidates(&self, prepared: Option<&Prepared>) -> Vec<Candidate> {
-        let mut local: BTreeMap<&str, u64> = BTreeMap::new();
-        let sources = prepared.into_iter().flat_map(|p| &p.inputs).flat_map(|i| &i.sources);
-        for block in sources.flat_map(|s| &s.file.blocks) {
-            for host in &block.hosts {
-                *local.entry(host).or_default() += block.end - block.start;
-            }
-        }
+    /// The live slaves as a job sees them that reads nothing.
+    pub(super) fn candidates(&self) -> Vec<Candidate> {
         let candidate = |(id, s): (SlaveId, &Slave)| Candidate {
             id,
-            name: s.registration.name.clone(),
+            name: s.registration.name.as_str().into(),
             slots: s.registration.slots,
             free: s.free(),
             memory: s.memory(),
             memory_left: s.memory_left(),
-            local_bytes: local.get(s.registration.host.as_str()).copied().unwrap_or(0),
-            machine: s.registration.machine().to_owned(),
+            local_bytes: 0,
+            machine: s.registration.machine().into(),
             cores: s.registration.cores,
         };
         self.slaves.iter().map(candidate).collect()
     }
 
+    /// The same as a job sees them that is about to read.
+    fn near<'a>(&self, candidates: &'a [Candidate], prepared: &Prepared) -> Cow<'a, [Candidate]> {
+        if prepared.local.is_empty() {
+            return Cow::Borrowed(candidates);
+        }
+        let mut near = candidates.to_vec();
+        for candidate in &mut near {
+            let host = self.slaves.get(candidate.id).map(|slave| slave.registration.host.as_str());
+            candidate.local_bytes = host.and_then(|host| prepared.local.get(host)).copied().unwrap_or(0);
+        }
+        Cow::Owned(near)
+    }
+
     fn start(&mut self, id: JobId, prepared: Prepared, slaves: Vec<SlaveId>, now: Duration) {
-        let candidates = self.candidates(None);
+        let candidates = self.candidates();
         let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
         let hosts = |s: &SlaveId| self.slaves.get(*s).map(|l| l.registration.host.clone()).unwrap_or_default();
         let readers: Vec<_> = slaves.iter().map(|s| assigner::Reader { slave: *s, host: hosts(s) }).collect();

@@ -38,13 +38,25 @@ struct Reading {
     _folder: tempfile::TempDir,
 }
 
+/// The same, but its workers go on when they are cancelled.
+fn slow_to_stop(me: SlaveId, message: &ToSlave) -> Reaction {
+    match message {
+        ToSlave::CancelStage { .. } => (Ok(FromSlave::Ok), Vec::new()),
+        other => reads(me, other),
+    }
+}
+
 impl Reading {
     async fn new(slots: u32) -> Self {
+        Self::of(slots, reads).await
+    }
+
+    async fn of(slots: u32, script: fn(SlaveId, &ToSlave) -> Reaction) -> Self {
         let (cluster, folder) = (Cluster::new().await, tempfile::tempdir().unwrap());
         let path = folder.path().join("long.libsvm");
         std::fs::write(&path, "+1 1:1\n-1 2:1\n".repeat(40_000)).unwrap();
         let (first, second) =
-            (cluster.scripted("h1", slots, 0.5, reads).await, cluster.scripted("h2", slots, 0.5, reads).await);
+            (cluster.scripted("h1", slots, 0.5, script).await, cluster.scripted("h2", slots, 0.5, script).await);
         let input = Some(path.to_string_lossy().into_owned());
         let job = cluster.submit(Rounds { input, threads: 2, ..Rounds::default() }).await.unwrap();
         cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
@@ -88,6 +100,11 @@ impl Reading {
 
     /// The first slave reads all that is left, each split once, and says so; the job's end.
     async fn read_on(&mut self) -> Report {
+        self.read_all().await;
+        self.cluster.end(self.job).await
+    }
+
+    async fn read_all(&mut self) {
         while let Some(index) = self.take().await {
             assert!(self.has.insert(index), "split {index} is read twice");
         }
@@ -95,7 +112,24 @@ impl Reading {
         for message in obey(self.first.id, &read).1 {
             self.cluster.ask(message).await.unwrap();
         }
-        self.cluster.end(self.job).await
+    }
+
+    /// The second slave is gone, and the workers of the first are told to stop.
+    async fn lose_while_workers_go_on(&mut self) {
+        let gone = self.cluster.slave("h3", 1).await;
+        drop(std::mem::replace(&mut self.second, gone));
+        let told = async {
+            while !self.first.saw(|message| matches!(message, ToSlave::CancelStage { .. })) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, told).await.unwrap();
+    }
+
+    /// They have stopped.
+    async fn stop(&self) {
+        let stopped = ended(self.first.id, self.job, StageRun(1), Error::cancelled());
+        self.cluster.ask(stopped).await.unwrap();
     }
 
     fn schema(&self) -> flexps_common::data::Schema {
@@ -329,4 +363,34 @@ async fn a_job_that_has_restarted_as_often_as_it_may_fails_by_name() {
     drop(third);
     let error = cluster.end(job).await.error.unwrap();
     assert!(error.message.contains("(h3) is gone"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_read_to_its_end_while_workers_stop_is_known_to_the_plan_that_begins_anew() {
+    let mut reading = Reading::of(2, slow_to_stop).await;
+    reading.lose_while_workers_go_on().await;
+    reading.read_all().await;
+    reading.stop().await;
+    let report = reading.cluster.end(reading.job).await;
+    assert_eq!((report.state, report.error), (State::Done, None));
+    // Its slave is told behind the opening, which knows of nothing.
+    let seen = reading.first.seen.lock();
+    let told = seen.iter().filter_map(|message| match message {
+        ToSlave::Open { .. } => Some("open"),
+        ToSlave::Facts { .. } => Some("facts"),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), ["open", "facts", "open", "facts"]);
+}
+
+#[tokio::test]
+async fn a_reader_that_fails_while_workers_stop_is_the_end() {
+    let mut reading = Reading::of(2, slow_to_stop).await;
+    reading.lose_while_workers_go_on().await;
+    let failed = Err(Error::cluster("the disk is full"));
+    let (slave, job) = (reading.first.id, reading.job);
+    reading.cluster.ask(ToMaster::ReadDone { slave, job, input: INPUT, time: 1, result: failed }).await.unwrap();
+    reading.stop().await;
+    let error = reading.cluster.end(job).await.error.unwrap();
+    assert!(error.message.contains("the disk is full"), "{error}");
 }

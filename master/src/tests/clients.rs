@@ -70,6 +70,7 @@ async fn another_plan_or_an_unknown_job_is_refused() {
         token: 1,
         scheduling: Default::default(),
         experiment: Default::default(),
+        detached: false,
     };
     let error = cluster.ask(submit("rounds")).await.unwrap_err();
     assert!(error.message.contains("the same build"), "{error}");

@@ -321,7 +321,16 @@ impl Cluster {
         Job::plan(&job, &mut plan).unwrap();
         let (name, plan_hash) = (Rounds::NAME.to_owned(), plan.hash());
         let experiment = Default::default();
-        let submit = ToMaster::Submit { name, params, plan_hash, reproducible: false, token, scheduling, experiment };
+        let submit = ToMaster::Submit {
+            name,
+            params,
+            plan_hash,
+            reproducible: false,
+            token,
+            scheduling,
+            experiment,
+            detached: false,
+        };
         match self.ask(submit).await? {
             FromMaster::Submitted(id) => Ok(id),
             other => panic!("{other:?}"),

@@ -28,8 +28,8 @@ const OFFER: usize = 1 << 16;
 
 /// Sends what this slave serves and `homes` places elsewhere, and what it serves of the tables to be copied.
 pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Result<Vec<Sent>> {
-    let before = job.runs.all();
     // A run that is settled meanwhile is not this one's to end.
+    let before: Vec<_> = job.runs.all().into_iter().filter(|run| run.settled.is_settled()).collect();
     job.staging.check(of.phase)?;
     // Updates that wait for the end of their stage belong to what is sent; the run that waits for the move has none.
     before.iter().for_each(|run| run.finish());

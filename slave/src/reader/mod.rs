@@ -14,6 +14,7 @@ pub mod held;
 mod numbering;
 mod parsers;
 mod pump;
+mod room;
 mod source;
 mod spill;
 mod store;
@@ -31,6 +32,7 @@ use flexps_common::storage::Storage;
 use flexps_common::wire::control::{ReadDone, Split};
 use futures::future::BoxFuture;
 use held::Held;
+pub use room::CacheRoom;
 use std::path::PathBuf;
 use std::sync::Arc;
 use store::Store;
@@ -53,8 +55,8 @@ const SPARE_BUFFERS: usize = 2;
 pub struct Options {
     /// The host whose blocks are local.
     pub host: String,
-    /// Bytes of rows that are kept in memory; what comes later is kept on disk.
-    pub cache_memory: u64,
+    /// Where rows are kept in memory; what does not fit is kept on disk.
+    pub room: Arc<CacheRoom>,
     /// Where on disk.
     pub spill: PathBuf,
     /// Parser threads.
@@ -70,7 +72,7 @@ impl Options {
     pub fn new(host: &str) -> Self {
         Self {
             host: host.to_owned(),
-            cache_memory: u64::MAX,
+            room: CacheRoom::of(u64::MAX),
             spill: std::env::temp_dir(),
             parsers: (machine::cores() as usize).min(MOST_PARSERS),
             chunk: CHUNK,

@@ -4,12 +4,12 @@
 //! made, and local numbers after, on disk too. Facts are summed in block order, whatever the order of parsing, so that they
 //! repeat to the bit. Consumed rows are given out once.
 
-use super::Options;
 use super::ahead::{Ahead, Found};
 use super::numbering;
 use super::pump::Read;
 use super::spill::{Extent, Spill};
 use super::takers::Takers;
+use super::{CacheRoom, Options};
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::libsvm::{KEPT_MESSAGES, Parsed, too_many};
 use flexps_common::data::{Block, Facts, Occurring, Schema};
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 /// Keeps blocks; see the module.
 pub struct Store {
     schema: Schema,
-    cache_memory: u64,
+    room: Arc<CacheRoom>,
     folder: PathBuf,
     consumed: bool,
     started: Instant,
@@ -93,9 +93,9 @@ enum Keys {
 impl Store {
     /// An empty store.
     pub fn new(schema: Schema, options: &Options) -> Self {
-        let Options { cache_memory, consumed, .. } = *options;
+        let Options { room, consumed, .. } = options.clone();
         let (state, changed) = (Mutex::default(), Notify::new());
-        Self { schema, cache_memory, folder: options.spill.clone(), consumed, started: Instant::now(), state, changed }
+        Self { schema, room, folder: options.spill.clone(), consumed, started: Instant::now(), state, changed }
     }
 
     /// Waits while many blocks are there that nobody has asked for, so that those who consume them give memory back
@@ -174,7 +174,7 @@ impl Store {
                 let first = of(before).or(parsed.bad.first().cloned()).or(of(behind));
                 return Err(too_many(first.as_slice(), state.bad_rows, self.schema.bad_rows));
             }
-            if state.cached_bytes + bytes <= self.cache_memory {
+            if self.room.take(bytes) {
                 state.cached_bytes += bytes;
                 None
             } else {
@@ -333,7 +333,9 @@ impl Store {
         state.gone += 1;
         state.takers.took();
         if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Gone) {
-            state.cached_bytes -= block.bytes() as u64;
+            let bytes = block.bytes() as u64;
+            state.cached_bytes -= bytes;
+            self.room.give(bytes);
             state.ahead.give(&block);
         }
         self.changed.notify_waiters();
@@ -424,6 +426,12 @@ impl Store {
         drop(state);
         self.changed.notify_waiters();
         made
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.room.give(self.state.get_mut().cached_bytes);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod consumed;
 mod given;
+mod together;
 
 use super::*;
 use flexps_common::data::generate::{Generator, Kind, Shape};
@@ -386,7 +387,7 @@ fn the_key_map_renumbers_rows_in_memory_and_on_disk() {
     let spill = tempfile::tempdir().unwrap();
     run(async {
         for cache_memory in [u64::MAX, 10_000, 0] {
-            let options = Options { cache_memory, spill: spill.path().to_owned(), ..options() };
+            let options = Options { room: CacheRoom::of(cache_memory), spill: spill.path().to_owned(), ..options() };
             let reader = start(options, schema(), from_list(splits(&path, &[7000])));
             // A block that is held keeps its features.
             let held = reader.block(0).await.unwrap().unwrap();
@@ -422,7 +423,7 @@ fn rows_that_use_most_features_keep_them() {
 #[test]
 fn a_spill_folder_that_cant_be_used_fails_the_reading() {
     let (_folder, path) = file("rows", numbered(1000).as_bytes());
-    let options = Options { cache_memory: 0, spill: Path::new("/proc/none").into(), ..options() };
+    let options = Options { room: CacheRoom::of(0), spill: Path::new("/proc/none").into(), ..options() };
     let message = read(options, splits(&path, &[])).unwrap_err().message;
     assert!(message.starts_with("the row cache in /proc/none: "), "{message}");
 }

@@ -202,7 +202,7 @@ async fn play(
                 memory: file.real[at].as_ref().and_then(|real| real.memory),
                 ..Scheduling::default()
             };
-            ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default()).await?);
+            ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?);
         }
         loop {
             // One that is no longer listed has ended long ago.

@@ -1,6 +1,6 @@
 //! The plan from its first step once more: a slave went while rows were read, and the others read what it had.
 //!
-//! Invariant: only while no input's facts are known, so before any decision. What ran until then runs again on empty tables
+//! Invariant: only while some input's facts are not known, so before any decision. What ran until then runs again on empty tables
 //! and all rows; runs and phases count on, so that what comes late of those before belongs to none.
 
 use super::{Driver, Phase};

@@ -44,7 +44,7 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Decisions and rounds in a row without any work between them: a plan that goes on like this never ends.
 const IDLE: u32 = 10_000;
 /// Stage runs, and rounds, that a report lists at most, so that it fits into one message.
-const LISTED_STAGES: usize = 10_000;
+pub const LISTED_STAGES: usize = 10_000;
 const LISTED_EPOCHS: usize = 20_000;
 
 /// What happened.
@@ -75,6 +75,8 @@ pub enum Event {
     Gone(SlaveId, Error, Option<Anew>),
     /// The job must end: somebody cancelled it, or something it needs failed.
     Fail(Error),
+    /// A slave could not read its part of an input.
+    Unread(Error),
     /// Time went by.
     Tick,
 }
@@ -224,8 +226,10 @@ pub struct Driver {
     pub progress: Progress,
     /// The rounds of the outermost repeats.
     pub epochs: Vec<EpochReport>,
-    /// The stage runs.
+    /// The stage runs, or the last ones of many.
     pub stages: Vec<StageReport>,
+    /// How many there were before these.
+    pub unlisted: u64,
     /// How the model went from stage to stage.
     pub transfers: Vec<TransferReport>,
     /// What the slave logged whose worker failed first.
@@ -271,6 +275,7 @@ impl Driver {
             },
             epochs: Vec::new(),
             stages: Vec::new(),
+            unlisted: 0,
             transfers: Vec::new(),
             failed_log: None,
             stopped: None,
@@ -410,6 +415,13 @@ impl Driver {
                 (*error, *named, *then) = (cause, false, Then::End);
                 self.end_if_stopped(now, out);
             }
+            // Nobody would read it with the rest of the plan, which goes on with the rows that there are.
+            (Phase::Ending { error, named, then, .. }, Event::Unread(cause))
+                if matches!(then, Then::EndAt(_) | Then::Again(Anew::Plan)) =>
+            {
+                (*error, *named, *then) = (cause, false, Then::End);
+                self.end_if_stopped(now, out);
+            }
             (Phase::Ending { .. }, Event::Saved(Ok(()))) => {
                 // It was too late to stop: the model is there.
                 self.phase = Phase::Ended;
@@ -426,7 +438,7 @@ impl Driver {
             (_, Event::Gone(slave, error, anew)) => {
                 self.stop(now, error, Some(slave), anew.map_or(Then::End, Then::Again), out);
             }
-            (_, Event::Fail(error)) => return Err(error),
+            (_, Event::Fail(error) | Event::Unread(error)) => return Err(error),
             _ => {}
         }
         Ok(())

@@ -97,9 +97,11 @@ impl Driver {
         self.tuners.ran(stage, threads, report.seconds, !self.reading());
         let checked = metrics.check().map_err(|e| e.context(format_args!("stage {name}")));
         self.progress.metrics.insert(name, metrics);
-        if self.stages.len() < LISTED_STAGES {
-            self.stages.push(report);
+        if self.stages.len() >= 2 * LISTED_STAGES {
+            self.stages.drain(..LISTED_STAGES);
+            self.unlisted += LISTED_STAGES as u64;
         }
+        self.stages.push(report);
         checked
     }
 }

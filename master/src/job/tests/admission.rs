@@ -11,13 +11,13 @@ use flexps_common::plan::{Plan, Step, Threads};
 pub(super) fn candidate(id: u32, slots: u32) -> Candidate {
     Candidate {
         id: SlaveId(id),
-        name: format!("h{id}"),
+        name: format!("h{id}").into(),
         slots,
         free: slots,
         memory: u64::MAX,
         memory_left: u64::MAX,
         local_bytes: 0,
-        machine: format!("h{id}"),
+        machine: format!("h{id}").into(),
         cores: slots,
     }
 }

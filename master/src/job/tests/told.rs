@@ -19,6 +19,7 @@ fn a_job_that_panics_when_it_is_asked_what_it_tells_tells_all() {
         reproducible: false,
         token: 0,
         experiment: Default::default(),
+        detached: false,
     };
     let plan = Plan { tells: Some(tells), ..Plan::default() };
     let job = Job::new(JobId(1), submission, plan, Duration::ZERO);

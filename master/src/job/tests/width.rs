@@ -10,7 +10,7 @@ use flexps_common::plan::{Consistency, Plan, Threads};
 /// Slaves by machine, its cores, and their slots.
 fn slaves(all: &[(&str, u32, u32)]) -> Vec<Candidate> {
     let one = |(id, (machine, cores, slots)): (u32, &(&str, u32, u32))| Candidate {
-        machine: (*machine).to_owned(),
+        machine: (*machine).into(),
         cores: *cores,
         ..candidate(id, *slots)
     };

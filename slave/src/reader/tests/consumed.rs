@@ -17,7 +17,12 @@ fn consumed_rows_are_those_that_would_be_kept_each_is_there_once_and_none_remain
         let (kept, all) = (rows(&reader).await.unwrap(), reader.done().await.unwrap().occurring);
         assert!(all.at_most().is_some_and(|features| features > 5000), "{all:?}");
         for cache_memory in [u64::MAX, 20_000, 0] {
-            let options = Options { consumed: true, cache_memory, spill: spill.path().to_owned(), ..options() };
+            let options = Options {
+                consumed: true,
+                room: CacheRoom::of(cache_memory),
+                spill: spill.path().to_owned(),
+                ..options()
+            };
             let reader = start(options, schema(), from_list(splits(&path, &[20_000])));
             assert_eq!(rows(&reader).await.unwrap(), kept);
             let done = reader.done().await.unwrap();
