@@ -320,6 +320,31 @@ fn a_report_that_cannot_be_written_is_told_before_the_job_runs() {
 }
 
 #[test]
+fn a_report_that_cannot_be_written_in_the_end_costs_no_result() {
+    let here = folder();
+    let link = here.path().join("link");
+    std::os::unix::fs::symlink("/dev/full", &link).unwrap();
+    let run = flexps(["run", "sleep", "--stage", "x:1:0.01", "--json", "--report"]).arg(&link).exits(1);
+    run.says(&["--report"]);
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(report["state"], "done");
+}
+
+#[test]
+fn what_goes_to_stdout_as_a_file_stands_beside_the_rest() {
+    let here = folder();
+    let path = here.path().join("all");
+    let run = ["run", "sleep", "--stage", "x:1:0.01", "--report", "/dev/stdout"];
+    let out = std::fs::File::create(&path).unwrap();
+    let status = std::process::Command::new(binary()).args(run).env("FLEXPS_MASTER", "").stdout(out).status();
+    assert!(status.unwrap().success());
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (report, table) = text.split_once('\n').unwrap();
+    let report: serde_json::Value = serde_json::from_str(report).unwrap_or_else(|e| panic!("{e}: {text}"));
+    assert!(report["state"] == "done" && table.starts_with("stage "), "{text}");
+}
+
+#[test]
 fn a_slave_has_a_name_and_a_host() {
     for flag in ["--name", "--host"] {
         flexps(["slave", "--master", "127.0.0.1:1", flag, ""]).within(20).exits(2).says(&[flag]);

@@ -341,6 +341,22 @@ fn ctrl_c_leaves_a_master_that_stands_still_before_the_job_is_taken_and_while_it
 }
 
 #[test]
+fn ctrl_c_cancels_the_job_of_a_master_that_stands_still_for_longer_than_an_answer_may_take() {
+    let cluster = Cluster::start(1, 1);
+    let rows = some_rows(&cluster);
+    let mut running = cluster.ask(ENDLESS).arg("--input").arg(&rows).within(60).start();
+    await_running(&cluster);
+    cluster.master.signal(libc::SIGSTOP);
+    running.signal(libc::SIGINT);
+    running.await_stderr("Ctrl-C again leaves at once");
+    std::thread::sleep(12 * SECOND);
+    cluster.master.signal(libc::SIGCONT);
+    let run = running.finish();
+    assert_eq!(run.code, 130, "{run}");
+    assert_eq!(cluster.ask(["jobs"]).json()[0]["state"], "cancelled");
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let cluster = Cluster::start(0, 1);
     flexps(["master", "--bind", &cluster.address]).within(20).exits(2).says(&[&cluster.address, "in use"]);

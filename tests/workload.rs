@@ -246,3 +246,21 @@ fn a_job_that_was_confined_to_slaves_is_replayed_on_the_same_ones() {
         assert_eq!(where_to(&simulate(&workload, &slaves, &*policy(name).unwrap(), 0).unwrap()), recorded, "{name}");
     }
 }
+
+#[test]
+fn a_live_job_may_wait_for_one_that_ended_longer_ago_than_masters_remember() {
+    let here = folder();
+    let file = here.path().join("after.toml");
+    let text = r#"
+        cluster = { slaves = 1, slots = 4 }
+        job = [
+          { name = "setup", stage = [{ name = "s", threads = 1, work = 0.01 }] },
+          { name = "small", copies = 230, every = 0.01, arrival = 0.1, after = ["setup"], stage = [{ name = "w", threads = 1, work = 0.001 }] },
+        ]
+    "#;
+    std::fs::write(&file, text).unwrap();
+    let run = flexps(["workload", "run", "--policies", "greedy"]).arg(&file).env("FLEXPS_MASTER", "").json();
+    let jobs = of(&run, "greedy")["jobs"].as_array().unwrap().clone();
+    assert_eq!(jobs.len(), 231);
+    assert!(jobs.iter().all(|job| job["end"].is_number()), "{run}");
+}

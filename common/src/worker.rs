@@ -267,7 +267,7 @@ impl<'a> Worker<'a> {
 
     /// Starts a pass over this worker's share of the slave's rows; `next` gives block after block, those that are
     /// still being read as they come. Their indices are features until a worker of this stage or one before asks for
-    /// [`Worker::key_map`], and numbers of that map behind it. Of rows that the stage consumes a worker's share is what it comes to first, and a
+    /// [`Worker::key_map`], or draws rows of the input, and numbers of that map behind it. Of rows that the stage consumes a worker's share is what it comes to first, and a
     /// slave's first worker has all as long as it keeps up with the reading; the blocks are in order, and a second pass
     /// gives only what the first one has left.
     pub fn pass(&self, input: Input) -> Pass {
@@ -304,7 +304,8 @@ impl<'a> Worker<'a> {
     }
 
     /// The rows that this slave has for a stage that draws ([`crate::plan::StageBuilder::draws`]): its own and those that
-    /// it fetched from others, the same for all workers here and in each run. Waits until they are there.
+    /// it fetched from others, the same for all workers here and in each run. Waits until they are there. Their indices are
+    /// numbers of a map of their own; those of the slave's rows are numbers of [`Worker::key_map`] from then on.
     pub fn draw(&mut self, input: Input) -> Result<Arc<Drawn>> {
         self.backend.draw(input.id)
     }

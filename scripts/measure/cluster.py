@@ -42,6 +42,14 @@ class Cluster:
         return len(json.loads(out))
 
     def __enter__(self):
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def begin(self):
         self.master = self.start(0, "master", "--bind", f"{self.address(0)}:0").stdout.readline().split()[-1]
         for i in range(1, self.slaves + 1):
             self.start(i, "slave", "--master", self.master, "--slots", self.slots, *self.cores, "--host", f"h{i}",
@@ -49,10 +57,8 @@ class Cluster:
         deadline = time.monotonic() + 20
         while self.registered() < self.slaves:
             if time.monotonic() > deadline:
-                self.__exit__()
                 sys.exit("bench: the slaves did not register within 20 s")
             time.sleep(0.1)
-        return self
 
     def __exit__(self, *_):
         for child in reversed(self.children):

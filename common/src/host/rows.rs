@@ -77,11 +77,12 @@ impl HostRows {
         self.slaves[slave].lock().blocks.len()
     }
 
-    /// All rows, whatever share is asked for: the host has them.
+    /// All rows, whatever share is asked for: the host has them. They are numbered, as slaves do to send them.
     pub fn draw(&self, input: InputId) -> Result<Arc<Drawn>> {
         if !self.uses.drawn {
             return Err(Error::bug(format!("no stage draws from input {input}")));
         }
+        (0..self.slaves.len()).try_for_each(|slave| self.key_map(slave).map(drop))?;
         let drawn = self
             .drawn
             .get_or_init(|| {

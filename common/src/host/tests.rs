@@ -136,6 +136,26 @@ fn rows_are_dealt_to_slaves_and_renumbered_by_their_key_map() {
 }
 
 #[test]
+fn a_stage_that_draws_has_the_rows_numbered_as_slaves_have_to_send_them() {
+    let rows: Vec<Block> = (0..6).map(|i| block(&[(1.0, &[(100 * i, 1.0), (1000, 2.0)])])).collect();
+    let mut plan = Plan::default();
+    let rows_of = input(&mut plan);
+    plan.body.stage("draws", move |worker| worker.draw(rows_of).map(drop)).draws(rows_of, 0.5);
+    plan.body
+        .stage("passes", move |worker| {
+            let mut pass = worker.pass(rows_of);
+            while let Some((_, block)) = pass.next(worker)? {
+                let largest = block.indices.iter().max().copied().unwrap_or_default();
+                worker.report("largest", Metric::Max(f64::from(largest)));
+            }
+            Ok(())
+        })
+        .input(rows_of);
+    let done = Host::new().rows(rows).run(&plan).unwrap();
+    assert_eq!(done.progress.metric("passes", "largest").unwrap(), 6.0, "numbers of the slave's own seven features");
+}
+
+#[test]
 fn columns_stay_with_their_block_over_stages() {
     let mut plan = Plan::default();
     let rows_of = input(&mut plan);

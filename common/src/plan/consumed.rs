@@ -26,6 +26,9 @@ pub(super) fn check(steps: &[Step], input: impl Fn(InputId) -> String) -> Result
                 "stage {name} consumes the rows of {rows}, and stage {other} needs them too"
             )));
         }
+        if stage.draws.is_some_and(|(of, _)| of == id) {
+            return Err(Error::user(format!("stage {name} consumes the rows of {rows}, and draws from them too")));
+        }
     }
     Ok(())
 }
@@ -71,6 +74,11 @@ mod tests {
             plan.body.stage("other", |_| Ok(())).draws(input, 0.5);
         });
         assert_eq!(text, "stage first consumes the rows of input, and stage other needs them too");
+        let text = refused(|plan, _| {
+            let both = plan.input(rows("both")).unwrap();
+            plan.body.stage("both", |_| Ok(())).consumes(both).draws(both, 0.5);
+        });
+        assert_eq!(text, "stage both consumes the rows of both, and draws from them too");
         let text = refused(|plan, _| {
             let held_out = plan.input(rows("validation")).unwrap();
             plan.body.repeat(2, |steps| {

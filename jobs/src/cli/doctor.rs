@@ -127,7 +127,8 @@ fn secret(file: Option<&Path>) -> Finding {
 }
 
 async fn master(args: &DoctorArgs) -> Finding {
-    let Some(address) = &args.master else {
+    // An empty FLEXPS_MASTER is how a script unsets it.
+    let Some(address) = args.master.as_ref().filter(|address| !address.is_empty()) else {
         return match std::net::TcpListener::bind(DEFAULT_BIND) {
             Ok(_) => Passes(format!("could listen at {DEFAULT_BIND}")),
             Err(e) => Wrong(format!("can't listen at {DEFAULT_BIND}: {e}; give --master if one runs there, or --bind")),

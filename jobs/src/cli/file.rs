@@ -10,6 +10,7 @@ use flexps_common::side::{self, Side};
 use flexps_common::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
@@ -42,6 +43,17 @@ pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> 
     command(runtime.handle())
 }
 
+/// The stream that `path` names, if it is one of this process's outputs: the same open file, so that what goes there otherwise
+/// stands behind, not over it.
+fn shared(path: &Path) -> Option<std::io::Result<File>> {
+    let own = match path.to_str()? {
+        "/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1" => std::io::stdout().as_fd().try_clone_to_owned(),
+        "/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2" => std::io::stderr().as_fd().try_clone_to_owned(),
+        _ => return None,
+    };
+    Some(own.map(File::from))
+}
+
 /// A file that is being written.
 pub struct Whole {
     /// As the user called it.
@@ -62,7 +74,10 @@ impl Whole {
         let shown = path.to_owned();
         let is_stream = STREAMS.iter().any(|stream| path.starts_with(stream));
         if is_stream || there.as_ref().is_some_and(|there| !there.is_file()) {
-            let file = OpenOptions::new().append(true).open(path).map_err(failed)?;
+            let file = match shared(path) {
+                Some(stream) => stream.map_err(failed)?,
+                None => OpenOptions::new().append(true).open(path).map_err(failed)?,
+            };
             return Ok(Self { shown, places: None, file: BufWriter::new(file) });
         }
         // A link stays: what it leads to is replaced.

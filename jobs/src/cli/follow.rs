@@ -22,6 +22,22 @@ const BETWEEN_NEWS: Duration = Duration::from_millis(100);
 /// As many as a log needs.
 const BETWEEN_SILENT: Duration = Duration::from_secs(1);
 
+/// Has the job cancelled, also by a master that is slow to answer.
+async fn cancel(client: &Client, job: JobId) -> Result<()> {
+    let asked = Instant::now();
+    loop {
+        match client.cancel(job).await {
+            Ok(()) => return Ok(()),
+            // One that has ended meanwhile says how when it is watched.
+            Err(e) if e.fault == Fault::User => return Ok(()),
+            Err(e) if e.retry && asked.elapsed() < PATIENCE => tokio::time::sleep(RETRY).await,
+            Err(e) => {
+                return Err(Error { message: format!("{e}; {job} may still run: `flexps cancel {job}` ends it"), ..e });
+            }
+        }
+    }
+}
+
 /// Follows `job` and returns its report once it has ended, however it ended.
 pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> Result<Report> {
     let mut lines = Lines::new();
@@ -38,12 +54,10 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                 }
                 cancelled = true;
                 lines.say(&format!("cancelling {job}; Ctrl-C again leaves at once"));
-                // One that has ended meanwhile says how when it is watched.
-                let told = tokio::select! {
-                    told = client.cancel(job) => told,
+                tokio::select! {
+                    told = cancel(client, job) => told?,
                     () = interrupt.next() => return Err(Error::cancelled()),
-                };
-                told.or_else(|e| if e.fault == Fault::User { Ok(()) } else { Err(e) })?;
+                }
                 continue;
             }
         };

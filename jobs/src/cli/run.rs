@@ -78,10 +78,11 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
 /// Gives the report to whoever asked for it, and the job's error to the caller.
 fn finish(report: &Report, json: bool, file: Option<Whole>) -> Result<()> {
     let as_json = || serde_json::to_string(report).map_err(|e| Error::bug(format!("the report as JSON: {e}")));
-    if let Some(file) = file {
+    // A file that can't be written keeps nobody from the result.
+    let filed = file.map_or(Ok(()), |file| {
         let json = as_json()?;
-        file.fill(|file| writeln!(file, "{json}"))?;
-    }
+        file.fill(|file| writeln!(file, "{json}"))
+    });
     // Where the result does not show them, whoever watches, or looks for what went wrong, wants to know them.
     if (json && watched()) || report.state != State::Done {
         report.notes.iter().for_each(|note| say(&format!("note: {note}")));
@@ -91,11 +92,15 @@ fn finish(report: &Report, json: bool, file: Option<Whole>) -> Result<()> {
     } else if report.state == State::Done {
         out(&format!("{}\n{}", table::stages(&report.stages), table::result(report)))?;
     }
-    match report.state {
-        State::Cancelled => Err(cancelled(report.error.as_ref())),
-        State::Failed => Err(report.error.clone().unwrap_or_else(|| Error::bug("the job failed without a reason"))),
-        _ => Ok(()),
+    let failed = match report.state {
+        State::Cancelled => cancelled(report.error.as_ref()),
+        State::Failed => report.error.clone().unwrap_or_else(|| Error::bug("the job failed without a reason")),
+        _ => return filed.context(|| "--report"),
+    };
+    if let Err(error) = filed {
+        say(&format!("warning: --report: {error}"));
     }
+    Err(failed)
 }
 
 /// The error of a job that was cancelled. One that nobody asked to be has failed for who waited for it, by what the master says.

@@ -74,7 +74,7 @@ pub struct RunArgs {
     /// The workload (TOML)
     pub file: PathBuf,
     /// The cluster's master; its policy is changed for each run
-    #[arg(long, env = "FLEXPS_MASTER", value_name = "HOST:PORT", hide_env_values = true, conflicts_with_all = ["slaves", "slots"])]
+    #[arg(long, env = "FLEXPS_MASTER", value_name = "HOST:PORT", hide_env_values = true)]
     pub master: Option<String>,
     /// Slaves of a cluster in this process [default: the file's]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000))]

@@ -20,7 +20,7 @@ use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{self, JobLine};
 use flexps_common::{Error, Result};
 use flexps_master::history::Record;
-use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, bounds, measure};
+use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, Trace, bounds, measure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,14 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs a workload file.
 pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     picture::check(args.compare.picture.as_deref())?;
+    // An empty FLEXPS_MASTER is how a script unsets it.
+    let master = args.master.as_deref().filter(|address| !address.is_empty());
+    if let (Some(address), true) = (master, args.slaves.or(args.slots).is_some()) {
+        return Err(Error::user(format!(
+            "--slaves and --slots are of a cluster in this process, and the jobs go to the master at {address}: leave them out, \
+             or --master and FLEXPS_MASTER"
+        )));
+    }
     let mut file = file::read(&args.file, &registry)?;
     let size = file.size(args.slaves, args.slots);
     file.workload.jobs.iter_mut().for_each(|job| faster(job, args.speed));
@@ -38,10 +46,10 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     if file.workload.luck.breakdowns.is_some() {
         say("note: slaves break down in simulations alone, not here");
     }
-    if args.master.is_some() && !file.cluster.weights.is_empty() {
+    if master.is_some() && !file.cluster.weights.is_empty() {
         say("note: the weights of shares are those that the master was started with (--share), not the file's");
     }
-    if let Some(address) = &args.master {
+    if let Some(address) = master {
         let client = Client::connect(address, &args.access)?;
         let before = client.overview().await?.policy;
         let compared = compare(&client, &args, &file, &jobs, &mut interrupt).await;
@@ -72,7 +80,8 @@ async fn compare(
         client.set_policy(policy).await?;
         say(&format!("{policy}: running {} jobs", jobs.len()));
         let (names, records) = play(client, file, jobs, interrupt).await?;
-        let trace = flexps_master::history::trace(&records, &names, |id| names.contains_key(&id));
+        let mut trace = flexps_master::history::trace(&records, &names, |id| names.contains_key(&id));
+        rename(&mut trace, &file.workload.jobs);
         let (workload, cluster) =
             flexps_master::history::workload(&file.workload.name, &records, &names, |id| names.contains_key(&id));
         let all_models = file.real.iter().all(Option::is_none);
@@ -150,11 +159,28 @@ fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
         let factors = (0..rounds).map(|round| factor(round * count + place)).collect();
         // Most come after the one above.
         let above = place.checked_sub(1).map(|above| above as usize);
-        let after: Vec<String> = stage.after.iter().map(|first| spec.stages[*first].name.clone()).collect();
+        let after: Vec<String> = stage.after.iter().map(|first| named(spec, &spec.stages[*first].name)).collect();
         let after = (stage.after != above.into_iter().collect::<Vec<_>>()).then_some(after);
-        Nap { name: stage.name.clone(), threads, on: None, memory: stage.memory, after, curve, factors }
+        Nap { name: named(spec, &stage.name), threads, on: None, memory: stage.memory, after, curve, factors }
     });
     Sleep { stages: stages.collect(), rounds: u64::from(spec.rounds) }
+}
+
+/// What a stage of a model is called where it runs: all models are one job there, and how long stages take is known by their
+/// names.
+fn named(spec: &JobSpec, stage: &str) -> String {
+    format!("{}/{stage}", spec.kind)
+}
+
+/// The stages of models under their own names again.
+fn rename(trace: &mut Trace, specs: &[JobSpec]) {
+    let kinds: BTreeMap<&str, String> = specs.iter().map(|spec| (spec.name.as_str(), named(spec, ""))).collect();
+    for run in &mut trace.runs {
+        let kind = trace.jobs.get(run.job).and_then(|job| kinds.get(job.name.as_str()));
+        if let Some(own) = kind.and_then(|kind| run.stage.strip_prefix(kind.as_str())) {
+            run.stage = own.to_owned();
+        }
+    }
 }
 
 /// The same job with all times divided.
@@ -170,13 +196,18 @@ fn faster(job: &mut JobSpec, speed: f64) {
 
 /// When each job can be submitted: a job that waits for others is known to the master after them.
 fn order(jobs: &[JobSpec]) -> Vec<usize> {
-    fn arrival(jobs: &[JobSpec], at: usize) -> (Duration, usize) {
-        let first = jobs[at].after.iter().map(|first| arrival(jobs, *first)).max();
+    type Known = Vec<Option<(Duration, usize)>>;
+    fn arrival(jobs: &[JobSpec], at: usize, known: &mut Known) -> (Duration, usize) {
+        if let Some(arrival) = known[at] {
+            return arrival;
+        }
+        let first = jobs[at].after.iter().map(|first| arrival(jobs, *first, known)).max();
         let (after, depth) = first.map_or((Duration::ZERO, 0), |(at, depth)| (at, depth + 1));
-        (after.max(jobs[at].arrival), depth)
+        *known[at].insert((after.max(jobs[at].arrival), depth))
     }
+    let mut known = vec![None; jobs.len()];
     let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_key(|at| (arrival(jobs, *at), *at));
+    order.sort_by_cached_key(|at| (arrival(jobs, *at, &mut known), *at));
     order
 }
 
@@ -194,10 +225,16 @@ async fn play(
         for at in order(specs) {
             let spec = &specs[at];
             tokio::time::sleep(spec.arrival.saturating_sub(begin.elapsed())).await;
+            let mut after: Vec<JobId> = spec.after.iter().filter_map(|first| ids.get(first).copied()).collect();
+            if !after.is_empty() {
+                // One that is no longer listed has ended long ago.
+                let listed: Vec<JobLine> = api::read(&client.document("jobs").await?)?;
+                after.retain(|first| listed.iter().any(|job| job.id == *first));
+            }
             let scheduling = Scheduling {
                 priority: spec.priority,
                 user: spec.owner.clone(),
-                after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
+                after,
                 deadline: spec.deadline.map(|d| d.as_secs_f64()),
                 memory: file.real[at].as_ref().and_then(|real| real.memory),
                 ..Scheduling::default()
@@ -205,7 +242,6 @@ async fn play(
             ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?);
         }
         loop {
-            // One that is no longer listed has ended long ago.
             let listed: Vec<JobLine> = api::read(&client.document("jobs").await?)?;
             let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
             if !ids.values().any(running) {
@@ -227,4 +263,45 @@ async fn play(
     }
     let names = ids.into_iter().map(|(at, id)| (id, specs[at].name.clone())).collect();
     Ok((names, client.records().await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_master::simulate::{JobTrace, Run};
+
+    #[test]
+    fn jobs_are_ordered_by_those_that_they_wait_for_however_many_ways_lead_there() {
+        // Layers of which each job waits for all of the one above: there are more ways than can be counted.
+        let (layers, each) = (40, 30);
+        let job = |at: usize| {
+            let above = at / each;
+            let after = if above == 0 { Vec::new() } else { ((above - 1) * each..above * each).collect() };
+            // The last are to come first.
+            JobSpec { after, arrival: Duration::from_secs((layers - above) as u64), ..JobSpec::default() }
+        };
+        let jobs: Vec<JobSpec> = (0..layers * each).map(job).collect();
+        assert_eq!(order(&jobs), (0..layers * each).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn models_of_different_kinds_are_known_apart_where_they_run_and_shown_under_their_own_names() {
+        let spec =
+            |name: &str, kind: &str| JobSpec { name: name.to_owned(), kind: kind.to_owned(), ..JobSpec::default() };
+        let specs = [spec("long-1", "long"), spec("real", "svrg")];
+        assert_ne!(named(&specs[0], "work"), named(&spec("short-1", "short"), "work"));
+        let job = |name: &str| JobTrace { name: name.to_owned(), ..JobTrace::default() };
+        let at = Duration::ZERO;
+        let run = |job, stage: String| {
+            let (workers, why) = (Vec::new(), None);
+            Run { job, stage, round: 1, ready: at, start: at, end: at, workers, why, failed: false }
+        };
+        let mut trace = Trace {
+            jobs: vec![job("long-1"), job("real")],
+            runs: vec![run(0, named(&specs[0], "work")), run(1, "a/b".to_owned())],
+            ..Trace::default()
+        };
+        rename(&mut trace, &specs);
+        assert_eq!(trace.runs.iter().map(|run| run.stage.as_str()).collect::<Vec<_>>(), ["work", "a/b"]);
+    }
 }
