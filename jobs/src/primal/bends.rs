@@ -10,6 +10,8 @@ use flexps_common::widest::{Work, widest};
 const ROWS: usize = 64;
 /// Sums that go side by side.
 const LANES: usize = 8;
+/// Sums over rows: those of the certificate but one, which is another's here, and that of the curvatures.
+const SUMS: usize = RowSums::COUNT;
 
 /// Fills `bends` with weighted slope and curvature, times `share`, of each row's loss at its score; `targets` holds targets and
 /// weights. Gives the sums for the certificate, and that of the curvatures.
@@ -51,7 +53,7 @@ impl<L: Smooth> Work for Bend<'_, L> {
 
     #[inline(always)]
     fn run(self) -> Self::Output {
-        let mut sums = [[0.0; ROWS]; 5];
+        let mut sums = [[0.0; ROWS]; SUMS];
         let (targets, last_targets) = self.targets.as_chunks::<ROWS>();
         let (scores, last_scores) = self.scores.as_chunks::<ROWS>();
         let (bends, last_bends) = self.bends.as_chunks_mut::<ROWS>();
@@ -65,8 +67,8 @@ impl<L: Smooth> Work for Bend<'_, L> {
         scores[..rest].copy_from_slice(last_scores);
         some(self.loss, (&targets, &scores), &mut bends, self.share, &mut sums);
         last_bends.copy_from_slice(&bends[..rest]);
-        let [loss, inner, bend, slope, curvature] = sums.map(|rows| rows.iter().sum::<f64>());
-        (RowSums { loss, dual: loss, inner, bend, slope }, curvature)
+        let [loss, inner, bend, slope, curvature, mass, lift, spread] = sums.map(|rows| rows.iter().sum::<f64>());
+        (RowSums { loss, dual: loss, inner, bend, slope, mass, lift, spread }, curvature)
     }
 }
 
@@ -77,7 +79,7 @@ fn some<L: Smooth>(
     (targets, scores): (&[(f64, f64); ROWS], &[f64; ROWS]),
     bends: &mut [[f64; 2]; ROWS],
     share: f64,
-    sums: &mut [[f64; ROWS]; 5],
+    sums: &mut [[f64; ROWS]; SUMS],
 ) {
     let (mut y, mut weight, mut made) = ([0.0; ROWS], [0.0; ROWS], [[0.0; ROWS]; 4]);
     for row in 0..ROWS {
@@ -97,6 +99,12 @@ fn some<L: Smooth>(
         sums[3][row] += by * slope[row];
         sums[4][row] += own[1];
         bends[row] = own;
+    }
+    for row in 0..ROWS {
+        let (by, inner) = (weight[row], slope[row] * scores[row]);
+        sums[5][row] += by * slope[row].abs();
+        sums[6][row] += by * (loss[row] - inner).max(0.0);
+        sums[7][row] += by * inner.abs();
     }
 }
 

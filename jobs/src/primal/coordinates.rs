@@ -180,11 +180,11 @@ impl Coordinates {
     ) -> Result<()> {
         let Some(foresight) = &mut self.foresight else { return Ok(()) };
         foresight.look(loss, &own.targets, 1.0 / shared.rows);
-        let RowSums { dual, inner, bend, slope, .. } = foresight.rows;
-        let mut all: Vec<f64> = foresight.gradient(&self.columns).chain([dual, inner, bend, slope]).collect();
+        let mut all: Vec<f64> = foresight.gradient(&self.columns).chain(foresight.rows.array()).collect();
         shared.reduce.sum(worker, &mut all)?;
-        if let Some((gradient, &[dual, inner, bend, slope])) = all.split_last_chunk() {
-            let foreseen = shared.certificate(&RowSums { dual, inner, bend, slope, ..view.rows }, gradient);
+        if let Some((gradient, sums)) = all.split_last_chunk() {
+            let foreseen = RowSums { loss: view.rows.loss, ..RowSums::of(*sums) };
+            let foreseen = shared.certificate(&foreseen, gradient);
             if foreseen.gap < view.certificate.gap {
                 view.certificate = foreseen;
                 return Ok(());

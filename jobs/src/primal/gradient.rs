@@ -3,6 +3,7 @@
 //! Invariant: every row that is not held out is counted once; what is kept of a worker's rows, their scores in the order
 //! of its blocks, belongs to the point that the stage saw. What learnt at that point may have left them already.
 
+use super::certificate::RowSums;
 use super::kept::{self, ANCHOR, FORESEEN, SCORES};
 use super::loss::Smooth;
 use super::occurring;
@@ -105,17 +106,13 @@ pub fn block(worker: &mut Worker<'_>, part: &Part, at: usize) -> Result<Arc<Bloc
 /// Sums over rows.
 #[derive(Debug, Default)]
 struct Sums {
-    loss: f64,
-    dual: f64,
-    inner: f64,
-    bend: f64,
-    slope: f64,
+    rows: RowSums,
     curvature: f64,
     right: u64,
 }
 
 impl Gradient {
-    /// The stage function. Reports `loss`, `dual`, `inner`, `bend`, `slope`, `curvature`, `right`, summed over rows.
+    /// The stage function. Reports [`RowSums::NAMES`], `curvature` and `right`, summed over rows.
     pub fn run<L: Smooth>(&self, loss: L, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
@@ -165,11 +162,16 @@ impl Gradient {
                         let v = dual.copied().unwrap_or(z);
                         let at = loss.at(y, v);
                         slopes.push(share * weight * at.slope);
-                        sums.loss += weight * if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
-                        sums.dual += weight * loss.dual(y, v, &at);
-                        sums.inner += weight * at.slope * v;
-                        sums.bend += weight * at.bend;
-                        sums.slope += weight * at.slope;
+                        let (of_dual, inner) = (loss.dual(y, v, &at), at.slope * v);
+                        let rows = &mut sums.rows;
+                        rows.loss += weight * if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
+                        rows.dual += weight * of_dual;
+                        rows.inner += weight * inner;
+                        rows.bend += weight * at.bend;
+                        rows.slope += weight * at.slope;
+                        rows.mass += weight * at.slope.abs();
+                        rows.lift += weight * (of_dual - inner).max(0.0);
+                        rows.spread += weight * inner.abs();
                         sums.curvature += weight * at.curvature;
                         sums.right += u64::from(is_right(y, z));
                         // SAFETY: as above, and there are as many sums as weights.
@@ -197,9 +199,9 @@ impl Gradient {
         if self.anchors {
             kept::keep(worker, self.rows, ANCHOR, slopes)?;
         }
-        let Sums { loss, dual, inner, bend, slope, curvature, right } = sums;
-        let rows = [("loss", loss), ("dual", dual), ("inner", inner), ("bend", bend)];
-        for (name, value) in rows.into_iter().chain([("slope", slope), ("curvature", curvature)]) {
+        let Sums { rows, curvature, right } = sums;
+        let rows = RowSums::NAMES.into_iter().zip(rows.array());
+        for (name, value) in rows.chain([("curvature", curvature)]) {
             worker.report(name, Metric::Sum(value));
         }
         worker.report("right", Metric::Count(right));

@@ -59,6 +59,8 @@ pub struct Shared {
     pub weights: Vec<f64>,
     /// The intercept, if there is one.
     pub bias: Option<f64>,
+    /// The norm of the longest row.
+    pub longest: f64,
     /// For sums over the workers.
     pub reduce: Reduce,
 }
@@ -154,6 +156,7 @@ impl Shared {
             tolerance,
             weights: Vec::new(),
             bias: bias.then(|| worker.scalar("bias", 0.0)),
+            longest: worker.scalar("longest", f64::INFINITY),
             reduce: Reduce::new(sums, (2 * features + 16).max(Gram::numbers(features, memory))),
         }
     }
@@ -175,7 +178,7 @@ impl Shared {
     ) -> Result<(View, [f64; N])> {
         let (sums, own_curvature) = own.bend(loss, self.rows);
         let count = self.weights.len();
-        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + 5 + N), Vec::new());
+        let (mut all, mut own_diagonal) = (Vec::with_capacity(2 * count + RowSums::COUNT + 1 + N), Vec::new());
         match values {
             Values::Lines(lines) => all.extend(lines.gradient(worker, &own.bends)?),
             Values::Columns(columns) => {
@@ -187,29 +190,36 @@ impl Shared {
             }
         }
         all.extend(&own_diagonal);
-        all.extend([sums.loss, sums.inner, sums.bend, sums.slope, own_curvature]);
+        all.extend(sums.array());
+        all.push(own_curvature);
         all.extend(more);
         self.reduce.sum(worker, &mut all)?;
         let (features, rest) = all.split_at(count + own_diagonal.len());
         let (gradient, diagonal) = features.split_at(count);
-        let sums = RowSums { loss: rest[0], dual: rest[0], inner: rest[1], bend: rest[2], slope: rest[3] };
+        let sums = RowSums::of(std::array::from_fn(|at| rest[at]));
+        let rest = &rest[RowSums::COUNT..];
         let certificate = self.certificate(&sums, gradient);
         let view = View {
             gradient: gradient.to_vec(),
             diagonal: diagonal.to_vec(),
             own_diagonal,
-            constant: [rest[3] / self.rows, rest[4], own_curvature],
+            constant: [sums.slope / self.rows, rest[0], own_curvature],
             rows: sums,
             certificate,
         };
-        Ok((view, std::array::from_fn(|at| rest[5 + at])))
+        Ok((view, std::array::from_fn(|at| rest[1 + at])))
+    }
+
+    /// The norm of the longest row, where there is an intercept.
+    pub fn longest(&self) -> Option<f64> {
+        self.bias.map(|_| self.longest)
     }
 
     /// The certificate of the features that are worked on.
     pub fn certificate(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
         let mut over = FeatureSums::default();
         self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
-        certify(self.rows, rows, &over, self.penalty, self.bias)
+        certify(self.rows, rows, &over, self.penalty, self.longest())
     }
 
     /// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it

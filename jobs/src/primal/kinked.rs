@@ -96,7 +96,9 @@ impl Shared {
                 worker.check()?;
                 let sums = centres.sums(loss, own);
                 let (view, [loss, dual]) = self.look(smooth, worker, (own, Values::Lines(&gram.lines)), sums)?;
-                let now = self.certificate(&RowSums { loss, dual, ..view.rows }, &view.gradient);
+                // The hinge's -f*(u) is |u|.
+                let rows = RowSums { loss, dual, lift: view.rows.mass, ..view.rows };
+                let now = self.certificate(&rows, &view.gradient);
                 gap = now.gap;
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
                     break 'widths;

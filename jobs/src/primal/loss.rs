@@ -176,13 +176,16 @@ impl Smooth for Hinge {
     }
 }
 
+/// Nearer to 1 than by this score no probability in f64 is.
+const SURE: f64 = 37.0;
+
 /// The intercept that is best without any weight, `targets` being the sum of the rows' targets and `rows` their number,
 /// both weighted.
 pub fn constant(kind: Kind, targets: f64, rows: f64) -> f64 {
     let mean = if rows > 0.0 { targets / rows } else { 0.0 };
     match kind {
         // p = (1 + mean) / 2 of the rows are positive.
-        Kind::Logistic => ((1.0 + mean) / (1.0 - mean)).ln(),
+        Kind::Logistic => ((1.0 + mean) / (1.0 - mean)).ln().clamp(-SURE, SURE),
         Kind::Hinge | Kind::SquaredHinge | Kind::Squared => mean,
     }
 }

@@ -57,7 +57,7 @@ impl Means {
             Some(gram) => By::Matrix { gram, filled: false },
             None => match Split::of(worker, &mut shared.reduce, columns, rows)? {
                 Some(split) => By::Dealt(split),
-                None => By::Own { improves: worker.place.threads > 1 },
+                None => By::Own { improves: true },
             },
         };
         let mut bounds = match &by {
@@ -88,7 +88,7 @@ impl Means {
         self.poor = if poorly { self.poor + 1 } else { 0 };
     }
 
-    /// Goes on by the matrix, whatever it costs, where joined steps lead nowhere and a worker may keep it.
+    /// Goes on by the matrix, whatever it costs, where other steps lead nowhere and a worker may keep it.
     pub fn improve(
         &mut self,
         worker: &mut Worker<'_>,

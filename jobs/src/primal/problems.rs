@@ -118,6 +118,7 @@ impl Problems {
                 gram::bytes(facts.features).div_ceil(1 << 20),
             )));
         }
+        progress.set("longest", facts.max_norm2.sqrt());
         progress.set("few", f64::from(u8::from(few)));
         progress.set("alone", f64::from(u8::from(!few && facts.nonzeros < ALONE)));
         Ok(Flow::Next)
@@ -183,8 +184,12 @@ impl Problems {
         }
         self.set_lambda(progress, self.lambda.unwrap_or(1.0 / facts.rows as f64));
         if self.flags.path.is_some() {
-            // The largest comes from the first round's gradient.
-            progress.set("most_lambda", 0.0);
+            // The largest comes from the gradient of the first round, of all folds the first one's: they are compared by step.
+            let known = progress.scalar(&path_of(place), 0.0);
+            progress.set("most_lambda", known);
+            if known > 0.0 {
+                self.set_steps(progress, known);
+            }
         }
         Ok(Flow::Next)
     }
@@ -210,11 +215,21 @@ impl Problems {
                 "--lambda {least} leaves no weight: a path goes down from {most:.6} to it; give less"
             )));
         }
+        let facts = self.facts(progress)?;
+        if let Some(place) = self.place(&facts, progress.epoch) {
+            progress.set(&path_of(place), most);
+        }
+        self.set_steps(progress, most);
+        Ok(true)
+    }
+
+    /// Begins a path from this lambda on.
+    fn set_steps(&self, progress: &mut Progress, most: f64) {
+        let least = self.lambda.unwrap_or(SPAN * most);
         progress.set("most_lambda", most);
         progress.set("least_lambda", least);
         progress.set("path_ratio", (least / most).powf(1.0 / f64::from(self.steps() - 1)));
         self.set_lambda(progress, most);
-        Ok(true)
     }
 
     /// Behind a problem: its numbers, what cross-validation makes of them, and whether its weights are kept.
@@ -374,6 +389,11 @@ impl Problems {
         progress.set("reached", f64::from(u8::from(reached)));
         Ok(reached.then_some(why))
     }
+}
+
+/// The scalar that holds the largest lambda of a class's paths.
+fn path_of(place: Place) -> String {
+    format!("most_lambda_{}", place.class.unwrap_or(0))
 }
 
 /// The numbers of a problem that has ended.

@@ -107,11 +107,11 @@ impl Watched {
         let slopes: Vec<f64> = bends.iter().map(|[slope, _]| *slope).collect();
         let before = self.before.take().filter(|(then, _)| then.len() == slopes.len());
         let since = before.as_ref().map_or(LOST, |(then, _)| bends::far(then, bends));
-        let mut all = vec![sums.loss, sums.dual, sums.inner, sums.bend, sums.slope, far, since];
+        let mut all: Vec<f64> = [far, since].into_iter().chain(sums.array()).collect();
         shared.reduce.sum(worker, &mut all)?;
-        let rows = RowSums { loss: all[0], dual: all[1], inner: all[2], bend: all[3], slope: all[4] };
-        coordinates.strayed = all[5].sqrt();
-        let since = all[6].sqrt();
+        let rows = RowSums::of(std::array::from_fn(|at| all[2 + at]));
+        coordinates.strayed = all[0].sqrt();
+        let since = all[1].sqrt();
         // All workers know the same of these, and so choose the same.
         let chosen = before.as_ref().and_then(|(_, gradient)| self.near(gradient, since, shared.penalty.l1));
         let anew = chosen.is_none();
@@ -127,7 +127,7 @@ impl Watched {
         self.before = if anew { Some((slopes, gradient.clone())) } else { before };
         let mut features = FeatureSums::default();
         self.weights.iter().zip(&gradient).for_each(|(w, g)| features.add(*w, *g, shared.penalty));
-        let now = certify(shared.rows, &rows, &features, shared.penalty, shared.bias);
+        let now = certify(shared.rows, &rows, &features, shared.penalty, shared.longest());
         let certifies = coordinates.strayed <= reach && now.gap <= shared.tolerance * now.objective;
         Ok(Seen { rows, features, gradient, certifies })
     }
@@ -159,18 +159,9 @@ impl Seen {
         let leads = worker.place.index == 0;
         let nonzeros = watched.weights.iter().filter(|weight| leads && is_kept(**weight));
         worker.report("nonzeros", Metric::Count(nonzeros.count() as u64));
-        let (RowSums { loss, dual, inner, bend, slope }, FeatureSums { penalty, excess, .. }) =
-            (self.rows, self.features);
-        let sums = [
-            ("loss", loss),
-            ("dual", dual),
-            ("inner", inner),
-            ("bend", bend),
-            ("slope", slope),
-            ("penalty", penalty),
-            ("excess", excess),
-        ];
-        for (name, value) in sums {
+        let FeatureSums { penalty, excess, .. } = self.features;
+        let rows = RowSums::NAMES.into_iter().zip(self.rows.array());
+        for (name, value) in rows.chain([("penalty", penalty), ("excess", excess)]) {
             worker.report(name, Metric::Sum(if leads { value } else { 0.0 }));
         }
     }

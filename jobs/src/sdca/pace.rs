@@ -22,6 +22,9 @@ const HOPELESS: f64 = 3.0;
 const AGREED: f64 = 2.0;
 const SURE: f64 = 20.0;
 
+/// When no epochs are left, a gap of so many tolerances is no end.
+const FAR: f64 = 10.0;
+
 /// Before the first epoch of a problem.
 pub fn begin(progress: &mut Progress) {
     for name in ["paced_from", "paced_to", "slow", GIVEN_UP] {
@@ -46,7 +49,9 @@ pub fn judge(
     let [from_apart, to_apart] = ["paced_from_gap", "paced_to_gap"].map(|name| progress.scalar(name, apart));
     let (since, falls) = if from > 0.0 { (from, from_apart / apart) } else { (to, to_apart / apart) };
     let (tried, left) = (progress.scalar(TRIED, 0.0) > 0.0, left(ended - since, falls, gap / tolerance));
-    let slow = since > 0.0 && left > other && (tried || left > HOPELESS * (epochs - ended));
+    // At the end the other is all that there is.
+    let far = last && gap > FAR * tolerance;
+    let slow = since > 0.0 && (far || left > other && (tried || left > HOPELESS * (epochs - ended)));
     let agreed = if slow { progress.scalar("slow", 0.0) + 1.0 } else { 0.0 };
     let (from, from_apart) = if to > 0.0 { (to, to_apart) } else { (ended, apart) };
     let now = [("paced_from", from), ("paced_from_gap", from_apart), ("paced_to", ended), ("paced_to_gap", apart)];
@@ -104,7 +109,8 @@ mod tests {
         let slow = |ended: f64| 0.5 * 0.995f64.powf(ended);
         assert_eq!(given_up(&[(OTHER, 50.0)], slow), Some(22.0));
         assert_eq!(given_up(&[], slow), None, "there is no other");
-        assert_eq!(given_up(&[(OTHER, 1e5)], slow), None, "the other would take longer still");
+        // The other would take longer still, but when no epochs are left it goes on all the same.
+        assert_eq!(given_up(&[(OTHER, 1e5)], slow), Some(100.0));
         assert_eq!(given_up(&[(OTHER, 50.0)], |ended| 0.5 * ended), Some(22.0), "a gap that grows");
         // Nearly there: what is left at the end is less than the other would take, or more.
         let near = |ended: f64| 0.5 * 0.93f64.powf(ended);
