@@ -217,9 +217,18 @@ impl Shared {
 
     /// The certificate of the features that are worked on.
     pub fn certificate(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
+        certify(self.rows, rows, &self.features(gradient), self.penalty, self.longest())
+    }
+
+    /// The same as if the intercept were right.
+    pub fn certificate_without(&self, rows: &RowSums, gradient: &[f64]) -> Certificate {
+        certify(self.rows, rows, &self.features(gradient), self.penalty, None)
+    }
+
+    fn features(&self, gradient: &[f64]) -> FeatureSums {
         let mut over = FeatureSums::default();
         self.weights.iter().zip(gradient).for_each(|(w, g)| over.add(*w, *g, self.penalty));
-        certify(self.rows, rows, &over, self.penalty, self.longest())
+        over
     }
 
     /// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it

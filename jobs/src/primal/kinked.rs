@@ -29,6 +29,8 @@ const STEPS: usize = 40;
 const STIFF: f64 = 0.01;
 /// Steps at one width end when their distance is this part of the hinge's gap.
 const ENOUGH: f64 = 0.6;
+/// ... and what is left of the intercept's slope makes the gap so many times larger at most.
+const NEARLY: f64 = 2.0;
 /// All end when that is so much of what is asked for...
 const WELL: f64 = 0.3;
 /// ... or at the least width falls to no less than this part from one to the next: what is left is rounding.
@@ -103,7 +105,9 @@ impl Shared {
                 if now.gap <= WELL * self.tolerance * now.objective || !now.objective.is_finite() {
                     break 'widths;
                 }
-                if step > 0 && self.distance(&view) <= ENOUGH * now.gap {
+                // An intercept that is not there yet makes the certificate far worse than the width does.
+                let of_width = self.certificate_without(&rows, &view.gradient).gap + self.off(&view);
+                if step > 0 && self.distance(&view) <= ENOUGH * of_width && now.gap <= NEARLY * of_width {
                     break;
                 }
                 gram.fill(worker, &mut self.reduce, &own.bends)?;
@@ -126,7 +130,11 @@ impl Shared {
     fn distance(&self, view: &View) -> f64 {
         let l2 = self.penalty.l2;
         let slopes = self.weights.iter().zip(&view.gradient).map(|(w, g)| (g + l2 * w).powi(2));
-        let bias = self.bias.map_or(0.0, |bias| view.constant[0].abs() * 2.0 * (1.0 + bias.abs()));
-        slopes.sum::<f64>() / (2.0 * l2) + bias
+        slopes.sum::<f64>() / (2.0 * l2) + self.off(view)
+    }
+
+    /// What a better intercept would bring, about.
+    fn off(&self, view: &View) -> f64 {
+        self.bias.map_or(0.0, |bias| view.constant[0].abs() * 2.0 * (1.0 + bias.abs()))
     }
 }
