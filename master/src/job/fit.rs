@@ -67,17 +67,7 @@ mod tests {
     use std::time::Duration;
 
     fn report() -> Report {
-        let submission = Submission {
-            scheduling: Default::default(),
-            name: "own".to_owned(),
-            params: "{}".to_owned(),
-            plan_hash: 0,
-            reproducible: false,
-            token: 0,
-            experiment: Default::default(),
-            detached: false,
-        };
-        Job::new(JobId(1), submission, Plan::default(), Duration::ZERO).report
+        Job::new(JobId(1), Submission::bare("own"), Plan::default(), Duration::ZERO).report
     }
 
     #[test]

@@ -425,3 +425,20 @@ pub struct Submission {
     /// Whether the client left it to the master and does not follow it.
     pub detached: bool,
 }
+
+#[cfg(test)]
+impl Submission {
+    /// A job of this name, with nothing said of it.
+    pub fn bare(name: &str) -> Self {
+        Self {
+            scheduling: Default::default(),
+            name: name.to_owned(),
+            params: "{}".to_owned(),
+            plan_hash: 0,
+            reproducible: false,
+            token: 0,
+            experiment: Default::default(),
+            detached: false,
+        }
+    }
+}

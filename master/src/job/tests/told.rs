@@ -11,17 +11,7 @@ fn a_job_that_panics_when_it_is_asked_what_it_tells_tells_all() {
         assert!(name != "x", "nobody asks for x");
         name != "y"
     }
-    let submission = Submission {
-        scheduling: Default::default(),
-        name: "own".to_owned(),
-        params: "{}".to_owned(),
-        plan_hash: 0,
-        reproducible: false,
-        token: 0,
-        experiment: Default::default(),
-        detached: false,
-    };
     let plan = Plan { tells: Some(tells), ..Plan::default() };
-    let job = Job::new(JobId(1), submission, plan, Duration::ZERO);
+    let job = Job::new(JobId(1), Submission::bare("own"), plan, Duration::ZERO);
     assert_eq!(["x", "y", "z"].map(|name| job.tells(name)), [true, false, true]);
 }
