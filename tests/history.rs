@@ -52,7 +52,8 @@ fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     let (mut second, _, pages) = master(folder.path(), "second", &address);
     assert!(second.log().contains("is cut off in line"), "{}", second.log());
     let jobs = get(&pages, "/api/v1/jobs").json();
-    assert_eq!((&jobs[0]["state"], &jobs[1]["state"]), (&json!("done"), &json!("queued")), "{jobs}");
+    assert_eq!(jobs[0]["state"], "done", "{jobs}");
+    assert!(["queued", "running"].contains(&jobs[1]["state"].as_str().unwrap()), "{jobs}");
     let known = get(&pages, &format!("/api/v1/jobs/j{done}")).json()["report"]["stages"].clone();
     assert_eq!((known.as_array().map(Vec::len), &known[1]["slaves"]), (Some(2), &json!(["h1"])), "{known}");
     assert!(await_slave(&pages) > id, "a slave has an identity of its own in each life of the master");

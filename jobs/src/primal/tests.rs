@@ -390,7 +390,7 @@ fn a_run_from_a_model_starts_there() {
         assert!(learnt(&cold) || gap(&cold) > 0.1, "{:e} from the optimum", gap(&cold));
         let warm = Common { init_model: Some(fixtures::path("m")), ..once };
         let warm = run(host, &*job(Loss::Logistic, norm, warm, Flags::default()), &blocks).unwrap();
-        assert!(!learnt(&warm) && gap(&warm) < 1e-3 && gap(&first) <= 1e-6, "{:e} from the optimum", gap(&warm));
+        assert!(!learnt(&warm) && gap(&warm) < 5e-3 && gap(&first) <= 1e-6, "{:e} from the optimum", gap(&warm));
     }
 }
 

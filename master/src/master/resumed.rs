@@ -65,7 +65,7 @@ impl Master {
         let Some(Away { names, .. }) = &self.away else { return false };
         let why = match names.first() {
             Some(first) if names.len() > 1 => {
-                format!("waits for {first} and {} more slaves to come back to the master", names.len() - 1)
+                format!("waits for {first}, and {} more, to come back to the master", names.len() - 1)
             }
             first => format!("waits for {} to come back to the master", first.map_or("a slave", String::as_str)),
         };
