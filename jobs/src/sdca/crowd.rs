@@ -16,9 +16,9 @@ const COHERENT: f64 = 0.8;
 /// Of fewer rows a sample tells little, and speed matters little.
 const MANY: f64 = 500.0;
 
-/// Pairs of rows from a block, and from a slave's first one: where that is all, few would miss what some rows share.
+/// Pairs of rows from a block, and from a slave's only one: few would miss what some rows share.
 const PAIRS: usize = 16;
-const FIRST_PAIRS: usize = 128;
+const ONLY_PAIRS: usize = 128;
 /// Of a slave's first blocks each is looked at, of the others one in [`EVERY`].
 const FIRST: usize = 32;
 const EVERY: usize = 8;
@@ -77,12 +77,15 @@ impl Crowd {
         if rows < 2 || !(at < FIRST || at.is_multiple_of(EVERY)) {
             return;
         }
-        let pairs = if at == 0 { FIRST_PAIRS } else { PAIRS };
+        // Where others follow, the first one counts no more than they do.
+        let pairs = if at == 0 { ONLY_PAIRS } else { PAIRS };
+        let counts = PAIRS.min(rows / 2);
+        let weight = counts as f64 / pairs.min(rows / 2) as f64;
+        self.pairs += counts as u64;
         for pair in 0..pairs.min(rows / 2) {
             let (one, other) = (block.row(pair * rows / (2 * pairs)), block.row(rows - 1 - pair * rows / (2 * pairs)));
-            self.products += product(&one, &other).abs();
-            self.pairs += 1;
-            self.norms += 0.5 * (one.norm2() + other.norm2());
+            self.products += weight * product(&one, &other).abs();
+            self.norms += weight * 0.5 * (one.norm2() + other.norm2());
         }
     }
 
