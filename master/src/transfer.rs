@@ -68,10 +68,12 @@ impl<T> Flight<T> {
         Self { most, waiting: VecDeque::new() }
     }
 
-    /// One more; the oldest, if there are enough.
-    pub fn add(&mut self, request: T) -> Option<T> {
+    /// One more; the oldest one is `done` with, if there are enough.
+    pub fn add(&mut self, request: T, done: impl FnOnce(T) -> Result<()>) -> Result<()> {
         self.waiting.push_back(request);
-        if self.waiting.len() >= self.most { self.waiting.pop_front() } else { None }
+        let enough = self.waiting.len() >= self.most;
+        let oldest = if enough { self.waiting.pop_front() } else { None };
+        oldest.map_or(Ok(()), done)
     }
 
     /// Those that are left.
@@ -140,7 +142,7 @@ impl Shards {
         for (tensor, keys) in tensors.iter().flat_map(|t| chunks(&t.spec, t.keys).map(move |keys| (t, keys))) {
             self.check()?;
             let pending = self.get(tensor, &keys)?;
-            flight.add((tensor, keys, pending)).map_or(Ok(()), &mut put)?;
+            flight.add((tensor, keys, pending), &mut put)?;
         }
         flight.rest().try_for_each(put)?;
         self.check()?;
@@ -178,7 +180,7 @@ impl Shards {
             let section = Section { table: *table, element: spec.element, keys: range, packing: Packing::Raw };
             let request = ToShard::Add { origin: self.origin(), sequence, sections: vec![section] };
             let packet = Packet::bulk(&request, body(spec.element, &values))?;
-            flight.add(self.start(*table, spec, &keys, packet)).map_or(Ok(()), |oldest| self.added(oldest))?;
+            flight.add(self.start(*table, spec, &keys, packet), |oldest| self.added(oldest))?;
         }
         flight.rest().try_for_each(|pending| self.added(pending))
     }

@@ -441,6 +441,11 @@ pub fn command(registry: &Registry) -> clap::Command {
     Cli::command().mut_subcommand("run", with_jobs).mut_subcommand("plan", with_jobs)
 }
 
+/// The master that was given: an empty FLEXPS_MASTER is how a script unsets it.
+pub fn given(master: &Option<String>) -> Option<&str> {
+    master.as_deref().filter(|address| !address.is_empty())
+}
+
 /// A master's address; the usual one when a script left FLEXPS_MASTER empty.
 fn master(text: &str) -> Result<String, std::convert::Infallible> {
     Ok(if text.is_empty() { DEFAULT_BIND } else { text }.to_owned())

@@ -1,6 +1,6 @@
 //! `flexps doctor`: each line passes (`ok`), doesn't apply (`--`), or says what to do (`!!`).
 
-use super::args::{DEFAULT_BIND, DoctorArgs};
+use super::args::{DEFAULT_BIND, DoctorArgs, given};
 use super::client::Client;
 use super::node::{self, machine_name, read_by_others};
 use super::resources::{default_cache, default_memory};
@@ -127,8 +127,7 @@ fn secret(file: Option<&Path>) -> Finding {
 }
 
 async fn master(args: &DoctorArgs) -> Finding {
-    // An empty FLEXPS_MASTER is how a script unsets it.
-    let Some(address) = args.master.as_ref().filter(|address| !address.is_empty()) else {
+    let Some(address) = given(&args.master) else {
         return match std::net::TcpListener::bind(DEFAULT_BIND) {
             Ok(_) => Passes(format!("could listen at {DEFAULT_BIND}")),
             Err(e) => Wrong(format!("can't listen at {DEFAULT_BIND}: {e}; give --master if one runs there, or --bind")),

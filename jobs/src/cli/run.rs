@@ -3,7 +3,7 @@
 //! Invariant: what can be refused is refused before anything starts; the way above the transport is the same embedded
 //! and remote.
 
-use super::args::RunArgs;
+use super::args::{RunArgs, given};
 use super::client::Client;
 use super::file::Whole;
 use super::follow::follow;
@@ -20,8 +20,7 @@ use std::path::PathBuf;
 
 /// Runs `job`.
 pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) -> Result<()> {
-    // An empty FLEXPS_MASTER is how a script unsets it.
-    let master = args.master.as_deref().filter(|address| !address.is_empty());
+    let master = given(&args.master);
     if args.detach && master.is_none() {
         return Err(Error::user("--detach needs --master HOST:PORT: an embedded job ends with this process"));
     }

@@ -17,6 +17,7 @@
 //! ```
 //! Invariant: the gap is never below the true distance, but for the rounding of sums in f64.
 
+use super::loss::At;
 use flexps_common::plan::Progress;
 use flexps_common::{Error, Result};
 
@@ -63,6 +64,21 @@ impl RowSums {
     pub const COUNT: usize = 8;
     /// What they are reported as.
     pub const NAMES: [&str; Self::COUNT] = ["loss", "dual", "inner", "bend", "slope", "mass", "lift", "spread"];
+
+    /// Adds a row that counts `weight`: of losses `loss` at the point and `dual` for the conjugate, with `at` being what the loss
+    /// is at the score v.
+    #[inline(always)]
+    pub fn add(&mut self, weight: f64, (loss, dual): (f64, f64), at: &At, v: f64) {
+        let inner = at.slope * v;
+        self.loss += weight * loss;
+        self.dual += weight * dual;
+        self.inner += weight * inner;
+        self.bend += weight * at.bend;
+        self.slope += weight * at.slope;
+        self.mass += weight * at.slope.abs();
+        self.lift += weight * (dual - inner).max(0.0);
+        self.spread += weight * inner.abs();
+    }
 
     /// By number.
     pub fn array(self) -> [f64; Self::COUNT] {
@@ -177,15 +193,7 @@ mod tests {
         for (x, y) in rows {
             let v = w * x + b;
             let at = Squared.at(*y, v);
-            let inner = at.slope * v;
-            sums.loss += at.loss;
-            sums.dual += at.loss;
-            sums.inner += inner;
-            sums.bend += at.bend;
-            sums.slope += at.slope;
-            sums.mass += at.slope.abs();
-            sums.lift += (at.loss - inner).max(0.0);
-            sums.spread += inner.abs();
+            sums.add(1.0, (at.loss, at.loss), &at, v);
             gradient += at.slope * x / rows.len() as f64;
         }
         (sums, gradient)

@@ -162,16 +162,8 @@ impl Gradient {
                         let v = dual.copied().unwrap_or(z);
                         let at = loss.at(y, v);
                         slopes.push(share * weight * at.slope);
-                        let (of_dual, inner) = (loss.dual(y, v, &at), at.slope * v);
-                        let rows = &mut sums.rows;
-                        rows.loss += weight * if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
-                        rows.dual += weight * of_dual;
-                        rows.inner += weight * inner;
-                        rows.bend += weight * at.bend;
-                        rows.slope += weight * at.slope;
-                        rows.mass += weight * at.slope.abs();
-                        rows.lift += weight * (of_dual - inner).max(0.0);
-                        rows.spread += weight * inner.abs();
+                        let of_point = if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
+                        sums.rows.add(weight, (of_point, loss.dual(y, v, &at)), &at, v);
                         sums.curvature += weight * at.curvature;
                         sums.right += u64::from(is_right(y, z));
                         // SAFETY: as above, and there are as many sums as weights.

@@ -52,7 +52,7 @@ impl Shards {
                     let message = ToKept::GiveColumn { job: self.job, column: column.spec.name.clone(), rows };
                     let asked = self.ask(piece.shard, &message, Bytes::new())?;
                     let head = (number, piece.first + u64::from(from), rows.count);
-                    flight.add((head, asked)).map_or(Ok(()), &mut write)?;
+                    flight.add((head, asked), &mut write)?;
                 }
             }
         }

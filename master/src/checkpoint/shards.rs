@@ -44,7 +44,7 @@ impl Shards {
             let mut flight = Flight::of(WINDOW);
             for chunk in &served {
                 let asked = self.ask(shard, &ToKept::Give { job: self.job, chunk: *chunk }, Bytes::new())?;
-                flight.add(asked).map_or(Ok(()), &mut write)?;
+                flight.add(asked, &mut write)?;
             }
             flight.rest().try_for_each(write)?;
             match served.last() {
@@ -75,7 +75,7 @@ impl Shards {
                 Part::Column(head) => columns::to_take(self.job, columns, &head, &values)?,
             };
             for (shard, message, values) in asked {
-                flight.add(self.ask(shard, &message, values)?).map_or(Ok(()), taken)?;
+                flight.add(self.ask(shard, &message, values)?, taken)?;
             }
         }
         flight.rest().try_for_each(taken)

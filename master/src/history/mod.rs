@@ -12,7 +12,7 @@ mod seen;
 mod trace;
 
 pub use log::{Log, Start};
-pub use past::{Past, Telling, Waiting};
+pub use past::{Past, Telling};
 pub use read::read;
 pub use trace::{trace, workload};
 

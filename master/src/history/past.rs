@@ -31,24 +31,14 @@ pub struct Past {
     pub now: Duration,
     /// The jobs, as far as records tell of them; all of them have ended.
     pub ended: Vec<Job>,
-    /// Those that have not, and of which nobody waits for the end.
-    pub waiting: Vec<Waiting>,
+    /// Those that have not, and of which nobody waits for the end: they are to be queued again.
+    pub waiting: Vec<Job>,
     /// The names of the slaves that lived.
     pub away: BTreeSet<String>,
     /// Records that were missing.
     pub missing: Vec<Record>,
     /// How long stages ran.
     pub estimates: Estimates,
-}
-
-/// A job that is to be queued again.
-pub struct Waiting {
-    /// Its identity.
-    pub id: JobId,
-    /// What was submitted.
-    pub submission: Submission,
-    /// When.
-    pub since: Duration,
 }
 
 /// What records have told so far.
@@ -62,8 +52,6 @@ pub struct Telling {
     live: BTreeSet<SlaveId>,
     names: BTreeMap<SlaveId, String>,
     jobs: BTreeMap<JobId, Job>,
-    /// Of those that have not ended.
-    detached: BTreeMap<JobId, Submission>,
 }
 
 impl Telling {
@@ -77,7 +65,6 @@ impl Telling {
             live: BTreeSet::new(),
             names: BTreeMap::new(),
             jobs: BTreeMap::new(),
-            detached: BTreeMap::new(),
         }
     }
 
@@ -115,7 +102,6 @@ impl Telling {
                 if let Some(kept) = detached {
                     let Detached { params, plan_hash, reproducible, token, experiment } = *kept;
                     submission = Submission { params, plan_hash, reproducible, token, experiment, ..submission };
-                    self.detached.insert(job, submission.clone());
                 }
                 // One that was queued again waits since it was submitted.
                 let since = self.jobs.get(&job).map_or(seconds(at), |before| before.submitted);
@@ -140,7 +126,6 @@ impl Telling {
                 });
             }
             Record::End { at, job, state, error } => {
-                self.detached.remove(&job);
                 if let Some(job) = self.jobs.get_mut(&job) {
                     end(job, at, state, error.as_deref());
                 }
@@ -155,8 +140,8 @@ impl Telling {
         if ended().count() <= self.keep {
             return;
         }
-        let asked: BTreeSet<JobId> =
-            self.detached.values().flat_map(|waits| &waits.scheduling.after).copied().collect();
+        let waiting = self.jobs.values().filter(|job| waits(job));
+        let asked: BTreeSet<JobId> = waiting.flat_map(|job| job.report.scheduling.after.iter().copied()).collect();
         let free = ended().filter(|job| !asked.contains(&job.id));
         if let Some(first) = free.map(|job| (job.ended(), job.id)).min() {
             self.jobs.remove(&first.1);
@@ -170,11 +155,7 @@ impl Telling {
         // A clock that was set back must not make time fall.
         past.now = seconds(since.max(latest));
         let at = past.now.as_secs_f64();
-        for (id, submission) in self.detached {
-            if let Some(job) = self.jobs.remove(&id) {
-                past.waiting.push(Waiting { id, submission, since: job.submitted });
-            }
-        }
+        past.waiting = self.jobs.extract_if(.., |_, job| waits(job)).map(|(_, job)| job).collect();
         // They ran for as long as something was recorded, not until the next master began.
         for job in self.jobs.values_mut().filter(|job| !job.report.state.ended()) {
             end(job, latest, State::Failed, Some(ORPHANED));
@@ -186,6 +167,11 @@ impl Telling {
         past.ended = self.jobs.into_values().collect();
         self.past
     }
+}
+
+/// Whether a job is to be queued again.
+fn waits(job: &Job) -> bool {
+    job.detached && !job.report.state.ended()
 }
 
 /// When what it tells had happened.

@@ -196,6 +196,20 @@ impl Job {
         }
     }
 
+    /// What was submitted.
+    pub fn submission(&self) -> Submission {
+        Submission {
+            scheduling: self.report.scheduling.clone(),
+            name: self.name.clone(),
+            params: self.params.clone(),
+            plan_hash: self.plan_hash,
+            reproducible: self.reproducible,
+            token: self.token,
+            experiment: self.experiment.clone(),
+            detached: self.detached,
+        }
+    }
+
     /// Whether it may start over once more when a slave goes.
     pub fn may_restart(&self) -> bool {
         self.restarted < self.report.scheduling.restarts

@@ -12,6 +12,7 @@ use flexps_common::wire::control::{ReadDone, Split};
 use flexps_common::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// An input that was listed and looked at.
@@ -37,6 +38,8 @@ pub struct Reading {
     since: Duration,
     until: Option<Duration>,
     facts: Option<Facts>,
+    /// The order of its rows, if somebody asked for it.
+    pieces: OnceLock<Arc<[Piece]>>,
 }
 
 impl Reading {
@@ -60,6 +63,7 @@ impl Reading {
             since: now,
             until: None,
             facts: None,
+            pieces: OnceLock::new(),
         }
     }
 
@@ -127,12 +131,16 @@ impl Reading {
     }
 
     /// The order of all rows, once they are read.
-    pub fn pieces(&self) -> Result<Vec<Piece>> {
+    pub fn pieces(&self) -> Result<Arc<[Piece]>> {
+        if let Some(known) = self.pieces.get() {
+            return Ok(known.clone());
+        }
         if self.under_way() {
             return Err(Error::bug(format!("the order of rows of --{} that are still being read", self.name)));
         }
         let blocks = self.slaves.iter().map(|id| self.done.get(id).map_or(&[][..], |done| &done.blocks));
-        order::pieces(blocks, |split| self.assigner.root(split))
+        let pieces = order::pieces(blocks, |split| self.assigner.root(split))?;
+        Ok(self.pieces.get_or_init(|| pieces.into()).clone())
     }
 
     /// Whether some slave still reads.

@@ -14,7 +14,7 @@ use crate::tune::searches;
 use flexps_common::error::Fault;
 use flexps_common::ids::{InputId, JobId, SlaveId, TableId};
 use flexps_common::model::{Description, created_by};
-use flexps_common::plan::{SaveSpec, Threads};
+use flexps_common::plan::{ColumnSpec, SaveSpec, Threads};
 use flexps_common::report::State;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ReadDone, ToSlave};
 use flexps_common::wire::moved::MoveId;
@@ -325,17 +325,13 @@ impl Master {
         let Some(job) = self.jobs.get_mut(&id) else { return Ok(Vec::new()) };
         let specs = job.plan.columns.clone();
         let Some(started) = job.started() else { return Ok(Vec::new()) };
-        let mut columns: Vec<Column> = Vec::new();
-        for spec in specs {
-            let same = columns.iter().find(|other| other.spec.input == spec.input).map(|other| other.pieces.clone());
-            let pieces = match (same, started.readings.get(spec.input)) {
-                (Some(pieces), _) => pieces,
-                (None, Some(reading)) => reading.pieces()?.into(),
-                (None, None) => return Err(Error::bug(format!("rows of input {} that nobody reads", spec.input))),
-            };
-            columns.push(Column { spec, pieces });
-        }
-        Ok(columns)
+        let column = |spec: ColumnSpec| {
+            let reading = started.readings.get(spec.input);
+            let reading =
+                reading.ok_or_else(|| Error::bug(format!("rows of input {} that nobody reads", spec.input)))?;
+            Ok(Column { spec, pieces: reading.pieces()? })
+        };
+        specs.into_iter().map(column).collect()
     }
 
     /// What a job's model is made of, and what is known of it by now; none for a job that keeps none.

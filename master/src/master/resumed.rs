@@ -3,7 +3,7 @@
 //! Invariant: such a job keeps its identity, and has ended with an error or is in the queue, whatever became of it before.
 
 use super::Master;
-use crate::history::{Record, Waiting};
+use crate::history::Record;
 use crate::job::{Job, Phase};
 use flexps_common::Error;
 use flexps_common::plan::Plan;
@@ -25,9 +25,10 @@ pub(super) struct Away {
 
 impl Master {
     /// Queues the jobs that were left. They wait a moment for the slaves that there were.
-    pub(super) fn queue_again(&mut self, jobs: Vec<Waiting>, away: BTreeSet<String>) {
+    pub(super) fn queue_again(&mut self, jobs: Vec<Job>, away: BTreeSet<String>) {
         let now = self.now;
-        for Waiting { id, submission, since } in jobs {
+        for before in jobs {
+            let (id, submission) = (before.id, before.submission());
             self.log.push(&Record::of(id, &submission, now));
             let planned = self.plan(&submission);
             let (plan, refused) = match planned {
@@ -37,7 +38,7 @@ impl Master {
                 }
             };
             let mut job = Job::new(id, submission, plan, now);
-            job.submitted = since;
+            job.submitted = before.submitted;
             match refused {
                 None => {
                     tracing::info!(job = %id, name = job.name, "job queued again");

@@ -6,6 +6,7 @@ use super::args::RunArgs;
 use super::file::{self, WorkFile};
 use super::show::{Comparison, Outcome};
 use super::{picture, recorded};
+use crate::cli::args::given;
 use crate::cli::client::Client;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::node::Embedded;
@@ -30,8 +31,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs a workload file.
 pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     picture::check(args.compare.picture.as_deref())?;
-    // An empty FLEXPS_MASTER is how a script unsets it.
-    let master = args.master.as_deref().filter(|address| !address.is_empty());
+    let master = given(&args.master);
     if let (Some(address), true) = (master, args.slaves.or(args.slots).is_some()) {
         return Err(Error::user(format!(
             "--slaves and --slots are of a cluster in this process, and the jobs go to the master at {address}: leave them out, \
@@ -211,6 +211,11 @@ fn order(jobs: &[JobSpec]) -> Vec<usize> {
     order
 }
 
+/// The jobs that the master lists.
+async fn listed(client: &Client) -> Result<Vec<JobLine>> {
+    api::read(&client.document("jobs").await?)
+}
+
 /// Submits all jobs at their times and waits for their ends; gives their names by identity and what the master recorded.
 async fn play(
     client: &Client,
@@ -228,7 +233,7 @@ async fn play(
             let mut after: Vec<JobId> = spec.after.iter().filter_map(|first| ids.get(first).copied()).collect();
             if !after.is_empty() {
                 // One that is no longer listed has ended long ago.
-                let listed: Vec<JobLine> = api::read(&client.document("jobs").await?)?;
+                let listed = listed(client).await?;
                 after.retain(|first| listed.iter().any(|job| job.id == *first));
             }
             let scheduling = Scheduling {
@@ -242,7 +247,7 @@ async fn play(
             ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?);
         }
         loop {
-            let listed: Vec<JobLine> = api::read(&client.document("jobs").await?)?;
+            let listed = listed(client).await?;
             let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
             if !ids.values().any(running) {
                 return Ok::<_, Error>(());

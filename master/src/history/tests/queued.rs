@@ -36,15 +36,18 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
         records.iter().map(|r| serde_json::from_str(&serde_json::to_string(r).unwrap()).unwrap()).collect();
     // What one waits for is known however old it is.
     let past = past(&records, 10_001, 1);
-    let [Waiting { id, submission: found, since }] = &past.waiting[..] else { panic!("{}", past.waiting.len()) };
-    assert_eq!((*id, found, *since), (JobId(2), &submission, Duration::from_secs(3)));
+    let [found] = &past.waiting[..] else { panic!("{}", past.waiting.len()) };
+    assert_eq!((found.id, found.submission(), found.submitted), (JobId(2), submission.clone(), Duration::from_secs(3)));
     assert_eq!(past.away.iter().collect::<Vec<_>>(), ["h1", "h2"]);
     assert!(past.ended.iter().any(|job| job.id == JobId(1)));
     assert!(past.ended.iter().all(|job| job.id != JobId(2)));
     // The next master tells of it once more, and has no luck either.
     records.extend([begin(), slave(3), job(2, 20, true)]);
     let past = self::past(&records, 30_001, 200);
-    assert_eq!(past.waiting.iter().map(|w| (w.id, w.since)).collect::<Vec<_>>(), [(JobId(2), Duration::from_secs(3))]);
+    assert_eq!(
+        past.waiting.iter().map(|w| (w.id, w.submitted)).collect::<Vec<_>>(),
+        [(JobId(2), Duration::from_secs(3))]
+    );
     records.push(end(2, 25.0));
     assert!(self::past(&records, 30_001, 200).waiting.is_empty());
 }
