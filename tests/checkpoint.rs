@@ -232,7 +232,7 @@ fn a_job_whose_master_is_killed_goes_on_when_it_is_submitted_to_the_next_one() {
     long_job(&cluster, &rows, &kept, "0");
     let epoch = await_checkpoint(&kept);
     cluster.master.kill();
-    cluster.restart_master();
+    cluster.restart_master(&[]);
     cluster.await_slaves(2);
     let id = long_job(&cluster, &rows, &kept, "0");
     let report = ended(&cluster, &id);

@@ -114,13 +114,13 @@ fn what_no_class_and_no_fold_can_be_made_of_is_said() {
     let path = write(here.path(), "rows", "+1 1:1\n-1 2:1\n+1 1:2\n-1 2:2\n");
     for weights in ["1=0", "1=-2", "1=nan", "1"] {
         for solver in [("lr", &["--solver", "sdca"][..]), ("svm", &["--solver", "newton"])] {
-            train(&path, solver, &["--class-weight", weights]).says(&["class weights", "above 0"]);
+            train(&path, solver, &["--class-weight", weights]).refuses(&["class weights", "above 0"]);
         }
     }
     for solver in [("lr", &["--solver", "auto"][..]), ("lr", &["--solver", "sdca"]), ("lr", &["--solver", "newton"])] {
-        train(&path, solver, &["--class-weight", "7=2"]).says(&["label 7", "-1 and 1"]);
+        train(&path, solver, &["--class-weight", "7=2"]).refuses(&["label 7", "-1 and 1"]);
     }
-    train(&path, ("lr", &[]), &["--cv", "5"]).says(&["5 folds", "there are 4"]);
+    train(&path, ("lr", &[]), &["--cv", "5"]).refuses(&["5 folds", "there are 4"]);
     for solver in SOLVERS {
         let run = train(&path, solver, &["--lambda=-1"]);
         assert_eq!(run.code, 2, "{run}");
@@ -141,7 +141,7 @@ fn rows_that_are_separable_have_no_optimum_without_a_penalty_and_are_said_to_be(
         ("lr", &sgd("adagrad")),
         ("lr", &sgd("saga")),
     ] {
-        train(&path, (job, flags), &["--lambda", "0"]).says(&["separable", "--lambda above 0"]);
+        train(&path, (job, flags), &["--lambda", "0"]).refuses(&["separable", "--lambda above 0"]);
     }
     // Rows that are not have one.
     let mixed = write(here.path(), "mixed", &"+1 1:1\n-1 1:1\n+1 1:2\n-1 2:2\n+1 2:1\n".repeat(50));

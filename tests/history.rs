@@ -94,7 +94,7 @@ fn jobs_that_nobody_follows_outlive_their_master() {
         let named = ["slave", "--master", &address, "--host", host];
         Node::start(folder.path(), host, &[&named[..], &lends[..]].concat(), &[])
     };
-    let _slaves = [slave("h1"), slave("h2")];
+    let mut slaves = [slave("h1"), slave("h2")];
     wait::until("slaves", Duration::from_secs(20), || {
         (get(&pages, "/api/v1/slaves").json().as_array().map(Vec::len) == Some(2)).then_some(())
     });
@@ -138,8 +138,23 @@ fn jobs_that_nobody_follows_outlive_their_master() {
     flexps(["cancel", &cancelled]).env("FLEXPS_MASTER", &address).ok();
     second.signal(libc::SIGTERM);
     assert_eq!(second.ends(Duration::from_secs(20)), 0);
-    let (_third, _, pages) = master(folder.path(), "third", &address);
+    let (mut third, _, pages) = master(folder.path(), "third", &address);
     assert_eq!(report(&pages, &waits)["state"], "done");
     assert_eq!(report(&pages, &behind)["state"], "done");
     assert_eq!(report(&pages, &cancelled)["state"], "cancelled");
+
+    // A slave that does not come back is waited for, but not without end.
+    let alone = id(ask(&["sleep", "--stage", "z:1:4", "--detach"]).ok());
+    wait::until("its record", Duration::from_secs(20), || {
+        std::fs::read_to_string(&file).unwrap().contains(&format!("\"job\":{}", &alone[1..])).then_some(())
+    });
+    third.kill();
+    slaves[1].kill();
+    let (_fourth, _, pages) = master(folder.path(), "fourth", &address);
+    wait::until("who is waited for", Duration::from_secs(8), || {
+        let queue = get(&pages, "/api/v1/queue").json();
+        queue[0]["why"].as_str().is_some_and(|why| why.contains("waits for h2 to come back")).then_some(())
+    });
+    let ran = report(&pages, &alone);
+    assert_eq!((&ran["state"], &ran["stages"][0]["slaves"]), (&json!("done"), &json!(["h1"])), "{ran}");
 }

@@ -15,6 +15,7 @@ mod embedded;
 mod example;
 mod hdfs;
 mod hdfs_jobs;
+mod hdfs_written;
 mod history;
 mod house;
 mod http;

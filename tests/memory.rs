@@ -40,7 +40,8 @@ fn ran(cluster: &Cluster, id: &str) -> (f64, f64) {
 #[test]
 fn jobs_whose_memory_does_not_fit_together_run_one_after_the_other_although_slots_are_free() {
     let cluster = cluster(&["8GiB"]);
-    let first = submit(&cluster, "1.5", &["--stage-memory", "5GiB"]);
+    // Long enough for all that is asked meanwhile.
+    let first = submit(&cluster, "8", &["--stage-memory", "5GiB"]);
     let second = submit(&cluster, "0.2", &["--stage-memory", "5GiB"]);
     let third = submit(&cluster, "0.2", &[]);
     let queue = wait::until("one that waits", WITHIN, || {

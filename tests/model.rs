@@ -113,8 +113,8 @@ fn the_liblinear_file_is_what_liblinear_reads() {
 }
 
 #[test]
-fn the_npy_file_is_an_array_of_f32() {
-    let on = trained(&[]);
+fn the_npy_file_is_an_array_of_f32_whose_last_one_is_the_bias() {
+    let on = trained(&["--bias"]);
     let saved = model::read(&on.model);
     let path = on.here.path().join("weights.npy");
     flexps(["model", "export", "--format", "npy"]).arg(&on.model).arg("--output").arg(&path).ok();
@@ -124,7 +124,7 @@ fn the_npy_file_is_an_array_of_f32() {
     assert!(String::from_utf8_lossy(&bytes[10..header]).contains("'<f4'"));
     let values: Vec<f64> =
         bytes[header..].chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect();
-    assert_eq!(values, saved.weights);
+    assert_eq!(values, [&saved.weights[..], &[saved.bias]].concat());
 }
 
 #[test]
@@ -151,4 +151,34 @@ fn show_says_what_a_model_is() {
     }
     let about = flexps(["model", "show"]).arg(&on.model).json();
     assert_eq!((&about["job"], &about["facts"]["rows"]), (&"svrg".into(), &1000.into()));
+}
+
+#[test]
+fn rows_whose_features_count_from_zero_are_scored_and_exported_by_their_own_numbers() {
+    let here = folder();
+    let rows = Rows::generate(77, 300, 40, 6).write(here.path(), "from-one");
+    let text = std::fs::read_to_string(&rows).unwrap();
+    let shifted = |entry: &str| {
+        let (index, value) = entry.split_once(':')?;
+        Some(format!("{}:{value}", index.parse::<u64>().ok()? - 1))
+    };
+    let shift = |line: &str| {
+        let entries = line.split(' ').map(|entry| shifted(entry).unwrap_or_else(|| entry.to_owned()));
+        entries.collect::<Vec<_>>().join(" ") + "\n"
+    };
+    let zero = here.path().join("from-zero");
+    std::fs::write(&zero, text.lines().map(shift).collect::<String>()).unwrap();
+    let [one, zero] = [&rows, &zero].map(|rows| {
+        let (model, exported) = (rows.with_extension("model"), rows.with_extension("text"));
+        let args = ["run", "lr", "--solver", "newton", "--tolerance", "1e-8", "--model"];
+        flexps(args).arg(&model).arg("--input").arg(rows).ok();
+        let on = |command: &[&str]| flexps(command).arg("--model").arg(&model).arg("--input").arg(rows).ok().stdout;
+        flexps(["model", "export", "--format", "text", "--output"]).arg(&exported).arg(&model).ok();
+        let exported = std::fs::read_to_string(&exported).unwrap();
+        let indices: Vec<u64> = exported.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+        (on(&["predict", "--output", "probability"]), on(&["evaluate"]), indices)
+    });
+    assert_eq!((&one.0, &one.1), (&zero.0, &zero.1));
+    assert_eq!(one.2, zero.2.iter().map(|index| index + 1).collect::<Vec<_>>());
+    assert_eq!(zero.2[0], 0);
 }

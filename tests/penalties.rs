@@ -62,6 +62,15 @@ fn three_classes(folder: &Path, rows: usize) -> std::path::PathBuf {
     path
 }
 
+/// The mean over `classes` of the part of a class's rows that is predicted to be of it, of pairs of prediction and label.
+fn recall(pairs: &[(&str, &str)], classes: &[&str]) -> f64 {
+    let of = |class: &&str| {
+        let own: Vec<_> = pairs.iter().filter(|(_, label)| label == class).collect();
+        own.iter().filter(|(predicted, label)| predicted == label).count() as f64 / own.len() as f64
+    };
+    classes.iter().map(of).sum::<f64>() / classes.len() as f64
+}
+
 #[test]
 fn several_classes_are_learnt_predicted_and_judged() {
     let here = folder();
@@ -88,6 +97,16 @@ fn several_classes_are_learnt_predicted_and_judged() {
         assert!(right > 1200, "{right} of 1500");
         let judged = on("evaluate").arg("--json").ok().json();
         assert_close(judged["accuracy"].as_f64().unwrap(), right as f64 / 1500.0, 1e-9);
+        let pairs: Vec<(&str, &str)> =
+            predicted.lines().zip(text.lines().map(|line| line.split(' ').next().unwrap())).collect();
+        assert_close(judged["recall"].as_f64().unwrap(), recall(&pairs, &["3", "5", "9"]), 1e-9);
+        // Of a class that no row is of there is none.
+        let lines = text.lines().zip(&pairs).filter(|(_, (_, label))| *label != "5");
+        let (two, pairs): (String, Vec<_>) = lines.map(|(line, pair)| (format!("{line}\n"), *pair)).unzip();
+        let without = here.path().join("without");
+        std::fs::write(&without, two).unwrap();
+        let judged = flexps(["evaluate", "--json", "--model"]).arg(&saved).arg("--input").arg(&without).json();
+        assert_close(judged["recall"].as_f64().unwrap(), recall(&pairs, &["3", "9"]), 1e-9);
         let probabilities = on("predict").args(["--output", "probability"]).ok().stdout;
         for line in probabilities.lines() {
             let sum: f64 = line.split(' ').map(|p| p.parse::<f64>().unwrap()).sum();
@@ -100,6 +119,12 @@ fn several_classes_are_learnt_predicted_and_judged() {
         let text = std::fs::read_to_string(&exported).unwrap();
         assert!(text.contains("nr_class 3\nlabel 3 5 9\nnr_feature 30\nbias 1\nw\n"), "{text}");
         assert_eq!(text.lines().last().unwrap().split_whitespace().count(), 3);
+        flexps(["model", "export", "--format", "text", "--output"]).arg(&exported).arg(&saved).ok();
+        let text = std::fs::read_to_string(&exported).unwrap();
+        for class in ["3 ", "5 ", "9 "] {
+            assert!(text.lines().any(|line| line.starts_with(&format!("{class}bias "))), "{text}");
+            assert!(text.lines().any(|line| line.starts_with(class) && !line.contains("bias")), "{text}");
+        }
     }
 }
 

@@ -103,7 +103,10 @@ fn a_slave_that_goes_while_a_snapshot_is_taken_leaves_no_part_of_it() {
     on.cluster.slaves[1].signal(libc::SIGSTOP);
     let to = on.folder("late");
     let taking = on.cluster.ask(["snapshot", &on.id, "--model"]).arg(&to).within(60).start();
-    std::thread::sleep(SECOND / 2);
+    std::thread::sleep(SECOND);
+    let other = on.cluster.ask(["snapshot", &on.id, "--model"]).arg(on.folder("other")).run();
+    other.refuses(&["is under way"]);
+    assert!(!on.folder("other").exists());
     on.cluster.slaves[1].kill();
     let run = taking.finish();
     assert_eq!(run.code, 1, "{run:?}");

@@ -1,5 +1,6 @@
 //! Comparing policies: simulated, live, and from what a master recorded.
 
+use crate::support::http::get;
 use crate::support::{Cluster, flexps, folder};
 use flexps_master::history::{read, trace, workload};
 use flexps_master::scheduler::policy;
@@ -94,6 +95,16 @@ fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
     }
 }
 
+/// Of two that have 20 jobs each for 4 slots, one with nine times the other's weight.
+#[track_caller]
+fn assert_most_are_of(owner: &str, comparison: &Value) {
+    let mut jobs = of(comparison, "fair")["jobs"].as_array().unwrap().clone();
+    jobs.sort_by(|a, b| a["end"].as_f64().unwrap().total_cmp(&b["end"].as_f64().unwrap()));
+    // Live, the first slots are taken before its jobs are there. Of four, three are its then; two if all weighed the same.
+    let own = jobs[8..24].iter().filter(|job| job["owner"] == owner).count();
+    assert!(own >= 11, "{own} of 16 are of {owner}\n{comparison}");
+}
+
 #[test]
 fn shares_of_a_file_weigh_live_as_they_do_in_a_simulation() {
     let folder = folder();
@@ -105,16 +116,20 @@ fn shares_of_a_file_weigh_live_as_they_do_in_a_simulation() {
         .unwrap();
     for command in ["simulate", "run"] {
         let comparison = flexps(["workload", command, "--policies", "fair"]).arg(&file).within(60).json();
-        let mut jobs = of(&comparison, "fair")["jobs"].as_array().unwrap().clone();
-        jobs.sort_by(|a, b| a["end"].as_f64().unwrap().total_cmp(&b["end"].as_f64().unwrap()));
-        // Live, the first slots are taken before bob is there. Of four, three are his then; two if all weighed the same.
-        let bobs = jobs[8..24].iter().filter(|job| job["owner"] == "bob").count();
-        assert!(bobs >= 11, "{command}: {bobs} of 16 are bob's\n{comparison}");
+        assert_most_are_of("bob", &comparison);
     }
-    // A master has its own.
-    let cluster = Cluster::start(1, 4);
-    let run = cluster.ask(["workload", "run", "--policies", "fair", "--speed", "30"]).arg(&file).within(60).ok();
+    // A master has its own, of queues too.
+    let mut cluster = Cluster::start(1, 4);
+    cluster.restart_master(&["--http", "127.0.0.1:0", "--share", "team=9"]);
+    cluster.pages = cluster.master.line("pages at http://").trim_end_matches('/').to_owned();
+    cluster.await_slaves(1);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("user='bob'", "user='ann'\nqueue='team'").replace("bob=9", "team=1")).unwrap();
+    let run = cluster.ask(["workload", "run", "--policies", "fair", "--json"]).arg(&file).within(60).ok();
     run.says(&["the weights of shares are those that the master was started with"]);
+    assert_most_are_of("team", &run.json());
+    // It has its own policy back, too.
+    assert_eq!(get(&cluster.pages, "/api/v1/overview").json()["policy"], "greedy");
 }
 
 /// The shipped file of six tasks, two of them as the real jobs that they stand for.

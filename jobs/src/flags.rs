@@ -31,7 +31,7 @@ pub struct Common {
     #[arg(long, value_name = "PATH", num_args = 1..)]
     pub validation: Vec<DataPath>,
 
-    /// Folder to save the model in [default: not saved]
+    /// Folder to save the model in, local or hdfs:// [default: not saved]
     #[arg(long, value_name = "DIR")]
     pub model: Option<DataPath>,
 
@@ -39,7 +39,7 @@ pub struct Common {
     #[arg(long, requires = "model")]
     pub overwrite: bool,
 
-    /// Saved model to start from [default: zeros]
+    /// Folder of a saved model to start from, local or hdfs:// [default: zeros]
     #[arg(long, value_name = "DIR")]
     pub init_model: Option<DataPath>,
 

@@ -21,8 +21,8 @@ const COLUMN: &str = "share";
 pub struct Share {
     /// Its rows.
     pub rows: u64,
-    /// By feature of the part: how many of them contain it.
-    counts: Vec<f32>,
+    /// By feature of the part: how many of them contain it; whole numbers, as sums of ones in f32 end at 16.8 million.
+    counts: Vec<u32>,
 }
 
 /// What a worker's part of the rows counts for, by feature of the part.
@@ -40,10 +40,10 @@ pub fn count(worker: &mut Worker<'_>, rows: Rows, totals: Table<f32>) -> Result<
     let mut parts = Parts::new(worker, rows)?;
     while let Some(part) = parts.next(worker)? {
         let Share { rows: count, mut counts } = Share::count(worker, &part)?;
-        worker.add_mapped(totals, &part.map, &counts)?;
+        worker.add_mapped(totals, &part.map, &as_floats(&counts))?;
         match part.first() {
             Some(first) => {
-                counts.extend([count as u32, worker.place.local_threads as u32].map(f32::from_bits));
+                counts.extend([count as u32, worker.place.local_threads as u32]);
                 worker.put_column(rows.input, first, COLUMN, counts)?;
             }
             // So that the shards need not keep the counts of all parts.
@@ -80,12 +80,12 @@ pub fn adopt(steps: &mut Steps, start: Vector, weights: Vector, totals: Table<f3
 impl Share {
     /// Counts the rows of a part.
     fn count(worker: &mut Worker<'_>, part: &Part) -> Result<Self> {
-        let mut share = Self { rows: 0, counts: vec![0.0; part.map.len()] };
+        let mut share = Self { rows: 0, counts: vec![0; part.map.len()] };
         for at in 0..part.blocks() {
             let block = part.in_order(worker, at)?;
             share.rows += block.rows() as u64;
             for index in &block.indices {
-                share.counts[*index as usize] += 1.0;
+                share.counts[*index as usize] += 1;
             }
         }
         Ok(share)
@@ -95,42 +95,47 @@ impl Share {
     /// other threads beside it than then, a worker has other rows: they are counted anew, and kept.
     pub fn recall(worker: &mut Worker<'_>, rows: Rows, part: &Part) -> Result<Self> {
         let Some(first) = part.first() else { return Self::count(worker, part) };
-        let threads = f32::from_bits(worker.place.local_threads as u32);
-        let kept: Option<Vec<f32>> = worker.find_column(rows.input, first, COLUMN)?;
+        let threads = worker.place.local_threads as u32;
+        let kept: Option<Vec<u32>> = worker.find_column(rows.input, first, COLUMN)?;
         let mut kept = match kept {
-            Some(kept) if kept.last().map(|last| last.to_bits()) == Some(threads.to_bits()) => kept,
+            Some(kept) if kept.last() == Some(&threads) => kept,
             _ => {
                 let Self { rows, mut counts } = Self::count(worker, part)?;
-                counts.extend([f32::from_bits(rows as u32), threads]);
+                counts.extend([rows as u32, threads]);
                 counts
             }
         };
         worker.put_column(rows.input, first, COLUMN, kept.clone())?;
         kept.pop();
-        let rows = kept.pop().map_or(0, f32::to_bits);
-        Ok(Self { rows: u64::from(rows), counts: kept })
+        let rows = kept.pop().map_or(0, u64::from);
+        Ok(Self { rows, counts: kept })
     }
 
     /// The share of rows that were drawn, and the counts of all of the stage's workers, which are on one slave.
     pub fn drawn(worker: &mut Worker<'_>, part: &Part) -> Result<(Self, Vec<f32>)> {
         let share = Self::count(worker, part)?;
-        let mut totals = share.counts.clone();
+        let mut totals = as_floats(&share.counts);
         worker.sum_local(&mut totals)?;
         Ok((share, totals))
     }
 
     /// Turns the counts into weights, `workers` workers together having `rows` rows, in `parts` parts each, and `totals` of
     /// them each feature.
-    pub fn weights(mut self, totals: Vec<f32>, workers: usize, rows: f64, parts: usize) -> Weights {
+    pub fn weights(self, totals: Vec<f32>, workers: usize, rows: f64, parts: usize) -> Weights {
         let mut densities = totals;
         let times = (rows / (self.rows * workers as u64) as f64) as f32;
-        for (own, all) in self.counts.iter_mut().zip(&mut densities) {
+        let mut weights = as_floats(&self.counts);
+        for (own, all) in weights.iter_mut().zip(&mut densities) {
             let density = if *own > 0.0 { *own / *all * times } else { 1.0 };
             *own = weight(*own, *all, workers, parts);
             *all = density.max(1.0);
         }
-        Weights { weights: self.counts, densities: (parts > 1).then_some(densities) }
+        Weights { weights, densities: (parts > 1).then_some(densities) }
     }
+}
+
+fn as_floats(counts: &[u32]) -> Vec<f32> {
+    counts.iter().map(|count| *count as f32).collect()
 }
 
 /// The weight of a worker that has `own` of `all` rows in its present part, all workers having so many parts: its share

@@ -1,7 +1,8 @@
 //! Sums per feature while the features are not yet known: pages that come to life when they are first touched.
 //!
-//! Invariant: at most [`MOST_PAGES`] pages and [`MOST_SPILLED`] loose terms are held, whatever the features are; what
-//! goes to the table is the sum of all that was added, each feature rising, once per flush.
+//! Invariant: at most [`MOST_PAGES`] pages and [`MOST_SPILLED`] loose terms are held, whatever the features are, and no sum
+//! of more than [`MOST_ROWS`] rows and a block; what goes to the table is the sum of all that was added, each feature
+//! rising, once per flush.
 
 use flexps_common::Result;
 use flexps_common::ids::Key;
@@ -14,6 +15,8 @@ const PAGE: usize = 1 << PAGE_BITS;
 const MOST_PAGES: usize = 64;
 /// 8 MiB.
 const MOST_SPILLED: usize = 1 << 20;
+/// Rows whose terms are summed before they go to the table: beside a sum of 2^24 ones, another is nothing in f32.
+pub const MOST_ROWS: u64 = 1 << 22;
 /// Keys of one push.
 const PUSH: usize = 1 << 20;
 
@@ -25,11 +28,14 @@ pub struct Sums {
     alive: usize,
     /// Terms of features whose page may not be made any more.
     spilled: Vec<(Key, f32)>,
+    /// Whose terms are held.
+    rows: u64,
 }
 
 impl Sums {
     /// Adds `by` times a row; its values are all 1 if none are given.
     pub fn add(&mut self, indices: &[Key], values: Option<&[f32]>, by: f32) {
+        self.rows += 1;
         match values {
             Some(values) => indices.iter().zip(values).for_each(|(key, value)| self.add_one(*key, by * value)),
             None => indices.iter().for_each(|key| self.add_one(*key, by)),
@@ -61,12 +67,16 @@ impl Sums {
         self.alive += 1;
     }
 
-    /// Pushes the loose terms if they have become many, and ends an iteration then, so that the shards need not keep them.
+    /// Pushes the loose terms if they have become many, or everything if it is of many rows, and ends an iteration then, so
+    /// that the shards need not keep them.
     pub fn relieve(&mut self, worker: &mut Worker<'_>, table: Table<f32>) -> Result<()> {
-        if self.spilled.len() < MOST_SPILLED {
+        if self.rows >= MOST_ROWS {
+            std::mem::take(self).flush(worker, table)?;
+        } else if self.spilled.len() >= MOST_SPILLED {
+            self.flush_spilled(worker, table)?;
+        } else {
             return Ok(());
         }
-        self.flush_spilled(worker, table)?;
         worker.clock()
     }
 
@@ -134,5 +144,21 @@ mod tests {
             let key = page << PAGE_BITS | page;
             assert_eq!(outcome.table("sums", key..key + 2), [page as f64 + 0.5, 0.0]);
         }
+    }
+
+    #[test]
+    fn more_ones_than_a_float_counts_arrive_whole() {
+        const ROWS: usize = 3 << 23;
+        let mut plan = Plan::default();
+        let table = plan.table::<f32>("sums", 1);
+        plan.body.stage("sum", move |worker| {
+            let mut sums = Sums::default();
+            for _ in 0..ROWS >> 10 {
+                (0..1 << 10).for_each(|_| sums.add(&[3], None, 1.0));
+                sums.relieve(worker, table)?;
+            }
+            sums.flush(worker, table)
+        });
+        assert_eq!(Host::new().run(&plan).unwrap().table("sums", 3..4), [ROWS as f64]);
     }
 }

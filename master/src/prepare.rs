@@ -103,7 +103,8 @@ pub struct Searches<'a> {
 /// Prepares a job.
 pub async fn prepare(storage: Storage, searches: Option<Searches<'_>>, plan: &Plan) -> Result<Prepared> {
     if let Some(save) = plan.save.clone() {
-        let checked = tokio::task::spawn_blocking(move || model::check(&save.path, save.overwrite)).await;
+        let storage = storage.clone();
+        let checked = tokio::task::spawn_blocking(move || model::check(&storage, &save.path, save.overwrite)).await;
         checked.map_err(|e| Error::bug(format!("checking the model's path ended early: {e}")))??;
     }
     let mut prepared = Prepared::default();

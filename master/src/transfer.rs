@@ -1,4 +1,4 @@
-//! Models between the disk and the shards: blocking, range by range, with several requests in flight.
+//! Models between disks or HDFS and the shards: blocking, range by range, with several requests in flight.
 //!
 //! Invariant: never more than the window of chunks is in memory, and what is in flight when the work is stopped changes
 //! nothing on the disk.
@@ -9,6 +9,7 @@ use flexps_common::home::Home;
 use flexps_common::ids::{JobId, StageRun, TableId};
 use flexps_common::model::{Description, Reader, TensorSpec, Writer};
 use flexps_common::plan::{LoadSpec, TableSpec};
+use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Packet, Pending};
 use flexps_common::value::{Element, Type, Values};
 use flexps_common::waiting::within;
@@ -126,10 +127,16 @@ impl Shards {
         owner.start(request, DEADLINE).of(owner.peer().clone())
     }
 
-    /// Writes a model from the shards' values.
-    pub fn save(&self, path: &DataPath, overwrite: bool, tensors: &[Tensor], description: &Description) -> Result<()> {
+    /// Writes a model from the shards' values to `path`, over one that is there only to `overwrite` it.
+    pub fn save(
+        &self,
+        storage: &Storage,
+        (path, overwrite): (&DataPath, bool),
+        tensors: &[Tensor],
+        description: &Description,
+    ) -> Result<()> {
         let specs = tensors.iter().map(|t| TensorSpec { name: t.name.clone(), len: t.keys * u64::from(t.spec.width) });
-        let mut writer = Writer::create(path, overwrite, specs.collect())?;
+        let mut writer = Writer::create(storage, path, overwrite, specs.collect())?;
         let mut put = |(tensor, keys, pending): (&Tensor, Range<u64>, Pending)| {
             let count = (keys.end - keys.start) as usize * tensor.spec.width as usize;
             let answer = self.answer(pending)?;
@@ -150,7 +157,7 @@ impl Shards {
     }
 
     /// Fills a table, which is zero, with the tensor of a model that suits rows of this schema.
-    pub fn load(&self, load: &LoadSpec, spec: &TableSpec, schema: &Schema) -> Result<()> {
+    pub fn load(&self, storage: &Storage, load: &LoadSpec, spec: &TableSpec, schema: &Schema) -> Result<()> {
         let LoadSpec { table, model, tensor, .. } = load;
         if !matches!(spec.update.as_str(), "add" | "assign") {
             return Err(Error::bug(format!(
@@ -158,7 +165,7 @@ impl Shards {
                 spec.name, spec.update
             )));
         }
-        let reader = Reader::open(model)?;
+        let reader = Reader::open(storage, model)?;
         reader.description.check_suits(schema).map_err(|e| e.context(model))?;
         let width = u64::from(spec.width.max(1));
         let len = reader.len(tensor)?;
@@ -267,7 +274,9 @@ mod tests {
             epochs: 1,
         };
         let path = DataPath(folder.path().join("m").to_str().unwrap().to_owned());
-        let saving = tokio::task::spawn_blocking(move || shards.save(&path, false, &tensors, &description));
+        let saving = tokio::task::spawn_blocking(move || {
+            shards.save(&Storage::default(), (&path, false), &tensors, &description)
+        });
         tokio::time::sleep(2 * LOOK).await;
         let start = Instant::now();
         stop.store(true, Ordering::Relaxed);

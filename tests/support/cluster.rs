@@ -184,10 +184,10 @@ impl Cluster {
 
     /// Ends the master at once and starts another one at the same address.
     #[track_caller]
-    pub fn restart_master(&mut self) {
+    pub fn restart_master(&mut self, more: &[&str]) {
         self.master.kill();
         let env: Vec<_> = self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-        let args = ["master", "--bind", &self.address];
+        let args = [&["master", "--bind", &self.address], more].concat();
         self.master = Node::of(&self.program, self.folder.path(), "master-again", &args, &env);
         self.master.line("listening on ");
     }

@@ -205,6 +205,13 @@ impl Run {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("stdout is not one JSON value: {e}\n{self}"))
     }
 
+    /// Fails the test unless this says that it is the user's mistake, in these words.
+    #[track_caller]
+    pub fn refuses(&self, words: &[&str]) {
+        assert_eq!(self.code, 2, "{self}");
+        self.says(words);
+    }
+
     /// Fails the test unless stderr has each of `words`.
     #[track_caller]
     pub fn says(&self, words: &[&str]) -> &Self {

@@ -1,19 +1,22 @@
-//! The model folder: `model.safetensors` (tensors of f32, `weights` first of all) and `model.json` ([`Description`]).
+//! The model folder, on a local disk or in HDFS: `model.safetensors` (tensors of f32, `weights` first of all) and
+//! `model.json` ([`Description`]).
 //!
 //! Invariant: at the model's path there is a whole model or none: it is written to a folder beside, synced, and renamed.
 //! Neither writing nor [`Reader`] ever holds more than the caller's chunk in memory.
 
+mod local;
+mod place;
 mod reader;
+#[cfg(feature = "hdfs")]
+mod remote;
 mod writer;
 
 pub use reader::{Model, Reader};
 pub use writer::{TensorSpec, Writer, check};
 
-use crate::data::schema::DataPath;
 use crate::data::{Facts, Labels, Schema};
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 /// The tensor of one value per feature.
 pub const WEIGHTS: &str = "weights";
@@ -82,15 +85,6 @@ fn outputs(labels: &Labels) -> usize {
 /// Who writes models of this build.
 pub fn created_by() -> String {
     concat!("flexps ", env!("CARGO_PKG_VERSION")).to_owned()
-}
-
-fn local(path: &DataPath) -> Result<PathBuf> {
-    if path.0.contains("://") {
-        return Err(Error::user(format!(
-            "{path}: a model is a folder on a local disk; give a local path and copy the folder afterwards"
-        )));
-    }
-    Ok(PathBuf::from(&path.0))
 }
 
 #[cfg(test)]

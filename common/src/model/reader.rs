@@ -3,26 +3,26 @@
 //! Invariant: a truncated file, another type of element or a length that contradicts the header is an error that names
 //! the file, before any value is given out.
 
-use super::{BIAS, DESCRIPTION_FILE, Description, TENSORS_FILE, WEIGHTS, local};
+use super::place::{Source, place};
+use super::{BIAS, DESCRIPTION_FILE, Description, TENSORS_FILE, WEIGHTS};
 use crate::data::schema::DataPath;
-use crate::error::{Context, Error, Result, io};
+use crate::error::{Error, Result};
+use crate::storage::Storage;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 /// Most bytes of a header: thousands of tensors.
 const MAX_HEADER: u64 = 1 << 20;
+/// Most bytes of a description.
+const MAX_DESCRIPTION: u64 = 64 << 20;
 
 /// An open model: values are read where they are asked for.
 #[derive(Debug)]
 pub struct Reader {
     /// What it is.
     pub description: Description,
-    name: PathBuf,
-    file: File,
+    file: Box<dyn Source>,
     /// First byte and number of values, by name.
     tensors: BTreeMap<String, (u64, u64)>,
 }
@@ -42,19 +42,19 @@ pub struct Model {
 
 impl Reader {
     /// Opens the model in the folder `path` and checks its header.
-    pub fn open(path: &DataPath) -> Result<Self> {
-        let folder = local(path)?;
-        if folder.is_file() {
-            return Err(Error::user(format!("{path} is a file; a model is a folder with {TENSORS_FILE}")));
+    pub fn open(storage: &Storage, path: &DataPath) -> Result<Self> {
+        let place = place(storage, path)?;
+        let described = place.open(DESCRIPTION_FILE)?;
+        let bad = |what: String| Error::data(format!("{}: not the description of a model: {what}", described.name()));
+        if described.len() > MAX_DESCRIPTION {
+            return Err(bad(format!("it has {} bytes", described.len())));
         }
-        let described = folder.join(DESCRIPTION_FILE);
-        let json = fs::read(&described).map_err(|e| io(described.display(), &e)).context(|| "no model there")?;
-        let description = serde_json::from_slice(&json)
-            .map_err(|e| Error::data(format!("{}: not the description of a model: {e}", described.display())))?;
-        let name = folder.join(TENSORS_FILE);
-        let file = File::open(&name).map_err(|e| io(name.display(), &e)).context(|| "no model there")?;
-        let tensors = header(&name, &file)?;
-        Ok(Self { description, name, file, tensors })
+        let mut json = vec![0; described.len() as usize];
+        described.read(&mut json, 0)?;
+        let description = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+        let file = place.open(TENSORS_FILE)?;
+        let tensors = header(&*file)?;
+        Ok(Self { description, file, tensors })
     }
 
     /// Names and lengths of all tensors.
@@ -75,7 +75,7 @@ impl Reader {
             return Err(Error::bug(format!("values {start}..{end} of tensor {tensor}, which holds {len}")));
         }
         let bytes = bytemuck::cast_slice_mut(out);
-        self.file.read_exact_at(bytes, at + 4 * start).map_err(|e| io(self.name.display(), &e))
+        self.file.read(bytes, at + 4 * start)
     }
 
     /// All values of `tensor`.
@@ -88,19 +88,19 @@ impl Reader {
     fn find(&self, tensor: &str) -> Result<(u64, u64)> {
         self.tensors.get(tensor).copied().ok_or_else(|| {
             let known: Vec<_> = self.tensors.keys().map(String::as_str).collect();
-            Error::data(format!("{} holds no tensor {tensor}; it holds {}", self.name.display(), known.join(", ")))
+            Error::data(format!("{} holds no tensor {tensor}; it holds {}", self.file.name(), known.join(", ")))
         })
     }
 }
 
-fn header(name: &Path, file: &File) -> Result<BTreeMap<String, (u64, u64)>> {
-    let bad = |what: String| Error::data(format!("{}: {what}", name.display()));
-    let len = file.metadata().map_err(|e| io(name.display(), &e))?.len();
+fn header(file: &dyn Source) -> Result<BTreeMap<String, (u64, u64)>> {
+    let bad = |what: String| Error::data(format!("{}: {what}", file.name()));
+    let len = file.len();
     let mut head = [0; 8];
     if len < 8 {
         return Err(bad(format!("{len} bytes are no safetensors file; it is truncated")));
     }
-    file.read_exact_at(&mut head, 0).map_err(|e| io(name.display(), &e))?;
+    file.read(&mut head, 0)?;
     let header = u64::from_le_bytes(head);
     if header > MAX_HEADER || header > len - 8 {
         return Err(bad(format!(
@@ -108,7 +108,7 @@ fn header(name: &Path, file: &File) -> Result<BTreeMap<String, (u64, u64)>> {
         )));
     }
     let mut json = vec![0; header as usize];
-    file.read_exact_at(&mut json, 8).map_err(|e| io(name.display(), &e))?;
+    file.read(&mut json, 8)?;
     let metadata: Metadata =
         serde_json::from_slice(&json).map_err(|e| bad(format!("not the header of a safetensors file: {e}")))?;
     let expected = 8 + header + metadata.data_len() as u64;
@@ -128,8 +128,8 @@ fn header(name: &Path, file: &File) -> Result<BTreeMap<String, (u64, u64)>> {
 
 impl Model {
     /// Reads the model in the folder `path`.
-    pub fn load(path: &DataPath) -> Result<Self> {
-        let reader = Reader::open(path)?;
+    pub fn load(storage: &Storage, path: &DataPath) -> Result<Self> {
+        let reader = Reader::open(storage, path)?;
         let weights = reader.whole(WEIGHTS)?;
         let outputs = reader.description.outputs();
         if weights.len() as u64 != reader.description.features * outputs as u64 {

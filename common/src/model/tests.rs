@@ -1,7 +1,9 @@
 //! Promises of the model folder.
 
 use super::*;
+use crate::data::schema::DataPath;
 use crate::error::Fault;
+use crate::storage::Storage;
 use std::fs;
 use std::path::Path;
 
@@ -28,7 +30,7 @@ fn tensors(len: u64) -> Vec<TensorSpec> {
 }
 
 fn write(path: &DataPath, overwrite: bool, weights: &[f32]) -> Result<()> {
-    let mut writer = Writer::create(path, overwrite, tensors(weights.len() as u64))?;
+    let mut writer = Writer::create(&Storage::default(), path, overwrite, tensors(weights.len() as u64))?;
     for chunk in weights.chunks(3) {
         writer.write(chunk)?;
     }
@@ -66,11 +68,11 @@ fn what_is_written_in_chunks_is_read_back_whole_and_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let (at, weights) = (path(dir.path(), "deep/m"), [1.0, -2.0, 3.5, 0.0, f32::MIN_POSITIVE]);
     write(&at, false, &weights).unwrap();
-    let model = Model::load(&at).unwrap();
+    let model = Model::load(&Storage::default(), &at).unwrap();
     assert_eq!((model.weights.as_slice(), &model.bias[..]), (&weights[..], &[0.5][..]));
     assert_eq!(model.description, description(5));
     let mut part = [0.0; 2];
-    Reader::open(&at).unwrap().read(WEIGHTS, 1, &mut part).unwrap();
+    Reader::open(&Storage::default(), &at).unwrap().read(WEIGHTS, 1, &mut part).unwrap();
     assert_eq!(part, [-2.0, 3.5]);
     // What the safetensors crate itself makes of the file.
     let bytes = fs::read(dir.path().join("deep/m/model.safetensors")).unwrap();
@@ -83,13 +85,13 @@ fn an_existing_model_is_refused_without_overwrite_and_replaced_with_it() {
     let dir = tempfile::tempdir().unwrap();
     let at = path(dir.path(), "m");
     write(&at, false, &[1.0]).unwrap();
-    for error in [check(&at, false).unwrap_err(), write(&at, false, &[2.0]).unwrap_err()] {
+    for error in [check(&Storage::default(), &at, false).unwrap_err(), write(&at, false, &[2.0]).unwrap_err()] {
         assert!(error.fault == Fault::User && error.message.contains("--overwrite"), "{error}");
     }
-    assert_eq!(Model::load(&at).unwrap().weights, [1.0]);
-    check(&at, true).unwrap();
+    assert_eq!(Model::load(&Storage::default(), &at).unwrap().weights, [1.0]);
+    check(&Storage::default(), &at, true).unwrap();
     write(&at, true, &[2.0, 3.0]).unwrap();
-    assert_eq!(Model::load(&at).unwrap().weights, [2.0, 3.0]);
+    assert_eq!(Model::load(&Storage::default(), &at).unwrap().weights, [2.0, 3.0]);
     assert_eq!(entries(dir.path()), ["m"], "nothing else is left behind");
 }
 
@@ -116,7 +118,7 @@ fn while_a_model_is_replaced_there_is_one_at_its_path_at_any_moment() {
         watcher.join().unwrap()
     });
     assert!(looks > 50);
-    assert_eq!(Model::load(&at).unwrap().weights, [50.0]);
+    assert_eq!(Model::load(&Storage::default(), &at).unwrap().weights, [50.0]);
     assert_eq!(entries(dir.path()), ["m"], "what was replaced is gone");
 }
 
@@ -125,7 +127,7 @@ fn a_folder_that_is_no_model_is_not_replaced_even_with_overwrite() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("home")).unwrap();
     fs::write(dir.path().join("home/letter"), "dear").unwrap();
-    let error = check(&path(dir.path(), "home"), true).unwrap_err();
+    let error = check(&Storage::default(), &path(dir.path(), "home"), true).unwrap_err();
     assert!(error.message.contains("is no model"), "{error}");
     assert!(dir.path().join("home/letter").exists());
 }
@@ -135,11 +137,11 @@ fn a_writer_that_is_dropped_leaves_nothing_and_the_old_model_whole() {
     let dir = tempfile::tempdir().unwrap();
     let at = path(dir.path(), "m");
     write(&at, false, &[1.0]).unwrap();
-    let mut writer = Writer::create(&at, true, tensors(10)).unwrap();
+    let mut writer = Writer::create(&Storage::default(), &at, true, tensors(10)).unwrap();
     writer.write(&[1.0; 5]).unwrap();
     drop(writer);
     assert_eq!(entries(dir.path()), ["m"]);
-    assert_eq!(Model::load(&at).unwrap().weights, [1.0]);
+    assert_eq!(Model::load(&Storage::default(), &at).unwrap().weights, [1.0]);
 }
 
 #[test]
@@ -161,14 +163,14 @@ fn a_truncated_or_foreign_file_is_an_error_that_names_it() {
     let bytes = fs::read(&file).unwrap();
     for len in [0, 7, 20, bytes.len() - 1] {
         fs::write(&file, &bytes[..len]).unwrap();
-        let error = Model::load(&at).unwrap_err();
+        let error = Model::load(&Storage::default(), &at).unwrap_err();
         assert!(error.message.contains("model.safetensors") && error.message.contains("truncated"), "{error}");
     }
     let at_type = bytes.windows(3).position(|w| w == b"F32").unwrap();
     let mut integers = bytes.clone();
     integers[at_type] = b'I';
     fs::write(&file, integers).unwrap();
-    let error = Model::load(&at).unwrap_err();
+    let error = Model::load(&Storage::default(), &at).unwrap_err();
     assert!(error.message.contains("I32"), "{error}");
 }
 
@@ -184,7 +186,7 @@ fn a_model_that_was_changed_to_hold_no_number_is_refused() {
         let at_value = bytes.len() - behind;
         bytes[at_value..at_value + 4].copy_from_slice(&f32::NAN.to_le_bytes());
         fs::write(&name, bytes).unwrap();
-        let error = Model::load(&at).unwrap_err();
+        let error = Model::load(&Storage::default(), &at).unwrap_err();
         assert!(error.fault == Fault::Data && error.message.contains("holds the value NaN"), "{error}");
     }
 }
@@ -193,9 +195,9 @@ fn a_model_that_was_changed_to_hold_no_number_is_refused() {
 fn a_missing_tensor_or_model_is_an_error_that_says_what_there_is() {
     let dir = tempfile::tempdir().unwrap();
     let at = path(dir.path(), "m");
-    assert!(Model::load(&at).unwrap_err().message.contains("model.json: no such file"));
+    assert!(Model::load(&Storage::default(), &at).unwrap_err().message.contains("model.json: no such file"));
     write(&at, false, &[1.0]).unwrap();
-    let error = Reader::open(&at).unwrap().whole("factors").unwrap_err();
+    let error = Reader::open(&Storage::default(), &at).unwrap().whole("factors").unwrap_err();
     assert!(error.message.contains("no tensor factors") && error.message.contains("weights"), "{error}");
 }
 
@@ -206,18 +208,18 @@ fn a_model_that_can_not_be_made_is_refused_under_the_path_that_was_given() {
     fs::write(&file, "").unwrap();
     for below in ["m", "deep/m"] {
         let at = path(&file, below);
-        let error = check(&at, false).unwrap_err();
+        let error = check(&Storage::default(), &at, false).unwrap_err();
         let says = format!("{at} can't be a model's folder, since {} is a file; give another path", file.display());
         assert_eq!((error.fault, error.message), (Fault::User, says));
     }
-    let error = check(&DataPath("/proc/1/x".to_owned()), false).unwrap_err();
+    let error = check(&Storage::default(), &DataPath("/proc/1/x".to_owned()), false).unwrap_err();
     assert!(error.fault == Fault::User && error.message.starts_with("/proc/1/x can't be made: "), "{error}");
 }
 
 #[test]
-fn a_model_in_hdfs_is_refused_with_what_to_do() {
-    let error = check(&DataPath("hdfs://h:9000/m".to_owned()), false).unwrap_err();
-    assert!(error.fault == Fault::User && error.message.contains("local"), "{error}");
+fn a_model_goes_nowhere_but_to_a_disk_or_hdfs() {
+    let error = check(&Storage::default(), &DataPath("s3://bucket/m".to_owned()), false).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.contains("on a local disk or in HDFS"), "{error}");
 }
 
 #[test]
@@ -243,7 +245,7 @@ fn what_a_killed_process_left_goes_with_the_next_save_and_nothing_else() {
     // As if its process ran on another machine that shares the disk.
     let lock = std::fs::File::open(here.path().join(&stay[5])).unwrap();
     lock.try_lock().unwrap();
-    check(&DataPath(here.path().join("m").to_string_lossy().into_owned()), false).unwrap();
+    check(&Storage::default(), &DataPath(here.path().join("m").to_string_lossy().into_owned()), false).unwrap();
     for name in stay {
         assert!(here.path().join(&name).join("model.safetensors").exists(), "{name} is gone");
     }

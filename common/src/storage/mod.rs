@@ -1,4 +1,4 @@
-//! Files, local or in HDFS: listing with block hosts, and reading byte ranges.
+//! Files, local or in HDFS: listing with block hosts, and reading byte ranges; in HDFS folders that are written, too.
 //!
 //! Invariant: what was listed is what is read. A file that vanished or changed its length since then, or in HDFS its
 //! modification time, is an error that names the file, never fewer rows.
@@ -8,8 +8,14 @@ mod hdfs;
 mod local;
 mod pattern;
 mod reader;
+#[cfg(feature = "hdfs")]
+mod sink;
 
+#[cfg(feature = "hdfs")]
+pub use hdfs::{Aside, Folder, Found, NewFile, abandon};
 pub use reader::{ByteStream, Reader};
+#[cfg(feature = "hdfs")]
+pub use sink::Sink;
 
 use crate::background::Background;
 use crate::data::schema::DataPath;
@@ -205,6 +211,12 @@ impl Storage {
         Ok(Reader::local(local_path(path).to_owned(), len, start..range.end, file))
     }
 
+    /// The place of a folder in HDFS.
+    #[cfg(feature = "hdfs")]
+    pub fn folder(&self, url: &str) -> Result<Folder> {
+        self.hdfs.folder(url)
+    }
+
     /// Looks at every part of the HDFS that `url` (`hdfs://...`) names.
     pub async fn probe(&self, url: &str) -> Vec<Check> {
         #[cfg(feature = "hdfs")]
@@ -240,7 +252,7 @@ fn local_path(path: &str) -> &str {
 }
 
 #[cfg(not(feature = "hdfs"))]
-fn no_hdfs(path: &str) -> Error {
+pub(crate) fn no_hdfs(path: &str) -> Error {
     Error::user(format!("{path}: this program was built without HDFS; build it with the feature `hdfs`"))
 }
 

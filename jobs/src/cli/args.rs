@@ -315,7 +315,7 @@ pub struct GenerateArgs {
     /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// File to write, or folder when there are several; - is stdout
+    /// File to write, or folder when there are several, local or hdfs://; - is stdout
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
     /// Number of files
@@ -346,7 +346,7 @@ pub enum Output {
 /// A model and rows.
 #[derive(Debug, Clone, Args)]
 pub struct Applied {
-    /// Folder of the model
+    /// Folder of the model, local or hdfs://
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// Files, directories, globs or hdfs:// URLs of rows
@@ -381,7 +381,7 @@ pub struct EvaluateArgs {
 pub enum ModelCommand {
     /// Describe a model: job, objective, labels, features, non-zero weights
     Show {
-        /// Folder of the model
+        /// Folder of the model, local or hdfs://
         model: PathBuf,
         /// Print JSON
         #[arg(long)]
@@ -389,7 +389,7 @@ pub enum ModelCommand {
     },
     /// Write a model for other programs
     Export {
-        /// Folder of the model
+        /// Folder of the model, local or hdfs://
         model: PathBuf,
         /// The file's format
         #[arg(long, value_enum)]

@@ -3,7 +3,7 @@
 //! Invariant: at the output there is nothing new or all of it: it is written beside and renamed. A dataset file's blocks are
 //! those that one slave cuts the text into, so that a job on one slave gives the same bits from either.
 
-use super::file::{self, Whole};
+use super::outputs::{self, Folder};
 use super::table::count;
 use super::terminal::say;
 use bytesize::ByteSize;
@@ -14,14 +14,13 @@ use flexps_common::data::{InputSpec, Schema, Wanted};
 use flexps_common::error::{Error, Result, io};
 use flexps_common::ids::InputId;
 use flexps_common::plan::Plan;
-use flexps_common::storage::{Storage, StorageOptions, is_remote};
+use flexps_common::storage::{Storage, StorageOptions};
 use flexps_master::assigner::{Source, cut};
 use flexps_master::prepare::prepare;
 use flexps_slave::reader::held::Held;
 use flexps_slave::reader::{CacheRoom, NextSplit, Options, Reader};
 use std::collections::VecDeque;
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -35,7 +34,7 @@ pub struct ConvertArgs {
     /// Files, directories, globs or hdfs:// URLs of rows
     #[arg(required = true, value_name = "INPUT")]
     pub input: Vec<DataPath>,
-    /// File to write; or a folder, which exists or ends with /, for a file of each file
+    /// File to write, local or hdfs://; or a folder, which exists or ends with /, for a file of each file
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
     /// First feature number in the rows, 0 or 1 [default: found in the rows]
@@ -57,9 +56,6 @@ struct Sum {
 /// Converts rows.
 pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
     let shown = args.output.to_string_lossy();
-    if is_remote(&shown) {
-        return Err(Error::user(format!("--output {shown}: give a local path, and put the file into HDFS then")));
-    }
     let storage = Storage::new(StorageOptions::from_env());
     let mut plan = Plan::default();
     plan.input(InputSpec {
@@ -79,7 +75,7 @@ pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
     }
     let conversion = Conversion { runtime, storage, schema: listed.schema };
     let before: u64 = listed.sources.iter().map(|source| source.file.len).sum();
-    let sum = match args.output.is_dir() || shown.ends_with('/') {
+    let sum = match outputs::is_folder(runtime, &conversion.storage, &args.output)? {
         true => conversion.folder(&listed.sources, &args.output)?,
         false => conversion.file(&listed.sources, &args.output)?,
     };
@@ -92,7 +88,7 @@ pub fn convert(runtime: &Handle, args: &ConvertArgs) -> Result<()> {
 /// Whether an input is the file at `output`.
 fn same(input: &str, output: &Path) -> bool {
     let there = (std::fs::canonicalize(input).ok(), std::fs::canonicalize(output).ok());
-    matches!(there, (Some(input), Some(output)) if input == output)
+    Path::new(input) == output || matches!(there, (Some(input), Some(output)) if input == output)
 }
 
 struct Conversion<'a> {
@@ -104,49 +100,37 @@ struct Conversion<'a> {
 impl Conversion<'_> {
     /// A file of each source.
     fn folder(&self, sources: &[Source], output: &Path) -> Result<Sum> {
-        let failed = |e: std::io::Error| io(output.display(), &e);
-        let exists = output.is_dir();
-        if exists && std::fs::read_dir(output).map_err(failed)?.next().is_some() {
-            return Err(Error::user(format!("--output {}: the folder is not empty", output.display())));
-        }
-        // Without a slash at its end; a link to a folder stays.
-        let target: PathBuf =
-            if exists { output.canonicalize().map_err(failed)? } else { output.components().collect() };
-        if let Some(parent) = target.parent() {
-            std::fs::create_dir_all(parent).map_err(failed)?;
-        }
-        let side = file::folder(&target, output)?;
+        let folder = Folder::begin(self.runtime, &self.storage, output)?;
         let mut sum = Sum::default();
         for (i, source) in sources.iter().enumerate() {
             let name = format!("part-{i:05}.rows");
-            let failed = |e: std::io::Error| io(output.join(&name).display(), &e);
-            let mut file = BufWriter::new(File::create(side.path().join(&name)).map_err(failed)?);
-            let one = self.write(std::slice::from_ref(source), &mut file).map_err(failed)?;
-            file.flush().map_err(failed)?;
-            // Spark and MapReduce leave empty files among the others.
-            if one.rows == 0 {
-                say(&format!("note: {}: no rows", source.file.path));
-                std::fs::remove_file(side.path().join(&name)).map_err(failed)?;
-                continue;
-            }
-            sum.rows += one.rows;
-            sum.nonzeros += one.nonzeros;
-            sum.bytes += one.bytes;
+            folder.file(&name, |file| {
+                let one = self.write(std::slice::from_ref(source), file);
+                let one = one.map_err(|e| io(output.join(&name).display(), &e))?;
+                // Spark and MapReduce leave empty files among the others.
+                if one.rows == 0 {
+                    say(&format!("note: {}: no rows", source.file.path));
+                    return Ok(false);
+                }
+                sum.rows += one.rows;
+                sum.nonzeros += one.nonzeros;
+                sum.bytes += one.bytes;
+                Ok(true)
+            })?;
         }
         if sum.rows == 0 {
             return Err(nothing(sources));
         }
-        // An empty folder gives way.
-        std::fs::rename(side.path(), &target).map_err(failed)?;
+        folder.put()?;
         Ok(sum)
     }
 
     /// A file of all sources.
     fn file(&self, sources: &[Source], output: &Path) -> Result<Sum> {
         let mut sum = Sum::default();
-        Whole::create(output)?.fill(|file| {
-            sum = self.write(sources, file)?;
-            if sum.rows == 0 { Err(std::io::Error::other(nothing(sources))) } else { Ok(()) }
+        outputs::file(self.runtime, &self.storage, output, |file| {
+            sum = self.write(sources, file).map_err(|e| io(output.display(), &e))?;
+            if sum.rows == 0 { Err(nothing(sources)) } else { Ok(()) }
         })?;
         Ok(sum)
     }

@@ -7,6 +7,7 @@ use super::interrupt::Interrupt;
 use super::{runtime, terminal};
 use flexps_common::error::io;
 use flexps_common::side::{self, Side};
+use flexps_common::storage::{self, is_remote};
 use flexps_common::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -36,6 +37,7 @@ pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> 
         interrupt.next().await;
         // Held to the end.
         let _sides = side::abandon();
+        storage::abandon();
         let cancelled = Error::cancelled();
         terminal::error(&cancelled);
         std::process::exit(i32::from(cancelled.exit_code()))
@@ -66,6 +68,12 @@ pub struct Whole {
 impl Whole {
     /// Begins to write what shall stand at `path`.
     pub fn create(path: &Path) -> Result<Self> {
+        if is_remote(&path.to_string_lossy()) {
+            return Err(Error::user(format!(
+                "{}: give a local path; models and rows alone go into HDFS",
+                path.display()
+            )));
+        }
         let failed = |e: std::io::Error| io(path.display(), &e);
         let there = std::fs::metadata(path).ok();
         if there.as_ref().is_some_and(|there| there.is_dir()) {

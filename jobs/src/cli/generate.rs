@@ -4,14 +4,17 @@
 
 use super::args::{GenerateArgs, Shape};
 use super::file::Whole;
+use super::outputs::{self, Folder};
 use super::table::count;
 use super::terminal::{say, written};
 use flexps_common::data::generate::{Generator, Kind};
 use flexps_common::error::io;
+use flexps_common::storage::{Storage, is_remote};
 use flexps_common::{Error, Result, data::generate, machine};
 use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
+use tokio::runtime::Handle;
 
 /// Text that a thread makes at a time.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -19,8 +22,9 @@ const PIECE_BYTES: u64 = 1 << 20;
 const BYTES_PER_NONZERO: u64 = 14;
 
 /// Writes the rows.
-pub fn generate(args: &GenerateArgs) -> Result<()> {
-    let shape = shape(args);
+pub fn generate(runtime: &Handle, args: &GenerateArgs) -> Result<()> {
+    let (shape, storage) = (shape(args), Storage::default());
+    let failed = |e: std::io::Error| io(args.output.display(), &e);
     let mut writer = RowWriter::new(shape)?;
     if args.output == Path::new("-") {
         if args.files != 1 {
@@ -28,14 +32,22 @@ pub fn generate(args: &GenerateArgs) -> Result<()> {
         }
         return written(writer.write(0..shape.rows, &mut std::io::stdout().lock()));
     }
+    let names: Vec<String> = (0..args.files).map(|file| format!("part-{file:05}.libsvm")).collect();
+    let parts = (0..)
+        .zip(&names)
+        .map(|(file, name)| (name.as_str(), shape.rows * file / args.files..shape.rows * (file + 1) / args.files));
     if args.files == 1 {
-        writer.file(0..shape.rows, &args.output)?;
+        outputs::file(runtime, &storage, &args.output, |out| writer.write(0..shape.rows, out).map_err(failed))?;
+    } else if is_remote(&args.output.to_string_lossy()) {
+        let folder = Folder::begin(runtime, &storage, &args.output)?;
+        for (name, rows) in parts {
+            folder.file(name, |out| writer.write(rows, out).map_err(failed).map(|()| true))?;
+        }
+        folder.put()?;
     } else {
-        let names: Vec<String> = (0..args.files).map(|file| format!("part-{file:05}.libsvm")).collect();
         folder(&args.output, &names)?;
-        for (file, name) in (0..).zip(&names) {
-            let rows = shape.rows * file / args.files..shape.rows * (file + 1) / args.files;
-            writer.file(rows, &args.output.join(name))?;
+        for (name, rows) in parts {
+            Whole::create(&args.output.join(name))?.fill(|file| writer.write(rows, file))?;
         }
     }
     say(&format!("{} in {}", count(shape.rows, "row"), args.output.display()));
@@ -83,10 +95,6 @@ impl RowWriter {
         let cores = machine::cores() as usize;
         let row_bytes = u64::from(shape.nonzeros) * BYTES_PER_NONZERO;
         Ok(Self { generators: vec![Generator::new(shape)?; cores], piece_rows: (PIECE_BYTES / row_bytes).max(1) })
-    }
-
-    fn file(&mut self, rows: Range<u64>, path: &Path) -> Result<()> {
-        Whole::create(path)?.fill(|file| self.write(rows, file))
     }
 
     fn write(&mut self, rows: Range<u64>, out: &mut dyn Write) -> std::io::Result<()> {

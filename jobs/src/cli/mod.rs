@@ -20,6 +20,7 @@ mod interrupt;
 mod log;
 mod model;
 mod node;
+mod outputs;
 mod predict;
 mod progress;
 mod query;
@@ -96,7 +97,9 @@ fn start(registry: Registry) -> Result<()> {
         Command::Snapshot(args) => block_on(snapshot::snapshot(args)),
         Command::Cancel(args) => block_on(query::cancel(args)),
         Command::Slaves(args) => block_on(query::slaves(args)),
-        Command::Data { command: DataCommand::Generate(args) } => file::interruptible(|_| generate::generate(&args)),
+        Command::Data { command: DataCommand::Generate(args) } => {
+            file::interruptible(|runtime| generate::generate(runtime, &args))
+        }
         Command::Data { command: DataCommand::Convert(args) } => {
             file::interruptible(|runtime| convert::convert(runtime, &args))
         }

@@ -4,13 +4,14 @@ use super::table::number;
 use super::terminal::out;
 use flexps_common::data::schema::DataPath;
 use flexps_common::model::Model;
+use flexps_common::storage::Storage;
 use flexps_common::{Error, Result};
 use std::path::Path;
 
 /// The model in `folder`.
 pub fn load(folder: &Path) -> Result<Model> {
     let text = folder.to_str().ok_or_else(|| Error::user(format!("{}: a path must be UTF-8", folder.display())))?;
-    Model::load(&text.parse::<DataPath>()?)
+    Model::load(&Storage::default(), &text.parse::<DataPath>()?)
 }
 
 fn biases(bias: &[f32]) -> String {

@@ -15,7 +15,7 @@ use flexps_common::wire::snapshot::Moment;
 pub struct SnapshotArgs {
     /// The job, e.g. j7; it must have been submitted with --model
     pub job: JobId,
-    /// The folder that the model goes to, on the master's machine
+    /// The folder that the model goes to, on the master's machine or hdfs://
     #[arg(long, value_name = "DIR")]
     pub model: DataPath,
     /// Replace a model that is there

@@ -1,10 +1,12 @@
 //! The wide stage: the gradient of the losses over all rows, and their sum, at one point.
 //!
-//! Invariant: the losses and the gradient belong to the same point and to every row once; the loss is summed in f64.
+//! Invariant: the losses and the gradient belong to the same point and to every row once; the loss is summed in f64, the
+//! gradient in f32 over no more than [`MOST_ROWS`] rows and a block.
 
 use crate::logistic::{add_scaled_unchecked, dot_unchecked, loss_and_slope, needed_len};
 use crate::objective::is_right;
 use crate::parts::{Parts, Rows};
+use crate::sums::MOST_ROWS;
 use crate::vector::Vector;
 use flexps_common::Result;
 use flexps_common::data::Block;
@@ -69,9 +71,15 @@ pub fn full(worker: &mut Worker<'_>, rows: Rows, weights: Vector, sums: Vector) 
         worker.get_mapped(weights.features, &part.map, &mut values)?;
         gradient.clear();
         gradient.resize(part.map.len(), 0.0);
+        let mut pushed = losses.rows;
         for at in 0..part.blocks() {
             let block = part.in_order(worker, at)?;
             losses.add(&block, &values, bias, &mut gradient);
+            if losses.rows - pushed >= MOST_ROWS {
+                worker.add_mapped(sums.features, &part.map, &gradient)?;
+                gradient.fill(0.0);
+                pushed = losses.rows;
+            }
         }
         worker.add_mapped(sums.features, &part.map, &gradient)?;
         if !part.is_all() {

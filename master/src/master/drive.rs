@@ -101,6 +101,8 @@ impl Master {
         let answer = match result {
             Ok(answer) => answer,
             Err(e) if asked == Asked::Farewell => return tracing::debug!(job = %id, %slave, "farewell failed: {e}"),
+            // It may be heard of still, but whether its workers run nobody knows, and their slots would never come back.
+            Err(e) if e.retry && matches!(asked, Asked::Launch(_)) => return self.gone(slave, &e.message, now),
             Err(e) => {
                 let called = self.slaves.get(slave).map_or_else(|| slave.to_string(), |s| s.called(slave));
                 let e = if e.message.contains(&called) { e } else { e.context(called) };
@@ -125,8 +127,8 @@ impl Master {
     /// A slave did not do as it was asked.
     fn refused(&mut self, id: JobId, slave: SlaveId, asked: Asked, error: Error, now: Duration) {
         match asked {
-            // Not on the way, but by the slave: no workers of it run, so none are waited for.
-            Asked::Launch(run) if !error.retry && self.give_back(slave, id, run, now) => {
+            // By the slave: no workers of it run, so none are waited for.
+            Asked::Launch(run) if self.give_back(slave, id, run, now) => {
                 self.step(id, Step::StageDone(slave, run, Outcome { error: Some(error), ..Outcome::default() }), now);
             }
             // The stage does without: if the slave is gone, that is noticed otherwise.
@@ -267,7 +269,8 @@ impl Master {
                 let spec = plan.tables[load.table.0 as usize].clone();
                 let schema = started.readings.get(load.input).map(|reading| reading.schema().clone());
                 let schema = schema.ok_or_else(|| Error::bug("a model is for rows that the plan lacks"))?;
-                self.transfer(id, Event::Loaded, move |shards| shards.load(&load, &spec, &schema));
+                let storage = self.storage.clone();
+                self.transfer(id, Event::Loaded, move |shards| shards.load(&storage, &load, &spec, &schema));
             }
             Command::Save => self.save(id)?,
             Command::Keep(place) => self.keep(id, place),
@@ -286,9 +289,10 @@ impl Master {
     fn save(&mut self, id: JobId) -> Result<()> {
         let described = self.described(id)?;
         let folder = self.jobs.get_mut(&id).and_then(Job::started).and_then(|started| started.checkpoint.clone());
+        let storage = self.storage.clone();
         self.transfer(id, Event::Saved, move |shards| {
             if let Some((save, tensors, description)) = described {
-                shards.save(&save.path, save.overwrite, &tensors, &description)?;
+                shards.save(&storage, (&save.path, save.overwrite), &tensors, &description)?;
             }
             folder.iter().for_each(Folder::remove);
             Ok(())

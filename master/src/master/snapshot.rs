@@ -12,6 +12,7 @@ use flexps_common::error::Fault;
 use flexps_common::home::Home;
 use flexps_common::ids::JobId;
 use flexps_common::model::Description;
+use flexps_common::storage::Storage;
 use flexps_common::transport::Channel;
 use flexps_common::wire::control::{FromMaster, FromSlave, ToSlave};
 use flexps_common::wire::snapshot::{Meeting, Met, Moment, ToKeeper, Wanted};
@@ -33,6 +34,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 struct Taking {
     job: JobId,
     snapshot: u64,
+    storage: Storage,
     /// The slaves, in shard order.
     control: Vec<Channel>,
     shards: Shards,
@@ -83,6 +85,7 @@ impl Master {
         let taking = Taking {
             job: id,
             snapshot: self.snapshots,
+            storage: self.storage.clone(),
             control: found.into_iter().map(|slave| slave.control.clone()).collect(),
             shards: Shards { job: id, bulk, homes: Vec::new(), snapshot: Some(self.snapshots), stop: Arc::default() },
             target: (target, overwrite),
@@ -119,9 +122,9 @@ impl Taking {
 
     async fn save(self) -> Result<Moment> {
         let (moment, homes) = self.met().await?;
-        let Taking { shards, target: (path, overwrite), tensors, description, .. } = self;
+        let Taking { storage, shards, target: (path, overwrite), tensors, description, .. } = self;
         let shards = Shards { homes, ..shards };
-        let work = move || shards.save(&path, overwrite, &tensors, &description);
+        let work = move || shards.save(&storage, (&path, overwrite), &tensors, &description);
         let saved = tokio::task::spawn_blocking(work).await;
         saved.unwrap_or_else(|e| Err(Error::bug(format!("saving a snapshot ended early: {e}"))))?;
         Ok(moment)

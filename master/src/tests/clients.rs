@@ -8,6 +8,7 @@ use flexps_common::ids::JobId;
 use flexps_common::model::Model;
 use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
+use flexps_common::storage::Storage;
 use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::api::{BODY, JobLine, JobNews, Request, RunningStage};
 use flexps_common::wire::control::{FromMaster, ToMaster, ToSlave};
@@ -34,7 +35,7 @@ async fn a_job_runs_on_all_slaves_and_its_report_holds_everything() {
     assert_eq!(report.metrics.get("loss"), Some(&0.5));
     assert!(!report.metrics.contains_key("nan"), "JSON has no NaN");
     assert!(report.notes.iter().any(|n| n == "index base 1, labels -1/+1 detected in --input"), "{:?}", report.notes);
-    let saved = Model::load(&DataPath(model)).unwrap();
+    let saved = Model::load(&Storage::default(), &DataPath(model)).unwrap();
     // The first chunk is served by the first slave by name, the second by the other.
     let chunk = 1 << 16;
     let expected: Vec<f32> = (0..FEATURES).map(|key| if key < chunk { 0.25 } else { 0.5 }).collect();

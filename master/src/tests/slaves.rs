@@ -130,6 +130,24 @@ async fn a_slave_that_refuses_a_stage_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn a_slave_that_a_stage_does_not_reach_is_gone_whatever_its_heartbeats_say() {
+    let cluster = Cluster::new().await;
+    let silent = || Error::cluster("no answer within 10s").retryable();
+    let slave = cluster
+        .scripted("h1", 1, 0.5, move |me, message| match message {
+            ToSlave::Launch(_) => (Err(silent()), Vec::new()),
+            other => obey(me, other),
+        })
+        .await;
+    let id = cluster.submit(Rounds::default()).await.unwrap();
+    let error = cluster.end(id).await.error.unwrap();
+    let how = "no answer within 10s";
+    assert_eq!(error.message, format!("slave {} (h1) is gone ({how}) in stage work, epoch 1", slave.id));
+    let lines: Vec<SlaveLine> = cluster.get("slaves").await.unwrap();
+    assert!(lines.is_empty(), "its slots are lent to nobody: {lines:?}");
+}
+
+#[tokio::test]
 async fn a_reader_that_fails_fails_the_job() {
     let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
     let _slave = cluster

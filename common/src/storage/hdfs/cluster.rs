@@ -18,6 +18,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// The longest wait for the NameNodes.
 const DEADLINE: Duration = Duration::from_secs(25);
@@ -73,7 +74,7 @@ pub(super) struct Cluster {
     hung: Mutex<Option<Instant>>,
     files: Mutex<Opened<FileReader>>,
     /// Where the clients work: it must not end before the last file is closed.
-    _thread: Arc<Thread>,
+    thread: Arc<Thread>,
 }
 
 impl Cluster {
@@ -116,13 +117,18 @@ impl Cluster {
             answered: AtomicBool::new(false),
             hung: Mutex::default(),
             files: Mutex::default(),
-            _thread: thread,
+            thread,
         })
     }
 
     /// The URL of a path in this cluster.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.prefix)
+    }
+
+    /// Where its clients work.
+    pub fn runtime(&self) -> Result<Handle> {
+        self.thread.runtime()
     }
 
     /// Whether the URL is one of HDFS itself, not of a mount table over several.

@@ -5,12 +5,14 @@
 mod cluster;
 mod conf;
 mod explain;
+mod folder;
 mod locate;
 mod opened;
 mod probe;
 mod read;
 
 pub(super) use explain::readable;
+pub use folder::{Aside, Folder, Found, NewFile, abandon};
 pub(super) use read::RemoteFile;
 
 use super::{
@@ -56,6 +58,12 @@ impl Hdfs {
         let (cluster, path) = self.cluster(listed.path)?;
         let version = Version { path, len: listed.len, modified: listed.modified };
         RemoteFile::open(cluster, listed.path.to_owned(), version, range).await
+    }
+
+    /// The place of a folder to be written or looked into.
+    pub fn folder(&self, url: &str) -> Result<Folder> {
+        let (cluster, path) = self.cluster(url)?;
+        Ok(Folder::new(cluster, &path))
     }
 
     /// What `flexps doctor` wants to know of the cluster that `url` names.

@@ -130,7 +130,7 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
 
 /// A model as sleeping stages, each after the same ones, with the luck that a simulation would have. A run that fails there
 /// sleeps for what it took and then again, in the same slots.
-fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
+pub(super) fn sleep(at: usize, spec: &JobSpec, luck: &Luck, seed: u64) -> Sleep {
     let count = spec.stages.len() as u32;
     let factor = |stage: u32| {
         let mut total = 0.0;

@@ -127,3 +127,24 @@ fn the_giant_starves_under_greedy_and_not_under_prioritized() {
     }
     assert!(last_small > Duration::from_secs(60));
 }
+
+#[test]
+fn models_sleep_live_for_as_long_as_their_runs_last_in_a_simulation() {
+    let text = "cluster={slaves=1,slots=2}\n[[job]]\nname='before'\nstage=[{name='x',threads=1,work=1}]\n[[job]]\n\
+                name='a'\nrounds=3\nstage=[{name='x',threads=1,work=1},{name='y',threads=2,work=3}]\n[luck]\njitter=0.5\n\
+                failures=0.5\n";
+    let file = parse("w.toml", text, &registry()).unwrap();
+    let trace = simulate(&file.workload, &file.cluster, &*policy("greedy").unwrap(), 7).unwrap();
+    assert!(trace.runs.iter().filter(|run| run.job == 1 && run.failed).count() > 1, "no run fails");
+    let live = super::live::sleep(1, &file.workload.jobs[1], &file.workload.luck, 7);
+    for (stage, nap) in file.workload.jobs[1].stages.iter().zip(&live.stages) {
+        for round in 0..3 {
+            let here =
+                trace.runs.iter().filter(|run| run.job == 1 && run.stage == stage.name && run.round == round + 1);
+            let (lasted, threads) =
+                here.fold((0.0, 0), |(sum, _), run| (sum + (run.end - run.start).as_secs_f64(), run.threads()));
+            let sleeps = nap.factors[round as usize] * nap.curve.seconds(threads);
+            assert!((sleeps - lasted).abs() < 1e-6, "{} in round {round}: {sleeps} and {lasted} s", stage.name);
+        }
+    }
+}

@@ -88,21 +88,24 @@ fn a_reader_waits_for_what_is_not_on_its_host_as_long_as_a_split_takes_it_and_no
 }
 
 #[test]
-fn a_reader_that_has_read_many_splits_waits_longer() {
-    let host = |at: u64| if at < 24 { ["a1"] } else { ["b1"] };
-    let hosts: Vec<[&str; 1]> = (0..48).map(host).collect();
-    let blocks: Vec<(u64, &[&str])> = hosts.iter().map(|hosts| (SPLIT, &hosts[..])).collect();
-    let (splits, racks) = cut(InputId(0), &[source("/f", &blocks)], 1);
-    let mut assigner = Assigner::new(splits, readers(&["a1", "b1"]), racks, Rules::default());
-    let mut ask = |read, now| assigner.next(SlaveId(1), read, Duration::from_millis(now));
-    for read in 0..24 {
-        assert!(matches!(ask(read, 100 * read), Next::Split(_)), "{read} are read");
+fn a_reader_that_has_read_many_splits_waits_longer_but_not_for_more_than_three() {
+    // An eighth of those that it has read; at most three.
+    for (near, splits) in [(16, 2), (24, 3), (48, 3)] {
+        let host = |at: u64| if at < near { ["a1"] } else { ["b1"] };
+        let hosts: Vec<[&str; 1]> = (0..2 * near).map(host).collect();
+        let blocks: Vec<(u64, &[&str])> = hosts.iter().map(|hosts| (SPLIT, &hosts[..])).collect();
+        let (cuts, racks) = cut(InputId(0), &[source("/f", &blocks)], 1);
+        let mut assigner = Assigner::new(cuts, readers(&["a1", "b1"]), racks, Rules::default());
+        let mut ask = |read, now| assigner.next(SlaveId(1), read, Duration::from_millis(now));
+        for read in 0..near {
+            assert!(matches!(ask(read, 100 * read), Next::Split(_)), "{read} are read");
+        }
+        let end = 100 * near;
+        for now in [end, end + 50, end + 100 * splits - 1] {
+            assert!(matches!(ask(near, now), Next::Wait(_)), "at {now} of {near}");
+        }
+        assert!(matches!(ask(near, end + 100 * splits), Next::Split(s) if u64::from(s.index) >= near), "of {near}");
     }
-    // An eighth of 24.
-    for now in [2400, 2500, 2699] {
-        assert!(matches!(ask(24, now), Next::Wait(_)), "at {now}");
-    }
-    assert!(matches!(ask(24, 2700), Next::Split(s) if s.index >= 24));
 }
 
 proptest! {
