@@ -75,7 +75,9 @@ fn a_model_in_hdfs_is_replaced_when_that_is_asked_for_and_nothing_else_ever() {
     train(hdfs, &rows, &url("m")).args(["--lambda", "1", "--overwrite"]).ok();
     assert!(weak(&url("m")) < before / 2.0, "{} and {before} before", weak(&url("m")));
     hdfs.put("/models/replaced/other/file", b"of somebody else");
-    for (name, why) in [("other", "no model"), ("other/file", "no model"), ("other/file/m", "not a directory")] {
+    for (name, why) in
+        [("other", "no model"), ("other/file", "no model"), ("other/file/m", "a file stands where a folder is needed")]
+    {
         train(hdfs, &rows, &url(name)).arg("--overwrite").exits(2).says(&[&url(name), why]);
     }
     ask(hdfs, &["model", "show", &url("none")]).exits(2).says(&["no model there", &url("none")]);
@@ -154,6 +156,7 @@ fn rows_are_made_and_converted_into_hdfs_as_onto_a_disk() {
     run(&["data", "convert", &url("text"), "--output", &url("several")]).refuses(&["the folder is not empty"]);
     run(&["data", "convert", &url("text"), "--output", &url("one/")]).refuses(&["a file; leave out the slash"]);
     run(&["data", "convert", &url("text"), "--output", &url("text")]).refuses(&["which is to be read"]);
+    run(&[&kdd[..], &["--output", &url("several")]].concat()).refuses(&["several: a folder; give a file"]);
     let bad = here.path().join("bad");
     std::fs::write(&bad, "+1 1:1\n-1 2:x\n").unwrap();
     run(&["data", "convert", &local("bad"), "--output", &url("never")]).refuses(&["value in '2:x' is no number"]);

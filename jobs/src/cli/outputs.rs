@@ -35,7 +35,9 @@ pub fn file(
     const NAME: &str = "file";
     let shown = output.to_string_lossy();
     if is_remote(&shown) {
-        let aside = runtime.block_on(storage.folder(&shown)?.begin())?;
+        let place = storage.folder(&shown)?;
+        runtime.block_on(place.check_file())?;
+        let aside = runtime.block_on(place.begin())?;
         write_there(runtime, &aside, NAME, fill)?;
         return runtime.block_on(aside.put_file(NAME));
     }

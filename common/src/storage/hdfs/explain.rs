@@ -60,6 +60,9 @@ fn rejected(path: &str, namenodes: &str, class: &str, message: &str) -> Error {
     let message = message.lines().next().unwrap_or_default().trim();
     match class {
         "FileNotFoundException" => Error::user(format!("{path}: no such file or directory in HDFS")),
+        "ParentNotDirectoryException" => {
+            Error::user(format!("{path}: a file stands where a folder is needed; give another path"))
+        }
         "AccessControlException" => Error::user(format!("{path}: permission denied in HDFS: {message}")),
         "StandbyException" => Error::cluster(format!(
             "{path}: no active NameNode: {namenodes} are all in standby; make one active (hdfs haadmin -transitionToActive)"

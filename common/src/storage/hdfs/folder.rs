@@ -91,6 +91,14 @@ impl Folder {
         self.cluster.call(&self.url(), Patience::Quick, status).await
     }
 
+    /// Whether a file may be put there.
+    pub async fn check_file(&self) -> Result<()> {
+        match self.look().await? {
+            Found::Folder(_) => Err(Error::user(format!("{}: a folder; give a file", self.url()))),
+            _ => Ok(()),
+        }
+    }
+
     /// Begins a folder for this place, with those above it.
     pub async fn begin(&self) -> Result<Aside> {
         let nowhere = || Error::user(format!("{} can't be a folder's place; give another path", self.url()));
@@ -148,15 +156,19 @@ impl Aside {
         &self.target
     }
 
-    /// Puts it in its place; what was there goes.
+    /// Puts it in its place; a folder that was there goes.
     pub async fn put(self) -> Result<()> {
+        if self.target.look().await? == Found::File {
+            return Err(Error::user(format!("{}: a file; give a folder", self.target.url())));
+        }
         self.replace(&self.aside).await?;
         forget(&self.aside);
         Ok(())
     }
 
-    /// Puts the file of this name, alone, in the place of the folder; what was there goes.
+    /// Puts the file of this name, alone, in the place of the folder; a file that was there goes.
     pub async fn put_file(self, name: &str) -> Result<()> {
+        self.target.check_file().await?;
         self.replace(&self.aside.inside(name)).await
     }
 
