@@ -67,12 +67,16 @@ fn values_of_1e30_and_1e_minus_30_make_a_finite_model_or_an_error_that_says_what
     let here = folder();
     let huge = write(here.path(), "huge", &"+1 1:1e30 2:1\n-1 1:-1e30 2:1e-30\n+1 2:1\n-1 1:1e30\n".repeat(10));
     let tiny = write(here.path(), "tiny", &"+1 1:1e-30\n-1 1:-1e-30 2:1e-30\n+1 2:1\n-1 2:1\n".repeat(10));
-    for path in [huge, tiny] {
+    for path in [&huge, &tiny] {
         for solver in SOLVERS {
             for bias in [false, true] {
-                let run = train(&path, solver, if bias { &["--bias"] } else { &[] });
-                if run.code != 0 {
-                    run.says(&["scale the features"]);
+                let run = train(path, solver, if bias { &["--bias"] } else { &[] });
+                // Steps on the dual of an intercept beside a feature of 1e30 may come to no end; all else learns.
+                let hard = path == &huge && bias && solver.1.contains(&"sdca");
+                if run.code == 0 || !hard {
+                    assert_eq!(run.code, 0, "{solver:?}\n{run}");
+                } else {
+                    run.refuses(&["scale the features"]);
                 }
             }
         }
@@ -90,7 +94,10 @@ fn accuracy_on_rows_without_features_is_what_evaluate_says() {
         let model = path.with_extension("model");
         let found = flexps(["evaluate", "--model"]).arg(&model).arg("--input").arg(&path).json();
         let reported = &run.json()["metrics"]["training_accuracy"];
-        assert!(reported.is_null() || reported.as_f64() == found["accuracy"].as_f64(), "{solver:?}: {found}\n{run}");
+        let (_, flags) = solver;
+        // Who makes one pass knows how its rows were scored before they were learnt from.
+        let none = flags.contains(&"ftrl") && reported.is_null();
+        assert!(none || reported.as_f64() == found["accuracy"].as_f64(), "{solver:?}: {found}\n{run}");
     }
 }
 
