@@ -26,18 +26,26 @@ const SPAN: f64 = 0.01;
 /// How a number of one more class joins that of those before.
 type Joined = fn(f64, f64) -> f64;
 
-/// What is reported of the model that is kept.
-const KEPT: [(&str, Joined); 5] = [
+/// What is reported of the model that is kept; of losses of several classes, each of which is its part of their mean.
+const KEPT: [(&str, Joined); 8] = [
     ("lambda", |_, last| last),
     ("nonzeros", |all, own| all + own),
     ("objective", |all, own| all + own),
     ("gap", f64::max),
     ("rounds", f64::max),
+    ("rise", f64::max),
+    ("training_loss", |all, own| all + own),
+    ("validation_loss", |all, own| all + own),
 ];
 
 /// The scalar that remembers it until the last problem.
 fn kept(name: &str) -> String {
     format!("kept_{name}")
+}
+
+/// The scalar that remembers what it was of the classes before: on a path, of which this one's may be kept again and again.
+fn others(name: &str) -> String {
+    format!("others_{name}")
 }
 
 /// The scalar that says of how many classes another solver has left weights in the model.
@@ -243,49 +251,52 @@ impl Problems {
         if place.fold.is_some() {
             return self.finish_fold(progress, place, &facts);
         }
-        if let Some(name) = judged {
-            self.note_judged(progress, name)?;
+        let judged = judged.map(|stage| self.judged(progress, stage)).transpose()?;
+        let found = judged.iter().flatten().filter(|(name, _)| *name != "validation_auc");
+        progress.epoch_metrics.extend(found.map(|(name, value)| ((*name).to_owned(), *value)));
+        if place.step == 0 {
+            let first = place.class.is_none_or(|class| class == 0);
+            for (name, _) in KEPT {
+                let before = if first { 0.0 } else { progress.scalar(&kept(name), 0.0) };
+                progress.set(&others(name), before);
+            }
         }
-        let keeps = self.keeps(progress, place, ends, judged);
+        let keeps = self.keeps(progress, place, ends, judged.as_deref());
         progress.set("keep", f64::from(u8::from(keeps)));
         if keeps {
-            let first = place.class.is_none_or(|class| class == 0);
-            for (name, joined) in KEPT {
-                let before = if first { 0.0 } else { progress.scalar(&kept(name), 0.0) };
-                progress.set(&kept(name), joined(before, progress.scalar(name, 0.0)));
-            }
             let rows = progress.scalar("trained_rows", 1.0);
             progress.set("training_loss", progress.scalar("loss", 0.0) / rows);
             if facts.labels.all().len() == 2 {
                 progress.set("training_accuracy", progress.scalar("right", 0.0) / rows);
             }
+            judged.iter().flatten().for_each(|(name, value)| progress.set(name, *value));
+            let classes = place.class.map_or(1.0, |_| facts.labels.all().len() as f64);
+            for name in ["training_loss", "validation_loss"] {
+                progress.scalars.entry(name.to_owned()).and_modify(|loss| *loss /= classes);
+            }
+            KEPT.iter().filter(|(name, _)| *name != "rise").for_each(|kept| join(progress, *kept));
         }
         Ok(Flow::Next)
     }
 
-    /// What the stage `name` showed of validation rows.
-    fn note_judged(&self, progress: &mut Progress, name: &str) -> Result<()> {
-        let rows = progress.metric(name, "rows")?;
-        let (loss, right) = (progress.metric(name, "loss")? / rows, progress.metric(name, "right")? / rows);
-        progress.epoch_metrics.insert(format!("{name}_loss"), loss);
-        progress.set(&format!("{name}_loss"), loss);
+    /// What the stage of this name showed of validation rows.
+    fn judged(&self, progress: &Progress, stage: &str) -> Result<Vec<(&'static str, f64)>> {
+        let rows = progress.metric(stage, "rows")?;
+        let mut found = vec![("validation_loss", progress.metric(stage, "loss")? / rows)];
         if self.loss != Kind::Squared {
-            progress.set(&format!("{name}_accuracy"), right);
-            progress.epoch_metrics.insert(format!("{name}_accuracy"), right);
+            found.push(("validation_accuracy", progress.metric(stage, "right")? / rows));
         }
-        if let Some(auc) = progress.metric(name, "auc").ok().filter(|auc| auc.is_finite()) {
-            progress.set(&format!("{name}_auc"), auc);
-        }
-        Ok(())
+        found.extend(progress.metric(stage, "auc").ok().filter(|auc| auc.is_finite()).map(|auc| ("validation_auc", auc)));
+        Ok(found)
     }
 
     /// Whether the weights of a problem that is no fold's are kept: of a path those that do best where they were `judged` or folds
     /// were; else those at its end.
-    fn keeps(&self, progress: &mut Progress, place: Place, ends: bool, judged: Option<&str>) -> bool {
+    fn keeps(&self, progress: &mut Progress, place: Place, ends: bool, judged: Option<&[(&str, f64)]>) -> bool {
         match (judged, self.flags.path, self.flags.cv) {
             (_, Some(_), Some(_)) => place.step == self.best(progress),
-            (Some(name), Some(_), None) => {
-                let loss = progress.scalar(&format!("{name}_loss"), f64::INFINITY);
+            (Some(found), Some(_), None) => {
+                let loss = found.first().map_or(f64::INFINITY, |(_, loss)| *loss);
                 let best = place.step == 0 || loss < progress.scalar("best_validation_loss", f64::INFINITY);
                 if best {
                     progress.set("best_validation_loss", loss);
@@ -310,8 +321,8 @@ impl Problems {
             tolerance,
         };
         let rise = rounded.rise(progress)?.unwrap_or(0.0);
-        let before = if progress.scalar("class", 0.0) > 0.0 { progress.scalar("rise", 0.0) } else { 0.0 };
-        progress.set("rise", before.max(rise));
+        progress.set("rise", rise);
+        KEPT.iter().filter(|(name, _)| *name == "rise").for_each(|kept| join(progress, *kept));
         Ok(())
     }
 
@@ -341,7 +352,9 @@ impl Problems {
     /// Behind the last problem: what is reported is of the model that is kept.
     pub fn conclude(progress: &mut Progress) -> Result<Flow> {
         for (name, _) in KEPT {
-            progress.set(name, progress.scalar(&kept(name), 0.0));
+            if let Some(value) = progress.scalars.get(&kept(name)).copied() {
+                progress.set(name, value);
+            }
         }
         progress.objective = Some(progress.scalar("objective", 0.0));
         let rise = Some(progress.scalar("rise", 0.0)).filter(|rise| *rise > 0.0);
@@ -388,6 +401,13 @@ impl Problems {
         let reached = relative <= tolerance || certificate.gap == 0.0;
         progress.set("reached", f64::from(u8::from(reached)));
         Ok(reached.then_some(why))
+    }
+}
+
+/// Joins a number of the model that is kept with those of the classes before, where the problem at hand has one.
+fn join(progress: &mut Progress, (name, joined): (&str, Joined)) {
+    if let Some(own) = progress.scalars.get(name).copied() {
+        progress.set(&kept(name), joined(progress.scalar(&others(name), 0.0), own));
     }
 }
 
