@@ -32,7 +32,8 @@ impl Best {
             return flow;
         }
         let Flow::Stop(why) = flow else { return flow };
-        if waited < patience as f64 {
+        // None was ever the best where no validation loss is a number.
+        if waited < patience as f64 || !progress.scalars.contains_key("best_epoch") {
             return Flow::Stop(why);
         }
         best.copy(progress, weights);

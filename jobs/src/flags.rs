@@ -243,14 +243,14 @@ impl Common {
             like: None,
         };
         let memory = u64::from(self.worker_memory.unwrap_or(WORKER_MEMORY)) << 20;
-        let rows = Rows { input: plan.input(spec.clone())?, memory };
+        let rows = Rows { input: plan.input(spec.clone())?, memory, drawn: false };
         if self.validation.is_empty() {
             return Ok(Inputs { rows, validation: None });
         }
         "validation".clone_into(&mut spec.name);
         spec.paths.clone_from(&self.validation);
         spec.like = Some(rows.input.id);
-        let validation = Rows { input: plan.input(spec)?, memory };
+        let validation = Rows { input: plan.input(spec)?, memory, drawn: false };
         Ok(Inputs { rows, validation: Some(validation) })
     }
 

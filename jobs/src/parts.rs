@@ -7,7 +7,7 @@
 //! whether there are several, since that depends on the facts of the whole input alone.
 
 use flexps_common::data::block::KeyMap;
-use flexps_common::data::drawn::Drawn;
+use flexps_common::data::drawn::{Drawn, with_features};
 use flexps_common::data::{Block, Facts};
 use flexps_common::plan::Input;
 use flexps_common::worker::Worker;
@@ -26,6 +26,8 @@ pub struct Rows {
     pub input: Input,
     /// Bytes for values by feature; rows whose features need more come in parts.
     pub memory: u64,
+    /// Whether some stage draws of them: slaves number the features of such rows, in whatever parts they come.
+    pub drawn: bool,
 }
 
 /// The parts of a worker's rows, as they come.
@@ -35,6 +37,8 @@ pub struct Parts {
     own: Vec<usize>,
     /// Blocks of a part, when there may be several.
     blocks: Option<usize>,
+    /// Whose numbers the blocks hold then, if not features.
+    numbered: Option<Arc<KeyMap>>,
     next: usize,
     window: usize,
 }
@@ -81,20 +85,24 @@ enum Blocks {
 
 impl Parts {
     /// The parts of the worker's rows; waits until the whole input is read.
-    pub fn new(worker: &mut Worker<'_>, Rows { input, memory }: Rows) -> Result<Self> {
+    pub fn new(worker: &mut Worker<'_>, Rows { input, memory, drawn }: Rows) -> Result<Self> {
         let facts = worker.facts(input)?;
         let several = several(&facts, memory);
         let own = worker.own_blocks(input)?;
-        let blocks = match own.first() {
-            Some(first) if several => {
-                let nonzeros = worker.block(input, *first)?.map_or(0, |block| block.nonzeros());
-                // A part has no more features than non-zeros.
-                Some(((memory / FEATURE) as usize / nonzeros.max(1)).max(1))
+        // Every worker of a slave must ask for the key map, also one without rows.
+        let numbered = if several && drawn { Some(worker.key_map(input)?) } else { None };
+        let mut blocks = several.then_some(1);
+        if several && !own.is_empty() {
+            // Blocks are about as long as one another, but that at a file's end.
+            let mut nonzeros = 1;
+            for at in [0, own.len() / 2, own.len() - 1] {
+                nonzeros = worker.block(input, own[at])?.map_or(0, |block| block.nonzeros()).max(nonzeros);
             }
-            _ => several.then_some(1),
-        };
+            // A part has no more features than non-zeros.
+            blocks = Some(((memory / FEATURE) as usize / nonzeros).max(1));
+        }
         let window = (2 * memory).min(WINDOW) as usize;
-        Ok(Self { input, own, blocks, next: 0, window })
+        Ok(Self { input, own, blocks, numbered, next: 0, window })
     }
 
     /// How many parts there are.
@@ -132,7 +140,14 @@ impl Parts {
         }
         let start = number * blocks;
         let numbers: Vec<_> = self.own.iter().skip(start).take(blocks).copied().collect();
-        let own = numbers.iter().map(|at| block(worker, self.input, *at)).collect::<Result<_>>()?;
+        let mut own = Vec::with_capacity(numbers.len());
+        for at in &numbers {
+            let block = block(worker, self.input, *at)?;
+            own.push(match &self.numbered {
+                Some(map) => with_features(block, map),
+                None => block,
+            });
+        }
         Ok(Some(Part::of(number, start, numbers, own)))
     }
 }

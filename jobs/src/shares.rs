@@ -111,12 +111,13 @@ impl Share {
         Ok(Self { rows, counts: kept })
     }
 
-    /// The share of rows that were drawn, and the counts of all of the stage's workers, which are on one slave.
-    pub fn drawn(worker: &mut Worker<'_>, part: &Part) -> Result<(Self, Vec<f32>)> {
+    /// The share of rows that were drawn, and the counts and rows of all of the stage's workers, which are on one slave.
+    pub fn drawn(worker: &mut Worker<'_>, part: &Part) -> Result<(Self, Vec<f32>, f64)> {
         let share = Self::count(worker, part)?;
-        let mut totals = as_floats(&share.counts);
+        let (mut totals, mut rows) = (as_floats(&share.counts), [share.rows as f64]);
         worker.sum_local(&mut totals)?;
-        Ok((share, totals))
+        worker.sum_local(&mut rows)?;
+        Ok((share, totals, rows[0]))
     }
 
     /// Turns the counts into weights, `workers` workers together having `rows` rows, in `parts` parts each, and `totals` of

@@ -383,7 +383,7 @@ mod tests {
         for host in [Host::new(), Host::cluster(1, 2), Host::cluster(2, 2)] {
             let mut plan = Plan::default();
             let spec = InputSpec::new("input", vec![DataPath("rows".to_owned())]);
-            let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20 };
+            let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20, drawn: false };
             for step in 0..3 {
                 let run = move |worker: &mut Worker<'_>| {
                     let kept = Columns::find(worker, rows)?.map(|kept| {

@@ -221,7 +221,7 @@ mod tests {
         for (l1, l2, bound) in [(1e-3, 0.0, None), (1e-2, 1e-3, None), (1e-3, 1e-4, Some(0.3))] {
             let mut plan = Plan::default();
             let input = plan.input(InputSpec::new("rows", vec![fixtures::path("rows")])).unwrap();
-            let rows = Rows { input, memory: 1 << 30 };
+            let rows = Rows { input, memory: 1 << 30, drawn: false };
             let run = move |worker: &mut Worker<'_>| step(worker, rows, Penalty { l1, l2 }, bound);
             plan.body.stage("step", run).threads(Threads::Count(1)).input(input);
             let shape = fixtures::Rows { rows: ROWS, features: FEATURES as u32, ..fixtures::Rows::sparse(5) };

@@ -412,7 +412,7 @@ mod tests {
                 for bias in [false, true] {
                     let mut plan = Plan::default();
                     let spec = InputSpec::new("input", vec![DataPath("rows".to_owned())]);
-                    let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20 };
+                    let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20, drawn: false };
                     let sums = plan.table("sums", 1);
                     plan.body.stage("step", move |worker| step(worker, rows, sums, bias)).input(rows.input);
                     Host::cluster(1, threads).rows(shape.blocks(9)).run(&plan).unwrap();

@@ -93,7 +93,8 @@ impl Job for Svrg {
     fn plan(&self, plan: &mut Plan) -> Result<()> {
         let flags = &self.common;
         flags.check()?;
-        let inputs = flags.inputs(plan)?;
+        let (mut inputs, sampled) = (flags.inputs(plan)?, self.sample_share.is_some());
+        inputs.rows.drawn = sampled;
         let rows = inputs.rows;
         let mut vector = |name| Vector::new(plan, name, flags.bias);
         let [weights, anchor, sums, next] = ["weights", "anchor", "sums", "next-sums"].map(&mut vector);
@@ -116,7 +117,9 @@ impl Job for Svrg {
         }
         let first = First { rows, start, gradient: Some(next), counts: None };
         steps.stage("first-gradient", move |worker| first.run(worker)).threads(wide).input(rows.input);
-        let (always, sampled) = (start.is_some(), self.sample_share.is_some());
+        // One worker alone needs no counts, but where another run may have more.
+        let varies = !matches!(narrow, Threads::Count(_) | Threads::OneSlave(_) | Threads::PerSlave(_));
+        let always = start.is_some() || varies;
         let share = move |worker: &mut Worker<'_>| {
             let merges = always || !sampled && (worker.place.threads > 1 || Parts::new(worker, rows)?.count() > 1);
             if merges { shares::count(worker, rows, counts) } else { Ok(()) }

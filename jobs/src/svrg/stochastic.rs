@@ -67,18 +67,20 @@ impl Stochastic {
         };
         let joins = joins.div_ceil(parts as u32);
         let workers = worker.place.threads;
-        let (rows, share) = if alone {
+        // Of `of` rows that the workers share.
+        let (rows, of, share) = if alone {
             // Who is alone has all rows, unless it has drawn some.
-            (part.rows().map_or(all_rows, |rows| rows as f64), None)
+            let rows = part.rows().map_or(all_rows, |rows| rows as f64);
+            (rows, rows, None)
         } else if self.draws {
-            let (share, totals) = Share::drawn(worker, part)?;
-            (share.rows as f64, Some(share.weights(totals, workers, all_rows, parts)))
+            let (share, totals, of) = Share::drawn(worker, part)?;
+            (share.rows as f64, of, Some(share.weights(totals, workers, of, parts)))
         } else {
             let (share, mut totals) = (Share::recall(worker, self.rows, part)?, Vec::new());
             worker.get_mapped(self.counts, map, &mut totals)?;
-            (share.rows as f64, Some(share.weights(totals, workers, all_rows, parts)))
+            (share.rows as f64, all_rows, Some(share.weights(totals, workers, all_rows, parts)))
         };
-        let bias_weight = shares::weight(rows as f32, all_rows as f32, worker.place.threads, parts);
+        let bias_weight = shares::weight(rows as f32, of as f32, worker.place.threads, parts);
 
         let mut bias = self.anchor.get(worker, map, &mut fresh)?;
         let bias_sum = self.sums.get(worker, map, &mut sums)?;

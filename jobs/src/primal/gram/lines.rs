@@ -208,7 +208,7 @@ mod tests {
             blocks[1].values = None;
             let mut plan = Plan::default();
             let input = plan.input(InputSpec::new("rows", vec![fixtures::path("rows")])).unwrap();
-            let rows = Rows { input, memory: 1 << 20 };
+            let rows = Rows { input, memory: 1 << 20, drawn: false };
             let sums = plan.table("sums", 1);
             plan.body.stage("compare", move |worker| compare(worker, rows, sums)).input(input);
             Host::cluster(2, 2).rows(blocks).run(&plan).unwrap();
