@@ -69,3 +69,25 @@ fn rename(progress: &mut Progress, from: &str, to: &str) {
         None => _ = progress.scalars.remove(to),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_at_hand_stays_where_no_validation_loss_was_a_number() {
+        let mut plan = Plan::default();
+        let weights = Vector::new(&mut plan, "weights", false);
+        let best = Best::new(&mut plan, &Common { patience: Some(2), ..Common::default() });
+        let stop = || Flow::Stop("it has not improved for 2 epochs".to_owned());
+        let mut progress = Progress::default();
+        progress.set(WAITED, 2.0);
+        assert!(matches!(best.after(&mut progress, weights, stop()), Flow::Stop(why) if !why.contains("is kept")));
+        assert!(progress.ops.is_empty());
+        progress.set("best_epoch", 1.0);
+        assert!(
+            matches!(best.after(&mut progress, weights, stop()), Flow::Stop(why) if why.contains("epoch 1 is kept"))
+        );
+        assert_eq!(progress.ops.len(), 1);
+    }
+}

@@ -74,7 +74,8 @@ impl Train {
             step: step as f32,
             lambda: lambda as f32,
             rows: all_rows as f32,
-            share: 1.0 / self.batch as f32,
+            // No batch holds more than all rows.
+            share: 1.0 / (self.batch as f64).min(all_rows) as f32,
         };
         let mut slopes = Slopes::new(self, part);
         let (ahead, announces) = (worker.ahead().unwrap_or(0) as usize, worker.ahead().is_some());

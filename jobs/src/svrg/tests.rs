@@ -75,6 +75,30 @@ fn a_stochastic_stage_on_one_slave_that_draws_all_rows_reaches_the_same_optimum(
 }
 
 #[test]
+fn rows_that_come_in_parts_and_of_which_a_stage_draws_reach_the_same_optimum() {
+    // So that half of the features occur nowhere, and numbers are no features.
+    let mut blocks = Rows { rows: 800, features: 900, ..Rows::sparse(8) }.blocks(9);
+    blocks.iter_mut().for_each(|block| block.indices.iter_mut().for_each(|index| *index = 3 * *index + 7));
+    for (slaves, slots, narrow) in [(1, 1, 1), (3, 2, 2)] {
+        let mut draws = Svrg { sample_share: Some(1.0), narrow: Some(Workers::Count(narrow)), ..job() };
+        draws.common.worker_memory = Some(0);
+        assert_reaches(Host::cluster(slaves, slots), &draws, &blocks, 1e-6);
+    }
+}
+
+#[test]
+fn rows_are_counted_by_feature_where_a_stage_may_have_more_workers_than_when_they_are() {
+    let blocks = Rows::sparse(9).blocks(2);
+    for narrow in [Workers::Range(1, 4), Workers::Found(Found::Auto)] {
+        let varies = Svrg { narrow: Some(narrow), ..job() };
+        let outcome = assert_reaches(Host::new(), &varies, &blocks, 1e-6);
+        let nonzeros: usize = blocks.iter().map(Block::nonzeros).sum();
+        let counted: f64 = outcome.table("rows-per-feature", 0..100_000).iter().sum();
+        assert_eq!(counted, nonzeros as f64, "{narrow:?}");
+    }
+}
+
+#[test]
 fn rows_that_come_in_parts_reach_the_same_optimum() {
     let blocks = Rows { rows: 800, features: 3000, ..Rows::sparse(8) }.blocks(9);
     for (slaves, slots) in [(1, 1), (1, 2), (3, 1)] {

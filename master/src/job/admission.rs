@@ -42,9 +42,10 @@ impl Candidate {
     }
 }
 
-/// What a stage wants of its job's slaves, with so many threads where the engine chooses. One that has an input needs a
-/// worker beside each slave's rows; one whose bits must not depend on what is free gets the least of its range.
-pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
+/// What a stage wants of its job's slaves, where the engine chooses with so many threads, or with as few as `least`: others
+/// may take some of those that were free. One that has an input needs a worker beside each slave's rows; one whose bits must
+/// not depend on what is free gets the least of its range.
+pub fn want(stage: &StageSpec, (least, chosen): (u32, u32), reproducible: bool) -> Want {
     let each = u32::from(stage.input.is_some());
     match stage.threads {
         Threads::All => Want::All,
@@ -54,7 +55,8 @@ pub fn want(stage: &StageSpec, chosen: u32, reproducible: bool) -> Want {
         Threads::Range(least, _) if reproducible => Want::Spread { threads: least, each },
         Threads::Range(least, most) => Want::Range { least, most, each },
         Threads::Count(threads) => Want::Spread { threads, each },
-        Threads::Auto | Threads::Offline => Want::Spread { threads: chosen, each },
+        Threads::Auto | Threads::Offline if reproducible => Want::Spread { threads: chosen, each },
+        Threads::Auto | Threads::Offline => Want::Range { least: least.min(chosen), most: chosen, each },
     }
 }
 

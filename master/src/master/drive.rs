@@ -246,7 +246,7 @@ impl Master {
                 self.slaves.take(id, launch.run, &launch.workers, memory);
                 let owner = self.books.owner(job.report.scheduling.share());
                 let (run, place, workers, epoch) = (launch.run, launch.stage, &launch.workers, launch.epoch + 1);
-                let (turn, want) = (&turn, admission::want(spec, threads, job.reproducible));
+                let (turn, want) = (&turn, admission::want(spec, (threads, threads), job.reproducible));
                 let bound = spec.on.is_some() || matches!(spec.threads, Threads::Visit(_));
                 let launched =
                     Launched { id, job: &name, stage, place, run, epoch, workers, owner, turn, want, memory, bound };

@@ -5,6 +5,7 @@
 
 mod again;
 mod books;
+mod choices;
 mod clients;
 mod drive;
 pub mod overview;

@@ -2,6 +2,7 @@
 
 use super::Master;
 use super::books::Books;
+use super::choices::Choices;
 use super::waiting::{needs, why};
 use crate::event::Asked;
 use crate::history::Record;
@@ -55,9 +56,9 @@ impl Master {
         let mut ready: Vec<Ready> = Vec::new();
         let mut waiting: Vec<(JobId, String)> = Vec::new();
         let queues = asking.iter().any(|id| matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Queued(_))));
-        let candidates = if queues { self.candidates() } else { Vec::new() };
+        let mut choices = Choices::of(if queues { self.candidates() } else { Vec::new() });
         for id in asking {
-            match self.ready(id, &candidates, now, &mut ready) {
+            match self.ready(id, &mut choices, now, &mut ready) {
                 Waits::Other(why) => waiting.push((id, why)),
                 Waits::Never(error) => self.fail(id, error, now),
                 Waits::Slots => {}
@@ -143,7 +144,7 @@ impl Master {
 
     /// What a job waits for now; the stages that wait for slots are added to `ready`. One that is queued waits as the stage
     /// that would run first on the slaves that it would use.
-    fn ready(&mut self, id: JobId, candidates: &[Candidate], now: Duration, ready: &mut Vec<Ready>) -> Waits {
+    fn ready(&mut self, id: JobId, choices: &mut Choices, now: Duration, ready: &mut Vec<Ready>) -> Waits {
         let Some(job) = self.jobs.get(&id) else { return Waits::Slots };
         match &job.phase {
             Phase::Preparing | Phase::Ended => {}
@@ -160,14 +161,17 @@ impl Master {
                 if let Some(waits) = self.after(job) {
                     return waits;
                 }
-                if candidates.is_empty() {
+                if choices.candidates.is_empty() {
                     return Waits::Other("waits for a slave".to_owned());
                 }
-                match admission::choose(&job.plan, &self.near(candidates, prepared), prepared.bytes()) {
-                    Err(e) => return Waits::Other(e.message),
-                    Ok(slaves) if *slaves == *job.slaves => {}
-                    Ok(slaves) => {
-                        let list = self.shared_list(slaves);
+                let choice = choices.choice(job, prepared, |candidates| {
+                    let chosen = admission::choose(&job.plan, &self.near(candidates, prepared), prepared.bytes());
+                    chosen.map(|slaves| self.shared_list(slaves)).map_err(|e| e.message)
+                });
+                match choice {
+                    Err(why) => return Waits::Other(why),
+                    Ok(list) if list == job.slaves => {}
+                    Ok(list) => {
                         if let Some(job) = self.jobs.get_mut(&id) {
                             job.slaves = list;
                         }
@@ -183,7 +187,7 @@ impl Master {
     /// A stage that waits for slots, as a policy sees it.
     fn wanted(&mut self, id: JobId, place: u32, (since, passed_over): (Duration, u32), now: Duration) -> Option<Ready> {
         let found = |job: &Job| job.plan.stage(place).is_some_and(|stage| stage.threads.found());
-        let chosen = if found(self.jobs.get(&id)?) { self.chosen(id, place) } else { 0 };
+        let chosen = if found(self.jobs.get(&id)?) { self.chosen(id, place) } else { (0, 0) };
         let job = self.jobs.get(&id)?;
         let stage = job.plan.stage(place);
         let want = stage.map_or(Want::Spread { threads: 0, each: 0 }, |s| admission::want(s, chosen, job.reproducible));
@@ -224,21 +228,22 @@ impl Master {
         }
     }
 
-    /// The threads of a stage that leaves them to the engine: as its tuner says, of those that are free now, so that it
-    /// never waits for more. One of a queued job can do with the fewest.
-    fn chosen(&mut self, id: JobId, place: u32) -> u32 {
-        let Some(job) = self.jobs.get(&id) else { return 0 };
-        let Some(stage) = job.plan.stage(place) else { return 0 };
+    /// The fewest threads of a stage that leaves them to the engine, and those that its tuner says, of what is free now, so
+    /// that it never waits for more. One of a queued job can do with the fewest.
+    fn chosen(&mut self, id: JobId, place: u32) -> (u32, u32) {
+        let Some(job) = self.jobs.get(&id) else { return (0, 0) };
+        let Some(stage) = job.plan.stage(place) else { return (0, 0) };
         let least = if stage.input.is_some() { job.slaves.len().max(1) as u32 } else { 1 };
         let allowed = self.allowed(job, place, Some(stage));
         let own = || allowed.iter().filter_map(|id| self.slaves.get(*id));
         let free = own().filter(|s| s.memory_left() >= stage.memory).map(|s| s.free()).sum();
         let all = own().filter(|s| s.memory() >= stage.memory).map(|s| s.registration.slots).sum();
         let cores = self.slaves.cores(&allowed);
-        match self.jobs.get_mut(&id).and_then(Job::started) {
+        let chosen = match self.jobs.get_mut(&id).and_then(Job::started) {
             Some(started) => started.driver.tuners.next(place, (least, free), cores).unwrap_or(all),
             None => least,
-        }
+        };
+        (least, chosen)
     }
 
     /// Whether the jobs that it is to run after hold it back.

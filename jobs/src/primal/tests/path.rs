@@ -87,3 +87,67 @@ fn a_path_under_cross_validation_keeps_the_lambda_with_the_least_loss() {
     let nonzeros = outcome.table("weights", 0..60).iter().filter(|w| **w != 0.0).count() as f64;
     assert_eq!(scalars["nonzeros"], nonzeros);
 }
+
+/// The mean loss of the model of a class, or of the only one, on rows; without the penalty.
+fn mean_loss(outcome: &Outcome, loss: Loss, blocks: &[Block], class: Option<u32>) -> f64 {
+    let mut problem = Problem::new(loss, blocks, 0.0, 0.0, true);
+    let (features, at) = (problem.features as u32, class.unwrap_or(0));
+    if let Some(class) = class {
+        problem.rows.iter_mut().for_each(|(y, ..)| *y = if *y == f64::from(class) { 1.0 } else { -1.0 });
+    }
+    let mut w = outcome.table("weights", at * features..(at + 1) * features);
+    w.extend(outcome.table("bias", at..at + 1));
+    problem.objective(&w)
+}
+
+#[test]
+fn of_a_path_that_validation_rows_judge_all_that_is_told_is_of_the_model_that_is_kept() {
+    let rows = |seed| Rows { rows: 120, features: 60, ..Rows::sparse(seed) }.blocks(2);
+    let (blocks, held_out) = (rows(9), rows(10));
+    for loss in ALL {
+        let validation = vec![fixtures::path("held-out")];
+        let common = Common { tolerance: 1e-5, lambda: Some(1e-5), bias: true, validation, ..fixtures::flags() };
+        let job = job(loss, Norm::L1, common, Flags { path: Some(12), ..Flags::default() });
+        let outcome = Host::new().rows(blocks.clone()).rows(held_out.clone()).run(&job.plan().unwrap()).unwrap();
+        let scalars = &outcome.progress.scalars;
+        for (name, rows) in [("training_loss", &blocks), ("validation_loss", &held_out)] {
+            let expected = mean_loss(&outcome, loss, rows, None);
+            assert!(
+                (scalars[name] - expected).abs() < 1e-4 * expected,
+                "{loss:?} {name}: {}, {expected}",
+                scalars[name]
+            );
+        }
+        let steps: Vec<f64> = outcome.epochs.iter().map(|epoch| epoch.metrics["validation_loss"]).collect();
+        let least = steps.iter().copied().fold(f64::INFINITY, f64::min);
+        assert_eq!(scalars["validation_loss"], least, "{loss:?}");
+        assert!(steps.last() > Some(&(1.01 * least)), "{loss:?}: the last is the best: {steps:?}");
+    }
+}
+
+#[test]
+fn of_several_classes_losses_are_means_and_sums_count_each_class_once() {
+    let blocks = three_classes();
+    for path in [None, Some(6)] {
+        let validation = vec![fixtures::path("held-out")];
+        let common = Common { tolerance: 1e-6, lambda: Some(0.002), bias: true, validation, ..fixtures::flags() };
+        let job = job(Loss::Logistic, Norm::L1, common, Flags { path, ..Flags::default() });
+        let outcome = Host::new().rows(blocks.clone()).rows(blocks.clone()).run(&job.plan().unwrap()).unwrap();
+        let scalars = &outcome.progress.scalars;
+        let losses = (0..3).map(|class| mean_loss(&outcome, Loss::Logistic, &blocks, Some(class)));
+        let mean = losses.sum::<f64>() / 3.0;
+        for name in ["training_loss", "validation_loss"] {
+            assert!((scalars[name] - mean).abs() < 1e-4 * mean, "{path:?} {name}: {}, {mean}", scalars[name]);
+        }
+        // Rows that are judged as they were learnt do best with the least penalty, of all classes the last one.
+        let weights = outcome.table("weights", 0..120);
+        let penalty = 0.002 * weights.iter().map(|w| w.abs()).sum::<f64>();
+        let objective = 3.0 * mean + penalty;
+        assert!(
+            (scalars["objective"] - objective).abs() < 1e-4 * objective,
+            "{path:?}: {}, {objective}",
+            scalars["objective"]
+        );
+        assert_eq!(scalars["nonzeros"], weights.iter().filter(|w| **w != 0.0).count() as f64, "{path:?}");
+    }
+}
