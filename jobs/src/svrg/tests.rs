@@ -89,7 +89,7 @@ fn rows_that_come_in_parts_and_of_which_a_stage_draws_reach_the_same_optimum() {
 #[test]
 fn rows_are_counted_by_feature_where_a_stage_may_have_more_workers_than_when_they_are() {
     let blocks = Rows::sparse(9).blocks(2);
-    for narrow in [Workers::Range(1, 4), Workers::Found(Found::Auto)] {
+    for narrow in ["1..4".parse().unwrap(), Workers::Found(Found::Auto)] {
         let varies = Svrg { narrow: Some(narrow), ..job() };
         let outcome = assert_reaches(Host::new(), &varies, &blocks, 1e-6);
         let nonzeros: usize = blocks.iter().map(Block::nonzeros).sum();

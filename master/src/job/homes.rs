@@ -37,6 +37,8 @@ struct Known {
     /// Bytes of its values, and how many of them each shard told last.
     bytes: u64,
     held: Vec<u64>,
+    /// Whether it was filled, from a model or a checkpoint, before any stage told of its bytes.
+    filled: bool,
     /// The phase in which it was changed last.
     changed: u64,
     /// Homes that it left, and the phase in which it did: their chunks are still there.
@@ -91,7 +93,12 @@ impl Homes {
         };
         let mut choice = Choice::staying(&self.homes);
         let (mut loads, mut shard_loads) = (vec![0.0; self.shards], vec![0.0; self.shards]);
+        // Then the others, which are empty yet, will be as large as that one.
+        let unsure = forced.is_none() && self.tables.iter().any(|known| known.filled && known.bytes == 0);
         for (table, now) in self.homes.iter().enumerate() {
+            if unsure && self.tables[table].bytes == 0 {
+                continue;
+            }
             let uses = self.used(stage, table, workers);
             let others = self.others(stage, table);
             add(&mut shard_loads, &self.over_network(&Home::All, &uses));
@@ -260,6 +267,14 @@ impl Homes {
             }
         }
         self.homes = homes;
+    }
+
+    /// A table was filled, of all if none is named, with nobody knows how many bytes: until a stage tells, nothing that may
+    /// be large moves.
+    pub fn filled(&mut self, only: Option<TableId>) {
+        let tables = self.tables.iter_mut().enumerate();
+        let named = tables.filter(|(at, _)| only.is_none_or(|table| usize::from(table.0) == *at));
+        named.for_each(|(_, known)| known.filled = true);
     }
 
     /// A run of `stage` in `phase` ended; its outcomes by shard.

@@ -212,20 +212,28 @@ impl Master {
         })
     }
 
-    /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's.
+    /// The slaves that a stage may run on: the one that it names, those that it has still to visit, or all of its job's. Where
+    /// bits are to repeat, a stage on one slave has the first that is large enough, whoever is free or came earlier.
     fn allowed(&self, job: &Job, place: u32, stage: Option<&StageSpec>) -> Arc<[SlaveId]> {
         let Some(stage) = stage else { return job.slaves.clone() };
         if let Some(name) = &stage.on {
             let called = |id: &&SlaveId| self.slaves.get(**id).is_some_and(|s| s.registration.name == *name);
             return job.slaves.iter().find(called).copied().into_iter().collect();
         }
-        match &job.phase {
+        let slaves = match &job.phase {
             Phase::Started(started) if matches!(stage.threads, Threads::Visit(_)) => {
                 let visited = started.driver.visited(place);
                 job.slaves.iter().filter(|id| !visited.contains(id)).copied().collect()
             }
             _ => job.slaves.clone(),
+        };
+        let (Threads::OneSlave(threads) | Threads::Visit(threads)) = stage.threads else { return slaves };
+        if !job.reproducible {
+            return slaves;
         }
+        let large = |s: &Slave| s.registration.slots >= threads && s.memory() >= stage.memory;
+        let first = slaves.iter().find(|id| self.slaves.get(**id).is_some_and(large));
+        first.map_or(slaves.clone(), |first| Arc::from([*first]))
     }
 
     /// The fewest threads of a stage that leaves them to the engine, and those that its tuner says, of what is free now, so

@@ -41,6 +41,7 @@ impl Driver {
                 Code::Load(load) => {
                     self.phase = Phase::Loading;
                     self.transferring = true;
+                    self.homes.filled(Some(load.table));
                     out.push(Command::Load(load.clone()));
                     self.at += 1;
                     self.idle = 0;

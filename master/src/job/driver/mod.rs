@@ -261,7 +261,8 @@ impl Driver {
             carries: !plan.columns.is_empty(),
             behind: Vec::new(),
             visited: BTreeMap::new(),
-            phases: 0,
+            // A shard takes the first one for that of all that was there before: what a checkpoint brought back is no stage's.
+            phases: 1,
             homes: Homes::new(plan.tables.len(), slaves.len()),
             transfer: experiment.transfer,
             access: experiment.access,

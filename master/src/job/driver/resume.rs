@@ -118,6 +118,7 @@ impl Driver {
         keeping.awaited = false;
         self.phase = Phase::Restoring;
         self.transferring = true;
+        self.homes.filled(None);
         out.push(Command::Restore);
         Ok(())
     }
