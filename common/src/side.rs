@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What this process is writing.
 static SIDES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -22,14 +23,19 @@ pub struct Side {
 }
 
 impl Side {
-    /// A folder beside `target`; none if that names no file, as `..` does. What killed processes left there is removed.
+    /// A folder beside `target`; none if that names no file, as `..` does. What killed processes left there is removed, now and
+    /// then.
     pub fn folder(target: &Path) -> io::Result<Option<Self>> {
         Ok(Self::new(target, |path| fs::create_dir(path))?.map(|(side, ())| side))
     }
 
-    /// The same with a file, which is open for writing.
+    /// The same with a file, which is open for writing. Who may read the one that is there may read this one, and nobody else.
     pub fn file(target: &Path) -> io::Result<Option<(Self, File)>> {
-        Self::new(target, |path| File::create_new(path))
+        Self::new(target, |path| {
+            let file = File::create_new(path)?;
+            keep_mode(target, path)?;
+            Ok(file)
+        })
     }
 
     fn new<T>(target: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<Option<(Self, T)>> {
@@ -54,6 +60,7 @@ impl Side {
 
     /// Puts it where `target` is, on the disk; what was there goes instead, and there is one or the other at any moment.
     pub fn put(&self, target: &Path) -> io::Result<()> {
+        keep_mode(target, &self.path)?;
         sync(&self.path)?;
         if self.path.is_dir() && fs::symlink_metadata(target).is_ok() {
             // Where that fails otherwise too, so does what is tried instead.
@@ -62,6 +69,14 @@ impl Side {
             fs::rename(&self.path, target)?;
         }
         target.parent().map_or(Ok(()), sync)
+    }
+}
+
+/// What will stand in the place of `there` is for those that it is for, if there is one of its kind.
+pub fn keep_mode(there: &Path, new: &Path) -> io::Result<()> {
+    match fs::metadata(there) {
+        Ok(there) if there.is_dir() == new.is_dir() => fs::set_permissions(new, there.permissions()),
+        _ => Ok(()),
     }
 }
 
@@ -123,10 +138,24 @@ fn remove(path: &Path) {
 
 fn beside(target: &Path) -> Option<PathBuf> {
     let (parent, name) = (target.parent()?, target.file_name()?.to_string_lossy());
-    sweep(parent);
+    if is_due(parent) {
+        sweep(parent);
+    }
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     Some(parent.join(format!(".{name}.{}-{count}.part", std::process::id())))
+}
+
+/// Whether nobody has looked there for a while: a folder may get thousands of files.
+fn is_due(parent: &Path) -> bool {
+    const EVERY: Duration = Duration::from_secs(60);
+    static LOOKED: Mutex<Option<(PathBuf, Instant)>> = Mutex::new(None);
+    let mut looked = LOOKED.lock();
+    if looked.as_ref().is_some_and(|(path, at)| path == parent && at.elapsed() < EVERY) {
+        return false;
+    }
+    *looked = Some((parent.to_owned(), Instant::now()));
+    true
 }
 
 fn hold(side: &Path) -> io::Result<File> {

@@ -115,8 +115,8 @@ impl Compression {
         }
     }
 
-    /// At most `most` bytes of the text of the file at `path`, as far as its head goes. A head that is `whole` is all of
-    /// the file, so that what can't be decoded is an error.
+    /// At most `most` bytes of the text of the file at `path`, as far as its head goes. Unless it is `whole`, all of the file,
+    /// it may end anywhere; what can't be decoded otherwise is an error.
     pub fn decode_head(self, path: &str, head: &[u8], whole: bool, most: usize) -> Result<Vec<u8>> {
         let mut text = Vec::new();
         let mut decoder = self.decode(head)?;
@@ -125,9 +125,9 @@ impl Compression {
             match decoder.read(&mut piece) {
                 Ok(0) => break,
                 Ok(n) => text.extend_from_slice(&piece[..n]),
-                Err(e) if whole => return Err(self.error(path, e)),
                 // A head ends anywhere: what came before its end is all that can be had.
-                Err(_) => break,
+                Err(e) if !whole && e.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(e) => return Err(self.error(path, e)),
             }
         }
         text.truncate(most);
@@ -288,6 +288,21 @@ mod tests {
         }
         for plain in [&b"1 1:1\n"[..], b"# BZh comment", b"+1", b"", b"\n", b"BZh9 is no archive"] {
             assert_eq!(Compression::detect(plain, "rows.gz").unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_head_may_end_anywhere_and_what_is_damaged_is_said_to_be() {
+        for kind in ALL {
+            let mut file = packed(kind, &text());
+            for end in (HEAD..file.len()).step_by(file.len() / 40 + 1) {
+                let head = kind.decode_head("f", &file[..end], false, usize::MAX);
+                assert!(head.as_ref().is_ok_and(|head| text().starts_with(head)), "{kind:?} cut at {end}: {head:?}");
+            }
+            let middle = file.len() / 2;
+            file[middle..middle + 40].fill(0xff);
+            let error = kind.decode_head("f", &file, false, usize::MAX).unwrap_err();
+            assert!(error.message.contains("damaged"), "{kind:?}: {error}");
         }
     }
 

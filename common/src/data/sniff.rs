@@ -45,17 +45,18 @@ impl Sample {
             let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
             // Rows that can't be read are the reader's to report: it knows the line.
             let text = tokens.next().and_then(|t| std::str::from_utf8(t).ok()).unwrap_or_default();
-            let label = text.parse::<f32>().ok();
+            // Indices rise, so that only the first one can be 0.
+            let first = tokens.find(|t| !t.starts_with(b"qid:"));
+            let index = first.and_then(|t| t.split(|b| *b == b':').next()).unwrap_or_default();
+            let begins_a_row = first.is_none_or(|t| index.len() < t.len() && index.iter().all(u8::is_ascii_digit));
+            let label = text.parse::<f32>().ok().filter(|_| begins_a_row);
             if label.is_some_and(|label| !is_exact(text, label)) {
                 sample.large.get_or_insert_with(|| text.to_owned());
             }
             if let Some(label) = label.filter(|l| l.is_finite() && !sample.labels.contains(l)) {
                 sample.labels.push(label);
             }
-            // Indices rise, so that only the first one can be 0.
-            let first = tokens.find(|t| !t.starts_with(b"qid:"));
-            let index = first.and_then(|t| t.split(|b| *b == b':').next());
-            sample.zero |= index.is_some_and(|i| !i.is_empty() && i.iter().all(|b| *b == b'0'));
+            sample.zero |= !index.is_empty() && index.iter().all(|b| *b == b'0');
         }
         sample
     }
@@ -183,6 +184,12 @@ mod tests {
     fn labels(text: &str) -> (f32, f32) {
         let found = sniffed(text).unwrap().labels;
         (found.all()[0], found.all()[1])
+    }
+
+    #[test]
+    fn the_first_word_of_what_is_no_row_is_no_label() {
+        let sample = Sample::of("f", b"1 1:1\n7 this row is broken\n8 12\n-1 qid:3 2:1\n2\n99999999999 x:1\n");
+        assert_eq!((sample.labels, sample.large), (vec![1.0, -1.0, 2.0], None));
     }
 
     #[test]

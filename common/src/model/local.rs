@@ -6,7 +6,7 @@ use super::DESCRIPTION_FILE;
 use super::place::{Found, Place, Source, Staged};
 use crate::data::schema::DataPath;
 use crate::error::{Context, Error, Result, io};
-use crate::side::Side;
+use crate::side::{Side, keep_mode};
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::FileExt;
@@ -89,7 +89,9 @@ impl StagedHere {
 
 impl Staged for StagedHere {
     fn create(&mut self, name: &str) -> Result<()> {
-        let file = File::create(self.side.path().join(name)).map_err(|e| not_made(&self.target, &e))?;
+        let path = self.side.path().join(name);
+        let file = File::create(&path).map_err(|e| not_made(&self.target, &e))?;
+        keep_mode(&self.target.join(name), &path).map_err(|e| self.failed(&e))?;
         self.file = Some(BufWriter::new(file));
         Ok(())
     }

@@ -68,7 +68,39 @@ pub(super) fn check(plan: &Plan) -> Result<()> {
     plan.scalars.keys().try_for_each(|name| named("scalar", name))?;
     plan.stages().into_iter().try_for_each(|spec| stage(plan, spec))?;
     steps(plan, &plan.body.0)?;
+    rebuilt(plan)?;
     saved(plan)
+}
+
+/// Refuses tables that are rebuilt where a job goes on from a checkpoint, and changed elsewhere, as far as that is declared: what
+/// is done there would be lost.
+fn rebuilt(plan: &Plan) -> Result<()> {
+    let (mut made, mut changed) = (Vec::new(), Vec::new());
+    changes(&plan.body.0, false, &mut |id, inside| if inside { made.push(id) } else { changed.push(id) });
+    match made.iter().find(|id| changed.contains(id)) {
+        Some(id) => Err(Error::user(format!(
+            "table {} is updated by what is to be rebuilt and changed elsewhere too, which would be lost where a job goes on; copy \
+             it to another table, and change that",
+            plan.table_name(*id)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Calls `each` with what steps change, as far as they say so, and whether it is rebuilt by stages.
+fn changes(all: &[Step], inside: bool, each: &mut impl FnMut(TableId, bool)) {
+    for step in all {
+        match step {
+            Step::Stage(stage) => stage.updates.iter().for_each(|id| each(*id, inside)),
+            Step::Together(stages) => stages.iter().flat_map(|s| &s.updates).for_each(|id| each(*id, inside)),
+            Step::Op(TableOp::Zero { table } | TableOp::Scale { table, .. }) if !inside => each(*table, inside),
+            Step::Op(TableOp::Copy { to, .. }) if !inside => each(*to, inside),
+            Step::Load(load) => each(load.table, inside),
+            Step::Repeat { body, .. } | Step::When { body, .. } => changes(body, inside, each),
+            Step::Rebuilt(body) => changes(body, true, each),
+            Step::Op(_) | Step::Decide(_) => {}
+        }
+    }
 }
 
 fn columns(plan: &Plan) -> Result<()> {

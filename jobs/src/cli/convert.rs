@@ -40,7 +40,7 @@ pub struct ConvertArgs {
     /// First feature number in the rows, 0 or 1 [default: found in the rows]
     #[arg(long, value_name = "BASE", value_parser = clap::value_parser!(u32).range(0..=1))]
     pub index_base: Option<u32>,
-    /// Bad rows to leave out of each file before the command fails
+    /// Bad rows to leave out of each file that is written before the command fails
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub bad_rows: u64,
 }

@@ -421,3 +421,25 @@ fn columns_that_go_with_checkpoints_are_of_rows_that_stay_and_are_named_once() {
         plan.body.stage("stream", |_| Ok(())).consumes(rows);
     });
 }
+
+#[test]
+fn what_is_rebuilt_is_changed_nowhere_else() {
+    let made = |steps: &mut Steps, table| _ = steps.stage("counts", |_| Ok(())).updates(table);
+    let says = "table weights is updated by what is to be rebuilt and changed elsewhere too";
+    refused(says, |plan, table, _| {
+        plan.body.rebuilt(|steps| made(steps, table));
+        plan.body.resumable(3, |round| _ = round.stage("learn", |_| Ok(())).updates(table));
+    });
+    refused(says, |plan, table, _| {
+        plan.body.rebuilt(|steps| made(steps, table));
+        plan.body.zero(table);
+    });
+    let (mut plan, table, _) = sound();
+    let copy = plan.table::<f32>("copy", 1);
+    plan.body.rebuilt(|steps| {
+        made(steps.zero(table), table);
+        steps.copy(table, copy);
+    });
+    plan.body.resumable(3, |round| _ = round.stage("learn", |_| Ok(())).reads(table).updates(copy));
+    plan.check().unwrap();
+}
