@@ -50,6 +50,24 @@ fn auto_threads_are_tried_fitted_and_chosen_and_shown_in_report_status_and_pictu
 }
 
 #[test]
+fn a_stage_whose_threads_are_tried_never_waits_for_more_than_are_free() {
+    let cluster = Cluster::start(1, 4);
+    let detached = |stages: &[&str], rounds: &str| {
+        let stages = stages.iter().flat_map(|stage| ["--stage", stage]);
+        let run = cluster.ask(["run", "sleep", "--detach", "--rounds", rounds]).args(stages);
+        run.ok().stdout.trim().to_owned()
+    };
+    // Each time that the first job's stage on one slot comes, it takes one of the four that were free.
+    let first = detached(&["wide:all:0.5", "narrow:1:0.5"], "8");
+    let tried = detached(&["tried:auto:0.05"], "8");
+    let state = |id: &str| cluster.ask(["status", id]).json()["state"].clone();
+    crate::support::wait::until("the end", std::time::Duration::from_secs(30), || {
+        (state(&tried) == "done").then_some(())
+    });
+    assert_eq!(state(&first), "running", "it ran where the other was done only");
+}
+
+#[test]
 fn a_search_for_threads_is_made_once() {
     let here = folder();
     let job = ["run", "sleep", "--slots", "3", "--stage", "searched:offline:0.06:0.02", "--rounds", "12"];

@@ -49,6 +49,23 @@ fn twenty_runs_on_three_slaves_give_the_same_bits_by_memory_in_messages_and_over
 }
 
 #[test]
+fn bits_are_those_of_the_slaves_names_whoever_came_first() {
+    let here = folder();
+    let rows = Rows::generate(33, 1500, 300_000, 12).write(here.path(), "rows");
+    let [one, other] = [["h1", "h2"], ["h2", "h1"]].map(|order| {
+        let mut cluster = Cluster::start(0, 1);
+        for (count, host) in (1..).zip(order) {
+            cluster.add_slave(host, 1, &[]);
+            cluster.await_slaves(count);
+        }
+        let (bits, report) = train(cluster.ask(FLAGS), &rows, here.path());
+        assert_eq!(report["stages"][2]["slaves"], serde_json::json!(["h1"]), "{}", report["stages"][2]);
+        bits
+    });
+    assert!(one == other, "other bits where h2 came first");
+}
+
+#[test]
 fn twenty_runs_in_one_process_give_the_same_bits() {
     let here = folder();
     let rows = Rows::generate(32, 1500, 300_000, 12).write(here.path(), "rows");
