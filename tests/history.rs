@@ -158,3 +158,25 @@ fn jobs_that_nobody_follows_outlive_their_master() {
     let ran = report(&pages, &alone);
     assert_eq!((&ran["state"], &ran["stages"][0]["slaves"]), (&json!("done"), &json!(["h1"])), "{ran}");
 }
+
+#[test]
+fn a_master_that_can_not_start_leaves_the_history_as_it_was() {
+    let folder = folder();
+    let (mut first, _, pages) = master(folder.path(), "first", "127.0.0.1:0");
+    let queued = submit(&pages, "sleep", json!({ "stage": ["x:2:0.4"] }));
+    let file = folder.path().join("history");
+    wait::until("its record", Duration::from_secs(20), || {
+        std::fs::read_to_string(&file).unwrap().contains(&format!("\"job\":{queued}")).then_some(())
+    });
+    first.kill();
+    let before = std::fs::read_to_string(&file).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    for [bind, http] in [["127.0.0.1:0", taken.as_str()], [taken.as_str(), "127.0.0.1:0"]] {
+        let start = flexps(["master", "--bind", bind, "--http", http, "--history"]).arg(&file);
+        start.within(20).exits(2).says(&[&format!("{taken} is in use; choose another address, or end the process")]);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    }
+    let (_second, _, pages) = master(folder.path(), "second", "127.0.0.1:0");
+    assert_eq!(get(&pages, &format!("/api/v1/jobs/j{queued}")).json()["report"]["state"], "queued");
+}

@@ -323,7 +323,10 @@ fn beyond_loopback_no_page_is_served_without_a_secret() {
     run.says(&["--http 0.0.0.0:0", "beyond loopback a shared secret is needed"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    flexps(["master", "--bind", "127.0.0.1:0", "--http", &address]).within(20).exits(2).says(&[&address, "in use"]);
+    flexps(["master", "--bind", "127.0.0.1:0", "--http", &address])
+        .within(20)
+        .exits(2)
+        .says(&[&format!("--http {address} is in use; choose another address, or end the process that has it")]);
     let folder = folder();
     let nowhere = flexps(["master", "--bind", "127.0.0.1:0", "--http", "nowhere"]).in_folder(folder.path());
     nowhere.within(20).exits(2).says(&["--http nowhere", "give HOST:PORT"]);
