@@ -69,13 +69,21 @@ fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     second.signal(libc::SIGTERM);
     assert_eq!(second.ends(Duration::from_secs(20)), 0);
     drop(slave);
-    // Both lives are one history, in which times grow; the last one can be played again.
+    let (mut third, ..) = master(folder.path(), "third", "127.0.0.1:0");
+    third.signal(libc::SIGTERM);
+    assert_eq!(third.ends(Duration::from_secs(20)), 0);
+    // All lives are one history, in which times grow; the last one that ended a job can be played again.
     let text = std::fs::read_to_string(&file).unwrap();
     let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let times: Vec<f64> = records.iter().filter_map(|r| r["at"].as_f64()).collect();
     assert!(times.is_sorted(), "{text}");
-    let replay = flexps(["workload", "replay", "--policies", "greedy"]).arg(&file).json();
-    assert_eq!(replay["policies"][0]["jobs"].as_array().map(Vec::len), Some(2), "{replay}");
+    assert_eq!(text.matches("\"what\":\"begin\"").count(), 3, "{text}");
+    let replay = flexps(["workload", "replay", "--json", "--policies", "greedy"]).arg(&file).ok();
+    replay.says(&["without 1 job of 1 earlier master"]);
+    assert_eq!(replay.json()["policies"][0]["jobs"].as_array().map(Vec::len), Some(2), "{replay}");
+    let idle = folder.path().join("idle");
+    std::fs::write(&idle, text.lines().next().unwrap().to_owned() + "\n").unwrap();
+    flexps(["workload", "replay"]).arg(&idle).exits(2).says(&["holds no job that has ended"]);
     flexps(["master", "--bind", "127.0.0.1:0", "--history"])
         .arg(folder.path().join("h1.log"))
         .within(20)
