@@ -169,6 +169,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         ("{".to_owned(), "no submission"),
         (json!({ "job": "magic" }).to_string(), "no job is called 'magic'"),
         (json!({ "job": "sleep", "params": { "nope": 1 } }).to_string(), "--nope"),
+        (json!({ "job": "sleep", "params": { "priority": 5 } }).to_string(), "it belongs into"),
         (json!({ "job": "sleep" }).to_string(), "not provided: --stage <STAGE>"),
         (json!({ "job": "sleep", "params": { "stage": ["x:9:1"] } }).to_string(), "needs 9 slots, the cluster has 1"),
         (json!({ "job": "sleep", "extra": 1 }).to_string(), "unknown field"),
