@@ -8,12 +8,11 @@ use std::ffi::OsString;
 /// The mistake in `line`: of a job that is not there it names those that are, of a flag that belongs elsewhere where that is.
 pub fn with_jobs(mut error: Error, grammar: &mut Command, registry: &Registry, line: &[OsString]) -> Error {
     let Some(usage) = error.get(ContextKind::Usage).map(ToString::to_string) else { return error };
+    let guessed = error.get(ContextKind::SuggestedSubcommand).is_some();
     match error.kind() {
-        ErrorKind::InvalidSubcommand if usage.contains("<JOB>") => {
-            if error.get(ContextKind::SuggestedSubcommand).is_none() {
-                let jobs: Vec<&str> = registry.kinds().map(|kind| kind.name).collect();
-                tip(&mut error, format!("the jobs are {}", jobs.join(", ")));
-            }
+        ErrorKind::InvalidSubcommand if usage.contains("<JOB>") && !guessed => {
+            let jobs: Vec<&str> = registry.kinds().map(|kind| kind.name).collect();
+            tip(&mut error, format!("the jobs are {}", jobs.join(", ")));
         }
         ErrorKind::UnknownArgument => {
             if let Some((text, below)) = misplaced(&error, &usage, registry, line) {
