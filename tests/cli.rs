@@ -131,6 +131,27 @@ fn classes_are_found_wherever_in_a_file_they_stand() {
 }
 
 #[test]
+fn data_info_looks_at_both_ends_of_a_file_as_a_job_does() {
+    let here = folder();
+    let input = here.path().join("rows.libsvm");
+    let many = "1 1:1 9:0.5\n2 2:1 9:0.5\n".repeat(20_000);
+    std::fs::write(&input, format!("{many}3 0:1\n")).unwrap();
+    let info = flexps(["data", "info"]).arg(&input).json();
+    assert_eq!((&info["labels"], &info["index_base"]), (&serde_json::json!([1.0, 2.0, 3.0]), &0.into()));
+    assert_eq!((&info["rows"], &info["bad_rows"]), (&40_001.into(), &0.into()));
+    let ended = flexps(["run", "lr", "--epochs", "2", "--input"]).arg(&input).ok();
+    assert!(ended.stdout.contains("index base 0, labels 1/2/3 detected in --input"), "{ended}");
+    // Between the ends neither looks, and the first row that does not fit is told without the flags of jobs.
+    for (odd, says) in [("3 1:1", "label '3' is neither of the two classes"), ("1 0:1", "index 0 in '0:1'")] {
+        std::fs::write(&input, format!("{many}{odd}\n{many}")).unwrap();
+        let info = flexps(["data", "info"]).arg(&input).json();
+        let first = info["first_bad_row"].as_str().unwrap_or_default();
+        assert!(first.contains(says) && first.contains("line 40001") && !first.contains("--"), "{info}");
+        flexps(["run", "lr", "--epochs", "2", "--input"]).arg(&input).exits(2).says(&[says, "; give "]);
+    }
+}
+
+#[test]
 fn a_report_tells_of_the_model_and_not_what_the_solver_remembers_of_its_way() {
     let here = folder();
     let rows = Rows::generate(3, 300, 40, 5).write(here.path(), "rows");

@@ -388,12 +388,16 @@ fn a_slave_that_is_killed_and_started_again_at_once_comes_back_under_its_name() 
 }
 
 #[test]
-fn a_slave_of_another_build_is_refused() {
+fn a_slave_or_a_client_of_another_build_is_refused() {
     let mut cluster = Cluster::start(0, 1);
     let args = ["slave", "--master", &cluster.address, "--host", "old", "--slots", "1"];
     let mut old = Node::start(cluster.folder(), "old", &args, &[("FLEXPS_BUILD_ID", "12345")]);
     assert_eq!(old.ends(20 * SECOND), 2, "{}", old.log());
     assert!(old.log().contains("build"), "{}", old.log());
+    for command in [&["status"][..], &["jobs"], &["run", "sleep", "--stage", "x:1:0"]] {
+        let run = cluster.ask(command).env("FLEXPS_BUILD_ID", "12345").within(20).exits(2);
+        run.says(&[&cluster.address, "a client of another build", "0000000000003039", "use the same binary"]);
+    }
     cluster.add_slave("new", 1, &[]);
     cluster.await_slaves(1);
 }

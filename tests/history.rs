@@ -69,13 +69,21 @@ fn a_master_goes_on_where_the_history_of_the_one_before_stops() {
     second.signal(libc::SIGTERM);
     assert_eq!(second.ends(Duration::from_secs(20)), 0);
     drop(slave);
-    // Both lives are one history, in which times grow; the last one can be played again.
+    let (mut third, ..) = master(folder.path(), "third", "127.0.0.1:0");
+    third.signal(libc::SIGTERM);
+    assert_eq!(third.ends(Duration::from_secs(20)), 0);
+    // All lives are one history, in which times grow; the last one that ended a job can be played again.
     let text = std::fs::read_to_string(&file).unwrap();
     let records: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let times: Vec<f64> = records.iter().filter_map(|r| r["at"].as_f64()).collect();
     assert!(times.is_sorted(), "{text}");
-    let replay = flexps(["workload", "replay", "--policies", "greedy"]).arg(&file).json();
-    assert_eq!(replay["policies"][0]["jobs"].as_array().map(Vec::len), Some(2), "{replay}");
+    assert_eq!(text.matches("\"what\":\"begin\"").count(), 3, "{text}");
+    let replay = flexps(["workload", "replay", "--json", "--policies", "greedy"]).arg(&file).ok();
+    replay.says(&["without 1 job of 1 earlier master"]);
+    assert_eq!(replay.json()["policies"][0]["jobs"].as_array().map(Vec::len), Some(2), "{replay}");
+    let idle = folder.path().join("idle");
+    std::fs::write(&idle, text.lines().next().unwrap().to_owned() + "\n").unwrap();
+    flexps(["workload", "replay"]).arg(&idle).exits(2).says(&["holds no job that has ended"]);
     flexps(["master", "--bind", "127.0.0.1:0", "--history"])
         .arg(folder.path().join("h1.log"))
         .within(20)
@@ -157,4 +165,26 @@ fn jobs_that_nobody_follows_outlive_their_master() {
     });
     let ran = report(&pages, &alone);
     assert_eq!((&ran["state"], &ran["stages"][0]["slaves"]), (&json!("done"), &json!(["h1"])), "{ran}");
+}
+
+#[test]
+fn a_master_that_can_not_start_leaves_the_history_as_it_was() {
+    let folder = folder();
+    let (mut first, _, pages) = master(folder.path(), "first", "127.0.0.1:0");
+    let queued = submit(&pages, "sleep", json!({ "stage": ["x:2:0.4"] }));
+    let file = folder.path().join("history");
+    wait::until("its record", Duration::from_secs(20), || {
+        std::fs::read_to_string(&file).unwrap().contains(&format!("\"job\":{queued}")).then_some(())
+    });
+    first.kill();
+    let before = std::fs::read_to_string(&file).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
+    for [bind, http] in [["127.0.0.1:0", taken.as_str()], [taken.as_str(), "127.0.0.1:0"]] {
+        let start = flexps(["master", "--bind", bind, "--http", http, "--history"]).arg(&file);
+        start.within(20).exits(2).says(&[&format!("{taken} is in use; choose another address, or end the process")]);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), before);
+    }
+    let (_second, _, pages) = master(folder.path(), "second", "127.0.0.1:0");
+    assert_eq!(get(&pages, &format!("/api/v1/jobs/j{queued}")).json()["report"]["state"], "queued");
 }

@@ -169,6 +169,7 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         ("{".to_owned(), "no submission"),
         (json!({ "job": "magic" }).to_string(), "no job is called 'magic'"),
         (json!({ "job": "sleep", "params": { "nope": 1 } }).to_string(), "--nope"),
+        (json!({ "job": "sleep", "params": { "priority": 5 } }).to_string(), "it belongs into"),
         (json!({ "job": "sleep" }).to_string(), "not provided: --stage <STAGE>"),
         (json!({ "job": "sleep", "params": { "stage": ["x:9:1"] } }).to_string(), "needs 9 slots, the cluster has 1"),
         (json!({ "job": "sleep", "extra": 1 }).to_string(), "unknown field"),
@@ -323,7 +324,10 @@ fn beyond_loopback_no_page_is_served_without_a_secret() {
     run.says(&["--http 0.0.0.0:0", "beyond loopback a shared secret is needed"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    flexps(["master", "--bind", "127.0.0.1:0", "--http", &address]).within(20).exits(2).says(&[&address, "in use"]);
+    flexps(["master", "--bind", "127.0.0.1:0", "--http", &address])
+        .within(20)
+        .exits(2)
+        .says(&[&format!("--http {address} is in use; choose another address, or end the process that has it")]);
     let folder = folder();
     let nowhere = flexps(["master", "--bind", "127.0.0.1:0", "--http", "nowhere"]).in_folder(folder.path());
     nowhere.within(20).exits(2).says(&["--http nowhere", "give HOST:PORT"]);

@@ -87,6 +87,11 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// Whether a flag, or a parameter, of this name is its own.
+    pub fn has(&self, name: &str) -> bool {
+        (self.augment)(Command::new(self.name)).get_arguments().any(|arg| arg.get_long() == Some(name))
+    }
+
     /// Makes one from parameters that are named like its flags, `{"batch-size": 100, "bias": true}`; what is not named is
     /// as on the command line.
     pub fn from_flags(&self, params: &serde_json::Map<String, serde_json::Value>) -> Result<Box<dyn DynJob>> {

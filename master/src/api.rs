@@ -29,6 +29,10 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that one request may wait for news of a job.
 const LONGEST_WATCH: Duration = Duration::from_secs(5);
 
+/// What a submission says below `scheduling`.
+const SCHEDULING: [&str; 9] =
+    ["priority", "user", "queue", "after", "deadline", "memory", "restarts", "slaves", "checkpoint"];
+
 /// See the module.
 pub struct Api {
     registry: Registry,
@@ -182,6 +186,13 @@ impl Api {
         let submitted: Submitted =
             serde_json::from_str(body).map_err(|e| Error::user(format!("the body is no submission: {e}")))?;
         let kind = *self.registry.kind(&submitted.job)?;
+        let beside = |name: &&String| SCHEDULING.contains(&name.as_str()) && !kind.has(name);
+        if let Some(name) = submitted.params.keys().find(beside) {
+            return Err(Error::user(format!(
+                "{}: \"{name}\" is no parameter of the job; it belongs into \"scheduling\", beside \"params\"",
+                kind.name
+            )));
+        }
         let job = kind.from_flags(&submitted.params)?;
         let (params, plan_hash) = (job.params()?, self.registry.plan(&*job)?.hash());
         let Submitted { scheduling, reproducible, token, .. } = submitted;
@@ -258,4 +269,17 @@ pub fn failure(error: &Error) -> Answer {
         _ => 500,
     };
     refusal(status, &error.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_to_belong_into_scheduling_is_what_is_taken_there() {
+        let error =
+            serde_json::from_str::<Submitted>(r#"{"job":"x","scheduling":{"no":0}}"#).err().unwrap().to_string();
+        let taken: Vec<&str> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(taken, SCHEDULING, "{error}");
+    }
 }

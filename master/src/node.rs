@@ -63,12 +63,13 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
     let listener = network.listen(&options.bind, Arc::new(front)).await?;
     let address = listener.address().to_owned();
     tracing::info!(address, policy = options.policy.name(), "master listens");
-    let pages = options.http.clone().map(|pages| http::start(pages, api));
-    let master = Master::new(network, registry, options, events.clone())?;
-    let http = match pages {
-        Some(pages) => Some(pages.await?),
+    let pages = match &options.http {
+        Some(pages) => Some(http::bind(pages).await?),
         None => None,
     };
+    // Last, since it writes into the history: a start that fails changes nothing there.
+    let master = Master::new(network, registry, options, events.clone())?;
+    let http = pages.map(|pages| pages.serve(api));
     let task = tokio::spawn(run(master, inbox, listener));
     Ok(Handle { address, http, events, task })
 }

@@ -110,13 +110,7 @@ pub async fn prepare(storage: Storage, searches: Option<Searches<'_>>, plan: &Pl
     let mut prepared = Prepared::default();
     for spec in &plan.inputs {
         let listing = storage.list(&spec.paths).await?;
-        let (sources, heads): (Vec<Source>, Vec<Head>) = stream::iter(listing.files)
-            .map(|file| head(&storage, file))
-            .buffered(AT_A_TIME)
-            .try_collect::<Vec<_>>()
-            .await?
-            .into_iter()
-            .unzip();
+        let (sources, heads) = heads(&storage, listing.files).await?;
         let schema = match spec.like.and_then(|id| prepared.inputs.get(id.0 as usize)) {
             Some(like) => Schema { bad_rows: spec.bad_rows, ..like.schema.clone() },
             None => {
@@ -148,12 +142,24 @@ pub async fn prepare(storage: Storage, searches: Option<Searches<'_>>, plan: &Pl
     Ok(prepared)
 }
 
+/// What the ends of some of the files show: all that is known of an input's rows before it is read.
+pub async fn ends_of(storage: &Storage, files: Vec<FileMeta>) -> Result<Vec<Sample>> {
+    let (sources, heads) = heads(storage, files).await?;
+    samples(storage, &sources, heads).await
+}
+
 /// What was looked at first of a file.
 enum Head {
     /// Its first bytes.
     Bytes(Vec<u8>),
     /// What a dataset file's index says.
     Index(Sample),
+}
+
+/// The files, and what was looked at first of each.
+async fn heads(storage: &Storage, files: Vec<FileMeta>) -> Result<(Vec<Source>, Vec<Head>)> {
+    let looks = stream::iter(files).map(|file| head(storage, file)).buffered(AT_A_TIME);
+    Ok(looks.try_collect::<Vec<_>>().await?.into_iter().unzip())
 }
 
 /// A file, and its first bytes, which tell how it holds its rows.

@@ -339,11 +339,12 @@ pub(super) fn lengthen<T: Copy + Default>(numbers: &mut Vec<T>, len: usize) {
 
 /// What a job's flags can do about a bad row.
 const LABELS: [&str; 2] = ["; give both with --labels NEG,POS", "; give all with --labels A,B,C,…"];
+const BASE: &str = "; give --index-base 0";
 const SKIP: &str = " (or skip such rows: --bad-rows N)";
 
 /// The error of a bad row without the advice that only commands with a job's flags can follow.
 pub fn without_flags(error: Error) -> Error {
-    let advice = LABELS.iter().chain([&SKIP]);
+    let advice = LABELS.iter().chain([&BASE, &SKIP]);
     Error { message: advice.fold(error.message, |message, advice| message.replace(advice, "")), ..error }
 }
 
@@ -365,10 +366,9 @@ pub(super) fn why(schema: &Schema, reason: Reason, token: &str) -> String {
         Reason::LargeClass => too_large(token),
         Reason::Index => format!("{token} does not start with an index; a feature is INDEX:VALUE"),
         Reason::Separator => format!("{token} has no colon behind its index; a feature is INDEX:VALUE"),
-        Reason::Base if schema.base_detected => format!(
-            "index 0 in {token}, but the indices at the files' ends start from {}; give --index-base 0",
-            schema.index_base
-        ),
+        Reason::Base if schema.base_detected => {
+            format!("index 0 in {token}, but the indices at the files' ends start from {}{BASE}", schema.index_base)
+        }
         Reason::Base => format!(
             "index 0 in {token}, but indices start from {}, as --index-base or the model says; a model of rows whose indices \
              start from 0 is trained with --index-base 0",

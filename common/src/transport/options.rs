@@ -62,10 +62,8 @@ pub struct Options {
     pub secret: Option<Secret>,
     /// What this process is, e.g. `slave`: refusals name it.
     pub role: &'static str,
-    /// This process' build.
+    /// This process' build; peers of another one are refused.
     pub build: u64,
-    /// Whether peers of another build are refused, when this process connects to them.
-    pub same_build: bool,
     /// Bytes of unanswered requests that a channel holds; more wait.
     pub credits: usize,
     /// Bytes of answers that a listener keeps for a connection that does not read them; its further requests wait.
@@ -86,7 +84,6 @@ impl Options {
             secret: None,
             role,
             build: crate::ids::build_id(),
-            same_build: false,
             credits: 64 << 20,
             answers: 64 << 20,
             max_message: 64 << 20,

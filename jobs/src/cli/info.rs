@@ -5,6 +5,7 @@ use super::rows::Files;
 use super::table::count;
 use super::terminal::{out, say};
 use bytesize::ByteSize;
+use flexps_common::data::libsvm::without_flags;
 use flexps_common::data::{Facts, Form, Schema};
 use flexps_common::storage::FileMeta;
 use flexps_common::{Error, Result};
@@ -21,7 +22,7 @@ pub fn info(runtime: &Handle, args: &InfoArgs) -> Result<()> {
     let (mut facts, mut bad) = (Facts::default(), None::<Error>);
     files.each(&schema, |parsed| {
         facts.merge(&parsed.facts);
-        bad = bad.take().or(parsed.bad.into_iter().next());
+        bad = bad.take().or_else(|| parsed.bad.into_iter().next().map(without_flags));
         Ok(())
     })?;
     let listed = &files.listing.files;

@@ -34,15 +34,16 @@ mod snapshot;
 mod svg;
 mod table;
 mod terminal;
+mod tips;
 mod watch;
 mod workload;
 
 use args::{Cli, Command, DataCommand, ModelCommand};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, FromArgMatches};
 use flexps_common::job::{DynJob, Prepare, Registry};
 use flexps_common::tail::Tail;
 use flexps_common::{Error, Result};
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 use terminal::out;
@@ -67,10 +68,11 @@ fn start(registry: Registry) -> Result<()> {
     registry.check()?;
     let mut grammar = args::command(&registry);
     clashes::check(&grammar)?;
-    let matches = match grammar.try_get_matches_from_mut(std::env::args_os()) {
+    let line: Vec<OsString> = std::env::args_os().collect();
+    let matches = match grammar.try_get_matches_from_mut(&line) {
         Ok(matches) => matches,
         // Clap prints to the right stream and picks 0 for help, 2 for mistakes.
-        Err(e) => with_jobs(e, &registry).exit(),
+        Err(e) => tips::with_jobs(e, &mut grammar, &registry, &line).exit(),
     };
     let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
@@ -127,18 +129,6 @@ fn job(registry: &Registry, matches: &ArgMatches) -> Result<Box<dyn DynJob>> {
     let (name, flags) = chosen.ok_or_else(|| Error::user("no job given; `flexps run --help` lists them"))?;
     let kind = registry.kinds().find(|kind| kind.name == name);
     (kind.ok_or_else(|| Error::bug(format!("the grammar knows {name}, the registry does not")))?.from_matches)(flags)
-}
-
-/// A mistake of the command line: of a job that is not there it names those that are.
-fn with_jobs(mut error: clap::Error, registry: &Registry) -> clap::Error {
-    let of_job = error.get(ContextKind::Usage).is_some_and(|usage| usage.to_string().contains("<JOB>"));
-    let guessed = error.get(ContextKind::SuggestedSubcommand).is_some();
-    if error.kind() == ErrorKind::InvalidSubcommand && of_job && !guessed {
-        let jobs: Vec<&str> = registry.kinds().map(|kind| kind.name).collect();
-        let tip = format!("the jobs are {}", jobs.join(", ")).into();
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
-    }
-    error
 }
 
 /// Two threads carry the control plane: workers, readers and parsers bring their own.

@@ -30,8 +30,6 @@ pub fn network(access: &Access, role: &'static str) -> Result<Network> {
             path.display()
         ));
     }
-    // A client only asks; a slave derives plans from what it is sent, so it must be the master's twin.
-    options.same_build = role == "slave";
     Ok(Network::zeromq(options))
 }
 

@@ -8,17 +8,16 @@ use flexps_common::data::dataset::{self, Index};
 use flexps_common::data::form::{Form, HEAD};
 use flexps_common::data::libsvm::{Parsed, Parser, Place};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::{SAMPLE, Sample, whole_lines};
-use flexps_common::data::{Block, InputSpec, Schema, Wanted, look, sniff};
+use flexps_common::data::sniff::{Sample, whole_lines};
+use flexps_common::data::{Block, InputSpec, Schema, Wanted, sniff};
 use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
+use flexps_master::prepare::ends_of;
 use std::io::{self, Read};
 use tokio::runtime::Handle;
 
 /// Text that is parsed at a time.
 const PIECE: usize = 4 << 20;
-/// Files that are looked into before all are read.
-const LOOKED_INTO: usize = 16;
 
 /// Listed files.
 pub struct Files {
@@ -38,18 +37,13 @@ impl Files {
 
     /// How a file holds its rows.
     pub fn form(&self, file: &FileMeta) -> Result<Form> {
-        Form::detect(&self.head(file, HEAD)?, &file.path)
+        let head = self.storage.read_range(file.listed(), 0..file.len.min(HEAD as u64));
+        Form::detect(&self.runtime.block_on(head)?, &file.path)
     }
 
-    /// What the starts of some files show.
-    fn samples(&self) -> Result<Vec<Sample>> {
-        let step = self.listing.files.len().div_ceil(LOOKED_INTO).max(1);
-        self.listing.files.iter().step_by(step).map(|file| self.sample(file)).collect()
-    }
-
-    /// What the files hold, as far as the samples show.
+    /// What the files hold, as far as their ends show, which a job's master looks at.
     pub fn detect(&self) -> Result<Schema> {
-        let mut samples = self.samples()?;
+        let mut samples = self.runtime.block_on(ends_of(&self.storage, self.listing.files.clone()))?;
         let spec = |wanted| InputSpec { wanted, ..InputSpec::new("input", Vec::new()) };
         let of = |wanted, samples: &[Sample]| sniff::sniff(&spec(wanted), samples);
         if sniff::may_hide_labels(&spec(Wanted::Classes), &samples) {
@@ -120,19 +114,6 @@ impl Files {
     /// The index of a dataset file.
     pub fn index(&self, file: &FileMeta) -> Result<Index> {
         self.runtime.block_on(Index::read(&self.storage, file.listed()))
-    }
-
-    fn sample(&self, file: &FileMeta) -> Result<Sample> {
-        let head = self.head(file, SAMPLE)?;
-        match Form::detect(&head, &file.path)? {
-            Form::Dataset => Ok(self.index(file)?.sample(&file.path)),
-            form => self.runtime.block_on(look::start(&self.storage, file.listed(), form, head)),
-        }
-    }
-
-    fn head(&self, file: &FileMeta, most: usize) -> Result<Vec<u8>> {
-        let end = file.len.min(most as u64);
-        self.runtime.block_on(self.storage.read_range(file.listed(), 0..end))
     }
 
     fn open(&self, file: &FileMeta) -> Result<Blocking> {

@@ -285,11 +285,14 @@ pub fn seconds(x: f64) -> String {
     match x {
         x if x < 1.0 => format!("{:.1} ms", x * 1e3),
         x if x < 120.0 => format!("{x:.2} s"),
-        x => format!("{:.0} min {:.0} s", (x / 60.0).floor(), x % 60.0),
+        x => {
+            let whole = x.round();
+            format!("{:.0} min {:.0} s", (whole / 60.0).floor(), whole % 60.0)
+        }
     }
 }
 
-/// Six significant digits, all of whole numbers; without an exponent where that reads well.
+/// Six decimals, none of whole numbers; with an exponent and six significant digits what is below 1e-4 or from 1e9 on.
 pub fn number(x: f64) -> String {
     if x == x.trunc() && x.abs() < 1e15 {
         format!("{x}")
@@ -309,6 +312,22 @@ mod tests {
         let mut table = table(["stage"], 0..0);
         table.add_row(["\u{1b}[31mred\u{7}"]);
         assert_eq!(lines(&table), "stage\n\u{fffd}[31mred\u{fffd}\n");
+    }
+
+    #[test]
+    fn there_are_fewer_than_sixty_seconds_beside_minutes() {
+        assert_eq!(
+            [179.7, 119.4, 120.0, 3599.6].map(seconds),
+            ["3 min 0 s", "119.40 s", "2 min 0 s", "60 min 0 s"].map(str::to_owned)
+        );
+    }
+
+    #[test]
+    fn a_number_has_six_decimals_unless_it_is_whole_or_needs_an_exponent() {
+        assert_eq!(
+            [1.0 / 3000.0, 3.0691484, 500_000.0, 1.0 / 30_000.0, 1e15 / 7.0].map(number),
+            ["0.000333", "3.069148", "500000", "3.33333e-5", "1.42857e14"].map(str::to_owned)
+        );
     }
 
     #[test]

@@ -266,7 +266,7 @@ impl Primal<'_> {
     pub fn check(&self) -> Result<()> {
         self.common.check()?;
         if let Some(what) = flags::refused(self.common) {
-            return Err(Error::user(format!("of this solver {what}")));
+            return Err(Error::user(what));
         }
         let ratio = self.flags.ratio(self.penalty)?;
         if self.loss == Kind::Hinge && ratio > 0.0 {

@@ -463,6 +463,9 @@ fn what_they_cannot_do_is_refused_in_words() {
         "give less",
     );
     refused(Norm::L2, base.clone(), Flags { cv: Some(401), ..flags.clone() }, "401 folds");
+    let patient = Common { patience: Some(2), ..base.clone() };
+    let error = run(Host::new(), &*job(Loss::Logistic, Norm::L1, patient, flags.clone()), &blocks).unwrap_err();
+    assert_eq!(error.message, "this solver judges by validation rows at the end alone: leave --patience out");
     let weights = ClassWeights::Given(vec![(7.0, 2.0)]);
     refused(Norm::L2, base, Flags { class_weight: Some(weights), ..flags }, "the label 7");
     for text in ["", "1", "1=0", "1=-2", "1=nan", "a=1", "even"] {

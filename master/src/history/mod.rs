@@ -5,12 +5,14 @@
 //! that wrote into the file and never fall;
 //! a file that was cut off is good up to its last whole line.
 
+mod lives;
 mod log;
 mod past;
 mod read;
 mod seen;
 mod trace;
 
+pub use lives::{Last, last};
 pub use log::{Log, Start};
 pub use past::{Past, Telling};
 pub use read::read;

@@ -1,5 +1,6 @@
 //! Records: written, read back, cut off, played again.
 
+mod lives;
 mod queued;
 
 use super::*;

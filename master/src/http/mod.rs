@@ -68,22 +68,42 @@ impl Drop for Server {
     }
 }
 
-/// Starts a server of the API and what stands beside it.
-pub(crate) async fn start(options: Options, api: Arc<Api>) -> Result<Server> {
+/// A bound address, at which nobody is answered yet.
+pub(crate) struct Bound {
+    address: String,
+    listener: TcpListener,
+    guard: Guard,
+}
+
+/// Takes the address at which pages are to be served, unless it can't be had or must not be.
+pub(crate) async fn bind(options: &Options) -> Result<Bound> {
     let Options { address, secret, names } = options;
     let bad = |e: &dyn std::fmt::Display| Error::user(format!("--http {address}: {e}; give HOST:PORT"));
-    let targets: Vec<_> = tokio::net::lookup_host(&address).await.map_err(|e| bad(&e))?.collect();
+    let targets: Vec<_> = tokio::net::lookup_host(address).await.map_err(|e| bad(&e))?.collect();
     if secret.is_none() && targets.iter().any(|target| !target.ip().is_loopback()) {
         return Err(Error::user(format!(
             "--http {address}: beyond loopback a shared secret is needed; give a secret file or set FLEXPS_SECRET"
         )));
     }
-    let listener = TcpListener::bind(&targets[..]).await.map_err(|e| bad(&e))?;
+    let listener = TcpListener::bind(&targets[..]).await.map_err(|e| match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            Error::user(format!("--http {address} is in use; choose another address, or end the process that has it"))
+        }
+        _ => bad(&e),
+    })?;
     let bound = listener.local_addr().map_err(|e| bad(&e))?.to_string();
-    let guard = Guard::new(&address, names, secret.as_ref())?;
-    let (feed, feeding) = feed::Feed::start(api.clone());
-    let accepting = tokio::spawn(accept(listener, Arc::new(Pages { api, feed, guard })));
-    Ok(Server { address: bound, tasks: [accepting, feeding] })
+    let guard = Guard::new(address, names.clone(), secret.as_ref())?;
+    Ok(Bound { address: bound, listener, guard })
+}
+
+impl Bound {
+    /// Starts a server of the API and what stands beside it.
+    pub(crate) fn serve(self, api: Arc<Api>) -> Server {
+        let Self { address, listener, guard } = self;
+        let (feed, feeding) = feed::Feed::start(api.clone());
+        let accepting = tokio::spawn(accept(listener, Arc::new(Pages { api, feed, guard })));
+        Server { address, tasks: [accepting, feeding] }
+    }
 }
 
 async fn accept(listener: TcpListener, pages: Arc<Pages>) {

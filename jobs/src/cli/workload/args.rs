@@ -99,7 +99,8 @@ pub struct RunArgs {
 /// `flexps workload replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The history: of `flexps history export`, or of a master's --history
+    /// The history: of `flexps history export`, or of a master's --history, where of several masters the last one that ended
+    /// a job is played
     pub file: PathBuf,
     /// What to compare.
     #[command(flatten)]

@@ -5,9 +5,10 @@ use super::picture;
 use super::show::{self, Comparison, Outcome};
 use crate::cli::client::Client;
 use crate::cli::file::Whole;
+use crate::cli::table::count;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
-use flexps_master::history::{Record, read, trace, workload};
+use flexps_master::history::{Last, Record, last, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
 use std::collections::BTreeMap;
@@ -22,15 +23,19 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     if let Some(remark) = remark {
         say(&format!("warning: {remark}"));
     }
-    // A file holds every master that appended to it; the last one is played.
-    let begin = records.iter().rposition(|r| matches!(r, Record::Begin { .. })).unwrap_or(0);
-    let records = &records[begin..];
+    let none = || Error::user(format!("{name} holds no job that has ended, so there is nothing to play"));
+    // Between masters the slaves were gone, and jobs did not go on.
+    let Last { records, jobs, masters } = last(&records).ok_or_else(none)?;
+    if jobs > 0 {
+        say(&format!(
+            "note: {name}: the last master that ended a job is played, without {} of {}",
+            count(jobs as u64, "job"),
+            count(masters as u64, "earlier master")
+        ));
+    }
     let names = BTreeMap::new();
     let stem = args.file.file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into_owned());
     let (workload, cluster) = workload(&stem, records, &names, |_| true);
-    if workload.jobs.is_empty() {
-        return Err(Error::user(format!("{name} holds no job that has ended")));
-    }
     let bounds = bounds(&workload, &cluster, 0);
     let ended: Vec<_> =
         records.iter().filter_map(|r| if let Record::End { job, .. } = r { Some(*job) } else { None }).collect();

@@ -374,9 +374,11 @@ async fn what_differs_in_the_greeting_is_said_and_is_the_users_to_mend() {
     refused(Options { secret: Secret::new(b"sledge").ok(), ..base() }, "secrets differ").await;
     refused(Options { secret: None, ..base() }, "has none").await;
     refused(Options { cluster: "other".into(), ..base() }, "'other'").await;
-    refused(Options { build: 2, same_build: true, role: "slave", ..base() }, "a slave of another build").await;
+    for (role, text) in [("slave", "a slave of another build"), ("client", "a client of another build")] {
+        refused(Options { build: 2, role, ..base() }, text).await;
+    }
     assert!(service.heads().is_empty());
-    echo(&Network::zeromq(Options { build: 2, ..base() }).channel(listener.address(), "m"), 5).await;
+    echo(&Network::zeromq(base()).channel(listener.address(), "m"), 5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
