@@ -182,3 +182,27 @@ fn rows_whose_features_count_from_zero_are_scored_and_exported_by_their_own_numb
     assert_eq!(one.2, zero.2.iter().map(|index| index + 1).collect::<Vec<_>>());
     assert_eq!(zero.2[0], 0);
 }
+
+#[test]
+fn rows_are_predicted_in_the_order_of_the_files_as_given() {
+    let on = trained(&[]);
+    let write = |name: &str, rows: &str| {
+        let path = on.here.path().join(name);
+        std::fs::write(&path, rows).unwrap();
+        path
+    };
+    // Of a row of one feature the probability tells which it is.
+    let saved = model::read(&on.model);
+    let heavy = (0..saved.weights.len()).max_by(|a, b| saved.weights[*a].total_cmp(&saved.weights[*b])).unwrap() + 1;
+    let (second, tenth) = (write("part-2", &format!("1 {heavy}:1\n")), write("part-10", &format!("-1 {heavy}:-1\n")));
+    let predict = |paths: &[&PathBuf]| {
+        let run =
+            flexps(["predict", "--output", "probability", "--model"]).arg(&on.model).arg("--input").args(paths).ok();
+        run.stdout.lines().map(|line| line.parse::<f64>().unwrap()).collect::<Vec<_>>()
+    };
+    let [above, below] = [predict(&[&second])[0], predict(&[&tenth])[0]];
+    assert!(above > 0.5 && below < 0.5, "{above} {below}");
+    assert_eq!(predict(&[&second, &tenth, &second]), [above, below, above]);
+    let folder = on.here.path().join("part-*");
+    assert_eq!(predict(&[&folder]), [below, above], "a glob's by name");
+}

@@ -342,6 +342,14 @@ const LABELS: [&str; 2] = ["; give both with --labels NEG,POS", "; give all with
 const BASE: &str = "; give --index-base 0";
 const SKIP: &str = " (or skip such rows: --bad-rows N)";
 
+/// Bytes of the longest row that is read.
+pub const LONGEST_ROW: usize = 256 << 20;
+
+/// The error of one that is longer, which begins at byte `at` of a file.
+pub fn too_long(path: &str, at: u64) -> Error {
+    Error::data(format!("{path}, row at byte {at}: longer than {LONGEST_ROW} bytes; are its line ends those of text?"))
+}
+
 /// The error of a bad row without the advice that only commands with a job's flags can follow.
 pub fn without_flags(error: Error) -> Error {
     let advice = LABELS.iter().chain([&BASE, &SKIP]);

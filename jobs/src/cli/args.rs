@@ -360,7 +360,7 @@ pub struct PredictArgs {
     /// What to apply to what.
     #[command(flatten)]
     pub applied: Applied,
-    /// What to print for each row
+    /// What to print for each row, in the order of the paths as they are given; of a directory or glob in that of names
     #[arg(long, value_enum, default_value_t = Output::Label)]
     pub output: Output,
 }

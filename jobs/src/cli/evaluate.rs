@@ -4,6 +4,7 @@
 //! Invariant: the AUC is exact: the scores of all rows are sorted, and pairs with equal scores count half.
 
 use super::args::EvaluateArgs;
+use super::rows::Files;
 use super::scoring::{Scoring, highest};
 use super::terminal::{out, say};
 use crate::svm::Svm;
@@ -13,7 +14,7 @@ use tokio::runtime::Handle;
 
 /// Judges a model.
 pub fn evaluate(runtime: &Handle, args: &EvaluateArgs) -> Result<()> {
-    let scoring = Scoring::open(runtime, &args.applied)?;
+    let scoring = Scoring::open(runtime, &args.applied, Files::list)?;
     let lines = match scoring.labels().all().len() {
         0 => numbers(&scoring)?,
         2 => two_classes(&scoring)?,

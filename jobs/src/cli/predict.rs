@@ -1,6 +1,7 @@
 //! `flexps predict`: one line a row.
 
 use super::args::{Output, PredictArgs};
+use super::rows::Files;
 use super::scoring::{Scoring, highest};
 use super::terminal::written;
 use flexps_common::{Error, Result};
@@ -10,7 +11,7 @@ use tokio::runtime::Handle;
 /// Prints the label or the probability of each row; of a model of numbers, its number; of more than two classes, a
 /// probability for each, their sum 1.
 pub fn predict(runtime: &Handle, args: &PredictArgs) -> Result<()> {
-    let mut scoring = Scoring::open(runtime, &args.applied)?;
+    let mut scoring = Scoring::open(runtime, &args.applied, Files::as_given)?;
     scoring.ignore_labels();
     let labels = scoring.labels();
     let numbers = labels.all().is_empty();

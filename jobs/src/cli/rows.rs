@@ -1,14 +1,14 @@
 //! Rows of files, one piece of text after the other, for commands that read on their own.
 //!
-//! Invariant: rows come in the order of the files' names and of their lines, each once; memory is one piece's, however
-//! large the files are.
+//! Invariant: rows come in the order of the files and of their lines; memory is one piece's and a row's, however large the
+//! files are.
 
 use flexps_common::Result;
 use flexps_common::data::dataset::{self, Index};
 use flexps_common::data::form::{Form, HEAD};
-use flexps_common::data::libsvm::{Parsed, Parser, Place};
+use flexps_common::data::libsvm::{LONGEST_ROW, Parsed, Parser, Place, too_long};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::{Sample, whole_lines};
+use flexps_common::data::sniff::Sample;
 use flexps_common::data::{Block, InputSpec, Schema, Wanted, sniff};
 use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
@@ -33,6 +33,17 @@ impl Files {
         let storage = Storage::new(StorageOptions::from_env());
         let listing = runtime.block_on(storage.list(paths))?;
         Ok(Self { listing, storage, runtime: runtime.clone() })
+    }
+
+    /// The same in the order of `paths`, each as often as it is given; sorted are only the files of a directory or a glob.
+    pub fn as_given(runtime: &Handle, paths: &[DataPath]) -> Result<Self> {
+        let mut files = Self::list(runtime, paths)?;
+        let mut each = Vec::with_capacity(paths.len());
+        for path in paths {
+            each.extend(runtime.block_on(files.storage.list(std::slice::from_ref(path)))?.files);
+        }
+        files.listing.files = each;
+        Ok(files)
     }
 
     /// How a file holds its rows.
@@ -87,8 +98,17 @@ impl Files {
             let (mut offset, mut line) = (0, 1);
             text.clear();
             loop {
+                let before = text.len();
                 let got = bytes.by_ref().take(PIECE as u64).read_to_end(&mut text).map_err(failed)?;
-                let whole = whole_lines(&text, true, got == 0).len();
+                // Of a long row many pieces have no end.
+                let end = text[before..].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| before + at + 1);
+                let whole = if got == 0 { text.len() } else { end };
+                if text.len() - whole > LONGEST_ROW {
+                    return Err(too_long(&file.path, offset + whole as u64));
+                }
+                if whole == 0 && got > 0 {
+                    continue;
+                }
                 let place = Place { path: &file.path, offset, line: Some(line) };
                 each(parser.parse(&text[..whole], &place)?)?;
                 if got == 0 {

@@ -6,6 +6,7 @@ use super::args::Applied;
 use super::model::load;
 use super::rows::Files;
 use flexps_common::data::libsvm::without_flags;
+use flexps_common::data::schema::DataPath;
 use flexps_common::data::{Labels, Row, Schema};
 use flexps_common::model::Model;
 use flexps_common::{Error, Result};
@@ -19,8 +20,8 @@ pub struct Scoring {
 }
 
 impl Scoring {
-    /// Opens both.
-    pub fn open(runtime: &Handle, applied: &Applied) -> Result<Self> {
+    /// Opens both; `list` says in which order the files come.
+    pub fn open(runtime: &Handle, applied: &Applied, list: fn(&Handle, &[DataPath]) -> Result<Files>) -> Result<Self> {
         let model = load(&applied.model)?;
         if let Some((other, _)) = model.others.first_key_value() {
             return Err(Error::user(format!(
@@ -28,7 +29,7 @@ impl Scoring {
                 applied.model.display()
             )));
         }
-        let files = Files::list(runtime, &applied.input)?;
+        let files = list(runtime, &applied.input)?;
         let schema = Schema {
             index_base: model.description.index_base,
             base_detected: false,

@@ -5,15 +5,13 @@
 //! first byte lies. What follows a chunk's end is read as far as its last row goes, what precedes its first row is dropped.
 
 use super::source::unmodified;
+use flexps_common::data::libsvm::{LONGEST_ROW, too_long};
 use flexps_common::error::{Error, Result, io};
 use flexps_common::wire::control::Split;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// Longest row, in bytes of text.
-const LONGEST_ROW: usize = 256 << 20;
 
 /// Bytes behind a chunk's end that are read at first.
 pub const BEHIND: usize = 4 << 10;
@@ -99,10 +97,7 @@ pub fn bound_row(text: &[u8], own: usize, first: usize, path: &str, at: u64) -> 
         return Ok(());
     }
     let row = memchr::memrchr(b'\n', &text[..own]).map_or(first, |at| at + 1);
-    Err(Error::data(format!(
-        "{path}, row at byte {}: longer than {LONGEST_ROW} bytes; are its line ends those of text?",
-        at + row as u64
-    )))
+    Err(too_long(path, at + row as u64))
 }
 
 /// Fills `bytes` from a file that was long enough when it was listed.
