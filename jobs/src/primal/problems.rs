@@ -286,7 +286,9 @@ impl Problems {
         if self.loss != Kind::Squared {
             found.push(("validation_accuracy", progress.metric(stage, "right")? / rows));
         }
-        found.extend(progress.metric(stage, "auc").ok().filter(|auc| auc.is_finite()).map(|auc| ("validation_auc", auc)));
+        found.extend(
+            progress.metric(stage, "auc").ok().filter(|auc| auc.is_finite()).map(|auc| ("validation_auc", auc)),
+        );
         Ok(found)
     }
 
