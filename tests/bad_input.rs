@@ -322,8 +322,9 @@ fn a_full_disk_while_rows_are_spilled() {
 fn a_flag_of_another_solver() {
     let here = folder();
     let rows = Rows::generate(5, 60, 20, 4).write(here.path(), "rows");
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 11] = [
         (&["lr", "--solver", "newton", "--batch", "7"], "--batch goes with --solver sgd"),
+        (&["lr", "--solver", "newton", "--optimizer", "sgd"], "--optimizer goes with --solver sgd"),
         (&["lr", "--solver", "sdca", "--optimizer", "saga"], "--optimizer goes with --solver sgd"),
         (&["lr", "--solver", "ftrl", "--joins", "3"], "--joins goes with --solver sdca"),
         (&["lr", "--solver", "ftrl", "--epochs", "5"], "ftrl makes one pass whatever --epochs says"),
