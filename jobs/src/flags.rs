@@ -43,7 +43,7 @@ pub struct Common {
     #[arg(long, value_name = "DIR")]
     pub init_model: Option<DataPath>,
 
-    /// Strength of the penalty, of L2 lambda/2 |w|^2 [default: 1/rows]
+    /// Strength of the penalty, of L2 lambda/2 |w|^2 [default: 1/rows; lr --solver ftrl: 0]
     #[arg(long, value_parser = not_negative)]
     pub lambda: Option<f64>,
 

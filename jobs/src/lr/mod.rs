@@ -177,6 +177,12 @@ impl Job for Lr {
                     )));
                 }
                 let ratio = flags.ratio(*penalty)?;
+                if ratio > 0.0 && common.lambda.is_none() {
+                    return Err(Error::user(
+                        "--solver ftrl penalises nothing unless told how much: --penalty needs --lambda; give it, or leave \
+                         --penalty out",
+                    ));
+                }
                 return Stream { common, ratio, step: self.step, threads }.plan(plan);
             }
             Solver::Sdca => primal.refuse_for_sdca()?,
