@@ -50,7 +50,7 @@ fn own(other: SocketAddr) -> Option<IpAddr> {
 
 /// The first way, where all lead to another machine.
 fn elsewhere(ways: &[Way]) -> Option<Way> {
-    ways.iter().all(|(there, here)| !there.is_loopback() && there != here).then(|| ways.first().copied()).flatten()
+    ways.iter().all(|(there, here)| !here.is_loopback() && there != here).then(|| ways.first().copied()).flatten()
 }
 
 /// A free port of the address that `--bind` names, which must lead to this machine.
