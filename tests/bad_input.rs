@@ -322,13 +322,16 @@ fn a_full_disk_while_rows_are_spilled() {
 fn a_flag_of_another_solver() {
     let here = folder();
     let rows = Rows::generate(5, 60, 20, 4).write(here.path(), "rows");
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 13] = [
         (&["lr", "--solver", "newton", "--batch", "7"], "--batch goes with --solver sgd"),
+        (&["lr", "--solver", "newton", "--optimizer", "sgd"], "--optimizer goes with --solver sgd"),
         (&["lr", "--solver", "sdca", "--optimizer", "saga"], "--optimizer goes with --solver sgd"),
         (&["lr", "--solver", "ftrl", "--joins", "3"], "--joins goes with --solver sdca"),
         (&["lr", "--solver", "ftrl", "--epochs", "5"], "ftrl makes one pass whatever --epochs says"),
         (&["lr", "--solver", "ftrl", "--tolerance", "1e-3"], "ftrl makes one pass whatever --tolerance says"),
         (&["lr", "--solver", "ftrl", "--cv", "3"], "--solver ftrl has no --cv"),
+        (&["lr", "--solver", "ftrl", "--penalty", "l1"], "--penalty needs --lambda"),
+        (&["lr", "--solver", "ftrl", "--penalty", "elastic-net", "--l1-ratio", "0.1"], "--penalty needs --lambda"),
         (&["lr", "--solver", "sgd", "--cv", "3"], "--solver sgd has no --cv"),
         (&["lr", "--penalty", "l1", "--overlap", "1.5"], "--overlap goes with --solver sdca"),
         (&["svm", "--solver", "newton", "--joins", "3"], "--joins goes with --solver sdca"),

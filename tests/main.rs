@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets an error has failed")]
 
+mod addresses;
 mod bad_input;
 mod browser;
 mod checkpoint;

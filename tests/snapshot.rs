@@ -17,12 +17,16 @@ struct Endless {
 
 impl Endless {
     fn start(job: &[&str]) -> Self {
+        Self::of(&[job, &["--epochs", "100000000", "--tolerance", "0"]].concat())
+    }
+
+    /// Of a job that takes much longer than a test.
+    fn of(job: &[&str]) -> Self {
         let cluster = Cluster::start(2, 1);
         // Features in several chunks, on both slaves.
         let rows = Rows::generate(25, 600, 150_000, 20).write(cluster.folder(), "rows");
         let keeps = cluster.folder().join("final");
-        let run =
-            cluster.ask(["run"]).args(job).args(["--epochs", "100000000", "--tolerance", "0", "--detach", "--model"]);
+        let run = cluster.ask(["run"]).args(job).args(["--detach", "--model"]);
         let id = run.arg(&keeps).arg("--input").arg(&rows).ok().stdout.trim().to_owned();
         Self { cluster, id, rows, keeps }
     }
@@ -94,6 +98,19 @@ fn a_snapshot_that_cannot_be_is_refused_and_changes_nothing() {
     ask(id, &on.folder("late")).exits(2);
     assert!(!on.folder("late").exists() && !on.keeps.exists());
     on.left_nothing();
+}
+
+#[test]
+fn there_is_none_of_a_solver_that_makes_its_model_at_its_end() {
+    let path = ["lr", "--solver", "newton", "--penalty", "l1", "--path", "1000", "--cv", "100"];
+    for on in [Endless::of(&path), Endless::start(&["lr", "--solver", "sdca", "--cv", "100"])] {
+        on.goes_on();
+        let early = on.folder("early");
+        let run = on.cluster.ask(["snapshot", &on.id, "--model"]).arg(&early).run();
+        run.refuses(&[&on.id, "has no model yet", "at its end"]);
+        assert!(!early.exists());
+        on.left_nothing();
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub struct Common {
     #[arg(long, value_name = "DIR")]
     pub init_model: Option<DataPath>,
 
-    /// Strength of the penalty, of L2 lambda/2 |w|^2 [default: 1/rows]
+    /// Strength of the penalty, of L2 lambda/2 |w|^2 [default: 1/rows; lr --solver ftrl: 0]
     #[arg(long, value_parser = not_negative)]
     pub lambda: Option<f64>,
 
@@ -55,12 +55,13 @@ pub struct Common {
     #[arg(long, default_value_t = EPOCHS, value_parser = clap::value_parser!(u64).range(1..))]
     pub epochs: u64,
 
-    /// Stop when the duality gap (sdca), or what an epoch lowers the objective by (others), is less than this fraction
-    /// of the objective; 0: never
+    /// Stop when the duality gap (sdca, newton, lasso), or what an epoch lowers the objective by (others), is less than
+    /// this fraction of the objective; 0: never
     #[arg(long, default_value_t = TOLERANCE, value_name = "FRACTION", value_parser = not_negative)]
     pub tolerance: f64,
 
-    /// Stop after the epoch in which this time is up: seconds, or 90s, 10m, 1h30m
+    /// Stop after the epoch in which this time is up: seconds, or 90s, 10m, 1h30m; a path ends there, but one
+    /// beside --cv or of several classes fails
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     pub time_limit: Option<f64>,
 

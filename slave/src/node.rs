@@ -272,7 +272,8 @@ impl Node {
                 return Ok(());
             }
             Ok(FromMaster::Registered { slave }) => {
-                info!(slave = %name, id = %slave, master = %address, "registered");
+                let control = &self.registration.control;
+                info!(slave = %name, id = %slave, master = %address, %control, "registered");
                 // A master that had stood still may have opened some before it heard that this is another slave now.
                 self.jobs.close_others(slave, &Error::cluster("the master has forgotten this slave"));
                 self.id = Some(slave);

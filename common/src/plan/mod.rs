@@ -20,7 +20,7 @@ pub use compression::Compression;
 pub use consistency::Consistency;
 pub use filter::Significant;
 pub use group::{Group, predecessors};
-pub use progress::{DecideFn, Flow, Progress};
+pub use progress::{DecideFn, Flow, NO_MODEL, Progress};
 pub use rights::Rights;
 pub use sound::WIDEST;
 pub use stage::{StageBuilder, StageFn, StageSpec, Threads};

@@ -34,6 +34,10 @@ impl Flow {
     }
 }
 
+/// The name of a scalar that a job may have: while it is above zero, the tables that are saved hold no model of the job, so that
+/// none can be read before its end.
+pub const NO_MODEL: &str = "no_model";
+
 /// What a decision sees and may change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {

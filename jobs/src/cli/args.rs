@@ -212,9 +212,10 @@ pub struct SlaveArgs {
     /// Name in reports and errors, unique among the master's slaves [default: the host's]
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
-    /// Address that other slaves reach this one at; takes free ports of it
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
-    pub bind: String,
+    /// Address that the master and other slaves reach this one at; takes free ports of it [default: that by which this
+    /// machine reaches the master]
+    #[arg(long, value_name = "ADDRESS")]
+    pub bind: Option<String>,
     /// What it lends.
     #[command(flatten)]
     pub resources: Resources,

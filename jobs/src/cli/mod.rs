@@ -24,6 +24,7 @@ mod outputs;
 mod predict;
 mod progress;
 mod query;
+mod reach;
 mod resources;
 mod rows;
 mod run;

@@ -5,6 +5,7 @@
 use super::args::{Access, MasterArgs, SlaveArgs};
 use super::interrupt::Interrupt;
 use super::node::{self, machine_name, master_options, slave_options};
+use super::reach;
 use super::terminal::{out, say, watched};
 use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
@@ -12,7 +13,6 @@ use flexps_common::tail::Tail;
 use flexps_common::transport::Secret;
 use flexps_common::{Error, Result};
 use flexps_master::http;
-use std::net::{IpAddr, SocketAddr};
 
 /// Runs a master.
 pub async fn master(args: MasterArgs, registry: Registry) -> Result<()> {
@@ -51,7 +51,10 @@ pub async fn slave(args: SlaveArgs, registry: Registry, log: Tail) -> Result<()>
     let mut interrupt = Interrupt::of_node()?;
     let host = args.host.unwrap_or_else(machine_name);
     let name = args.name.unwrap_or_else(|| host.clone());
-    let control = free_port(&args.bind)?;
+    let control = tokio::select! {
+        control = reach::address(args.bind.as_deref(), &args.remote.master) => control?,
+        () = interrupt.next() => return Ok(()),
+    };
     let mut options = slave_options(&args.resources, name.clone(), host, Storage::default());
     options.master.clone_from(&args.remote.master);
     options.control = control;
@@ -77,50 +80,5 @@ pub async fn slave(args: SlaveArgs, registry: Registry, log: Tail) -> Result<()>
     tokio::select! {
         ended = slave.wait() => ended,
         () = interrupt.next() => Err(Error::cancelled()),
-    }
-}
-
-/// A free port of the address that `--bind` names. Peers are told it as it stands, so it must lead to this machine.
-fn free_port(bind: &str) -> Result<String> {
-    let bare = bind.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(bind);
-    let socket = bind.parse().ok().filter(|address: &SocketAddr| address.port() == 0).map(|address| address.ip());
-    match bare.parse().ok().or(socket) {
-        Some(ip) if IpAddr::is_unspecified(&ip) => Err(Error::user(format!(
-            "--bind {bind}: other slaves are given this address, and {ip} leads none of them here; give the address or \
-             host name of this machine that they reach it at"
-        ))),
-        Some(ip) => Ok(SocketAddr::new(ip, 0).to_string()),
-        None if bind.contains(':') => {
-            Err(Error::user(format!("--bind {bind}: a slave takes free ports; give the address or host name alone")))
-        }
-        None => Ok(format!("{bind}:0")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_gets_a_free_port_unless_peers_cannot_reach_it() {
-        for (bind, expected) in [
-            ("127.0.0.1", "127.0.0.1:0"),
-            ("::1", "[::1]:0"),
-            ("[::1]", "[::1]:0"),
-            ("[::1]:0", "[::1]:0"),
-            ("10.0.0.7:0", "10.0.0.7:0"),
-            ("node-7", "node-7:0"),
-        ] {
-            assert_eq!(free_port(bind).unwrap(), expected);
-        }
-        for (bind, says) in [
-            ("0.0.0.0", "leads none"),
-            ("::", "leads none"),
-            ("[::]:0", "leads none"),
-            ("10.0.0.7:80", "free ports"),
-            ("node-7:80", "free ports"),
-        ] {
-            assert!(free_port(bind).unwrap_err().message.contains(says), "{bind}");
-        }
     }
 }

@@ -110,9 +110,9 @@ pub struct Lr {
     #[arg(long, value_name = "N|A..B|auto|offline")]
     pub threads: Option<Workers>,
 
-    /// How a gradient becomes an update
-    #[arg(long, value_enum, default_value_t)]
-    pub optimizer: Optimizer,
+    /// How a gradient becomes an update [default: sgd]
+    #[arg(long, value_enum)]
+    pub optimizer: Option<Optimizer>,
 
     /// Rows of a mini-batch [default: 100]
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
@@ -177,6 +177,12 @@ impl Job for Lr {
                     )));
                 }
                 let ratio = flags.ratio(*penalty)?;
+                if ratio > 0.0 && common.lambda.is_none() {
+                    return Err(Error::user(
+                        "--solver ftrl penalises nothing unless told how much: --penalty needs --lambda; give it, or leave \
+                         --penalty out",
+                    ));
+                }
                 return Stream { common, ratio, step: self.step, threads }.plan(plan);
             }
             Solver::Sdca => primal.refuse_for_sdca()?,
@@ -210,7 +216,7 @@ impl Lr {
     /// Flags of mini-batches that are given.
     fn asks_for_sgd(&self) -> impl Iterator<Item = &'static str> {
         let asked = [
-            (self.optimizer != Optimizer::default(), "--optimizer"),
+            (self.optimizer.is_some(), "--optimizer"),
             (self.batch.is_some(), "--batch"),
             (self.step != Step::default(), "--step"),
             (self.filter.is_some(), "--filter"),
@@ -225,7 +231,8 @@ impl Lr {
         let rows = inputs.rows;
         let mut vector = |name| Vector::new(plan, name, flags.bias);
         let [weights, anchor] = ["weights", "anchor"].map(&mut vector);
-        let (state, old_state) = match self.optimizer {
+        let optimizer = self.optimizer.unwrap_or_default();
+        let (state, old_state) = match optimizer {
             Optimizer::Sgd => (None, None),
             Optimizer::Adagrad => (Some(vector("squares")), Some(vector("anchor-squares"))),
             Optimizer::Saga => (Some(vector("sums")), None),
@@ -233,7 +240,7 @@ impl Lr {
         let start = flags.init_model.as_ref().map(|_| vector("start"));
         let counts = plan.table::<f32>("rows-per-feature", 1);
         let best = Best::new(plan, flags);
-        if self.optimizer == Optimizer::Saga {
+        if optimizer == Optimizer::Saga {
             plan.keep_column(rows.input, train::SLOPES);
         }
         let threads = self.threads.map_or(Threads::Cores, Workers::threads);
@@ -265,7 +272,7 @@ impl Lr {
         let train = Train {
             rows,
             weights,
-            optimizer: self.optimizer,
+            optimizer,
             state,
             counts,
             batch: self.batch.unwrap_or(USUAL_BATCH) as usize,
@@ -319,7 +326,7 @@ impl Lr {
     fn first_step(&self, facts: &Facts, lambda: f64) -> f64 {
         let bias = f64::from(u8::from(self.common.bias));
         let mean_norm2 = facts.sum_norm2 / facts.rows as f64 + bias;
-        match (self.step, self.optimizer) {
+        match (self.step, self.optimizer.unwrap_or_default()) {
             (Step::Fixed(step), _) => step,
             (Step::Auto, _) if mean_norm2 == 0.0 => 1.0,
             (Step::Auto, Optimizer::Sgd) => 4.0 / (mean_norm2 / 4.0 + lambda),

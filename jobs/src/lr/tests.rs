@@ -13,6 +13,7 @@ use flexps_common::job::DynJob;
 const REACH: f64 = 1e-3;
 
 fn job(optimizer: Optimizer) -> Lr {
+    let optimizer = Some(optimizer);
     Lr { common: fixtures::flags(), solver: Solver::Sgd, optimizer, batch: Some(20), ..Lr::default() }
 }
 
@@ -162,9 +163,27 @@ fn batches_on_threads_that_change_from_epoch_to_epoch_reach_the_same_optimum() {
         }
     }
     for solver in [Solver::Auto, Solver::Sdca, Solver::Newton, Solver::Ftrl] {
-        let job = Lr { threads: Some(Workers::Found(Found::Offline)), solver, ..job(Optimizer::default()) };
-        let job = Lr { batch: None, ..job };
+        let threads = Some(Workers::Found(Found::Offline));
+        let job = Lr { common: fixtures::flags(), threads, solver, ..Lr::default() };
         let error = DynJob::plan(&job).err().unwrap();
         assert!(error.message.contains("go with --solver sgd"), "{solver:?}: {error}");
     }
+}
+
+#[test]
+fn an_optimizer_that_is_given_asks_for_mini_batches_whichever_it_is() {
+    for optimizer in ALL {
+        let given = Lr { solver: Solver::Auto, batch: None, ..job(optimizer) };
+        let sgd = Lr { solver: Solver::Sgd, ..given.clone() };
+        assert_eq!(DynJob::plan(&given).unwrap().hash(), DynJob::plan(&sgd).unwrap().hash());
+        for solver in [Solver::Sdca, Solver::Newton, Solver::Ftrl] {
+            let error = DynJob::plan(&Lr { solver, ..given.clone() }).err().unwrap();
+            assert!(error.message.contains("--optimizer goes with --solver sgd"), "{solver:?}: {error}");
+        }
+    }
+    let sgd = DynJob::params(&job(Optimizer::Sgd)).unwrap();
+    let none = sgd.replace(r#""optimizer":"sgd","#, "");
+    assert!(!none.contains("optimizer"), "{none}");
+    let hash = |params: &str| crate::registry().job("lr", params).unwrap().plan().unwrap().hash();
+    assert_eq!(hash(&none), hash(&sgd), "it is what is used where none is given");
 }

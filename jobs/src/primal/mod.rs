@@ -54,7 +54,7 @@ use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
 use flexps_common::metrics::Metric;
-use flexps_common::plan::{Flow, Plan, Progress, Steps, Table, Threads};
+use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
@@ -147,6 +147,8 @@ impl Primal<'_> {
     /// scalar [`problems::BEGUN`] says of how many classes the model has weights, from which this one goes on.
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector, may_have_begun: bool) -> Result<()> {
         let common = self.common;
+        // Until all is learnt it is in tables of its own.
+        plan.scalars.insert(NO_MODEL.to_owned(), 1.0);
         let ratio = self.flags.ratio(self.penalty)?;
         let (threads, tolerance) = (self.workers(), common.tolerance);
         let Vector { features: weights, bias } = model;

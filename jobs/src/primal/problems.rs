@@ -17,7 +17,7 @@ use crate::objective;
 use crate::sdca::loss::Kind;
 use crate::told;
 use flexps_common::data::{Facts, Labels};
-use flexps_common::plan::{Flow, Progress, Table, TableOp};
+use flexps_common::plan::{Flow, NO_MODEL, Progress, Table, TableOp};
 use flexps_common::{Error, Result};
 
 /// The smallest lambda of a path as a part of the largest, unless it is given.
@@ -358,6 +358,7 @@ impl Problems {
                 progress.set(name, value);
             }
         }
+        progress.set(NO_MODEL, 0.0);
         progress.objective = Some(progress.scalar("objective", 0.0));
         let rise = Some(progress.scalar("rise", 0.0)).filter(|rise| *rise > 0.0);
         progress.notes.extend(rise.map(rounding::told));

@@ -40,7 +40,7 @@ use adopt::Adopt;
 use alone::Case;
 use clap::Args;
 use flexps_common::data::Wanted;
-use flexps_common::plan::{Flow, Plan, Steps, Threads};
+use flexps_common::plan::{Flow, NO_MODEL, Plan, Steps, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use join::Tables;
@@ -138,6 +138,7 @@ impl Sdca<'_> {
     /// Plans what is behind it.
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, weights: Vector) {
         let flags = self.common;
+        plan.scalars.insert(NO_MODEL.to_owned(), 1.0);
         let (rows, input) = (inputs.rows, inputs.rows.input);
         let terms = plan.table("terms", join::TERMS as u32);
         let tables = Tables { weights: weights.features, terms, way: plan.table("way", 1) };

@@ -18,7 +18,7 @@ use crate::primal::{ranges, task};
 use crate::told;
 use crate::vector::Vector;
 use flexps_common::data::Facts;
-use flexps_common::plan::{Flow, Plan, Progress, Steps, Table, TableOp, Threads};
+use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, TableOp, Threads};
 use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 
@@ -108,8 +108,12 @@ impl Problems {
     /// Behind the certificate, which says `flow`: the job goes on behind the last epoch of a problem that is not its last, and of
     /// several classes behind each.
     pub fn certified(&self, progress: &mut Progress, flow: Flow) -> Result<Flow> {
-        let Flow::Stop(why) = flow else { return Ok(flow) };
         let place = self.place(progress, &objective::facts(progress, self.inputs.rows.input)?)?;
+        // Those of several classes are in their place when the job has ended.
+        if place.fold.is_none() && place.class.is_none() {
+            progress.set(NO_MODEL, 0.0);
+        }
+        let Flow::Stop(why) = flow else { return Ok(flow) };
         let gap = progress.scalar("gap", 0.0);
         let named = [("fold", place.fold.map(f64::from)), ("class", place.class.map(|class| class as f64))];
         let named = named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value)));

@@ -128,6 +128,7 @@ impl Stream<'_> {
             }
             progress.set("rows", rows);
             progress.set("features", facts.features as f64);
+            progress.set("lambda", lambda);
             progress.metrics.clear();
             Ok(Flow::Next)
         });
@@ -427,10 +428,14 @@ mod tests {
         let blocks = Rows { rows: 4000, features: 400, ..Rows::sparse(2) }.blocks(4);
         let nonzero = |penalty, lambda| {
             let job = Lr { penalty, ..job(Common { lambda: Some(lambda), ..fixtures::flags() }) };
-            run(Host::new(), &job, &blocks).table("weights", 0..400).iter().filter(|w| **w != 0.0).count()
+            let outcome = run(Host::new(), &job, &blocks);
+            assert_eq!(outcome.progress.scalars["lambda"], lambda);
+            outcome.table("weights", 0..400).iter().filter(|w| **w != 0.0).count()
         };
         use crate::primal::flags::Kind::{L1, L2};
         assert!(nonzero(L2, 1e-3) > 390);
         assert!(nonzero(L1, 1e-3) < 300 && nonzero(L1, 1.0) == 0);
+        let none = run(Host::new(), &job(fixtures::flags()), &blocks);
+        assert_eq!(none.progress.scalars["lambda"], 0.0, "what is told where none is given");
     }
 }

@@ -12,6 +12,7 @@ use flexps_common::error::Fault;
 use flexps_common::home::Home;
 use flexps_common::ids::JobId;
 use flexps_common::model::Description;
+use flexps_common::plan::NO_MODEL;
 use flexps_common::storage::Storage;
 use flexps_common::transport::Channel;
 use flexps_common::wire::control::{FromMaster, FromSlave, ToSlave};
@@ -70,11 +71,18 @@ impl Master {
         }
         let (runs, running) = oneshot::channel();
         started.snapshot = Some(runs);
+        let has_none = started.driver.progress.scalar(NO_MODEL, 0.0) > 0.0;
         let (save, tensors, description) = self.described(id)?.ok_or_else(|| {
             Error::user(format!(
                 "job {id} keeps no model, since it was submitted without --model: there is none to read"
             ))
         })?;
+        if has_none {
+            return Err(Error::user(format!(
+                "job {id} has no model yet that could be read: its solver makes one at its end, or once it learns from all \
+                 rows; ask again later"
+            )));
+        }
         let target = DataPath(path);
         if target == save.path {
             return Err(Error::user(format!("job {id} will save its own model to {target}; give another path")));

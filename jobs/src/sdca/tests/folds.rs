@@ -3,6 +3,7 @@
 use super::variants::three_classes;
 use super::*;
 use crate::primal::flags::{self, ClassWeights};
+use flexps_common::plan::NO_MODEL;
 
 /// A job by `solver`, which `auto` is not.
 fn folded(kind: Kind, is_newton: bool, common: &Common, primal: &flags::Flags) -> Box<dyn DynJob> {
@@ -171,4 +172,20 @@ fn what_is_of_one_problem_is_refused_with_folds() {
     let plan = folded(Kind::Logistic, false, &common(false), &folds(2)).plan().unwrap();
     let error = Host::new().rows(blocks.to_vec()).run(&plan).err().unwrap();
     assert!(error.message.contains("fewer"), "{}", error.message);
+}
+
+#[test]
+fn until_all_classes_and_rows_are_learnt_there_is_no_model() {
+    let two = Rows { rows: 300, features: 20, ..Rows::sparse(43) }.blocks(3);
+    let (three, none) = (three_classes(), flags::Flags::default);
+    for (primal, blocks) in [(folds(3), &two), (none(), &three), (none(), &two)] {
+        for is_newton in [false, true] {
+            let plan = folded(Kind::Logistic, is_newton, &common(true), &primal).plan().unwrap();
+            assert_eq!(plan.scalars.get(NO_MODEL), Some(&1.0));
+            let outcome = Host::new().rows(blocks.clone()).run(&plan).unwrap();
+            // The ascent puts several classes in their place with its last decision.
+            let lacks = !is_newton && std::ptr::eq(blocks, &three);
+            assert_eq!(scalar(&outcome, NO_MODEL) > 0.0, lacks, "{primal:?}, newton: {is_newton}");
+        }
+    }
 }
