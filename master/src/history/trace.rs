@@ -202,7 +202,7 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
         let after = after.iter().filter_map(|id| places.get(id).copied()).collect();
         JobSpec { after, slaves: if all { Vec::new() } else { slaves }, ..spec }
     });
-    let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default() };
+    let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default(), ..Workload::default() };
     (workload, cluster)
 }
 

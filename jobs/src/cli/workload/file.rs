@@ -198,7 +198,7 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     cycles(&at, &file)?;
     let (jobs, real) = jobs.into_iter().unzip();
     let name = file.name.unwrap_or(stem);
-    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, memory, real })
+    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)?, ..Workload::default() }, cluster, memory, real })
 }
 
 fn cluster(at: &Place<'_>, table: &ClusterTable, memory: Option<u64>) -> Result<Cluster> {
