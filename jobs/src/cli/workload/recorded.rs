@@ -7,7 +7,7 @@ use crate::cli::client::Client;
 use crate::cli::file::Whole;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
-use flexps_master::history::{Record, read, trace, workload};
+use flexps_master::history::{Record, known, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
 use std::collections::BTreeMap;
@@ -24,10 +24,12 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     }
     // A file holds every master that appended to it; the last one is played.
     let begin = records.iter().rposition(|r| matches!(r, Record::Begin { .. })).unwrap_or(0);
-    let records = &records[begin..];
+    let (earlier, records) = records.split_at(begin);
     let names = BTreeMap::new();
     let stem = args.file.file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into_owned());
-    let (workload, cluster) = workload(&stem, records, &names, |_| true);
+    let (mut workload, cluster) = workload(&stem, records, &names, |_| true);
+    // It had learnt from those before it how long stages take.
+    workload.known = known(earlier);
     if workload.jobs.is_empty() {
         return Err(Error::user(format!("{name} holds no job that has ended")));
     }
