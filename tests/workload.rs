@@ -74,6 +74,24 @@ fn a_mistake_in_a_file_is_the_users_and_nothing_runs() {
 }
 
 #[test]
+fn what_can_never_fit_is_refused_before_the_first_policy_runs() {
+    let cluster = Cluster::start(1, 2);
+    let file = cluster.folder().join("late.toml");
+    let late = "[[job]]\nname='b'\narrival=50\nstage=[{name='work',threads=100,work=1}]\n";
+    let text =
+        format!("cluster={{slaves=1,slots=2}}\n[[job]]\nname='a'\nstage=[{{name='work',threads=1,work=1}}]\n{late}");
+    std::fs::write(&file, text).unwrap();
+    let here = flexps(["workload", "run", "--policies", "greedy"]).env("FLEXPS_MASTER", "");
+    for run in [here, cluster.ask(["workload", "run", "--policies", "greedy"])] {
+        let run = run.arg(&file).exits(2);
+        run.says(&["job b: stage b/work needs 100 slots, the cluster has 2"]);
+        assert!(!run.stderr.contains("running"), "{run}");
+    }
+    let history = cluster.ask(["history", "export"]).ok().stdout;
+    assert!(!history.contains("\"what\":\"job\"") && !history.contains("\"what\":\"policy\""), "{history}");
+}
+
+#[test]
 fn a_giant_starves_live_under_greedy_and_not_under_prioritized() {
     let run = flexps(["workload", "run", "--speed", "20", "--policies", "greedy,prioritized"]).within(100);
     let comparison = run.arg(shipped("giant-among-smalls.toml")).json();

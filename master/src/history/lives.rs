@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 /// What the last master recorded that ended a job, and what is left out with those before it.
 #[derive(Debug, PartialEq)]
 pub struct Last<'a> {
+    /// What was recorded before it.
+    pub earlier: &'a [Record],
     /// Its records.
     pub records: &'a [Record],
     /// Jobs that earlier masters ended.
@@ -17,11 +19,17 @@ pub struct Last<'a> {
 
 /// The last master that ended a job, if any did.
 pub fn last(records: &[Record]) -> Option<Last<'_>> {
-    let lives = records.chunk_by(|_, next| !matches!(next, Record::Begin { .. }));
-    let mut busy: Vec<(&[Record], usize)> =
-        lives.map(|life| (life, ended(life))).filter(|(_, jobs)| *jobs > 0).collect();
-    let (records, _) = busy.pop()?;
-    Some(Last { records, jobs: busy.iter().map(|(_, jobs)| jobs).sum(), masters: busy.len() })
+    let (mut busy, mut start) = (Vec::new(), 0);
+    for life in records.chunk_by(|_, next| !matches!(next, Record::Begin { .. })) {
+        let jobs = ended(life);
+        if jobs > 0 {
+            busy.push((start, life, jobs));
+        }
+        start += life.len();
+    }
+    let (start, own, _) = busy.pop()?;
+    let jobs = busy.iter().map(|(_, _, jobs)| jobs).sum();
+    Some(Last { earlier: &records[..start], records: own, jobs, masters: busy.len() })
 }
 
 /// How many of the jobs that a master had have ended.

@@ -16,7 +16,7 @@ pub use lives::{Last, last};
 pub use log::{Log, Start};
 pub use past::{Past, Telling};
 pub use read::read;
-pub use trace::{trace, workload};
+pub use trace::{known, trace, workload};
 
 use crate::job::Submission;
 use crate::scheduler::Want;
@@ -25,6 +25,7 @@ use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The format that this build writes and reads.
@@ -42,6 +43,9 @@ pub enum Record {
         policy: String,
         /// Milliseconds since 1970.
         unix_ms: u64,
+        /// The weights of users' and queues' shares; the others weigh 1, and all where an older build wrote it.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        shares: BTreeMap<String, f64>,
     },
     /// Another policy decides from now on.
     Policy {

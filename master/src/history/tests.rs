@@ -1,6 +1,7 @@
 //! Records: written, read back, cut off, played again.
 
 mod lives;
+mod played;
 mod queued;
 
 use super::*;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 fn begin() -> Record {
-    Record::Begin { format: FORMAT, policy: "greedy".into(), unix_ms: 1 }
+    Record::Begin { format: FORMAT, policy: "greedy".into(), unix_ms: 1, shares: BTreeMap::new() }
 }
 
 /// A slave of two slots and 8 GiB.

@@ -7,13 +7,13 @@
 
 use super::Record;
 use super::seen::Seen;
-use crate::scheduler::Want;
+use crate::scheduler::{Estimates, Want};
 use crate::simulate::{
-    Cluster, JobSpec, JobTrace, Luck, Recorded, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload,
+    Cluster, JobSpec, JobTrace, Recorded, Run, SlaveTrace, StageSpec, Threads, Timing, Trace, Workload,
 };
 use flexps_common::ids::{JobId, SlaveId, StageRun};
 use flexps_common::report::State;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The jobs' names; those of a registry, with the identity, where it has none.
@@ -23,14 +23,12 @@ pub type Names = BTreeMap<JobId, String>;
 pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) -> Trace {
     let mut trace = Trace::default();
     let mut places: BTreeMap<JobId, usize> = BTreeMap::new();
-    let mut slaves: BTreeMap<SlaveId, u32> = BTreeMap::new();
-    let mut opened: BTreeSet<usize> = BTreeSet::new();
+    let mut seen = Seen::default();
+    let mut opened: BTreeMap<usize, &[SlaveId]> = BTreeMap::new();
     for record in records {
         match record {
-            Record::Slave { slave, name, slots, .. } => {
-                slaves.insert(*slave, trace.slaves.len() as u32);
-                trace.slaves.push(SlaveTrace { name: name.clone(), slots: *slots });
-            }
+            Record::Slave { slave, name, slots, memory, .. } => seen.joined(*slave, name, *slots, *memory),
+            Record::Gone { slave, .. } => seen.gone(*slave),
             Record::Job { at, job, name, scheduling, .. } if wanted(*job) => {
                 let told = JobTrace {
                     name: names.get(job).cloned().unwrap_or_else(|| format!("{name} {job}")),
@@ -54,16 +52,15 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
                     }
                 }
             }
-            Record::Open { job, .. } => {
+            Record::Open { job, slaves, .. } => {
                 if let Some(place) = places.get(job)
-                    && !opened.insert(*place)
+                    && opened.insert(*place, slaves).is_some()
                 {
                     trace.runs.retain(|run| run.job != *place);
                 }
             }
             Record::Run { job, stage, epoch, ready, start, end, workers, .. } => {
                 let Some(place) = places.get(job) else { continue };
-                let workers = workers.iter().filter_map(|(id, n)| Some((*slaves.get(id)?, *n)));
                 trace.runs.push(Run {
                     job: *place,
                     stage: stage.clone(),
@@ -71,7 +68,8 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
                     ready: seconds(*ready),
                     start: seconds(*start),
                     end: seconds(*end),
-                    workers: workers.collect(),
+                    // By identity, until all slaves are known.
+                    workers: workers.iter().map(|(id, n)| (id.0, *n)).collect(),
                     why: None,
                     failed: false,
                 });
@@ -83,6 +81,14 @@ pub fn trace(records: &[Record], names: &Names, wanted: impl Fn(JobId) -> bool) 
             _ => {}
         }
     }
+    let ran = trace.runs.iter().flat_map(|run| &run.workers).map(|(id, _)| SlaveId(*id));
+    let (cluster, places) = seen.cluster(ran.chain(opened.into_values().flatten().copied()));
+    for run in &mut trace.runs {
+        let place = |(id, n): &(u32, u32)| Some((*places.get(&SlaveId(*id))? as u32, *n));
+        run.workers = run.workers.iter().filter_map(place).collect();
+    }
+    let slaves = cluster.names.into_iter().zip(cluster.slots);
+    trace.slaves = slaves.map(|(name, slots)| SlaveTrace { name, slots }).collect();
     trace.runs.sort_by_key(|r| r.start);
     trace
 }
@@ -93,13 +99,15 @@ struct Played {
     after: Vec<JobId>,
     /// The slaves on which it was opened, in shard order; none where an older build wrote the records.
     slaves: Option<Vec<SlaveId>>,
-    /// Which runs it had, and when each ended; in order of their ends.
+    /// In order of their ends.
     runs: Vec<Ran>,
 }
 
 /// A run of such a job.
 struct Ran {
     run: StageRun,
+    /// It comes after places of the list that holds this.
+    stage: StageSpec,
     end: Duration,
     /// Where it ran.
     on: Vec<SlaveId>,
@@ -112,8 +120,10 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
     let mut jobs: BTreeMap<JobId, Played> = BTreeMap::new();
     let mut seen = Seen::default();
     let mut ended: BTreeMap<JobId, Duration> = BTreeMap::new();
+    let mut weights = BTreeMap::new();
     for record in records {
         match record {
+            Record::Begin { shares, .. } => weights = shares.clone(),
             Record::Slave { slave, name, slots, memory, .. } => seen.joined(*slave, name, *slots, *memory),
             Record::Gone { slave, .. } => seen.gone(*slave),
             Record::Job { at, job, name, scheduling, .. } if wanted(*job) => {
@@ -134,7 +144,6 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 if let Some(played) = jobs.get_mut(job) {
                     played.slaves = Some(slaves.clone());
                     played.runs.clear();
-                    played.spec.stages.clear();
                     played.spec.opening = Duration::ZERO;
                 }
             }
@@ -167,23 +176,23 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                     each: ends.iter().map(|at| seconds(*at).saturating_sub(start)).collect(),
                 };
                 spec.opening = spec.opening.max(seconds(*lead));
-                spec.stages.push(StageSpec {
+                let stage = StageSpec {
                     name: stage.clone(),
                     threads: threads(*want, workers, slaves.as_ref().map_or_else(|| seen.live(), Vec::len)),
                     timing: Timing::Recorded(recorded),
                     after: before,
                     memory: *memory,
                     slaves: Vec::new(),
-                });
+                };
                 let on = workers.iter().map(|(id, _)| *id).collect();
-                runs.push(Ran { run: *run, end, on, bound: *bound });
+                runs.push(Ran { run: *run, stage, end, on, bound: *bound });
             }
             Record::End { at, job, .. } => {
                 ended.insert(*job, seconds(*at));
                 if let Some(Played { spec, runs, .. }) = jobs.get_mut(job)
-                    && let Some(last) = runs.last()
+                    && let Some(last) = runs.iter().map(|ran| ran.end).max()
                 {
-                    spec.closing = seconds(*at).saturating_sub(last.end);
+                    spec.closing = seconds(*at).saturating_sub(last);
                 }
             }
             _ => {}
@@ -191,19 +200,62 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
     }
     jobs.retain(|id, _| ended.contains_key(id));
     let used = jobs.values().flat_map(|job| job.slaves.iter().flatten().chain(job.runs.iter().flat_map(|r| &r.on)));
-    let cluster = seen.cluster(used.copied());
+    let (mut cluster, at) = seen.cluster(used.copied());
+    cluster.weights = weights;
     let places: BTreeMap<JobId, usize> = jobs.keys().enumerate().map(|(place, id)| (*id, place)).collect();
-    let jobs = jobs.into_values().map(|Played { mut spec, after, slaves, runs }| {
-        for (stage, ran) in spec.stages.iter_mut().zip(runs).filter(|(_, ran)| ran.bound) {
-            stage.slaves = seen.places(&cluster, &ran.on);
+    let placed = |slaves: &[SlaveId]| slaves.iter().filter_map(|id| at.get(id).copied()).collect::<Vec<_>>();
+    let jobs = jobs.into_values().map(|Played { spec, after, slaves, mut runs }| {
+        for ran in runs.iter_mut().filter(|ran| ran.bound) {
+            ran.stage.slaves = placed(&ran.on);
         }
-        let slaves = slaves.map(|slaves| seen.places(&cluster, &slaves)).unwrap_or_default();
+        let slaves = slaves.map(|slaves| placed(&slaves)).unwrap_or_default();
         let all = slaves.iter().copied().eq(0..cluster.slots.len());
         let after = after.iter().filter_map(|id| places.get(id).copied()).collect();
-        JobSpec { after, slaves: if all { Vec::new() } else { slaves }, ..spec }
+        JobSpec { after, stages: launched(runs), slaves: if all { Vec::new() } else { slaves }, ..spec }
     });
-    let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), luck: Luck::default() };
+    let workload = Workload { name: name.to_owned(), jobs: jobs.collect(), ..Workload::default() };
     (workload, cluster)
+}
+
+/// The stages of runs in the order in which they were launched: what is ready together is asked for in that order. Older
+/// builds did not say; those stay as they ended.
+fn launched(runs: Vec<Ran>) -> Vec<StageSpec> {
+    let mut order: Vec<usize> = (0..runs.len()).collect();
+    order.sort_by_key(|place| runs[*place].run);
+    let mut places = vec![0; runs.len()];
+    order.iter().enumerate().for_each(|(to, from)| places[*from] = to);
+    // A file may tell of one that came before what it waited for.
+    let waits = |(place, ran): (usize, &Ran)| ran.stage.after.iter().all(|first| places[*first] < places[place]);
+    if !runs.iter().enumerate().all(waits) {
+        return runs.into_iter().map(|ran| ran.stage).collect();
+    }
+    let mut stages: Vec<(usize, StageSpec)> =
+        places.iter().copied().zip(runs.into_iter().map(|ran| ran.stage)).collect();
+    stages.sort_unstable_by_key(|(place, _)| *place);
+    let moved = |(_, mut stage): (usize, StageSpec)| {
+        stage.after.iter_mut().for_each(|first| *first = places[*first]);
+        stage
+    };
+    stages.into_iter().map(moved).collect()
+}
+
+/// How long stages ran, as a master that begins learns it from what those before it recorded.
+pub fn known(records: &[Record]) -> Estimates {
+    let mut known = Estimates::default();
+    let mut names: BTreeMap<JobId, &str> = BTreeMap::new();
+    for record in records {
+        match record {
+            Record::Job { job, name, .. } => _ = names.insert(*job, name),
+            Record::Run { job, stage, start, end, workers, .. } => {
+                if let Some(name) = names.get(job) {
+                    let threads = workers.iter().map(|(_, n)| n).sum();
+                    known.note(name, stage, threads, seconds(end - start));
+                }
+            }
+            _ => {}
+        }
+    }
+    known
 }
 
 /// The places of the runs that one had to wait for; of one of an older build the one that ended before it.

@@ -8,6 +8,7 @@ use crate::scheduler::Want;
 use crate::size::size;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::{Plan, StageSpec, Threads};
+use flexps_common::wire::slaves::SlaveLine;
 use flexps_common::{Error, Result};
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -67,6 +68,27 @@ pub fn want(stage: &StageSpec, (least, chosen): (u32, u32), reproducible: bool) 
 pub fn choose(plan: &Plan, candidates: &[Candidate], bytes: u64) -> Result<Vec<SlaveId>> {
     let few = sharing(plan, candidates, bytes).map(|few| choose_of(plan, &few));
     few.and_then(Result::ok).map_or_else(|| choose_of(plan, candidates), Ok)
+}
+
+/// Refuses a plan that can never fit on the slaves that a master lists, as that would; without any it refuses nothing.
+pub fn check(plan: &Plan, slaves: &[SlaveLine]) -> Result<()> {
+    let candidate = |slave: &SlaveLine| {
+        let (name, memory): (Arc<str>, _) = (slave.name.as_str().into(), slave.memory.unwrap_or(u64::MAX));
+        Candidate {
+            id: slave.id,
+            name: name.clone(),
+            slots: slave.slots,
+            free: slave.slots,
+            memory,
+            memory_left: memory,
+            local_bytes: 0,
+            // Who shares cores is left out where it would not fit, so nothing hangs on it here.
+            machine: name,
+            cores: slave.slots,
+        }
+    };
+    let candidates: Vec<Candidate> = slaves.iter().map(candidate).collect();
+    if candidates.is_empty() { Ok(()) } else { choose(plan, &candidates, u64::MAX).map(drop) }
 }
 
 fn choose_of(plan: &Plan, candidates: &[Candidate]) -> Result<Vec<SlaveId>> {

@@ -103,7 +103,7 @@ impl Books {
     pub fn launched(&mut self, what: &Launched<'_>, now: Duration) {
         let Launched { id, job, stage, place, run, workers, owner, epoch, turn, want, memory, bound } = *what;
         let threads: u32 = workers.iter().map(|(_, n)| n).sum();
-        let until = self.estimate(job, stage, threads).map(|e| now + e);
+        let until = self.estimate(job, stage, threads).map(|e| now.saturating_add(e));
         let running = Running { owner, workers: workers.to_vec(), memory, since: now, until };
         self.running.insert((id, place), running);
         self.last.insert((id, place), workers.iter().map(|(id, _)| (*id, Near::Model)).collect());

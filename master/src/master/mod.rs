@@ -95,7 +95,7 @@ impl Master {
         let (name, unix_ms) = (policy.name().to_owned(), unix.as_millis() as u64);
         let past = told.end(unix_ms);
         past.missing.iter().for_each(|record| log.push(record));
-        log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms });
+        log.push(&Record::Begin { format: FORMAT, policy: name, unix_ms, shares: shares.clone() });
         let mut master = Self {
             network,
             registry,

@@ -151,7 +151,7 @@ impl<'a> Holes<'a> {
     }
 
     fn fill(&mut self, walk: &mut Walk<'_>, ready: &Ready) {
-        let ends = ready.estimate.map(|e| walk.view.now + e);
+        let ends = ready.estimate.map(|e| walk.view.now.saturating_add(e));
         let in_time = ends.zip(self.reservation.at).is_some_and(|(ends, at)| ends <= at);
         let fit = if in_time { walk.free.fit(ready) } else { self.long.fit(ready) };
         let Some((workers, why)) = fit else { return };

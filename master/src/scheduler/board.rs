@@ -106,6 +106,20 @@ impl Board {
         &self.ready
     }
 
+    /// Asks anew how long each stage that waits will run.
+    pub fn estimate(&mut self, mut of: impl FnMut(&Ready) -> Option<Duration>) {
+        for ready in &mut self.ready {
+            ready.estimate = of(ready);
+        }
+    }
+
+    /// A stage that runs is known to end then.
+    pub fn expect(&mut self, key: (JobId, u32), until: Option<Duration>) {
+        if let Some(run) = self.running.get_mut(&key) {
+            run.until = until;
+        }
+    }
+
     /// What is held back.
     pub fn reserved(&self) -> &[Reservation] {
         &self.reserved
@@ -174,7 +188,7 @@ impl Board {
                 slave.memory = slave.memory.saturating_sub(ready.memory);
             }
         }
-        let until = ready.estimate.map(|e| now + e);
+        let until = ready.estimate.map(|e| now.saturating_add(e));
         let workers = placement.workers.clone();
         let run = Running { owner: ready.owner, workers, memory: ready.memory, since: now, until };
         if let Some(share) = self.shares.get_mut(ready.owner as usize) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// The weight of the newest run in the moving mean.
 const NEWEST: f64 = 0.25;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Seen {
     threads: u32,
     mean: f64,
@@ -16,7 +16,7 @@ struct Seen {
 }
 
 /// Durations by job name, then by stage name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Estimates(FxHashMap<String, FxHashMap<String, Seen>>);
 
 impl Estimates {

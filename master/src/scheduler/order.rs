@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
         self.free.take(&workers);
         self.free.take_memory(&workers, ready.memory);
         let (now, memory) = (self.view.now, ready.memory);
-        let until = ready.estimate.map(|e| now + e);
+        let until = ready.estimate.map(|e| now.saturating_add(e));
         self.begun.push(Running { owner: ready.owner, workers: workers.clone(), memory, since: now, until });
         self.decision.placed.push(Placement { job: ready.job, stage: ready.stage, workers, why });
     }

@@ -4,7 +4,7 @@
 //! of threads; the slot-seconds of all jobs that arrive from some moment on, over all slots, after that moment; and a job's
 //! own stages, one after the other, and those of later jobs that are too wide to run beside any of them.
 
-use super::{Cluster, JobSpec, StageSpec, Threads, Workload};
+use super::{Cluster, JobSpec, StageSpec, Threads, Workload, in_turn};
 use std::time::Duration;
 
 /// See the module.
@@ -21,9 +21,13 @@ pub fn bounds(workload: &Workload, cluster: &Cluster, seed: u64) -> Bounds {
     let first = workload.jobs.iter().map(|j| j.arrival).min().unwrap_or_default();
     let alone: Vec<Duration> =
         workload.jobs.iter().enumerate().map(|(i, j)| alone(workload, cluster, seed, i, j)).collect();
-    let mut ends: Vec<Option<Duration>> = vec![None; workload.jobs.len()];
-    let chain =
-        (0..workload.jobs.len()).map(|job| chain_end(workload, &alone, &mut ends, job)).max().unwrap_or_default();
+    let mut ends = vec![Duration::ZERO; workload.jobs.len()];
+    for job in in_turn(&workload.jobs) {
+        let spec = &workload.jobs[job];
+        let after = spec.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
+        ends[job] = spec.arrival.max(after).saturating_add(alone[job]);
+    }
+    let chain = ends.into_iter().max().unwrap_or_default();
     let areas = workload.jobs.iter().enumerate().map(|(i, j)| (j.arrival, area(workload, cluster, seed, i, j)));
     let mut areas: Vec<(Duration, f64)> = areas.collect();
     areas.sort_by_key(|(arrival, _)| std::cmp::Reverse(*arrival));
@@ -73,23 +77,9 @@ fn exclusive(workload: &Workload, cluster: &Cluster, seed: u64) -> f64 {
 
 /// Seconds that a stage runs in all rounds at its best number of threads.
 fn shortest(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec, place: usize) -> f64 {
-    let round = |round| {
-        let threads = best(spec, &spec.stages[place], workload, cluster).0;
-        lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
-    };
+    let threads = best(spec, &spec.stages[place], workload, cluster).0;
+    let round = |round| lasts(workload, seed, job, spec, round, place, threads).as_secs_f64();
     (0..spec.rounds).map(round).sum()
-}
-
-/// When the job ends at the earliest.
-fn chain_end(workload: &Workload, alone: &[Duration], ends: &mut [Option<Duration>], job: usize) -> Duration {
-    if let Some(known) = ends[job] {
-        return known;
-    }
-    let spec = &workload.jobs[job];
-    let after = spec.after.iter().map(|first| chain_end(workload, alone, ends, *first)).max().unwrap_or_default();
-    let end = spec.arrival.max(after) + alone[job];
-    ends[job] = Some(end);
-    end
 }
 
 /// The stage's runs in a round, those that fail too: (threads, time) at a number of threads.
@@ -107,7 +97,7 @@ fn lasts(
     let mut sum = Duration::ZERO;
     for attempt in 0.. {
         let drawn = workload.luck.draw(planned, seed, job, stage, attempt);
-        sum += drawn.lasts;
+        sum = sum.saturating_add(drawn.lasts);
         if !drawn.fails {
             break;
         }
@@ -136,25 +126,27 @@ fn best(job: &JobSpec, stage: &StageSpec, workload: &Workload, cluster: &Cluster
 }
 
 fn alone(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec) -> Duration {
+    let threads: Vec<u32> = spec.stages.iter().map(|stage| best(spec, stage, workload, cluster).0).collect();
     let mut sum = Duration::ZERO;
     for round in 0..spec.rounds {
         let mut ends: Vec<Duration> = Vec::with_capacity(spec.stages.len());
         for (place, stage) in spec.stages.iter().enumerate() {
             let begin = stage.after.iter().map(|first| ends[*first]).max().unwrap_or_default();
-            let threads = best(spec, stage, workload, cluster).0;
-            ends.push(begin + stage.timing.gap() + lasts(workload, seed, job, spec, round, place, threads));
+            let runs = lasts(workload, seed, job, spec, round, place, threads[place]);
+            ends.push(begin.saturating_add(stage.timing.gap()).saturating_add(runs));
         }
-        sum += ends.into_iter().max().unwrap_or_default();
+        sum = sum.saturating_add(ends.into_iter().max().unwrap_or_default());
     }
-    sum + spec.opening + spec.closing
+    sum.saturating_add(spec.opening).saturating_add(spec.closing)
 }
 
 fn area(workload: &Workload, cluster: &Cluster, seed: u64, job: usize, spec: &JobSpec) -> f64 {
+    let threads: Vec<u32> = spec.stages.iter().map(|stage| best(spec, stage, workload, cluster).1).collect();
     let rounds = (0..spec.rounds).flat_map(|round| (0..spec.stages.len()).map(move |place| (round, place)));
     rounds
         .map(|(round, place)| {
-            let threads = best(spec, &spec.stages[place], workload, cluster).1;
-            f64::from(threads) * lasts(workload, seed, job, spec, round, place, threads).as_secs_f64()
+            let runs = lasts(workload, seed, job, spec, round, place, threads[place]);
+            f64::from(threads[place]) * runs.as_secs_f64()
         })
         .sum()
 }

@@ -4,52 +4,16 @@
 //! ready exactly when the stages before it, and the round before it, have ended and its recorded gap is over.
 
 use super::breakdowns::MOST;
-use super::{JobSpec, JobTrace, Run, SlaveTrace, Trace, Workload};
-use crate::scheduler::{Board, Estimates, Near, NearList, Policy, Ready, Share, Want, Why};
-use crate::size::size;
+use super::cluster::fits;
+use super::workload::followers;
+use super::{Cluster, JobSpec, JobTrace, Run, SlaveTrace, StageSpec, Trace, Workload};
+use crate::scheduler::{Board, Estimates, Near, NearList, Policy, Ready, Share, Why};
 use flexps_common::ids::{JobId, SlaveId};
 use flexps_common::{Error, Result};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// The cluster to simulate.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Cluster {
-    /// The slots of each slave.
-    pub slots: Vec<u32>,
-    /// Their names; they are numbered when there are none.
-    pub names: Vec<String>,
-    /// Bytes of memory of each; none when it does not matter.
-    pub memory: Vec<u64>,
-    /// Weights of shares; the others weigh 1.
-    pub weights: BTreeMap<String, f64>,
-}
-
-impl Cluster {
-    /// So many slaves of so many slots.
-    pub fn equal(slaves: u32, slots: u32) -> Self {
-        Self { slots: vec![slots; slaves as usize], ..Self::default() }
-    }
-
-    /// The same slaves with so much memory each.
-    #[must_use]
-    pub fn with_memory(self, each: Option<u64>) -> Self {
-        let memory = each.map_or_else(Vec::new, |bytes| vec![bytes; self.slots.len()]);
-        Self { memory, ..self }
-    }
-
-    /// The memory of a slave, by place.
-    pub fn memory_of(&self, slave: usize) -> u64 {
-        self.memory.get(slave).copied().unwrap_or(u64::MAX)
-    }
-
-    /// All slots.
-    pub fn total(&self) -> u32 {
-        self.slots.iter().fold(0, |sum, n| sum.saturating_add(*n))
-    }
-}
 
 /// What happens to a job, by place, and to a stage of it, by round and place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,10 +65,14 @@ struct Engine<'a> {
     /// The lists of jobs and stages that have slaves of their own, each list once.
     lists: BTreeMap<&'a [usize], Arc<[SlaveId]>>,
     owners: Vec<u32>,
+    /// Jobs of one kind have one number.
+    kinds: Vec<u32>,
     followers: Vec<Vec<usize>>,
     states: Vec<JobState>,
     events: BinaryHeap<Reverse<(Duration, Event)>>,
     estimates: Estimates,
+    /// The kinds and stages that ended since the policy was asked last.
+    noted: Vec<(u32, &'a str)>,
     running: BTreeMap<(usize, u32), usize>,
     /// Jobs that have not ended.
     open: usize,
@@ -138,55 +106,6 @@ pub fn simulate(workload: &Workload, cluster: &Cluster, policy: &dyn Policy, see
     }
 }
 
-/// Refuses what can never run, with the numbers.
-fn fits(workload: &Workload, cluster: &Cluster) -> Result<()> {
-    let all = cluster.total();
-    if all == 0 || cluster.slots.contains(&0) {
-        return Err(Error::user(format!("a cluster of {} slaves with {all} slots runs nothing", cluster.slots.len())));
-    }
-    for job in &workload.jobs {
-        for stage in &job.stages {
-            let called = format!("stage {} of job {}", stage.name, job.name);
-            let refused = |text: String| Err(Error::user(format!("{called} needs {text}")));
-            let own = job.slaves_of(stage);
-            let slaves = || {
-                let places =
-                    cluster.slots.iter().enumerate().filter(|(place, _)| own.is_empty() || own.contains(place));
-                places.map(|(place, slots)| (*slots, cluster.memory_of(place)))
-            };
-            let able = || slaves().filter(|(_, memory)| *memory >= stage.memory);
-            let (memory, least) = (size(stage.memory), job.limits(stage, cluster).0);
-            match stage.threads.want() {
-                Want::PerSlave(_) | Want::All | Want::Spread { each: 1.., .. } | Want::Range { each: 1.., .. }
-                    if able().count() < slaves().count() =>
-                {
-                    let has = slaves().map(|(_, memory)| memory).min().unwrap_or(0);
-                    return refused(format!("{memory} of memory on each slave, the smallest has {}", size(has)));
-                }
-                _ if able().count() == 0 => {
-                    let has = slaves().map(|(_, memory)| memory).max().unwrap_or(0);
-                    return refused(format!("{memory} of memory on one slave, the largest has {}", size(has)));
-                }
-                _ => {}
-            }
-            let (smallest, largest) = able().fold((u32::MAX, 0), |(s, l), (n, _)| (s.min(n), l.max(n)));
-            let has = able().fold(0u32, |sum, (n, _)| sum.saturating_add(n));
-            let there = if stage.memory > 0 { format!(" where {memory} of memory are") } else { String::new() };
-            match stage.threads.want() {
-                Want::OneSlave(n) if n > largest => {
-                    return refused(format!("{n} slots on one slave{there}, the largest has {largest}"));
-                }
-                Want::PerSlave(n) if n > smallest => {
-                    return refused(format!("{n} slots on each slave, the smallest has {smallest}"));
-                }
-                _ if least > has => return refused(format!("{least} slots{there}, the cluster has {has}")),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
 impl<'a> Engine<'a> {
     fn new(workload: &'a Workload, cluster: &'a Cluster, seed: u64) -> Self {
         let mut names: BTreeMap<&str, u32> = BTreeMap::new();
@@ -199,6 +118,12 @@ impl<'a> Engine<'a> {
             })
         };
         let owners = workload.jobs.iter().map(&mut owner).collect();
+        let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut kind = |job: &'a JobSpec| {
+            let next = numbers.len() as u32;
+            *numbers.entry(&job.kind).or_insert(next)
+        };
+        let kinds = workload.jobs.iter().map(&mut kind).collect();
         let mut board = Board::new(shares);
         let mut trace = Trace::default();
         for (id, (place, slots)) in (1..).zip(cluster.slots.iter().enumerate()) {
@@ -206,11 +131,9 @@ impl<'a> Engine<'a> {
             let name = cluster.names.get(place).cloned().unwrap_or_else(|| format!("s{id}"));
             trace.slaves.push(SlaveTrace { name, slots: *slots });
         }
-        let mut followers = vec![Vec::new(); workload.jobs.len()];
         let mut events = BinaryHeap::with_capacity(workload.jobs.len());
         let mut states = Vec::with_capacity(workload.jobs.len());
         for (place, job) in workload.jobs.iter().enumerate() {
-            job.after.iter().for_each(|first| followers[*first].push(place));
             events.push(Reverse((job.arrival, Event::Arrived(place))));
             states.push(JobState { waits: job.after.len(), ..JobState::default() });
             trace.jobs.push(JobTrace {
@@ -237,10 +160,12 @@ impl<'a> Engine<'a> {
             all: (1..=cluster.slots.len() as u32).map(SlaveId).collect(),
             lists: BTreeMap::new(),
             owners,
-            followers,
+            kinds,
+            followers: followers(&workload.jobs),
             states,
             events,
-            estimates: Estimates::default(),
+            estimates: workload.known.clone(),
+            noted: Vec::new(),
             running: BTreeMap::new(),
             trace,
         }
@@ -255,8 +180,8 @@ impl<'a> Engine<'a> {
             Event::Opened(job) => {
                 self.states[job].open = true;
                 for ready in std::mem::take(&mut self.states[job].held) {
-                    let slaves = self.slaves(job, ready.stage);
-                    self.board.add(Ready { slaves, ..ready });
+                    let (slaves, estimate) = (self.slaves(job, ready.stage), self.estimate(job, ready.stage));
+                    self.board.add(Ready { slaves, estimate, ..ready });
                 }
             }
             Event::Ready(job, stage) => self.ready(job, stage, now),
@@ -274,7 +199,7 @@ impl<'a> Engine<'a> {
     fn broke(&mut self, slave: u32, count: u32, now: Duration) {
         let Some(breakdowns) = self.workload.luck.breakdowns else { return };
         self.trace.breakdowns += 1;
-        self.events.push(Reverse((now + breakdowns.repair, Event::Back(slave, count))));
+        self.events.push(Reverse((now.saturating_add(breakdowns.repair), Event::Back(slave, count))));
         let id = SlaveId(slave + 1);
         let left = self.all.iter().copied().filter(|other| *other != id).collect();
         let before = std::mem::replace(&mut self.all, left);
@@ -331,10 +256,11 @@ impl<'a> Engine<'a> {
     fn round(&mut self, job: usize, round: u32, now: Duration) {
         let spec = &self.workload.jobs[job];
         if round >= spec.rounds || spec.stages.is_empty() {
-            if spec.closing.is_zero() {
+            // One without stages may be one of a long chain of them.
+            if spec.closing.is_zero() && !spec.stages.is_empty() {
                 return self.job_ended(job, now);
             }
-            return self.events.push(Reverse((now + spec.closing, Event::Closed(job))));
+            return self.events.push(Reverse((now.saturating_add(spec.closing), Event::Closed(job))));
         }
         let state = &mut self.states[job];
         (state.round, state.left) = (round, spec.stages.len());
@@ -346,7 +272,7 @@ impl<'a> Engine<'a> {
 
     fn later(&mut self, job: usize, round: u32, place: usize, now: Duration) {
         let spec = &self.workload.jobs[job];
-        let at = now + spec.stages[place].timing.gap();
+        let at = now.saturating_add(spec.stages[place].timing.gap());
         self.events.push(Reverse((at, Event::Ready(job, flat(spec, round, place)))));
     }
 
@@ -354,7 +280,6 @@ impl<'a> Engine<'a> {
         let spec = &self.workload.jobs[job];
         let place = stage as usize % spec.stages.len();
         let wanted = &spec.stages[place];
-        let threads = spec.limits(wanted, self.cluster).0;
         let slaves = self.slaves(job, stage);
         let ready = Ready {
             job: JobId(job as u64 + 1),
@@ -367,7 +292,7 @@ impl<'a> Engine<'a> {
             memory: wanted.memory,
             slaves,
             near: self.states[job].last[self.states[job].same[place]].clone(),
-            estimate: self.estimates.of(&spec.kind, &wanted.name, threads),
+            estimate: self.estimate(job, stage),
         };
         let state = &mut self.states[job];
         if !state.open && std::mem::replace(&mut state.asked, true) {
@@ -387,18 +312,59 @@ impl<'a> Engine<'a> {
         self.lists.entry(places).or_insert_with(list).clone()
     }
 
+    /// How long a stage will run on the fewest threads that it can have.
+    fn estimate(&self, job: usize, stage: u32) -> Option<Duration> {
+        let (spec, wanted) = wanted(self.workload, job, stage);
+        self.estimates.of(&spec.kind, &wanted.name, spec.limits(wanted, self.cluster).0)
+    }
+
+    /// What waited before one of its kind ended has an estimate from then on, as on a live cluster.
+    fn estimate_anew(&mut self) {
+        let (workload, cluster) = (self.workload, self.cluster);
+        let Self { kinds, estimates, noted, board, .. } = self;
+        if noted.is_empty() {
+            return;
+        }
+        // Those of one kind mostly want the same.
+        let mut last = None;
+        board.estimate(|ready| {
+            let job = ready.job.0 as usize - 1;
+            if noted.iter().all(|(kind, _)| *kind != kinds[job]) {
+                return ready.estimate;
+            }
+            let (spec, wanted) = wanted(workload, job, ready.stage);
+            let key = (kinds[job], wanted.name.as_str());
+            if !noted.contains(&key) {
+                return ready.estimate;
+            }
+            let key = (key, wanted.threads, spec.slaves_of(wanted));
+            match last {
+                Some((known, estimate)) if known == key => estimate,
+                _ => {
+                    let estimate = estimates.of(&spec.kind, &wanted.name, spec.limits(wanted, cluster).0);
+                    last.insert((key, estimate)).1
+                }
+            }
+        });
+        noted.clear();
+    }
+
     fn place(&mut self, policy: &dyn Policy, now: Duration) {
+        self.estimate_anew();
         for (placement, ready) in self.board.decide(policy, now) {
             let job = placement.job.0 as usize - 1;
             let spec = &self.workload.jobs[job];
             if !self.states[job].open {
                 self.states[job].held.push(ready);
-                self.events.push(Reverse((now + spec.opening, Event::Opened(job))));
+                self.events.push(Reverse((now.saturating_add(spec.opening), Event::Opened(job))));
                 continue;
             }
             let (round, place) =
                 (placement.stage / spec.stages.len() as u32, placement.stage as usize % spec.stages.len());
             let threads: u32 = placement.workers.iter().map(|(_, n)| n).sum();
+            // It may have got more than it waited for.
+            let estimate = self.estimates.of(&spec.kind, &spec.stages[place].name, threads);
+            self.board.expect(ready.key(), estimate.map(|lasts| now.saturating_add(lasts)));
             let planned = spec.stages[place].timing.on(threads);
             let attempt = self.states[job].tries[place];
             let drawn = self.workload.luck.draw(planned, self.seed, job, placement.stage, attempt);
@@ -408,7 +374,7 @@ impl<'a> Engine<'a> {
             // Elsewhere than recorded, nobody knows who would have ended first.
             let each = recorded.map(|run| &run.each).filter(|each| each.len() == placement.workers.len());
             for ((id, _), lasts) in placement.workers.iter().zip(each.into_iter().flatten()) {
-                self.events.push(Reverse((now + *lasts, Event::EndedOn(job, placement.stage, id.0))));
+                self.events.push(Reverse((now.saturating_add(*lasts), Event::EndedOn(job, placement.stage, id.0))));
             }
             self.running.insert((job, placement.stage), self.trace.runs.len());
             self.trace.runs.push(Run {
@@ -417,12 +383,12 @@ impl<'a> Engine<'a> {
                 round: recorded.map_or(round + 1, |run| run.round),
                 ready: ready.since,
                 start: now,
-                end: now + drawn.lasts,
+                end: now.saturating_add(drawn.lasts),
                 workers: placement.workers.iter().map(|(id, n)| (id.0 - 1, *n)).collect(),
                 why: Some(placement.why).filter(|why| *why != Why::Wanted),
                 failed: drawn.fails,
             });
-            self.events.push(Reverse((now + drawn.lasts, Event::Ended(job, placement.stage))));
+            self.events.push(Reverse((now.saturating_add(drawn.lasts), Event::Ended(job, placement.stage))));
         }
     }
 
@@ -441,6 +407,10 @@ impl<'a> Engine<'a> {
             return self.ready(job, stage, now);
         }
         self.estimates.note(&spec.kind, &run.stage, run.threads(), now.saturating_sub(run.start));
+        let noted = (self.kinds[job], spec.stages[place].name.as_str());
+        if !self.noted.contains(&noted) {
+            self.noted.push(noted);
+        }
         let state = &mut self.states[job];
         state.tries[place] = 0;
         state.left -= 1;
@@ -465,6 +435,12 @@ impl<'a> Engine<'a> {
             self.begin(follower, now);
         }
     }
+}
+
+/// A stage and its job, by its number over all rounds.
+fn wanted(workload: &Workload, job: usize, stage: u32) -> (&JobSpec, &StageSpec) {
+    let spec = &workload.jobs[job];
+    (spec, &spec.stages[stage as usize % spec.stages.len()])
 }
 
 /// A stage's number over all rounds.

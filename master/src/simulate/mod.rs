@@ -6,6 +6,7 @@
 
 mod bounds;
 mod breakdowns;
+mod cluster;
 mod engine;
 mod luck;
 mod measures;
@@ -14,11 +15,12 @@ mod workload;
 
 pub use bounds::{Bounds, bounds};
 pub use breakdowns::Breakdowns;
-pub use engine::{Cluster, simulate};
+pub use cluster::Cluster;
+pub use engine::simulate;
 pub use luck::Luck;
 pub use measures::{Measures, measure};
 pub use trace::{JobTrace, Run, SlaveTrace, Trace};
-pub use workload::{JobSpec, Recorded, StageSpec, Threads, Timing, Workload};
+pub use workload::{JobSpec, Recorded, StageSpec, Threads, Timing, Workload, in_turn};
 
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,8 @@
 //! Promises of the simulator, by property and by example.
 
+mod estimates;
+mod extremes;
+
 use super::*;
 use crate::scheduler::{POLICIES, policy};
 use flexps_common::curve::Curve;
@@ -76,7 +79,7 @@ fn workloads() -> impl Strategy<Value = Workload> {
                 slaves: Vec::new(),
             }
         });
-        Workload { name: "random".into(), jobs: jobs.collect(), luck }
+        Workload { name: "random".into(), jobs: jobs.collect(), luck, ..Workload::default() }
     })
 }
 
@@ -223,7 +226,7 @@ fn what_ran_on_a_slave_that_breaks_down_runs_again_and_nothing_runs_there_meanwh
     let stages = || vec![stage("a", Threads::Count(3), 60.0, &[]), stage("b", Threads::All, 30.0, &[0])];
     let jobs = (0..6).map(|i| job(&format!("job{i}"), i * 3, 2, stages())).collect();
     let breakdowns = Some(Breakdowns { scale: 60.0, shape: 1.0, repair: seconds(7) });
-    let workload = Workload { name: "w".into(), jobs, luck: Luck { breakdowns, ..Luck::default() } };
+    let workload = Workload { jobs, luck: Luck { breakdowns, ..Luck::default() }, ..Workload::default() };
     for name in POLICIES {
         let trace = simulate(&workload, &cluster(3, 2), &*policy(name).unwrap(), 5).unwrap();
         assert!(trace.breakdowns > 2, "{name}: {} breakdowns", trace.breakdowns);

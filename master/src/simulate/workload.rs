@@ -4,7 +4,7 @@
 //! neither goes in circles; whoever builds a workload checks that and says where the mistake is.
 
 use super::{Cluster, Luck};
-use crate::scheduler::Want;
+use crate::scheduler::{Estimates, Want};
 use flexps_common::curve::Curve;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ pub struct Workload {
     pub jobs: Vec<JobSpec>,
     /// How durations vary.
     pub luck: Luck,
+    /// How long stages ran before its begin.
+    pub known: Estimates,
 }
 
 /// A job.
@@ -168,4 +170,31 @@ impl Timing {
     pub fn recorded(&self) -> Option<&Recorded> {
         if let Timing::Recorded(run) = self { Some(run) } else { None }
     }
+}
+
+/// Of each job (by place) those that wait for it.
+pub(super) fn followers(jobs: &[JobSpec]) -> Vec<Vec<usize>> {
+    let mut followers = vec![Vec::new(); jobs.len()];
+    for (place, job) in jobs.iter().enumerate() {
+        job.after.iter().for_each(|first| followers[*first].push(place));
+    }
+    followers
+}
+
+/// The places of the jobs, each after those that it waits for, however long the chain is.
+pub fn in_turn(jobs: &[JobSpec]) -> Vec<usize> {
+    let followers = followers(jobs);
+    let mut waits: Vec<usize> = jobs.iter().map(|job| job.after.len()).collect();
+    let mut turn: Vec<usize> = (0..jobs.len()).filter(|place| waits[*place] == 0).collect();
+    let mut next = 0;
+    while let Some(place) = turn.get(next).copied() {
+        next += 1;
+        for follower in &followers[place] {
+            waits[*follower] -= 1;
+            if waits[*follower] == 0 {
+                turn.push(*follower);
+            }
+        }
+    }
+    turn
 }

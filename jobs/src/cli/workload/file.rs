@@ -17,6 +17,12 @@ use toml::Spanned;
 /// Most jobs of a file, copies included.
 const MOST_JOBS: u64 = 1_000_000;
 
+/// Most pairs of jobs of a file of which one waits for the other: each is kept.
+const MOST_PAIRS: u64 = 10_000_000;
+
+/// Most stage runs of a file, copies and rounds included.
+const MOST_RUNS: u64 = 10_000_000;
+
 /// A checked file.
 #[derive(Debug)]
 pub struct WorkFile {
@@ -163,8 +169,10 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     }
     let mut jobs: Vec<(JobSpec, Option<Real>)> = Vec::new();
     let mut copies: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut runs = 0;
     for table in &file.job {
-        let made = expand(&at, table, registry, jobs.len() as u64)?;
+        let made = expand(&at, table, registry, (jobs.len() as u64, runs))?;
+        runs += made.first().map_or(0, |(job, _)| stage_runs(job, made.len() as u64));
         let name = table.name.get_ref().as_str();
         if copies.insert(name, made.iter().map(|(j, _)| j.name.clone()).collect()).is_some() {
             return Err(at.error(&table.name.span(), &format!("job {name} is there already; names are unique")));
@@ -179,7 +187,9 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     // In order of arrival, those of one moment as the file has them; then names become places.
     jobs.sort_by_key(|(j, _)| j.arrival);
     let places: BTreeMap<String, usize> = jobs.iter().enumerate().map(|(i, (j, _))| (j.name.clone(), i)).collect();
+    let mut pairs = 0u64;
     for table in &file.job {
+        let own = copies.get(table.name.get_ref().as_str()).map_or(&[][..], Vec::as_slice);
         let mut after: Vec<usize> = Vec::new();
         for first in &table.after {
             let Some(names) = copies.get(first.get_ref().as_str()) else {
@@ -187,9 +197,19 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
                 let text = format!("no job is called {}; there are {}", first.get_ref(), known.join(", "));
                 return Err(at.error(&first.span(), &text));
             };
+            pairs += names.len() as u64 * own.len() as u64;
+            if pairs > MOST_PAIRS {
+                let text = format!(
+                    "more than {MOST_PAIRS} pairs of jobs of which one waits for the other; put a job between them that waits for \
+                     all of {} and for which all of {} wait",
+                    first.get_ref(),
+                    table.name.get_ref()
+                );
+                return Err(at.error(&first.span(), &text));
+            }
             after.extend(names.iter().filter_map(|name| places.get(name)));
         }
-        for name in copies.get(table.name.get_ref().as_str()).into_iter().flatten() {
+        for name in own {
             if let Some(place) = places.get(name) {
                 jobs[*place].0.after.clone_from(&after);
             }
@@ -198,7 +218,8 @@ pub fn parse(path: &str, text: &str, registry: &Registry) -> Result<WorkFile> {
     cycles(&at, &file)?;
     let (jobs, real) = jobs.into_iter().unzip();
     let name = file.name.unwrap_or(stem);
-    Ok(WorkFile { workload: Workload { name, jobs, luck: luck(&at, &file.luck)? }, cluster, memory, real })
+    let workload = Workload { name, jobs, luck: luck(&at, &file.luck)?, ..Workload::default() };
+    Ok(WorkFile { workload, cluster, memory, real })
 }
 
 fn cluster(at: &Place<'_>, table: &ClusterTable, memory: Option<u64>) -> Result<Cluster> {
@@ -233,8 +254,14 @@ fn luck(at: &Place<'_>, table: &LuckTable) -> Result<Luck> {
 
 type Made = Vec<(JobSpec, Option<Real>)>;
 
-/// A table's copies.
-fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) -> Result<Made> {
+/// The stage runs of so many jobs like this one.
+fn stage_runs(job: &JobSpec, copies: u64) -> u64 {
+    // A round without stages takes its time to be counted, too.
+    copies.saturating_mul(u64::from(job.rounds)).saturating_mul(job.stages.len().max(1) as u64)
+}
+
+/// A table's copies, after so many jobs and stage runs of tables above it.
+fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, (before, runs): (u64, u64)) -> Result<Made> {
     let name = table.name.get_ref();
     if name.is_empty() {
         return Err(at.error(&table.name.span(), "a job needs a name"));
@@ -267,6 +294,11 @@ fn expand(at: &Place<'_>, table: &JobTable, registry: &Registry, before: u64) ->
         rounds: table.rounds.as_ref().map_or(Ok(1), |n| positive(n, "rounds"))?,
         ..JobSpec::default()
     };
+    if runs.saturating_add(stage_runs(&spec, u64::from(copies))) > MOST_RUNS {
+        let span = table.rounds.as_ref().or(table.copies.as_ref()).map_or_else(|| table.name.span(), Spanned::span);
+        let text = format!("more than {MOST_RUNS} stage runs, which are copies times rounds times stages; give fewer");
+        return Err(at.error(&span, &text));
+    }
     let copy = |i: u32| {
         let name = if copies == 1 { name.clone() } else { format!("{name}-{}", i + 1) };
         (JobSpec { name, arrival: arrival + every * (i / burst), ..spec.clone() }, real.clone())

@@ -16,13 +16,14 @@ use crate::told::count;
 use flexps_common::curve::Curve;
 use flexps_common::ids::JobId;
 use flexps_common::job::{DynJob, Prepare, Registry};
-use flexps_common::plan;
+use flexps_common::plan::{self, Plan};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::api::{self, JobLine};
 use flexps_common::{Error, Result};
 use flexps_master::history::Record;
-use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, Trace, bounds, measure};
-use std::collections::BTreeMap;
+use flexps_master::job::admission;
+use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, Trace, bounds, in_turn, measure};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How often the jobs are looked at.
@@ -42,6 +43,7 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     let size = file.size(args.slaves, args.slots);
     file.workload.jobs.iter_mut().for_each(|job| faster(job, args.speed));
     let jobs = jobs(&file, &registry, args.seed)?;
+    let plans = plans(&file, &jobs, &registry)?;
     let mut interrupt = Interrupt::new()?;
     if file.workload.luck.breakdowns.is_some() {
         say("note: slaves break down in simulations alone, not here");
@@ -52,6 +54,7 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     if let Some(address) = master {
         let client = Client::connect(address, &args.access)?;
         let before = client.overview().await?.policy;
+        fit(&client, &plans).await?;
         let compared = compare(&client, &args, &file, &jobs, &mut interrupt).await;
         let restored = client.set_policy(&before).await;
         return compared.and(restored);
@@ -62,7 +65,11 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
         ));
     };
     let cluster = Embedded::of(registry, slaves, slots, file.memory, file.cluster.weights.clone()).await?;
-    let compared = compare(&cluster.client(), &args, &file, &jobs, &mut interrupt).await;
+    let client = cluster.client();
+    let compared = match fit(&client, &plans).await {
+        Ok(()) => compare(&client, &args, &file, &jobs, &mut interrupt).await,
+        Err(e) => Err(e),
+    };
     cluster.stop().await;
     compared
 }
@@ -126,6 +133,27 @@ fn jobs(file: &WorkFile, registry: &Registry, seed: u64) -> Result<Vec<Box<dyn D
         Ok(job)
     };
     (0..file.workload.jobs.len()).map(make).collect()
+}
+
+/// A plan of each table, with the name of the first job that has it: copies have the same stages.
+fn plans(file: &WorkFile, jobs: &[Box<dyn DynJob>], registry: &Registry) -> Result<Vec<(String, Plan)>> {
+    let mut kinds = BTreeSet::new();
+    let mut plans = Vec::new();
+    for (at, spec) in file.workload.jobs.iter().enumerate().filter(|(_, spec)| kinds.insert(spec.kind.as_str())) {
+        let mut plan = registry.plan(&*jobs[at])?;
+        file.real[at].as_ref().and_then(|real| real.memory).into_iter().for_each(|bytes| plan.fix_memory(bytes));
+        plans.push((spec.name.clone(), plan));
+    }
+    Ok(plans)
+}
+
+/// Refuses what the master would refuse later, with the slaves that are there now.
+async fn fit(client: &Client, plans: &[(String, Plan)]) -> Result<()> {
+    let slaves = client.overview().await?.slaves;
+    for (job, plan) in plans {
+        admission::check(plan, &slaves).map_err(|e| e.context(format!("job {job}")))?;
+    }
+    Ok(())
 }
 
 /// A model as sleeping stages, each after the same ones, with the luck that a simulation would have. A run that fails there
@@ -196,18 +224,14 @@ fn faster(job: &mut JobSpec, speed: f64) {
 
 /// When each job can be submitted: a job that waits for others is known to the master after them.
 fn order(jobs: &[JobSpec]) -> Vec<usize> {
-    type Known = Vec<Option<(Duration, usize)>>;
-    fn arrival(jobs: &[JobSpec], at: usize, known: &mut Known) -> (Duration, usize) {
-        if let Some(arrival) = known[at] {
-            return arrival;
-        }
-        let first = jobs[at].after.iter().map(|first| arrival(jobs, *first, known)).max();
+    let mut known = vec![(Duration::ZERO, 0); jobs.len()];
+    for at in in_turn(jobs) {
+        let first = jobs[at].after.iter().map(|first| known[*first]).max();
         let (after, depth) = first.map_or((Duration::ZERO, 0), |(at, depth)| (at, depth + 1));
-        *known[at].insert((after.max(jobs[at].arrival), depth))
+        known[at] = (after.max(jobs[at].arrival), depth);
     }
-    let mut known = vec![None; jobs.len()];
     let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_by_cached_key(|at| (arrival(jobs, *at, &mut known), *at));
+    order.sort_unstable_by_key(|at| (known[*at], *at));
     order
 }
 
@@ -287,6 +311,11 @@ mod tests {
         };
         let jobs: Vec<JobSpec> = (0..layers * each).map(job).collect();
         assert_eq!(order(&jobs), (0..layers * each).collect::<Vec<_>>());
+        // A chain that is longer than a stack is deep.
+        let long = 100_000;
+        let after = |at: usize| if at + 1 < long { vec![at + 1] } else { Vec::new() };
+        let jobs: Vec<JobSpec> = (0..long).map(|at| JobSpec { after: after(at), ..JobSpec::default() }).collect();
+        assert_eq!(order(&jobs), (0..long).rev().collect::<Vec<_>>());
     }
 
     #[test]

@@ -162,8 +162,8 @@ fn policy(out: &mut String, outcome: &Outcome, span: f64, hatches: &BTreeMap<Str
             of.workers.iter().filter(|w| w.0 as usize == slave).map(|w| w.1).sum::<u32>(),
             seconds(of.start.as_secs_f64() - first),
             seconds(of.end.as_secs_f64() - first),
-            seconds((of.end - of.start).as_secs_f64()),
-            seconds((of.start - of.ready).as_secs_f64()),
+            seconds(of.end.saturating_sub(of.start).as_secs_f64()),
+            seconds(of.start.saturating_sub(of.ready).as_secs_f64()),
         );
         let _ = writeln!(
             out,

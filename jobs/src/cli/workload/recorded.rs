@@ -8,7 +8,7 @@ use crate::cli::file::Whole;
 use crate::cli::table::count;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
-use flexps_master::history::{Last, Record, last, read, trace, workload};
+use flexps_master::history::{Last, Record, known, last, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     }
     let none = || Error::user(format!("{name} holds no job that has ended, so there is nothing to play"));
     // Between masters the slaves were gone, and jobs did not go on.
-    let Last { records, jobs, masters } = last(&records).ok_or_else(none)?;
+    let Last { earlier, records, jobs, masters } = last(&records).ok_or_else(none)?;
     if jobs > 0 {
         say(&format!(
             "note: {name}: the last master that ended a job is played, without {} of {}",
@@ -35,7 +35,9 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     }
     let names = BTreeMap::new();
     let stem = args.file.file_stem().map_or_else(|| name.clone(), |s| s.to_string_lossy().into_owned());
-    let (workload, cluster) = workload(&stem, records, &names, |_| true);
+    let (mut workload, cluster) = workload(&stem, records, &names, |_| true);
+    // It had learnt from those before it how long stages take.
+    workload.known = known(earlier);
     let bounds = bounds(&workload, &cluster, 0);
     let ended: Vec<_> =
         records.iter().filter_map(|r| if let Record::End { job, .. } = r { Some(*job) } else { None }).collect();

@@ -35,6 +35,8 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
         (&job("copies = 0"), "w.toml:3:10: copies is at least 1"),
         (&job("copies = 99999999"), "w.toml:3:10: more than 1000000 jobs"),
         (&job("rounds = 0"), "w.toml:3:10: rounds is at least 1"),
+        (&job("rounds = 4000000000"), "w.toml:3:10: more than 10000000 stage runs"),
+        (&job("rounds = 5000\ncopies = 2001"), "w.toml:3:10: more than 10000000 stage runs"),
         (&(job("") + &job("")), "w.toml:9:8: job a is there already"),
         (&(job("") + STAGE), "w.toml:9:8: stage work is there already"),
         (&(job("") + "after = ['x']"), "w.toml:8:10: a stage comes after stages above it (there are none), not x"),
@@ -54,6 +56,20 @@ fn mistakes_are_told_with_line_column_and_what_is_allowed() {
     }
     let circle = "[[job]]\nname='a'\nafter=['b']\nstage=[{name='s',threads=1}]\n[[job]]\nname='b'\nafter=['a']\nstage=[{name='s',threads=1}]\n";
     assert!(refused(circle).contains("jobs wait for one another"), "{}", refused(circle));
+}
+
+#[test]
+fn copies_that_wait_for_more_copies_than_can_be_kept_are_refused() {
+    let text = |copies: u32| {
+        let job = |name: &str, after: &str| {
+            format!("[[job]]\nname='{name}'\ncopies={copies}\nafter=[{after}]\nstage=[{{name='s',threads=1}}]\n")
+        };
+        job("a", "") + &job("b", "'a'")
+    };
+    let error = refused(&text(10_000));
+    assert!(error.starts_with("w.toml:9:8: more than 10000000 pairs") && error.contains("all of a"), "{error}");
+    let file = parse("w.toml", &text(300), &registry()).unwrap();
+    assert_eq!(file.workload.jobs.iter().map(|job| job.after.len()).sum::<usize>(), 300 * 300);
 }
 
 #[test]

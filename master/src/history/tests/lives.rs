@@ -17,8 +17,9 @@ fn the_last_master_that_ended_a_job_is_found_and_what_is_left_out_is_counted() {
     let (idle, busy) = (vec![begin(), slave(4)], vec![begin(), slave(5), job(3)]);
     assert_eq!(last(&[idle.clone(), busy.clone()].concat()), None);
     let all = [first.clone(), idle.clone(), busy.clone()].concat();
-    assert_eq!(last(&all), Some(Last { records: &first, jobs: 0, masters: 0 }));
+    assert_eq!(last(&all), Some(Last { earlier: &[], records: &first, jobs: 0, masters: 0 }));
     let second = [busy, vec![end(3), end(9)]].concat();
     let all = [first, idle.clone(), second.clone(), idle].concat();
-    assert_eq!(last(&all), Some(Last { records: &second, jobs: 2, masters: 1 }));
+    let earlier = &all[..all.len() - second.len() - 2];
+    assert_eq!(last(&all), Some(Last { earlier, records: &second, jobs: 2, masters: 1 }));
 }

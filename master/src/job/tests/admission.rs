@@ -1,11 +1,12 @@
 //! Which slaves a job uses, and which jobs are refused.
 
-use crate::job::admission::{Candidate, choose};
+use crate::job::admission::{Candidate, check, choose};
 use flexps_common::data::InputSpec;
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::Fault;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::{Plan, Step, Threads};
+use flexps_common::wire::slaves::SlaveLine;
 
 /// A slave that has its machine for itself.
 pub(super) fn candidate(id: u32, slots: u32) -> Candidate {
@@ -206,4 +207,36 @@ fn a_stage_that_names_a_slave_brings_its_job_there_or_is_refused_with_what_there
 fn a_stage_that_visits_slaves_has_a_job_on_all_that_are_large_enough() {
     assert_eq!(chosen(&[("s", Threads::Visit(2), true)], &[2, 1, 3]), [1, 3]);
     assert_eq!(chosen(&[("s", Threads::Visit(1), false)], &[2, 1, 3]), [1, 2, 3]);
+}
+
+#[test]
+fn what_a_client_checks_is_refused_as_the_master_refuses_it() {
+    let listed = |slots: &[u32]| -> Vec<SlaveLine> {
+        let line = |(id, slots): (u32, &u32)| SlaveLine {
+            id: SlaveId(id),
+            name: format!("h{id}"),
+            host: format!("h{id}"),
+            slots: *slots,
+            // What runs there now ends some day.
+            busy: *slots,
+            memory: None,
+            memory_asked: 0,
+            silent: 0.0,
+            pid: 1,
+        };
+        (1..).zip(slots).map(line).collect()
+    };
+    for (threads, slots, fits) in [
+        (Threads::PerSlave(4), &[4, 2][..], true),
+        (Threads::PerSlave(5), &[4, 2], false),
+        (Threads::Count(6), &[4, 2], true),
+        (Threads::Count(7), &[4, 2], false),
+    ] {
+        let plan = plan(&[("s", threads, false)]);
+        let error = choose(&plan, &candidates(slots), u64::MAX).err();
+        assert_eq!(check(&plan, &listed(slots)).err().map(|e| e.message), error.map(|e| e.message));
+        assert_eq!(check(&plan, &listed(slots)).is_ok(), fits, "{threads:?}");
+    }
+    // Slaves may still come.
+    assert!(check(&plan(&[("s", Threads::Count(7), false)]), &[]).is_ok());
 }
