@@ -71,8 +71,11 @@ fn values_of_1e30_and_1e_minus_30_make_a_finite_model_or_an_error_that_says_what
         for solver in SOLVERS {
             for bias in [false, true] {
                 let run = train(path, solver, if bias { &["--bias"] } else { &[] });
-                // Steps on the dual of an intercept beside a feature of 1e30 may come to no end; all else learns.
-                let hard = path == &huge && bias && solver.1.contains(&"sdca");
+                // Steps on the dual of an intercept beside a feature of 1e30 may come to no end, and those along a gradient
+                // are nothing in single precision; all else learns.
+                let (job, flags) = solver;
+                let by_steps = job == "svrg" || flags.contains(&"sgd") && !flags.contains(&"adagrad");
+                let hard = path == &huge && (by_steps || bias && flags.contains(&"sdca"));
                 if run.code == 0 || !hard {
                     assert_eq!(run.code, 0, "{solver:?}\n{run}");
                 } else {

@@ -7,11 +7,22 @@
 
 use crate::flags::Step;
 use flexps_common::plan::Progress;
+use flexps_common::{Error, Result};
 
 /// A step that failed is approached up to this fraction.
 const SHY: f64 = 0.7;
 /// What failed far from the optimum may do near it: with each kept epoch the length that failed counts as so much longer.
 const FORGET: f64 = 1.05;
+
+/// The first step, unless single precision takes it for nothing: every epoch would end where it began then.
+pub fn first(step: f64) -> Result<f64> {
+    if (step as f32) < f32::MIN_POSITIVE {
+        return Err(Error::data(format!(
+            "a step of {step:e} moves nothing in single precision: are the rows' values so large? scale the features"
+        )));
+    }
+    Ok(step)
+}
 
 /// How the step grows.
 #[derive(Debug, Clone, Copy)]

@@ -29,7 +29,7 @@ use crate::logistic::Judged;
 use crate::primal::{self, Primal};
 use crate::rules::Rules;
 use crate::sdca::{self, Sdca};
-use crate::step::Growth;
+use crate::step::{self, Growth};
 use crate::stream::Stream;
 use crate::told;
 use crate::vector::Vector;
@@ -254,7 +254,7 @@ impl Lr {
         let (lambda, job) = (flags.lambda, self.clone());
         steps.decide(move |progress| {
             let facts = objective::begin(progress, rows, lambda)?;
-            let step = job.first_step(&facts, progress.scalar("lambda", 0.0));
+            let step = step::first(job.first_step(&facts, progress.scalar("lambda", 0.0)))?;
             progress.set("step", step);
             Ok(Flow::Next)
         });

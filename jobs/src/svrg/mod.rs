@@ -17,7 +17,7 @@ use crate::parts::Parts;
 use crate::rules::Rules;
 use crate::sample;
 use crate::shares;
-use crate::step::Growth;
+use crate::step::{self, Growth};
 use crate::told;
 use crate::validation;
 use crate::vector::Vector;
@@ -130,7 +130,7 @@ impl Job for Svrg {
         let (lambda, bias, step) = (flags.lambda, flags.bias, self.step);
         steps.decide(move |progress| {
             let facts = objective::begin(progress, rows, lambda)?;
-            let step = first_step(step, &facts, bias, progress.scalar("lambda", 0.0));
+            let step = step::first(first_step(step, &facts, bias, progress.scalar("lambda", 0.0)))?;
             progress.set("step", step);
             Ok(Flow::Next)
         });

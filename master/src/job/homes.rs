@@ -77,6 +77,11 @@ impl Homes {
         Self { shards, homes: vec![Home::All; tables], tables: vec![Known::default(); tables], uses: BTreeMap::new() }
     }
 
+    /// Bytes of all tables, as far as stages told of them.
+    pub fn bytes(&self) -> u64 {
+        self.tables.iter().map(|known| known.bytes).sum()
+    }
+
     /// By table.
     pub fn now(&self) -> &[Home] {
         &self.homes
@@ -136,7 +141,7 @@ impl Homes {
         others: &[Vec<Use>],
         copying: Option<&[f64]>,
     ) -> Option<Home> {
-        let all: u64 = self.tables.iter().map(|known| known.bytes).sum();
+        let all = self.bytes();
         let fits = |home: &Home| *home == Home::All || all / home.members(self.shards).len() as u64 <= MOST_ON_FEW;
         let mut homes = vec![now.clone()];
         let of_others = others.iter().map(|uses| {

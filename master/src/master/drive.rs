@@ -28,8 +28,9 @@ use std::time::Duration;
 pub(super) const ORDER_WITHIN: Duration = Duration::from_secs(10);
 /// Milliseconds in which a slave has mostly given away a part of what it reads.
 const GIVEN_WITHIN: u64 = 2;
-/// How long it may take to change whole tables.
+/// How long it may take to change whole tables, and so many more bytes of a job's a second longer: they may lie on disk.
 const OPS_WITHIN: Duration = Duration::from_secs(60);
+const OPS_A_SECOND: u64 = 16 << 20;
 /// Jobs that have ended and are still listed.
 pub(super) const KEPT_JOBS: usize = 200;
 /// Of which so many with all their stage runs.
@@ -255,7 +256,8 @@ impl Master {
                 self.ask_all(id, &slaves, asked, &ToSlave::Launch(launch), ORDER_WITHIN)?;
             }
             Command::Ops { phase, ops } => {
-                self.ask_all(id, &slaves, Asked::Ops(phase), &ToSlave::Ops { job: id, phase, ops }, OPS_WITHIN)?;
+                let within = OPS_WITHIN + Duration::from_secs(started.driver.bytes() / OPS_A_SECOND);
+                self.ask_all(id, &slaves, Asked::Ops(phase), &ToSlave::Ops { job: id, phase, ops }, within)?;
             }
             Command::Move { phase, homes, copies, within } => {
                 let message = ToSlave::Move { of: MoveId { job: id, phase }, homes, copies };

@@ -288,6 +288,11 @@ impl Driver {
         self.homes.now()
     }
 
+    /// Bytes of all tables, as far as they are known.
+    pub fn bytes(&self) -> u64 {
+        self.homes.bytes()
+    }
+
     /// The stages that run now.
     pub fn running(&self) -> Option<RunningStage> {
         let Phase::Stages(group) = &self.phase else { return None };
