@@ -34,6 +34,19 @@ fn wide(shards: u32) -> Homes {
 }
 
 #[test]
+fn nothing_moves_to_few_slaves_while_nobody_knows_how_large_a_filled_table_is() {
+    let mut homes = Homes::new(2, 3);
+    let moved = |homes: &Homes| homes.choose(NARROW, &[1], &[], None).moved.len();
+    assert_eq!(moved(&homes), 2, "empty ones go for nothing");
+    homes.filled(Some(TableId(0)));
+    assert_eq!(moved(&homes), 0);
+    let told = TableUse { read_bytes: 12 * MB, written_bytes: 12 * MB, held_bytes: 4 * MB };
+    let outcome = Outcome { tables: vec![told; 2], ..Outcome::default() };
+    homes.ended(WIDE, 1, (0..3).map(|shard| (shard, &outcome)));
+    assert_eq!(moved(&homes), 2);
+}
+
+#[test]
 fn a_stage_on_one_slave_that_works_on_all_of_a_table_gets_it_and_keeps_it_while_few_others_want_it() {
     for (shards, goes_back) in [(2, false), (3, false), (6, true)] {
         let mut homes = wide(shards);
