@@ -90,7 +90,7 @@ use with_values;
 impl Shard {
     /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
     pub fn new(specs: &[TableSpec], index: u32, shards: usize, updates: &Updates, room: &Arc<Room>) -> Result<Self> {
-        let tier = Arc::new(Tier::new(room.clone()));
+        let tier = Tier::new(room.clone());
         let [phase, snapshot] = [1, 0].map(|first| Arc::new(AtomicU64::new(first)));
         let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
