@@ -417,6 +417,23 @@ fn a_job_that_holds_all_of_the_memory_leaves_what_another_one_uses_again_and_aga
 }
 
 #[test]
+fn a_panic_of_a_users_function_is_an_error_that_names_the_table() {
+    #[derive(Clone)]
+    struct Falling;
+    impl Update for Falling {
+        fn apply<T: Element>(&self, _current: &mut [T], update: &[T]) {
+            assert!(update[0].to_f64() < 2.0, "two is too much");
+        }
+    }
+    let updates = Updates::new().with("falling", |_| Ok(Falling));
+    let spec = spec("t", 1, Storage::Dense, "falling", &[]);
+    let store = Shard::new(&[spec], 0, 1, &updates, &Room::unlimited()).unwrap();
+    let add = |value: f32| store.add(A, Keys::List(&[1]), f32::wrap(&[value]));
+    assert_eq!(add(2.0).unwrap_err().message, "the update function of table t panicked: two is too much");
+    add(1.0).unwrap();
+}
+
+#[test]
 fn a_disk_that_cannot_be_written_is_named_with_the_flag() {
     let store = within(&[spec("a", 1, Storage::Dense, "add", &[])], CHUNK, std::path::Path::new("/proc/none"));
     let touch = |chunk: u32| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0]));
