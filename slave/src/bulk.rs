@@ -1,7 +1,7 @@
 //! The bulk listener: requests of other slaves' workers, and of the master, for this slave's shards.
 //!
-//! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that was not launched here yet
-//! waits for the launch, one of a run that is over fails.
+//! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that has not begun here yet waits
+//! for it, and comes again before it has waited for too long; one of a run that is over fails.
 
 use crate::checkpoint;
 use crate::consistency::News;
@@ -27,8 +27,8 @@ use std::time::Duration;
 /// Most bytes of values in one answer.
 pub const ANSWER: usize = 64 << 20;
 
-/// How long a read waits here for what it must see, before it is sent back to come again: well within a request's deadline,
-/// however long a clock takes.
+/// How long a request waits here for its run and for what it must see, before it is sent back to come again: well within its
+/// deadline, however long a clock takes.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// The run under which the master loads and saves models.
@@ -62,20 +62,27 @@ impl Service for Bulk {
                 ToShard::Clock { job, run, slave, clock, updates, announced } => {
                     let keys = announced.iter().map(|next| Ok((next.clock, Arc::new(next.decode()?))));
                     let news = News { clock, keys: keys.collect::<Result<_>>()? };
-                    // Of a run that is over nobody needs to hear.
-                    if let Some(run) = jobs.find(job)?.runs.wait(run).await {
-                        match run.heard(slave, news, updates) {
-                            Due::Nothing => {}
-                            Due::Little => run.apply_due(),
-                            Due::Much => drop(tokio::task::spawn_blocking(move || run.apply_due())),
+                    let job = jobs.find(job)?;
+                    let mut heard = Box::pin(async move {
+                        // Of a run that is over nobody needs to hear.
+                        if let Some(run) = job.runs.wait(run).await {
+                            match run.heard(slave, news, updates) {
+                                Due::Nothing => {}
+                                Due::Little => run.apply_due(),
+                                Due::Much => drop(tokio::task::spawn_blocking(move || run.apply_due())),
+                            }
                         }
+                    });
+                    // One that has not begun may take longer than who tells waits for an answer.
+                    if futures::poll!(heard.as_mut()).is_pending() {
+                        tokio::spawn(heard);
                     }
                     Packet::control(&FromShard::Heard)
                 }
                 ToShard::Kept { job, snapshot, table, start, count } => {
                     snapshots::read(&*jobs.find(job)?, snapshot, table, Keys::Range { start, count })
                 }
-                ToShard::Checkpoint(message) => checkpoint::hear(&jobs, &message, request.body),
+                ToShard::Checkpoint(message) => checkpoint::hear(&jobs, &message, request.body).await,
                 ToShard::Probe => Packet::control(&FromShard::Heard),
                 ToShard::Blocks { job, input } => {
                     let blocks = jobs.find(job)?.rows(input)?.blocks().await?;
@@ -83,7 +90,9 @@ impl Service for Bulk {
                 }
                 ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
-                    let job = jobs.find(message.of().job)?;
+                    let (job, phase) = (jobs.find(message.of().job)?, message.of().phase);
+                    // A phase before it that is yet to begin here would take what came for this one for something else.
+                    job.orders.done_below(phase).await;
                     let in_memory = matches!(message, ToReceiver::InMemory { .. });
                     let received = receive(job, message, request.body);
                     if !in_memory {
@@ -129,17 +138,13 @@ async fn get(
         return Err(Error::bug(format!("a read of {bytes} bytes in one message, at most {ANSWER} are allowed")));
     }
     let shown = if origin.run == MASTER {
-        job.runs.finish();
+        job.finish_all().await?;
         0
     } else {
-        let clock = if peek { 0 } else { origin.clock };
-        let run = job.run(origin.run).await?;
-        match run.readable(Need { clock, seen })? {
-            Readable::Now(shown) => shown,
-            Readable::Later(readable) => match tokio::time::timeout(PATIENCE, readable).await {
-                Ok(shown) => shown.map_err(|_| Error::cancelled())?,
-                Err(_) => return Packet::control(&FromShard::NotYet),
-            },
+        let need = Need { clock: if peek { 0 } else { origin.clock }, seen };
+        match tokio::time::timeout(PATIENCE, shown(job, origin.run, need)).await {
+            Ok(shown) => shown?,
+            Err(_) => return Packet::control(&FromShard::NotYet),
         }
     };
     let (mut values, mut packings) = (BodyWriter::with_capacity(bytes + 8 * sections.len()), Vec::new());
@@ -154,6 +159,15 @@ async fn get(
         }
     }
     Packet::bulk(&FromShard::Values { shown, packings }, values.finish())
+}
+
+/// Waits until a read of a run sees what it must: all updates of the clocks below the number that comes.
+async fn shown(job: &OpenJob, run: StageRun, need: Need) -> Result<u64> {
+    let run = job.run(run).await?;
+    match run.readable(need)? {
+        Readable::Now(shown) => Ok(shown),
+        Readable::Later(readable) => readable.await.map_err(|_| run.broken()),
+    }
 }
 
 async fn add(
@@ -174,7 +188,7 @@ async fn add(
     }
     body.end()?;
     if origin.run == MASTER {
-        job.runs.finish();
+        job.finish_all().await?;
         for part in &update {
             let values = part.values.get();
             job.shard.check(part.table, view(&part.keys), values.kind(), values.len())?;
@@ -184,7 +198,10 @@ async fn add(
         }
     } else {
         let source = Source { clock: origin.clock, worker: origin.worker, sequence };
-        job.run(origin.run).await?.add(source, update)?;
+        match tokio::time::timeout(PATIENCE, job.run(origin.run)).await {
+            Ok(run) => run?.add(source, update)?,
+            Err(_) => return Packet::control(&FromShard::NotYet),
+        }
     }
     Packet::control(&FromShard::Added)
 }

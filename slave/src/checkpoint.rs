@@ -18,10 +18,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// Does what the master says.
-pub fn hear(jobs: &Jobs, message: &ToKept, body: Bytes) -> Result<Packet> {
+pub async fn hear(jobs: &Jobs, message: &ToKept, body: Bytes) -> Result<Packet> {
     let (answer, body) = match message {
         ToKept::Serves { job, table, from } => {
-            let served = settled(jobs, *job)?.shard.served(*table)?;
+            let served = settled(jobs, *job).await?.shard.served(*table)?;
             let behind = served.into_iter().filter(|chunk| chunk.id.chunk >= *from);
             (FromKept::Served(behind.take(LISTED).collect::<Vec<Offered>>()), Bytes::new())
         }
@@ -31,7 +31,7 @@ pub fn hear(jobs: &Jobs, message: &ToKept, body: Bytes) -> Result<Packet> {
             (FromKept::Chunk(head), values.finish())
         }
         ToKept::Take { job, chunk } => {
-            let (job, mut values) = (settled(jobs, *job)?, BodyReader::new(body));
+            let (job, mut values) = (settled(jobs, *job).await?, BodyReader::new(body));
             job.shard.restore(chunk, &mut values)?;
             values.end()?;
             (FromKept::Taken, Bytes::new())
@@ -46,9 +46,9 @@ pub fn hear(jobs: &Jobs, message: &ToKept, body: Bytes) -> Result<Packet> {
 }
 
 /// A job of which no update waits for the end of its stage any more.
-fn settled(jobs: &Jobs, id: JobId) -> Result<Arc<OpenJob>> {
+async fn settled(jobs: &Jobs, id: JobId) -> Result<Arc<OpenJob>> {
     let job = jobs.find(id)?;
-    job.runs.finish();
+    job.finish_all().await?;
     Ok(job)
 }
 

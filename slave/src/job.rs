@@ -5,6 +5,7 @@
 
 use crate::draw;
 use crate::kv::{Room, Shard};
+use crate::orders::Orders;
 use crate::reader::Reader;
 use crate::runs::Runs;
 use crate::scratch::Scratch;
@@ -70,6 +71,8 @@ pub struct OpenJob {
     links: Vec<Option<Link>>,
     /// Its stage runs.
     pub runs: Runs,
+    /// What it is told to do beside the node's loop.
+    pub orders: Orders,
     /// The stage of the last run, and its round from 1.
     pub launched: Mutex<(String, u64)>,
     telling: Telling,
@@ -144,6 +147,7 @@ impl OpenJob {
             you,
             shard,
             runs: Runs::new(Arc::new(before)),
+            orders: Orders::default(),
             launched: Mutex::default(),
             telling: Telling::start(),
             columns: Mutex::default(),
@@ -157,13 +161,18 @@ impl OpenJob {
             input.rows.clone_from(&read.rows);
         }
         self.runs = self.runs.after(before.runs.last());
-        before.runs.all().iter().for_each(|run| run.cancel(Error::cancelled()));
+        before.runs.close(&Error::cancelled());
         self
     }
 
     /// The name of this slave.
     pub fn here(&self) -> &str {
         &self.slaves[self.shard.index() as usize].name
+    }
+
+    /// What errors call this slave.
+    pub fn called(&self) -> String {
+        self.slaves[self.shard.index() as usize].called()
     }
 
     /// The identity of this slave.
@@ -189,8 +198,19 @@ impl OpenJob {
         link.ok_or_else(|| Error::bug(format!("no link to shard {shard} of job {}", self.id)))
     }
 
-    /// Begins a stage run: finishes those that it does not go on beside. Where a move is under way, [`OpenJob::settle`]
-    /// follows.
+    /// Whether a stage run that goes on beside `beside` can begin at once: nothing is left to be applied before.
+    pub fn begins_at_once(&self, beside: &[StageRun]) -> bool {
+        let at_once = |run: &Arc<Run>| if beside.contains(&run.id) { !run.holds_back() } else { run.rests() };
+        self.runs.all().iter().all(at_once)
+    }
+
+    /// Whether a run's phase can begin at once.
+    pub fn settles_at_once(&self) -> bool {
+        !self.runs.all().iter().any(|run| run.holds_back())
+    }
+
+    /// Begins a stage run: finishes those that it does not go on beside, which may take long. Where a move is under way,
+    /// [`OpenJob::settle`] follows.
     pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
         let spec = self.stage(launch.stage)?;
         let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
@@ -204,12 +224,13 @@ impl OpenJob {
         if launch.run <= last {
             return Err(Error::bug(format!("stage run {} follows {last}", launch.run)));
         }
+        self.runs.check_open()?;
         self.runs.over(&launch.beside).iter().try_for_each(|run| self.finish(run))?;
         let run = Run::new(launch.run, spec.consistency, self.shard.clone(), own, others);
         let Experiment { slave_cache, sum_updates, .. } = self.experiment;
         let run = Arc::new(run.with(spec.rights(), slave_cache, sum_updates));
         *self.launched.lock() = (spec.name.clone(), launch.epoch + 1);
-        self.runs.begin(run.clone(), &launch.beside);
+        self.runs.begin(run.clone(), &launch.beside)?;
         if let Some(homes) = &launch.homes {
             self.settle(&run, launch.phase, homes, &Copies::default())?;
         }
@@ -239,8 +260,13 @@ impl OpenJob {
         if !run.settled.is_settled() {
             return Err(Error::bug(format!("stage run {} of job {} is over and never began", run.id, self.id)));
         }
-        run.finish();
-        Ok(())
+        run.finish()
+    }
+
+    /// Applies what is left of all stage runs, behind all that the job was told to do.
+    pub async fn finish_all(&self) -> Result<()> {
+        self.orders.done().await;
+        self.runs.finish()
     }
 
     /// Stage run `id`; waits until it is settled here.
@@ -337,7 +363,7 @@ impl OpenJob {
 
     /// The job ended: workers and readers stop.
     pub fn close(&self, reason: &Error) {
-        self.runs.all().iter().for_each(|run| run.cancel(reason.clone()));
+        self.runs.close(reason);
         self.inputs.iter().filter_map(|input| input.rows.get()).for_each(|rows| rows.cancel(reason.clone()));
     }
 }

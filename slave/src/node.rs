@@ -1,8 +1,10 @@
 //! The slave as a node: it registers, says that it lives, and serves its two listeners.
 //!
 //! Invariants: the loop owns the registration and decides about jobs, and nothing in it waits: what takes time runs as a
-//! task or on a worker thread and answers itself; bulk requests have a runtime of their own, so control never waits for
-//! them.
+//! task or on a worker thread and answers itself, and what must follow it goes behind it among the job's [`Orders`]; bulk
+//! requests have a runtime of their own, so control never waits for them.
+//!
+//! [`Orders`]: crate::orders::Orders
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
@@ -11,23 +13,28 @@ use crate::kv::Room;
 use crate::memory;
 use crate::moves;
 use crate::options::Options;
+use crate::orders::NO_PHASE;
 use crate::reader::held::Held;
 use crate::reader::{self, CacheRoom, Reader};
+use crate::reports::report;
 use crate::snapshots;
 use crate::splits;
 use crate::stage::launch::launch;
 use crate::stage::pool::Pool;
+use crate::stage::run::Run;
 use flexps_common::background::Background;
 use flexps_common::data::Schema;
 use flexps_common::error::{Error, Fault, Result};
-use flexps_common::ids::{InputId, JobId, SlaveId};
+use flexps_common::home::Home;
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::job::Registry;
 use flexps_common::machine;
 use flexps_common::plan::Plan;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Packet, Service};
 use flexps_common::wire::control::{
-    FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, SILENCE_MS, ToMaster, ToSlave,
+    FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, Outcome, SILENCE_MS, ToMaster, ToSlave,
 };
+use flexps_common::wire::moved::Copies;
 use flexps_common::wire::slaves::Registration;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -37,8 +44,6 @@ use tracing::{info, warn};
 
 /// How long the master may take for an answer to a heartbeat.
 const HEARTBEAT_DEADLINE: Duration = Duration::from_millis(SILENCE_MS / 2);
-/// How long the master may take for an answer to a report.
-pub const REPORT_DEADLINE: Duration = Duration::from_secs(10);
 /// Jobs are dropped when the master was silent for so long; tests don't wait so long.
 pub const MASTER_LOST: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 60 });
 /// Threads that serve bulk requests.
@@ -129,7 +134,7 @@ pub async fn start(network: Network, registry: Registry, options: Options) -> Re
         registry,
         options,
         jobs,
-        pool: Pool::default(),
+        pool: Arc::default(),
         room,
         cache,
         registration,
@@ -187,7 +192,7 @@ struct Node {
     options: Options,
     master: Channel,
     jobs: Jobs,
-    pool: Pool,
+    pool: Arc<Pool>,
     /// What the tables of all jobs may take.
     room: Arc<Room>,
     /// For rows of all jobs.
@@ -322,21 +327,25 @@ impl Node {
             ToSlave::Launch(launch) => self.launch(launch),
             ToSlave::Ops { job, phase, ops } => match self.jobs.find(job) {
                 Ok(job) => {
-                    tokio::task::spawn_blocking(move || answer(reply, job.ops(phase, &ops).map(FromSlave::Numbers)));
-                    return;
+                    let changed = job.clone();
+                    let change = move || answer(reply, changed.ops(phase, &ops).map(FromSlave::Numbers));
+                    return job.orders.push(phase, change);
                 }
                 Err(e) => Err(e),
             },
             ToSlave::Move { of, homes, copies } => match self.jobs.find(of.job) {
                 Ok(job) => {
-                    tokio::task::spawn_blocking(move || {
-                        answer(reply, moves::send(&job, of, &homes, &copies).map(FromSlave::Sent));
-                    });
-                    return;
+                    let sender = job.clone();
+                    let send = move || answer(reply, moves::send(&sender, of, &homes, &copies).map(FromSlave::Sent));
+                    return job.orders.start(send);
                 }
                 Err(e) => Err(e),
             },
             ToSlave::Settle { of, run, homes, copies } => match self.jobs.find(of.job) {
+                Ok(job) if job.orders.are_left() || !job.settles_at_once() => {
+                    self.settle_later(&job, of.phase, (run, homes, copies));
+                    Ok(())
+                }
                 // At once, so that a launch behind it finds it done.
                 Ok(job) => match job.runs.find(run) {
                     Some(run) => job.settle(&run, of.phase, &homes, &copies),
@@ -357,8 +366,20 @@ impl Node {
                 return;
             }
             ToSlave::CancelStage { job, run, reason } => self.jobs.find(job).map(|job| {
-                if let Some(run) = job.runs.find(run) {
-                    run.cancel(Error::new(Fault::Cancelled, reason));
+                let reason = Error::new(Fault::Cancelled, reason);
+                match job.runs.find(run) {
+                    Some(run) => run.cancel(reason),
+                    // It may be launched among them.
+                    None if job.orders.are_left() => {
+                        let of = job.clone();
+                        let cancel = move || {
+                            if let Some(run) = of.runs.find(run) {
+                                run.cancel(reason);
+                            }
+                        };
+                        job.orders.push(NO_PHASE, cancel);
+                    }
+                    None => {}
                 }
             }),
             ToSlave::Read { job, input, time, schema } => self.read(job, input, time, schema),
@@ -419,37 +440,54 @@ impl Node {
         Ok(())
     }
 
-    fn launch(&mut self, message: Launch) -> Result<()> {
+    /// Launches a stage run: at once, or behind what is left to be applied or done. The master has its answer then, so that an
+    /// error is an outcome.
+    fn launch(&self, message: Launch) -> Result<()> {
         let job = self.jobs.find(message.job)?;
-        let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
-        let (slave, id, run) = (job.you(), job.id, message.run);
-        let log = self.options.log.clone();
-        launch(&job, &self.pool, message, log, move |outcome| {
-            let message = ToMaster::StageDone { slave, job: id, run, outcome };
-            report(&runtime, master, jobs, id, message);
-        })
-    }
-}
-
-/// Tells the master something of a job, again and again until it has heard it or the job is closed.
-fn report(runtime: &tokio::runtime::Handle, master: Channel, jobs: Jobs, job: JobId, message: ToMaster) {
-    let packet = match Packet::control(&message) {
-        Ok(packet) => packet,
-        Err(e) => {
-            warn!(%job, error = %e, "a report can't be sent");
-            return;
+        let at_once = !job.orders.are_left() && job.begins_at_once(&message.beside);
+        let (run, phase) = (message.run, message.homes.as_ref().map_or(NO_PHASE, |_| message.phase));
+        let (of, pool, log) = (job.clone(), self.pool.clone(), self.options.log.clone());
+        let done = self.done(&job, run);
+        let begin = move || launch(&of, &pool, message, log, done);
+        if at_once {
+            return begin();
         }
-    };
-    // Started here, so that an empty stage's report does not wait for a runtime thread.
-    let mut pending = master.tell(packet.clone(), REPORT_DEADLINE);
-    runtime.spawn(async move {
-        while let Err(e) = pending.answer().await {
-            if !e.retry || jobs.find(job).is_err() {
-                warn!(%job, error = %e, "the master did not take a report");
-                return;
+        let (called, failed) = (job.called(), self.done(&job, run));
+        job.orders.push(phase, move || {
+            if let Err(e) = begin() {
+                failed(Outcome { error: Some(e.context(called)), ..Outcome::default() });
             }
-            tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
-            pending = master.tell(packet.clone(), REPORT_DEADLINE);
-        }
-    });
+        });
+        Ok(())
+    }
+
+    /// A run's phase begins behind what is left to be done. The master has its answer then: an error is the run's, or where
+    /// no worker here tells of it an outcome.
+    fn settle_later(&self, job: &Arc<OpenJob>, phase: u64, (run, homes, copies): (StageRun, Vec<Home>, Copies)) {
+        let (of, failed) = (job.clone(), self.done(job, run));
+        let settle = move |of: &OpenJob, run: &Run| {
+            if let Err(e) = of.settle(run, phase, &homes, &copies) {
+                let e = e.context(of.called());
+                run.cancel(e.clone());
+                if !run.has_workers() {
+                    failed(Outcome { error: Some(e), ..Outcome::default() });
+                }
+            }
+        };
+        job.orders.push(phase, move || match of.runs.find(run) {
+            Some(run) => settle(&of, &run),
+            None => drop(tokio::spawn(async move {
+                if let Some(run) = of.runs.wait(run).await {
+                    settle(&of, &run);
+                }
+            })),
+        });
+    }
+
+    /// Tells the master how a stage run went here.
+    fn done(&self, job: &OpenJob, run: StageRun) -> impl FnOnce(Outcome) + Send + 'static + use<> {
+        let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
+        let (slave, id) = (job.you(), job.id);
+        move |outcome| report(&runtime, master, jobs, id, ToMaster::StageDone { slave, job: id, run, outcome })
+    }
 }

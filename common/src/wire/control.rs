@@ -318,7 +318,8 @@ pub enum ToSlave {
         /// Of the whole input.
         facts: Facts,
     },
-    /// Run workers. Answered at once; [`ToMaster::StageDone`] follows from each slave that [`Launch::workers`] lists. Goes
+    /// Run workers. Answered at once; [`ToMaster::StageDone`] follows from each slave that [`Launch::workers`] lists, and with
+    /// an error from any other that can't begin the run once it has applied what was left of those before. Goes
     /// to every slave of the job, since those without workers serve their shards under the stage's consistency too.
     Launch(Launch),
     /// Change the shards; answered by [`FromSlave::Numbers`].

@@ -15,6 +15,8 @@ use std::sync::{Arc, Weak};
 
 /// Bytes of a huge page, and of a slab unless one chunk is larger.
 const HUGE: usize = 2 << 20;
+/// No system's pages are larger.
+const PAGE: usize = 64 << 10;
 /// What is cut from a slab starts at a cache line.
 const LINE: usize = 64;
 
@@ -113,6 +115,22 @@ impl Memory {
         self.spare.lock().push(Values { _map: values._map, start: values.start.cast(), len, element: PhantomData });
     }
 
+    /// The same of values whose memory others need: the system has it until it is handed out again.
+    pub fn lend<T>(&self, values: Values<T>) {
+        #[cfg(target_os = "linux")]
+        {
+            let (start, bytes) = (values.start.cast::<u8>(), values.len * size_of::<T>());
+            let skip = start.align_offset(PAGE).min(bytes);
+            let len = (bytes - skip) / PAGE * PAGE;
+            // SAFETY: whole pages of the part, which nobody uses; what they hold from now on is zeros.
+            let lent = unsafe { libc::madvise(start.add(skip).cast(), len, libc::MADV_DONTNEED) };
+            if lent != 0 {
+                tracing::debug!(error = %std::io::Error::last_os_error(), "memory stays with a model that has left it");
+            }
+        }
+        self.recycle(values);
+    }
+
     /// So many bytes that were given back.
     fn spare(&self, bytes: usize) -> Option<Values<u8>> {
         let mut spare = self.spare.lock();
@@ -184,6 +202,9 @@ mod tests {
             again.as_ptr() == start && again.iter().all(|x| *x == 0.0),
             "what is given back is used again, as zeros"
         );
+        memory.lend(again);
+        let again: Values<f64> = memory.zeros(300_000);
+        assert!(again.as_ptr() == start && again.iter().all(|x| *x == 0.0), "what is lent comes back");
         parts[3].fill(4.0);
         drop(memory);
         for (i, part) in parts.iter().enumerate() {

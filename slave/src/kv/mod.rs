@@ -21,6 +21,7 @@ pub use moved::Expected;
 pub use placement::{Keys, Placement};
 pub use tier::Room;
 
+use flexps_common::caught::caught;
 use flexps_common::error::{Error, Result};
 use flexps_common::home::{self, Home};
 use flexps_common::ids::TableId;
@@ -90,7 +91,7 @@ use with_values;
 impl Shard {
     /// The empty shard number `index` of `shards`, of tables as described, which live on all of them.
     pub fn new(specs: &[TableSpec], index: u32, shards: usize, updates: &Updates, room: &Arc<Room>) -> Result<Self> {
-        let tier = Arc::new(Tier::new(room.clone()));
+        let tier = Tier::new(room.clone());
         let [phase, snapshot] = [1, 0].map(|first| Arc::new(AtomicU64::new(first)));
         let placement = Placement::new(index, &Home::All, shards);
         let make = |spec: &TableSpec| -> Result<Any> {
@@ -166,9 +167,13 @@ impl Shard {
         with_values!(self, table, ValuesMut(out), t, values => t.get(keys, values))
     }
 
-    /// Runs the table's update function on `width` values per key.
+    /// Runs the table's update function on `width` values per key. A panic of a user's own function is an error.
     pub fn add(&self, table: TableId, keys: Keys<'_>, values: Values<'_>) -> Result<()> {
-        with_values!(self, table, Values(values), t, values => t.add(keys, values))
+        let name = || self.spec(table).map_or_else(|_| table.to_string(), |spec| spec.name.clone());
+        caught(
+            || format!("the update function of table {}", name()),
+            || with_values!(self, table, Values(values), t, values => t.add(keys, values)),
+        )
     }
 
     /// Checks an update that is kept for later, so that it can't fail then.

@@ -378,10 +378,59 @@ fn the_models_of_two_jobs_share_the_memory_and_a_closed_one_gives_it_back() {
     let first = make();
     assert_eq!(fill(&first), 0);
     let second = make();
-    assert!(fill(&second) > 0, "six chunks don't fit where four may be");
+    let written = fill(&second) + first.take_disk_use().written_bytes;
+    assert!(written > 0, "six chunks don't fit where four may be");
     drop(first);
     drop(second);
     assert_eq!(fill(&make()), 0);
+}
+
+#[test]
+fn a_job_that_holds_all_of_the_memory_leaves_what_another_one_uses_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let room = Room::new(8 * CHUNK, folder.path());
+    let specs = [spec("a", 1, Storage::Dense, "add", &[])];
+    let [large, small] = [(); 2].map(|()| Shard::new(&specs, 0, 1, &Default::default(), &room).unwrap());
+    let add = |store: &Shard, chunk: u32| store.add(A, Keys::List(&[chunk << 16]), f32::wrap(&[1.0])).unwrap();
+    let read = |store: &Shard, chunk: u32| {
+        let mut out = [0.0f32];
+        store.get(A, Keys::List(&[chunk << 16]), f32::wrap_mut(&mut out)).unwrap();
+        out[0]
+    };
+    (0..8).for_each(|chunk| add(&large, chunk));
+    for round in 0..50u8 {
+        for chunk in 0..3 {
+            add(&small, chunk);
+            assert_eq!(read(&small, chunk), f32::from(round) + 1.0);
+        }
+    }
+    assert_eq!(small.take_disk_use(), Default::default(), "the large one's chunks leave, which nobody uses");
+    assert_eq!(large.take_disk_use().written_bytes, 3 * CHUNK);
+    // Those come back as they were, beside what the other one has.
+    assert!((0..8).all(|chunk| read(&large, chunk) == 1.0));
+    assert!((0..3).all(|chunk| read(&small, chunk) == 50.0));
+    drop(large);
+    small.take_disk_use();
+    assert!((0..3).all(|chunk| read(&small, chunk) == 50.0));
+    (3..8).for_each(|chunk| add(&small, chunk));
+    assert_eq!(small.take_disk_use().written_bytes, 0, "it has all of the memory now");
+}
+
+#[test]
+fn a_panic_of_a_users_function_is_an_error_that_names_the_table() {
+    #[derive(Clone)]
+    struct Falling;
+    impl Update for Falling {
+        fn apply<T: Element>(&self, _current: &mut [T], update: &[T]) {
+            assert!(update[0].to_f64() < 2.0, "two is too much");
+        }
+    }
+    let updates = Updates::new().with("falling", |_| Ok(Falling));
+    let spec = spec("t", 1, Storage::Dense, "falling", &[]);
+    let store = Shard::new(&[spec], 0, 1, &updates, &Room::unlimited()).unwrap();
+    let add = |value: f32| store.add(A, Keys::List(&[1]), f32::wrap(&[value]));
+    assert_eq!(add(2.0).unwrap_err().message, "the update function of table t panicked: two is too much");
+    add(1.0).unwrap();
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Where a shard's dense chunks are: in memory, or in a file once the slave's models take more than they may. The one
-//! that leaves is found by a clock: a hand goes round, and takes the first that nobody used since it came by.
+//! that leaves is found by a clock: a hand goes round those of all jobs, and takes the first that nobody used since it came
+//! by. So a job gets what it uses again and again, whatever the others hold.
 //!
-//! Invariants: what is locked stays in memory; a chunk that reads back otherwise than it was written is an error; the file
-//! has no name from its first byte on, so it is gone with the shard, however that ends.
+//! Invariants: nobody waits for a chunk, or for the disk, under the ring's lock; what is locked stays in memory; a chunk that
+//! reads back otherwise than it was written is an error; the file has no name from its first byte on, so it is gone with the
+//! shard, however that ends.
 
 use super::memory::Memory;
 use super::slabs::Slabs;
@@ -13,8 +15,8 @@ use parking_lot::Mutex;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What the models of all of a slave's jobs may take, and take.
@@ -23,6 +25,7 @@ pub struct Room {
     used: AtomicU64,
     folder: PathBuf,
     slabs: Arc<Slabs>,
+    ring: Mutex<Ring>,
 }
 
 /// Memory of jobs that have ended that is kept for the next.
@@ -33,7 +36,7 @@ impl Room {
     pub fn new(limit: u64, folder: &Path) -> Arc<Self> {
         // Where memory is counted, none is kept beside it.
         let slabs = Slabs::new(if limit == u64::MAX { KEPT } else { 0 });
-        Arc::new(Self { limit, used: AtomicU64::new(0), folder: folder.to_owned(), slabs })
+        Arc::new(Self { limit, used: AtomicU64::new(0), folder: folder.to_owned(), slabs, ring: Mutex::default() })
     }
 
     /// Room for whatever comes.
@@ -45,14 +48,34 @@ impl Room {
     pub fn trim(&self) {
         self.slabs.trim();
     }
+
+    /// Lets residents leave for something of `by` while too much is used. Those in use stay: then so many bytes more are
+    /// used for a while.
+    fn shrink(&self, by: &Tier) -> Result<()> {
+        // Twice round: the first time all may turn out to have been used.
+        let mut left = 2 * self.ring.lock().residents.len() + 1;
+        while self.used.load(Ordering::Relaxed) > self.limit {
+            let Some(candidate) = self.ring.lock().next(&mut left) else { return Ok(()) };
+            // One whose shard is gone is gone with it.
+            let Some(tier) = candidate.tier.upgrade() else { continue };
+            let result = candidate.resident.leave(&tier, !std::ptr::eq(&*tier, by));
+            match result {
+                Ok(bytes @ 1..) => tier.give_back(bytes),
+                Ok(_) | Err(_) => self.ring.lock().residents.push(candidate),
+            }
+            result?;
+        }
+        Ok(())
+    }
 }
 
 /// Something that takes memory and can be put on disk.
 pub(super) trait Resident: Send + Sync {
     /// Whether it was used since this was asked last.
     fn was_used(&self) -> bool;
-    /// Puts it on disk, unless somebody uses it just now; the bytes of memory that it took, or 0 when it stays.
-    fn leave(&self, tier: &Tier) -> Result<u64>;
+    /// Puts it on disk, unless somebody uses it just now; the bytes of memory that it took, or 0 when it stays. They are for
+    /// the same shard, or for `others`.
+    fn leave(&self, tier: &Tier, others: bool) -> Result<u64>;
 }
 
 /// A place in the file.
@@ -70,29 +93,54 @@ pub(super) struct Tier {
     end: AtomicU64,
     /// What this shard has of the room that is used.
     own: AtomicU64,
-    ring: Mutex<Ring>,
+    /// Itself, for those that come to the ring.
+    me: Weak<Tier>,
     written: AtomicU64,
     read: AtomicU64,
 }
 
+/// What is in memory and may leave it.
 #[derive(Default)]
 struct Ring {
-    residents: Vec<Arc<dyn Resident>>,
+    residents: Vec<Placed>,
     hand: usize,
 }
 
+/// A resident, and where it goes when it leaves.
+struct Placed {
+    tier: Weak<Tier>,
+    resident: Arc<dyn Resident>,
+}
+
+impl Ring {
+    /// Takes out the next one that was not used since the hand came by it, of the next `left`.
+    fn next(&mut self, left: &mut usize) -> Option<Placed> {
+        while *left > 0 {
+            *left -= 1;
+            if self.hand >= self.residents.len() {
+                self.hand = 0;
+            }
+            if !self.residents.get(self.hand)?.resident.was_used() {
+                return Some(self.residents.swap_remove(self.hand));
+            }
+            self.hand += 1;
+        }
+        None
+    }
+}
+
 impl Tier {
-    pub fn new(room: Arc<Room>) -> Self {
-        Self {
+    pub fn new(room: Arc<Room>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
             memory: Memory::new(room.slabs.clone()),
             room,
             file: Mutex::default(),
             end: AtomicU64::new(0),
             own: AtomicU64::new(0),
-            ring: Mutex::default(),
+            me: me.clone(),
             written: AtomicU64::new(0),
             read: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Whether anything may have to leave.
@@ -120,7 +168,7 @@ impl Tier {
         let used = self.room.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.own.fetch_add(bytes, Ordering::Relaxed);
         if used > self.room.limit {
-            let result = self.shrink();
+            let result = self.room.shrink(self);
             if result.is_err() {
                 self.give_back(bytes);
             }
@@ -132,41 +180,8 @@ impl Tier {
     /// Something that room was made for is in memory.
     pub fn came(&self, resident: Arc<dyn Resident>) {
         if self.is_limited() {
-            self.ring.lock().residents.push(resident);
+            self.room.ring.lock().residents.push(Placed { tier: self.me.clone(), resident });
         }
-    }
-
-    /// Lets residents leave while too much is used. Those in use stay: then so many bytes more are used for a while.
-    fn shrink(&self) -> Result<()> {
-        // Twice round: the first time all may turn out to have been used.
-        let mut left = 2 * self.ring.lock().residents.len() + 1;
-        while left > 0 && self.room.used.load(Ordering::Relaxed) > self.room.limit {
-            left -= 1;
-            let candidate = {
-                let mut ring = self.ring.lock();
-                if ring.hand >= ring.residents.len() {
-                    ring.hand = 0;
-                }
-                let hand = ring.hand;
-                match ring.residents.get(hand) {
-                    None => return Ok(()),
-                    Some(resident) if resident.was_used() => {
-                        ring.hand += 1;
-                        continue;
-                    }
-                    Some(_) => ring.residents.swap_remove(hand),
-                }
-            };
-            match candidate.leave(self) {
-                Ok(0) => self.ring.lock().residents.push(candidate),
-                Ok(bytes) => self.give_back(bytes),
-                Err(error) => {
-                    self.ring.lock().residents.push(candidate);
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
     }
 
     fn give_back(&self, bytes: u64) {
@@ -216,5 +231,9 @@ impl Tier {
 impl Drop for Tier {
     fn drop(&mut self) {
         self.room.used.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
+        let is_own = |placed: &mut Placed| std::ptr::eq(placed.tier.as_ptr(), self);
+        // Their memory is given back behind the lock.
+        let own: Vec<_> = self.room.ring.lock().residents.extract_if(.., is_own).collect();
+        drop(own);
     }
 }

@@ -32,7 +32,7 @@ pub fn send(job: &OpenJob, of: MoveId, homes: &[Home], copies: &Copies) -> Resul
     let before: Vec<_> = job.runs.all().into_iter().filter(|run| run.settled.is_settled()).collect();
     job.staging.check(of.phase)?;
     // Updates that wait for the end of their stage belong to what is sent; the run that waits for the move has none.
-    before.iter().for_each(|run| run.finish());
+    before.iter().try_for_each(|run| run.finish())?;
     let mut leaving: BTreeMap<u32, Vec<Offered>> = BTreeMap::new();
     for (table, home) in (0..).map(TableId).zip(homes) {
         for (shard, chunks) in job.shard.leaving(table, home)? {

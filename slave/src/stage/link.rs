@@ -214,11 +214,18 @@ impl UnderWay {
         self.pending.as_mut()?.try_answer()
     }
 
+    /// Sends the same message again.
+    fn once_more(self, link: &Link) -> Self {
+        let pending = Some(link.start(self.packet.clone()));
+        Self { pending, ..self }
+    }
+
     /// What became of an update: None when the shard has it, else the message that was sent again.
     pub fn added(self, link: &Link, answer: &Packet) -> Result<Option<Self>> {
         match answer.message()? {
             FromShard::Added => Ok(None),
             FromShard::UnknownKeys => link.again(self).map(Some),
+            FromShard::NotYet => Ok(Some(self.once_more(link))),
             _ => Err(Error::bug("something else came back for an update")),
         }
     }
@@ -227,10 +234,7 @@ impl UnderWay {
     pub fn read(self, link: &Link, answer: Packet, out: &mut [ValuesMut<'_>]) -> Result<Answered> {
         let (shown, packings) = match answer.message()? {
             FromShard::UnknownKeys => return link.again(self).map(Answered::Again),
-            FromShard::NotYet => {
-                let pending = Some(link.start(self.packet.clone()));
-                return Ok(Answered::Again(Self { pending, ..self }));
-            }
+            FromShard::NotYet => return Ok(Answered::Again(self.once_more(link))),
             FromShard::Values { shown, packings } => (shown, packings),
             _ => return Err(Error::bug("no values came back for a read")),
         };

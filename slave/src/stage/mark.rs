@@ -36,6 +36,11 @@ impl Mark {
         self.untouched == ENDED
     }
 
+    /// Whether one is wanted: updates behind its boundary are held back until it is taken or given up.
+    pub fn is_wanted(&self) -> bool {
+        self.wanted.is_some()
+    }
+
     /// Wants a snapshot at the boundary below `at`.
     pub fn want(&mut self, snapshot: u64, at: Option<u64>) -> Marking {
         match at {

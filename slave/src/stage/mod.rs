@@ -2,6 +2,7 @@
 //!
 //! Invariant: a stage run ends exactly once on each slave, when all of its workers there have ended, whatever they did.
 
+mod applying;
 pub mod backend;
 mod cache;
 mod cached;

@@ -8,7 +8,7 @@ use super::gate::{Gate, Woken};
 use super::state::State;
 use super::sums::Sums;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
-use crate::consistency::{Arrivals, Clocks, ENDED, News, Pending};
+use crate::consistency::{Arrivals, Clocks, News, Pending};
 use crate::kv::Shard;
 use crate::stage::exchange::{Due, Need, Readable, Source, Told, Update, view};
 use crate::stage::mark::{Mark, Marking};
@@ -50,17 +50,17 @@ pub struct Run {
     sharing: (Switch, bool),
     /// The other slaves that have workers, and which these are.
     others: Vec<(SlaveId, Range<u32>)>,
-    shard: Arc<Shard>,
+    pub(super) shard: Arc<Shard>,
     cancelled: AtomicBool,
     /// Wakes those who wait for that.
     ended: Notify,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     /// By worker here: it may go on. Who sets it has taken it off `State::waits`.
     granted: Vec<AtomicBool>,
     /// Where they wait for that.
     gate: Gate,
     /// Nobody applies updates any more.
-    applied: Condvar,
+    pub(super) applied: Condvar,
 }
 
 impl Run {
@@ -81,6 +81,7 @@ impl Run {
             pending: Pending::default(),
             applying: false,
             error: None,
+            lost: None,
             waits: vec![false; own],
             looked: (0, 0),
             arrivals: Arrivals::new(consistency.ahead().unwrap_or(0)),
@@ -156,7 +157,7 @@ impl Run {
         self.fail(&mut self.state.lock(), error);
     }
 
-    fn fail(&self, state: &mut State, error: Error) {
+    pub(super) fn fail(&self, state: &mut State, error: Error) {
         state.error.get_or_insert(error);
         self.cancelled.store(true, Ordering::Release);
         self.ended.notify_waiters();
@@ -180,6 +181,11 @@ impl Run {
     /// Why the run was cancelled, if it was.
     pub fn error(&self) -> Option<Error> {
         self.state.lock().error.clone()
+    }
+
+    /// Why requests of other slaves' workers fail once the run is cancelled.
+    pub fn broken(&self) -> Error {
+        self.state.lock().broken()
     }
 
     /// A worker here will touch these keys at `clock`, and no others.
@@ -257,6 +263,11 @@ impl Run {
         Seen { workers, slaves: if sparse { state.clocks.others().to_vec() } else { Vec::new() } }
     }
 
+    /// Whether there are workers here.
+    pub fn has_workers(&self) -> bool {
+        !self.granted.is_empty()
+    }
+
     /// Whether there are workers elsewhere.
     pub fn has_others(&self) -> bool {
         !self.others.is_empty()
@@ -311,19 +322,9 @@ impl Run {
         if state.applying || values > FEW { Due::Much } else { Due::Little }
     }
 
-    /// Applies what is due, or waits for who does.
-    pub fn apply_due(&self) {
-        let mut state = self.state.lock();
-        let woken = self.moved(&mut state);
-        while state.applying {
-            self.applied.wait(&mut state);
-        }
-        drop((state, woken));
-    }
-
     /// Takes an update of another slave's worker to this slave's shard: at once, or when its clock is complete.
     pub fn add(&self, source: Source, update: Vec<Update>) -> Result<()> {
-        self.check()?;
+        self.check().map_err(|_| self.broken())?;
         self.take(source, update)?;
         let mut state = self.state.lock();
         if let Some((slave, _)) = self.others.iter().find(|(_, workers)| workers.contains(&source.worker)) {
@@ -377,27 +378,13 @@ impl Run {
     pub fn readable(&self, need: Need) -> Result<Readable> {
         let mut state = self.state.lock();
         // Under the lock: behind a cancel nobody would answer.
-        self.check()?;
+        self.check().map_err(|_| state.broken())?;
         if state.meets(&need) {
             return Ok(Readable::Now(state.clocks.least()));
         }
         let (send, receive) = oneshot::channel();
         state.readers.push((need, send));
         Ok(Readable::Later(receive))
-    }
-
-    /// The run is over everywhere: applies whatever is left. Of one that is not settled nothing is.
-    pub fn finish(&self) {
-        if !self.settled.is_settled() {
-            return;
-        }
-        let mut state = self.state.lock();
-        while state.applying {
-            self.applied.wait(&mut state);
-        }
-        while self.apply_below(&mut state, ENDED) {}
-        let left: Vec<_> = state.pending.take_all().collect();
-        self.apply_all(&mut state, left, ENDED);
     }
 
     /// Keeps the tables for a snapshot: at the boundary of clock `at` where updates are applied clock by clock, else now.
@@ -425,7 +412,7 @@ impl Run {
     }
 
     /// A clock moved: applies what is due, and lets those go on that now may.
-    fn moved(&self, state: &mut MutexGuard<'_, State>) -> Woken<'_> {
+    pub(super) fn moved(&self, state: &mut MutexGuard<'_, State>) -> Woken<'_> {
         self.advance(state);
         state.answer_readers();
         self.look(state)
@@ -447,46 +434,5 @@ impl Run {
             }
         }
         Woken(found.then_some(&self.gate))
-    }
-
-    /// Applies what is due, unless another thread does: that one then looks again.
-    fn advance(&self, state: &mut MutexGuard<'_, State>) {
-        while !state.applying {
-            let due = state.clocks.due();
-            if !self.apply_below(state, due) {
-                return;
-            }
-        }
-    }
-
-    /// Applies updates of clocks below `due`, as far as no snapshot comes first; whether there was anything to do.
-    fn apply_below(&self, state: &mut MutexGuard<'_, State>, due: u64) -> bool {
-        let until = state.mark.until(due);
-        let ready: Vec<_> = state.pending.take_below(until).collect();
-        if ready.is_empty() && state.applied >= until {
-            return state.mark.take(until, &self.shard);
-        }
-        self.apply_all(state, ready, until);
-        true
-    }
-
-    fn apply_all(&self, state: &mut MutexGuard<'_, State>, updates: Vec<Vec<Update>>, due: u64) {
-        state.mark.touch(due);
-        if !updates.is_empty() {
-            state.applying = true;
-            let result =
-                MutexGuard::unlocked(state, || updates.iter().flatten().try_for_each(|update| self.apply(update)));
-            state.applying = false;
-            self.applied.notify_all();
-            if let Err(e) = result {
-                // Checked when it was kept: can't fail.
-                self.fail(state, e);
-            }
-        }
-        state.applied = due.max(state.applied);
-    }
-
-    fn apply(&self, update: &Update) -> Result<()> {
-        self.shard.add(update.table, view(&update.keys), update.values.get())
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) mark: Mark,
     /// The first error, or why the run was cancelled.
     pub(super) error: Option<Error>,
+    /// Why an update that was kept is not in the shard.
+    pub(super) lost: Option<Error>,
     /// By worker here: whether it waits to go on.
     pub(super) waits: Vec<bool>,
     /// What waiting workers were last looked at for: the least clock, and how far updates are applied.
@@ -37,6 +39,11 @@ impl State {
     /// News with the number of updates that each slave was sent until then.
     pub(super) fn told_with(&mut self, news: News) -> Told {
         Told { updates: self.arrivals.sent_below(news.clock), news }
+    }
+
+    /// What others are told once the run is cancelled: what was lost, which their slaves may not know of.
+    pub(super) fn broken(&self) -> Error {
+        self.lost.clone().unwrap_or_else(Error::cancelled)
     }
 
     pub(super) fn meets(&self, need: &Need) -> bool {

@@ -10,6 +10,7 @@ mod forgotten;
 mod in_memory;
 mod master;
 mod moves;
+mod own_updates;
 mod packed;
 mod reading;
 mod snapshots;

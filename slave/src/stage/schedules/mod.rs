@@ -8,6 +8,8 @@
 #![allow(clippy::duplicate_mod, reason = "here its means of waiting are other ones")]
 #![allow(dead_code, reason = "what a schedule does not need")]
 
+#[path = "../applying.rs"]
+mod applying;
 #[path = "../cache.rs"]
 mod cache;
 #[path = "../gate.rs"]
@@ -325,7 +327,7 @@ impl World {
 
     /// At the end: the shards hold what was taken, each update once.
     fn check_end(&self) {
-        self.runs.iter().for_each(Run::finish);
+        self.runs.iter().try_for_each(Run::finish).unwrap();
         let taken = self.seen.lock().unwrap().taken;
         for shard in 0..SHARDS {
             for (worker, value) in self.values(shard).into_iter().enumerate() {
