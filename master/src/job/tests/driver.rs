@@ -328,11 +328,11 @@ fn a_job_can_be_cancelled_wherever_it_is() {
         let mut driver = driver(&plan);
         let events = [
             Event::Opened,
-            Event::Numbers(S1, 1, vec![vec![]]),
-            Event::Numbers(S2, 1, vec![vec![]]),
+            Event::Numbers(S1, 2, vec![vec![]]),
+            Event::Numbers(S2, 2, vec![vec![]]),
             Event::Placed(0, vec![(S1, 1)], Why::Balance),
-            Event::Sent(S1, 2, Ok(Vec::new())),
-            Event::Sent(S2, 2, Ok(Vec::new())),
+            Event::Sent(S1, 3, Ok(Vec::new())),
+            Event::Sent(S2, 3, Ok(Vec::new())),
             Event::StageDone(S1, StageRun(1), outcome(0.0)),
             Event::Facts(InputId(0), Facts::default()),
         ];

@@ -187,17 +187,17 @@ fn launched(commands: &[Command]) -> &Launch {
 fn under_way() -> Driver {
     let mut driver = driver(Transfer::Direct);
     let commands = driver.step(at(1), Event::Placed(1, vec![(S2, 1)], Why::Balance));
-    let [Command::Launch(launch), Command::Move { phase: 2, homes, .. }] = commands.as_slice() else {
+    let [Command::Launch(launch), Command::Move { phase: 3, homes, .. }] = commands.as_slice() else {
         panic!("{commands:?}")
     };
-    assert_eq!((launch.run, launch.phase, &launch.homes), (StageRun(2), 2, &None));
+    assert_eq!((launch.run, launch.phase, &launch.homes), (StageRun(2), 3, &None));
     assert_eq!(*homes, [Home::Some(vec![1])]);
     assert_eq!(driver.whereabouts(), "while the model moved to stage narrow, epoch 1");
     driver
 }
 
 fn settled(homes: Home) -> Command {
-    Command::Settle { phase: 2, run: StageRun(2), homes: vec![homes], copies: Copies::default() }
+    Command::Settle { phase: 3, run: StageRun(2), homes: vec![homes], copies: Copies::default() }
 }
 
 fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
@@ -217,9 +217,9 @@ fn sent(to: SlaveId, bytes: u64) -> Result<Vec<Sent>> {
 #[test]
 fn the_model_moves_beside_the_stages_start_and_the_report_says_how_and_who_waited() {
     let mut driver = under_way();
-    assert!(driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000))).is_empty());
-    assert!(driver.step(at(2), Event::Sent(S2, 1, Ok(vec![]))).is_empty(), "an answer to another move");
-    assert_eq!(driver.step(at(3), Event::Sent(S2, 2, Ok(vec![]))), [settled(Home::Some(vec![1]))]);
+    assert!(driver.step(at(2), Event::Sent(S1, 3, sent(S2, 5000))).is_empty());
+    assert!(driver.step(at(2), Event::Sent(S2, 2, Ok(vec![]))).is_empty(), "an answer to another move");
+    assert_eq!(driver.step(at(3), Event::Sent(S2, 3, Ok(vec![]))), [settled(Home::Some(vec![1]))]);
     assert_eq!(driver.whereabouts(), "in stage narrow, epoch 1");
     let outcome = Outcome { model_wait_seconds: 0.5, ..used(MB, MB, MB) };
     assert_eq!(driver.step(at(4), Event::StageDone(S2, StageRun(2), outcome)), [Command::End(Ok(()))]);
@@ -237,8 +237,8 @@ fn the_model_moves_beside_the_stages_start_and_the_report_says_how_and_who_waite
 fn by_memory(pace: Option<f64>) -> TransferReport {
     let mut driver = under_way();
     let sent = sent(S2, 5000).map(|sent| sent.into_iter().map(|sent| Sent { memory: 4000, pace, ..sent }).collect());
-    driver.step(at(2), Event::Sent(S1, 2, sent));
-    driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
+    driver.step(at(2), Event::Sent(S1, 3, sent));
+    driver.step(at(3), Event::Sent(S2, 3, Ok(vec![])));
     driver.transfers.remove(0)
 }
 
@@ -256,9 +256,9 @@ fn a_transfer_by_memory_has_its_estimate_once_the_pace_of_messages_is_known() {
     let (mut driver, _) = about_to_copy();
     driver.transfers.push(by_memory(None));
     let sent = |pace| Sent { copies: true, memory: 4000, pace, ..sent(S2, 4000).unwrap().remove(0) };
-    driver.step(at(2), Event::Sent(S1, 3, Ok(vec![sent(Some(2e-9)), sent(Some(1e-9)), sent(None)])));
-    driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
-    driver.step(at(3), Event::Sent(S3, 3, Ok(vec![])));
+    driver.step(at(2), Event::Sent(S1, 4, Ok(vec![sent(Some(2e-9)), sent(Some(1e-9)), sent(None)])));
+    driver.step(at(2), Event::Sent(S2, 4, Ok(vec![])));
+    driver.step(at(3), Event::Sent(S3, 4, Ok(vec![])));
     for transfer in driver.transfers.iter().filter(|transfer| transfer.memory_bytes > 0) {
         let expected = transfer.shards_bytes as f64 * 2e-6;
         assert!((transfer.shards_milliseconds.unwrap() / expected - 1.0).abs() < 1e-6, "{transfer:?}");
@@ -269,8 +269,8 @@ fn a_transfer_by_memory_has_its_estimate_once_the_pace_of_messages_is_known() {
 fn a_stage_that_ends_before_its_move_is_over_goes_on_when_it_is() {
     let mut driver = under_way();
     assert!(driver.step(at(2), Event::StageDone(S2, StageRun(2), used(0, 0, 0))).is_empty());
-    driver.step(at(2), Event::Sent(S1, 2, sent(S2, 5000)));
-    let commands = driver.step(at(3), Event::Sent(S2, 2, Ok(vec![])));
+    driver.step(at(2), Event::Sent(S1, 3, sent(S2, 5000)));
+    let commands = driver.step(at(3), Event::Sent(S2, 3, Ok(vec![])));
     assert_eq!(commands, [settled(Home::Some(vec![1])), Command::End(Ok(()))]);
 }
 
@@ -279,17 +279,17 @@ fn a_transfer_that_fails_or_hangs_leaves_the_model_where_it_was_and_the_stage_go
     for hangs in [false, true] {
         let mut driver = under_way();
         let commands = if hangs {
-            driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])));
+            driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
             assert!(driver.step(at(10), Event::Tick).is_empty());
             driver.step(at(20), Event::Tick)
         } else {
-            driver.step(at(2), Event::Sent(S1, 2, Err(Error::cluster("no way to h2"))));
-            driver.step(at(2), Event::Sent(S2, 2, Ok(vec![])))
+            driver.step(at(2), Event::Sent(S1, 3, Err(Error::cluster("no way to h2"))));
+            driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])))
         };
         assert_eq!(commands, [settled(Home::All)]);
         let why = if hangs { "slave s1 (h1) did not send its part in time" } else { "no way to h2" };
         assert_eq!((driver.transfers[0].failed.as_deref(), driver.transfers[0].way), (Some(why), Way::Stayed));
-        assert!(driver.step(at(21), Event::Sent(S1, 2, sent(S2, 5000))).is_empty(), "too late");
+        assert!(driver.step(at(21), Event::Sent(S1, 3, sent(S2, 5000))).is_empty(), "too late");
         assert_eq!(driver.homes(), [Home::All]);
         let commands = driver.step(at(22), Event::StageDone(S2, StageRun(2), used(MB, MB, 0)));
         assert_eq!(commands, [Command::End(Ok(()))]);
@@ -303,7 +303,7 @@ fn a_slave_that_goes_in_mid_transfer_ends_the_job_with_its_name() {
     let commands = driver.step(at(2), Event::Gone(S1, gone.clone(), None));
     assert_eq!(commands, [Command::CancelStage(StageRun(2), vec![S2], gone.message.clone())]);
     // What is still sent has no one to settle for.
-    assert!(driver.step(at(2), Event::Sent(S2, 2, Ok(vec![]))).is_empty());
+    assert!(driver.step(at(2), Event::Sent(S2, 3, Ok(vec![]))).is_empty());
     let outcome = Outcome { error: Some(Error::cancelled()), ..Outcome::default() };
     assert_eq!(driver.step(at(3), Event::StageDone(S2, StageRun(2), outcome)), [Command::End(Err(gone))]);
 }
@@ -356,7 +356,7 @@ fn about_to_copy() -> (Driver, Vec<Command>) {
     }
     driver.step(at(0), Event::Placed(1, vec![(S1, 1)], Why::Balance));
     for slave in [S1, S2, S3] {
-        driver.step(at(0), Event::Sent(slave, 2, Ok(vec![])));
+        driver.step(at(0), Event::Sent(slave, 3, Ok(vec![])));
     }
     driver.step(at(1), Event::StageDone(S1, StageRun(2), used(12 * MB, 12 * MB, 12 * MB)));
     let commands = driver.step(at(1), Event::Placed(2, all(), Why::Balance));
@@ -365,14 +365,14 @@ fn about_to_copy() -> (Driver, Vec<Command>) {
 
 /// The stage of [`about_to_copy`] may go on.
 fn settled_with(copies: Copies) -> [Command; 1] {
-    [Command::Settle { phase: 3, run: StageRun(3), homes: vec![Home::Some(vec![0])], copies }]
+    [Command::Settle { phase: 4, run: StageRun(3), homes: vec![Home::Some(vec![0])], copies }]
 }
 
 #[test]
 fn copies_are_told_to_all_when_they_are_there_and_the_report_calls_it_a_broadcast() {
     let (mut driver, commands) = about_to_copy();
     let expected = Copies { tables: vec![TableId(0)], to: vec![0, 1, 2] };
-    let [Command::Launch(launch), Command::Move { phase: 3, homes, copies, .. }] = commands.as_slice() else {
+    let [Command::Launch(launch), Command::Move { phase: 4, homes, copies, .. }] = commands.as_slice() else {
         panic!("{commands:?}")
     };
     assert_eq!((&launch.homes, homes, copies), (&None, &vec![Home::Some(vec![0])], &expected));
@@ -387,9 +387,9 @@ fn copies_are_told_to_all_when_they_are_there_and_the_report_calls_it_a_broadcas
         pace: None,
         copies: true,
     };
-    driver.step(at(2), Event::Sent(S1, 3, Ok(vec![sent])));
-    driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
-    assert_eq!(driver.step(at(3), Event::Sent(S3, 3, Ok(vec![]))), settled_with(expected));
+    driver.step(at(2), Event::Sent(S1, 4, Ok(vec![sent])));
+    driver.step(at(2), Event::Sent(S2, 4, Ok(vec![])));
+    assert_eq!(driver.step(at(3), Event::Sent(S3, 4, Ok(vec![]))), settled_with(expected));
     let report = driver.transfers.last().unwrap();
     assert_eq!((report.way, report.bytes, report.chunks), (Way::Broadcast, 8000, 8));
     assert_eq!((report.from.join(" "), report.to.join(" ")), ("h1".into(), "h1 h2 h3".into()));
@@ -402,9 +402,9 @@ fn copies_are_told_to_all_when_they_are_there_and_the_report_calls_it_a_broadcas
 #[test]
 fn copies_that_did_not_all_come_are_not_read() {
     let (mut driver, _) = about_to_copy();
-    driver.step(at(2), Event::Sent(S1, 3, Err(Error::cluster("no way to h3"))));
-    driver.step(at(2), Event::Sent(S2, 3, Ok(vec![])));
-    assert_eq!(driver.step(at(2), Event::Sent(S3, 3, Ok(vec![]))), settled_with(Copies::default()));
+    driver.step(at(2), Event::Sent(S1, 4, Err(Error::cluster("no way to h3"))));
+    driver.step(at(2), Event::Sent(S2, 4, Ok(vec![])));
+    assert_eq!(driver.step(at(2), Event::Sent(S3, 4, Ok(vec![]))), settled_with(Copies::default()));
     let report = driver.transfers.last().unwrap();
     assert_eq!((report.way, report.failed.as_deref()), (Way::Stayed, Some("no way to h3")));
 }

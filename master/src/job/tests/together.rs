@@ -111,7 +111,7 @@ fn the_tables_of_a_group_stay_where_they_are_and_its_runs_share_a_phase() {
     // Alone on one slave, it would have the table brought there.
     let left = launch(&mut driver, 1, 0, S1);
     let right = launch(&mut driver, 1, 1, S2);
-    assert_eq!((left.phase, right.phase), (2, 2));
+    assert_eq!((left.phase, right.phase), (3, 3));
     assert_eq!((left.homes, right.homes), (Some(vec![Home::All]), Some(vec![Home::All])));
     assert!(driver.transfers.is_empty());
 }
