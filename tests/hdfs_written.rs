@@ -49,7 +49,7 @@ fn a_model_is_kept_in_hdfs_and_is_the_one_that_a_disk_would_have() {
     let both = [local.to_string_lossy().into_owned(), url];
     let [here_scored, there_scored] = both.each_ref().map(|m| {
         let of = |command: &[&str]| ask(hdfs, &[command, &["--model", m, "--input"]].concat()).arg(&rows).ok().stdout;
-        let shown = ask(hdfs, &["model", "show", "--json", m]).json();
+        let shown = ask(hdfs, &["model", "show", m]).json();
         let from =
             ["run", "lr", "--solver", "newton", "--epochs", "1", "--tolerance", "1e-9", "--init-model", m, "--input"];
         let went_on = ask(hdfs, &from).arg(&rows).json();
@@ -70,7 +70,7 @@ fn a_model_in_hdfs_is_replaced_when_that_is_asked_for_and_nothing_else_ever() {
     let url = |name: &str| format!("{}/models/replaced/{name}", hdfs.url);
     train(hdfs, &rows, &url("m")).ok();
     train(hdfs, &rows, &url("m")).exits(2).says(&[&url("m"), "exists", "--overwrite"]);
-    let weak = |model: &str| ask(hdfs, &["model", "show", "--json", model]).json()["norm"].as_f64().unwrap();
+    let weak = |model: &str| ask(hdfs, &["model", "show", model]).json()["norm"].as_f64().unwrap();
     let before = weak(&url("m"));
     train(hdfs, &rows, &url("m")).args(["--lambda", "1", "--overwrite"]).ok();
     assert!(weak(&url("m")) < before / 2.0, "{} and {before} before", weak(&url("m")));
@@ -137,7 +137,8 @@ fn rows_are_made_and_converted_into_hdfs_as_onto_a_disk() {
     assert!(std::fs::metadata(local("text")).unwrap().len() > 4 << 20);
     for (from, to) in [("text", "one"), ("parts", "one-of-parts"), ("parts", "several/")] {
         run(&["data", "convert", &local(from), "--output", &local(to)]);
-        assert_eq!(run(&["data", "convert", &url(from), "--output", &url(to)]).code, 0);
+        // Blocks are cut as the text is, and that of HDFS in its blocks.
+        assert_eq!(run(&["data", "convert", &local(from), "--output", &url(to)]).code, 0);
     }
     let copy = here.path().join("copy");
     hdfs.script(&["fs", "-get", "/rows", &copy.to_string_lossy()]);

@@ -105,7 +105,7 @@ fn several_classes_are_learnt_predicted_and_judged() {
         let (two, pairs): (String, Vec<_>) = lines.map(|(line, pair)| (format!("{line}\n"), *pair)).unzip();
         let without = here.path().join("without");
         std::fs::write(&without, two).unwrap();
-        let judged = flexps(["evaluate", "--json", "--model"]).arg(&saved).arg("--input").arg(&without).json();
+        let judged = flexps(["evaluate", "--model"]).arg(&saved).arg("--input").arg(&without).json();
         assert_close(judged["recall"].as_f64().unwrap(), recall(&pairs, &["3", "9"]), 1e-9);
         let probabilities = on("predict").args(["--output", "probability"]).ok().stdout;
         for line in probabilities.lines() {

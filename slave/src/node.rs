@@ -1,10 +1,8 @@
 //! The slave as a node: it registers, says that it lives, and serves its two listeners.
 //!
 //! Invariants: the loop owns the registration and decides about jobs, and nothing in it waits: what takes time runs as a
-//! task or on a worker thread and answers itself, and what must follow it goes behind it among the job's [`Orders`]; bulk
+//! task or on a worker thread and answers itself, and what must follow it goes behind it among the job's orders; bulk
 //! requests have a runtime of their own, so control never waits for them.
-//!
-//! [`Orders`]: crate::orders::Orders
 
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
