@@ -72,17 +72,21 @@ pub async fn end(storage: &Storage, file: Listed<'_>, seen: u64) -> Result<Sampl
 /// What all of a file of plain text shows.
 pub async fn through(storage: &Storage, file: Listed<'_>) -> Result<Sample> {
     let sample = Sample { path: file.path.to_owned(), ..Sample::default() };
-    let (mut look, mut read) = (Look { sample, text: Vec::new(), within: false }, 0);
-    while read < file.len {
-        let to = file.len.min(read + PIECE);
-        look.text.extend(storage.read_range(file, read..to).await?);
-        read = to;
-        let ends = read == file.len;
+    let mut look = Look { sample, text: Vec::new(), within: false };
+    let piece = |from: u64| storage.read_range(file, from..file.len.min(from + PIECE));
+    let (mut from, mut bytes) = (0, piece(0).await?);
+    while from < file.len {
+        from = file.len.min(from + PIECE);
+        let ends = from == file.len;
         let looked = tokio::task::spawn_blocking(move || {
-            look.go_on(ends);
+            look.go_on(bytes, ends);
             look
         });
-        look = looked.await.map_err(|e| Error::bug(format!("a look at labels ended early: {e}")))?;
+        // The next piece is read meanwhile.
+        let next = async { if ends { Ok(Vec::new()) } else { piece(from).await } };
+        let (looked, next) = futures::join!(looked, next);
+        look = looked.map_err(|e| Error::bug(format!("a look at labels ended early: {e}")))?;
+        bytes = next?;
     }
     Ok(look.sample)
 }
@@ -98,8 +102,12 @@ struct Look {
 }
 
 impl Look {
-    /// Looks at all lines that are whole, the last one too if the file ends with it, and leaves the rest.
-    fn go_on(&mut self, ends: bool) {
+    /// Looks at all lines that are whole with the next bytes, the last one too if the file ends with it, and leaves the rest.
+    fn go_on(&mut self, mut bytes: Vec<u8>, ends: bool) {
+        match self.text.is_empty() {
+            true => self.text = bytes,
+            false => self.text.append(&mut bytes),
+        }
         if self.within {
             let end = memchr::memchr(b'\n', &self.text);
             self.within = end.is_none();

@@ -40,9 +40,12 @@ impl Sample {
     /// What the lines of `text` show, which are whole; see [`whole_lines`] and, for one that only begins, [`whole_words`].
     pub fn of(path: &str, text: &[u8]) -> Self {
         let mut sample = Self { path: path.to_owned(), ..Self::default() };
-        for line in text.split(|b| *b == b'\n') {
-            let line = line.split(|b| *b == b'#').next().unwrap_or_default();
-            let mut tokens = line.split(u8::is_ascii_whitespace).filter(|t| !t.is_empty());
+        let mut rest = text;
+        while !rest.is_empty() {
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            let (line, behind) = rest.split_at(end);
+            rest = behind.get(1..).unwrap_or_default();
+            let mut tokens = words(line);
             // Rows that can't be read are the reader's to report: it knows the line.
             let text = tokens.next().and_then(|t| std::str::from_utf8(t).ok()).unwrap_or_default();
             // Indices rise, so that only the first one can be 0.
@@ -60,6 +63,18 @@ impl Sample {
         }
         sample
     }
+}
+
+/// The words of a line up to a comment, found as they are asked for: what stands behind the first ones tells nothing.
+fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut over = false;
+    let words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    words.map_while(move |word| {
+        let end = memchr::memchr(b'#', word);
+        let ended = std::mem::replace(&mut over, end.is_some());
+        let word = &word[..end.unwrap_or(word.len())];
+        (!ended && !word.is_empty()).then_some(word)
+    })
 }
 
 /// The whole lines in a piece of a file. The first is whole if the piece starts the file, the last if it ends it.
@@ -190,6 +205,8 @@ mod tests {
     fn the_first_word_of_what_is_no_row_is_no_label() {
         let sample = Sample::of("f", b"1 1:1\n7 this row is broken\n8 12\n-1 qid:3 2:1\n2\n99999999999 x:1\n");
         assert_eq!((sample.labels, sample.large), (vec![1.0, -1.0, 2.0], None));
+        let sample = Sample::of("f", b"3 2:1#c 0:1\n#4 1:1\n\n6 # 0:1\n5#8");
+        assert_eq!((sample.labels, sample.zero), (vec![3.0, 6.0, 5.0], false));
     }
 
     #[test]
