@@ -94,8 +94,10 @@ impl Parts {
         let mut blocks = several.then_some(1);
         if several && !own.is_empty() {
             // Blocks are about as long as one another, but that at a file's end.
-            let mut nonzeros = 1;
-            for at in [0, own.len() / 2, own.len() - 1] {
+            let (mut nonzeros, mut looked) = (1, vec![0, own.len() / 2, own.len() - 1]);
+            // Of few blocks they are the same, and may have to come from disk.
+            looked.dedup();
+            for at in looked {
                 nonzeros = worker.block(input, own[at])?.map_or(0, |block| block.nonzeros()).max(nonzeros);
             }
             // A part has no more features than non-zeros.

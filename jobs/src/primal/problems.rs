@@ -26,6 +26,9 @@ const SPAN: f64 = 0.01;
 /// How a number of one more class joins that of those before.
 type Joined = fn(f64, f64) -> f64;
 
+/// What the model's rounding may cost.
+const RISE: (&str, Joined) = ("rise", f64::max);
+
 /// What is reported of the model that is kept; of losses of several classes, each of which is its part of their mean.
 const KEPT: [(&str, Joined); 8] = [
     ("lambda", |_, last| last),
@@ -33,7 +36,7 @@ const KEPT: [(&str, Joined); 8] = [
     ("objective", |all, own| all + own),
     ("gap", f64::max),
     ("rounds", f64::max),
-    ("rise", f64::max),
+    RISE,
     ("training_loss", |all, own| all + own),
     ("validation_loss", |all, own| all + own),
 ];
@@ -274,7 +277,8 @@ impl Problems {
             for name in ["training_loss", "validation_loss"] {
                 progress.scalars.entry(name.to_owned()).and_modify(|loss| *loss /= classes);
             }
-            KEPT.iter().filter(|(name, _)| *name != "rise").for_each(|kept| join(progress, *kept));
+            // What the rounding costs is known behind the stage that keeps the weights: [`Problems::rounded`] joins it again.
+            KEPT.iter().for_each(|kept| join(progress, *kept));
         }
         Ok(Flow::Next)
     }
@@ -324,7 +328,7 @@ impl Problems {
         };
         let rise = rounded.rise(progress)?.unwrap_or(0.0);
         progress.set("rise", rise);
-        KEPT.iter().filter(|(name, _)| *name == "rise").for_each(|kept| join(progress, *kept));
+        join(progress, RISE);
         Ok(())
     }
 
