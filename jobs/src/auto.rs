@@ -4,7 +4,7 @@
 //! k = c mean |x|^2 / (lambda n), c being the loss's curvature over the logistic one's, from the shape and from the tolerance. An
 //! epoch of dual ascent, by all workers or by one of each slave alone, brings its gap down by a part that falls with k, or with
 //! its root where planes are searched, the more so where rows outnumber features, where also the last digits cost more than the first; Newton's products grow with the root of k, but where features are so few that their
-//! matrix is made there are none, and the hinge has no other way. The constants were fitted to what both
+//! matrix is made there are none. The constants were fitted to what both
 //! took on the sets of `scripts/bench solvers`, where a choice is right if it takes at most 1.3 times what the other would have.
 //! Where neither is known the ascent is tried first, and where its gap falls too slowly ([`pace`]) Newton's method goes on from its
 //! weights: how columns depend on one another stands in no fact. Invariant: what is chosen depends on the facts of the whole input, the
@@ -199,9 +199,6 @@ impl Case {
     fn newton_from_zeros(&self) -> f64 {
         if gram::is_taken(&self.facts, self.memory, self.loss) {
             return self.matrices();
-        }
-        if self.loss == Kind::Hinge {
-            return f64::INFINITY;
         }
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;

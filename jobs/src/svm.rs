@@ -37,7 +37,7 @@ pub enum Solver {
     Auto,
     /// Dual coordinate ascent, to a certified duality gap
     Sdca,
-    /// Newton's method; under an L1 penalty by coordinate descent; of the hinge where a matrix of all features fits --worker-memory
+    /// Newton's method; under an L1 penalty by coordinate descent
     Newton,
 }
 

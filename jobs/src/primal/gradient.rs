@@ -6,6 +6,7 @@
 use super::certificate::RowSums;
 use super::kept::{self, ANCHOR, FORESEEN, SCORES};
 use super::loss::Smooth;
+use super::multipliers::Centres;
 use super::occurring;
 use super::task::Task;
 use crate::logistic::needed_len;
@@ -124,6 +125,8 @@ impl Gradient {
         let foreseen = worker.scalar("foreseen", 0.0) == 1.0;
         let foreseen = if foreseen { kept::find(worker, self.rows, FORESEEN)? } else { None };
         let foreseen: Vec<f64> = foreseen.unwrap_or_default();
+        let mut centres = Centres::take::<L>(worker, self.rows)?;
+        let loss = centres.loss(loss);
         let mut parts = Parts::new(worker, self.rows)?;
         let (mut weights, mut gradient, mut diagonal) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(part) = parts.next(worker)? {
@@ -154,21 +157,25 @@ impl Gradient {
                         // Where those that a step was to lead to are known, the slopes are theirs.
                         let dual = foreseen.get(scores.len());
                         scores.push(z);
+                        let y = task.target(row.label);
+                        let point = if L::KINKED { centres.renewed(loss, y, z) } else { z };
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             slopes.push(0.0);
                             continue;
                         }
-                        let (y, weight) = (task.target(row.label), task.weight(row.label));
-                        let v = dual.copied().unwrap_or(z);
+                        let weight = task.weight(row.label);
+                        let v = dual.copied().unwrap_or(point);
                         let at = loss.at(y, v);
                         slopes.push(share * weight * at.slope);
                         let of_point = if dual.is_some() || L::KINKED { loss.loss(y, z) } else { at.loss };
                         sums.rows.add(weight, (of_point, loss.dual(y, v, &at)), &at, v);
                         sums.curvature += weight * at.curvature;
                         sums.right += u64::from(is_right(y, z));
-                        // SAFETY: as above, and there are as many sums as weights.
-                        unsafe { add_scaled(&row, share * weight * at.slope, false, &mut gradient) };
-                        if self.diagonal.is_some() {
+                        if at.slope != 0.0 {
+                            // SAFETY: as above, and there are as many sums as weights.
+                            unsafe { add_scaled(&row, share * weight * at.slope, false, &mut gradient) };
+                        }
+                        if self.diagonal.is_some() && at.curvature != 0.0 {
                             // SAFETY: as above.
                             unsafe { add_scaled(&row, share * weight * at.curvature, true, &mut diagonal) };
                         }
@@ -188,6 +195,7 @@ impl Gradient {
             }
         }
         kept::keep(worker, self.rows, SCORES, scores)?;
+        centres.keep(worker, self.rows)?;
         if self.anchors {
             kept::keep(worker, self.rows, ANCHOR, slopes)?;
         }

@@ -5,7 +5,7 @@
 //! ```
 //! is smooth, and but for a constant the smooth hinge of this width at the margin m - s a. Newton's steps go down to its
 //! least, where the a' are nearer those of the optimum, and so become the next a. Rows between the ends of the slope are few,
-//! so the matrix is made for each step. Invariant: the certificate is one of the hinge itself, and dual variables are within
+//! so the matrix is made for each step. By products with it, where it would be too large, `multipliers` goes the same way. Invariant: the certificate is one of the hinge itself, and dual variables are within
 //! their bounds, so that it holds wherever the steps end.
 
 use super::bounds::Bounds;
@@ -18,23 +18,23 @@ use flexps_common::worker::Worker;
 
 /// The first width: from a margin of 0 on, to beyond it, all rows are between the ends. Then each is this part of the one before, down to the
 /// least.
-const FIRST: f64 = 2.0;
-const NARROWER: f64 = 0.6;
-const LEAST: f64 = 1e-3;
+pub const FIRST: f64 = 2.0;
+pub const NARROWER: f64 = 0.6;
+pub const LEAST: f64 = 1e-3;
 /// Widths, and steps at one, at most.
 const WIDTHS: usize = 100;
 const STEPS: usize = 40;
 /// The intercept has at least the curvature that it would have if this part of the rows were between the ends: else one that
 /// all rows are beyond would go without bounds, or not at all.
-const STIFF: f64 = 0.01;
+pub const STIFF: f64 = 0.01;
 /// Steps at one width end when their distance is this part of the hinge's gap.
-const ENOUGH: f64 = 0.6;
+pub const ENOUGH: f64 = 0.6;
 /// ... and what is left of the intercept's slope makes the gap so many times larger at most.
-const NEARLY: f64 = 2.0;
+pub const NEARLY: f64 = 2.0;
 /// All end when that is so much of what is asked for...
 const WELL: f64 = 0.3;
 /// ... or at the least width falls to no less than this part from one to the next: what is left is rounding.
-const SLOW: f64 = 0.9;
+pub const SLOW: f64 = 0.9;
 
 /// A worker's rows as the steps see them.
 struct Centres {
@@ -135,6 +135,11 @@ impl Shared {
 
     /// What a better intercept would bring, about.
     fn off(&self, view: &View) -> f64 {
-        self.bias.map_or(0.0, |bias| view.constant[0].abs() * 2.0 * (1.0 + bias.abs()))
+        self.bias.map_or(0.0, |bias| far(view.constant[0], bias))
     }
+}
+
+/// What an intercept would bring, about, that is better than this one, where the slope is `slope`.
+pub fn far(slope: f64, bias: f64) -> f64 {
+    slope.abs() * 2.0 * (1.0 + bias.abs())
 }

@@ -28,6 +28,7 @@ mod means;
 pub mod measure;
 mod model;
 mod moved;
+mod multipliers;
 mod newton;
 mod norms;
 mod occurring;
@@ -300,6 +301,7 @@ pub fn remeasured(steps: &mut Steps) {
     steps.decide(|progress| {
         let named = [("look", 1.0), ("moved", 1.0), ("scored", 0.0), ("foreseen", 0.0)];
         named.into_iter().for_each(|(name, value)| progress.set(name, value));
+        multipliers::lost(progress);
         Ok(Flow::Next)
     });
 }
@@ -420,7 +422,10 @@ impl Solver {
                     round.decide(move |progress| decided.learnt(progress, "matrix"));
                 }
                 Learner::Newton(newton) => {
-                    round.decide(move |progress| newton.judge(progress, |progress| decided.certified(progress)));
+                    round.decide(move |progress| match decided.certified(progress)? {
+                        Flow::Next => newton::judge(progress, decided.problems.bias),
+                        ends => Ok(ends),
+                    });
                     newton.plan(round, self.threads, self.problems.bias);
                 }
             }

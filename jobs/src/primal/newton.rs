@@ -7,6 +7,7 @@
 use super::gradient::{add_scaled, block, dot};
 use super::kept::{SCORES, keep, take_scores};
 use super::loss::{Smooth, with_smooth};
+use super::multipliers::{self, Centres};
 use super::reduce::Reduce;
 use super::screen::ranges;
 use super::search::Line;
@@ -58,19 +59,6 @@ impl Newton {
         }
     }
 
-    /// Behind the gradient: stops where no step lowered the objective, and else leaves it to `certified`.
-    pub fn judge(
-        &self,
-        progress: &mut Progress,
-        certified: impl FnOnce(&mut Progress) -> Result<Flow>,
-    ) -> Result<Flow> {
-        let flow = certified(progress)?;
-        if matches!(flow, Flow::Next) && progress.scalar("length", 1.0) == 0.0 {
-            return Ok(Flow::Stop("no step lowers the objective".to_owned()));
-        }
-        Ok(flow)
-    }
-
     /// Plans a step.
     pub fn plan(self, steps: &mut Steps, threads: Threads, bias: bool) {
         for table in [self.step, self.residual, self.way] {
@@ -105,6 +93,7 @@ impl Newton {
                 ("blank", 0.0),
             ];
             named.into_iter().for_each(|(name, value)| progress.set(name, value));
+            multipliers::stepped(progress);
             Ok(Flow::Next)
         });
         steps.stage("move", move |worker| self.go(worker)).threads(threads);
@@ -134,11 +123,12 @@ impl Newton {
     }
 
     /// X^T D X p over this worker's rows. Reports `curved`, p^T X^T D X p, and `bias`, the intercept's part of the product.
-    fn multiply(&self, loss: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
+    fn multiply<L: Smooth>(&self, loss: L, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias_way", 0.0));
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
-        let scores = take_scores(worker, self.rows)?;
-        let (mut way, mut product, mut next) = (Vec::new(), Vec::new(), scores.iter());
+        let (scores, centres) = (take_scores(worker, self.rows)?, Centres::take::<L>(worker, self.rows)?);
+        let loss = centres.loss(loss);
+        let (mut way, mut product, mut next) = (Vec::new(), Vec::new(), scores.iter().enumerate());
         let (mut curved, mut constant) = (0.0, 0.0);
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
@@ -148,12 +138,12 @@ impl Newton {
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
                 task.folds(worker, (self.rows.input, part.number_of(at), block.rows()), |folds| {
-                    for (i, z) in (0..block.rows()).zip(&mut next) {
+                    for (i, (at, z)) in (0..block.rows()).zip(&mut next) {
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             continue;
                         }
                         let row = block.row(i);
-                        let curvature = loss.at(task.target(row.label), *z).curvature;
+                        let curvature = loss.at(task.target(row.label), centres.point(at, *z)).curvature;
                         let by = share * task.weight(row.label) * curvature;
                         if by == 0.0 {
                             continue;
@@ -173,6 +163,7 @@ impl Newton {
             }
         }
         keep(worker, self.rows, SCORES, scores)?;
+        centres.keep(worker, self.rows)?;
         worker.report("curved", Metric::Sum(curved));
         worker.report("bias", Metric::Sum(constant));
         Ok(())
@@ -227,7 +218,7 @@ impl Newton {
     }
 
     /// Looks for the least along d. Reports `length` and by how much the objective is `lower` there; leaves the scores there.
-    fn search(&self, loss: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
+    fn search<L: Smooth>(&self, loss: L, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias, l2) = (Task::of(worker), worker.scalar("bias_step", 0.0), worker.scalar("l2", 0.0));
         let (mut weights, mut step, mut along) = (Vec::new(), Vec::new(), vec![0.0; 2]);
         ranges(worker, |worker, keys| {
@@ -239,7 +230,8 @@ impl Newton {
             }
             Ok(())
         })?;
-        let (scores, mut targets, mut moves) = (take_scores(worker, self.rows)?, Vec::new(), Vec::new());
+        let (mut scores, centres) = (take_scores(worker, self.rows)?, Centres::take::<L>(worker, self.rows)?);
+        let (mut targets, mut moves) = (Vec::new(), Vec::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
             worker.get_mapped(self.step, &part.map, &mut step)?;
@@ -253,10 +245,12 @@ impl Newton {
         let mut reduce = Reduce::new(self.sums, 3);
         reduce.sum(worker, &mut along)?;
         let rows = worker.scalar("trained_rows", 1.0);
-        let mut line = Line { targets, scores, moves, rows, penalty: [along[0], along[1]] };
-        let (length, lower) = line.least(loss, worker, &mut reduce)?;
-        line.scores.iter_mut().zip(&line.moves).for_each(|(z, d)| *z += length * d);
-        keep(worker, self.rows, SCORES, line.scores)?;
+        let points = scores.iter().enumerate().map(|(at, z)| centres.point(at, *z)).collect();
+        let line = Line { targets, scores: points, moves, rows, penalty: [along[0], along[1]] };
+        let (length, lower) = line.least(centres.loss(loss), worker, &mut reduce)?;
+        scores.iter_mut().zip(&line.moves).for_each(|(z, d)| *z += length * d);
+        keep(worker, self.rows, SCORES, scores)?;
+        centres.keep(worker, self.rows)?;
         worker.report("length", Metric::Max(length));
         worker.report("lower", Metric::Max(lower));
         Ok(())
@@ -273,6 +267,12 @@ impl Newton {
     }
 }
 
+/// Behind a certificate that is not enough: stops where no step lowered the objective.
+pub fn judge(progress: &mut Progress, bias: bool) -> Result<Flow> {
+    let stuck = progress.scalar("length", 1.0) == 0.0;
+    multipliers::judge(progress, bias, stuck)
+}
+
 /// The preconditioner of a feature.
 fn scaling(diagonal: f64, l2: f64) -> f64 {
     let both = diagonal + l2;
@@ -287,7 +287,9 @@ fn begun(progress: &mut Progress, bias: bool) -> Result<Flow> {
     progress.set("bias_way", 0.0);
     if bias {
         let (slope, curvature) = (progress.metric("gradient", "slope")?, progress.metric("gradient", "curvature")?);
-        let scaling = scaling(curvature / rows, 0.0);
+        let stiff = (multipliers::stiff(progress) - curvature / rows).max(0.0);
+        progress.set("bias_stiff", stiff);
+        let scaling = scaling(curvature / rows, stiff);
         let way = -slope / rows / scaling;
         rz += scaling * way * way;
         progress.set("bias_way", way);
@@ -314,7 +316,8 @@ fn begun(progress: &mut Progress, bias: bool) -> Result<Flow> {
 fn length(progress: &mut Progress, bias: bool) -> Result<Flow> {
     let get = |name: &str| progress.scalar(name, 0.0);
     let rz = get("cg_rz");
-    let curved = progress.metric("product", "curved")? + get("l2") * get("cg_p2");
+    let stiff = if bias { get("bias_stiff") * get("bias_way") } else { 0.0 };
+    let curved = progress.metric("product", "curved")? + get("l2") * get("cg_p2") + stiff * get("bias_way");
     // Where nothing bends the objective, p is all that the step can be.
     let straight = rz > 0.0 && (curved.is_nan() || curved <= FLAT * rz);
     let a = match straight {
@@ -325,7 +328,7 @@ fn length(progress: &mut Progress, bias: bool) -> Result<Flow> {
     let named = [("cg_length", a), ("cg_straight", f64::from(u8::from(straight))), ("cg_steps", get("cg_steps") + 1.0)];
     named.into_iter().for_each(|(name, value)| progress.set(name, value));
     if bias {
-        let product = progress.metric("product", "bias")?;
+        let product = progress.metric("product", "bias")? + stiff;
         let step = progress.scalar("bias_step", 0.0) + a * progress.scalar("bias_way", 0.0);
         let residual = progress.scalar("bias_residual", 0.0) - a * product;
         progress.set("bias_step", step);

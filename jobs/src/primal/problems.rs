@@ -9,6 +9,7 @@ use super::folds::{self, Folds, Place};
 use super::gram;
 use super::loss;
 use super::measure::{Counts, Measure};
+use super::multipliers;
 use super::reach;
 use super::rounding::{self, Rounded};
 use super::task;
@@ -121,14 +122,6 @@ impl Problems {
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
         let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
-        if self.loss == Kind::Hinge && !few {
-            return Err(Error::user(format!(
-                "--solver newton learns the hinge by the matrix of all features, which for {} takes {} MiB; give --solver sdca, or \
-                 that much as --worker-memory, or --loss squared-hinge, which has no kink",
-                facts.features,
-                gram::bytes(facts.features).div_ceil(1 << 20),
-            )));
-        }
         progress.set("longest", facts.max_norm2.sqrt());
         progress.set("few", f64::from(u8::from(few)));
         progress.set("alone", f64::from(u8::from(!few && facts.nonzeros < ALONE)));
@@ -151,6 +144,7 @@ impl Problems {
         progress.set("foreseen", 0.0);
         progress.set("length", 1.0);
         progress.set("first_residual", 0.0);
+        multipliers::start(progress, self.loss == Kind::Hinge && progress.scalar("few", 0.0) == 0.0);
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.

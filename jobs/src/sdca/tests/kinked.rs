@@ -16,8 +16,9 @@ fn common(tolerance: f64, bias: bool) -> Common {
     Common { tolerance, lambda: Some(0.005), bias, ..fixtures::flags() }
 }
 
-fn went_by_weights(outcome: &Outcome) -> bool {
-    outcome.stages.iter().any(|(name, _)| name == "matrix")
+/// Whether a stage of this name ran.
+fn has(outcome: &Outcome, stage: &str) -> bool {
+    outcome.stages.iter().any(|(name, _)| name == stage)
 }
 
 /// Demands that the gap is at most `tolerance`, that P is as was reported, and no farther from what none can go below.
@@ -45,7 +46,28 @@ fn newtons_steps_reach_the_optimum_of_the_hinge_alone_on_threads_and_on_slaves()
                 let job = hinge(SvmSolver::Newton, common(1e-6, bias), flags::Flags::default());
                 let outcome = ran(Host::cluster(slaves, slots), &job, &blocks).unwrap();
                 assert_best(&outcome, &problem, bias, bound, 1e-6);
-                assert!(went_by_weights(&outcome));
+                assert!(has(&outcome, "matrix"));
+            }
+        }
+    }
+}
+
+#[test]
+fn without_room_for_the_matrix_products_with_it_reach_the_optimum_too() {
+    for rows in [
+        Rows { rows: 500, features: 300, ..Rows::sparse(1) },
+        Rows { rows: 400, features: 300, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
+    ] {
+        let blocks = rows.blocks(8);
+        let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005));
+        for bias in [false, true] {
+            let bound = if bias { problem.bound_with_bias() } else { problem.bound() };
+            for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
+                let common = Common { worker_memory: Some(1), ..common(1e-6, bias) };
+                let job = hinge(SvmSolver::Newton, common, flags::Flags::default());
+                let outcome = ran(Host::cluster(slaves, slots), &job, &blocks).unwrap();
+                assert_best(&outcome, &problem, bias, bound, 1e-6);
+                assert!(has(&outcome, "product") && !has(&outcome, "matrix"));
             }
         }
     }
@@ -113,21 +135,18 @@ fn folds_of_the_hinge_are_held_out() {
 
 #[test]
 fn the_rows_decide_who_learns_the_hinge() {
-    for (rows, by_weights) in [
-        (Rows { rows: 3000, features: 20, nonzeros: 10, scales: 3.0, ..Rows::sparse(9) }, true),
-        (Rows { rows: 300, features: 2000, ..Rows::sparse(9) }, false),
+    let few = Rows { rows: 3000, features: 20, nonzeros: 10, scales: 3.0, ..Rows::sparse(9) };
+    let many = Rows { rows: 300, features: 2000, ..Rows::sparse(9) };
+    for (rows, solver, stage) in [
+        (few, SvmSolver::Auto, "matrix"),
+        (few, SvmSolver::Newton, "matrix"),
+        (many, SvmSolver::Auto, "ascent"),
+        (many, SvmSolver::Newton, "product"),
     ] {
-        let blocks = rows.blocks(4);
-        for solver in [SvmSolver::Auto, SvmSolver::Newton] {
-            let job = hinge(solver, common(1e-3, false), flags::Flags::default());
-            let outcome = ran(Host::cluster(1, 2), &job, &blocks);
-            match (solver, by_weights) {
-                (SvmSolver::Newton, false) => {
-                    let error = outcome.unwrap_err();
-                    assert!(error.message.contains("--worker-memory") && error.message.contains("sdca"), "{error}");
-                }
-                _ => assert_eq!(went_by_weights(&outcome.unwrap()), by_weights),
-            }
+        let job = hinge(solver, common(1e-3, false), flags::Flags::default());
+        let outcome = ran(Host::cluster(1, 2), &job, &rows.blocks(4)).unwrap();
+        for other in ["matrix", "ascent", "product"] {
+            assert_eq!(has(&outcome, other), other == stage, "{other} of {solver:?}");
         }
     }
 }

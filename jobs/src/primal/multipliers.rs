@@ -1,0 +1,145 @@
+//! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all.
+//!
+//! What moves a row's score, its slope where the width was changed last, is a column. The stage that makes the gradient renews it
+//! when the master says so; the master does when the steps at this width are near their end, which it sees by the same numbers as the
+//! certificate. Invariants: as those of `kinked`; workers that lost the column go on from 0, and the certificate holds.
+
+use super::certificate;
+use super::kept;
+use super::kinked::{ENOUGH, FIRST, LEAST, NARROWER, NEARLY, SLOW, STIFF, far};
+use super::loss::Smooth;
+use crate::parts::Rows;
+use flexps_common::Result;
+use flexps_common::plan::{Flow, Progress};
+use flexps_common::worker::Worker;
+
+/// The scalar of the width, which is 0 where steps don't go this way.
+const WIDTH: &str = "width";
+/// ... of the width before, where the next gradient is to renew what moves the scores.
+const RENEWS: &str = "renewed_width";
+/// ... whether the column of what moves them is there.
+const MOVED: &str = "centred";
+/// ... of the steps at this width, and of the gap where it became that.
+const STEPS: &str = "width_steps";
+const GAP: &str = "width_gap";
+
+/// What moves a worker's scores.
+#[derive(Debug, Default)]
+pub struct Centres {
+    width: f64,
+    /// The width before, if they are to be renewed.
+    renews: Option<f64>,
+    /// By row: f' where they were renewed last, unless they never were.
+    slopes: Vec<f64>,
+    /// The same, renewed.
+    next: Vec<f64>,
+}
+
+impl Centres {
+    /// Takes those of this worker's rows.
+    pub fn take<L: Smooth>(worker: &mut Worker<'_>, rows: Rows) -> Result<Self> {
+        let width = worker.scalar(WIDTH, 0.0);
+        if !L::KINKED || width == 0.0 {
+            return Ok(Self::default());
+        }
+        let are_there = worker.scalar(MOVED, 0.0) == 1.0;
+        let slopes = if are_there { kept::find(worker, rows, kept::CENTRES)? } else { None };
+        let renews = Some(worker.scalar(RENEWS, 0.0)).filter(|before| *before > 0.0);
+        Ok(Self { width, renews, slopes: slopes.unwrap_or_default(), next: Vec::new() })
+    }
+
+    /// The smooth loss whose least the steps go to.
+    pub fn loss<L: Smooth>(&self, loss: L) -> L {
+        if self.width > 0.0 { loss.smoothed(self.width) } else { loss }
+    }
+
+    /// The point at which that is to be looked at, of the row of this number with the score `z`.
+    #[inline(always)]
+    pub fn point(&self, row: usize, z: f64) -> f64 {
+        z + self.width * self.slopes.get(row).copied().unwrap_or(0.0)
+    }
+
+    /// The same of the next row, which is renewed before if it is to be.
+    #[inline(always)]
+    pub fn renewed(&mut self, loss: impl Smooth, y: f64, z: f64) -> f64 {
+        let row = self.next.len();
+        let mut slope = self.slopes.get(row).copied().unwrap_or(0.0);
+        if let Some(before) = self.renews {
+            slope = loss.smoothed(before).at(y, z + before * slope).slope;
+        }
+        self.next.push(slope);
+        z + self.width * slope
+    }
+
+    /// Keeps them for the next stage.
+    pub fn keep(self, worker: &mut Worker<'_>, rows: Rows) -> Result<()> {
+        let slopes = if self.next.is_empty() { self.slopes } else { self.next };
+        if slopes.is_empty() { Ok(()) } else { kept::keep(worker, rows, kept::CENTRES, slopes) }
+    }
+}
+
+/// Before a problem: whether its steps go this way.
+pub fn start(progress: &mut Progress, do_so: bool) {
+    let width = if do_so { FIRST } else { 0.0 };
+    let named = [(WIDTH, width), (RENEWS, 0.0), (MOVED, 0.0), (STEPS, 0.0), (GAP, f64::INFINITY)];
+    named.into_iter().for_each(|(name, value)| progress.set(name, value));
+}
+
+/// Where columns were lost.
+pub fn lost(progress: &mut Progress) {
+    [RENEWS, MOVED].into_iter().for_each(|name| progress.set(name, 0.0));
+}
+
+/// Behind a step.
+pub fn stepped(progress: &mut Progress) {
+    let steps = progress.scalar(STEPS, 0.0);
+    progress.set(STEPS, steps + 1.0);
+}
+
+/// The least curvature of the intercept.
+pub fn stiff(progress: &Progress) -> f64 {
+    let width = progress.scalar(WIDTH, 0.0);
+    if width > 0.0 { STIFF / width } else { 0.0 }
+}
+
+/// Behind a certificate that is not enough: on to the next width if the steps at this one are near their end. `stuck` says that the last
+/// led nowhere.
+pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
+    let width = progress.scalar(WIDTH, 0.0);
+    let nowhere = || Flow::Stop("no step lowers the objective".to_owned());
+    if width == 0.0 {
+        return Ok(if stuck { nowhere() } else { Flow::Next });
+    }
+    if progress.scalar(RENEWS, 0.0) > 0.0 {
+        progress.set(RENEWS, 0.0);
+        progress.set(MOVED, 1.0);
+    }
+    if progress.scalar(STEPS, 0.0) == 0.0 {
+        return Ok(Flow::Next);
+    }
+    let [now, of_width] = [bias, false].map(|bias| certificate::read(progress, "gradient", "screen", bias));
+    let ((now, _), (of_width, _)) = (now?, of_width?);
+    let slope = progress.metric("gradient", "slope")? / progress.scalar("trained_rows", 1.0);
+    let off = if bias { far(slope, progress.scalar("bias", 0.0)) } else { 0.0 };
+    let distance = progress.metric("screen", "gradient2")? / (2.0 * progress.scalar("l2", 0.0)) + off;
+    let of_width = of_width.gap + off;
+    if !stuck && (distance > ENOUGH * of_width || now.gap > NEARLY * of_width) {
+        return Ok(Flow::Next);
+    }
+    // What is left at the least width is rounding.
+    if width <= LEAST && now.gap > SLOW * progress.scalar(GAP, f64::INFINITY) {
+        return Ok(nowhere());
+    }
+    let narrower = (NARROWER * width).max(LEAST);
+    let named = [
+        (WIDTH, narrower),
+        (RENEWS, width),
+        (STEPS, 0.0),
+        (GAP, now.gap),
+        // Nothing is known of steps at this width.
+        ("first_residual", 0.0),
+        ("length", 1.0),
+    ];
+    named.into_iter().for_each(|(name, value)| progress.set(name, value));
+    Ok(Flow::Again)
+}
