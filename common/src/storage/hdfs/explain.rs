@@ -63,6 +63,9 @@ fn rejected(path: &str, namenodes: &str, class: &str, message: &str) -> Error {
         "ParentNotDirectoryException" => {
             Error::user(format!("{path}: a file stands where a folder is needed; give another path"))
         }
+        "InvalidPathException" => Error::user(format!(
+            "{path}: HDFS takes no such path ({message}); give one without `.`, `..`, `//` and colons"
+        )),
         "AccessControlException" => Error::user(format!("{path}: permission denied in HDFS: {message}")),
         "StandbyException" => Error::cluster(format!(
             "{path}: no active NameNode: {namenodes} are all in standby; make one active (hdfs haadmin -transitionToActive)"
