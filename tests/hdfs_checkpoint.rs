@@ -1,10 +1,10 @@
 //! Jobs that keep their checkpoints in a real HDFS, and go on from them as from those on a disk.
 
 use crate::support::hdfs::Hdfs;
-use crate::support::kept::{assert_resumed, behind, ended, epoch, job_of, long_job, some_rows};
+use crate::support::kept::{assert_resumed, behind, ended, epoch, job_of, long_job};
 use crate::support::process::{Invocation, Running};
 use crate::support::{Cluster, Rows, assert_close, flexps, folder, model, wait};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,6 +46,11 @@ fn cluster(hdfs: &Hdfs, slaves: usize) -> Cluster {
     Cluster::with(slaves, 1, &[("HADOOP_CONF_DIR", &hdfs.conf.to_string_lossy())])
 }
 
+/// Enough rows for epochs to last until a checkpoint was noticed.
+fn rows(folder: &Path) -> PathBuf {
+    Rows::generate(31, 20_000, 300, 15).write(folder, "rows")
+}
+
 /// A command that does.
 fn run(hdfs: &Hdfs, job: &[&str], rows: &Path) -> Invocation {
     flexps(["run"]).args(job).arg("--input").arg(rows).env("HADOOP_CONF_DIR", &hdfs.conf)
@@ -64,7 +69,7 @@ fn failed(cluster: &Cluster, id: &str) -> serde_json::Value {
 #[test]
 fn a_command_that_was_killed_goes_on_from_its_checkpoint_in_hdfs_to_the_same_bits() {
     let ((hdfs, _quiet), here) = (Hdfs::quiet(), folder());
-    let rows = Rows::generate(31, 3000, 300, 15).write(here.path(), "rows");
+    let rows = rows(here.path());
     let kept = Kept { hdfs, path: "/kept/bits/ck" };
     for (number, job) in JOBS.iter().enumerate() {
         let [whole, parts] = ["whole", "parts"].map(|name| here.path().join(format!("{name}-{number}")));
@@ -96,7 +101,7 @@ fn a_command_that_was_killed_goes_on_from_its_checkpoint_in_hdfs_to_the_same_bit
 fn a_job_whose_slave_is_killed_goes_on_from_its_checkpoint_in_hdfs() {
     let (hdfs, _quiet) = Hdfs::quiet();
     let (mut cluster, kept) = (cluster(hdfs, 3), Kept { hdfs, path: "/kept/slave/ck" });
-    let rows = some_rows(&cluster);
+    let rows = rows(cluster.folder());
     let id = long_job(&cluster, &rows, kept.url(), "1");
     let epoch = kept.awaited();
     cluster.slaves[1].kill();
@@ -110,7 +115,7 @@ fn a_job_whose_slave_is_killed_goes_on_from_its_checkpoint_in_hdfs() {
 fn a_job_whose_master_and_slaves_are_killed_is_queued_again_and_goes_on_from_hdfs() {
     let (hdfs, _quiet) = Hdfs::quiet();
     let (mut cluster, kept) = (cluster(hdfs, 2), Kept { hdfs, path: "/kept/all/ck" });
-    let (rows, history) = (some_rows(&cluster), cluster.folder().join("history").to_string_lossy().into_owned());
+    let (rows, history) = (rows(cluster.folder()), cluster.folder().join("history").to_string_lossy().into_owned());
     cluster.restart_master(&["--history", &history]);
     cluster.await_slaves(2);
     let id = long_job(&cluster, &rows, kept.url(), "0");
@@ -124,7 +129,7 @@ fn a_job_whose_master_and_slaves_are_killed_is_queued_again_and_goes_on_from_hdf
     let report = ended(&cluster, &id);
     assert_eq!(report["state"], "done", "{report}");
     assert_resumed(&report, epoch, 250);
-    let alone = flexps(["run", "svrg", "--tolerance", "1e-7", "--epochs", "250", "--input"]).arg(&rows).json();
+    let alone = flexps(["run", "svrg", "--tolerance", "1e-8", "--epochs", "250", "--input"]).arg(&rows).json();
     assert_close(report["objective"].as_f64().unwrap(), alone["objective"].as_f64().unwrap(), 1e-5);
     assert!(hdfs.below("/kept/all").is_empty(), "{:?}", hdfs.below("/kept/all"));
 }
@@ -133,7 +138,7 @@ fn a_job_whose_master_and_slaves_are_killed_is_queued_again_and_goes_on_from_hdf
 fn a_checkpoint_in_hdfs_that_can_be_of_no_use_is_refused() {
     let (hdfs, _quiet) = Hdfs::quiet();
     let (cluster, kept) = (cluster(hdfs, 1), Kept { hdfs, path: "/kept/refused/ck" });
-    let (rows, url) = (some_rows(&cluster), kept.url());
+    let (rows, url) = (rows(cluster.folder()), kept.url());
     let refused = |job: &[&str], folder: &str, says: &[&str]| {
         let run = cluster.ask(["run"]).args(job).arg("--input").arg(&rows).args(["--checkpoint", folder]);
         run.exits(2).says(says);
@@ -161,7 +166,7 @@ fn a_checkpoint_in_hdfs_that_can_be_of_no_use_is_refused() {
 #[test]
 fn a_folder_in_hdfs_that_no_checkpoint_can_be_kept_in_is_said_before_anything_is_read() {
     let ((hdfs, _quiet), here) = (Hdfs::quiet(), folder());
-    let rows = Rows::generate(20, 3000, 300, 15).write(here.path(), "rows");
+    let rows = rows(here.path());
     hdfs.put("/kept/locked/file", b"of somebody else");
     hdfs.script(&["fs", "-chmod", "755", "/kept/locked"]);
     let url = |path: &str| format!("{}{path}", hdfs.url);
@@ -186,7 +191,7 @@ fn a_folder_in_hdfs_that_no_checkpoint_can_be_kept_in_is_said_before_anything_is
 fn a_job_does_not_replace_the_checkpoint_of_another_masters_job() {
     let (hdfs, _quiet) = Hdfs::quiet();
     let (cluster, kept) = (cluster(hdfs, 1), Kept { hdfs, path: "/kept/two/ck" });
-    let rows = some_rows(&cluster);
+    let rows = rows(cluster.folder());
     let first = job_of(&cluster, ENDLESS, &rows, kept.url(), "0");
     kept.awaited();
     // While it stands still the same command goes on from there, and writes the next one.
@@ -219,7 +224,7 @@ fn a_job_does_not_replace_the_checkpoint_of_another_masters_job() {
 fn a_checkpoint_that_hdfs_does_not_take_is_told_and_the_job_goes_on() {
     let (hdfs, _alone) = Hdfs::alone();
     let (cluster, kept) = (cluster(hdfs, 1), Kept { hdfs, path: "/kept/safe/ck" });
-    let rows = some_rows(&cluster);
+    let rows = rows(cluster.folder());
     let id = job_of(&cluster, ENDLESS, &rows, kept.url(), "0");
     kept.awaited();
     hdfs.script(&["safemode", "on"]);
