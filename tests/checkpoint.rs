@@ -1,7 +1,8 @@
 //! Jobs that are killed, or lose a slave, and go on from their checkpoint.
 
-use crate::support::{Cluster, Rows, assert_close, flexps, folder, model, wait};
-use std::path::{Path, PathBuf};
+use crate::support::kept::{assert_resumed, ended, epoch, long_job, some_rows};
+use crate::support::{Cluster, Rows, assert_close, flexps, folder, kept, model, wait};
+use std::path::Path;
 use std::time::Duration;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,36 +32,13 @@ const PROBLEMS: [&[&str]; 5] = [
 
 /// Behind what the checkpoint in `folder` was written, if one is there.
 fn behind(folder: &Path) -> Option<String> {
-    let bytes = std::fs::read(folder.join("checkpoint.bin")).ok()?;
-    // Behind eight bytes that say what it is: the length of its description in JSON, twelve others, the description.
-    let length = u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize;
-    let described: serde_json::Value = serde_json::from_slice(&bytes[24..24 + length]).unwrap();
-    Some(described["behind"].as_str().unwrap().to_owned())
-}
-
-/// The epoch in such a text.
-fn epoch(behind: &str) -> u64 {
-    behind.rsplit_once("epoch ").and_then(|(_, epoch)| epoch.parse().ok()).unwrap_or_else(|| panic!("{behind}"))
+    std::fs::read(folder.join("checkpoint.bin")).ok().map(|bytes| kept::behind(&bytes))
 }
 
 /// Waits until a checkpoint is there; the epoch behind which it was written.
 #[track_caller]
 fn await_checkpoint(folder: &Path) -> u64 {
     epoch(&wait::until("a checkpoint", 30 * SECOND, || behind(folder)))
-}
-
-/// A report of a job that went on behind `epoch` or later and made `epochs` in all.
-#[track_caller]
-fn assert_resumed(report: &serde_json::Value, epoch: u64, epochs: usize) {
-    let resumed = report["checkpoint"]["resumed"].as_str().map(self::epoch);
-    assert!(resumed >= Some(epoch), "{}", report["checkpoint"]);
-    let all = report["epochs"].as_array().unwrap();
-    let numbers: Vec<u64> = all.iter().map(|epoch| epoch["epoch"].as_u64().unwrap()).collect();
-    assert_eq!(numbers, (1..=epochs as u64).collect::<Vec<_>>());
-    let seconds: Vec<f64> = all.iter().map(|epoch| epoch["seconds"].as_f64().unwrap()).collect();
-    assert!(seconds.is_sorted(), "time counts on: {seconds:?}");
-    let says = |note: &serde_json::Value| note.as_str().is_some_and(|note| note.starts_with("resumed behind epoch"));
-    assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
 }
 
 /// What is in a folder.
@@ -128,26 +106,6 @@ fn solvers_of_many_problems_and_rounds_go_on_within_the_one_in_which_they_were_k
         assert!(!kept.exists());
         std::fs::remove_dir_all(&model).unwrap();
     }
-}
-
-/// Submits a long job that keeps checkpoints; gives its id.
-fn long_job(cluster: &Cluster, rows: &Path, kept: &Path, restarts: &str) -> String {
-    let job =
-        ["run", "svrg", "--epochs", "250", "--tolerance", "0", "--checkpoint-every", "1ms", "--restarts", restarts];
-    let run = cluster.ask(job).arg("--checkpoint").arg(kept).arg("--model").arg(cluster.folder().join("model"));
-    run.arg("--detach").arg("--input").arg(rows).ok().stdout.trim().to_owned()
-}
-
-#[track_caller]
-fn ended(cluster: &Cluster, id: &str) -> serde_json::Value {
-    wait::until("the job's end", 90 * SECOND, || {
-        let report = cluster.ask(["status", id]).json();
-        ["done", "failed", "cancelled"].contains(&report["state"].as_str().unwrap()).then_some(report)
-    })
-}
-
-fn some_rows(cluster: &Cluster) -> PathBuf {
-    Rows::generate(20, 3000, 300, 15).write(cluster.folder(), "rows")
 }
 
 #[test]

@@ -22,16 +22,6 @@ fn train(hdfs: &Hdfs, rows: &Path, model: &str) -> Invocation {
     ask(hdfs, &["run", "lr", "--tolerance", "1e-6", "--model", model, "--input"]).arg(rows)
 }
 
-/// All that is below a folder in HDFS, hidden things too.
-fn below(hdfs: &Hdfs, path: &str) -> Vec<String> {
-    let listed = hdfs.script(&["fs", "-ls", "-R", path]);
-    let mut names: Vec<_> =
-        listed.lines().filter_map(|line| line.rsplit_once(path)).map(|(_, name)| name.to_owned()).collect();
-    names.retain(|name| !name.is_empty());
-    names.sort();
-    names
-}
-
 #[test]
 fn a_model_is_kept_in_hdfs_and_is_the_one_that_a_disk_would_have() {
     let ((hdfs, _quiet), here) = (Hdfs::quiet(), folder());
@@ -40,7 +30,7 @@ fn a_model_is_kept_in_hdfs_and_is_the_one_that_a_disk_would_have() {
     train(hdfs, &rows, &local.to_string_lossy()).ok();
     let report = train(hdfs, &rows, &url).json();
     assert_eq!(report["model"], url.as_str());
-    assert_eq!(below(hdfs, "/models/whole"), ["/m", "/m/model.json", "/m/model.safetensors"]);
+    assert_eq!(hdfs.below("/models/whole"), ["/m", "/m/model.json", "/m/model.safetensors"]);
     let copy = here.path().join("copy");
     hdfs.script(&["fs", "-get", "/models/whole/m", &copy.to_string_lossy()]);
     assert!(model::read(&copy).bytes.len() > 7 << 20, "more than a piece");
@@ -83,7 +73,7 @@ fn a_model_in_hdfs_is_replaced_when_that_is_asked_for_and_nothing_else_ever() {
     ask(hdfs, &["model", "show", &url("none")]).exits(2).says(&["no model there", &url("none")]);
     ask(hdfs, &["model", "show", &url("other/file")]).exits(2).says(&["is a file", "model.json"]);
     let left = ["/m", "/m/model.json", "/m/model.safetensors", "/other", "/other/file"];
-    assert_eq!(below(hdfs, "/models/replaced"), left);
+    assert_eq!(hdfs.below("/models/replaced"), left);
 }
 
 #[test]
@@ -117,7 +107,7 @@ fn a_cluster_keeps_models_and_snapshots_in_hdfs() {
     cluster.ask(["run", "svrg", "--epochs", "1", "--model"]).arg(url("end")).arg("--input").arg(&rows).ok();
     let two =
         ["/end", "/end/model.json", "/end/model.safetensors", "/now", "/now/model.json", "/now/model.safetensors"];
-    assert_eq!(below(hdfs, "/models/cluster"), two);
+    assert_eq!(hdfs.below("/models/cluster"), two);
 }
 
 #[test]
@@ -149,7 +139,7 @@ fn rows_are_made_and_converted_into_hdfs_as_onto_a_disk() {
         let [here, there] = [here.path(), &copy].map(|folder| std::fs::read(folder.join(name)).unwrap());
         assert!(here == there, "{name}: {} and {} bytes", here.len(), there.len());
     }
-    assert_eq!(below(hdfs, "/rows").len(), files.len() + 2, "{:?}", below(hdfs, "/rows"));
+    assert_eq!(hdfs.below("/rows").len(), files.len() + 2, "{:?}", hdfs.below("/rows"));
     // What is there is replaced if it is a file, and not if it is a folder with something in it.
     run(&["data", "convert", &local("parts"), "--output", &url("one")]);
     hdfs.script(&["fs", "-get", "/rows/one", &local("again")]);
@@ -163,5 +153,5 @@ fn rows_are_made_and_converted_into_hdfs_as_onto_a_disk() {
     run(&["data", "convert", &local("bad"), "--output", &url("never")]).refuses(&["value in '2:x' is no number"]);
     // Nothing else goes there.
     run(&["run", "lr", "--input", &local("text"), "--report", &url("report")]).refuses(&["give a local path"]);
-    assert_eq!(below(hdfs, "/rows").len(), files.len() + 2, "{:?}", below(hdfs, "/rows"));
+    assert_eq!(hdfs.below("/rows").len(), files.len() + 2, "{:?}", hdfs.below("/rows"));
 }

@@ -216,13 +216,14 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         "priority": 0, "user": "", "queue": null, "after": [], "deadline": null, "memory": null, "restarts": 0, "slaves": null,
         "checkpoint": null
     });
-    let kept = cluster.folder().join("kept");
+    let (kept, there) = (cluster.folder().join("kept"), "hdfs://127.0.0.1:1/kept");
     for (said, more) in [
         (json!({}), json!({})),
         (json!({ "priority": -5, "restarts": 2 }), json!({ "priority": -5, "restarts": 2 })),
         (json!({ "slaves": 1 }), json!({ "slaves": 1 })),
         (json!({ "user": "ann", "deadline": 60 }), json!({ "user": "ann", "deadline": 60.0 })),
         (json!({ "checkpoint": { "folder": kept } }), json!({ "checkpoint": { "folder": kept, "every": 60.0 } })),
+        (json!({ "checkpoint": { "folder": there } }), json!({ "checkpoint": { "folder": there, "every": 60.0 } })),
     ] {
         let answer = of(said);
         assert_eq!(answer.status, 201, "{answer:?}");
@@ -236,6 +237,7 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         (json!({ "slaves": 0 }), "no slaves"),
         (json!({ "checkpoint": { "folder": kept, "every": -1 } }), "a checkpoint every -1.0 s"),
         (json!({ "checkpoint": { "folder": "" } }), "an empty path"),
+        (json!({ "checkpoint": { "folder": "s3://kept" } }), "scheme s3:// is not known"),
         (json!({ "checkpoint": { "path": kept } }), "unknown field `path`"),
         (json!({ "memory": 0 }), "no bytes of memory"),
     ] {

@@ -15,6 +15,7 @@ mod degenerate;
 mod embedded;
 mod example;
 mod hdfs;
+mod hdfs_checkpoint;
 mod hdfs_jobs;
 mod hdfs_written;
 mod history;

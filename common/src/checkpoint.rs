@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// A folder on the master's machine, which is there while the job is under way.
+    /// A folder on a disk of the master's machine, or in HDFS, which is there while the job is under way.
     pub folder: DataPath,
     /// Seconds between two of them; they are written at the ends of a resumable repeat's rounds.
     #[serde(default = "Checkpoint::usually")]

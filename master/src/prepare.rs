@@ -54,10 +54,10 @@ impl Prepared {
 
     /// The same for a job that keeps checkpoints in a folder: looks for one to go on from. One that has lost a slave goes on from
     /// the beginning where that is of no use any more.
-    pub(crate) async fn resume(mut self, path: DataPath, of: Of, anew: bool) -> Result<Self> {
+    pub(crate) async fn resume(mut self, storage: Storage, path: DataPath, of: Of, anew: bool) -> Result<Self> {
         let of = Of { inputs: self.digest(), ..of };
         let look = move || -> Result<(Folder, Result<Option<Place>>)> {
-            let folder = Folder::open(&path, of)?;
+            let folder = Folder::open(&storage, &path, of)?;
             let found = folder.found();
             Ok((folder, found))
         };

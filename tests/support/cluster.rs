@@ -188,7 +188,9 @@ impl Cluster {
         self.master.kill();
         let env: Vec<_> = self.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         let args = [&["master", "--bind", &self.address], more].concat();
-        self.master = Node::of(&self.program, self.folder.path(), "master-again", &args, &env);
+        // Each has a log of its own, which says when it listens.
+        let name = format!("{}-again", self.master.name);
+        self.master = Node::of(&self.program, self.folder.path(), &name, &args, &env);
         self.master.line("listening on ");
     }
 

@@ -21,6 +21,8 @@ pub struct Hdfs {
     /// For `HADOOP_CONF_DIR`.
     pub conf: PathBuf,
     users: RwLock<()>,
+    /// For tests that look again and again.
+    files: OnceLock<Storage>,
 }
 
 impl Hdfs {
@@ -56,7 +58,8 @@ impl Hdfs {
     fn up(name: &str, more: &[&str]) -> Self {
         let pid = std::process::id().to_string();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{pid}"));
-        let mut hdfs = Self { folder, url: String::new(), conf: PathBuf::new(), users: RwLock::default() };
+        let (users, files) = (RwLock::default(), OnceLock::new());
+        let mut hdfs = Self { folder, url: String::new(), conf: PathBuf::new(), users, files };
         let block = BLOCK.to_string();
         hdfs.script(&[&["up", "--block-size", &block, "--owner", &pid], more].concat());
         hdfs.url = hdfs.script(&["url"]);
@@ -96,6 +99,28 @@ impl Hdfs {
             let listing = self.list(path);
             listing.files.iter().flat_map(|f| &f.blocks).all(|b| b.hosts.len() == 2).then_some(listing)
         })
+    }
+
+    /// What tells a file from one that takes its place, and its first bytes; none where none can be read just now.
+    pub fn head(&self, path: &str) -> Option<((u64, u64), Vec<u8>)> {
+        const MOST: u64 = 64 << 10;
+        let (storage, url) = (self.files.get_or_init(|| self.storage()), format!("{}{path}", self.url));
+        runtime().block_on(async {
+            let file = storage.folder(&url).ok()?.file().await.ok()??;
+            let head = storage.read_range(file.listed(), 0..file.len.min(MOST)).await.ok()?;
+            Some(((file.len, file.modified), head))
+        })
+    }
+
+    /// All that is below a folder in it, hidden things too.
+    #[track_caller]
+    pub fn below(&self, path: &str) -> Vec<String> {
+        let listed = self.script(&["fs", "-ls", "-R", path]);
+        let mut names: Vec<_> =
+            listed.lines().filter_map(|line| line.rsplit_once(path)).map(|(_, name)| name.to_owned()).collect();
+        names.retain(|name| !name.is_empty());
+        names.sort();
+        names
     }
 
     /// Lists a path in it.

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod hdfs;
 pub mod held;
 pub mod http;
+pub mod kept;
 pub mod least;
 pub mod model;
 pub mod optimum;

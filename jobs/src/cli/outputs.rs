@@ -5,7 +5,7 @@
 use super::file::{self, Whole};
 use flexps_common::error::io;
 use flexps_common::side::Side;
-use flexps_common::storage::{Aside, Found, Sink, Storage, is_remote};
+use flexps_common::storage::{Aside, Found, NewFile, Sink, Storage, is_remote};
 use flexps_common::{Error, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -32,26 +32,20 @@ pub fn file(
     output: &Path,
     fill: impl FnOnce(&mut dyn Write) -> Result<()>,
 ) -> Result<()> {
-    const NAME: &str = "file";
     let shown = output.to_string_lossy();
     if is_remote(&shown) {
         let place = storage.folder(&shown)?;
         runtime.block_on(place.check_file())?;
         let aside = runtime.block_on(place.begin())?;
-        write_there(runtime, &aside, NAME, fill)?;
-        return runtime.block_on(aside.put_file(NAME));
+        write_there(runtime, runtime.block_on(aside.create_file())?, fill)?;
+        return runtime.block_on(aside.put_file());
     }
     Whole::create(output)?.fill(|file| fill(file).map_err(std::io::Error::other))
 }
 
-/// Writes a file of a folder in HDFS.
-fn write_there<T>(
-    runtime: &Handle,
-    aside: &Aside,
-    name: &str,
-    fill: impl FnOnce(&mut dyn Write) -> Result<T>,
-) -> Result<T> {
-    let mut sink = Sink::new(runtime.clone(), runtime.block_on(aside.create(name))?);
+/// Fills a file in HDFS.
+fn write_there<T>(runtime: &Handle, file: NewFile, fill: impl FnOnce(&mut dyn Write) -> Result<T>) -> Result<T> {
+    let mut sink = Sink::new(runtime.clone(), file);
     let filled = fill(&mut sink)?;
     sink.close()?;
     Ok(filled)
@@ -103,7 +97,7 @@ impl Folder {
     /// Writes a file of it, which goes again unless it is to be kept.
     pub fn file(&self, name: &str, fill: impl FnOnce(&mut dyn Write) -> Result<bool>) -> Result<()> {
         match self {
-            Self::There(runtime, aside) => match write_there(runtime, aside, name, fill)? {
+            Self::There(runtime, aside) => match write_there(runtime, runtime.block_on(aside.create(name))?, fill)? {
                 true => Ok(()),
                 false => runtime.block_on(aside.remove(name)),
             },

@@ -31,8 +31,9 @@ pub struct SchedulingArgs {
     /// while rows are read the others read what it had, without starting over
     #[arg(long, global = true, default_value_t = 0, value_name = "N")]
     pub restarts: u32,
-    /// Folder for a checkpoint to go on from when the same command is given again, or by --restarts; it goes when the job is
-    /// done. All jobs but lr --solver ftrl write one between epochs or rounds
+    /// Folder for a checkpoint, on a disk of the master's machine or at an hdfs:// URL, to go on from when the same command is
+    /// given again, or by --restarts; it goes when the job is done. All jobs but lr --solver ftrl write one between epochs or
+    /// rounds
     #[arg(long, global = true, value_name = "DIR")]
     pub checkpoint: Option<DataPath>,
     /// Least time between two checkpoints, seconds, or 90s, 10m, 2h; never less than nine times as long as one takes

@@ -5,22 +5,18 @@
 //! others are [`Part`]s, with their values as bodies; one without a head ends the file. Invariant: a file that was cut short or
 //! changed is an error that names it.
 
+use super::store::{Staged, Store};
 use crate::job::driver::Place;
 use bytes::Bytes;
 use flexps_common::error::io;
-use flexps_common::side::Side;
 use flexps_common::wire::checkpoint::ColumnValues;
 use flexps_common::wire::codec::{self, MAX_CONTROL};
 use flexps_common::wire::moved::ChunkHead;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, Read};
 use xxhash_rust::xxh3::Xxh3;
 
-/// The file's name.
-pub const NAME: &str = "checkpoint.bin";
 const MAGIC: &[u8; 8] = b"fxcheck2";
 /// Most bytes of a part: a chunk of the widest keys, or a column of as many rows as one is cut into.
 const MOST: u32 = 64 << 20;
@@ -47,27 +43,16 @@ pub struct ColumnHead {
     pub values: ColumnValues,
 }
 
-/// A hidden file beside a checkpoint's.
-pub fn beside(folder: &Path) -> Result<(Side, File)> {
-    let name = folder.join(NAME);
-    let made = Side::file(&name).map_err(|e| io(format!("{} can't be written", name.display()), &e))?;
-    made.ok_or_else(|| Error::bug(format!("{} names no file", name.display())))
-}
-
 /// Writes a checkpoint's file.
 pub struct Writer {
-    name: PathBuf,
-    side: Side,
-    file: BufWriter<File>,
+    staged: Box<dyn Staged>,
     bytes: u64,
 }
 
 impl Writer {
-    /// Begins with a description and a place, in a folder that is made if it went.
-    pub fn create(folder: &Path, description: &[u8], place: &Place) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(|e| io(folder.display(), &e))?;
-        let (side, file) = beside(folder)?;
-        let mut writer = Self { name: folder.join(NAME), side, file: BufWriter::new(file), bytes: 0 };
+    /// Begins with a description and a place.
+    pub(super) fn create(staged: Box<dyn Staged>, description: &[u8], place: &Place) -> Result<Self> {
+        let mut writer = Self { staged, bytes: 0 };
         writer.put(MAGIC)?;
         writer.record(description, &[])?;
         writer.record(&codec::encode(place)?, &[])?;
@@ -89,30 +74,28 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|e| io(self.name.display(), &e))
+        self.staged.write(bytes)
     }
 
-    /// Ends it, and puts it in its place: after this it is there, whole, and on the disk. Its bytes.
+    /// Ends it, and puts it in its place: after this it is there, whole and stored. Its bytes.
     pub fn finish(mut self) -> Result<u64> {
         self.record(&[], &[])?;
-        let put = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        put.and_then(|()| self.side.put(&self.name)).map_err(|e| io(self.name.display(), &e))?;
+        self.staged.put()?;
         Ok(self.bytes)
     }
 }
 
 /// Reads one.
 pub struct Reader {
-    name: PathBuf,
-    file: BufReader<File>,
+    /// For errors.
+    name: String,
+    file: Box<dyn BufRead>,
 }
 
 impl Reader {
-    /// That in a folder.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let name = folder.join(NAME);
-        let file = File::open(&name).map_err(|e| io(name.display(), &e))?;
-        let mut reader = Self { name, file: BufReader::new(file) };
+    /// The one that was found in a folder.
+    pub(super) fn open(store: &dyn Store) -> Result<Self> {
+        let mut reader = Self { name: store.file(), file: store.open()? };
         let mut magic = [0; 8];
         reader.take(&mut magic)?;
         if magic == *MAGIC { Ok(reader) } else { Err(reader.bad("no checkpoint, or one of another version")) }
@@ -132,7 +115,7 @@ impl Reader {
     /// The next part, if there is one; nothing is behind the last.
     pub fn part(&mut self) -> Result<Option<(Part, Bytes)>> {
         let Some((head, body)) = self.record()? else {
-            let rest = self.file.fill_buf().map_err(|e| io(self.name.display(), &e))?;
+            let rest = self.file.fill_buf().map_err(|e| io(&self.name, &e))?;
             return if rest.is_empty() { Ok(None) } else { Err(self.bad("something was added to it")) };
         };
         let head = codec::decode(&head).map_err(|_| self.bad("a part that is none"))?;
@@ -162,13 +145,13 @@ impl Reader {
     fn take(&mut self, bytes: &mut [u8]) -> Result<()> {
         self.file.read_exact(bytes).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => self.bad("it was cut short"),
-            _ => io(self.name.display(), &e),
+            _ => io(&self.name, &e),
         })
     }
 
     /// The error of a file that can't be gone on from.
     pub fn bad(&self, what: &str) -> Error {
-        Error::data(format!("{}: {what}; remove it to start from the beginning", self.name.display()))
+        Error::data(format!("{}: {what}; remove it to start from the beginning", self.name))
     }
 }
 

@@ -1,27 +1,31 @@
-//! The checkpoint of a job: its place in its plan, its tables and what rows must keep, in a file of a folder on the master's machine.
+//! The checkpoint of a job: its place in its plan, its tables and what rows must keep, in a file of a folder, which is on a local
+//! disk of the master's machine or in HDFS.
 //!
-//! Invariants: the file is whole or absent: it is written beside its place, synced, and renamed; a folder has one live job, which
-//! holds its lock; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
+//! Invariants: the file is whole or absent: it is written beside its place, stored, and renamed; a folder has one live job: on a
+//! disk that holds its lock, in HDFS no other of the same master may, and one of another master never loses its checkpoint to this
+//! one, see `remote`; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
 
 mod columns;
 mod file;
+mod local;
+mod remote;
 mod shards;
+mod store;
 #[cfg(test)]
 mod tests;
 
 use crate::job::driver::Place;
 pub use columns::Column;
-use file::{NAME, Reader, Writer};
+use file::{Reader, Writer};
 use flexps_common::data::schema::DataPath;
-use flexps_common::error::io;
 use flexps_common::ids::build_id;
 use flexps_common::model::created_by;
+use flexps_common::storage::Storage;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::{self, File, TryLockError};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use store::Store;
 
 /// Parameters that say what becomes of the model, as jobs call them: they may change where a job goes on.
 const OF_THE_END: [&str; 2] = ["model", "overwrite"];
@@ -53,56 +57,48 @@ struct Description {
     seconds: f64,
 }
 
-/// Where a job keeps its checkpoint.
+/// Where a job keeps its checkpoint. What it does waits, so it is asked where a thread may.
 #[derive(Debug, Clone)]
 pub struct Folder {
-    path: PathBuf,
+    store: Arc<dyn Store>,
     of: Of,
-    /// The folder, open and locked; where its file system has no locks it is only open.
-    _lock: Arc<File>,
 }
 
 impl Folder {
     /// The folder of a job, made if need be; an error when none can be there, or another live job keeps its checkpoint in it.
-    pub fn open(path: &DataPath, of: Of) -> Result<Self> {
-        let local = (!path.0.contains("://")).then(|| PathBuf::from(&path.0));
-        let path =
-            local.ok_or_else(|| Error::user(format!("{path}: a checkpoint is kept in a folder on a local disk")))?;
-        let failed = |e: &std::io::Error| io(format!("{} can't be a folder for checkpoints", path.display()), e);
-        fs::create_dir_all(&path).map_err(|e| failed(&e))?;
-        let lock = File::open(&path).map_err(|e| failed(&e))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(Error::user(format!(
-                "{}: another job keeps its checkpoint there; give another folder, or wait until that one has ended",
-                path.display()
-            )));
-        }
-        // Tells now what would else be told when there is something to lose.
-        file::beside(&path)?;
-        Ok(Self { path, of, _lock: Arc::new(lock) })
+    pub fn open(storage: &Storage, path: &DataPath, of: Of) -> Result<Self> {
+        Ok(Self { store: store::open(storage, path)?, of })
     }
 
     /// The place that is kept there, if one is; an error when it is of another job, or damaged anywhere.
     pub fn found(&self) -> Result<Option<Place>> {
-        if fs::symlink_metadata(self.path.join(NAME)).is_err() {
-            return Ok(None);
-        }
-        let mut reader = Reader::open(&self.path)?;
+        let place = if self.store.look()? { Some(self.read()?) } else { None };
+        self.store.sweep();
+        Ok(place)
+    }
+
+    /// The place of the checkpoint that is there, which is read to its end.
+    fn read(&self) -> Result<Place> {
+        let mut reader = Reader::open(&*self.store)?;
         let found: Description = serde_json::from_slice(&reader.description()?)
             .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
-        if let Some(other) = self.differs(&found) {
+        let anothers = self.anothers(&found);
+        if anothers.is_some() {
+            self.store.leave();
+        }
+        if let Some(other) = anothers.or_else(|| self.outdated(&found)) {
             return Err(Error::user(format!(
                 "{} holds a checkpoint of {other}; give another folder, or remove that one to start from the beginning",
-                self.path.display()
+                self.name()
             )));
         }
         let place = reader.place()?;
         while reader.part()?.is_some() {}
-        Ok(Some(place))
+        Ok(place)
     }
 
-    /// What a checkpoint is of that is not this job's.
-    fn differs(&self, found: &Description) -> Option<String> {
+    /// What a checkpoint is of that another job wrote.
+    fn anothers(&self, found: &Description) -> Option<String> {
         let (ours, theirs) = (&self.of, &found.of);
         if ours.job != theirs.job {
             return Some(format!("another job, {}", theirs.job));
@@ -110,9 +106,12 @@ impl Folder {
         if let Some(differs) = parameter(&theirs.params, &ours.params) {
             return Some(format!("{} with other parameters: {differs}", theirs.job));
         }
-        if found.build != build_id() {
-            return Some(format!("another build of flexps ({})", found.created_by));
-        }
+        (found.build != build_id()).then(|| format!("another build of flexps ({})", found.created_by))
+    }
+
+    /// What one is of that this job may have written, but of no use any more.
+    fn outdated(&self, found: &Description) -> Option<String> {
+        let (ours, theirs) = (&self.of, &found.of);
         if ours.inputs != theirs.inputs {
             return Some("other input files, or of these before one of them was changed".to_owned());
         }
@@ -131,23 +130,19 @@ impl Folder {
         };
         let json = serde_json::to_vec(&description)
             .map_err(|e| Error::bug(format!("the description of a checkpoint: {e}")))?;
-        Writer::create(&self.path, &json, place)
+        Writer::create(self.store.clone().begin()?, &json, place)
     }
 
     /// The job is done, so nobody goes on from here. Where it can't be removed that is only logged: the model is there.
     pub fn remove(&self) {
-        match fs::remove_file(self.path.join(NAME)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(folder = %self.path.display(), "a checkpoint that is of no use any more can't be removed: {e}");
-            }
-            // What else somebody keeps there stays, and the folder with it.
-            _ => _ = fs::remove_dir(&self.path),
+        if let Err(e) = self.store.remove() {
+            tracing::warn!(folder = %self.name(), "a checkpoint that is of no use any more can't be removed: {e}");
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where it is, for users.
+    pub fn name(&self) -> String {
+        self.store.folder()
     }
 }
 

@@ -56,7 +56,7 @@ impl Shards {
 
     /// Makes the tables, which are zero, and the rows' columns those of a checkpoint.
     pub fn restore(&self, folder: &Folder, columns: &[Column]) -> Result<()> {
-        let mut reader = Reader::open(folder.path())?;
+        let mut reader = Reader::open(&*folder.store)?;
         reader.description()?;
         reader.place()?;
         let mut flight = Flight::of(WINDOW * self.bulk.len());

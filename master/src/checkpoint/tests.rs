@@ -1,19 +1,22 @@
 //! Promises of a checkpoint's folder.
 
 use super::file::{ColumnHead, Part};
+use super::store::NAME;
 use super::*;
 use flexps_common::error::Fault;
 use flexps_common::ids::TableId;
 use flexps_common::value::Type;
 use flexps_common::wire::checkpoint::ColumnValues;
 use flexps_common::wire::moved::{ChunkHead, ChunkId};
+use std::fs;
+use std::path::Path;
 
 fn of() -> Of {
     Of { job: "svrg".to_owned(), params: serde_json::json!({"epochs": 5, "seed": 1}), plan: 7, inputs: 9 }
 }
 
 fn folder(path: &Path, of: Of) -> Result<Folder> {
-    Folder::open(&DataPath(path.to_str().unwrap().to_owned()), of)
+    Folder::open(&Storage::new(Default::default()), &DataPath(path.to_str().unwrap().to_owned()), of)
 }
 
 /// Every other one is of a column.
@@ -39,8 +42,8 @@ fn write(folder: &Folder, chunks: &[&[u8]]) -> u64 {
 }
 
 /// All that a checkpoint holds.
-fn read(path: &Path) -> Result<Vec<(Part, Vec<u8>)>> {
-    let mut reader = Reader::open(path)?;
+fn read(folder: &Folder) -> Result<Vec<(Part, Vec<u8>)>> {
+    let mut reader = Reader::open(&*folder.store)?;
     let description: Description =
         serde_json::from_slice(&reader.description()?).map_err(|e| Error::bug(e.to_string()))?;
     assert_eq!((description.of, description.behind.as_str()), (of(), "nothing"));
@@ -71,13 +74,13 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
         assert_eq!(path.join(NAME).metadata().unwrap().len(), bytes);
         assert_eq!(kept.found().unwrap(), Some(Place::default()));
         let expected: Vec<_> = (0..).zip(chunks).map(|(number, values)| (part(number), values.to_vec())).collect();
-        assert!(read(&path).unwrap() == expected);
+        assert!(read(&kept).unwrap() == expected);
     }
     // One that is not finished changes nothing.
     let mut writer = kept.begin(&Place::default()).unwrap();
     writer.part(&part(0), &[9; 10]).unwrap();
     drop(writer);
-    assert!(read(&path).unwrap() == [(part(0), vec![4; 100_000])]);
+    assert!(read(&kept).unwrap() == [(part(0), vec![4; 100_000])]);
     assert_eq!(entries(&path), [NAME]);
     kept.remove();
     assert!(!path.exists());
@@ -138,8 +141,10 @@ fn a_checkpoint_of_something_else_is_refused_with_what_differs_as_it_is_called_o
     let older = serde_json::json!({
         "created_by": "flexps 0", "build": 5, "job": job, "params": params, "plan": plan, "inputs": inputs, "behind": "", "seconds": 1.0
     });
-    Writer::create(&path, older.to_string().as_bytes(), &Place::default()).unwrap().finish().unwrap();
-    let error = folder(&path, of()).unwrap().found().unwrap_err();
+    let kept = folder(&path, of()).unwrap();
+    let staged = kept.store.clone().begin().unwrap();
+    Writer::create(staged, older.to_string().as_bytes(), &Place::default()).unwrap().finish().unwrap();
+    let error = kept.found().unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("another build of flexps (flexps 0)"), "{error}");
 }
 
@@ -161,7 +166,8 @@ fn what_else_is_in_a_folder_stays_there() {
         let error = folder(&taken, of()).unwrap_err();
         assert!(error.fault == Fault::User && error.message.contains("mine"), "{error}");
     }
-    assert_eq!(folder(Path::new("hdfs://n/ck"), of()).unwrap_err().fault, Fault::User);
+    let error = folder(Path::new("s3://n/ck"), of()).unwrap_err();
+    assert!(error.fault == Fault::User && error.message.contains("a local disk or in HDFS"), "{error}");
     assert_eq!(fs::read_to_string(path.join("mine")).unwrap(), "precious");
 }
 
@@ -189,5 +195,5 @@ fn a_file_that_is_cut_short_or_changed_is_an_error_that_names_it() {
     }
     refused(&[&whole[..], &[0]].concat(), "one byte more");
     fs::write(&file, &whole).unwrap();
-    assert_eq!((kept.found().unwrap(), read(&path).unwrap().len()), (Some(Place::default()), 2));
+    assert_eq!((kept.found().unwrap(), read(&kept).unwrap().len()), (Some(Place::default()), 2));
 }

@@ -222,8 +222,7 @@ impl Job {
 
     /// How it keeps checkpoints in `folder`, and that it goes on from `place`, if it does.
     pub fn keeping(&mut self, folder: &Folder, place: Option<Place>) -> Keeping {
-        let path = folder.path().display().to_string();
-        let kept = self.report.checkpoint.take().unwrap_or(Kept { folder: path, ..Kept::default() });
+        let kept = self.report.checkpoint.take().unwrap_or_else(|| Kept { folder: folder.name(), ..Kept::default() });
         if let Some(place) = place.as_ref().filter(|_| self.began.is_none()) {
             self.spent = place.elapsed();
         }

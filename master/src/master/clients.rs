@@ -102,7 +102,8 @@ impl Master {
         }
         let taken = |job: &&Job| {
             let theirs = job.report.scheduling.checkpoint.as_ref();
-            !matches!(job.phase, Phase::Ended) && theirs.is_some_and(|theirs| theirs.folder == *folder)
+            let same = |theirs: &Checkpoint| Path::new(&theirs.folder.0) == Path::new(&folder.0);
+            !matches!(job.phase, Phase::Ended) && theirs.is_some_and(same)
         };
         match self.jobs.values().find(taken) {
             Some(job) => {
@@ -124,9 +125,9 @@ impl Master {
         });
         tokio::spawn(async move {
             let searches = searches.as_deref().map(|folder| Searches { folder, plan_hash, experiment: &experiment });
-            let prepared = prepare(storage, searches, &plan).await;
+            let prepared = prepare(storage.clone(), searches, &plan).await;
             let result = match (prepared, keeps) {
-                (Ok(prepared), Some((folder, of, anew))) => prepared.resume(folder, of, anew).await,
+                (Ok(prepared), Some((folder, of, anew))) => prepared.resume(storage, folder, of, anew).await,
                 (prepared, _) => prepared,
             };
             // An error means that the master has ended.

@@ -63,6 +63,9 @@ fn rejected(path: &str, namenodes: &str, class: &str, message: &str) -> Error {
         "ParentNotDirectoryException" => {
             Error::user(format!("{path}: a file stands where a folder is needed; give another path"))
         }
+        "InvalidPathException" => {
+            Error::user(format!("{path}: HDFS takes no path with `.`, `..`, `//` or a colon in it; give another one"))
+        }
         "AccessControlException" => Error::user(format!("{path}: permission denied in HDFS: {message}")),
         "StandbyException" => Error::cluster(format!(
             "{path}: no active NameNode: {namenodes} are all in standby; make one active (hdfs haadmin -transitionToActive)"
@@ -136,6 +139,13 @@ mod tests {
             assert_eq!(error.fault, Fault::Cluster);
         }
         assert!(!is_final(&standby));
+    }
+
+    #[test]
+    fn a_path_that_hdfs_has_no_names_for_is_the_users() {
+        let odd = HdfsError::RPCError("org.apache.hadoop.fs.InvalidPathException".into(), "Invalid path name".into());
+        let error = explain("hdfs://n/a/../b", &["n:1".to_owned()], &odd);
+        assert!(error.fault == Fault::User && error.message.starts_with("hdfs://n/a/../b: "), "{error}");
     }
 
     #[test]

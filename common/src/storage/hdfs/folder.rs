@@ -1,12 +1,13 @@
 //! A folder, or a file, that is written in HDFS: in a hidden folder beside its place, which it then takes by one rename.
 //!
-//! Invariant: in its place is all of it or what was there before, but for the moment between two renames where it replaces
+//! Invariant: in its place is all of it or what was there before, but for the moment between two renames where a folder replaces
 //! something. What is given up before that is removed, if HDFS answers; a killed process leaves `.NAME.*.part` behind.
 
 use super::cluster::{Cluster, Patience};
 use super::explain::explain;
 use super::name;
 use crate::error::{Error, Result};
+use crate::storage::FileMeta;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use hdfs_native::client::FileStatus;
@@ -22,6 +23,8 @@ use tokio::time::timeout;
 const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// rwxr-xr-x.
 const PERMISSION: u32 = 0o755;
+/// The name of a file that is written alone, before it has its own.
+const ALONE: &str = "file";
 
 /// What this process is writing.
 static ASIDES: Mutex<Vec<Folder>> = Mutex::new(Vec::new());
@@ -68,8 +71,13 @@ impl Folder {
         self.cluster.url(&self.path)
     }
 
+    /// Whether it is the root, which nothing else may take the place of.
+    pub fn is_root(&self) -> bool {
+        self.path.is_empty()
+    }
+
     /// The place of something in it.
-    fn inside(&self, name: &str) -> Self {
+    pub fn inside(&self, name: &str) -> Self {
         Self { path: format!("{}/{name}", self.path), ..self.clone() }
     }
 
@@ -89,6 +97,25 @@ impl Folder {
             }
         };
         self.cluster.call(&self.url(), Patience::Quick, status).await
+    }
+
+    /// The file that is there, as one reads it, but for the hosts of its blocks.
+    pub async fn file(&self) -> Result<Option<FileMeta>> {
+        let path = self.path.as_str();
+        let status = |client: Client| async move {
+            match client.get_file_info(path).await {
+                Ok(status) => Ok(Some(status)),
+                Err(HdfsError::FileNotFound(_)) => Ok(None),
+                Err(e) => Err(e),
+            }
+        };
+        match self.cluster.call(&self.url(), Patience::Quick, status).await? {
+            Some(status) if status.isdir => {
+                Err(Error::user(format!("{}: a folder stands where a file is needed; give another path", self.url())))
+            }
+            Some(status) => super::file(&self.cluster, &status).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Whether a file may be put there.
@@ -118,14 +145,39 @@ impl Folder {
         Ok(Aside { target: self.clone(), aside })
     }
 
-    /// Removes it with what is in it.
-    async fn remove(&self) -> Result<()> {
-        let remove = |client: Client| async move { client.delete(&self.path, true).await };
-        self.cluster.call(&self.url(), Patience::Quick, remove).await.map(drop)
+    /// Removes what was begun for this place and is not this process's: for one who has the place to himself.
+    pub async fn sweep(&self) -> Result<()> {
+        let Some((above, name)) = self.path.rsplit_once('/') else { return Ok(()) };
+        let above = Self { path: above.to_owned(), ..self.clone() };
+        let Found::Folder(entries) = above.look().await? else { return Ok(()) };
+        for entry in entries.iter().filter(|entry| is_aside(entry, name)) {
+            let left = above.inside(entry);
+            let ours = ASIDES.lock().iter().any(|aside| aside.path == left.path);
+            if !ours {
+                left.remove().await?;
+            }
+        }
+        Ok(())
     }
 
-    async fn rename(&self, to: &Self) -> Result<()> {
-        let rename = |client: Client| async move { client.rename(&self.path, &to.path, false).await };
+    /// Removes a file, or a folder that is empty; of another one it is an error.
+    pub async fn remove_alone(&self) -> Result<()> {
+        self.delete(false).await
+    }
+
+    /// Removes it with what is in it.
+    async fn remove(&self) -> Result<()> {
+        self.delete(true).await
+    }
+
+    async fn delete(&self, all: bool) -> Result<()> {
+        let delete = |client: Client| async move { client.delete(&self.path, all).await };
+        self.cluster.call(&self.url(), Patience::Quick, delete).await.map(drop)
+    }
+
+    /// One step; it replaces a file if it may.
+    async fn rename(&self, to: &Self, replaces: bool) -> Result<()> {
+        let rename = |client: Client| async move { client.rename(&self.path, &to.path, replaces).await };
         let Err(error) = self.cluster.call(&to.url(), Patience::Quick, rename).await else { return Ok(()) };
         // Of one that was done the answer may have been lost; asked again, there is nothing to be renamed.
         let done = self.look().await? == Found::Nothing && to.look().await? != Found::Nothing;
@@ -134,14 +186,23 @@ impl Folder {
 }
 
 impl Aside {
-    /// Begins a file.
+    /// Begins a file of the folder.
     pub async fn create(&self, name: &str) -> Result<NewFile> {
+        self.make(name, format!("{}/{name}", self.target.url())).await
+    }
+
+    /// Begins the file that takes the place alone.
+    pub async fn create_file(&self) -> Result<NewFile> {
+        self.make(ALONE, self.target.url()).await
+    }
+
+    /// Begins a file that users know by its URL.
+    async fn make(&self, name: &str, url: String) -> Result<NewFile> {
         let (folder, path) = (self.aside.clone(), self.aside.inside(name).path);
         // Asked for again, the first one is replaced.
         let options = WriteOptions::default().overwrite(true).create_parent(false);
         let (path, options) = (path.as_str(), &options);
         let create = |client: Client| async move { client.create(path, options).await };
-        let url = format!("{}/{name}", self.target.url());
         let writer = folder.cluster.call(&url, Patience::Patient, create).await?;
         Ok(NewFile { folder, url, writer })
     }
@@ -149,6 +210,11 @@ impl Aside {
     /// Removes a file of it.
     pub async fn remove(&self, name: &str) -> Result<()> {
         self.aside.inside(name).remove().await
+    }
+
+    /// The file that takes the place alone, as it was written; none when somebody removed it.
+    pub async fn file(&self) -> Result<Option<FileMeta>> {
+        self.aside.inside(ALONE).file().await
     }
 
     /// Where it will be.
@@ -161,28 +227,29 @@ impl Aside {
         if self.target.look().await? == Found::File {
             return Err(Error::user(format!("{}: a file; give a folder", self.target.url())));
         }
-        self.replace(&self.aside).await?;
+        self.replace().await?;
         forget(&self.aside);
         Ok(())
     }
 
-    /// Puts the file of this name, alone, in the place of the folder; a file that was there goes.
-    pub async fn put_file(self, name: &str) -> Result<()> {
+    /// Puts the file that takes the place alone there; one that was there goes in the same step.
+    pub async fn put_file(self) -> Result<()> {
         self.target.check_file().await?;
-        self.replace(&self.aside.inside(name)).await
+        self.aside.inside(ALONE).rename(&self.target, true).await
     }
 
-    async fn replace(&self, by: &Folder) -> Result<()> {
+    /// Of folders HDFS replaces only empty ones.
+    async fn replace(&self) -> Result<()> {
         let target = &self.target;
         let old = Folder { path: format!("{}.old", self.aside.path), ..self.aside.clone() };
         let replaces = target.look().await? != Found::Nothing;
         if replaces {
-            target.rename(&old).await?;
+            target.rename(&old, false).await?;
         }
-        if let Err(e) = by.rename(target).await {
+        if let Err(e) = self.aside.rename(target, false).await {
             if replaces {
                 // If that fails too, it stays beside its place.
-                let _ = old.rename(target).await;
+                let _ = old.rename(target, false).await;
             }
             return Err(e);
         }
@@ -219,6 +286,14 @@ fn remove(aside: &Folder) {
     }
 }
 
+/// Whether something of this name was begun for the place `name` beside it, see [`Folder::begin`].
+fn is_aside(entry: &str, name: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let rest = entry.strip_prefix('.').and_then(|rest| rest.strip_prefix(name)?.strip_prefix('.'));
+    let numbers: Vec<&str> = rest.and_then(|rest| rest.strip_suffix(".part")).unwrap_or("").split('-').collect();
+    numbers.len() == 3 && numbers.into_iter().all(digits)
+}
+
 /// Removes all that this process is writing.
 pub fn abandon() {
     let asides = std::mem::take(&mut *ASIDES.lock());
@@ -250,6 +325,30 @@ impl NewFile {
                 let seconds = TAKEN_WITHIN.as_secs();
                 Err(Error::cluster(format!("{}: HDFS took nothing for {seconds} s; {ask}", self.url)))
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_for_a_place_is_known_by_its_name() {
+        assert!(is_aside(".kept.bin.1700000000000-17-0.part", "kept.bin"));
+        for other in [
+            "kept.bin",
+            "kept.bin.1-2-3.part",
+            ".kept.bin.1-2-3.part.old",
+            ".kept.bin.1-2.part",
+            ".kept.bin.1-2-3-4.part",
+            ".kept.bin.1--3.part",
+            ".kept.bin.a-2-3.part",
+            ".kept.bin.bin.1-2-3.part",
+            ".kept.1-2-3.part",
+            ".kept.bin..part",
+        ] {
+            assert!(!is_aside(other, "kept.bin"), "{other}");
         }
     }
 }
