@@ -90,6 +90,13 @@ const KNOWN: f64 = 1e4;
 const WORTH: f64 = 0.1;
 const TRIAL: f64 = 13.0;
 
+/// Of the hinge a product with the matrix takes about this part of one of all rows, since few lie between the ends of its slope; where
+/// there are more rows than features it takes about so many times as many.
+const BETWEEN: f64 = 0.3;
+const NARROW: f64 = 3.0;
+/// Of the hinge slaves that join what they learnt take so many times the epochs that one takes.
+const JOINED: f64 = 20.0;
+
 /// What is left of the steps of Newton's method from weights of rows like these. The ascent starts no nearer from them: its
 /// dual variables are not among what a model holds.
 const WARM: f64 = 0.3;
@@ -170,7 +177,8 @@ impl Case {
         let shared = (self.facts.rows as f64 / self.facts.features.max(1) as f64).max(1.0);
         let long = 0.35 * shared.powf(0.2) * self.condition();
         let first = 3.0 + if self.ascent().searches() { long.min(2.0 * long.sqrt()) } else { long };
-        first * (1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0))
+        let joined = if self.loss == Kind::Hinge && self.slaves > 1.0 { JOINED } else { 1.0 };
+        joined * first * (1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0))
     }
 
     /// Seconds that it is likely to take.
@@ -203,11 +211,13 @@ impl Case {
         // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
         let lost = self.wide() && self.loss != Kind::Logistic;
         let hard = self.condition().min(KNOWN).powf(if lost { 1.0 } else { 0.5 });
+        let hard = if self.loss == Kind::Hinge && !self.wide() { NARROW * hard } else { hard };
         // Behind as many products as there are rows or features nothing is left.
         let hard = hard.min(self.facts.rows.min(self.facts.features) as f64);
         let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
         let each = if self.facts.features <= cost::CACHED { cost::NEAR } else { cost::FAR };
-        let own = each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
+        let part = if self.loss == Kind::Hinge { BETWEEN } else { 1.0 };
+        let own = part * each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
         let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
         1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
     }

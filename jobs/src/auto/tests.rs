@@ -124,9 +124,19 @@ fn the_hinge_of_few_features_is_learnt_by_the_matrix_where_the_ascent_takes_long
     // Dense columns of a few factors, which take more than a step's passes to make a matrix of.
     assert_eq!(of(case(4600, 60, 276_000, 860.0, 1e-4)), NEWTON);
     assert_eq!(of(case(3000, 300, 900_000, 300.0, 1e-4)), NEWTON);
-    // There is little to do, or no room for the matrix.
+    // By products, where there is no room for it.
+    assert_eq!(of(Case { memory: 1 << 20, ..case(3000, 300, 900_000, 300.0, 1e-4) }), NEWTON);
+    // There is little to do.
     assert_eq!(of(case(12_000, 1000, 480_000, 1.0, 1e-4)), SDCA);
-    assert_eq!(of(Case { memory: 1 << 20, ..case(3000, 300, 900_000, 300.0, 1e-4) }), SDCA);
+}
+
+#[test]
+fn several_slaves_learn_the_hinge_by_products_where_their_ascent_would_take_more_epochs_than_there_are() {
+    let of = |slaves: f64, case: Case| chosen(&Case { loss: Kind::Hinge, slaves, threads: 4.0, ..case });
+    for case in [|| case(20_000, 500_000, 30_000_000, 1.0, 1e-3), || case(2_000_000, 1_000_000, 22_000_000, 11.0, 1e-3)]
+    {
+        assert_eq!([1.0, 4.0].map(|slaves| of(slaves, case())), [SDCA, NEWTON]);
+    }
 }
 
 #[test]
