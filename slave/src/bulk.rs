@@ -1,4 +1,4 @@
-//! The bulk listener: requests of other slaves' workers, and of the master, for this slave's shards.
+//! The bulk listener: requests of other slaves' workers, and of the master, for this slave's shards and rows.
 //!
 //! Invariants: nothing is allocated for an answer beyond [`ANSWER`]; a request of a run that has not begun here yet waits
 //! for it, and comes again before it has waited for too long; one of a run that is over fails.
@@ -27,8 +27,8 @@ use std::time::Duration;
 /// Most bytes of values in one answer.
 pub const ANSWER: usize = 64 << 20;
 
-/// How long a request waits here for its run and for what it must see, before it is sent back to come again: well within its
-/// deadline, however long a clock takes.
+/// How long a request waits here for its run, for what it must see and for rows, before it is sent back to come again: well
+/// within its deadline, however long a clock takes.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(10) };
 
 /// The run under which the master loads and saves models.
@@ -84,11 +84,13 @@ impl Service for Bulk {
                 }
                 ToShard::Checkpoint(message) => checkpoint::hear(&jobs, &message, request.body).await,
                 ToShard::Probe => Packet::control(&FromShard::Heard),
-                ToShard::Blocks { job, input } => {
-                    let blocks = jobs.find(job)?.rows(input)?.blocks().await?;
-                    Packet::control(&FromShard::Blocks(blocks as u32))
+                ToShard::Blocks { job, input } => in_time(draw::count(&*jobs.find(job)?, input)).await,
+                ToShard::Rows { job, input, at } => {
+                    let job = jobs.find(job)?;
+                    // As a task: to copy a block is as long as messages about it are short.
+                    let sent = tokio::spawn(async move { in_time(draw::send(&job, input, at)).await });
+                    sent.await.map_err(|e| Error::bug(format!("a block's sending ended: {e}")))?
                 }
-                ToShard::Rows { job, input, at } => draw::send(&*jobs.find(job)?, input, at).await,
                 ToShard::Move(message) => {
                     let (job, phase) = (jobs.find(message.of().job)?, message.of().phase);
                     // A phase before it that is yet to begin here would take what came for this one for something else.
@@ -104,6 +106,12 @@ impl Service for Bulk {
             }
         })
     }
+}
+
+/// An answer that may take long: if it does, whoever waits for it is to ask again.
+async fn in_time(answer: impl Future<Output = Result<Packet>>) -> Result<Packet> {
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    answer.unwrap_or_else(|_| Packet::control(&FromShard::NotYet))
 }
 
 /// Takes a part of a model that moves here, and passes on what others are to have of it.

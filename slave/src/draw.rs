@@ -5,13 +5,14 @@
 //! for.
 
 use crate::job::OpenJob;
+use crate::stage::link::Link;
 use bytes::Bytes;
 use flexps_common::data::Block;
 use flexps_common::data::drawn::{Drawn, with_features};
 use flexps_common::error::{Error, Result};
 use flexps_common::ids::InputId;
 use flexps_common::random::SplitMix64;
-use flexps_common::transport::Packet;
+use flexps_common::transport::{Packet, Pending};
 use flexps_common::value::Element;
 use flexps_common::wire::body::{BodyReader, BodyWriter};
 use flexps_common::wire::kv::{FromShard, ToShard};
@@ -43,8 +44,7 @@ pub async fn draw(job: &OpenJob, input: InputId, share: f64) -> Result<Drawn> {
             && under_way.len() < WINDOW
             && let Some((shard, at)) = left.next()
         {
-            let link = job.link(shard)?;
-            under_way.push_back(link.ask(&ToShard::Rows { job: job.id, input, at }, Bytes::new())?);
+            under_way.push_back(Asked::new(job.link(shard)?, ToShard::Rows { job: job.id, input, at })?);
         }
         let Some(next) = under_way.pop_front() else { break };
         let block = decode(next.answer().await?)?;
@@ -56,11 +56,34 @@ pub async fn draw(job: &OpenJob, input: InputId, share: f64) -> Result<Drawn> {
     Ok(Drawn::of(blocks, facts.features))
 }
 
+/// A question for another slave's rows.
+struct Asked<'a> {
+    link: &'a Link,
+    question: ToShard,
+    pending: Pending,
+}
+
+impl<'a> Asked<'a> {
+    fn new(link: &'a Link, question: ToShard) -> Result<Self> {
+        let pending = link.ask(&question, Bytes::new())?;
+        Ok(Self { link, question, pending })
+    }
+
+    /// The answer, however long the other slave takes to read its rows and to number them.
+    async fn answer(self) -> Result<Packet> {
+        let mut answer = self.pending.answer().await?;
+        while answer.message::<FromShard>()? == FromShard::NotYet {
+            answer = self.link.ask(&self.question, Bytes::new())?.answer().await?;
+        }
+        Ok(answer)
+    }
+}
+
 /// The blocks of the other slaves, shuffled.
 async fn others(job: &OpenJob, input: InputId) -> Result<Vec<(u32, u32)>> {
     let mut all = Vec::new();
     for shard in (0..job.slaves() as u32).filter(|shard| *shard != job.shard.index()) {
-        let asked = job.link(shard)?.ask(&ToShard::Blocks { job: job.id, input }, Bytes::new())?;
+        let asked = Asked::new(job.link(shard)?, ToShard::Blocks { job: job.id, input })?;
         match asked.answer().await?.message()? {
             FromShard::Blocks(blocks) => all.extend((0..blocks).map(|at| (shard, at))),
             other => return Err(Error::bug(format!("a slave answered {other:?} to a question for its blocks"))),
@@ -72,6 +95,12 @@ async fn others(job: &OpenJob, input: InputId) -> Result<Vec<(u32, u32)>> {
         all.swap(last, (random.draw() % (last as u64 + 1)) as usize);
     }
     Ok(all)
+}
+
+/// How many blocks there are, once all are read.
+pub async fn count(job: &OpenJob, input: InputId) -> Result<Packet> {
+    let blocks = job.rows(input)?.blocks().await?;
+    Packet::control(&FromShard::Blocks(blocks as u32))
 }
 
 /// A block as it travels, with features.
@@ -125,6 +154,35 @@ fn part<T: Element>(body: &mut BodyReader, count: usize) -> Result<Vec<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flexps_common::ids::{JobId, SlaveId};
+    use flexps_common::plan::Compression;
+    use flexps_common::transport::{Connection, Network, Service};
+    use flexps_common::wire::slaves::Peer;
+    use futures::future::BoxFuture;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Has read its rows when it is asked for the third time.
+    #[derive(Default)]
+    struct Slow(AtomicU32);
+
+    impl Service for Slow {
+        fn call(&self, _: Connection, _: Packet) -> BoxFuture<'static, Result<Packet>> {
+            let before = self.0.fetch_add(1, Ordering::Relaxed);
+            let answer = if before < 2 { FromShard::NotYet } else { FromShard::Blocks(7) };
+            Box::pin(async move { Packet::control(&answer) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slave_that_is_not_ready_yet_is_asked_again() {
+        let network = Network::in_process();
+        let _listener = network.listen("h2 bulk", Arc::new(Slow::default())).await.unwrap();
+        let peer = Peer { id: SlaveId(2), name: "h2".to_owned(), bulk: "h2 bulk".to_owned() };
+        let link = Link::new(&network, &peer, None, Compression::None, "h1 bulk");
+        let asked = Asked::new(&link, ToShard::Blocks { job: JobId(1), input: InputId(0) }).unwrap();
+        let answer = asked.answer().await.unwrap();
+        assert_eq!(answer.message::<FromShard>().unwrap(), FromShard::Blocks(7));
+    }
 
     #[test]
     fn a_block_survives_the_way_and_a_broken_one_is_refused() {

@@ -3,11 +3,18 @@
 //! State lies beside what it belongs to: a key of a table of width `d * parts` holds d values, then the d elements of
 //! each state. An update is as wide as the key; its first d elements are the gradient, the others are not looked at.
 //! Copying, saving or moving such a table takes its state along; scaling it and its norm count the state like values.
-//! Invariant: a gradient of zero, or one so small that its square is, changes nothing.
+//! Invariant: a gradient of zero, or one so small that its square is zero as an element of the table, changes nothing.
 
 use super::Update;
 use crate::error::{Error, Result};
 use crate::value::{Element, Type};
+
+/// The square of a gradient; none where an element of the table can't tell it from zero.
+#[inline]
+fn square<T: Element>(gradient: f64) -> Option<f64> {
+    let square = gradient * gradient;
+    (T::from_f64(square) != T::default()).then_some(square)
+}
 
 /// Refuses a table whose keys can't hold `parts` equal parts of numbers with fractions.
 fn fits(name: &str, parts: &[&str], element: Type, width: u32) -> Result<()> {
@@ -48,13 +55,11 @@ impl Update for Adagrad {
     #[inline]
     fn apply<T: Element>(&self, current: &mut [T], update: &[T]) {
         let (values, squares) = current.split_at_mut(current.len() / 2);
-        for ((value, square), gradient) in values.iter_mut().zip(squares).zip(update) {
+        for ((value, squares), gradient) in values.iter_mut().zip(squares).zip(update) {
             let g = gradient.to_f64();
-            if g * g == 0.0 {
-                continue;
-            }
-            let sum = square.to_f64() + g * g;
-            *square = T::from_f64(sum);
+            let Some(square) = square::<T>(g) else { continue };
+            let sum = squares.to_f64() + square;
+            *squares = T::from_f64(sum);
             *value = T::from_f64(value.to_f64() - self.step * g / sum.sqrt());
         }
     }
@@ -104,11 +109,9 @@ impl Update for Ftrl {
         let (zs, ns) = state.split_at_mut(part);
         for (((value, z), n), gradient) in values.iter_mut().zip(zs).zip(ns).zip(update) {
             let g = gradient.to_f64();
-            if g * g == 0.0 {
-                continue;
-            }
+            let Some(square) = square::<T>(g) else { continue };
             let before = n.to_f64();
-            let sum = before + g * g;
+            let sum = before + square;
             let sigma = (sum.sqrt() - before.sqrt()) / self.alpha;
             let new_z = z.to_f64() + g - sigma * value.to_f64();
             (*z, *n) = (T::from_f64(new_z), T::from_f64(sum));
@@ -160,6 +163,23 @@ mod tests {
         assert_eq!(current, [0.0; 6]);
         Ftrl::new(&[0.1, 0.0, 0.0, 0.0]).unwrap().apply(&mut current, &[0.0, 1e-200, 7.0, 7.0, 7.0, 7.0]);
         assert_eq!(current, [0.0; 6]);
+    }
+
+    #[test]
+    fn nor_does_one_whose_square_a_table_of_f32_holds_as_zero() {
+        let (adagrad, ftrl) = (Adagrad::new(&[0.5]).unwrap(), Ftrl::new(&[0.1, 0.0, 0.0, 0.0]).unwrap());
+        for tiny in [2e-23f32, -1e-30] {
+            let mut current = [0.0f32; 3];
+            adagrad.apply(&mut current[..2], &[tiny, 0.0]);
+            assert_eq!(current, [0.0; 3]);
+            ftrl.apply(&mut current, &[tiny, 0.0, 0.0]);
+            assert_eq!(current, [0.0; 3]);
+        }
+        // The least that it holds as more counts like any other first gradient.
+        let (mut least, mut one) = ([0.0f32; 2], [0.0f32; 2]);
+        adagrad.apply(&mut least, &[3e-23, 0.0]);
+        adagrad.apply(&mut one, &[1.0, 0.0]);
+        assert!(least[0] == one[0] && least[1] > 0.0, "{least:?} {one:?}");
     }
 
     /// With beta, l1 and l2 zero, FTRL-proximal is AdaGrad with step alpha (section 3.1 of its paper).

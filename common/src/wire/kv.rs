@@ -195,7 +195,8 @@ pub enum FromShard {
     Added,
     /// The clock is known, or the probe has come.
     Heard,
-    /// What the read must see has not come yet, or its stage run, or an update's, has not begun here: ask again.
+    /// What the read must see has not come yet, or its stage run, or an update's, has not begun here, or rows are not ready:
+    /// ask again.
     NotYet,
     /// Some `Known` list was forgotten: send the request again with all lists inline.
     UnknownKeys,

@@ -127,9 +127,7 @@ impl Batch {
         let features = features.zip(&mut self.state_change).zip(&self.state);
         for ((((change, weight), dealt), rows), squares) in features {
             let gradient = *change + rule.lambda * dealt * *rows * weight;
-            let square = gradient * gradient;
-            *change = adagrad(rule.step, gradient, squares + square);
-            *rows = square;
+            (*change, *rows) = adagrad(rule.step, gradient, *squares);
         }
     }
 
@@ -151,9 +149,13 @@ fn shrunk(rule: Rule, gradient: f32, penalty: f32, weight: f32) -> f32 {
     -(rule.step * gradient + shrink * weight) / (1.0 + shrink)
 }
 
-fn adagrad(step: f32, gradient: f32, squares: f32) -> f32 {
-    // A gradient of zero has a sum of squares that may be zero too; the least normal number keeps 0/0 out.
-    -step * gradient / (squares.sqrt() + f32::MIN_POSITIVE)
+/// What a weight and its sum of squares change by: nothing, where the gradient is so small that its square is zero, as the
+/// sum may be then.
+fn adagrad(step: f32, gradient: f32, squares: f32) -> (f32, f32) {
+    let square = gradient * gradient;
+    // Divided at any rate: so that the compiler may use vectors.
+    let change = -step * gradient / (squares + square).sqrt();
+    (if square == 0.0 { 0.0 } else { change }, square)
 }
 
 /// The bias's change by its gradient over a batch that is `part` of a full one.
@@ -161,12 +163,35 @@ fn bias_change(bias: Bias, gradient: f32, rule: Rule, part: f32) -> Bias {
     match rule.optimizer {
         Optimizer::Sgd => Bias { value: -rule.step * gradient, state: 0.0 },
         Optimizer::Adagrad => {
-            let square = gradient * gradient;
-            Bias { value: adagrad(rule.step, gradient, bias.state + square), state: square }
+            let (value, state) = adagrad(rule.step, gradient, bias.state);
+            Bias { value, state }
         }
         Optimizer::Saga => {
             let value = -rule.step * (gradient + part * (bias.state / rule.rows));
             Bias { value, state: gradient / rule.share }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gradient_whose_square_is_zero_changes_nothing_under_adagrad() {
+        let rule = Rule { optimizer: Optimizer::Adagrad, step: 0.5, lambda: 0.0, rows: 1.0, share: 1.0 };
+        let mut batch = Batch {
+            weights: vec![0.0; 6],
+            state: vec![0.0, 0.0, 0.0, 0.0, 4.0, 12.0],
+            change: vec![0.0, 1e-23, -1e-30, 2.0, 1e-23, -2.0],
+            state_change: vec![1.0; 6],
+            dealt: vec![1.0; 6],
+            ..Batch::default()
+        };
+        batch.adagrad(rule);
+        assert_eq!(batch.change, [0.0, 0.0, 0.0, -0.5, 0.0, 0.25]);
+        assert_eq!(batch.state_change, [0.0, 0.0, 0.0, 4.0, 0.0, 4.0]);
+        assert_eq!(bias_change(Bias::default(), 1e-23, rule, 1.0), Bias::default());
+        assert_eq!(bias_change(Bias::default(), -3.0, rule, 1.0), Bias { value: 0.5, state: 9.0 });
     }
 }

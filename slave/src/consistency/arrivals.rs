@@ -5,6 +5,7 @@
 
 use super::News;
 use flexps_common::ids::SlaveId;
+use flexps_common::plan::Consistency;
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
@@ -16,11 +17,13 @@ const UNDER_WAY: u64 = 64;
 pub struct Arrivals {
     /// For how many clocks a worker's updates are counted one by one.
     remembered: u64,
+    /// Whether the other slaves tell this one of their clocks.
+    is_told: bool,
     /// Updates that the workers here sent, by slave,
     sent: FxHashMap<SlaveId, Ledger>,
     /// and those of ended clocks by worker here and slave.
     sent_by: FxHashMap<(usize, SlaveId), u64>,
-    /// Updates that arrived, by the slave that sent them,
+    /// Updates that arrived, by the slave that sent them, where it tells of its clocks,
     from: FxHashMap<SlaveId, Ledger>,
     /// and by worker.
     of: FxHashMap<u32, Ledger>,
@@ -29,10 +32,12 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// None yet. Nobody asks about clocks of a worker more than `lead` behind its last one, but for reads under way.
-    pub fn new(lead: u32) -> Self {
+    /// None yet, on a slave with `own` workers. Nobody asks about clocks of a worker that are further behind its last one
+    /// than it announces ahead, but for reads under way.
+    pub fn new(consistency: Consistency, own: usize) -> Self {
         Self {
-            remembered: UNDER_WAY + u64::from(lead),
+            remembered: UNDER_WAY + u64::from(consistency.ahead().unwrap_or(0)),
+            is_told: is_told(consistency, own > 0),
             sent: FxHashMap::default(),
             sent_by: FxHashMap::default(),
             from: FxHashMap::default(),
@@ -63,7 +68,10 @@ impl Arrivals {
 
     /// An update of a worker of another slave arrived, made at this clock.
     pub fn arrived(&mut self, from: SlaveId, worker: u32, clock: u64) {
-        self.from.entry(from).or_default().add(clock, 1);
+        // Only what is told of a clock settles those below it: else there would be an entry for each to the end.
+        if self.is_told {
+            self.from.entry(from).or_default().add(clock, 1);
+        }
         let of = self.of.entry(worker).or_default();
         of.add(clock, 1);
         of.settle(clock.saturating_sub(self.remembered));
@@ -98,6 +106,12 @@ impl Arrivals {
         }
         complete
     }
+}
+
+/// Whether a slave hears of the clocks of others, with workers of its own or without: to go on, to apply what its shard
+/// keeps, or to answer reads.
+pub fn is_told(consistency: Consistency, works: bool) -> bool {
+    works || consistency != Consistency::Asp
 }
 
 /// Updates by the clock in which they were made.
@@ -145,7 +159,7 @@ mod tests {
 
     #[test]
     fn news_are_held_until_their_updates_have_arrived_and_no_later_ones_count_for_them() {
-        let (mut arrivals, slave) = (Arrivals::new(0), SlaveId(1));
+        let (mut arrivals, slave) = (Arrivals::new(Consistency::Bsp, 1), SlaveId(1));
         let news = |clock| News { clock, keys: Vec::new() };
         assert_eq!(arrivals.heard(slave, news(1), 0), Some(news(1)));
         assert_eq!(arrivals.heard(slave, news(3), 2), None);
@@ -159,8 +173,21 @@ mod tests {
     }
 
     #[test]
+    fn of_clocks_that_nobody_tells_of_little_is_remembered() {
+        for (consistency, own, told) in
+            [(Consistency::Asp, 0, false), (Consistency::Asp, 1, true), (Consistency::Bsp, 0, true)]
+        {
+            let mut arrivals = Arrivals::new(consistency, own);
+            (0..1000).for_each(|clock| arrivals.arrived(SlaveId(1), 7, clock));
+            assert_eq!(arrivals.of(7, 1000), 1000);
+            let held: usize = arrivals.from.values().chain(arrivals.of.values()).map(|ledger| ledger.later.len()).sum();
+            assert_eq!(held > 100, told, "{consistency:?} {own}: {held}");
+        }
+    }
+
+    #[test]
     fn what_was_sent_is_told_below_the_least_clock() {
-        let mut arrivals = Arrivals::new(0);
+        let mut arrivals = Arrivals::new(Consistency::Bsp, 1);
         [(1, 0, 2), (1, 2, 4), (2, 1, 1)]
             .into_iter()
             .for_each(|(to, clock, count)| arrivals.sent(7, SlaveId(to), clock, count));

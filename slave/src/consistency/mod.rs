@@ -19,7 +19,7 @@ mod pending;
 mod reuse;
 
 pub use announced::Party;
-pub use arrivals::Arrivals;
+pub use arrivals::{Arrivals, is_told};
 pub use clocks::{Clocks, ENDED, News};
 pub use pending::Pending;
 pub use reuse::Reuse;

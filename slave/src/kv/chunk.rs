@@ -204,7 +204,7 @@ impl<T: Element> Resident for Chunk<T> {
         self.used.swap(false, Ordering::Relaxed)
     }
 
-    fn leave(&self, tier: &Tier, others: bool) -> Result<u64> {
+    fn leave(&self, tier: &Tier, wanted: u64) -> Result<u64> {
         let Some(mut held) = self.held.try_lock() else { return Ok(0) };
         let Held { data, extent, changed, .. } = &mut *held;
         let Some(Data::Dense(values)) = data else { return Ok(0) };
@@ -216,7 +216,7 @@ impl<T: Element> Resident for Chunk<T> {
         }
         self.start.store(0, Ordering::Relaxed);
         match data.take() {
-            Some(Data::Dense(values)) if others => tier.memory.lend(values),
+            Some(Data::Dense(values)) if len != wanted => tier.memory.lend(values),
             left => left.into_iter().for_each(|data| data.recycle(tier)),
         }
         Ok(len)

@@ -15,8 +15,6 @@ use std::sync::{Arc, Weak};
 
 /// Bytes of a huge page, and of a slab unless one chunk is larger.
 const HUGE: usize = 2 << 20;
-/// No system's pages are larger.
-const PAGE: usize = 64 << 10;
 /// What is cut from a slab starts at a cache line.
 const LINE: usize = 64;
 
@@ -119,9 +117,9 @@ impl Memory {
     pub fn lend<T>(&self, values: Values<T>) {
         #[cfg(target_os = "linux")]
         {
-            let (start, bytes) = (values.start.cast::<u8>(), values.len * size_of::<T>());
-            let skip = start.align_offset(PAGE).min(bytes);
-            let len = (bytes - skip) / PAGE * PAGE;
+            let (start, bytes, page) = (values.start.cast::<u8>(), values.len * size_of::<T>(), page());
+            let skip = start.align_offset(page).min(bytes);
+            let len = (bytes - skip) / page * page;
             // SAFETY: whole pages of the part, which nobody uses; what they hold from now on is zeros.
             let lent = unsafe { libc::madvise(start.add(skip).cast(), len, libc::MADV_DONTNEED) };
             if lent != 0 {
@@ -149,6 +147,15 @@ impl Slab {
         let map = Map { map: Some(map), start, bytes, slabs: Arc::downgrade(slabs) };
         Self { map: Arc::new(map), used: 0, end: bytes }
     }
+}
+
+/// Bytes of one of the system's pages.
+#[cfg(target_os = "linux")]
+fn page() -> usize {
+    // SAFETY: the call looks up a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // No system's pages are larger.
+    usize::try_from(bytes).ok().filter(|bytes| bytes.is_power_of_two()).unwrap_or(64 << 10)
 }
 
 /// A mapping with room for so many bytes from a huge page's start on; what is never touched takes no memory.

@@ -365,6 +365,27 @@ fn what_is_used_stays_in_memory_and_what_did_not_change_is_not_written_again() {
     assert!((35 * CHUNK..=50 * CHUNK + CHUNK).contains(&used.read_bytes), "{used:?}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_of_chunks_that_leave_for_larger_ones_is_the_systems() {
+    let folder = tempfile::tempdir().unwrap();
+    let specs = [spec("a", 1, Storage::Dense, "add", &[]), spec("b", 3, Storage::Dense, "add", &[])];
+    let store = within(&specs, 4 * CHUNK, folder.path());
+    let ones = vec![1.0f32; 1 << 18];
+    let fill = |table, width: u32| {
+        let count = (1 << 18) / width;
+        let values = &ones[..(count * width) as usize];
+        store.add(table, Keys::Range { start: 0, count }, f32::wrap(values)).unwrap();
+    };
+    fill(A, 1);
+    let written = store.take_disk_use().written_bytes;
+    fill(B, 3);
+    assert!(written == 0 && store.take_disk_use().written_bytes >= 3 * CHUNK);
+    // What the system has is zeros; what stayed would stand here as it was.
+    let room = [(); 3].map(|()| store.tier.memory.room::<f32>(1 << 16));
+    assert!(room.iter().all(|room| room.iter().all(|value| *value == 0.0)));
+}
+
 #[test]
 fn the_models_of_two_jobs_share_the_memory_and_a_closed_one_gives_it_back() {
     let folder = tempfile::tempdir().unwrap();

@@ -49,18 +49,25 @@ impl Room {
         self.slabs.trim();
     }
 
-    /// Lets residents leave for something of `by` while too much is used. Those in use stay: then so many bytes more are
-    /// used for a while.
-    fn shrink(&self, by: &Tier) -> Result<()> {
+    /// Lets residents leave for something of `by` that takes so many bytes while too much is used. Those in use stay: then so
+    /// many bytes more are used for a while.
+    fn shrink(&self, by: &Tier, mut wanted: u64) -> Result<()> {
         // Twice round: the first time all may turn out to have been used.
         let mut left = 2 * self.ring.lock().residents.len() + 1;
         while self.used.load(Ordering::Relaxed) > self.limit {
             let Some(candidate) = self.ring.lock().next(&mut left) else { return Ok(()) };
             // One whose shard is gone is gone with it.
             let Some(tier) = candidate.tier.upgrade() else { continue };
-            let result = candidate.resident.leave(&tier, !std::ptr::eq(&*tier, by));
+            let own = std::ptr::eq(&*tier, by);
+            let result = candidate.resident.leave(&tier, if own { wanted } else { 0 });
             match result {
-                Ok(bytes @ 1..) => tier.give_back(bytes),
+                Ok(bytes @ 1..) => {
+                    tier.give_back(bytes);
+                    // One is enough: of others that leave nothing would be used.
+                    if own && bytes == wanted {
+                        wanted = 0;
+                    }
+                }
                 Ok(_) | Err(_) => self.ring.lock().residents.push(candidate),
             }
             result?;
@@ -73,9 +80,9 @@ impl Room {
 pub(super) trait Resident: Send + Sync {
     /// Whether it was used since this was asked last.
     fn was_used(&self) -> bool;
-    /// Puts it on disk, unless somebody uses it just now; the bytes of memory that it took, or 0 when it stays. They are for
-    /// the same shard, or for `others`.
-    fn leave(&self, tier: &Tier, others: bool) -> Result<u64>;
+    /// Puts it on disk, unless somebody uses it just now; the bytes of memory that it took, or 0 when it stays. The system
+    /// gets them, unless they are just as many as are `wanted`, which the same shard is about to use.
+    fn leave(&self, tier: &Tier, wanted: u64) -> Result<u64>;
 }
 
 /// A place in the file.
@@ -168,7 +175,7 @@ impl Tier {
         let used = self.room.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.own.fetch_add(bytes, Ordering::Relaxed);
         if used > self.room.limit {
-            let result = self.room.shrink(self);
+            let result = self.room.shrink(self, bytes);
             if result.is_err() {
                 self.give_back(bytes);
             }

@@ -12,6 +12,32 @@ use flexps_common::machine;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use tokio::sync::oneshot;
+
+/// The state of the key map.
+#[derive(Default)]
+pub enum Keys {
+    /// Nobody has asked for it.
+    #[default]
+    Unknown,
+    /// Somebody makes it; blocks can't be taken.
+    InWork,
+    /// Made; all blocks are renumbered.
+    Known(Arc<KeyMap>),
+}
+
+/// What `work` gives, done on a thread of its own, for it takes long; it comes to its end though nobody waits any more.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let (send, done) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("numbering".to_owned());
+    let started = thread.spawn(move || drop(send.send(work())));
+    started.map_err(|e| Error::cluster(format!("no thread to number the features of rows: {e}")))?;
+    done.await.map_err(|_| panicked())?
+}
+
+fn panicked() -> Error {
+    Error::bug("a thread that numbers features panicked")
+}
 
 fn on_disk(spill: Option<&Spill>) -> Result<&Spill> {
     spill.ok_or_else(|| Error::bug("a block on disk without a file"))
@@ -106,7 +132,7 @@ fn in_threads<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Resu
         let work = &work;
         let running: Vec<_> = (0..threads).map(|i| scope.spawn(move || work(i))).collect();
         let ended = running.into_iter().map(|t| t.join());
-        ended.map(|r| r.map_err(|_| Error::bug("a thread that numbers features panicked"))).collect()
+        ended.map(|r| r.map_err(|_| panicked())).collect()
     })
 }
 

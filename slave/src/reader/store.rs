@@ -5,7 +5,7 @@
 //! repeat to the bit. Consumed rows are given out once.
 
 use super::ahead::{Ahead, Found};
-use super::numbering;
+use super::numbering::{self, Keys};
 use super::pump::Read;
 use super::spill::{Extent, Spill};
 use super::takers::Takers;
@@ -77,17 +77,6 @@ pub(super) enum Place {
     Disk(Extent),
     /// It was consumed.
     Gone,
-}
-
-/// The state of the key map.
-#[derive(Default)]
-enum Keys {
-    #[default]
-    Unknown,
-    /// Somebody makes it; blocks can't be taken.
-    InWork,
-    /// Made; all blocks are renumbered.
-    Known(Arc<KeyMap>),
 }
 
 impl Store {
@@ -378,7 +367,7 @@ impl Store {
     }
 
     /// See [`super::Reader::key_map`].
-    pub async fn key_map(&self) -> Result<Arc<KeyMap>> {
+    pub async fn key_map(self: &Arc<Self>) -> Result<Arc<KeyMap>> {
         enum Made {
             Map(Arc<KeyMap>),
             Work(Vec<Place>, Option<Arc<Spill>>),
@@ -409,23 +398,26 @@ impl Store {
             Made::Map(map) => return Ok(map),
             Made::Work(places, spill) => (places, spill),
         };
-        let features = self.state.lock().facts().features;
-        let made = numbering::make(&mut places, spill.as_deref(), features);
+        let (store, features) = (self.clone(), self.state.lock().facts().features);
+        let made = numbering::aside(move || {
+            let made = numbering::make(&mut places, spill.as_deref(), features);
+            store.numbered(places, made)
+        });
+        // Whatever it was, the blocks may be lost.
+        made.await.inspect_err(|e| self.fail(e.clone()))
+    }
+
+    /// Takes the blocks back.
+    fn numbered(&self, places: Vec<Place>, made: Result<KeyMap>) -> Result<Arc<KeyMap>> {
+        let map = Arc::new(made.inspect_err(|e| self.fail(e.clone()))?);
         let mut state = self.state.lock();
         for (slot, place) in state.slots.iter_mut().flatten().zip(places) {
             slot.place = place;
         }
-        let made = made.map(|map| {
-            let map = Arc::new(map);
-            state.keys = Keys::Known(map.clone());
-            map
-        });
-        if let Err(error) = &made {
-            state.failed.get_or_insert(error.clone());
-        }
+        state.keys = Keys::Known(map.clone());
         drop(state);
         self.changed.notify_waiters();
-        made
+        Ok(map)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod consumed;
 mod given;
+mod numbered;
 mod together;
 
 use super::*;

@@ -8,7 +8,7 @@ use super::gate::{Gate, Woken};
 use super::state::State;
 use super::sums::Sums;
 use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard, Ordering};
-use crate::consistency::{Arrivals, Clocks, News, Pending};
+use crate::consistency::{Arrivals, Clocks, News, Pending, is_told};
 use crate::kv::Shard;
 use crate::stage::exchange::{Due, Need, Readable, Source, Told, Update, view};
 use crate::stage::mark::{Mark, Marking};
@@ -84,7 +84,7 @@ impl Run {
             lost: None,
             waits: vec![false; own],
             looked: (0, 0),
-            arrivals: Arrivals::new(consistency.ahead().unwrap_or(0)),
+            arrivals: Arrivals::new(consistency, own),
             readers: Vec::new(),
             pace: Pace::default(),
         };
@@ -230,9 +230,9 @@ impl Run {
         (news, self.moved(&mut state))
     }
 
-    /// Whether another slave must hear of this one's clocks: to go on, to apply what its shard keeps, or to answer reads.
+    /// Whether another slave must hear of this one's clocks.
     pub fn is_heard_by(&self, slave: SlaveId) -> bool {
-        self.consistency != Consistency::Asp || self.works_on(slave)
+        is_told(self.consistency, self.works_on(slave))
     }
 
     /// Whether another slave has workers.

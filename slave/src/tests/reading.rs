@@ -3,11 +3,13 @@
 use super::cluster::{Cluster, LIMIT};
 use flexps_common::data::{Facts, Form, InputSpec, Labels, Schema};
 use flexps_common::error::{Error, Fault, Result};
-use flexps_common::ids::InputId;
+use flexps_common::ids::{InputId, JobId};
 use flexps_common::job::{Job, Registry};
 use flexps_common::metrics::Metric;
 use flexps_common::plan::{Input, Plan};
+use flexps_common::transport::Packet;
 use flexps_common::wire::control::{FromSlave, Split, ToSlave};
+use flexps_common::wire::kv::{FromShard, ToShard};
 use flexps_common::worker::Worker;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -195,7 +197,7 @@ async fn stages_pass_over_rows_while_they_are_read_and_after() {
     assert_eq!((facts.rows, facts.features, facts.positives), (LINES, 5000 + LINES, LINES / 2));
     // Who asks for the facts waits until the master tells them.
     let run = cluster.launch(MAPPED, &[1, 2]).await;
-    let tell = ToSlave::Facts { job: flexps_common::ids::JobId(1), input: InputId(0), facts };
+    let tell = ToSlave::Facts { job: JobId(1), input: InputId(0), facts };
     cluster.tell(&tell).await.into_iter().for_each(|answer| assert_eq!(answer.unwrap(), FromSlave::Ok));
     let outcomes = cluster.outcomes(run, &[1, 2]).await;
     assert_eq!(sum(&outcomes, "features"), FEATURES);
@@ -212,6 +214,23 @@ async fn stages_pass_over_rows_while_they_are_read_and_after() {
         let again = cluster.run(DRAWING, &workers).await;
         assert_eq!(value(&first[0], "mixed"), value(&again[0], "mixed"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_rows_that_are_not_read_yet_is_to_ask_again() {
+    let (_folder, splits) = file();
+    let mut cluster = open(1).await;
+    cluster.start_reading(schema()).await;
+    let (job, input) = (JobId(1), InputId(0));
+    let blocks = ToShard::Blocks { job, input };
+    for question in [&blocks, &ToShard::Rows { job, input, at: 0 }] {
+        let answer = cluster.ask_shard(0, Packet::control(question).unwrap()).await.unwrap();
+        assert_eq!(answer.message::<FromShard>().unwrap(), FromShard::NotYet);
+    }
+    cluster.give(splits);
+    cluster.read_done().await.unwrap();
+    let answer = cluster.ask_shard(0, Packet::control(&blocks).unwrap()).await.unwrap();
+    assert!(matches!(answer.message::<FromShard>().unwrap(), FromShard::Blocks(1..)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -284,7 +303,7 @@ async fn a_slave_outlives_its_master_and_registers_again_when_it_is_forgotten() 
     let new = tokio::time::timeout(LIMIT, again).await.expect("the slave does not register again");
     assert_eq!(cluster.master.slaves.lock().len(), 2, "registered once more as {new}");
     // What a master has forgotten is not kept.
-    let ops = ToSlave::Ops { job: flexps_common::ids::JobId(1), phase: 1, ops: vec![] };
+    let ops = ToSlave::Ops { job: JobId(1), phase: 1, ops: vec![] };
     assert!(cluster.tell(&ops).await[0].as_ref().unwrap_err().message.contains("not open here"));
 }
 
