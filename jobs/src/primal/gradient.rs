@@ -158,7 +158,7 @@ impl Gradient {
                         let dual = foreseen.get(scores.len());
                         scores.push(z);
                         let y = task.target(row.label);
-                        let point = if L::KINKED { centres.renewed(loss, y, z) } else { z };
+                        let point = if L::KINKED { centres.renewed((part.start + at, i), loss, y, z) } else { z };
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             slopes.push(0.0);
                             continue;

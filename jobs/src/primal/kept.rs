@@ -14,9 +14,6 @@ pub const ANCHOR: [&str; 2] = ["anchor", "anchored-blocks"];
 /// ... and of the scores that the last step was to lead to ([`super::foresight`]).
 pub const FORESEEN: [&str; 2] = ["foreseen", "foreseen-blocks"];
 
-/// ... and of what moves the scores where the loss has a kink ([`super::multipliers`]).
-pub const CENTRES: [&str; 2] = ["centres", "centred-blocks"];
-
 /// Takes the scores that were kept of this worker's rows.
 pub fn take_scores(worker: &mut Worker<'_>, rows: Rows) -> Result<Vec<f64>> {
     let scores = find(worker, rows, SCORES)?;

@@ -153,6 +153,9 @@ impl Primal<'_> {
         let ratio = self.flags.ratio(self.penalty)?;
         let (threads, tolerance) = (self.workers(), common.tolerance);
         let Vector { features: weights, bias } = model;
+        if self.loss == Kind::Hinge {
+            plan.keep_column(inputs.rows.input, multipliers::COLUMN);
+        }
         let point: Table<f64> = plan.table("point", 1);
         let gradient: Table<f64> = plan.table("gradient", 1);
         let sums: Table<f64> = plan.table("sums", 1);
@@ -301,7 +304,6 @@ pub fn remeasured(steps: &mut Steps) {
     steps.decide(|progress| {
         let named = [("look", 1.0), ("moved", 1.0), ("scored", 0.0), ("foreseen", 0.0)];
         named.into_iter().for_each(|(name, value)| progress.set(name, value));
-        multipliers::lost(progress);
         Ok(Flow::Next)
     });
 }

@@ -1,17 +1,19 @@
 //! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all.
 //!
-//! What moves a row's score, its slope where the width was changed last, is a column. The stage that makes the gradient renews it
-//! when the master says so; the master does when the steps at this width are near their end, which it sees by the same numbers as the
-//! certificate. Invariants: as those of `kinked`; workers that lost the column go on from 0, and the certificate holds.
+//! What moves a row's score, its slope where the width was changed last, is a column, which goes with checkpoints. The stage that
+//! makes the gradient renews it when the master says so; the master does when the steps at this width are near their end, which it sees
+//! by the same numbers as the certificate. Invariants: as those of `kinked`; whatever moves the scores, the certificate holds.
 
 use super::certificate;
-use super::kept;
 use super::kinked::{ENOUGH, FIRST, LEAST, NARROWER, NEARLY, SLOW, STIFF, far};
 use super::loss::Smooth;
 use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::worker::Worker;
+
+/// What moves the rows' scores.
+pub const COLUMN: &str = "centres";
 
 /// The scalar of the width, which is 0 where steps don't go this way.
 const WIDTH: &str = "width";
@@ -29,10 +31,8 @@ pub struct Centres {
     width: f64,
     /// The width before, if they are to be renewed.
     renews: Option<f64>,
-    /// By row: f' where they were renewed last, unless they never were.
-    slopes: Vec<f64>,
-    /// The same, renewed.
-    next: Vec<f64>,
+    /// The places of the worker's blocks among the slave's, and of each block by row: f' where they were renewed last, or nothing.
+    blocks: Vec<(usize, Vec<f32>)>,
 }
 
 impl Centres {
@@ -43,9 +43,13 @@ impl Centres {
             return Ok(Self::default());
         }
         let are_there = worker.scalar(MOVED, 0.0) == 1.0;
-        let slopes = if are_there { kept::find(worker, rows, kept::CENTRES)? } else { None };
+        let mut blocks = Vec::new();
+        for at in worker.own_blocks(rows.input)? {
+            let column = if are_there { worker.find_column(rows.input, at, COLUMN)? } else { None };
+            blocks.push((at, column.unwrap_or_default()));
+        }
         let renews = Some(worker.scalar(RENEWS, 0.0)).filter(|before| *before > 0.0);
-        Ok(Self { width, renews, slopes: slopes.unwrap_or_default(), next: Vec::new() })
+        Ok(Self { width, renews, blocks })
     }
 
     /// The smooth loss whose least the steps go to.
@@ -53,28 +57,33 @@ impl Centres {
         if self.width > 0.0 { loss.smoothed(self.width) } else { loss }
     }
 
-    /// The point at which that is to be looked at, of the row of this number with the score `z`.
+    /// The point at which that is to be looked at, of a row of the worker's block of this number with the score `z`.
     #[inline(always)]
-    pub fn point(&self, row: usize, z: f64) -> f64 {
-        z + self.width * self.slopes.get(row).copied().unwrap_or(0.0)
+    pub fn point(&self, (block, row): (usize, usize), z: f64) -> f64 {
+        let slope = self.blocks.get(block).and_then(|(_, slopes)| slopes.get(row));
+        slope.map_or(z, |slope| z + self.width * f64::from(*slope))
     }
 
-    /// The same of the next row, which is renewed before if it is to be.
+    /// The same, of rows that come in order, each renewed before if it is to be.
     #[inline(always)]
-    pub fn renewed(&mut self, loss: impl Smooth, y: f64, z: f64) -> f64 {
-        let row = self.next.len();
-        let mut slope = self.slopes.get(row).copied().unwrap_or(0.0);
-        if let Some(before) = self.renews {
-            slope = loss.smoothed(before).at(y, z + before * slope).slope;
+    pub fn renewed(&mut self, place: (usize, usize), loss: impl Smooth, y: f64, z: f64) -> f64 {
+        if let Some(before) = self.renews
+            && let Some((_, slopes)) = self.blocks.get_mut(place.0)
+        {
+            let old = slopes.get(place.1).copied().unwrap_or(0.0);
+            let slope = loss.smoothed(before).at(y, z + before * f64::from(old)).slope as f32;
+            match slopes.get_mut(place.1) {
+                Some(old) => *old = slope,
+                None => slopes.push(slope),
+            }
         }
-        self.next.push(slope);
-        z + self.width * slope
+        self.point(place, z)
     }
 
     /// Keeps them for the next stage.
     pub fn keep(self, worker: &mut Worker<'_>, rows: Rows) -> Result<()> {
-        let slopes = if self.next.is_empty() { self.slopes } else { self.next };
-        if slopes.is_empty() { Ok(()) } else { kept::keep(worker, rows, kept::CENTRES, slopes) }
+        let mut blocks = self.blocks.into_iter().filter(|(_, slopes)| !slopes.is_empty());
+        blocks.try_for_each(|(at, slopes)| worker.put_column(rows.input, at, COLUMN, slopes))
     }
 }
 
@@ -83,11 +92,6 @@ pub fn start(progress: &mut Progress, do_so: bool) {
     let width = if do_so { FIRST } else { 0.0 };
     let named = [(WIDTH, width), (RENEWS, 0.0), (MOVED, 0.0), (STEPS, 0.0), (GAP, f64::INFINITY)];
     named.into_iter().for_each(|(name, value)| progress.set(name, value));
-}
-
-/// Where columns were lost.
-pub fn lost(progress: &mut Progress) {
-    [RENEWS, MOVED].into_iter().for_each(|name| progress.set(name, 0.0));
 }
 
 /// Behind a step.

@@ -128,7 +128,7 @@ impl Newton {
         let share = 1.0 / worker.scalar("trained_rows", 1.0);
         let (scores, centres) = (take_scores(worker, self.rows)?, Centres::take::<L>(worker, self.rows)?);
         let loss = centres.loss(loss);
-        let (mut way, mut product, mut next) = (Vec::new(), Vec::new(), scores.iter().enumerate());
+        let (mut way, mut product, mut next) = (Vec::new(), Vec::new(), scores.iter());
         let (mut curved, mut constant) = (0.0, 0.0);
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
@@ -138,12 +138,13 @@ impl Newton {
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
                 task.folds(worker, (self.rows.input, part.number_of(at), block.rows()), |folds| {
-                    for (i, (at, z)) in (0..block.rows()).zip(&mut next) {
+                    for (i, z) in (0..block.rows()).zip(&mut next) {
                         if folds.is_some_and(|(folds, held_out)| folds[i] == held_out) {
                             continue;
                         }
                         let row = block.row(i);
-                        let curvature = loss.at(task.target(row.label), centres.point(at, *z)).curvature;
+                        let point = centres.point((part.start + at, i), *z);
+                        let curvature = loss.at(task.target(row.label), point).curvature;
                         let by = share * task.weight(row.label) * curvature;
                         if by == 0.0 {
                             continue;
@@ -231,13 +232,15 @@ impl Newton {
             Ok(())
         })?;
         let (mut scores, centres) = (take_scores(worker, self.rows)?, Centres::take::<L>(worker, self.rows)?);
-        let (mut targets, mut moves) = (Vec::new(), Vec::new());
+        let (mut targets, mut moves, mut points) = (Vec::new(), Vec::new(), Vec::new());
         let mut parts = Parts::new(worker, self.rows)?;
         while let Some(part) = parts.next(worker)? {
             worker.get_mapped(self.step, &part.map, &mut step)?;
             for at in 0..part.blocks() {
                 let block = block(worker, &part, at)?;
                 task.targets(worker, (self.rows.input, part.number_of(at)), &block, &mut targets)?;
+                let own = scores[points.len()..].iter().take(block.rows()).enumerate();
+                points.extend(own.map(|(i, z)| centres.point((part.start + at, i), *z)));
                 // SAFETY: `block` checked the indices.
                 moves.extend(block.iter().map(|row| bias + unsafe { dot(&row, &step) }));
             }
@@ -245,7 +248,6 @@ impl Newton {
         let mut reduce = Reduce::new(self.sums, 3);
         reduce.sum(worker, &mut along)?;
         let rows = worker.scalar("trained_rows", 1.0);
-        let points = scores.iter().enumerate().map(|(at, z)| centres.point(at, *z)).collect();
         let line = Line { targets, scores: points, moves, rows, penalty: [along[0], along[1]] };
         let (length, lower) = line.least(centres.loss(loss), worker, &mut reduce)?;
         scores.iter_mut().zip(&line.moves).for_each(|(z, d)| *z += length * d);
