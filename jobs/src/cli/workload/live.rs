@@ -88,7 +88,6 @@ impl All<'_> {
         let all = async {
             let mut all = Vec::new();
             for policy in self.policies {
-                submitted.clear();
                 all.push(play(&client, policy, self.file, self.jobs, &mut submitted).await?);
             }
             client.set_policy(&before).await?;

@@ -55,7 +55,7 @@ pub async fn leave(client: &Arc<Client>, jobs: &[JobId], policy: &str, interrupt
     };
     if let Err(e) = unless_interrupted(interrupt, asked).await {
         say(&format!(
-            "warning: {e}: jobs may still run at {0}, and another policy than {policy} decide there; `flexps jobs --master {0}` lists them",
+            "warning: {e}: jobs may still run at {0}, and another policy than {policy} may decide there; `flexps jobs --master {0}` lists them",
             client.address()
         ));
     }
@@ -108,7 +108,7 @@ async fn listed(client: &Client) -> Result<Vec<JobLine>> {
     patient(|| async { api::read(&client.document("jobs").await?) }).await
 }
 
-/// Submits all jobs at their times and waits for their ends. What was submitted so far stands in `submitted`.
+/// Submits all jobs at their times and waits for their ends. What was submitted stands in `submitted` until then.
 pub async fn play(
     client: &Client,
     policy: &str,
@@ -150,6 +150,7 @@ pub async fn play(
         }
         tokio::time::sleep(LOOK).await;
     }
+    submitted.clear();
     let names = ids.into_iter().map(|(at, id)| (id, specs[at].name.clone())).collect();
     let records = client.read(&patient(|| client.history()).await?)?;
     whole(&names, &records, client.address())?;
