@@ -44,17 +44,20 @@ pub fn put(side: &Side, target: &Path, shown: &Path) -> Result<()> {
 /// Runs a command that does not see to it itself that it ends as cancelled when it is told to end, and leaves nothing unfinished.
 pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> {
     let runtime = runtime()?;
-    let mut interrupt = runtime.block_on(async { Interrupt::new() })?;
-    runtime.spawn(async move {
-        interrupt.next().await;
-        // Held to the end.
-        let _sides = side::abandon();
-        storage::abandon();
-        let cancelled = Error::cancelled();
-        terminal::error(&cancelled);
-        std::process::exit(i32::from(cancelled.exit_code()))
-    });
+    let interrupt = runtime.block_on(async { Interrupt::new() })?;
+    runtime.spawn(end_when_told(interrupt));
     command(runtime.handle())
+}
+
+/// Ends this process as cancelled when it is told to end, with nothing left unfinished.
+pub async fn end_when_told(mut interrupt: Interrupt) {
+    interrupt.next().await;
+    // Held to the end.
+    let _sides = side::abandon();
+    storage::abandon();
+    let cancelled = Error::cancelled();
+    terminal::error(&cancelled);
+    std::process::exit(i32::from(cancelled.exit_code()))
 }
 
 /// The stream that `path` names, if it is one of this process's outputs: the same open file, so that what goes there otherwise

@@ -10,6 +10,7 @@ use super::show::{Comparison, Outcome};
 use super::{picture, recorded};
 use crate::cli::args::{Access, given};
 use crate::cli::client::Client;
+use crate::cli::file::end_when_told;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::node::Embedded;
 use crate::cli::terminal::say;
@@ -54,6 +55,8 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
             ));
         }
     };
+    // To compare much takes a while, in which nobody else listens.
+    tokio::spawn(end_when_told(interrupt));
     compare(&args, &file, &played)
 }
 
