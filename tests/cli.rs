@@ -341,6 +341,34 @@ fn a_report_that_cannot_be_written_is_told_before_the_job_runs() {
 }
 
 #[test]
+fn a_report_in_the_way_of_the_model_is_refused_before_the_job_runs() {
+    let here = folder();
+    let rows = Rows::generate(53, 200, 50, 5).write(here.path(), "rows");
+    let run = |model: &str, report: &str| {
+        let run =
+            flexps(["run", "svrg", "--epochs", "1", "--overwrite", "--model", model, "--report", report, "--input"]);
+        run.arg(&rows).in_folder(here.path())
+    };
+    run("m", "report").ok();
+    std::os::unix::fs::symlink(here.path(), here.path().join("link")).unwrap();
+    let inside = here.path().join("m/report.json");
+    for (model, report) in [
+        ("m", "m/report.json"),
+        ("link/m", "m/report.json"),
+        ("m", inside.to_str().unwrap()),
+        ("new", "new"),
+        ("new/deep", "new"),
+    ] {
+        run(model, report).exits(2).says(&[&format!("--report {report}: --model {model} needs that place")]);
+    }
+    run("new", "reports/").exits(2).says(&["--report: reports/: a folder; give a file"]);
+    let mut left: Vec<_> = std::fs::read_dir(here.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["link", "m", "report", "rows"]);
+    assert_eq!(std::fs::read_dir(here.path().join("m")).unwrap().count(), 2);
+}
+
+#[test]
 fn a_report_that_cannot_be_written_in_the_end_costs_no_result() {
     let here = folder();
     let link = here.path().join("link");

@@ -65,14 +65,20 @@ fn a_model_in_hdfs_is_replaced_when_that_is_asked_for_and_nothing_else_ever() {
     train(hdfs, &rows, &url("m")).args(["--lambda", "1", "--overwrite"]).ok();
     assert!(weak(&url("m")) < before / 2.0, "{} and {before} before", weak(&url("m")));
     hdfs.put("/models/replaced/other/file", b"of somebody else");
-    for (name, why) in
-        [("other", "no model"), ("other/file", "no model"), ("other/file/m", "a file stands where a folder is needed")]
-    {
+    hdfs.put("/models/replaced/alike/model.json", b"{}");
+    hdfs.put("/models/replaced/alike/model.safetensors", b"of somebody else");
+    for (name, why) in [
+        ("other", "no model"),
+        ("other/file", "no model"),
+        ("other/file/m", "a file stands where a folder is needed"),
+        ("alike", "is no model of flexps, as its model.json shows"),
+    ] {
         train(hdfs, &rows, &url(name)).arg("--overwrite").exits(2).says(&[&url(name), why]);
     }
     ask(hdfs, &["model", "show", &url("none")]).exits(2).says(&["no model there", &url("none")]);
     ask(hdfs, &["model", "show", &url("other/file")]).exits(2).says(&["is a file", "model.json"]);
-    let left = ["/m", "/m/model.json", "/m/model.safetensors", "/other", "/other/file"];
+    let alike = ["/alike", "/alike/model.json", "/alike/model.safetensors"];
+    let left = [&alike[..], &["/m", "/m/model.json", "/m/model.safetensors", "/other", "/other/file"]].concat();
     assert_eq!(hdfs.below("/models/replaced"), left);
 }
 

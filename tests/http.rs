@@ -31,7 +31,7 @@ fn the_api_shows_what_the_command_shows() {
     assert!(starts.len() == 4 && starts.is_sorted() && starts[3] < shown["seconds"].as_f64().unwrap(), "{starts:?}");
     let history = get(pages, "/api/v1/history").json();
     let ran = history["records"].as_array().unwrap().iter().filter(|record| record["what"] == "run").count();
-    assert_eq!((ran, history["next"].as_u64()), (4, Some(7)), "{history}");
+    assert_eq!((ran, history["first"].as_u64(), history["next"].as_u64()), (4, Some(0), Some(7)), "{history}");
     assert_eq!(get(pages, "/api/v1/history?last=2").json()["records"].as_array().map(Vec::len), Some(2));
     // The same submission again is the same job.
     let again = json!({ "job": "sleep", "params": params, "token": 77 });

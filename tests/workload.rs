@@ -1,13 +1,14 @@
 //! Comparing policies: simulated, live, and from what a master recorded.
 
 use crate::support::http::get;
-use crate::support::{Cluster, flexps, folder};
+use crate::support::{Cluster, flexps, folder, wait};
 use flexps_master::history::{read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{Trace, simulate};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 fn shipped(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
@@ -299,4 +300,72 @@ fn a_live_job_may_wait_for_one_that_ended_longer_ago_than_masters_remember() {
     let jobs = of(&run, "greedy")["jobs"].as_array().unwrap().clone();
     assert_eq!(jobs.len(), 231);
     assert!(jobs.iter().all(|job| job["end"].is_number()), "{run}");
+}
+
+#[test]
+fn a_run_is_left_at_once_when_its_master_is_silent_and_cancels_its_jobs_when_it_is_not() {
+    let cluster = Cluster::start(1, 8);
+    let file = cluster.folder().join("long.toml");
+    std::fs::write(&file, "[[job]]\nname='a'\ncopies=4\nstage=[{name='x',threads=1,work=300}]\n").unwrap();
+    let states = || -> Vec<String> {
+        let jobs = get(&cluster.pages, "/api/v1/jobs").json();
+        jobs.as_array().unwrap().iter().map(|job| job["state"].as_str().unwrap().to_owned()).collect()
+    };
+    let start = |jobs: usize| {
+        let running = cluster.ask(["workload", "run", "--policies", "fair"]).arg(&file).within(40).start();
+        wait::until("its jobs", Duration::from_secs(20), || (states().len() == jobs).then_some(()));
+        running
+    };
+    let first = start(4);
+    first.signal(libc::SIGINT);
+    assert_eq!(first.finish().code, 130);
+    wait::until("the end of its jobs", Duration::from_secs(20), || {
+        states().iter().all(|state| state == "cancelled").then_some(())
+    });
+    assert_eq!(get(&cluster.pages, "/api/v1/overview").json()["policy"], "greedy");
+    let mut second = start(8);
+    cluster.master.signal(libc::SIGSTOP);
+    second.signal(libc::SIGINT);
+    second.await_stderr("Ctrl-C leaves at once");
+    let asked = Instant::now();
+    second.signal(libc::SIGINT);
+    let run = second.finish();
+    assert!(run.code == 130 && asked.elapsed() < Duration::from_secs(5), "{run}");
+    run.says(&["jobs may still run at"]);
+}
+
+#[test]
+fn without_a_master_no_policy_pays_for_what_users_had_under_another() {
+    let here = folder();
+    let file = here.path().join("w.toml");
+    // When `hold` ends, bob has had less than ann, and in the end more.
+    let text = r#"
+        cluster = { slaves = 1, slots = 1 }
+        job = [
+          { name = "early", user = "ann", stage = [{ name = "x", threads = 1, work = 0.3 }] },
+          { name = "hold", user = "carl", after = ["early"], stage = [{ name = "x", threads = 1, work = 1.0 }] },
+          { name = "ann", user = "ann", arrival = 0.8, stage = [{ name = "x", threads = 1, work = 0.2 }] },
+          { name = "bob", user = "bob", arrival = 0.8, stage = [{ name = "x", threads = 1, work = 0.2 }] },
+          { name = "late", user = "bob", after = ["ann", "bob"], stage = [{ name = "x", threads = 1, work = 1.5 }] },
+        ]
+    "#;
+    std::fs::write(&file, text).unwrap();
+    let run = flexps(["workload", "run", "--policies", "greedy,fair"]).arg(&file).within(60).json();
+    assert!(end(&run, "fair", "bob") < end(&run, "fair", "ann"), "{run}");
+}
+
+#[test]
+fn records_that_a_master_forgot_are_missed() {
+    let cluster = Cluster::start(1, 2);
+    let forgotten = cluster.ask(["run", "sleep", "--stage", "first:1:0"]).ok();
+    assert!(!cluster.ask(["history", "export"]).ok().stderr.contains("older record"), "{forgotten}");
+    // Long names fill the memory that there is for records soon.
+    let file = cluster.folder().join("many.toml");
+    let job = "[[job]]\nname='many'\nrounds=50000\nstage=[{name='NAME',threads=1,work=0}]\n";
+    std::fs::write(&file, job.replace("NAME", &"x".repeat(190))).unwrap();
+    let run = cluster.ask(["workload", "run", "--policies", "greedy"]).arg(&file).within(200).exits(1);
+    run.says(&["has no record of job many any more", "fewer rounds"]);
+    let export = cluster.ask(["history", "export"]).ok();
+    export.says(&["note: without ", "older records", "--history FILE"]);
+    assert!(export.stdout.starts_with("{\"what\":\"begin\"") && !export.stdout.contains("\"first\""), "{export}");
 }

@@ -1,14 +1,18 @@
 //! What is written beside its place and renamed: hidden files and folders that go unless they are put there, and what killed
 //! processes left of them.
 //!
-//! Invariant: a name is given out once, and only what has such a name, of this process or of one that is gone, is removed.
+//! Invariant: a name is given out once, and only what has such a name, and that this process or nobody writes, is removed.
 
 use parking_lot::{Mutex, MutexGuard};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+/// Names that are tried for one.
+const TRIES: usize = 1000;
 
 /// What this process is writing.
 static SIDES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -38,10 +42,22 @@ impl Side {
         })
     }
 
-    fn new<T>(target: &Path, make: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<Option<(Self, T)>> {
-        let Some(path) = beside(target) else { return Ok(None) };
+    fn new<T>(target: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<Option<(Self, T)>> {
+        let Some(parent) = target.parent().filter(|_| target.file_name().is_some()) else { return Ok(None) };
+        if is_due(parent) {
+            sweep(parent);
+        }
         let mut sides = SIDES.lock();
-        let made = make(&path)?;
+        let mut tries = 0;
+        let (path, made) = loop {
+            let Some(path) = beside(target) else { return Ok(None) };
+            match make(&path) {
+                Ok(made) => break (path, made),
+                // Of a process with the same id, killed before this one began, or in another container.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && tries < TRIES => tries += 1,
+                Err(e) => return Err(e),
+            }
+        };
         sides.push(path.clone());
         drop(sides);
         match hold(&path) {
@@ -69,6 +85,13 @@ impl Side {
             fs::rename(&self.path, target)?;
         }
         target.parent().map_or(Ok(()), sync)
+    }
+
+    /// Keeps it beside its place, where it can't be put; gives its path.
+    pub fn keep(&self) -> io::Result<PathBuf> {
+        let kept = self.path.with_extension("kept");
+        fs::rename(&self.path, &kept)?;
+        Ok(kept)
     }
 }
 
@@ -138,9 +161,6 @@ fn remove(path: &Path) {
 
 fn beside(target: &Path) -> Option<PathBuf> {
     let (parent, name) = (target.parent()?, target.file_name()?.to_string_lossy());
-    if is_due(parent) {
-        sweep(parent);
-    }
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     Some(parent.join(format!(".{name}.{}-{count}.part", std::process::id())))
@@ -164,19 +184,28 @@ fn hold(side: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Removes what killed processes left in `parent`: no process here has their id, and none on another machine that shares the
-/// disk holds their lock.
+/// Removes what killed processes left in `parent`: no process here has their id but this one, which does not write it, and
+/// none on another machine that shares the disk holds their lock.
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) else { return };
     for entry in entries.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(owner) else { continue };
-        let alone = Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists();
+        let alone = match pid == std::process::id() {
+            // In a container each process may have the id of the one before.
+            true => !is_written(&entry.file_name()),
+            false => Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists(),
+        };
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         // What is neither might wait for somebody when it is opened.
         if alone && (kind.is_file() || kind.is_dir()) && File::open(&path).is_ok_and(|left| left.try_lock().is_ok()) {
             remove(&path);
         }
     }
+}
+
+/// Whether this process is writing something of that name, in whatever folder: it gives out none twice.
+fn is_written(name: &OsStr) -> bool {
+    SIDES.lock().iter().any(|side| side.file_name() == Some(name))
 }
 
 /// The process that gave out a name, when it is one of ours.
@@ -200,8 +229,10 @@ mod tests {
             fs::write(path(left), "").unwrap();
         }
         fs::create_dir(path(".model.4194305-1.part")).unwrap();
-        let ours = format!(".rows.{}-99.part", std::process::id());
-        let kept = ["rows.part", ".rows.part", "rows.4194305-0.part", ".rows.4194305-.part", ".rows.x-1.part", &ours];
+        // As if a process had been killed that had the id of this one.
+        fs::write(path(&format!(".rows.{}-9999999.part", std::process::id())), "").unwrap();
+        let other = format!(".rows.{}-99.part", std::os::unix::process::parent_id());
+        let kept = ["rows.part", ".rows.part", "rows.4194305-0.part", ".rows.4194305-.part", ".rows.x-1.part", &other];
         for name in kept {
             fs::write(path(name), "").unwrap();
         }
@@ -219,5 +250,39 @@ mod tests {
         assert_eq!(names, expected);
         drop(lock);
         assert!(Side::file(Path::new("..")).unwrap().is_none());
+    }
+    #[test]
+    fn what_this_process_writes_stays_and_a_name_that_is_taken_is_passed_over() {
+        let here = tempfile::tempdir().unwrap();
+        let target = here.path().join("rows");
+        let (one, _) = Side::file(&target).unwrap().unwrap();
+        sweep(here.path());
+        assert!(one.path().exists());
+        let taken = std::cell::RefCell::new(Vec::new());
+        let make = |path: &Path| {
+            if taken.borrow().len() < 3 {
+                fs::write(path, "of another container")?;
+                taken.borrow_mut().push(path.to_owned());
+            }
+            File::create_new(path)
+        };
+        let (two, _) = Side::new(&target, make).unwrap().unwrap();
+        assert!(!taken.borrow().iter().any(|path| path == two.path() || path == one.path()));
+        drop(two);
+        assert!(taken.borrow().iter().all(|path| path.exists()), "they are not ours");
+        let endless = Side::new(&target, |_| Err::<(), _>(io::ErrorKind::AlreadyExists.into())).unwrap_err();
+        assert_eq!(endless.kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn what_is_kept_is_nobodys_to_remove() {
+        let here = tempfile::tempdir().unwrap();
+        let (side, file) = Side::file(&here.path().join("rows")).unwrap().unwrap();
+        fs::write(side.path(), "whole").unwrap();
+        drop(file);
+        let kept = side.keep().unwrap();
+        drop(side);
+        sweep(here.path());
+        assert_eq!(fs::read_to_string(kept).unwrap(), "whole");
     }
 }

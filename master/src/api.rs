@@ -5,7 +5,7 @@
 //! its loop's events.
 
 use crate::event::{Event, Waiter};
-use crate::history::Start;
+use crate::history::{Page, Start};
 use crate::master::overview::Overview;
 use flexps_common::checkpoint::Checkpoint;
 use flexps_common::error::Fault;
@@ -178,8 +178,9 @@ impl Api {
             (None, Some(last)) => Start::Last(last),
             (from, _) => Start::At(from.unwrap_or(0)),
         };
-        let (lines, next) = self.ask(|reply| Event::History(start, reply)).await?;
-        Ok(Answer { status: 200, body: format!("{{\"next\":{next},\"records\":[{}]}}", lines.join(",")) })
+        let Page { first, next, lines } = self.ask(|reply| Event::History(start, reply)).await?;
+        let lines = lines.join(",");
+        Ok(Answer { status: 200, body: format!("{{\"first\":{first},\"next\":{next},\"records\":[{lines}]}}") })
     }
 
     async fn submit(&self, body: &str) -> Result<Answer> {

@@ -1,7 +1,7 @@
 //! What happens to a master, and the listener that makes events of requests, or passes them to the API.
 
 use crate::api::Api;
-use crate::history::Start;
+use crate::history::{Page, Start};
 use crate::master::overview::{Overview, Waiting};
 use crate::prepare::Prepared;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
@@ -81,8 +81,8 @@ pub enum Event {
     Watch(Waiter),
     /// Somebody wants a job to end; he is told how it has, if it has already.
     Cancel(JobId, oneshot::Sender<Result<Option<String>>>),
-    /// Somebody wants a page of records: lines of JSON, and the number of the next one.
-    History(Start, oneshot::Sender<(Vec<Box<str>>, u64)>),
+    /// Somebody wants a page of records.
+    History(Start, oneshot::Sender<Page>),
     /// Another policy is to decide from now on.
     SetPolicy(String, oneshot::Sender<Result<()>>),
     /// Time went by.

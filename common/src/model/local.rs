@@ -2,8 +2,8 @@
 //!
 //! Invariant: until it is put in its place, everything is in a hidden folder beside it.
 
-use super::DESCRIPTION_FILE;
 use super::place::{Found, Place, Source, Staged};
+use super::reader::described;
 use crate::data::schema::DataPath;
 use crate::error::{Context, Error, Result, io};
 use crate::side::{Side, keep_mode};
@@ -43,8 +43,13 @@ impl Place for Local {
         if fs::symlink_metadata(&self.folder).is_err() {
             return Ok(Found::Nothing);
         }
-        let empty = fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_none());
-        Ok(if empty || self.folder.join(DESCRIPTION_FILE).is_file() { Found::Model } else { Found::Other })
+        if !self.folder.is_dir() {
+            return Ok(Found::Other("is no model, but a file".to_owned()));
+        }
+        let entries = fs::read_dir(&self.folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+        let entries = entries.map_err(|e| io(self.folder.display(), &e))?;
+        let names: Vec<_> = entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        Found::folder(&names, || described(self))
     }
 
     fn begin(&self) -> Result<Box<dyn Staged>> {

@@ -87,5 +87,14 @@ pub fn created_by() -> String {
     concat!("flexps ", env!("CARGO_PKG_VERSION")).to_owned()
 }
 
+/// Whether these are the bytes of a description, of whatever build: other programs have files of that name too.
+fn created_by_flexps(described: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Origin {
+        created_by: String,
+    }
+    serde_json::from_slice(described).is_ok_and(|Origin { created_by }| created_by.starts_with("flexps "))
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,12 @@
 //! Where a model's folder is: on a local disk or in HDFS.
 //!
-//! Invariant: what is in the way of a new model is replaced only if it is asked for, and if it is a model or an empty folder.
+//! Invariant: what is in the way of a new model is replaced only if it is asked for, and if it is a model and nothing more, or an
+//! empty folder.
 
 use super::local;
 #[cfg(feature = "hdfs")]
 use super::remote;
+use super::{DESCRIPTION_FILE, TENSORS_FILE, created_by_flexps};
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result};
 use crate::storage::{Storage, is_remote};
@@ -26,8 +28,31 @@ pub(super) enum Found {
     Nothing,
     /// A model, or an empty folder.
     Model,
-    /// Something else.
-    Other,
+    /// Something else; says what.
+    Other(String),
+}
+
+impl Found {
+    /// What a folder with entries of these names is, of whose description `read` gives the bytes.
+    pub fn folder(names: &[String], read: impl FnOnce() -> Result<Vec<u8>>) -> Result<Self> {
+        let ours = [DESCRIPTION_FILE, TENSORS_FILE];
+        if names.is_empty() {
+            return Ok(Self::Model);
+        }
+        if let Some(lacks) = ours.into_iter().find(|file| !names.iter().any(|name| name == file)) {
+            return Ok(Self::Other(format!("is no model, since it lacks {lacks}")));
+        }
+        if !created_by_flexps(&read()?) {
+            return Ok(Self::Other(format!("is no model of flexps, as its {DESCRIPTION_FILE} shows")));
+        }
+        let mut more: Vec<&str> = names.iter().map(String::as_str).filter(|name| !ours.contains(name)).collect();
+        more.sort_unstable();
+        Ok(match more[..] {
+            [] => Self::Model,
+            [name] => Self::Other(format!("holds more than a model: {name}")),
+            [name, ..] => Self::Other(format!("holds more than a model: {name} and {} more", more.len() - 1)),
+        })
+    }
 }
 
 /// A folder that is being written, which goes when this is dropped before it was put in its place.
@@ -69,15 +94,22 @@ pub(super) fn place(storage: &Storage, path: &DataPath) -> Result<Box<dyn Place>
     Ok(Box::new(local::Local::new(path)))
 }
 
-/// Whether a model may be put there.
-pub(super) fn may_be_put(found: Found, path: &DataPath, overwrite: bool) -> Result<()> {
-    match found {
+/// The place that a path names, where a model may be put.
+pub(super) fn place_for(storage: &Storage, path: &DataPath, overwrite: bool) -> Result<Box<dyn Place>> {
+    let place = place(storage, path)?;
+    check(&*place, path, overwrite)?;
+    Ok(place)
+}
+
+/// Refuses a place where no model may be put.
+pub(super) fn check(place: &dyn Place, path: &DataPath, overwrite: bool) -> Result<()> {
+    match place.found()? {
         Found::Nothing => Ok(()),
         Found::Model if overwrite => Ok(()),
+        Found::Model => Err(Error::user(format!("{path} exists; give --overwrite to replace it, or another path"))),
         // Replacing removes the whole folder, so it must be one of ours.
-        Found::Other if overwrite => {
-            Err(Error::user(format!("{path} exists and is no model, so it is not replaced; give another path")))
+        Found::Other(what) => {
+            Err(Error::user(format!("{path} exists and {what}, so it is not replaced; give another path")))
         }
-        _ => Err(Error::user(format!("{path} exists; give --overwrite to replace it, or another path"))),
     }
 }

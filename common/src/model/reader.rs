@@ -3,7 +3,7 @@
 //! Invariant: a truncated file, another type of element or a length that contradicts the header is an error that names
 //! the file, before any value is given out.
 
-use super::place::{Source, place};
+use super::place::{Place, Source, place};
 use super::{BIAS, DESCRIPTION_FILE, Description, TENSORS_FILE, WEIGHTS};
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result};
@@ -45,13 +45,8 @@ impl Reader {
     pub fn open(storage: &Storage, path: &DataPath) -> Result<Self> {
         let place = place(storage, path)?;
         let described = place.open(DESCRIPTION_FILE)?;
-        let bad = |what: String| Error::data(format!("{}: not the description of a model: {what}", described.name()));
-        if described.len() > MAX_DESCRIPTION {
-            return Err(bad(format!("it has {} bytes", described.len())));
-        }
-        let mut json = vec![0; described.len() as usize];
-        described.read(&mut json, 0)?;
-        let description = serde_json::from_slice(&json).map_err(|e| bad(e.to_string()))?;
+        let json = description(&*described)?;
+        let description = serde_json::from_slice(&json).map_err(|e| no_description(&*described, e))?;
         let file = place.open(TENSORS_FILE)?;
         let tensors = header(&*file)?;
         Ok(Self { description, file, tensors })
@@ -91,6 +86,24 @@ impl Reader {
             Error::data(format!("{} holds no tensor {tensor}; it holds {}", self.file.name(), known.join(", ")))
         })
     }
+}
+
+/// The bytes of the description that `place` holds.
+pub(super) fn described(place: &dyn Place) -> Result<Vec<u8>> {
+    description(&*place.open(DESCRIPTION_FILE)?)
+}
+
+fn description(file: &dyn Source) -> Result<Vec<u8>> {
+    if file.len() > MAX_DESCRIPTION {
+        return Err(no_description(file, format!("it has {} bytes", file.len())));
+    }
+    let mut json = vec![0; file.len() as usize];
+    file.read(&mut json, 0)?;
+    Ok(json)
+}
+
+fn no_description(file: &dyn Source, why: impl std::fmt::Display) -> Error {
+    Error::data(format!("{}: not the description of a model: {why}", file.name()))
 }
 
 fn header(file: &dyn Source) -> Result<BTreeMap<String, (u64, u64)>> {

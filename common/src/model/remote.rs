@@ -2,10 +2,10 @@
 //!
 //! Invariant: its calls wait, so they are made where a thread may.
 
-use super::DESCRIPTION_FILE;
 use super::place::{Found, Place, Source, Staged};
+use super::reader::described;
 use crate::data::schema::DataPath;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::storage::{self, Aside, FileMeta, Folder, Sink, Storage};
 use std::fmt;
 use tokio::runtime::Handle;
@@ -37,13 +37,11 @@ impl Remote {
 
 impl Place for Remote {
     fn found(&self) -> Result<Found> {
-        Ok(match self.runtime.block_on(self.folder.look())? {
-            storage::Found::Nothing => Found::Nothing,
-            storage::Found::Folder(names) if names.is_empty() || names.iter().any(|name| name == DESCRIPTION_FILE) => {
-                Found::Model
-            }
-            _ => Found::Other,
-        })
+        match self.runtime.block_on(self.folder.look())? {
+            storage::Found::Nothing => Ok(Found::Nothing),
+            storage::Found::File => Ok(Found::Other("is no model, but a file".to_owned())),
+            storage::Found::Folder(names) => Found::folder(&names, || described(self)),
+        }
     }
 
     fn begin(&self) -> Result<Box<dyn Staged>> {
@@ -52,14 +50,17 @@ impl Place for Remote {
     }
 
     fn open(&self, name: &str) -> Result<Box<dyn Source>> {
+        let found = self.runtime.block_on(self.folder.inside(name).file());
+        if let Ok(Some(meta)) = found {
+            return Ok(Box::new(RemoteFile { storage: self.storage.clone(), runtime: self.runtime.clone(), meta }));
+        }
+        // Below a file there is nothing, which not every NameNode says in the same words.
         let url = self.folder.url();
         if self.runtime.block_on(self.folder.look())? == storage::Found::File {
             return Err(Error::user(format!("{url} is a file; a model is a folder with {name}")));
         }
-        let listed = self.runtime.block_on(self.storage.list(&[DataPath(format!("{url}/{name}"))]));
-        let mut files = listed.context(|| "no model there")?.files;
-        let meta = files.pop().ok_or_else(|| Error::user(format!("{url}: no model there")))?;
-        Ok(Box::new(RemoteFile { storage: self.storage.clone(), runtime: self.runtime.clone(), meta }))
+        found?;
+        Err(Error::user(format!("no model there: {url}/{name}: no such file or directory")))
     }
 }
 

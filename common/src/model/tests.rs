@@ -133,6 +133,44 @@ fn a_folder_that_is_no_model_is_not_replaced_even_with_overwrite() {
 }
 
 #[test]
+fn what_only_looks_like_a_model_or_is_more_than_one_is_not_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join("m").join(name);
+    let at = path(dir.path(), "m");
+    let refused = |says: &str| {
+        for overwrite in [true, false] {
+            let error = check(&Storage::default(), &at, overwrite).unwrap_err();
+            assert!(error.fault == Fault::User && error.message.contains(says), "{error}");
+            assert!(error.message.contains("is not replaced"), "{error}");
+        }
+    };
+    // Others have a file of this name.
+    fs::create_dir(dir.path().join("m")).unwrap();
+    fs::write(file("model.json"), r#"{"format": "layers-model"}"#).unwrap();
+    fs::write(file("weights.bin"), "precious").unwrap();
+    refused("is no model, since it lacks model.safetensors");
+    fs::write(file("model.safetensors"), "").unwrap();
+    refused("is no model of flexps, as its model.json shows");
+    fs::remove_dir_all(dir.path().join("m")).unwrap();
+    write(&at, false, &[1.0]).unwrap();
+    let describe = |text: &str| fs::write(file("model.json"), text).unwrap();
+    for text in ["", r#"{"created_by": "somebody"}"#, r#"{"created_by": 1}"#] {
+        describe(text);
+        refused("is no model of flexps");
+    }
+    // Of a build that said less, or more.
+    describe(r#"{"created_by": "flexps 0.0.1", "more": []}"#);
+    check(&Storage::default(), &at, true).unwrap();
+    fs::write(file("notes.txt"), "mine").unwrap();
+    refused("holds more than a model: notes.txt, so");
+    fs::write(file("a.txt"), "mine").unwrap();
+    refused("holds more than a model: a.txt and 1 more, so");
+    let error = write(&at, true, &[2.0]).unwrap_err();
+    assert!(error.message.contains("a.txt"), "{error}");
+    assert_eq!(entries(&dir.path().join("m")), ["a.txt", "model.json", "model.safetensors", "notes.txt"]);
+}
+
+#[test]
 fn a_writer_that_is_dropped_leaves_nothing_and_the_old_model_whole() {
     let dir = tempfile::tempdir().unwrap();
     let at = path(dir.path(), "m");
@@ -227,7 +265,7 @@ fn what_a_killed_process_left_goes_with_the_next_save_and_nothing_else() {
     let here = tempfile::tempdir().unwrap();
     let mut child = std::process::Command::new("true").spawn().unwrap();
     child.wait().unwrap();
-    let (dead, alive) = (child.id(), std::process::id());
+    let (dead, alive) = (child.id(), std::os::unix::process::parent_id());
     let left = format!(".other.model.{dead}-3.part");
     let stay = [
         format!(".m.{alive}-9999.part"),

@@ -3,7 +3,7 @@
 //! Invariant: until [`Writer::finish`] has put it in its place, everything is in a hidden folder beside the model's path,
 //! which goes when the writer is dropped.
 
-use super::place::{Place, Staged, may_be_put, place};
+use super::place::{self, Place, Staged, place_for};
 use super::{DESCRIPTION_FILE, Description, TENSORS_FILE};
 use crate::data::schema::DataPath;
 use crate::error::{Error, Result};
@@ -33,16 +33,13 @@ pub struct Writer {
 
 /// Whether a model could be written to `path` now: nothing is in the way, and the folder above can be written to.
 pub fn check(storage: &Storage, path: &DataPath, overwrite: bool) -> Result<()> {
-    let place = place(storage, path)?;
-    may_be_put(place.found()?, path, overwrite)?;
-    place.begin().map(drop)
+    place_for(storage, path, overwrite)?.begin().map(drop)
 }
 
 impl Writer {
     /// Begins a model at `path` with these tensors; their values follow, in this order.
     pub fn create(storage: &Storage, path: &DataPath, overwrite: bool, tensors: Vec<TensorSpec>) -> Result<Self> {
-        let place = place(storage, path)?;
-        may_be_put(place.found()?, path, overwrite)?;
+        let place = place_for(storage, path, overwrite)?;
         let mut offset = 0usize;
         let mut infos = Vec::with_capacity(tensors.len());
         for tensor in &tensors {
@@ -93,7 +90,7 @@ impl Writer {
         self.staged.create(DESCRIPTION_FILE)?;
         self.staged.write(&json)?;
         self.staged.close()?;
-        may_be_put(self.place.found()?, &self.path, self.overwrite)?;
+        place::check(&*self.place, &self.path, self.overwrite)?;
         self.staged.put()
     }
 }

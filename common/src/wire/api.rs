@@ -126,6 +126,8 @@ pub struct RunningStage {
 /// Records of the history: `history`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct HistoryPage {
+    /// The number of the oldest record of a job or run that is still there.
+    pub first: u64,
     /// The number of the next record; the same as was asked for when there are no more.
     pub next: u64,
     /// As the master wrote them.

@@ -31,6 +31,22 @@ pub struct Client {
     address: String,
 }
 
+/// What a master recorded: of its slaves all, of jobs and stage runs the newest.
+#[derive(Debug, Default)]
+pub struct History {
+    /// A line of JSON each.
+    lines: Vec<String>,
+    /// Older records of jobs and stage runs, which are not in its memory any more.
+    pub missing: u64,
+}
+
+impl History {
+    /// As in a file.
+    pub fn text(&self) -> String {
+        self.lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect()
+    }
+}
+
 impl Client {
     /// The master at `address` of `network`.
     pub fn new(network: &Network, address: &str) -> Self {
@@ -115,24 +131,24 @@ impl Client {
         Ok(())
     }
 
-    /// What the master recorded, a line of JSON each: of its slaves all, of jobs and stage runs the newest.
-    pub async fn history(&self) -> Result<Vec<String>> {
-        let (mut lines, mut from) = (Vec::new(), 0);
+    /// What the master recorded.
+    pub async fn history(&self) -> Result<History> {
+        let (mut history, mut from) = (History::default(), 0);
         loop {
-            let HistoryPage { next, records } = api::read(&self.document(&format!("history?from={from}")).await?)?;
-            lines.extend(records.iter().map(|record| record.get().to_owned()));
-            if next == from {
-                return Ok(lines);
+            let page: HistoryPage = api::read(&self.document(&format!("history?from={from}")).await?)?;
+            history.missing += page.first.saturating_sub(from);
+            history.lines.extend(page.records.iter().map(|record| record.get().to_owned()));
+            if page.next == from {
+                return Ok(history);
             }
-            from = next;
+            from = page.next;
         }
     }
 
-    /// The same, read.
-    pub async fn records(&self) -> Result<Vec<Record>> {
-        let lines = self.history().await?;
-        let text: String = lines.into_iter().map(|line| line + "\n").collect();
-        Ok(flexps_master::history::read(&format!("the history of {}", self.address), text.as_bytes())?.0)
+    /// The records of a history.
+    pub fn read(&self, history: &History) -> Result<Vec<Record>> {
+        let name = format!("the history of {}", self.address);
+        Ok(flexps_master::history::read(&name, history.text().as_bytes())?.0)
     }
 
     /// The document that the API answers with.

@@ -1,7 +1,7 @@
 //! Files and folders for the user, written to the side and renamed.
 //!
 //! Invariant: at the path there is the old file or the whole new one, and nobody else's file is touched; what is dropped
-//! unfinished, or interrupted, leaves nothing. What is no file, such as /dev/stdout or a pipe, is written to as it is.
+//! unfinished, or interrupted, leaves nothing, and what is whole and can't be put there is kept beside. What is no file, such as /dev/stdout or a pipe, is written to as it is.
 
 use super::interrupt::Interrupt;
 use super::{runtime, terminal};
@@ -29,20 +29,35 @@ pub fn folder(target: &Path, shown: &Path) -> Result<Side> {
     beside(Side::folder(target), shown)
 }
 
+/// Puts what is whole at `target`, which the user called `shown`.
+pub fn put(side: &Side, target: &Path, shown: &Path) -> Result<()> {
+    let Err(e) = std::fs::rename(side.path(), target) else { return Ok(()) };
+    let error = io(shown.display(), &e);
+    match side.keep() {
+        Ok(kept) => {
+            Err(Error { message: format!("{error}; what belongs there is kept in {}", kept.display()), ..error })
+        }
+        Err(_) => Err(error),
+    }
+}
+
 /// Runs a command that does not see to it itself that it ends as cancelled when it is told to end, and leaves nothing unfinished.
 pub fn interruptible(command: impl FnOnce(&Handle) -> Result<()>) -> Result<()> {
     let runtime = runtime()?;
-    let mut interrupt = runtime.block_on(async { Interrupt::new() })?;
-    runtime.spawn(async move {
-        interrupt.next().await;
-        // Held to the end.
-        let _sides = side::abandon();
-        storage::abandon();
-        let cancelled = Error::cancelled();
-        terminal::error(&cancelled);
-        std::process::exit(i32::from(cancelled.exit_code()))
-    });
+    let interrupt = runtime.block_on(async { Interrupt::new() })?;
+    runtime.spawn(end_when_told(interrupt));
     command(runtime.handle())
+}
+
+/// Ends this process as cancelled when it is told to end, with nothing left unfinished.
+pub async fn end_when_told(mut interrupt: Interrupt) {
+    interrupt.next().await;
+    // Held to the end.
+    let _sides = side::abandon();
+    storage::abandon();
+    let cancelled = Error::cancelled();
+    terminal::error(&cancelled);
+    std::process::exit(i32::from(cancelled.exit_code()))
 }
 
 /// The stream that `path` names, if it is one of this process's outputs: the same open file, so that what goes there otherwise
@@ -76,7 +91,8 @@ impl Whole {
         }
         let failed = |e: std::io::Error| io(path.display(), &e);
         let there = std::fs::metadata(path).ok();
-        if there.as_ref().is_some_and(|there| there.is_dir()) {
+        let named_folder = ["/", "/."].iter().any(|end| path.as_os_str().as_encoded_bytes().ends_with(end.as_bytes()));
+        if named_folder || there.as_ref().is_some_and(|there| there.is_dir()) {
             return Err(Error::user(format!("{}: a folder; give a file", path.display())));
         }
         let shown = path.to_owned();
@@ -96,9 +112,40 @@ impl Whole {
 
     /// Writes what `fill` writes, and puts the file at its path.
     pub fn fill(mut self, fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>) -> Result<()> {
-        fill(&mut self.file)
-            .and_then(|()| self.file.flush())
-            .and_then(|()| self.places.as_ref().map_or(Ok(()), |(at, side)| std::fs::rename(side.path(), at)))
-            .map_err(|e| io(self.shown.display(), &e))
+        let filled = fill(&mut self.file).and_then(|()| self.file.flush());
+        filled.map_err(|e| io(self.shown.display(), &e))?;
+        self.places.as_ref().map_or(Ok(()), |(at, side)| put(side, at, &self.shown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_ends_as_a_folders_does_is_no_files() {
+        let here = tempfile::tempdir().unwrap();
+        for end in ["new/", "new/."] {
+            let error = Whole::create(&here.path().join(end)).map(drop).unwrap_err();
+            assert!(error.exit_code() == 2 && error.message.ends_with(": a folder; give a file"), "{error}");
+        }
+        assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_can_not_be_put_in_its_place_in_the_end_is_kept_beside() {
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("out");
+        let file = Whole::create(&path).unwrap();
+        // Somebody is faster.
+        std::fs::create_dir(&path).unwrap();
+        let error = file.fill(|file| file.write_all(b"rows")).unwrap_err();
+        let (why, kept) = error.message.split_once("; what belongs there is kept in ").unwrap();
+        assert!(error.exit_code() == 2 && why.starts_with(path.to_str().unwrap()), "{error}");
+        assert_eq!(std::fs::read(kept).unwrap(), b"rows");
+        // What is not whole is of no use.
+        let full = |_: &mut BufWriter<File>| Err(std::io::ErrorKind::StorageFull.into());
+        Whole::create(&here.path().join("other")).unwrap().fill(full).unwrap_err();
+        assert_eq!(std::fs::read_dir(here.path()).unwrap().count(), 2);
     }
 }

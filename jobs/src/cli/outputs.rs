@@ -117,9 +117,7 @@ impl Folder {
         match self {
             Self::There(runtime, aside) => runtime.block_on(aside.put()),
             // An empty folder gives way.
-            Self::Here { output, target, side } => {
-                std::fs::rename(side.path(), target).map_err(|e| io(output.display(), &e))
-            }
+            Self::Here { output, target, side } => file::put(&side, &target, &output),
         }
     }
 }

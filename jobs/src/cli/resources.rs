@@ -45,17 +45,22 @@ impl Resources {
     }
 }
 
-/// Memory for cached rows unless told: half of what is free.
+/// Memory for cached rows unless told: half of what is free, on the machine and in the control group of this process.
 pub fn default_cache() -> u64 {
+    let free = meminfo("MemAvailable:").into_iter().chain(groups().into_iter().map(|group| group.free())).min();
     // Where nobody says what is free, what any machine has.
-    meminfo("MemAvailable:").map_or(1 << 30, |free| free / 2)
+    free.map_or(1 << 30, |free| free / 2)
 }
 
 /// Memory that stages may ask for unless told: what the machine has, or the control group of this process may use. None where
 /// the system does not say.
 pub fn default_memory() -> Option<u64> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    meminfo("MemTotal:").into_iter().chain(limit(Path::new("/sys/fs/cgroup"), &groups)).min()
+    meminfo("MemTotal:").into_iter().chain(groups().into_iter().map(|group| group.limit)).min()
+}
+
+fn groups() -> Vec<Group> {
+    let names = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    limited(Path::new("/sys/fs/cgroup"), &names)
 }
 
 /// Bytes that the system tells under this name.
@@ -65,22 +70,48 @@ fn meminfo(name: &str) -> Option<u64> {
     rest.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// The least limit of the groups (as in `/proc/self/cgroup`) and of those around them, if there is any. A container sees its
-/// own group as the root, whatever it is called outside.
-fn limit(root: &Path, groups: &str) -> Option<u64> {
+/// A control group that has a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Group {
+    /// Bytes that its processes may use.
+    limit: u64,
+    /// Bytes that they use and the system would not give up for others.
+    used: u64,
+}
+
+impl Group {
+    fn free(self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// The groups (as in `/proc/self/cgroup`) and those around them that have a limit. A container sees its own group as the
+/// root, whatever it is called outside.
+fn limited(root: &Path, groups: &str) -> Vec<Group> {
     let of_line = |line: &str| {
-        let (_, group) = line.split_once(':')?;
-        let (kinds, path) = group.split_once(':')?;
-        let (base, file) = match kinds {
-            "" => (root.to_owned(), "memory.max"),
-            kinds if kinds.split(',').any(|kind| kind == "memory") => (root.join("memory"), "memory.limit_in_bytes"),
+        let (kinds, path) = line.split_once(':')?.1.split_once(':')?;
+        let (base, names) = match kinds {
+            "" => (root.to_owned(), ["memory.max", "memory.current", "inactive_file"]),
+            kinds if kinds.split(',').any(|kind| kind == "memory") => {
+                (root.join("memory"), ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"])
+            }
             _ => return None,
         };
         let around = Path::new(path.trim_start_matches('/')).ancestors();
-        let read = |group: &Path| std::fs::read_to_string(base.join(group).join(file)).ok()?.trim().parse::<u64>().ok();
-        around.filter_map(read).min()
+        Some(around.filter_map(|group| limit(&base.join(group), names)).collect::<Vec<_>>())
     };
-    groups.lines().filter_map(of_line).min()
+    groups.lines().filter_map(of_line).flatten().collect()
+}
+
+/// What the files of these names tell of a group; the last one is a line of its statistics.
+fn limit(folder: &Path, [limit, used, file_pages]: [&str; 3]) -> Option<Group> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
+    let limit = number(limit)?;
+    // Pages of files that nobody has read lately count as used, and go as soon as somebody needs the memory.
+    let statistics = read("memory.stat").unwrap_or_default();
+    let pages = statistics.lines().find_map(|line| line.strip_prefix(file_pages)?.trim().parse::<u64>().ok());
+    Some(Group { limit, used: number(used).unwrap_or(0).saturating_sub(pages.unwrap_or(0)) })
 }
 
 /// A size such as `512MiB` in bytes.
@@ -110,15 +141,42 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         };
-        assert_eq!(limit(root.path(), "0::/user/job\n"), None);
+        let least = |groups: &str| limited(root.path(), groups).into_iter().map(|group| group.limit).min();
+        assert_eq!(least("0::/user/job\n"), None);
         write("user/job/memory.max", "max\n");
-        assert_eq!(limit(root.path(), "0::/user/job\n"), None);
+        assert_eq!(least("0::/user/job\n"), None);
         write("user/memory.max", "1000\n");
         write("memory/outside/memory.limit_in_bytes", "2000\n");
-        assert_eq!(limit(root.path(), "0::/user/job\n"), Some(1000));
-        assert_eq!(limit(root.path(), "5:cpu,memory:/outside\n3:cpu:/user\n"), Some(2000));
+        assert_eq!(least("0::/user/job\n"), Some(1000));
+        assert_eq!(least("5:cpu,memory:/outside\n3:cpu:/user\n"), Some(2000));
         // Of a group that can't be seen from here, the root is the process's own.
         write("memory.max", "300\n");
-        assert_eq!(limit(root.path(), "0::/not/seen\n"), Some(300));
+        assert_eq!(least("0::/not/seen\n"), Some(300));
+    }
+
+    #[test]
+    fn what_is_free_in_a_control_group_is_its_limit_without_what_is_in_use() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let free = |groups: &str| limited(root.path(), groups).into_iter().map(Group::free).min();
+        write("user/memory.max", "1000\n");
+        assert_eq!(free("0::/user/job\n"), Some(1000), "nobody says what is in use");
+        write("user/memory.current", "700\n");
+        assert_eq!(free("0::/user/job\n"), Some(300));
+        write("user/memory.stat", "anon 400\ninactive_file 250\nactive_file 50\n");
+        assert_eq!(free("0::/user/job\n"), Some(550));
+        // The group around it has more, and less of it left.
+        write("memory.max", "5000\n");
+        write("memory.current", "4900\n");
+        assert_eq!(free("0::/user/job\n"), Some(100));
+        write("memory/in/memory.limit_in_bytes", "2000\n");
+        write("memory/in/memory.usage_in_bytes", "2500\n");
+        assert_eq!(free("5:cpu,memory:/in\n"), Some(0), "more than there may be");
+        write("memory/in/memory.stat", "inactive_file 1\ntotal_inactive_file 1500\n");
+        assert_eq!(free("5:cpu,memory:/in\n"), Some(1000));
     }
 }

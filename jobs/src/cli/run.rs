@@ -13,10 +13,12 @@ use super::table;
 use super::terminal::{out, say, watched};
 use flexps_common::error::Context;
 use flexps_common::job::{DynJob, Prepare, Registry};
+use flexps_common::plan::Plan;
 use flexps_common::report::{Report, State};
+use flexps_common::storage::is_remote;
 use flexps_common::{Error, Result};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Runs `job`.
 pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) -> Result<()> {
@@ -41,7 +43,8 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     // Tried before the job, so that none is lost to a typing mistake.
     let file = args.report.as_deref().map(Whole::create).transpose().context(|| "--report")?;
     job.prepare(&Prepare { cache: cache_folder(), say })?;
-    registry.plan(&*job)?;
+    let plan = registry.plan(&*job)?;
+    args.report.as_deref().map_or(Ok(()), |report| check_apart(report, &plan))?;
     let mut interrupt = Interrupt::new()?;
     let (scheduling, experiment) = (args.scheduling.scheduling(), args.experiment.experiment());
     let report = match master {
@@ -72,6 +75,28 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
         }
     };
     finish(&report, args.json, file)
+}
+
+/// Refuses a report that has the model's folder above or below it: one of the two could not be put in its place.
+fn check_apart(report: &Path, plan: &Plan) -> Result<()> {
+    let Some(model) = plan.save.as_ref().map(|save| &save.path.0).filter(|path| !is_remote(path)) else {
+        return Ok(());
+    };
+    let (place, folder) = (resolved(report), resolved(Path::new(model)));
+    if place.starts_with(&folder) || folder.starts_with(&place) {
+        return Err(Error::user(format!(
+            "--report {}: --model {model} needs that place; give the report another one",
+            report.display()
+        )));
+    }
+    Ok(())
+}
+
+/// A path without links, whether something is there or not.
+fn resolved(path: &Path) -> PathBuf {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = whole.ancestors().find_map(|above| Some((above.canonicalize().ok()?, whole.strip_prefix(above).ok()?)));
+    there.map(|(above, rest)| above.join(rest)).unwrap_or(whole)
 }
 
 /// Gives the report to whoever asked for it, and the job's error to the caller.

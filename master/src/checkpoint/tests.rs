@@ -90,6 +90,22 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
 }
 
 #[test]
+fn what_a_killed_process_left_that_had_the_same_id_costs_no_checkpoint() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    fs::create_dir(&path).unwrap();
+    // In a container each master may be process 1.
+    for count in 0..100 {
+        fs::write(path.join(format!(".{NAME}.{}-{count}.part", std::process::id())), "half").unwrap();
+    }
+    let kept = folder(&path, of()).unwrap();
+    write(&kept, &[&[1, 2]]);
+    assert_eq!(entries(&path), [NAME]);
+    kept.remove();
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_folder_has_one_live_job_whatever_it_is_called() {
     let here = tempfile::tempdir().unwrap();
     let [path, link] = ["ck", "link"].map(|name| here.path().join(name));

@@ -28,6 +28,17 @@ pub enum Start {
     Last(u64),
 }
 
+/// Records, a line of JSON each.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The number of the oldest record of a job or run that is still in memory.
+    pub first: u64,
+    /// The number of the next one.
+    pub next: u64,
+    /// The records.
+    pub lines: Vec<Box<str>>,
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Log {
@@ -118,10 +129,10 @@ impl Log {
         }
     }
 
-    /// Records in pages: those of jobs and runs from number `from` on, as many as fit into an answer, and the number of the
-    /// next one. The first page has the others in front.
-    pub fn page(&self, from: u64) -> (Vec<Box<str>>, u64) {
-        let mut page = if from == 0 { self.pinned.clone() } else { Vec::new() };
+    /// Records in pages: those of jobs and runs from number `from` on, or from the oldest on that is still there, as many as fit
+    /// into an answer. The first page has the others in front.
+    pub fn page(&self, from: u64) -> Page {
+        let mut lines = if from == 0 { self.pinned.clone() } else { Vec::new() };
         let skip = from.saturating_sub(self.dropped);
         let (mut next, mut bytes) = (self.dropped + skip, 0);
         for line in self.lines.iter().skip(skip as usize) {
@@ -130,8 +141,8 @@ impl Log {
             }
             bytes += line.len();
             next += 1;
-            page.push(line.clone());
+            lines.push(line.clone());
         }
-        (page, next)
+        Page { first: self.dropped, next, lines }
     }
 }

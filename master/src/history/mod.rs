@@ -13,7 +13,7 @@ mod seen;
 mod trace;
 
 pub use lives::{Last, last};
-pub use log::{Log, Start};
+pub use log::{Log, Page, Start};
 pub use past::{Past, Telling};
 pub use read::read;
 pub use trace::{known, trace, workload};

@@ -85,10 +85,10 @@ fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     log.flush();
     let text = std::fs::read_to_string(&path).unwrap();
     assert_eq!(read("h", text.as_bytes()).unwrap(), (records(), None));
-    let (lines, next) = log.page(0);
-    assert_eq!((lines.len(), next), (records().len(), 7));
-    assert_eq!(log.page(5).0, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
-    assert_eq!(log.page(7), (Vec::new(), 7));
+    let all = log.page(0);
+    assert_eq!((all.lines.len(), all.first, all.next), (records().len(), 0, 7));
+    assert_eq!(log.page(5).lines, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
+    assert_eq!(log.page(7), Page { first: 0, next: 7, lines: Vec::new() });
     let (some, cut) = read("h", &text.as_bytes()[..text.len() - 5]).unwrap();
     assert_eq!(some, records()[..records().len() - 1]);
     assert_eq!(
@@ -429,12 +429,14 @@ fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
     assert_eq!(log.next(), count);
     let (mut kept, mut from) = (Vec::new(), 1);
     loop {
-        let (lines, next) = log.page(from);
-        if next == from {
+        let page = log.page(from);
+        if page.next == from {
             break;
         }
-        (kept, from) = ([kept, lines].concat(), next);
+        (kept, from) = ([kept, page.lines].concat(), page.next);
     }
+    // Whoever reads it learns what is missing.
+    assert_eq!(log.page(1).first, count - kept.len() as u64);
     let bytes: usize = kept.iter().map(|line| line.len()).sum();
     assert!((15 << 20..=16 << 20).contains(&bytes), "{bytes} bytes");
     assert_eq!(serde_json::from_str::<Record>(kept.last().unwrap()).unwrap(), end(count - 1));

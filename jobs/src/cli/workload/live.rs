@@ -1,33 +1,30 @@
 //! `flexps workload run`: the jobs of a workload on a live cluster, once per policy.
 //!
-//! Invariant: the next policy begins when every job of the one before has ended; Ctrl-C cancels what was submitted.
+//! Invariant: the next policy begins when every job of the one before has ended, and none is compared whose records are not
+//! whole.
 
 use super::args::RunArgs;
 use super::file::{self, WorkFile};
+use super::play::{Played, leave, play, unless_interrupted};
 use super::show::{Comparison, Outcome};
 use super::{picture, recorded};
-use crate::cli::args::given;
+use crate::cli::args::{Access, given};
 use crate::cli::client::Client;
+use crate::cli::file::end_when_told;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::node::Embedded;
 use crate::cli::terminal::say;
 use crate::sleep::{Nap, Sleep};
 use crate::told::count;
 use flexps_common::curve::Curve;
-use flexps_common::ids::JobId;
 use flexps_common::job::{DynJob, Prepare, Registry};
 use flexps_common::plan::{self, Plan};
-use flexps_common::scheduling::Scheduling;
-use flexps_common::wire::api::{self, JobLine};
 use flexps_common::{Error, Result};
-use flexps_master::history::Record;
 use flexps_master::job::admission;
-use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, Trace, bounds, in_turn, measure};
+use flexps_master::simulate::{Bounds, JobSpec, Luck, Threads, Timing, Trace, bounds, measure};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
-
-/// How often the jobs are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Runs a workload file.
 pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
@@ -48,49 +45,98 @@ pub async fn run(args: RunArgs, registry: Registry) -> Result<()> {
     if file.workload.luck.breakdowns.is_some() {
         say("note: slaves break down in simulations alone, not here");
     }
-    if master.is_some() && !file.cluster.weights.is_empty() {
-        say("note: the weights of shares are those that the master was started with (--share), not the file's");
-    }
-    if let Some(address) = master {
-        let client = Client::connect(address, &args.access)?;
-        let before = client.overview().await?.policy;
-        fit(&client, &plans).await?;
-        let compared = compare(&client, &args, &file, &jobs, &mut interrupt).await;
-        let restored = client.set_policy(&before).await;
-        return compared.and(restored);
-    }
-    let (Some(slaves), Some(slots)) = size else {
-        return Err(Error::user(
-            "no cluster: give --master HOST:PORT, or --slaves N --slots M for one in this process",
-        ));
+    let all = All { file: &file, jobs: &jobs, plans: &plans, policies: &args.compare.policies };
+    let played = match (master, size) {
+        (Some(address), _) => all.on_master(address, &args.access, &mut interrupt).await?,
+        (None, (Some(slaves), Some(slots))) => all.here(&registry, slaves, slots, &mut interrupt).await?,
+        _ => {
+            return Err(Error::user(
+                "no cluster: give --master HOST:PORT, or --slaves N --slots M for one in this process",
+            ));
+        }
     };
-    let cluster = Embedded::of(registry, slaves, slots, file.memory, file.cluster.weights.clone()).await?;
-    let client = cluster.client();
-    let compared = match fit(&client, &plans).await {
-        Ok(()) => compare(&client, &args, &file, &jobs, &mut interrupt).await,
-        Err(e) => Err(e),
-    };
-    cluster.stop().await;
-    compared
+    // To compare much takes a while, in which nobody else listens.
+    tokio::spawn(end_when_told(interrupt));
+    compare(&args, &file, &played)
 }
 
-async fn compare(
-    client: &Client,
-    args: &RunArgs,
-    file: &WorkFile,
-    jobs: &[Box<dyn DynJob>],
-    interrupt: &mut Interrupt,
-) -> Result<()> {
+/// What is run under each policy.
+struct All<'a> {
+    file: &'a WorkFile,
+    jobs: &'a [Box<dyn DynJob>],
+    plans: &'a [(String, Plan)],
+    policies: &'a [String],
+}
+
+impl All<'_> {
+    /// On the cluster of a master, which has its own policy back in the end.
+    async fn on_master(&self, address: &str, access: &Access, interrupt: &mut Interrupt) -> Result<Vec<Played>> {
+        if !self.file.cluster.weights.is_empty() {
+            say("note: the weights of shares are those that the master was started with (--share), not the file's");
+        }
+        if self.policies.len() > 1 {
+            say(&format!(
+                "note: each policy begins with what users have had, and with what the master at {address} has learnt, under those \
+                 before it; without --master each has a cluster of its own"
+            ));
+        }
+        let client = Arc::new(Client::connect(address, access)?);
+        let asked = async {
+            let before = client.overview().await?.policy;
+            fit(&client, self.plans).await?;
+            Ok(before)
+        };
+        let before = unless_interrupted(interrupt, asked).await?;
+        let mut submitted = Vec::new();
+        let all = async {
+            let mut all = Vec::new();
+            for policy in self.policies {
+                all.push(play(&client, policy, self.file, self.jobs, &mut submitted).await?);
+            }
+            client.set_policy(&before).await?;
+            Ok(all)
+        };
+        let all = unless_interrupted(interrupt, all).await;
+        if all.is_err() {
+            leave(&client, &submitted, &before, interrupt).await;
+        }
+        all
+    }
+
+    /// On clusters in this process, one for each policy: what users have had under another one counts for nothing.
+    async fn here(
+        &self,
+        registry: &Registry,
+        slaves: u32,
+        slots: u32,
+        interrupt: &mut Interrupt,
+    ) -> Result<Vec<Played>> {
+        let mut all = Vec::new();
+        for policy in self.policies {
+            let weights = self.file.cluster.weights.clone();
+            let cluster = Embedded::of(registry.clone(), slaves, slots, self.file.memory, weights).await?;
+            let (client, mut submitted) = (cluster.client(), Vec::new());
+            let one = async {
+                fit(&client, self.plans).await?;
+                play(&client, policy, self.file, self.jobs, &mut submitted).await
+            };
+            let played = unless_interrupted(interrupt, one).await;
+            // With all jobs that it still has.
+            cluster.stop().await;
+            all.push(played?);
+        }
+        Ok(all)
+    }
+}
+
+fn compare(args: &RunArgs, file: &WorkFile, played: &[Played]) -> Result<()> {
     let mut outcomes = Vec::new();
     let mut bound: Option<Bounds> = None;
-    for policy in &args.compare.policies {
-        client.set_policy(policy).await?;
-        say(&format!("{policy}: running {} jobs", jobs.len()));
-        let (names, records) = play(client, file, jobs, interrupt).await?;
-        let mut trace = flexps_master::history::trace(&records, &names, |id| names.contains_key(&id));
+    for Played { policy, names, records } in played {
+        let mut trace = flexps_master::history::trace(records, names, |id| names.contains_key(&id));
         rename(&mut trace, &file.workload.jobs);
         let (workload, cluster) =
-            flexps_master::history::workload(&file.workload.name, &records, &names, |id| names.contains_key(&id));
+            flexps_master::history::workload(&file.workload.name, records, names, |id| names.contains_key(&id));
         let all_models = file.real.iter().all(Option::is_none);
         // Models say what the least is; of real jobs only what was recorded does, of the first policy for all.
         let least = bound.get_or_insert_with(|| match all_models {
@@ -222,101 +268,10 @@ fn faster(job: &mut JobSpec, speed: f64) {
     }
 }
 
-/// When each job can be submitted: a job that waits for others is known to the master after them.
-fn order(jobs: &[JobSpec]) -> Vec<usize> {
-    let mut known = vec![(Duration::ZERO, 0); jobs.len()];
-    for at in in_turn(jobs) {
-        let first = jobs[at].after.iter().map(|first| known[*first]).max();
-        let (after, depth) = first.map_or((Duration::ZERO, 0), |(at, depth)| (at, depth + 1));
-        known[at] = (after.max(jobs[at].arrival), depth);
-    }
-    let mut order: Vec<usize> = (0..jobs.len()).collect();
-    order.sort_unstable_by_key(|at| (known[*at], *at));
-    order
-}
-
-/// The jobs that the master lists.
-async fn listed(client: &Client) -> Result<Vec<JobLine>> {
-    api::read(&client.document("jobs").await?)
-}
-
-/// Submits all jobs at their times and waits for their ends; gives their names by identity and what the master recorded.
-async fn play(
-    client: &Client,
-    file: &WorkFile,
-    jobs: &[Box<dyn DynJob>],
-    interrupt: &mut Interrupt,
-) -> Result<(BTreeMap<JobId, String>, Vec<Record>)> {
-    let specs = &file.workload.jobs;
-    let begin = Instant::now();
-    let mut ids: BTreeMap<usize, JobId> = BTreeMap::new();
-    let submitting = async {
-        for at in order(specs) {
-            let spec = &specs[at];
-            tokio::time::sleep(spec.arrival.saturating_sub(begin.elapsed())).await;
-            let mut after: Vec<JobId> = spec.after.iter().filter_map(|first| ids.get(first).copied()).collect();
-            if !after.is_empty() {
-                // One that is no longer listed has ended long ago.
-                let listed = listed(client).await?;
-                after.retain(|first| listed.iter().any(|job| job.id == *first));
-            }
-            let scheduling = Scheduling {
-                priority: spec.priority,
-                user: spec.owner.clone(),
-                after,
-                deadline: spec.deadline.map(|d| d.as_secs_f64()),
-                memory: file.real[at].as_ref().and_then(|real| real.memory),
-                ..Scheduling::default()
-            };
-            ids.insert(at, client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?);
-        }
-        loop {
-            let listed = listed(client).await?;
-            let running = |id: &JobId| listed.iter().any(|j| j.id == *id && !j.state.ended());
-            if !ids.values().any(running) {
-                return Ok::<_, Error>(());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    let played = tokio::select! {
-        played = submitting => played,
-        () = interrupt.next() => Err(Error::cancelled()),
-    };
-    if let Err(error) = played {
-        for id in ids.values() {
-            // The error that ended it all is the one to tell.
-            let _ = client.cancel(*id).await;
-        }
-        return Err(error);
-    }
-    let names = ids.into_iter().map(|(at, id)| (id, specs[at].name.clone())).collect();
-    Ok((names, client.records().await?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use flexps_master::simulate::{JobTrace, Run};
-
-    #[test]
-    fn jobs_are_ordered_by_those_that_they_wait_for_however_many_ways_lead_there() {
-        // Layers of which each job waits for all of the one above: there are more ways than can be counted.
-        let (layers, each) = (40, 30);
-        let job = |at: usize| {
-            let above = at / each;
-            let after = if above == 0 { Vec::new() } else { ((above - 1) * each..above * each).collect() };
-            // The last are to come first.
-            JobSpec { after, arrival: Duration::from_secs((layers - above) as u64), ..JobSpec::default() }
-        };
-        let jobs: Vec<JobSpec> = (0..layers * each).map(job).collect();
-        assert_eq!(order(&jobs), (0..layers * each).collect::<Vec<_>>());
-        // A chain that is longer than a stack is deep.
-        let long = 100_000;
-        let after = |at: usize| if at + 1 < long { vec![at + 1] } else { Vec::new() };
-        let jobs: Vec<JobSpec> = (0..long).map(|at| JobSpec { after: after(at), ..JobSpec::default() }).collect();
-        assert_eq!(order(&jobs), (0..long).rev().collect::<Vec<_>>());
-    }
 
     #[test]
     fn models_of_different_kinds_are_known_apart_where_they_run_and_shown_under_their_own_names() {

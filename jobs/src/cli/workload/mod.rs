@@ -8,6 +8,7 @@ mod file;
 mod lanes;
 mod live;
 mod picture;
+mod play;
 mod recorded;
 mod show;
 mod text;

@@ -9,6 +9,7 @@ use super::show::{Comparison, Outcome};
 use crate::cli::file::Whole;
 use crate::cli::svg::{self, escape, text};
 use crate::cli::table::{count, seconds};
+use flexps_common::error::Context;
 use flexps_common::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,11 +26,11 @@ const PIECES: usize = 20_000;
 /// Different hatchings; further jobs take them again.
 const HATCHES: usize = 12;
 
-/// Refuses a file name that is neither.
+/// Refuses a file name that is neither, and one where nothing can be written.
 pub fn check(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     match path.extension().and_then(|e| e.to_str()) {
-        Some("svg" | "html") => Ok(()),
+        Some("svg" | "html") => Whole::create(path).map(drop).context(|| "--picture"),
         _ => Err(Error::user(format!("--picture {}: give a name that ends in .svg or .html", path.display()))),
     }
 }

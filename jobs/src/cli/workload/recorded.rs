@@ -11,7 +11,7 @@ use flexps_common::{Error, Result};
 use flexps_master::history::{Last, Record, known, last, read, trace, workload};
 use flexps_master::scheduler::policy;
 use flexps_master::simulate::{bounds, measure, simulate};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Write};
 
 /// Plays a history again under other policies.
@@ -38,6 +38,11 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     let (mut workload, cluster) = workload(&stem, records, &names, |_| true);
     // It had learnt from those before it how long stages take.
     workload.known = known(earlier);
+    let unended = unended(records);
+    if unended > 0 {
+        let jobs = count(unended as u64, "job");
+        say(&format!("note: {name}: {jobs} had not ended: left out, as if the slots that they held had been free"));
+    }
     let bounds = bounds(&workload, &cluster, 0);
     let ended: Vec<_> =
         records.iter().filter_map(|r| if let Record::End { job, .. } = r { Some(*job) } else { None }).collect();
@@ -52,6 +57,19 @@ pub fn replay(args: &ReplayArgs) -> Result<()> {
     finish(&args.compare, &comparison)
 }
 
+/// How many jobs had not ended.
+fn unended(records: &[Record]) -> usize {
+    let mut jobs = BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Job { job, .. } => _ = jobs.insert(*job),
+            Record::End { job, .. } => _ = jobs.remove(job),
+            _ => {}
+        }
+    }
+    jobs.len()
+}
+
 /// Shows a comparison in the ways that were asked for.
 pub fn finish(args: &CompareArgs, comparison: &Comparison) -> Result<()> {
     if let Some(path) = &args.picture {
@@ -63,10 +81,44 @@ pub fn finish(args: &CompareArgs, comparison: &Comparison) -> Result<()> {
 
 /// Writes what a master recorded.
 pub async fn export(args: ExportArgs) -> Result<()> {
-    let lines = Client::remote(&args.remote)?.history().await?;
-    let text: String = lines.into_iter().map(|line| line + "\n").collect();
-    match &args.output {
-        None => out(&text),
-        Some(path) => Whole::create(path)?.fill(|file| file.write_all(text.as_bytes())),
+    // Tried before the master is asked.
+    let file = args.output.as_deref().map(Whole::create).transpose()?;
+    let history = Client::remote(&args.remote)?.history().await?;
+    let text = history.text();
+    match file {
+        None => out(&text)?,
+        Some(file) => file.fill(|file| file.write_all(text.as_bytes()))?,
+    }
+    if history.missing > 0 {
+        say(&format!(
+            "note: without {} of jobs and stage runs: the master keeps the newest in memory, and all of them in FILE if it is started with \
+             --history FILE",
+            count(history.missing, "older record")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::ids::JobId;
+    use flexps_common::report::State;
+    use flexps_common::scheduling::Scheduling;
+
+    #[test]
+    fn jobs_that_had_not_ended_are_counted_also_those_that_were_queued_again() {
+        let job = |id| Record::Job {
+            at: 0.0,
+            job: JobId(id),
+            name: "sleep".to_owned(),
+            scheduling: Scheduling::default(),
+            detached: None,
+        };
+        let end = |id| Record::End { at: 1.0, job: JobId(id), state: State::Done, error: None };
+        assert_eq!(unended(&[job(1), job(2), end(1), job(3), end(2)]), 1);
+        assert_eq!(unended(&[job(1), end(1), job(1), job(2), end(2)]), 1);
+        // Of one whose begin is forgotten there is an end alone.
+        assert_eq!(unended(&[end(7), job(8), end(8)]), 0);
     }
 }
