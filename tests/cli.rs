@@ -96,6 +96,9 @@ fn generated_rows_are_the_same_however_they_are_cut() {
     }
     assert_eq!(one.iter().filter(|b| **b == b'\n').count(), 500);
     assert!(one == joined, "three files hold other bytes than one");
+    // A slash asks for a folder.
+    assert!(one == std::fs::read(made("new/", &[]).join("part-00000.libsvm")).unwrap(), "one file in a folder differs");
+    flexps(shape).arg(here.path().join("one/")).exits(2).says(&["one/: something else stands there"]);
     made("parts", &["--files", "3"]);
     let fewer = flexps(shape).arg(&parts).args(["--files", "2"]).exits(2);
     fewer.says(&["parts: the folder holds other files, part-00002.libsvm among them"]);

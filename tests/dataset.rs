@@ -242,6 +242,8 @@ fn files_of_others_beside_the_output_stay() {
     convert(&rows, &here.path().join("one")).ok();
     convert(&rows, &here.path().join("many/")).ok();
     assert_eq!(names(here.path()), ["many", "many.part", "one", "one.part", "rows"]);
+    let refused = convert(&rows, &here.path().join("one/")).exits(2);
+    refused.says(&["one/: a file; leave out the slash to replace it"]);
     assert_eq!(names(&here.path().join("many.part")), ["file"]);
     assert_eq!(std::fs::read(here.path().join("one.part")).unwrap(), b"mine");
 }
