@@ -301,6 +301,9 @@ impl Store {
     /// Reads a block from disk, and does with it what is to be done before others look.
     fn read_back<T>(&self, reading: Reading, done: impl FnOnce(&mut State, &Result<Arc<Block>>) -> T) -> T {
         let block = reading.spill.read(&reading.extent, reading.spare).map(Arc::new);
+        if self.consumed {
+            reading.spill.forget(&reading.extent);
+        }
         let mut state = self.state.lock();
         state.reading -= 1;
         if let Ok(block) = &block {
