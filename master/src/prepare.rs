@@ -8,7 +8,7 @@ use crate::tune::searches::{self, Known};
 use flexps_common::data::dataset::Index;
 use flexps_common::data::form::HEAD;
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::{SAMPLE, Sample, may_hide_labels, sniff};
+use flexps_common::data::sniff::{MOST_CLASSES, SAMPLE, Sample, may_hide_labels, sniff};
 use flexps_common::data::{Form, InputSpec, Schema, look};
 use flexps_common::experiment::Experiment;
 use flexps_common::notes::note;
@@ -188,7 +188,8 @@ async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Option<Head>>
     Ok(samples.into_iter().flatten().collect())
 }
 
-/// All lines of the files of plain text, unless they are too many for this process alone, or were all seen.
+/// All lines of the files of plain text, unless they are too many for this process alone, or were all seen; none behind a file
+/// whose labels are no classes.
 async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>> {
     let text: Vec<&FileMeta> = sources.iter().filter(|s| s.form == Form::Text).map(|source| &source.file).collect();
     let bytes: u64 = text.iter().map(|file| file.len).sum();
@@ -196,8 +197,16 @@ async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>
     if !unseen || bytes > LOOKED_THROUGH {
         return Ok(Vec::new());
     }
-    let looks = text.into_iter().map(|file| look::through(storage, file.listed()));
-    stream::iter(looks.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await
+    let looks: Vec<_> = text.into_iter().map(|file| look::through(storage, file.listed())).collect();
+    let (mut looks, mut samples) = (stream::iter(looks).buffered(AT_A_TIME), Vec::new());
+    while let Some(sample) = looks.try_next().await? {
+        let classes = sample.labels.len() <= MOST_CLASSES;
+        samples.push(sample);
+        if !classes {
+            break;
+        }
+    }
+    Ok(samples)
 }
 
 /// The lines at the start and at the end of a file; of a compressed one those at its start.
@@ -238,6 +247,21 @@ mod tests {
     use super::*;
     use flexps_common::data::Block;
     use flexps_common::data::dataset::Writer;
+
+    #[test]
+    fn files_behind_one_whose_labels_are_no_classes_are_not_looked_through() {
+        let here = tempfile::tempdir().unwrap();
+        let numbers: String = (0..20_000).map(|label| format!("{label} 1:1\n")).collect();
+        (0..40).for_each(|i| std::fs::write(here.path().join(format!("part-{i:02}")), &numbers).unwrap());
+        let storage = Storage::default();
+        let paths = [DataPath(here.path().to_str().unwrap().to_owned())];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let samples = runtime.block_on(async {
+            let (sources, _) = heads(&storage, storage.list(&paths).await.unwrap().files).await.unwrap();
+            all_labels(&storage, &sources).await.unwrap()
+        });
+        assert_eq!(samples.iter().map(|sample| sample.labels.len()).collect::<Vec<_>>(), [MOST_CLASSES + 1]);
+    }
 
     #[test]
     fn of_many_files_all_indices_are_looked_at_and_the_rows_of_some() {
