@@ -120,6 +120,16 @@ fn data_info_tells_what_a_file_holds() {
 }
 
 #[test]
+fn a_pattern_is_of_the_folder_one_works_in_whatever_that_is_called() {
+    let here = folder();
+    let work = here.path().join("run[1]{a,b}");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::write(work.join("rows.txt"), "1 1:1\n-1 2:1\n").unwrap();
+    let info = flexps(["data", "info", "*.{txt,libsvm}"]).in_folder(&work).json();
+    assert_eq!(info["rows"], 2);
+}
+
+#[test]
 fn classes_are_found_wherever_in_a_file_they_stand() {
     let here = folder();
     let input = here.path().join("sorted.libsvm");
