@@ -13,7 +13,7 @@ const MOST: u64 = 64 << 20;
 /// Longer than a worker has to do with a block, on a busy machine too.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// See the module. Counts the blocks of other inputs too, which nobody waits for.
+/// See the module. Blocks of rows that are kept are counted too, but nothing waits for who takes them.
 pub struct Backlog {
     /// Blocks that were parsed.
     pub filled: usize,
