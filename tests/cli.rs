@@ -96,6 +96,9 @@ fn generated_rows_are_the_same_however_they_are_cut() {
     }
     assert_eq!(one.iter().filter(|b| **b == b'\n').count(), 500);
     assert!(one == joined, "three files hold other bytes than one");
+    // A slash asks for a folder.
+    assert!(one == std::fs::read(made("new/", &[]).join("part-00000.libsvm")).unwrap(), "one file in a folder differs");
+    flexps(shape).arg(here.path().join("one/")).exits(2).says(&["one/: something else stands there"]);
     made("parts", &["--files", "3"]);
     let fewer = flexps(shape).arg(&parts).args(["--files", "2"]).exits(2);
     fewer.says(&["parts: the folder holds other files, part-00002.libsvm among them"]);
@@ -114,6 +117,16 @@ fn data_info_tells_what_a_file_holds() {
     assert_eq!(info["index_base"], 1);
     assert_eq!(info["labels"]["negative"], -1.0);
     assert_eq!(info["files"][0]["blocks"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn a_pattern_is_of_the_folder_one_works_in_whatever_that_is_called() {
+    let here = folder();
+    let work = here.path().join("run[1]{a,b}");
+    std::fs::create_dir(&work).unwrap();
+    std::fs::write(work.join("rows.txt"), "1 1:1\n-1 2:1\n").unwrap();
+    let info = flexps(["data", "info", "*.{txt,libsvm}"]).in_folder(&work).json();
+    assert_eq!(info["rows"], 2);
 }
 
 #[test]

@@ -101,6 +101,24 @@ fn packed_text_folders_and_other_labels_convert() {
 }
 
 #[test]
+fn classes_are_found_in_whichever_of_many_dataset_files_they_are() {
+    let here = folder();
+    let text = here.path().join("text");
+    std::fs::create_dir(&text).unwrap();
+    for file in 0..20 {
+        let labels: &[u8] = if file == 1 { &[1, 2, 3, 4] } else { &[1, 2, 3] };
+        let rows: String = labels.iter().map(|label| format!("{label} {label}:1 5:0.5\n").repeat(20)).collect();
+        std::fs::write(text.join(format!("p{file:02}")), rows).unwrap();
+    }
+    let dataset = here.path().join("dataset");
+    convert(&text, &dataset.join("")).ok();
+    for input in [&text, &dataset] {
+        let ended = flexps(["run", "svm", "--input"]).arg(input).ok();
+        assert!(ended.stdout.contains("labels 1/2/3/4 detected in --input"), "{ended}");
+    }
+}
+
+#[test]
 fn a_dataset_file_that_is_not_whole_is_the_users_mistake_for_every_command() {
     let here = folder();
     let (_, dataset) = both(here.path());
@@ -224,6 +242,8 @@ fn files_of_others_beside_the_output_stay() {
     convert(&rows, &here.path().join("one")).ok();
     convert(&rows, &here.path().join("many/")).ok();
     assert_eq!(names(here.path()), ["many", "many.part", "one", "one.part", "rows"]);
+    let refused = convert(&rows, &here.path().join("one/")).exits(2);
+    refused.says(&["one/: a file; leave out the slash to replace it"]);
     assert_eq!(names(&here.path().join("many.part")), ["file"]);
     assert_eq!(std::fs::read(here.path().join("one.part")).unwrap(), b"mine");
 }

@@ -6,8 +6,9 @@ use crate::job::driver::Place;
 use crate::job::reading::Listed;
 use crate::tune::searches::{self, Known};
 use flexps_common::data::dataset::Index;
+use flexps_common::data::form::HEAD;
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::{SAMPLE, Sample, may_hide_labels, sniff};
+use flexps_common::data::sniff::{MOST_CLASSES, SAMPLE, Sample, may_hide_labels, sniff};
 use flexps_common::data::{Form, InputSpec, Schema, look};
 use flexps_common::experiment::Experiment;
 use flexps_common::notes::note;
@@ -19,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Files that are looked into for labels: the ends of the list and some between.
+/// Files of text that are looked into for labels: the ends of the list and some between.
 const LOOKED_INTO: usize = 16;
 /// Bytes of text that are looked through for labels: what takes some seconds.
 const LOOKED_THROUGH: u64 = 4 << 30;
@@ -156,36 +157,39 @@ enum Head {
     Index(Sample),
 }
 
-/// The files, and what was looked at first of each.
-async fn heads(storage: &Storage, files: Vec<FileMeta>) -> Result<(Vec<Source>, Vec<Head>)> {
-    let looks = stream::iter(files).map(|file| head(storage, file)).buffered(AT_A_TIME);
+/// The files, and what was looked at first of each that is looked into.
+async fn heads(storage: &Storage, files: Vec<FileMeta>) -> Result<(Vec<Source>, Vec<Option<Head>>)> {
+    let (step, last) = (files.len().div_ceil(LOOKED_INTO).max(1), files.len().saturating_sub(1));
+    let looks = stream::iter(files.into_iter().enumerate());
+    let looks = looks.map(|(i, file)| head(storage, file, i.is_multiple_of(step) || i == last)).buffered(AT_A_TIME);
     Ok(looks.try_collect::<Vec<_>>().await?.into_iter().unzip())
 }
 
-/// A file, and its first bytes, which tell how it holds its rows.
-async fn head(storage: &Storage, file: FileMeta) -> Result<(Source, Head)> {
-    let head = storage.read_range(file.listed(), 0..file.len.min(SAMPLE as u64)).await?;
+/// A file, and its first bytes, which tell how it holds its rows: of one of many no more than that takes. What a dataset file
+/// says of all its rows is known in any case.
+async fn head(storage: &Storage, file: FileMeta, chosen: bool) -> Result<(Source, Option<Head>)> {
+    let most = if chosen { SAMPLE } else { HEAD };
+    let head = storage.read_range(file.listed(), 0..file.len.min(most as u64)).await?;
     let form = Form::detect(&head, &file.path)?;
     if form != Form::Dataset {
-        return Ok((Source { file, form, edges: Vec::new() }, Head::Bytes(head)));
+        return Ok((Source { file, form, edges: Vec::new() }, chosen.then_some(Head::Bytes(head))));
     }
     let index = Index::read(storage, file.listed()).await?;
     let sample = index.sample(&file.path);
-    Ok((Source { file, form, edges: index.edges }, Head::Index(sample)))
+    Ok((Source { file, form, edges: index.edges }, Some(Head::Index(sample))))
 }
 
-/// The lines at the ends of some of the files.
-async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Head>) -> Result<Vec<Sample>> {
-    let step = sources.len().div_ceil(LOOKED_INTO).max(1);
-    let last = sources.len().saturating_sub(1);
-    let chosen = sources.iter().zip(heads).enumerate().filter(|(i, _)| i.is_multiple_of(step) || *i == last);
-    let looks: Vec<_> = chosen.map(|(_, (source, head))| ends(storage, source, head)).collect();
+/// The lines at the ends of the files that are looked into.
+async fn samples(storage: &Storage, sources: &[Source], heads: Vec<Option<Head>>) -> Result<Vec<Sample>> {
+    let chosen = sources.iter().zip(heads).filter_map(|(source, head)| Some((source, head?)));
+    let looks: Vec<_> = chosen.map(|(source, head)| ends(storage, source, head)).collect();
     // All at once: a DataNode that hangs costs each of them seconds.
     let samples: Vec<Vec<Sample>> = stream::iter(looks).buffered(AT_A_TIME).try_collect().await?;
     Ok(samples.into_iter().flatten().collect())
 }
 
-/// All lines of the files of plain text, unless they are too many for this process alone, or were all seen.
+/// All lines of the files of plain text, unless they are too many for this process alone, or were all seen; none behind a file
+/// whose labels are no classes.
 async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>> {
     let text: Vec<&FileMeta> = sources.iter().filter(|s| s.form == Form::Text).map(|source| &source.file).collect();
     let bytes: u64 = text.iter().map(|file| file.len).sum();
@@ -193,8 +197,16 @@ async fn all_labels(storage: &Storage, sources: &[Source]) -> Result<Vec<Sample>
     if !unseen || bytes > LOOKED_THROUGH {
         return Ok(Vec::new());
     }
-    let looks = text.into_iter().map(|file| look::through(storage, file.listed()));
-    stream::iter(looks.collect::<Vec<_>>()).buffered(AT_A_TIME).try_collect().await
+    let looks: Vec<_> = text.into_iter().map(|file| look::through(storage, file.listed())).collect();
+    let (mut looks, mut samples) = (stream::iter(looks).buffered(AT_A_TIME), Vec::new());
+    while let Some(sample) = looks.try_next().await? {
+        let classes = sample.labels.len() <= MOST_CLASSES;
+        samples.push(sample);
+        if !classes {
+            break;
+        }
+    }
+    Ok(samples)
 }
 
 /// The lines at the start and at the end of a file; of a compressed one those at its start.
@@ -228,4 +240,55 @@ fn detected(spec: &InputSpec, schema: &Schema) -> Option<String> {
         found.push(format!("labels {shown}{more}"));
     }
     (!found.is_empty()).then(|| format!("{} detected in --{}", found.join(", "), spec.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::data::Block;
+    use flexps_common::data::dataset::Writer;
+
+    #[test]
+    fn files_behind_one_whose_labels_are_no_classes_are_not_looked_through() {
+        let here = tempfile::tempdir().unwrap();
+        let numbers: String = (0..20_000).map(|label| format!("{label} 1:1\n")).collect();
+        (0..40).for_each(|i| std::fs::write(here.path().join(format!("part-{i:02}")), &numbers).unwrap());
+        let storage = Storage::default();
+        let paths = [DataPath(here.path().to_str().unwrap().to_owned())];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let samples = runtime.block_on(async {
+            let (sources, _) = heads(&storage, storage.list(&paths).await.unwrap().files).await.unwrap();
+            all_labels(&storage, &sources).await.unwrap()
+        });
+        assert_eq!(samples.iter().map(|sample| sample.labels.len()).collect::<Vec<_>>(), [MOST_CLASSES + 1]);
+    }
+
+    #[test]
+    fn of_many_files_all_indices_are_looked_at_and_the_rows_of_some() {
+        let here = tempfile::tempdir().unwrap();
+        for place in 0u16..100 {
+            let mut bytes = format!("{place} 1:1\n").repeat(1000).into_bytes();
+            if place % 10 == 5 {
+                bytes.clear();
+                let (labels, offsets, indices) = (vec![f32::from(place)], vec![0, 1], vec![7]);
+                let mut writer = Writer::new(&mut bytes, 1).unwrap();
+                writer.block(&Block { labels, offsets, indices, values: None }).unwrap();
+                writer.finish().unwrap();
+            }
+            std::fs::write(here.path().join(format!("part-{place:02}")), bytes).unwrap();
+        }
+        let storage = Storage::default();
+        let paths = [DataPath(here.path().to_str().unwrap().to_owned())];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (heads, samples) = runtime.block_on(async {
+            let files = storage.list(&paths).await.unwrap().files;
+            let (_, heads) = heads(&storage, files.clone()).await.unwrap();
+            (heads, ends_of(&storage, files).await.unwrap())
+        });
+        let held = heads.iter().filter(|head| matches!(head, Some(Head::Bytes(_)))).count();
+        assert!((1..=LOOKED_INTO + 1).contains(&held), "{held} files' first bytes are held");
+        let seen: Vec<f32> = samples.iter().flat_map(|sample| sample.labels.iter().copied()).collect();
+        assert!((0u16..10).all(|i| seen.contains(&f32::from(10 * i + 5))), "{seen:?}");
+        assert!(seen.contains(&0.0) && seen.contains(&99.0), "{seen:?}");
+    }
 }

@@ -338,7 +338,8 @@ pub(super) fn lengthen<T: Copy + Default>(numbers: &mut Vec<T>, len: usize) {
 }
 
 /// What a job's flags can do about a bad row.
-const LABELS: [&str; 2] = ["; give both with --labels NEG,POS", "; give all with --labels A,B,C,…"];
+const LABELS: [&str; 2] =
+    ["; give both with --labels NEG,POS, or all, if there are more, with A,B,C,…", "; give all with --labels A,B,C,…"];
 const BASE: &str = "; give --index-base 0";
 const SKIP: &str = " (or skip such rows: --bad-rows N)";
 

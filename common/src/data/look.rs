@@ -5,7 +5,7 @@
 
 use super::compression::SAMPLE as PACKED;
 use super::form::Form;
-use super::sniff::{SAMPLE, Sample, whole_lines, whole_words};
+use super::sniff::{MOST_CLASSES, SAMPLE, Sample, whole_lines, whole_words};
 use crate::error::{Error, Result};
 use crate::storage::{Listed, Storage};
 
@@ -69,13 +69,13 @@ pub async fn end(storage: &Storage, file: Listed<'_>, seen: u64) -> Result<Sampl
     }
 }
 
-/// What all of a file of plain text shows.
+/// What all of a file of plain text shows, or as much of it as shows that its labels are no classes.
 pub async fn through(storage: &Storage, file: Listed<'_>) -> Result<Sample> {
     let sample = Sample { path: file.path.to_owned(), ..Sample::default() };
     let mut look = Look { sample, text: Vec::new(), within: false };
     let piece = |from: u64| storage.read_range(file, from..file.len.min(from + PIECE));
     let (mut from, mut bytes) = (0, piece(0).await?);
-    while from < file.len {
+    while from < file.len && look.sample.labels.len() <= MOST_CLASSES {
         from = file.len.min(from + PIECE);
         let ends = from == file.len;
         let looked = tokio::task::spawn_blocking(move || {
@@ -164,9 +164,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let file = Listed { path: path.to_str().unwrap(), len: text.len() as u64, modified: 0 };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let mut labels = runtime.block_on(through(&Storage::default(), file)).unwrap().labels;
-        labels.sort_by(f32::total_cmp);
-        labels
+        runtime.block_on(through(&Storage::default(), file)).unwrap().labels
     }
 
     fn rows(labels: &[&str], length: usize) -> String {
@@ -204,6 +202,20 @@ mod tests {
             let last = if text.ends_with("5 0:1\n") { 5 } else { 4 };
             assert_eq!(all_labels(text), (0..=last).map(|label| label as f32).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_look_through_a_file_ends_when_its_labels_are_no_classes() {
+        let count = 2 * PIECE as usize / 10;
+        // The index 0 is in the last row, which is not looked at any more.
+        let text: String = (0..count).map(|row| format!("{row:07} {}:1\n", u8::from(row + 1 < count))).collect();
+        let here = tempfile::tempdir().unwrap();
+        let path = here.path().join("rows");
+        std::fs::write(&path, &text).unwrap();
+        let file = Listed { path: path.to_str().unwrap(), len: text.len() as u64, modified: 0 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let sample = runtime.block_on(through(&Storage::default(), file)).unwrap();
+        assert_eq!((sample.labels.len(), sample.zero), (MOST_CLASSES + 1, false));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 pub const SAMPLE: usize = 64 << 10;
 
 /// Most classes that are taken for such without being given.
-const MOST_CLASSES: usize = 1000;
+pub const MOST_CLASSES: usize = 1000;
 
 /// Labels that an error lists.
 const SHOWN: usize = 10;
@@ -20,7 +20,7 @@ const SHOWN: usize = 10;
 pub struct Sample {
     /// The file.
     pub path: String,
-    /// The labels seen, each once.
+    /// The labels seen, rising, each once; of more than classes may be, as many as show that.
     pub labels: Vec<f32>,
     /// One that is too large for a class, as it stands there.
     pub large: Option<String>,
@@ -31,8 +31,7 @@ pub struct Sample {
 impl Sample {
     /// With what another one shows of the same file.
     pub fn merge(&mut self, other: Self) {
-        let fresh: Vec<f32> = other.labels.into_iter().filter(|label| !self.labels.contains(label)).collect();
-        self.labels.extend(fresh);
+        other.labels.into_iter().for_each(|label| note_label(&mut self.labels, label));
         self.large = self.large.take().or(other.large);
         self.zero |= other.zero;
     }
@@ -56,12 +55,25 @@ impl Sample {
             if label.is_some_and(|label| !is_exact(text, label)) {
                 sample.large.get_or_insert_with(|| text.to_owned());
             }
-            if let Some(label) = label.filter(|l| l.is_finite() && !sample.labels.contains(l)) {
-                sample.labels.push(label);
+            if let Some(label) = label.filter(|label| label.is_finite()) {
+                note_label(&mut sample.labels, label);
             }
             sample.zero |= !index.is_empty() && index.iter().all(|b| *b == b'0');
         }
         sample
+    }
+}
+
+/// Notes a label among those seen, which rise, unless these are already more than classes may be: numbers may be as many as
+/// rows, and none of the others would change what they are taken for.
+pub fn note_label(labels: &mut Vec<f32>, label: f32) {
+    if labels.len() > MOST_CLASSES {
+        return;
+    }
+    // Both zeros are one label.
+    let label = label + 0.0;
+    if let Err(place) = labels.binary_search_by(|one| one.total_cmp(&label)) {
+        labels.insert(place, label);
     }
 }
 
@@ -147,8 +159,9 @@ fn large(samples: &[Sample]) -> Option<Error> {
 /// The classes among `labels`, which are sorted.
 fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Labels> {
     let whence = || {
-        // A file may have shown both of its ends.
+        // A file may have shown both of its ends, and all of itself.
         let mut paths: Vec<_> = samples.iter().map(|sample| &sample.path).collect();
+        paths.sort();
         paths.dedup();
         match paths[..] {
             [only] => only.clone(),
@@ -165,12 +178,15 @@ fn classes(labels: &[f32], spec: &InputSpec, samples: &[Sample]) -> Result<Label
         }
         [negative, positive] => Ok(Labels::two(negative, positive)),
         _ if spec.wanted == Wanted::Classes && are_classes(labels) => Ok(Labels::classes(labels.to_vec())),
-        _ if spec.wanted == Wanted::Classes => Err(Error::data(format!(
-            "{}: {} different labels found; classes are at most {MOST_CLASSES} whole numbers; `flexps run lasso` learns \
-             numbers, --labels A,B,C names classes",
-            whence(),
-            labels.len()
-        ))),
+        _ if spec.wanted == Wanted::Classes => {
+            let count = labels.len();
+            let count = if count > MOST_CLASSES { format!("more than {MOST_CLASSES}") } else { count.to_string() };
+            Err(Error::data(format!(
+                "{}: {count} different labels found; classes are at most {MOST_CLASSES} whole numbers; `flexps run lasso` \
+                 learns numbers, --labels A,B,C names classes",
+                whence()
+            )))
+        }
         _ => {
             let shown: Vec<_> = labels.iter().take(SHOWN).map(f32::to_string).collect();
             let more = if labels.len() > SHOWN { ", …" } else { "" };
@@ -204,9 +220,9 @@ mod tests {
     #[test]
     fn the_first_word_of_what_is_no_row_is_no_label() {
         let sample = Sample::of("f", b"1 1:1\n7 this row is broken\n8 12\n-1 qid:3 2:1\n2\n99999999999 x:1\n");
-        assert_eq!((sample.labels, sample.large), (vec![1.0, -1.0, 2.0], None));
+        assert_eq!((sample.labels, sample.large), (vec![-1.0, 1.0, 2.0], None));
         let sample = Sample::of("f", b"3 2:1#c 0:1\n#4 1:1\n\n6 # 0:1\n5#8");
-        assert_eq!((sample.labels, sample.zero), (vec![3.0, 6.0, 5.0], false));
+        assert_eq!((sample.labels, sample.zero), (vec![3.0, 5.0, 6.0], false));
     }
 
     #[test]
@@ -230,6 +246,23 @@ mod tests {
         assert!(message.contains("f: more than two labels found: 1, 2, 3;"), "{message}");
         let ends = ["f", "f"].map(|path| Sample::of(path, b"\n#\n"));
         assert!(sniff(&spec(), &ends).unwrap_err().message.starts_with("f: no row found"));
+    }
+
+    #[test]
+    fn of_labels_that_are_numbers_no_more_are_noted_than_show_that() {
+        let text = |labels: std::ops::Range<usize>| labels.map(|label| format!("{label} 1:1\n")).collect::<String>();
+        let of = |labels| Sample::of("f", text(labels).as_bytes());
+        let mut sample = of(0..700);
+        sample.merge(of(500..900));
+        assert_eq!(sample.labels, (0..900).map(|label| label as f32).collect::<Vec<_>>());
+        sample.merge(of(0..5000));
+        assert_eq!((sample.labels.len(), of(0..5000).labels.len()), (MOST_CLASSES + 1, MOST_CLASSES + 1));
+        let classes = InputSpec { wanted: Wanted::Classes, ..spec() };
+        let message = |sample| sniff(&classes, &[sample]).unwrap_err().message;
+        assert!(message(sample).starts_with("f: more than 1000 different labels found"));
+        assert!(message(Sample::of("f", b"0.5 1:1\n1 1:1\n2 1:1\n")).starts_with("f: 3 different labels found"));
+        assert!(sniff(&classes, &[of(0..MOST_CLASSES)]).is_ok());
+        assert_eq!(Sample::of("f", b"0 1:1\n-0 1:1\n").labels, [0.0]);
     }
 
     #[test]

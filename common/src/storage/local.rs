@@ -13,14 +13,24 @@ use std::io::{ErrorKind, Seek, SeekFrom};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-/// The files that `path` stands for: itself, a directory's, or a glob's.
+/// The files that `path` stands for: itself, a directory's, or a glob's. Where there is a directory by the name of its first
+/// part, special characters in that are none: such may be the one that relative paths start from.
 pub(super) fn list(path: &str) -> Result<Listing> {
     match std::fs::metadata(path) {
         Ok(meta) if meta.is_dir() => directory(path),
         Ok(meta) => Ok(Listing::of(vec![file(path, &meta)?])),
-        Err(e) if e.kind() == ErrorKind::NotFound && pattern::is_glob(path) => glob(path).map(Listing::of),
+        Err(e) if e.kind() == ErrorKind::NotFound => match path.split_at(directories(path)) {
+            (directory, rest) if pattern::is_glob(rest) => glob(path, directory, rest).map(Listing::of),
+            _ => Err(io(path, &e)),
+        },
         Err(e) => Err(io(path, &e)),
     }
+}
+
+/// How much of `path` names directories that are there, up to the last one's slash.
+fn directories(path: &str) -> usize {
+    let ends = path.match_indices('/').map(|(at, _)| at + 1);
+    ends.take_while(|end| Path::new(&path[..*end]).is_dir()).last().unwrap_or(0)
 }
 
 /// Opens a file that had `len` bytes when it was listed, and goes to `start`.
@@ -68,9 +78,11 @@ fn directory(path: &str) -> Result<Listing> {
     of_directory(path, files, folders)
 }
 
-fn glob(path: &str) -> Result<Vec<FileMeta>> {
-    let mut files = Vec::new();
-    for each in pattern::expand_braces(path) {
+/// The files that match `path`, which is a directory's name and a pattern.
+fn glob(path: &str, directory: &str, pattern: &str) -> Result<Vec<FileMeta>> {
+    let (mut files, directory) = (Vec::new(), glob::Pattern::escape(directory));
+    for pattern in pattern::expand_braces(pattern) {
+        let each = format!("{directory}{pattern}");
         let matches = glob::glob(&each)
             .map_err(|e| Error::user(format!("{each}: no valid pattern: {}, at character {}", e.msg, e.pos + 1)))?;
         for found in matches {

@@ -64,6 +64,22 @@ async fn a_file_whose_name_looks_like_a_glob_is_found() {
 }
 
 #[tokio::test]
+async fn special_characters_of_directories_are_none_of_a_glob_below_them() {
+    let dir = tree();
+    for folder in ["run[1]", "run1", "run{2,3}", "run2", "what?", "whatx"] {
+        fs::create_dir_all(dir.path().join(folder).join("x")).unwrap();
+        fs::write(dir.path().join(folder).join(format!("of-{folder}")), "").unwrap();
+    }
+    for folder in ["run[1]", "run{2,3}", "what?"] {
+        assert_eq!(names(&[at(&dir, &format!("{folder}/*f-*"))]).await, [format!("of-{folder}")]);
+        // What another folder has is not taken for it.
+        let error = list_error(at(&dir, &format!("{folder}/of-run1"))).await;
+        assert!(error.message.contains("no such file"), "{error}");
+    }
+    assert_eq!(names(&[at(&dir, "run[2]/of-*"), at(&dir, "run{1,4}/of-*")]).await, ["of-run1", "of-run2"]);
+}
+
+#[tokio::test]
 async fn what_gives_no_file_is_the_users_mistake() {
     let dir = tree();
     fs::create_dir(dir.path().join("empty")).unwrap();

@@ -316,7 +316,7 @@ pub struct GenerateArgs {
     /// Seed of all random choices
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// File to write, or folder when there are several, local or hdfs://; - is stdout
+    /// File to write; or folder, which ends with / or is for several files; local or hdfs://; - is stdout
     #[arg(long, value_name = "PATH")]
     pub output: PathBuf,
     /// Number of files

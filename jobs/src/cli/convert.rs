@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
-/// Rows that were parsed and are not yet written: more of them go to disk.
+/// Rows that were parsed and are not yet written: more of them, which very long ones alone are, go to disk.
 const WAITING: u64 = 128 << 20;
 
 /// `flexps data convert`.
@@ -142,7 +142,7 @@ impl Conversion<'_> {
             Box::pin(async move { Ok(split) })
         });
         // Blocks are as long as those of a job that keeps its rows: one that consumes them takes them as they come.
-        let options = Options { room: CacheRoom::of(WAITING), consumed: true, ..Options::new("") };
+        let options = Options { room: CacheRoom::of(WAITING), consumed: true, patient: true, ..Options::new("") };
         let ours = std::io::Error::other::<Error>;
         // Nobody asks for a part of what is read.
         let held = Arc::new(Held::new(u64::MAX));

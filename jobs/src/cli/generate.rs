@@ -36,7 +36,7 @@ pub fn generate(runtime: &Handle, args: &GenerateArgs) -> Result<()> {
     let parts = (0..)
         .zip(&names)
         .map(|(file, name)| (name.as_str(), shape.rows * file / args.files..shape.rows * (file + 1) / args.files));
-    if args.files == 1 {
+    if args.files == 1 && !outputs::ends_as_folder(&args.output) {
         outputs::file(runtime, &storage, &args.output, |out| writer.write(0..shape.rows, out).map_err(failed))?;
     } else if is_remote(&args.output.to_string_lossy()) {
         let folder = Folder::begin(runtime, &storage, &args.output)?;

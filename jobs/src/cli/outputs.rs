@@ -12,10 +12,15 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use tokio::runtime::Handle;
 
+/// Whether a path, as the user gave it, is a folder's whatever is there.
+pub fn ends_as_folder(output: &Path) -> bool {
+    output.to_string_lossy().ends_with('/')
+}
+
 /// Whether a path, as the user gave it, is to be a folder.
 pub fn is_folder(runtime: &Handle, storage: &Storage, output: &Path) -> Result<bool> {
     let shown = output.to_string_lossy();
-    if shown.ends_with('/') {
+    if ends_as_folder(output) {
         return Ok(true);
     }
     if is_remote(&shown) {
@@ -71,11 +76,12 @@ impl Folder {
     pub fn begin(runtime: &Handle, storage: &Storage, output: &Path) -> Result<Self> {
         let shown = output.to_string_lossy();
         let taken = || Error::user(format!("--output {shown}: the folder is not empty"));
+        let file = || Error::user(format!("--output {shown}: a file; leave out the slash to replace it"));
         if is_remote(&shown) {
             let place = storage.folder(&shown)?;
             return match runtime.block_on(place.look())? {
                 Found::Folder(names) if !names.is_empty() => Err(taken()),
-                Found::File => Err(Error::user(format!("--output {shown}: a file; leave out the slash to replace it"))),
+                Found::File => Err(file()),
                 _ => Ok(Self::There(runtime.clone(), runtime.block_on(place.begin())?)),
             };
         }
@@ -87,6 +93,10 @@ impl Folder {
         // Without a slash at its end; a link to a folder stays.
         let target: PathBuf =
             if exists { output.canonicalize().map_err(failed)? } else { output.components().collect() };
+        // Now, not when all is made. A link that leads nowhere is in the way too.
+        if !exists && target.symlink_metadata().is_ok() {
+            return Err(file());
+        }
         if let Some(parent) = target.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }

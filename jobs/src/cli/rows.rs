@@ -8,7 +8,7 @@ use flexps_common::data::dataset::{self, Index};
 use flexps_common::data::form::{Form, HEAD};
 use flexps_common::data::libsvm::{LONGEST_ROW, Parsed, Parser, Place, too_long};
 use flexps_common::data::schema::DataPath;
-use flexps_common::data::sniff::Sample;
+use flexps_common::data::sniff::{Sample, note_label};
 use flexps_common::data::{Block, InputSpec, Schema, Wanted, sniff};
 use flexps_common::error;
 use flexps_common::storage::{FileMeta, Listing, Reader, Storage, StorageOptions};
@@ -68,9 +68,7 @@ impl Files {
     fn all_labels(&self, numbers: Schema) -> Result<Sample> {
         let mut labels = Vec::new();
         self.each(&Schema { bad_rows: u64::MAX, ..numbers }, |parsed| {
-            labels.extend(parsed.block.labels);
-            labels.sort_by(f32::total_cmp);
-            labels.dedup();
+            parsed.block.labels.into_iter().for_each(|label| note_label(&mut labels, label));
             Ok(())
         })?;
         Ok(Sample { labels, ..Sample::default() })

@@ -4,17 +4,19 @@
 //! threads turn them into blocks, out of order (`parsers`); local files' lines (`text`) and blocks of a dataset file
 //! (`dataset`) go the same way, and are read by the parsers; `store` keeps blocks by number, on disk when memory is used up
 //! (`spill`), from where they are read ahead (`ahead`); `held` says what of the splits may still go to another slave, `takers`
-//! which workers take rows that are consumed. Invariant: the same splits in the same order give the same blocks at the same
+//! which workers take rows that are consumed, `backlog` when reading waits for these. Invariant: the same splits in the same order give the same blocks at the same
 //! numbers; every waiting call ends, with a block or with the cause of the failure; besides the cached rows no more than the
 //! ring, the parsers' scratch memory, one read and what `ahead` keeps are held.
 
 mod ahead;
+mod backlog;
 mod dataset;
 pub mod held;
 mod numbering;
 mod parsers;
 mod pump;
 mod room;
+mod slot;
 mod source;
 mod spill;
 mod store;
@@ -65,6 +67,8 @@ pub struct Options {
     pub chunk: usize,
     /// Whether each block is asked for once: it is then given up, and its memory filled again.
     pub consumed: bool,
+    /// Whether who asks for consumed blocks waits for nothing else, so that reading may wait for that however long it takes.
+    pub patient: bool,
 }
 
 impl Options {
@@ -77,6 +81,7 @@ impl Options {
             parsers: (machine::cores() as usize).min(MOST_PARSERS),
             chunk: CHUNK,
             consumed: false,
+            patient: false,
         }
     }
 

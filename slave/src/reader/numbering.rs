@@ -2,8 +2,8 @@
 //!
 //! Invariant: all blocks are renumbered, wherever they are, or none is.
 
+use super::slot::Place;
 use super::spill::Spill;
-use super::store::Place;
 use flexps_common::data::Block;
 use flexps_common::data::block::KeyMap;
 use flexps_common::data::keys::{KeySet, is_enough};

@@ -70,6 +70,19 @@ impl Spill {
         self.put(extent, block)
     }
 
+    /// Gives the disk back what a block takes that nobody reads any more, if the file system can.
+    #[cfg_attr(not(target_os = "linux"), expect(unused_variables, reason = "files have no holes there"))]
+    pub fn forget(&self, extent: &Extent) {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            let (start, bytes) = (extent.start as libc::off64_t, extent.bytes() as libc::off64_t);
+            let how = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            // SAFETY: the file is open as long as it is borrowed; no memory is touched. Nothing hangs on whether it works.
+            unsafe { libc::fallocate64(self.file.as_raw_fd(), how, start, bytes) };
+        }
+    }
+
     fn put(&self, extent: &Extent, block: &Block) -> Result<()> {
         let mut at = extent.start;
         for part in parts(block) {
@@ -170,6 +183,20 @@ mod tests {
         spill.file.read_exact_at(&mut byte, 13).unwrap();
         spill.file.write_all_at(&[byte[0] ^ 4], 13).unwrap();
         assert!(spill.read(&extent, None).unwrap_err().message.contains("wrong checksum"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_disk_gets_back_what_a_block_took_and_others_stay() {
+        use std::os::unix::fs::MetadataExt;
+        let spill = Spill::create(&std::env::temp_dir()).unwrap();
+        let long = |label| Block { labels: vec![label; 1 << 18], offsets: vec![0; (1 << 18) + 1], ..Block::default() };
+        let extents = [1.0, 2.0, 3.0].map(|label| spill.write(&long(label)).unwrap());
+        let taken = || spill.file.metadata().unwrap().blocks();
+        let before = taken();
+        spill.forget(&extents[1]);
+        assert!(taken() < before * 3 / 4, "{before} blocks of the disk were taken, now {}", taken());
+        assert_eq!([0, 2].map(|at| spill.read(&extents[at], None).unwrap()), [1.0, 3.0].map(long));
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! repeat to the bit. Consumed rows are given out once.
 
 use super::ahead::{Ahead, Found};
+use super::backlog::Backlog;
 use super::numbering::{self, Keys};
 use super::pump::Read;
+use super::slot::{Place, Slot};
 use super::spill::{Extent, Spill};
 use super::takers::Takers;
 use super::{CacheRoom, Options};
@@ -21,9 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// Blocks that wait for each who takes them before reading pauses.
-const WAITING: usize = 4;
-/// How long it does.
+/// How long reading pauses for who consumes rows before it is looked at what they do.
 const PATIENCE: Duration = Duration::from_millis(10);
 
 /// Keeps blocks; see the module.
@@ -32,6 +32,7 @@ pub struct Store {
     room: Arc<CacheRoom>,
     folder: PathBuf,
     consumed: bool,
+    patient: bool,
     started: Instant,
     state: Mutex<State>,
     /// Rung at each change that somebody may wait for.
@@ -41,12 +42,7 @@ pub struct Store {
 #[derive(Default)]
 struct State {
     slots: Vec<Option<Slot>>,
-    /// Slots that are filled.
-    filled: usize,
-    /// Blocks that were consumed.
-    gone: usize,
-    /// Who waits for a block, or has just asked for one.
-    asking: usize,
+    backlog: Backlog,
     takers: Takers,
     /// Number of all blocks, once it is known, with what reading them took.
     all: Option<Read>,
@@ -64,40 +60,29 @@ struct State {
     seconds: f64,
 }
 
-struct Slot {
-    place: Place,
-    facts: Facts,
-    bad: Vec<Error>,
-}
-
-/// Where a block is.
-#[derive(Clone)]
-pub(super) enum Place {
-    Memory(Arc<Block>),
-    Disk(Extent),
-    /// It was consumed.
-    Gone,
-}
-
 impl Store {
     /// An empty store.
     pub fn new(schema: Schema, options: &Options) -> Self {
-        let Options { room, consumed, .. } = options.clone();
-        let (state, changed) = (Mutex::default(), Notify::new());
-        Self { schema, room, folder: options.spill.clone(), consumed, started: Instant::now(), state, changed }
+        let Options { room, spill: folder, consumed, patient, .. } = options.clone();
+        let (started, state, changed) = (Instant::now(), Mutex::default(), Notify::new());
+        Self { schema, room, folder, consumed, patient, started, state, changed }
     }
 
     /// Waits while many blocks are there that nobody has asked for, so that those who consume them give memory back
-    /// before more is needed. For a while only: they may be waiting for what is read elsewhere.
+    /// before more is needed: for a while only, unless those that wait are many, see [`Backlog`].
     pub async fn room(&self) -> Result<()> {
         if !self.consumed {
             return Ok(());
         }
         self.state.lock().takers.wait(Instant::now());
-        let room = self.wait(|state| {
-            (state.asking > 0 || state.filled < state.gone + WAITING * state.takers.count()).then_some(())
-        });
-        let room = tokio::time::timeout(PATIENCE, room).await.unwrap_or(Ok(()));
+        let room = loop {
+            let room = self.wait(|state| state.backlog.has_room(state.takers.count()).then_some(()));
+            match tokio::time::timeout(PATIENCE, room).await {
+                Ok(room) => break room,
+                Err(_) if !self.patient && self.state.lock().backlog.may_grow(Instant::now()) => break Ok(()),
+                Err(_) => self.look(),
+            }
+        };
         self.state.lock().takers.go_on(Instant::now());
         self.look();
         room
@@ -184,7 +169,7 @@ impl Store {
             state.slots.resize_with(at + 1, || None);
         }
         state.slots[at] = Some(Slot { place, facts: parsed.facts, bad: parsed.bad });
-        state.filled += 1;
+        state.backlog.put(bytes);
         state.takers.parsed(began.elapsed());
         state.seconds = self.started.elapsed().as_secs_f64();
         drop(state);
@@ -305,6 +290,9 @@ impl Store {
     /// Reads a block from disk, and does with it what is to be done before others look.
     fn read_back<T>(&self, reading: Reading, done: impl FnOnce(&mut State, &Result<Arc<Block>>) -> T) -> T {
         let block = reading.spill.read(&reading.extent, reading.spare).map(Arc::new);
+        if self.consumed {
+            reading.spill.forget(&reading.extent);
+        }
         let mut state = self.state.lock();
         state.reading -= 1;
         if let Ok(block) = &block {
@@ -319,10 +307,11 @@ impl Store {
     /// Block `at` is given out: if rows are consumed, it is not kept.
     fn consume(&self, state: &mut State, at: usize) {
         let Some(Some(slot)) = state.slots.get_mut(at).filter(|_| self.consumed) else { return };
-        state.gone += 1;
+        let place = std::mem::replace(&mut slot.place, Place::Gone);
+        let bytes = place.bytes();
+        state.backlog.take(bytes, Instant::now());
         state.takers.took();
-        if let Place::Memory(block) = std::mem::replace(&mut slot.place, Place::Gone) {
-            let bytes = block.bytes() as u64;
+        if let Place::Memory(block) = place {
             state.cached_bytes -= bytes;
             self.room.give(bytes);
             state.ahead.give(&block);
@@ -445,12 +434,12 @@ impl State {
 
     /// The number of blocks, when all are there.
     fn complete(&mut self) -> Option<usize> {
-        self.all.as_ref().map(|all| all.chunks.len()).filter(|chunks| self.filled == *chunks)
+        self.all.as_ref().map(|all| all.chunks.len()).filter(|chunks| self.backlog.filled == *chunks)
     }
 
     /// Whether all blocks were consumed.
     fn all_gone(&self) -> bool {
-        self.all.as_ref().is_some_and(|all| self.gone >= all.chunks.len())
+        self.all.as_ref().is_some_and(|all| self.backlog.gone >= all.chunks.len())
     }
 
     /// Where blocks come from.
@@ -473,7 +462,7 @@ struct Asking<'a>(&'a Store);
 
 impl<'a> Asking<'a> {
     fn new(store: &'a Store) -> Self {
-        store.state.lock().asking += 1;
+        store.state.lock().backlog.asking += 1;
         store.changed.notify_waiters();
         Self(store)
     }
@@ -481,7 +470,7 @@ impl<'a> Asking<'a> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().asking -= 1;
+        self.0.state.lock().backlog.asking -= 1;
     }
 }
 

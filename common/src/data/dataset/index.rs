@@ -11,9 +11,6 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes at the file's end.
 const TRAILER: usize = 32;
 
-/// Labels that are listed; of more the first ones, which is enough to say that they are no classes.
-pub(super) const MOST_LABELS: usize = 1001;
-
 /// What a dataset file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Index {
@@ -27,7 +24,7 @@ pub struct Index {
     pub features: u64,
     /// What the text's indices start from: 0 or 1.
     pub base: u32,
-    /// The labels that rows have, rising.
+    /// The labels that rows have, rising; of more than classes may be, as many as show that.
     pub labels: Vec<f32>,
 }
 

@@ -3,9 +3,10 @@
 //! Invariant: a file that was not finished has no trailer, so nobody takes it for a whole one.
 
 use super::block::encode;
-use super::index::{Index, MOST_LABELS};
+use super::index::Index;
 use super::{HEADER, MAGIC, ORDER, VERSION};
 use crate::data::Block;
+use crate::data::sniff::note_label;
 use std::io::{self, Write};
 
 /// Writes blocks one after the other.
@@ -37,17 +38,12 @@ impl<W: Write> Writer<W> {
         index.nonzeros += block.nonzeros() as u64;
         let lasts = (0..block.rows()).filter_map(|i| block.row(i).indices.last());
         index.features = index.features.max(lasts.max().map_or(0, |last| u64::from(*last) + 1));
-        for label in &block.labels {
-            if index.labels.len() < MOST_LABELS && !index.labels.contains(label) {
-                index.labels.push(*label);
-            }
-        }
+        block.labels.iter().for_each(|label| note_label(&mut index.labels, *label));
         Ok(())
     }
 
     /// Writes the index, and gives it back with the file's length.
     pub fn finish(mut self) -> io::Result<(Index, u64)> {
-        self.index.labels.sort_by(f32::total_cmp);
         let start = self.index.edges.last().copied().unwrap_or(HEADER as u64);
         let tail = self.index.encode(start);
         self.out.write_all(&tail)?;

@@ -168,7 +168,7 @@ fn a_bad_row_is_named_with_file_line_reason_and_remedy() {
         ("-1e39 1:1", "label '-1e39' is no number"),
         ("20000000 1:1", "label '20000000' is neither of the two classes -1 and 1"),
         ("3 1:1", "label '3' is neither of the two classes -1 and 1"),
-        ("3 1:1", "--labels NEG,POS"),
+        ("3 1:1", "; give both with --labels NEG,POS, or all, if there are more, with A,B,C,…"),
         ("\u{1}\u{2} 1:1", "label '\\u{1}\\u{2}'"),
     ] {
         assert!(error(text).contains(part), "{text:?}: {}", error(text));

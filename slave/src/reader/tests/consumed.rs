@@ -47,6 +47,27 @@ fn reading_goes_on_though_nobody_consumes() {
 }
 
 #[test]
+fn reading_waits_for_who_waits_for_nothing_else() {
+    let (_folder, path) = file("rows", mixed(2000).as_bytes());
+    run(async {
+        let options = Options { consumed: true, patient: true, ..options() };
+        let reader = start(options, schema(), from_list(splits(&path, &[])));
+        let mut at = 0;
+        // Later than it would be over if it went on.
+        for _ in 0..2 {
+            let all = tokio::time::timeout(Duration::from_secs(1), reader.blocks()).await;
+            assert!(all.is_err(), "all of {:?} blocks were read though nobody takes them", all.map(Result::ok));
+            assert!(reader.block(at).await.unwrap().is_some());
+            at += 1;
+        }
+        while reader.block(at).await.unwrap().is_some() {
+            at += 1;
+        }
+        assert!(at > 20 && reader.done().await.unwrap().facts.rows == 2000, "{at} blocks");
+    });
+}
+
+#[test]
 fn a_block_that_is_held_keeps_its_rows_while_others_memory_is_filled_again() {
     let (_folder, path) = file("rows", mixed(5000).as_bytes());
     run(async {
