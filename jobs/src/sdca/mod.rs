@@ -32,6 +32,7 @@ use crate::best::Best;
 use crate::flags::{Common, Inputs, Model};
 use crate::primal::flags::ClassWeights;
 use crate::primal::folds::Folds;
+use crate::primal::judge;
 use crate::primal::measure::Measure;
 use crate::primal::problems::MOST;
 use crate::vector::Vector;
@@ -156,6 +157,7 @@ impl Sdca<'_> {
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         [rows::DUAL, rows::WAY].into_iter().for_each(|column| plan.keep_column(input, column));
+        judge::keep(plan, inputs, self.cv.is_some());
         let steps = &mut plan.body;
         let begun = problems.clone();
         steps.decide(move |progress| {

@@ -74,7 +74,9 @@ impl Problems {
         if classes > 1 {
             for (flag, given) in [("--init-model", self.starts), ("--patience", self.patient)] {
                 if given {
-                    return Err(Error::user(format!("{flag} goes with two classes; these rows have {classes}")));
+                    let other =
+                        if flag == "--init-model" { "; --solver newton starts from a model of several" } else { "" };
+                    return Err(Error::user(format!("{flag} goes with two classes; these rows have {classes}{other}")));
                 }
             }
         }
@@ -154,7 +156,8 @@ impl Problems {
 
     /// Plans what is behind the last epoch of a problem, but for the last problem of two classes, behind which the job has ended.
     pub fn plan_end(&self, epoch: &mut Steps, kind: Kind, threads: Threads) {
-        let judge = Judge { rows: self.inputs.rows, point: self.weights.features, held_out: true, classes: true };
+        let judge =
+            Judge { rows: self.inputs.rows, point: self.weights.features, held_out: true, classes: true, steps: 1 };
         let judging = move |epoch: &mut Steps, name: &str, judge: Judge<f32>| {
             epoch
                 .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))
