@@ -20,6 +20,7 @@ mod least;
 pub mod loss;
 pub mod pace;
 mod problems;
+mod renew;
 mod rests;
 mod rows;
 mod stages;
@@ -48,6 +49,7 @@ use join::Tables;
 use least::Least;
 use loss::{Kind, with_loss};
 use problems::Problems;
+use renew::Renew;
 use serde::{Deserialize, Serialize};
 use stages::Stages;
 use stop::Stop;
@@ -158,6 +160,7 @@ impl Sdca<'_> {
 
         [rows::DUAL, rows::WAY].into_iter().for_each(|column| plan.keep_column(input, column));
         judge::keep(plan, inputs, self.cv.is_some());
+        let renew = Renew::new(plan, rows, weights.features);
         let steps = &mut plan.body;
         let begun = problems.clone();
         steps.decide(move |progress| {
@@ -188,7 +191,12 @@ impl Sdca<'_> {
                 });
             }
             epoch.norm2(weights.features, "norm2");
-            epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
+            epoch.decide(move |progress| {
+                stop.before(progress)?;
+                renew::before(progress);
+                Ok(Flow::Next)
+            });
+            renew.plan(epoch, threads);
             let [certified, behind, next] = [problems.clone(), problems.clone(), problems.clone()];
             let certificate = move |epoch: &mut Steps| {
                 let certify = move |worker: &mut Worker<'_>| {

@@ -5,7 +5,7 @@
 //! all classes', one behind the other. A row that is held out has no part in any sum.
 
 use super::loss::Kind;
-use super::{bias, pace};
+use super::{bias, pace, renew};
 use crate::flags::{Common, Inputs};
 use crate::objective;
 use crate::primal::flags::ClassWeights;
@@ -68,8 +68,9 @@ impl Problems {
         let counts = self.measure.counts(progress, "measure", facts.labels.all().len())?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, facts, &rows, self.class_weight.as_ref())?;
-        let most = (0..rows.len()).map(|class| task::weight(progress, class)).fold(0.0, f64::max);
-        progress.set("most_weight", most);
+        let counts: Vec<f64> = (0..rows.len()).map(|class| task::weight(progress, class)).collect();
+        progress.set("most_weight", counts.iter().copied().fold(0.0, f64::max));
+        renew::begin(progress, facts, counts.into_iter().fold(f64::INFINITY, f64::min));
         let classes = task::problems(&facts.labels);
         if classes > 1 {
             for (flag, given) in [("--init-model", self.starts), ("--patience", self.patient)] {
