@@ -268,6 +268,10 @@ impl Learn {
             own.give_back(worker)?;
         }
         judged.report(worker);
+        if rule.is_some() && worker.place.threads > 1 {
+            let units = self.found(worker)?.is_some();
+            rule = self.agreed.get(worker, units)?.or(rule);
+        }
         if let Some(Rule { alpha, beta, constant, .. }) = rule {
             worker.report("workers", Metric::Count(1));
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
@@ -279,13 +283,18 @@ impl Learn {
         Ok(())
     }
 
+    /// The tables of units, if a worker has found any.
+    fn found(&self, worker: &mut Worker<'_>) -> Result<Option<Units>> {
+        match self.units {
+            Some(units) => Ok(units.found(worker)?.then_some(units)),
+            None => Ok(None),
+        }
+    }
+
     /// The stage function behind it: makes the weights. Reports the scalars of [`RULE`].
     fn finish(&self, worker: &mut Worker<'_>, weights: Vector) -> Result<()> {
         let rows = worker.scalar("rows", 0.0);
-        let units = match self.units {
-            Some(units) if units.found(worker)? => Some(units),
-            _ => None,
-        };
+        let units = self.found(worker)?;
         let plain = self.agreed.get(worker, false)?;
         let found = if units.is_some() { self.agreed.get(worker, true)? } else { plain };
         let found = found.ok_or_else(|| Error::bug("rows were learnt from, and no worker has a rule"))?;
