@@ -1,6 +1,7 @@
 //! Jobs that are killed, or lose a slave, and go on from their checkpoint.
 
 use crate::support::kept::{assert_resumed, ended, epoch, long_job, some_rows};
+use crate::support::rows::Random;
 use crate::support::{Cluster, Rows, assert_close, flexps, folder, kept, model, wait};
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +79,71 @@ fn a_command_that_was_killed_goes_on_from_its_checkpoint_to_the_same_bits() {
         let left = entries(here.path());
         assert!(left.iter().all(|name| !name.starts_with('.')), "{left:?}");
     }
+}
+
+/// Runs `job` alone, and again: killed behind `epoch`, and going on from its checkpoint. The two reports, which are of models of
+/// the same bits.
+#[track_caller]
+fn whole_and_resumed(here: &Path, epoch: u64, job: &[&str]) -> [serde_json::Value; 2] {
+    let [whole, parts, kept] = ["whole", "parts", "kept"].map(|name| here.join(name));
+    let run = |model: &Path| flexps(["run"]).args(job).args(["--reproducible", "--overwrite", "--model"]).arg(model);
+    let alone = run(&whole).json();
+    let again = || run(&parts).args(["--checkpoint-every", "1ms", "--checkpoint"]).arg(&kept);
+    let killed = again().start();
+    let is_there = || behind(&kept).map(|behind| self::epoch(&behind)).filter(|behind| *behind >= epoch);
+    wait::until("a checkpoint", 30 * SECOND, is_there);
+    drop(killed);
+    assert!(!parts.exists(), "{job:?} was killed too late");
+    let report = again().json();
+    assert!(report["checkpoint"]["resumed"].is_string(), "{job:?}: {}", report["checkpoint"]);
+    assert!(model::read(&whole).bytes == model::read(&parts).bytes, "{job:?}: other bits");
+    std::fs::remove_dir_all(&parts).unwrap();
+    [alone, report]
+}
+
+#[test]
+fn several_classes_are_judged_by_the_scores_of_those_before_the_checkpoint_too() {
+    let here = folder();
+    let [train, held_out] = [("rows", 3000), ("held-out", 800)].map(|(name, count)| {
+        let text = Rows::generate(47, count, 60, 15).text();
+        // Of the negative rows those with a certain feature are a third class.
+        let third = |line: &str| line.strip_prefix("-1").filter(|row| row.contains(" 3:")).map(|row| format!("2{row}"));
+        let lines: Vec<String> = text.lines().map(|line| third(line).unwrap_or_else(|| line.to_owned())).collect();
+        let path = here.path().join(name);
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        path.to_str().unwrap().to_owned()
+    });
+    // It is killed while the second class is learnt, of three, or later, of the first fold or of all rows.
+    let fixed = ["lr", "--solver", "sdca", "--threads", "2", "--slots", "2", "--epochs", "120", "--tolerance", "0"];
+    for (more, name) in [(["--cv", "2"], "cv_accuracy"), (["--validation", &held_out], "validation_accuracy")] {
+        let job = [&fixed[..], &more, &["--input", &train]].concat();
+        let [alone, report] = whole_and_resumed(here.path(), 130, &job);
+        assert_eq!(report["metrics"], alone["metrics"]);
+        assert!(report["metrics"][name].is_number(), "{}", report["metrics"]);
+    }
+}
+
+#[test]
+fn searches_beside_an_intercept_go_on_to_the_same_bits() {
+    let here = folder();
+    // Dense columns that are much alike, on which the ascent is slow, so that it searches.
+    let mut random = Random::new(48);
+    let mut unit = || 4.0 * random.unit() - 2.0;
+    let truth: Vec<f64> = (0..40).map(|_| unit()).collect();
+    let row = |_| {
+        let all = unit();
+        let row: Vec<f64> = (1..=40).map(|j| all + 0.02 * f64::from(j) * unit()).collect();
+        let score = row.iter().zip(&truth).map(|(x, w)| x * w).sum::<f64>() + 0.7 + unit();
+        let values = (1..).zip(&row).map(|(j, x)| format!(" {j}:{x:.3}"));
+        format!("{}{}\n", if score > 0.0 { "+1" } else { "-1" }, values.collect::<String>())
+    };
+    let rows: String = (0..6000).map(row).collect();
+    let path = here.path().join("rows");
+    std::fs::write(&path, rows.repeat(4)).unwrap();
+    let job = ["svm", "--loss", "squared", "--solver", "sdca", "--threads", "1", "--slots", "1", "--bias"];
+    let more = ["--lambda", "1e-4", "--epochs", "150", "--tolerance", "0", "--input", path.to_str().unwrap()];
+    let [alone, report] = whole_and_resumed(here.path(), 20, &[&job[..], &more].concat());
+    assert_eq!(report["objective"], alone["objective"]);
 }
 
 #[test]

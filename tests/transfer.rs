@@ -1,7 +1,7 @@
 //! A model on its way between stages of real processes: the same bits by every way, and a report that tells it.
 
 use crate::support::process::Invocation;
-use crate::support::{Cluster, Rows, flexps, folder, wait};
+use crate::support::{Cluster, Rows, flexps, folder, model, wait};
 use std::path::Path;
 use std::time::Duration;
 
@@ -46,6 +46,24 @@ fn twenty_runs_on_three_slaves_give_the_same_bits_by_memory_in_messages_and_over
             assert!(*first == bits, "run {run}, {way}: other bits than the first run's");
         }
     }
+}
+
+#[test]
+fn a_feature_that_no_drawn_row_has_stays_as_it_is() {
+    let here = folder();
+    // Each slave's file has a feature of its own beside those that all rows have.
+    let files = [(30, "g0"), (31, "g1")].map(|(own, name)| {
+        let mut rows = Rows::generate(37, 1000, 30, 30);
+        rows.rows.iter_mut().for_each(|row| row.push((own, 1.0)));
+        rows.write(here.path(), name)
+    });
+    let model = here.path().join("model");
+    let cluster = Cluster::start(2, 1);
+    let run = cluster.ask(["run", "svrg", "--epochs", "1", "--tolerance", "0", "--sample-share", "0.5", "--input"]);
+    run.args(&files).arg("--model").arg(&model).ok();
+    let weights = model::read(&model).weights;
+    let still = weights[30..32].iter().filter(|weight| **weight == 0.0).count();
+    assert_eq!(still, 1, "{weights:?}");
 }
 
 #[test]

@@ -251,6 +251,7 @@ mod tests {
         drop(lock);
         assert!(Side::file(Path::new("..")).unwrap().is_none());
     }
+
     #[test]
     fn what_this_process_writes_stays_and_a_name_that_is_taken_is_passed_over() {
         let here = tempfile::tempdir().unwrap();

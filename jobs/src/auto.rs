@@ -257,14 +257,15 @@ fn choose(progress: &mut Progress, case: &Case) {
     let doubtful = case.passes() > RISK * case.epochs;
     let sure = newton <= SOON && (doubtful || gram::suits(&case.facts, case.memory));
     let epoch = sdca / case.passes();
-    let tries = sdca > newton && !sure && case.is_unknown() && TRIAL * epoch <= WORTH * newton;
-    let dual = tries || sdca <= newton && !sure;
+    let classes = task::problems(&case.facts.labels);
+    let refused = case.starts && classes > 1;
+    let tries = !refused && sdca > newton && !sure && case.is_unknown() && TRIAL * epoch <= WORTH * newton;
+    let dual = tries || !refused && sdca <= newton && !sure;
     progress.set("solver", if dual { SDCA } else { NEWTON });
     progress.set(pace::OTHER, newton / epoch);
     progress.set(pace::TRIED, f64::from(u8::from(tries)));
     let (name, time, other, others) =
         if dual { ("sdca", sdca, "newton", newton) } else { ("newton", newton, "sdca", sdca) };
-    let classes = task::problems(&case.facts.labels);
     let problems = classes as f64 * f64::from(case.folds + 1);
     let [time, others] = [time, others].map(|seconds| estimate(seconds * problems));
     let Facts { rows, features, nonzeros, .. } = case.facts;
@@ -274,7 +275,11 @@ fn choose(progress: &mut Progress, case: &Case) {
         if tries { " tried first" } else { "" },
         if classes > 1 { format!(", {classes} classes") } else { String::new() },
         if case.folds > 0 { format!(", {} folds", case.folds) } else { String::new() },
-        if case.starts { ", the model of --init-model" } else { "" },
+        match (case.starts, refused) {
+            (false, _) => "",
+            (true, false) => ", the model of --init-model",
+            (true, true) => ", the model of --init-model, of whose several classes sdca starts from none",
+        },
         case.condition(),
         case.tolerance,
         told::count(case.threads as u64, "thread"),

@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// Bytes that a worker keeps for a feature, about.
 const FEATURE: u64 = 24;
 /// This part of the rows' bytes may be taken for values by feature in any case.
-const BESIDE_ROWS: u64 = 8;
+pub const BESIDE_ROWS: u64 = 8;
 
 /// An input's rows, and how much a worker may keep by feature.
 #[derive(Debug, Clone, Copy)]

@@ -1,11 +1,12 @@
 //! When training stops, and what an epoch is worth: pure decisions on the numbers of an epoch.
 //!
 //! Invariant: a model that an epoch made worse, or not finite, is never kept: the epoch is taken back and the step
-//! halved. What is remembered between epochs lies in the job's scalars, so it shows in reports and survives the master.
+//! halved; and what a step brings that may be far too short is no sign of an optimum. What is remembered between epochs lies in the job's scalars, so it shows in reports and survives the master.
 
 use crate::flags::Common;
 use crate::objective;
 use crate::primal::time::Time;
+use crate::step::Growth;
 use crate::told;
 use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
@@ -32,6 +33,8 @@ pub enum Verdict {
     KeepAndStop(String),
     /// Its model is dropped; training goes on from the one before, with a smaller step.
     Retry,
+    /// The same, with a much longer step.
+    Lengthen,
     /// Its model is dropped and training ends.
     DropAndStop(String),
     /// Its model is no numbers, and was none with any shorter step.
@@ -48,7 +51,7 @@ impl Verdict {
     pub fn flow(self) -> Result<Flow> {
         match self {
             Verdict::Keep => Ok(Flow::Next),
-            Verdict::Retry => Ok(Flow::Again),
+            Verdict::Retry | Verdict::Lengthen => Ok(Flow::Again),
             Verdict::KeepAndStop(why) | Verdict::DropAndStop(why) => Ok(Flow::Stop(why)),
             Verdict::Diverged => Err(Error::data(
                 "training diverges, however short the step: values of very different size in the rows? scale the features, \
@@ -80,15 +83,30 @@ impl Rules {
     }
 
     /// Judges an epoch that led from `before` to `after`; remembers the better one as the scalar `objective`. A retry
-    /// halves the scalar `step`. `validation` is the epoch's validation loss.
-    pub fn judge(&self, progress: &mut Progress, before: f64, after: f64, validation: Option<f64>) -> Verdict {
+    /// moves the scalar `step`, which otherwise moves as `growth` says. `validation` is the epoch's validation loss.
+    pub fn judge(
+        &self,
+        progress: &mut Progress,
+        (before, after): (f64, f64),
+        validation: Option<f64>,
+        growth: Growth,
+    ) -> Verdict {
         let late = self.late(progress);
+        let (noise, last) = (NOISE.min(self.tolerance) * before.abs(), progress.epoch + 1 >= self.epochs);
+        let (rise, little) = (after - before, before - after < self.tolerance * before.abs());
+        growth.see(progress, -rise / before.abs());
+        let unsure = little && growth.may_leap(progress);
+        if unsure && rise <= noise && late.is_none() && !last {
+            progress.objective = Some(before);
+            growth.leap(progress);
+            return Verdict::Lengthen;
+        }
         if after > before || after.is_nan() {
             let halvings = progress.scalar("halvings", 0.0) + 1.0;
             progress.set("halvings", halvings);
             progress.set("step", progress.scalar("step", 0.0) / 2.0);
             progress.objective = Some(before);
-            if after - before <= NOISE.min(self.tolerance) * before.abs() {
+            if rise <= noise {
                 return Verdict::DropAndStop(format!("tolerance {} reached", self.tolerance));
             }
             return match late {
@@ -104,11 +122,11 @@ impl Rules {
         if let Some(why) = self.out_of_patience(progress, validation) {
             return Verdict::KeepAndStop(why);
         }
-        if before - after < self.tolerance * before.abs() {
+        if little && !unsure {
             return Verdict::KeepAndStop(format!("tolerance {} reached", self.tolerance));
         }
         // An epoch that was taken back is made again: it is not the last.
-        let last = (progress.epoch + 1 >= self.epochs).then(|| told::all_made(self.epochs, "epoch"));
+        let last = last.then(|| told::all_made(self.epochs, "epoch"));
         late.or(last).map_or(Verdict::Keep, Verdict::KeepAndStop)
     }
 
@@ -139,6 +157,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flags::Step;
     use std::time::Duration;
 
     fn progress(seconds: u64) -> Progress {
@@ -149,13 +168,14 @@ mod tests {
         }
     }
 
+    const FIXED: Growth = Growth::new(Step::Fixed(1.0), 1.4);
     const RULES: Rules = Rules { tolerance: 1e-3, time_limit: Some(10.0), patience: Some(2), epochs: 7 };
 
     #[test]
     fn a_worse_or_infinite_epoch_is_taken_back_with_half_the_step() {
         for after in [0.6, f64::INFINITY, f64::NAN] {
             let mut p = progress(0);
-            assert_eq!(RULES.judge(&mut p, 0.5, after, None), Verdict::Retry);
+            assert_eq!(RULES.judge(&mut p, (0.5, after), None, FIXED), Verdict::Retry);
             assert_eq!((p.scalars["step"], p.objective), (0.5, Some(0.5)));
         }
     }
@@ -164,36 +184,66 @@ mod tests {
     fn an_objective_that_no_step_lowers_ends_the_job() {
         let mut p = progress(0);
         let tight = Rules { tolerance: 0.0, ..RULES };
-        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut p, 0.5, 0.5 + 1e-9, None)).collect();
+        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut p, (0.5, 0.5 + 1e-9), None, FIXED)).collect();
         assert!(verdicts[..19].iter().all(|v| *v == Verdict::Retry));
         assert_eq!(verdicts[19], Verdict::DropAndStop("no step lowers the objective".to_owned()));
-        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut progress(0), 0.5, f64::NAN, None)).collect();
+        let verdicts: Vec<_> = (0..20).map(|_| tight.judge(&mut progress(0), (0.5, f64::NAN), None, FIXED)).collect();
         assert!(verdicts.iter().all(|v| *v == Verdict::Retry), "a first bad step is only halved");
         let mut p = progress(0);
-        let last = (0..20).map(|_| tight.judge(&mut p, 0.5, f64::NAN, None)).last();
+        let last = (0..20).map(|_| tight.judge(&mut p, (0.5, f64::NAN), None, FIXED)).last();
         assert!(last.is_some_and(|v| v.flow().is_err_and(|e| e.message.contains("scale the features"))));
     }
 
     #[test]
     fn training_stops_at_the_tolerance_and_not_before() {
-        assert_eq!(RULES.judge(&mut progress(0), 0.5, 0.499, None), Verdict::Keep);
-        let near = RULES.judge(&mut progress(0), 0.5, 0.4996, None);
+        assert_eq!(RULES.judge(&mut progress(0), (0.5, 0.499), None, FIXED), Verdict::Keep);
+        let near = RULES.judge(&mut progress(0), (0.5, 0.4996), None, FIXED);
         assert_eq!(near, Verdict::KeepAndStop("tolerance 0.001 reached".to_owned()));
         // A rise, however small, comes from a step that is too long, unless it is as small as rounding errors.
-        assert_eq!(RULES.judge(&mut progress(0), 0.5, 0.50001, None), Verdict::Retry);
-        assert!(matches!(RULES.judge(&mut progress(0), 0.5, 0.5 + 1e-8, None), Verdict::DropAndStop(_)));
+        assert_eq!(RULES.judge(&mut progress(0), (0.5, 0.50001), None, FIXED), Verdict::Retry);
+        assert!(matches!(RULES.judge(&mut progress(0), (0.5, 0.5 + 1e-8), None, FIXED), Verdict::DropAndStop(_)));
+    }
+
+    #[test]
+    fn little_is_no_sign_of_an_optimum_while_the_step_may_be_far_too_short() {
+        let auto = Growth::new(Step::Auto, 1.4);
+        let judge = |p: &mut Progress, before, after| RULES.judge(p, (before, after), None, auto);
+        let stop = Verdict::KeepAndStop("tolerance 0.001 reached".to_owned());
+        let mut p = progress(0);
+        // Also what rounding adds.
+        for (after, step) in [(0.4996, 10.0), (0.5, 100.0), (0.5 + 1e-9, 1000.0)] {
+            let verdict = judge(&mut p, 0.5, after);
+            assert_eq!((&verdict, p.scalars["step"], p.objective), (&Verdict::Lengthen, step, Some(0.5)));
+            auto.after(&mut p, step / 10.0, &verdict);
+            assert_eq!(p.scalars["step"], step);
+        }
+        let verdict = judge(&mut p, 0.5, 0.6);
+        auto.after(&mut p, 1000.0, &verdict);
+        assert_eq!((verdict, p.scalars["step"]), (Verdict::Retry, 500.0));
+        assert_eq!(judge(&mut p, 0.5, 0.4999), stop, "nothing much longer is to be had");
+        let mut p = progress(0);
+        assert_eq!(judge(&mut p, 0.5, 0.4), Verdict::Keep);
+        assert_eq!(judge(&mut p, 0.4, 0.3999), stop, "it was long enough");
+        let mut p = progress(0);
+        let flat = (0..).find(|_| judge(&mut p, 0.5, 0.5) == stop);
+        assert_eq!(flat, Some(20));
+        let at_last = judge(&mut Progress { epoch: 6, ..progress(0) }, 0.5, 0.4999);
+        assert_eq!(at_last, Verdict::KeepAndStop("7 epochs were made".to_owned()));
+        assert!(
+            matches!(judge(&mut progress(10), 0.5, 0.4999), Verdict::KeepAndStop(why) if why.contains("time limit"))
+        );
     }
 
     #[test]
     fn training_stops_when_the_time_is_up() {
-        let verdict = RULES.judge(&mut progress(10), 0.5, 0.3, None);
+        let verdict = RULES.judge(&mut progress(10), (0.5, 0.3), None, FIXED);
         assert_eq!(verdict, Verdict::KeepAndStop("time limit 10 s reached".to_owned()));
-        assert!(matches!(RULES.judge(&mut progress(10), 0.5, 0.7, None), Verdict::DropAndStop(_)));
+        assert!(matches!(RULES.judge(&mut progress(10), (0.5, 0.7), None, FIXED), Verdict::DropAndStop(_)));
     }
 
     #[test]
     fn training_that_has_made_its_epochs_says_so() {
-        let at = |epoch, after| RULES.judge(&mut Progress { epoch, ..progress(0) }, 0.5, after, None);
+        let at = |epoch, after| RULES.judge(&mut Progress { epoch, ..progress(0) }, (0.5, after), None, FIXED);
         assert_eq!(at(5, 0.3), Verdict::Keep);
         assert_eq!(at(6, 0.3), Verdict::KeepAndStop("7 epochs were made".to_owned()));
         assert_eq!(at(6, 0.7), Verdict::Retry);
@@ -204,7 +254,7 @@ mod tests {
         let mut p = progress(0);
         let mut verdicts = [0.4, 0.5, 0.39, 0.41, 0.40].into_iter().enumerate().map(|(i, loss)| {
             let before = 0.5 - 0.1 * i as f64;
-            RULES.judge(&mut p, before, before - 0.1, Some(loss))
+            RULES.judge(&mut p, (before, before - 0.1), Some(loss), FIXED)
         });
         assert!(verdicts.by_ref().take(4).all(|v| v == Verdict::Keep));
         assert!(matches!(verdicts.next(), Some(Verdict::KeepAndStop(_))));

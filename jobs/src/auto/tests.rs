@@ -63,6 +63,11 @@ fn the_choice_is_the_faster_solver_of_each_measured_set() {
     let warm = Case { starts: true, ..case(50_000, 20_000, 1_400_000, 28.0, 1e-5) };
     assert_eq!(chosen(&warm), NEWTON, "{} {}", warm.sdca(), warm.newton());
     assert_eq!(chosen(&Case { starts: false, ..warm }), SDCA);
+    // Of several classes the ascent starts from no model.
+    let mut classes = case(50_000, 100_000, 2_000_000, 1.0, 1e-3);
+    classes.facts.labels = Labels::classes(vec![0.0, 1.0, 2.0]);
+    assert_eq!(chosen(&classes), SDCA);
+    assert_eq!(chosen(&Case { starts: true, ..classes }), NEWTON);
     let one = Case { threads: 1.0, ..case(32_561, 123, 451_592, 13.9, 1e-3) };
     assert_eq!(chosen(&one), NEWTON, "{} {}", one.sdca(), one.newton());
     for tolerance in [1e-3, 1e-6] {

@@ -298,9 +298,9 @@ impl Lr {
                 let after = objective::after(progress, "objective")?;
                 rules.refuse_separable(progress, "objective")?;
                 let used = progress.scalar("step", 0.0);
-                let verdict = rules.judge(progress, before, after, validation_loss);
+                let verdict = rules.judge(progress, (before, after), validation_loss, growth);
                 let keeps = verdict.keeps();
-                growth.after(progress, used, keeps);
+                growth.after(progress, used, &verdict);
                 for (now, old) in std::iter::once((weights, anchor)).chain(state.zip(old_state)) {
                     if keeps { now.copy(progress, old) } else { old.copy(progress, now) }
                 }

@@ -7,13 +7,30 @@
 use super::gradient::{block, dot};
 use super::loss::Smooth;
 use super::task::Task;
+use crate::flags::Inputs;
 use crate::objective::is_right;
 use crate::parts::{Parts, Rows};
 use flexps_common::Result;
 use flexps_common::metrics::{Metric, Scores};
-use flexps_common::plan::Table;
+use flexps_common::plan::{Plan, Table};
 use flexps_common::value::Element;
 use flexps_common::worker::Worker;
+
+/// Columns, on rows of more than two classes: the highest score among those of the classes so far, and whose it is; of each
+/// row one for each step of a path.
+const BEST: [&str; 2] = ["best-score", "best-class"];
+
+/// Has what the classes before the one at hand scored go with checkpoints, of all rows that are judged by. Two solvers of one job
+/// may ask for it.
+pub fn keep(plan: &mut Plan, inputs: Inputs, has_folds: bool) {
+    for Rows { input, .. } in has_folds.then_some(inputs.rows).into_iter().chain(inputs.validation) {
+        for name in BEST {
+            if !plan.columns.iter().any(|column| column.input == input.id && column.name == name) {
+                plan.keep_column(input, name);
+            }
+        }
+    }
+}
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +43,8 @@ pub struct Judge<T> {
     pub held_out: bool,
     /// Whether labels are those of classes.
     pub classes: bool,
+    /// How many lambdas a path has; 1 without one.
+    pub steps: u32,
 }
 
 impl<T: Element + Into<f64>> Judge<T> {
@@ -33,8 +52,7 @@ impl<T: Element + Into<f64>> Judge<T> {
     pub fn run(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let class = Some(worker.scalar("class", -1.0)).filter(|class| *class >= 0.0);
-        let step = worker.scalar("path_step", 0.0);
-        let best = [format!("best-score-{step}"), format!("best-class-{step}")];
+        let (steps, step) = (self.steps as usize, worker.scalar("path_step", 0.0) as usize);
         let (mut loss, mut rows, mut right) = (0.0, 0u64, 0u64);
         let (mut sketch, mut held, mut weights) = (Scores::default(), Vec::new(), Vec::<f64>::new());
         let mut parts = Parts::new(worker, self.rows)?;
@@ -52,17 +70,18 @@ impl<T: Element + Into<f64>> Judge<T> {
                 let guesses = match class {
                     Some(class) => {
                         let mut held: [Vec<f64>; 2] = Default::default();
-                        for (held, name) in held.iter_mut().zip(&best) {
-                            *held = worker.take_column(self.rows.input, number, name, block.rows())?;
+                        for (held, name) in held.iter_mut().zip(BEST) {
+                            *held = worker.take_column(self.rows.input, number, name, block.rows() * steps)?;
                         }
-                        let [score, guess] = &mut held;
-                        for ((score, guess), now) in score.iter_mut().zip(guess.iter_mut()).zip(&scores) {
+                        let [score, guess] = held.each_mut().map(|held| held.iter_mut().skip(step).step_by(steps));
+                        let mut guesses = Vec::with_capacity(block.rows());
+                        for ((score, guess), now) in score.zip(guess).zip(&scores) {
                             if class == 0.0 || now > score {
                                 (*score, *guess) = (*now, class);
                             }
+                            guesses.push(*guess);
                         }
-                        let guesses = guess.clone();
-                        for (held, name) in held.into_iter().zip(&best) {
+                        for (held, name) in held.into_iter().zip(BEST) {
                             worker.put_column(self.rows.input, number, name, held)?;
                         }
                         Some(guesses)
@@ -95,5 +114,31 @@ impl<T: Element + Into<f64>> Judge<T> {
             worker.report("auc", Metric::Auc(sketch.into_sketch()));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::fixtures::{self, path};
+    use crate::flags::Common;
+    use crate::lr::{Lr, Solver};
+    use crate::primal::flags::Flags;
+    use flexps_common::job::DynJob;
+
+    #[test]
+    fn checkpoints_keep_what_classes_scored_on_all_rows_that_are_judged_by() {
+        for solver in [Solver::Sdca, Solver::Newton, Solver::Auto] {
+            for (cv, held_out) in [(None, false), (Some(3), false), (None, true), (Some(3), true)] {
+                let validation = if held_out { vec![path("held-out")] } else { Vec::new() };
+                let common = Common { validation, ..fixtures::flags() };
+                let job = Lr { common, solver, primal: Flags { cv, ..Flags::default() }, ..Lr::default() };
+                let plan = DynJob::plan(&job).unwrap();
+                let wanted = usize::from(cv.is_some()) + usize::from(held_out);
+                for name in super::BEST {
+                    let kept = plan.columns.iter().filter(|column| column.name == name).count();
+                    assert_eq!(kept, wanted, "{name} by {solver:?}, {cv:?} folds");
+                }
+            }
+        }
     }
 }

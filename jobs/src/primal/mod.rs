@@ -54,9 +54,7 @@ use crate::vector::Vector;
 use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
-use flexps_common::metrics::Metric;
 use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
-use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
 use judge::Judge;
@@ -189,12 +187,15 @@ impl Primal<'_> {
         let newton = (ratio == 0.0).then(|| Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]));
 
         let begun = problems.clone();
+        if !self.numbers {
+            judge::keep(plan, inputs, self.flags.cv.is_some());
+        }
         let steps = &mut plan.body;
         if let Some(model) = &common.init_model {
             steps.load(point, model, "weights", inputs.rows.input);
             if let Some(bias) = bias {
                 steps.load(bias, model, "bias", inputs.rows.input);
-                steps.stage("intercept", move |worker| read_bias(worker, bias)).threads(Threads::Count(1));
+                steps.stage("intercept", move |worker| model::read_bias(worker, bias)).threads(Threads::Count(1));
                 steps.decide(|progress| {
                     let value = progress.metric("intercept", "bias")?;
                     progress.set("bias", value);
@@ -235,7 +236,8 @@ impl Primal<'_> {
                     problem.when("few", 0.0, |problem| solver.plan(problem, Learner::Newton(newton)));
                 }
             }
-            let judge = Judge { rows: inputs.rows, point, held_out: true, classes: !self.numbers };
+            let (classes, steps) = (!self.numbers, problems.steps());
+            let judge = Judge { rows: inputs.rows, point, held_out: true, classes, steps };
             if self.flags.cv.is_some() {
                 self.judge(problem, folds::STAGE, judge);
             }
@@ -306,13 +308,6 @@ pub fn remeasured(steps: &mut Steps) {
         named.into_iter().for_each(|(name, value)| progress.set(name, value));
         Ok(Flow::Next)
     });
-}
-
-fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
-    let mut value = Vec::new();
-    worker.get(bias, &[0], &mut value)?;
-    worker.report("bias", Metric::Max(f64::from(value[0])));
-    Ok(())
 }
 
 /// Who learns between two certificates.

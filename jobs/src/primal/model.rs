@@ -13,6 +13,14 @@ use flexps_common::metrics::Metric;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 
+/// The stage function before the first problem of a job that starts from a model: reports its intercept as `bias`.
+pub fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
+    let mut value = Vec::new();
+    worker.get(bias, &[0], &mut value)?;
+    worker.report("bias", Metric::Max(f64::from(value[0])));
+    Ok(())
+}
+
 /// The stage function behind a problem: copies the point to where its class belongs in the model, if it is kept. Where
 /// `rows` are given, only their features have a weight. Reports `weights_off2` and `bias_off2`, the squares of what is lost.
 pub fn keep(

@@ -20,6 +20,7 @@ mod least;
 pub mod loss;
 pub mod pace;
 mod problems;
+mod renew;
 mod rests;
 mod rows;
 mod stages;
@@ -32,6 +33,7 @@ use crate::best::Best;
 use crate::flags::{Common, Inputs, Model};
 use crate::primal::flags::ClassWeights;
 use crate::primal::folds::Folds;
+use crate::primal::judge;
 use crate::primal::measure::Measure;
 use crate::primal::problems::MOST;
 use crate::vector::Vector;
@@ -47,6 +49,7 @@ use join::Tables;
 use least::Least;
 use loss::{Kind, with_loss};
 use problems::Problems;
+use renew::Renew;
 use serde::{Deserialize, Serialize};
 use stages::Stages;
 use stop::Stop;
@@ -156,6 +159,8 @@ impl Sdca<'_> {
         let adopt = Adopt { rows, start: Vector::new(plan, "start", flags.bias), weights: weights.features };
 
         [rows::DUAL, rows::WAY].into_iter().for_each(|column| plan.keep_column(input, column));
+        judge::keep(plan, inputs, self.cv.is_some());
+        let renew = Renew::new(plan, rows, weights.features);
         let steps = &mut plan.body;
         let begun = problems.clone();
         steps.decide(move |progress| {
@@ -186,7 +191,12 @@ impl Sdca<'_> {
                 });
             }
             epoch.norm2(weights.features, "norm2");
-            epoch.decide(move |progress| stop.before(progress).map(|()| Flow::Next));
+            epoch.decide(move |progress| {
+                stop.before(progress)?;
+                renew::before(progress);
+                Ok(Flow::Next)
+            });
+            renew.plan(epoch, threads);
             let [certified, behind, next] = [problems.clone(), problems.clone(), problems.clone()];
             let certificate = move |epoch: &mut Steps| {
                 let certify = move |worker: &mut Worker<'_>| {

@@ -5,7 +5,7 @@
 //! all classes', one behind the other. A row that is held out has no part in any sum.
 
 use super::loss::Kind;
-use super::{bias, pace};
+use super::{bias, pace, renew};
 use crate::flags::{Common, Inputs};
 use crate::objective;
 use crate::primal::flags::ClassWeights;
@@ -68,13 +68,16 @@ impl Problems {
         let counts = self.measure.counts(progress, "measure", facts.labels.all().len())?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, facts, &rows, self.class_weight.as_ref())?;
-        let most = (0..rows.len()).map(|class| task::weight(progress, class)).fold(0.0, f64::max);
-        progress.set("most_weight", most);
+        let counts: Vec<f64> = (0..rows.len()).map(|class| task::weight(progress, class)).collect();
+        progress.set("most_weight", counts.iter().copied().fold(0.0, f64::max));
+        renew::begin(progress, facts, counts.into_iter().fold(f64::INFINITY, f64::min));
         let classes = task::problems(&facts.labels);
         if classes > 1 {
             for (flag, given) in [("--init-model", self.starts), ("--patience", self.patient)] {
                 if given {
-                    return Err(Error::user(format!("{flag} goes with two classes; these rows have {classes}")));
+                    let other =
+                        if flag == "--init-model" { "; --solver newton starts from a model of several" } else { "" };
+                    return Err(Error::user(format!("{flag} goes with two classes; these rows have {classes}{other}")));
                 }
             }
         }
@@ -154,7 +157,8 @@ impl Problems {
 
     /// Plans what is behind the last epoch of a problem, but for the last problem of two classes, behind which the job has ended.
     pub fn plan_end(&self, epoch: &mut Steps, kind: Kind, threads: Threads) {
-        let judge = Judge { rows: self.inputs.rows, point: self.weights.features, held_out: true, classes: true };
+        let judge =
+            Judge { rows: self.inputs.rows, point: self.weights.features, held_out: true, classes: true, steps: 1 };
         let judging = move |epoch: &mut Steps, name: &str, judge: Judge<f32>| {
             epoch
                 .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))

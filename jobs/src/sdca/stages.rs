@@ -5,7 +5,7 @@
 //! ```text
 //! P(w) - D(a) = (1/n) sum (f(m) + f*(-a) + a m) + lambda/2 |w - w(a)|^2
 //! ```
-//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps. A row of weight c has c times the
+//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps ([`super::renew`]). A row of weight c has c times the
 //! loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
 //! at most the gap, since D never exceeds the optimum's P.
 

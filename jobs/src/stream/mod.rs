@@ -11,6 +11,7 @@
 //! rows. The penalty of t rows is t times a row's share, as it is in the mean that is minimised. Invariant: each row's loss is taken before anything
 //! is learnt from it, so their mean is what rows never seen would have cost; nothing waits for the end of the reading.
 
+mod agreed;
 mod batch;
 mod doubt;
 mod join;
@@ -24,6 +25,7 @@ use crate::objective;
 use crate::primal::ranges;
 use crate::progressive::{self, Points};
 use crate::vector::Vector;
+use agreed::Agreed;
 use batch::{Batch, Scratch};
 use flexps_common::data::Block;
 use flexps_common::data::block::Row;
@@ -36,10 +38,12 @@ use flexps_common::worker::{Pull, Worker};
 use flexps_common::{Error, Result};
 use own::Own;
 use rule::{Rule, State};
-use sizes::Sizes;
+use sizes::{Sizes, Units};
 
 /// Rows between two exchanges with the tables: enough to pay for a message, few enough for workers to hear of one another.
 const ROWS: usize = 2048;
+/// Scalars that say by what rule a model was made.
+const RULE: [&str; 3] = ["alpha", "beta", "constant"];
 /// Log odds that count at most.
 const MOST_ODDS: f64 = 4.0;
 
@@ -64,9 +68,13 @@ struct Learn {
     state: Table<f32>,
     /// Those of the intercept, at key 0.
     bias: Option<Table<f32>>,
-    /// Sizes of features, if they may have units.
-    sizes: Option<Table<f32>>,
+    /// Those of features in units, if they may have any.
+    units: Option<Units>,
+    /// The rules by which workers learn.
+    agreed: Agreed,
     step: Step,
+    /// Bytes that a worker may keep by feature.
+    memory: u64,
     lambda: f64,
     ratio: f64,
     /// Whether what was learnt is asked for behind the pass.
@@ -84,15 +92,16 @@ impl Stream<'_> {
             ));
         }
         let inputs = common.inputs(plan)?;
-        let input = inputs.rows.input;
+        let (input, memory) = (inputs.rows.input, inputs.rows.memory);
         let weights = Vector::new(plan, "weights", common.bias);
         let state = plan.table("sums", 2);
         let bias = common.bias.then(|| plan.table("bias-sums", 2));
         let lambda = common.lambda.unwrap_or(0.0);
         let kept = common.model.is_some() || inputs.validation.is_some();
         // A penalty is one of weights as they are.
-        let sizes = (lambda == 0.0).then(|| sizes::table(plan));
-        let learn = Learn { input, state, bias, sizes, step: self.step, lambda, ratio: self.ratio, kept };
+        let units = (lambda == 0.0).then(|| Units::new(plan));
+        let (agreed, step, ratio) = (Agreed::new(plan), self.step, self.ratio);
+        let learn = Learn { input, state, bias, units, agreed, step, memory, lambda, ratio, kept };
         let steps = &mut plan.body;
         let threads = self.threads.map_or(Threads::Cores, Threads::Count);
         // Nobody waits for a worker that reads more slowly.
@@ -134,6 +143,14 @@ impl Stream<'_> {
         });
         if kept {
             steps.stage("weights", move |worker| learn.finish(worker, weights)).threads(threads);
+            steps.decide(|progress| {
+                for name in RULE {
+                    let value = progress.metric("weights", name)?;
+                    progress.set(name, value);
+                }
+                progress.metrics.clear();
+                Ok(Flow::Next)
+            });
         }
         if let Some(held_out) = inputs.validation {
             crate::validation::plan(steps, "validation", held_out, weights, threads);
@@ -180,11 +197,11 @@ impl Learn {
     /// `betas` and `constants`, and `spread` and `units`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
-        let (mut own, mut scratch) = (Own::new(self.state, self.bias), Scratch::default());
+        let (mut own, mut scratch) = (Own::new(self.state, self.bias, self.memory), Scratch::default());
         let mut judged = Judged { scores: Some(Scores::default()), ..Judged::default() };
         let (mut rule, mut points) = (None::<Rule>, Points::default());
         let mut pass = worker.pass(self.input);
-        let (mut taken, mut sizes) = (0, Sizes::new(self.sizes));
+        let (mut taken, mut sizes) = (0, Sizes::new(self.units));
         while let Some((at, block)) = pass.next(worker)? {
             taken += 1;
             if block.rows() == 0 {
@@ -193,8 +210,14 @@ impl Learn {
             // Blocks are taken in order: those between this worker's are others'.
             let alone = worker.place.slaves == 1 && at + 1 == taken && worker.takers(self.input) <= 1;
             let workers = worker.place.slaves as f64 * (at + 1) as f64 / taken as f64;
+            let had = sizes.has_units();
             let block = sizes.fit(worker, block)?;
-            let rule = rule.get_or_insert_with(|| self.rule(&block));
+            let table = self.units.filter(|_| sizes.has_units()).map_or(self.state, |units| units.state);
+            if sizes.has_units() != had {
+                own.turn(worker, table)?;
+                rule = None;
+            }
+            let rule = rule.insert(self.agreed.next(worker, rule, sizes.has_units(), || self.rule(&block))?);
             let covered = own.covers(worker, *rule, (needed_len(&block), block.nonzeros()), alone)?;
             let mut rows = 0..0;
             while rows.end < block.rows() {
@@ -218,11 +241,11 @@ impl Learn {
                 let (keys, places) = indexer.index(rows.clone().map(|i| block.row(i).indices));
                 let mut known: State = [0.0; 2];
                 match self.bias {
-                    None => worker.get(self.state, keys, &mut state)?,
-                    Some(table) => {
+                    None => worker.get(table, keys, &mut state)?,
+                    Some(bias) => {
                         state.resize(2 * keys.len(), 0.0);
-                        let ticket = worker
-                            .start_get(&[Pull { table: self.state.id, keys }, Pull { table: table.id, keys: &[0] }])?;
+                        let ticket =
+                            worker.start_get(&[Pull { table: table.id, keys }, Pull { table: bias.id, keys: &[0] }])?;
                         worker.finish_get(ticket, &mut [f32::wrap_mut(&mut state), f32::wrap_mut(&mut known)])?;
                     }
                 }
@@ -232,7 +255,7 @@ impl Learn {
                 let (in_batch, _) = state.as_chunks_mut();
                 widest(Batch { block, rows, places, state: in_batch, bias, rule, scratch, judged });
                 state.iter_mut().zip(&start).for_each(|(now, before)| *now -= before);
-                worker.add(self.state, keys, &state)?;
+                worker.add(table, keys, &state)?;
                 if let Some(table) = self.bias {
                     worker.add(table, &[0], &[known[0] - known_start[0], known[1] - known_start[1]])?;
                 }
@@ -245,6 +268,10 @@ impl Learn {
             own.give_back(worker)?;
         }
         judged.report(worker);
+        if rule.is_some() && worker.place.threads > 1 {
+            let units = self.found(worker)?.is_some();
+            rule = self.agreed.get(worker, units)?.or(rule);
+        }
         if let Some(Rule { alpha, beta, constant, .. }) = rule {
             worker.report("workers", Metric::Count(1));
             worker.report("alphas", Metric::Sum(f64::from(alpha)));
@@ -256,23 +283,36 @@ impl Learn {
         Ok(())
     }
 
-    /// The stage function behind it: makes the weights.
+    /// The tables of units, if a worker has found any.
+    fn found(&self, worker: &mut Worker<'_>) -> Result<Option<Units>> {
+        match self.units {
+            Some(units) => Ok(units.found(worker)?.then_some(units)),
+            None => Ok(None),
+        }
+    }
+
+    /// The stage function behind it: makes the weights. Reports the scalars of [`RULE`].
     fn finish(&self, worker: &mut Worker<'_>, weights: Vector) -> Result<()> {
         let rows = worker.scalar("rows", 0.0);
-        let rule = Rule {
-            alpha: worker.scalar("alpha", 1.0) as f32,
-            beta: worker.scalar("beta", 1.0) as f32,
-            constant: worker.scalar("constant", 1.0) as f32,
-            l1: (self.lambda * self.ratio * rows) as f32,
-            l2: (self.lambda * (1.0 - self.ratio) * rows) as f32,
-        };
+        let units = self.found(worker)?;
+        let plain = self.agreed.get(worker, false)?;
+        let found = if units.is_some() { self.agreed.get(worker, true)? } else { plain };
+        let found = found.ok_or_else(|| Error::bug("rows were learnt from, and no worker has a rule"))?;
+        let l1 = (self.lambda * self.ratio * rows) as f32;
+        let l2 = (self.lambda * (1.0 - self.ratio) * rows) as f32;
+        let rule = Rule { l1, l2, ..found };
+        for (name, value) in RULE.into_iter().zip([rule.alpha, rule.beta, rule.constant]) {
+            worker.report(name, Metric::Max(f64::from(value)));
+        }
         let (mut state, mut made) = (Vec::new(), Vec::new());
         ranges(worker, |worker, keys| {
-            worker.get_range(self.state, keys.clone(), &mut state)?;
-            made.clear();
-            made.extend(state.chunks_exact(2).map(|zn: &[f32]| rule.weight([zn[0], zn[1]])));
-            if let Some(table) = self.sizes {
-                sizes::undo(worker, table, keys.clone(), &mut made)?;
+            match units {
+                Some(units) => made = units.weights(worker, keys.clone(), &rule, (self.state, plain))?,
+                None => {
+                    worker.get_range(self.state, keys.clone(), &mut state)?;
+                    made.clear();
+                    made.extend(state.chunks_exact(2).map(|zn: &[f32]| rule.weight([zn[0], zn[1]])));
+                }
             }
             worker.add_range(weights.features, keys, &made)
         })?;

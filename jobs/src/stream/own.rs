@@ -1,13 +1,15 @@
 //! A worker's copy of what the tables know of all features, read and changed in place.
 //!
 //! It is held as soon as the worker has seen a part of as many non-zeros as there are features: to look each batch's
-//! features up would then cost more than to read all. An exchange brings together what the worker and others have learnt (see
+//! features up would then cost more than to read all; but not where it would take more memory than a worker may keep by feature,
+//! or than a part of the rows. An exchange brings together what the worker and others have learnt (see
 //! [`Joining`]) and leaves that here and in the tables. Invariant: what was learnt in the copy is in the tables once
 //! [`Own::give_back`] returned.
 
 use super::join::Joining;
 use super::rule::{Rule, State};
 use crate::pages;
+use crate::parts::BESIDE_ROWS;
 use flexps_common::Result;
 use flexps_common::ids::Key;
 use flexps_common::plan::Table;
@@ -15,6 +17,8 @@ use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use std::ops::Range;
 
+/// Bytes of a feature: what is known now, and what was.
+const FEATURE: u64 = 16;
 /// Features that are exchanged at a time.
 const RANGE: usize = 1 << 16;
 /// So many features are read in the time in which one is looked up.
@@ -41,14 +45,26 @@ pub struct Own {
     since: usize,
     /// All non-zeros so far.
     seen: usize,
+    /// Bytes that the copy may take.
+    memory: u64,
+    /// How many features were too many for that.
+    too_many: usize,
 }
 
 impl Own {
     /// None is held yet.
-    pub fn new(state: Table<f32>, bias: Option<Table<f32>>) -> Self {
+    pub fn new(state: Table<f32>, bias: Option<Table<f32>>, memory: u64) -> Self {
         let (now, before) = Default::default();
         let (bias_now, bias_before) = Default::default();
-        Self { state, bias, rule: None, now, before, first: true, bias_now, bias_before, since: 0, seen: 0 }
+        let (since, seen, too_many) = (0, 0, 0);
+        Self { state, bias, rule: None, now, before, first: true, bias_now, bias_before, since, seen, memory, too_many }
+    }
+
+    /// Gives the copy back and goes on with another table.
+    pub fn turn(&mut self, worker: &mut Worker<'_>, state: Table<f32>) -> Result<()> {
+        self.give_back(worker)?;
+        self.state = state;
+        Ok(())
     }
 
     /// Whether rows of so many non-zeros, whose features are below `features`, can be learnt from in the copy by a rule.
@@ -61,6 +77,14 @@ impl Own {
         alone: bool,
     ) -> Result<bool> {
         let features = features.max(self.now.len());
+        let rows = 4 * (self.seen + nonzeros) as u64;
+        let bound = self.memory.max(rows / BESIDE_ROWS);
+        // Once they are too many, a block without the last ones is no reason to read all others.
+        if FEATURE * features.max(self.too_many) as u64 > bound {
+            self.too_many = self.too_many.max(features);
+            self.give_back(worker)?;
+            return Ok(false);
+        }
         if features > READ * (self.seen + nonzeros) {
             self.give_back(worker)?;
             return Ok(false);
@@ -174,4 +198,38 @@ fn keys(range: &Range<usize>) -> Range<Key> {
 
 fn ranges(all: Range<usize>) -> impl Iterator<Item = Range<usize>> {
     all.clone().step_by(RANGE).map(move |from| from..all.end.min(from + RANGE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::host::Host;
+    use flexps_common::metrics::Metric;
+    use flexps_common::plan::{Flow, Plan};
+
+    #[test]
+    fn a_copy_takes_no_more_than_the_memory_or_a_part_of_the_rows() {
+        let mut plan = Plan::default();
+        let table = plan.table::<f32>("sums", 2);
+        plan.body.stage("covers", move |worker| {
+            let rule = Rule { alpha: 1.0, beta: 1.0, l1: 0.0, l2: 0.0, constant: 1.0 };
+            let mut own = Own::new(table, None, 16_000);
+            let mut covers = Vec::new();
+            for (features, nonzeros) in [(900, 500), (1100, 500), (900, 500), (900, 40_000)] {
+                covers.push(own.covers(worker, rule, (features, nonzeros), true)?);
+                own.learnt(worker, nonzeros, true)?;
+            }
+            for (name, covers) in ["few", "more", "few again", "many rows"].into_iter().zip(covers) {
+                worker.report(name, Metric::Count(covers.into()));
+            }
+            Ok(())
+        });
+        plan.body.decide(|progress| {
+            for (name, wanted) in [("few", 1.0), ("more", 0.0), ("few again", 0.0), ("many rows", 1.0)] {
+                assert_eq!(progress.metric("covers", name)?, wanted, "{name}");
+            }
+            Ok(Flow::Next)
+        });
+        Host::new().run(&plan).unwrap();
+    }
 }

@@ -2,9 +2,12 @@
 //! each is learnt in a unit of its own: its values over their mean size in the first rows (on why see
 //! Ross, Mineiro and Langford, Normalized Online Learning, UAI 2013).
 //!
-//! Every worker measures its first block; a table keeps the largest of what they find, so that units are the same for all, but
-//! for the first rows of who is early. Invariant: what the tables know of a feature is in its unit; weights that are kept are not.
+//! Every worker measures its first block; a table keeps the largest of what they find, so that units are the same for all. Who
+//! learns before another one has found any learns of rows as they are, in tables of their own, which the weights are made of too.
+//! Invariant: what a table of units knows of a feature is in its unit; weights that are kept are not.
 
+use super::agreed::in_unit;
+use super::rule::{Rule, State};
 use flexps_common::Result;
 use flexps_common::data::Block;
 use flexps_common::ids::Key;
@@ -23,26 +26,69 @@ const MANY: f64 = 0.05;
 const LEAST: f64 = 20.0;
 /// Features of which some are so many times as large as others have no step in common.
 const WIDE: f64 = 30.0;
-/// From this part of that on others may have found more.
-const DOUBTFUL: f64 = 0.5;
 
-/// The table of sizes.
-pub fn table(plan: &mut Plan) -> Table<f32> {
-    plan.table_with(TableSpec {
-        name: "sizes".to_owned(),
-        element: Type::F32,
-        width: 1,
-        storage: Storage::Dense,
-        update: "max".to_owned(),
-        update_params: Vec::new(),
-    })
+/// The tables of units.
+#[derive(Debug, Clone, Copy)]
+pub struct Units {
+    /// By feature, and at [`KEYS`] that of all that have none of their own.
+    sizes: Table<f32>,
+    /// z and n, in units.
+    pub state: Table<f32>,
+}
+
+impl Units {
+    /// Plans them.
+    pub fn new(plan: &mut Plan) -> Self {
+        let sizes = plan.table_with(TableSpec {
+            name: "sizes".to_owned(),
+            element: Type::F32,
+            width: 1,
+            storage: Storage::Dense,
+            update: "max".to_owned(),
+            update_params: Vec::new(),
+        });
+        Self { sizes, state: plan.table("unit-sums", 2) }
+    }
+
+    /// Whether a worker has found any.
+    pub fn found(self, worker: &mut Worker<'_>) -> Result<bool> {
+        let mut all = Vec::new();
+        worker.peek(self.sizes, &[KEYS], &mut all)?;
+        Ok(all[0] > 0.0)
+    }
+
+    /// The weights of these features, in no unit: of what was learnt in units by `rule`, and in `state` by `plain` of rows as
+    /// they are.
+    pub fn weights(
+        self,
+        worker: &mut Worker<'_>,
+        keys: Range<Key>,
+        rule: &Rule,
+        (state, plain): (Table<f32>, Option<Rule>),
+    ) -> Result<Vec<f32>> {
+        let (mut all, mut own, mut ours, mut early) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        worker.get(self.sizes, &[KEYS], &mut all)?;
+        worker.get_range(self.sizes, keys.start.min(KEYS)..keys.end.min(KEYS), &mut own)?;
+        worker.get_range(self.state, keys.clone(), &mut ours)?;
+        worker.get_range(state, keys.clone(), &mut early)?;
+        own.resize(keys.len(), 0.0);
+        let (ours, early): (&[State], &[State]) = (ours.as_chunks().0, early.as_chunks().0);
+        let features = own.iter().zip(ours).zip(early);
+        let weight = |((own, ours), early): ((&f32, &State), &State)| {
+            let unit = if *own > 0.0 { *own } else { all[0] };
+            let early = plain.as_ref().map_or(State::default(), |plain| in_unit(plain, rule, *early, unit));
+            let [both] = rule.joined(&[State::default()], &[*ours], &[early]);
+            rule.weight(both) / unit
+        };
+        Ok(features.map(weight).collect())
+    }
 }
 
 /// What a worker knows of the features' sizes.
 pub struct Sizes {
-    /// By feature, and at [`KEYS`] that of all that have none of their own; none where a penalty counts weights as they are.
-    table: Option<Table<f32>>,
-    /// The same, once there are units.
+    /// None where a penalty counts weights as they are.
+    tables: Option<Units>,
+    /// What the table of sizes holds, once there are units.
     units: Vec<f32>,
     /// How many times as large the largest feature of the first block is as the smallest.
     pub spread: f64,
@@ -51,8 +97,8 @@ pub struct Sizes {
 
 impl Sizes {
     /// Nothing is known yet.
-    pub fn new(table: Option<Table<f32>>) -> Self {
-        Self { table, units: Vec::new(), spread: 1.0, measured: false }
+    pub fn new(tables: Option<Units>) -> Self {
+        Self { tables, units: Vec::new(), spread: 1.0, measured: false }
     }
 
     /// Whether features have units of their own.
@@ -69,13 +115,15 @@ impl Sizes {
             self.spread = spread(&sizes);
             found = Some(sizes).filter(|_| self.spread >= WIDE);
         }
-        let Some(table) = self.table.filter(|_| self.spread >= DOUBTFUL * WIDE) else { return Ok(block) };
+        let Some(tables) = self.tables else { return Ok(block) };
         if let Some(sizes) = found {
             let (keys, sizes): (Vec<Key>, Vec<f32>) = sizes.into_iter().unzip();
-            worker.add(table, &keys, &sizes)?;
+            worker.add(tables.sizes, &keys, &sizes)?;
             worker.clock()?;
+        } else if !self.has_units() && (worker.place.threads == 1 || !tables.found(worker)?) {
+            return Ok(block);
         }
-        worker.get_range(table, 0..KEYS + 1, &mut self.units)?;
+        worker.get_range(tables.sizes, 0..KEYS + 1, &mut self.units)?;
         if self.units[KEYS as usize] == 0.0 {
             self.units.clear();
         }
@@ -90,21 +138,6 @@ impl Sizes {
         }
         block
     }
-}
-
-/// Takes the units out of the weights of these features.
-pub fn undo(worker: &mut Worker<'_>, table: Table<f32>, keys: Range<Key>, weights: &mut [f32]) -> Result<()> {
-    let mut units = Vec::new();
-    worker.get(table, &[KEYS], &mut units)?;
-    let all = units[0];
-    if all == 0.0 {
-        return Ok(());
-    }
-    let own = keys.start.min(KEYS)..keys.end.min(KEYS);
-    worker.get_range(table, own, &mut units)?;
-    units.resize(weights.len(), 0.0);
-    weights.iter_mut().zip(units).for_each(|(weight, unit)| *weight /= if unit > 0.0 { unit } else { all });
-    Ok(())
 }
 
 fn unit(units: &[f32], feature: Key) -> f32 {
@@ -214,6 +247,30 @@ mod tests {
                     assert!(notes.iter().any(|note| note.contains("scale the features, or take another")), "{notes:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn who_finds_no_units_learns_with_who_does() {
+        let plain = Rows { rows: 12_000, features: 12, nonzeros: 8, ..Rows::sparse(3) }.blocks(2);
+        for lacks in [0, 1] {
+            // One worker's rows have a single feature, a large one.
+            let mut plain = plain.clone();
+            let block = &plain[lacks];
+            let rows: Vec<Vec<(u32, f32)>> = (0..block.rows())
+                .map(|i| block.row(i))
+                .map(|row| row.indices.iter().copied().zip(row.values.unwrap().iter().copied()))
+                .map(|row| row.filter(|(feature, _)| *feature == 6).collect())
+                .collect();
+            let rows: Vec<&[(u32, f32)]> = rows.iter().map(|row| &row[..]).collect();
+            plain[lacks] = fixtures::block(&block.labels, &rows);
+            let outcome = run(Host::cluster(2, 1), &job(fixtures::flags()), &in_odd_units(&plain));
+            assert!(outcome.progress.notes[0].ends_with("each was learnt in a unit of its own"));
+            let mut model = outcome.table("weights", 0..12);
+            (0..).zip(&mut model).for_each(|(j, weight)| *weight *= f64::from(unit_of(j)));
+            let problem = Problem { blocks: &plain, lambda: 1e-9, bias: false, features: 12 };
+            let (best, reached) = (problem.solve().1, problem.objective(&model));
+            assert!((reached - best) / best < 0.03, "{lacks}: {reached} against {best}");
         }
     }
 

@@ -182,8 +182,8 @@ impl Job for Svrg {
                 let after = objective::after(progress, "full-gradient")?;
                 rules.refuse_separable(progress, "full-gradient")?;
                 let used = progress.scalar("step", 0.0);
-                let verdict = rules.judge(progress, before, after, held_out);
-                growth.after(progress, used, verdict.keeps());
+                let verdict = rules.judge(progress, (before, after), held_out, growth);
+                growth.after(progress, used, &verdict);
                 if verdict.keeps() {
                     if has_validation {
                         validation::note(progress, "validation")?;

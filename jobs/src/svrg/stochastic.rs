@@ -10,6 +10,7 @@ use crate::parts::{Part, Parts, Rows};
 use crate::shares::{self, Share};
 use crate::vector::Vector;
 use flexps_common::Result;
+use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 
@@ -68,11 +69,12 @@ impl Stochastic {
         let joins = joins.div_ceil(parts as u32);
         let workers = worker.place.threads;
         // Of `of` rows that the workers share.
-        let (rows, of, share) = if alone {
+        let (rows, of, share) = if alone && !(self.draws && matches!(**map, KeyMap::Identity(_))) {
             // Who is alone has all rows, unless it has drawn some.
             let rows = part.rows().map_or(all_rows, |rows| rows as f64);
             (rows, rows, None)
         } else if self.draws {
+            // Also of one that is alone, where the map has features that no drawn row has: the mean alone must not move them.
             let (share, totals, of) = Share::drawn(worker, part)?;
             (share.rows as f64, of, Some(share.weights(totals, workers, of, parts)))
         } else {

@@ -247,3 +247,19 @@ fn threads_that_change_from_epoch_to_epoch_reach_the_same_optimum() {
     let error = DynJob::plan(&sampled).err().unwrap();
     assert!(error.message.contains("--narrow is a number"), "{error}");
 }
+
+#[test]
+fn one_row_that_is_far_larger_than_all_others_is_no_reason_to_stop_at_the_start() {
+    let mut blocks = Rows::sparse(16).blocks(2);
+    let Block { offsets, indices, values, .. } = &mut blocks[1];
+    // The last feature of the last row.
+    if let Some(end) = offsets.last_mut() {
+        *end += 1;
+    }
+    indices.push(60);
+    values.iter_mut().for_each(|values| values.push(1e5));
+    let mut outlier = job();
+    outlier.common.tolerance = 1e-4;
+    let outcome = assert_reaches(Host::new(), &outlier, &blocks, 0.02);
+    assert!(outcome.stopped.is_some(), "{:?}", outcome.stopped);
+}

@@ -128,6 +128,14 @@ impl Subspace {
         } else {
             worker.get_mapped(self.table, &part.map, past)?;
         }
+        if self.bias_norm2 > 0.0 {
+            // Behind a checkpoint no targets are known before their rows are.
+            for i in part.start..part.start + part.blocks() {
+                if own.blocks[i].targets.is_empty() {
+                    own.block(worker, part, i)?;
+                }
+            }
+        }
         let mut sum = [own.blocks.iter().map(|held| signed(held, &held.way)).sum::<f64>()];
         worker.sum_local(&mut sum)?;
         self.bias_past = sum[0] * self.bias_norm2 / (self.lambda * self.rows);

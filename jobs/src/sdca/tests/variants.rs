@@ -240,3 +240,36 @@ fn joins_know_how_far_an_intercept_pulls() {
         assert!(gap <= 1e-6 && epochs <= most, "{slots} workers: a gap of {gap:e} after {epochs} epochs");
     }
 }
+
+#[test]
+fn what_many_rows_add_to_a_far_larger_weight_is_in_the_certificate() {
+    const ROWS: usize = 500_000;
+    // Few rows that count much make a weight, of which each other one takes less than single precision holds.
+    let (few, counts, lambda) = (100, 166_667.0, 18.0);
+    let label = |i: usize| if i % (ROWS / few) == 7 { 1.0 } else { -1.0 };
+    let of_block = |first: usize| Block {
+        labels: (first..first + ROWS / 50).map(label).collect(),
+        offsets: (0..=ROWS as u32 / 50).collect(),
+        indices: vec![0; ROWS / 50],
+        values: None,
+    };
+    let blocks: Vec<Block> = (0..50).map(|i| of_block(i * ROWS / 50)).collect();
+    let primal = |w: f64| {
+        let losses = few as f64 * counts * loss(Kind::Logistic, w) + (ROWS - few) as f64 * loss(Kind::Logistic, -w);
+        losses / ROWS as f64 + lambda / 2.0 * w * w
+    };
+    let (mut low, mut high) = (0.0, 2.0);
+    for _ in 0..100 {
+        let (left, right) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
+        if primal(left) < primal(right) { high = right } else { low = left }
+    }
+    let least = primal(low);
+    for slots in [1, 2] {
+        let common = Common { tolerance: 1e-4, lambda: Some(lambda), ..fixtures::flags() };
+        let plan = variant(Kind::Logistic, common, Some([1.0, counts])).plan().unwrap();
+        let outcome = Host::cluster(1, slots).rows(blocks.clone()).run(&plan).unwrap();
+        let above = primal(outcome.table("weights", 0..1)[0]) / least - 1.0;
+        let gap = outcome.progress.scalars["gap"];
+        assert!(gap <= 1e-4 && above <= gap + 1e-8, "{slots}: {above:e} above the optimum with a gap of {gap:e}");
+    }
+}
