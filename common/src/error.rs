@@ -86,7 +86,8 @@ impl Error {
     #[must_use]
     pub fn brief(mut self) -> Self {
         let whole = self.message.len();
-        if whole > BEGIN {
+        // One that was cut, and got more context since, stays as it is.
+        if whole > 2 * BEGIN {
             self.message.truncate(self.message.floor_char_boundary(BEGIN));
             self.message.push_str(&format!(" … (the first {BEGIN} of {whole} bytes)"));
         }
@@ -154,5 +155,7 @@ mod tests {
         let long = Error::data(format!("x{}", "é".repeat(1 << 20))).brief();
         assert!(long.fault == Fault::Data && long.message.starts_with("xéé"), "{:?}", long.fault);
         assert!(long.message.len() < BEGIN + 100 && long.message.ends_with("é … (the first 8192 of 2097153 bytes)"));
+        let told = long.context("a stage");
+        assert_eq!(told.clone().brief(), told);
     }
 }
