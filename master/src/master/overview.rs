@@ -65,8 +65,10 @@ pub struct UnderWay {
     pub epoch: u64,
     /// When it was launched, by the master's clock in seconds.
     pub start: f64,
-    /// (slave, threads).
+    /// (slave, threads), without those that have ended.
     pub workers: Vec<(SlaveId, u32)>,
+    /// Those that have: (slave, threads, when).
+    pub ended: Vec<(SlaveId, u32, f64)>,
     /// Bytes of memory that it asked for on each of them.
     pub memory: u64,
 }
