@@ -138,6 +138,8 @@ pub struct Job {
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
     pub submitted: Duration,
+    /// Bytes that its workers sent to other slaves, whether or not their runs are listed.
+    pub sent: u64,
     /// The report; what a running job's driver and readings know is filled in by [`Job::report`].
     pub report: Report,
 }
@@ -192,6 +194,7 @@ impl Job {
             spent: Duration::ZERO,
             slaves: Arc::new([]),
             submitted: now,
+            sent: 0,
             report,
         }
     }

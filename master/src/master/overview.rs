@@ -103,8 +103,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// A job has ended.
-    pub fn ended(&mut self, report: &flexps_common::report::Report) {
+    /// A job has ended whose workers sent so many bytes: its report lists the last of its runs alone.
+    pub fn ended(&mut self, report: &flexps_common::report::Report, sent: u64) {
         match report.state {
             State::Done => self.done += 1,
             State::Cancelled => self.cancelled += 1,
@@ -112,7 +112,7 @@ impl Counts {
         }
         self.read_bytes += report.read.bytes;
         self.local_bytes += report.read.local_bytes;
-        self.sent_bytes += report.stages.iter().map(|stage| stage.bytes_sent).sum::<u64>();
+        self.sent_bytes += sent;
     }
 
     /// A stage run has ended.
