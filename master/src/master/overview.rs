@@ -68,6 +68,7 @@ pub struct UnderWay {
     /// (slave, threads), without those that have ended.
     pub workers: Vec<(SlaveId, u32)>,
     /// Those that have: (slave, threads, when).
+    #[serde(default)]
     pub ended: Vec<(SlaveId, u32, f64)>,
     /// Bytes of memory that it asked for on each of them.
     pub memory: u64,
