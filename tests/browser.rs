@@ -4,6 +4,7 @@ use crate::support::browser::{Browser, submit};
 use crate::support::process::example;
 use crate::support::{Cluster, Rows};
 use serde_json::json;
+use std::time::Duration;
 
 #[test]
 fn a_browser_submits_a_job_and_sees_its_stages_its_objective_and_where_its_rows_were() {
@@ -50,5 +51,47 @@ fn a_browser_shows_the_cause_of_a_failed_job_and_the_log_of_the_slave_where_it_f
     browser.value("$('cancel').click()");
     browser.until("$('state') && $('state').textContent === 'cancelled'");
     browser.until(&format!("document.querySelector('tr[data-job=\"{behind}\"] .done')"));
+    assert_eq!(browser.complaints(), [] as [String; 0]);
+}
+
+#[test]
+fn what_is_clicked_slowly_is_clicked_and_the_keyboard_stays_where_it_is() {
+    let cluster = Cluster::start(1, 2);
+    let mut browser = Browser::open(&format!("http://{}/", cluster.pages));
+    let [first, second] = [1, 2].map(|_| submit(&mut browser, "sleep", "ann", &json!({ "stage": ["work:1:1000"] })));
+    browser.until(&format!("$('name').textContent === 'j{second} sleep'"));
+    browser.until("view.running.length === 2");
+    // Longer than the page goes without being drawn.
+    let long = Duration::from_millis(1200);
+    browser.press(&format!("tr[data-job=\"{first}\"] td"), long);
+    browser.until(&format!("chosen === {first} && $('name').textContent === 'j{first} sleep'"));
+    // It is drawn again behind that.
+    let row = format!("document.querySelector('tr[data-job=\"{first}\"]')");
+    browser.value(&format!("window.before = {row}, before.focus(), 1"));
+    browser.until(&format!("{row} !== before && {row} === document.activeElement"));
+    browser.press("#cancel", long);
+    browser.until("$('state').textContent === 'cancelled' && !$('cancel')");
+    browser.until(&format!("document.querySelector('tr[data-job=\"{second}\"] .running')"));
+    assert_eq!(browser.complaints(), [] as [String; 0]);
+}
+
+#[test]
+fn a_timeline_has_so_many_boxes_and_no_more_however_many_runs_there_were() {
+    let cluster = Cluster::start(1, 2);
+    let mut browser = Browser::open(&format!("http://{}/", cluster.pages));
+    browser.until("view && view.slaves.length === 1 && document.querySelector('#timeline svg')");
+    // Of many jobs on several slaves, and of one whose workers ended on one slave before they did on the other.
+    let drawn = browser.value(
+        "view.seconds = 3600; runs = [];
+         for (let i = 0; i < 60000; i++)
+           runs.push({ job: i, stage: 's', epoch: 1, start: 3500 + i / 1000, end: 3500.0009 + i / 1000, workers: [[1, 1], [2, 2], [3, 1]] });
+         const begun = performance.now(); timeline();
+         const count = document.querySelectorAll('#timeline rect').length, took = performance.now() - begun;
+         runs = [{ job: 7, stage: 'half', epoch: 1, start: 3500, end: 3590, ends: [3530, 3590], workers: [[1, 1], [2, 1]] }]; timeline();
+         [count, took, ...[...document.querySelectorAll('[data-run=\"j7 half\"]')].map(box => Number(box.getAttribute('width')))]",
+    );
+    let number = |at: usize| drawn[at].as_f64().unwrap();
+    assert!((100.0..5000.0).contains(&number(0)) && number(1) < 20_000.0, "{drawn}");
+    assert!((number(3) / number(2) - 3.0).abs() < 0.01, "{drawn}");
     assert_eq!(browser.complaints(), [] as [String; 0]);
 }

@@ -170,6 +170,12 @@ fn what_is_not_ours_is_refused_and_changes_nothing() {
         (json!({ "job": "magic" }).to_string(), "no job is called 'magic'"),
         (json!({ "job": "sleep", "params": { "nope": 1 } }).to_string(), "--nope"),
         (json!({ "job": "sleep", "params": { "priority": 5 } }).to_string(), "it belongs into"),
+        (json!({ "job": "sleep", "params": { "reproducible": true } }).to_string(), "it stands beside"),
+        (
+            json!({ "job": "sleep", "params": { "fixed-threads": 2 } }).to_string(),
+            "give --fixed-threads to `flexps run`",
+        ),
+        (json!({ "job": "sleep", "params": { "epochs": 2 } }).to_string(), "it is one of "),
         (json!({ "job": "sleep" }).to_string(), "not provided: --stage <STAGE>"),
         (json!({ "job": "sleep", "params": { "stage": ["x:9:1"] } }).to_string(), "needs 9 slots, the cluster has 1"),
         (json!({ "job": "sleep", "extra": 1 }).to_string(), "unknown field"),

@@ -31,6 +31,9 @@ pub struct Error {
     pub retry: bool,
 }
 
+/// Bytes of a message's begin that are kept of one that is told to others.
+const BEGIN: usize = 8 << 10;
+
 /// The result of everything that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -76,6 +79,18 @@ impl Error {
     #[must_use]
     pub fn context(mut self, context: impl fmt::Display) -> Self {
         self.message = format!("{context}: {}", self.message);
+        self
+    }
+
+    /// As others are told of it: of a message without end, such as a panic's that shows whole vectors, the begin.
+    #[must_use]
+    pub fn brief(mut self) -> Self {
+        let whole = self.message.len();
+        // One that was cut, and got more context since, stays as it is.
+        if whole > 2 * BEGIN {
+            self.message.truncate(self.message.floor_char_boundary(BEGIN));
+            self.message.push_str(&format!(" … (the first {BEGIN} of {whole} bytes)"));
+        }
         self
     }
 
@@ -126,5 +141,21 @@ pub fn io(path: impl fmt::Display, error: &std::io::Error) -> Error {
         }
         K::StorageFull => Error::cluster(format!("{path}: the disk is full; free some space and run again")),
         _ => Error::cluster(format!("{path}: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_message_without_end_the_begin_is_told() {
+        let short = Error::bug("é".repeat(BEGIN / 2)).retryable();
+        assert_eq!(short.clone().brief(), short);
+        let long = Error::data(format!("x{}", "é".repeat(1 << 20))).brief();
+        assert!(long.fault == Fault::Data && long.message.starts_with("xéé"), "{:?}", long.fault);
+        assert!(long.message.len() < BEGIN + 100 && long.message.ends_with("é … (the first 8192 of 2097153 bytes)"));
+        let told = long.context("a stage");
+        assert_eq!(told.clone().brief(), told);
     }
 }

@@ -13,6 +13,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// The flags of `flexps run` that ask for experiments.
+pub const FLAGS: [&str; 9] = [
+    "inject",
+    "transfer",
+    "model-access",
+    "fixed-threads",
+    "splits",
+    "slave-cache",
+    "sum-updates",
+    "compress",
+    "optimize",
+];
+
 /// Largest factor of a slow worker.
 const MOST_FACTOR: f64 = 1000.0;
 /// Longest delay of a message, in milliseconds: well below what a node waits for an answer.

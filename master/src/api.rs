@@ -7,6 +7,7 @@
 use crate::event::{Event, Waiter};
 use crate::history::{Page, Start};
 use crate::master::overview::Overview;
+use crate::misplaced;
 use flexps_common::checkpoint::Checkpoint;
 use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
@@ -28,10 +29,6 @@ use tokio::time::timeout;
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Longest that one request may wait for news of a job.
 const LONGEST_WATCH: Duration = Duration::from_secs(5);
-
-/// What a submission says below `scheduling`.
-const SCHEDULING: [&str; 9] =
-    ["priority", "user", "queue", "after", "deadline", "memory", "restarts", "slaves", "checkpoint"];
 
 /// See the module.
 pub struct Api {
@@ -187,13 +184,7 @@ impl Api {
         let submitted: Submitted =
             serde_json::from_str(body).map_err(|e| Error::user(format!("the body is no submission: {e}")))?;
         let kind = *self.registry.kind(&submitted.job)?;
-        let beside = |name: &&String| SCHEDULING.contains(&name.as_str()) && !kind.has(name);
-        if let Some(name) = submitted.params.keys().find(beside) {
-            return Err(Error::user(format!(
-                "{}: \"{name}\" is no parameter of the job; it belongs into \"scheduling\", beside \"params\"",
-                kind.name
-            )));
-        }
+        misplaced::check(&kind, &self.registry, submitted.params.keys())?;
         let job = kind.from_flags(&submitted.params)?;
         let (params, plan_hash) = (job.params()?, self.registry.plan(&*job)?.hash());
         let Submitted { scheduling, reproducible, token, .. } = submitted;
@@ -275,6 +266,7 @@ pub fn failure(error: &Error) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::misplaced::SCHEDULING;
 
     #[test]
     fn what_is_said_to_belong_into_scheduling_is_what_is_taken_there() {

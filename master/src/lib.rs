@@ -8,6 +8,7 @@ pub mod history;
 pub mod http;
 pub mod job;
 mod master;
+mod misplaced;
 pub mod node;
 pub mod prepare;
 pub mod scheduler;

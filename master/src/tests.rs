@@ -4,5 +4,6 @@ mod again;
 mod clients;
 mod fake;
 mod old;
+mod shown;
 mod slaves;
 mod waits;

@@ -145,6 +145,25 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
+    /// Presses the mouse's button on the middle of what a selector finds, and lets it go after `held`.
+    #[track_caller]
+    pub fn press(&mut self, selector: &str, held: Duration) {
+        let middle = self.value(&format!(
+            "(() => {{ const of = document.querySelector({}); of.scrollIntoView({{ block: 'center' }}); \
+             const r = of.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; }})()",
+            json!(selector)
+        ));
+        let (x, y) = (middle[0].clone(), middle[1].clone());
+        self.call("Input.dispatchMouseEvent", json!({ "type": "mouseMoved", "x": x, "y": y }));
+        let mut button = |kind: &str| {
+            let event = json!({ "type": kind, "x": x, "y": y, "button": "left", "clickCount": 1 });
+            self.call("Input.dispatchMouseEvent", event);
+        };
+        button("mousePressed");
+        std::thread::sleep(held);
+        button("mouseReleased");
+    }
+
     /// Waits until an expression is true of the page; shows the page's text when it never is.
     #[track_caller]
     pub fn until(&mut self, expression: &str) {

@@ -68,3 +68,15 @@ impl ExperimentArgs {
         Experiment { inject, transfer, access, fixed_threads, splits, slave_cache, sum_updates, compress, optimize }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::experiment::FLAGS;
+
+    #[test]
+    fn those_who_are_told_where_experiments_belong_know_all_of_them() {
+        let command = ExperimentArgs::augment_args(clap::Command::new("run"));
+        assert!(command.get_arguments().filter_map(clap::Arg::get_long).eq(FLAGS));
+    }
+}

@@ -24,7 +24,7 @@ const PAGE: usize = 512 << 10;
 pub enum Start {
     /// At the record of a job or run with this number.
     At(u64),
-    /// So many before the next one.
+    /// So many before the next one, or as many of them as a page holds.
     Last(u64),
 }
 
@@ -125,7 +125,15 @@ impl Log {
     pub fn number(&self, start: Start) -> u64 {
         match start {
             Start::At(number) => number,
-            Start::Last(count) => self.next().saturating_sub(count),
+            Start::Last(count) => {
+                let bytes = self.lines.iter().rev().take(count as usize).scan(0, |bytes, line| {
+                    *bytes += line.len();
+                    Some(*bytes)
+                });
+                // One, however long it is.
+                let newest = (1..).zip(bytes).take_while(|(lines, bytes)| *lines == 1 || *bytes <= PAGE).count();
+                self.next() - newest as u64
+            }
         }
     }
 

@@ -420,6 +420,20 @@ fn the_end_of_a_job_of_an_earlier_master_is_whose_fault_it_was() {
 }
 
 #[test]
+fn the_last_records_are_the_newest_however_many_are_asked_for() {
+    let mut log = Log::default();
+    let end = |job| Record::End { at: 1.0, job: JobId(job), state: State::Done, error: Some("x".repeat(1000)) };
+    (0..2000).for_each(|job| log.push(&end(job)));
+    let last = |count| log.page(log.number(Start::Last(count)));
+    for (asked, given) in [(0, 0..=0), (3, 3..=3), (1500, 450..=520), (u64::MAX, 450..=520)] {
+        let Page { lines, next, .. } = last(asked);
+        assert!(given.contains(&lines.len()) && next == 2000, "{} of {asked}, then {next}", lines.len());
+        let newest = lines.last().map(|line| serde_json::from_str::<Record>(line).unwrap());
+        assert_eq!(newest, (asked > 0).then(|| end(1999)));
+    }
+}
+
+#[test]
 fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
     let mut log = Log::default();
     log.push(&begin());

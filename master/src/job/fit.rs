@@ -18,6 +18,12 @@ pub fn keep_last<T>(list: &mut Vec<T>, keep: usize) -> bool {
     drops
 }
 
+/// Says how many of a list's entries the report leaves out, if it leaves out any.
+pub fn left_out(what: &str, all: u64, listed: usize) -> Option<String> {
+    let earlier = all.saturating_sub(listed as u64);
+    (earlier > 0).then(|| format!("the first {earlier} of {all} {what} are not listed"))
+}
+
 /// Halves the longest of the lists until the report fits.
 pub fn fit(report: &mut Report) {
     while size(report) > MOST {

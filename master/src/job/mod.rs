@@ -138,6 +138,8 @@ pub struct Job {
     pub slaves: Arc<[SlaveId]>,
     /// When it was submitted.
     pub submitted: Duration,
+    /// Bytes that its workers sent to other slaves, whether or not their runs are listed.
+    pub sent: u64,
     /// The report; what a running job's driver and readings know is filled in by [`Job::report`].
     pub report: Report,
 }
@@ -192,6 +194,7 @@ impl Job {
             spent: Duration::ZERO,
             slaves: Arc::new([]),
             submitted: now,
+            sent: 0,
             report,
         }
     }
@@ -285,6 +288,12 @@ impl Job {
         let mut report = self.report.clone();
         if let Phase::Started(started) = &self.phase {
             self.fill(started, now, NEWS_STAGES, &mut report);
+            let transfers = started.driver.transfers.len() as u64;
+            let left_out = [
+                fit::left_out("stage runs", runs(&started.driver), report.stages.len()),
+                fit::left_out("transfers", transfers, report.transfers.len()),
+            ];
+            report.notes.extend(left_out.into_iter().flatten().map(|note| note + " while the job runs"));
         }
         report
     }
@@ -306,13 +315,10 @@ impl Job {
     pub fn end(&mut self, result: Result<(), Error>, now: Duration) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         let mut report = self.report.clone();
+        let mut all_runs = 0;
         if let Phase::Started(started) = &phase {
             self.fill(started, now, LISTED_STAGES, &mut report);
-            let runs = started.driver.unlisted + started.driver.stages.len() as u64;
-            let earlier = runs - report.stages.len() as u64;
-            if earlier > 0 {
-                report.notes.push(format!("the first {earlier} of {runs} stage runs are not listed"));
-            }
+            all_runs = runs(&started.driver);
         }
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         report.state = match &result {
@@ -329,8 +335,9 @@ impl Job {
             let late = report.seconds - deadline;
             report.notes.push(format!("ended {late:.1} s after its deadline of {deadline:.1} s"));
         }
-        report.error = result.err();
+        report.error = result.err().map(Error::brief);
         fit::fit(&mut report);
+        report.notes.extend(fit::left_out("stage runs", all_runs, report.stages.len()));
         self.report = report;
         self.waiting = None;
         self.version += 1;
@@ -416,6 +423,11 @@ impl Job {
             scheduling: self.report.scheduling.clone(),
         }
     }
+}
+
+/// The stage runs that ended, listed or not.
+fn runs(driver: &Driver) -> u64 {
+    driver.unlisted + driver.stages.len() as u64
 }
 
 /// What a client submitted.

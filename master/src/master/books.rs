@@ -118,18 +118,20 @@ impl Books {
 
     /// The stages that run, the oldest first.
     pub fn begun(&self) -> Vec<UnderWay> {
-        let mut all: Vec<UnderWay> = self
-            .names
-            .iter()
-            .map(|((job, _), begun)| UnderWay {
+        let under_way = |((job, _), begun): (&(JobId, StageRun), &Begun)| {
+            let end = |slave| begun.ends.get(slave).map(Duration::as_secs_f64);
+            let workers = begun.workers.iter();
+            UnderWay {
                 job: *job,
                 stage: begun.stage.clone(),
                 epoch: begun.epoch,
                 start: begun.since.as_secs_f64(),
-                workers: begun.workers.clone(),
+                workers: workers.clone().filter(|(id, _)| end(id).is_none()).copied().collect(),
+                ended: workers.filter_map(|(id, threads)| Some((*id, *threads, end(id)?))).collect(),
                 memory: begun.memory,
-            })
-            .collect();
+            }
+        };
+        let mut all: Vec<UnderWay> = self.names.iter().map(under_way).collect();
         all.sort_by(|a, b| a.start.total_cmp(&b.start));
         all
     }

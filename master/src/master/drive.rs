@@ -417,7 +417,7 @@ impl Master {
         let (state, detached) = (job.report.state, job.detached);
         let error = job.report.error.as_ref().map(|e| e.message.clone());
         let record = Record::End { at: now.as_secs_f64(), job: id, state, error };
-        self.counts.ended(&job.report);
+        self.counts.ended(&job.report, job.sent);
         // What can't be encoded can't have been opened either.
         let _ = self.ask_all(id, &slaves, Asked::Farewell, &ToSlave::Close { job: id }, ORDER_WITHIN);
         self.books.job_ended(id, now);

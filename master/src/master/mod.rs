@@ -307,8 +307,10 @@ impl Master {
             ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
                 self.give_back(id, job, run, now);
-                if let Some(report) = self.jobs.get_mut(&job).map(|job| &mut job.report) {
-                    report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory_bytes);
+                if let Some(job) = self.jobs.get_mut(&job) {
+                    job.sent += outcome.bytes_sent;
+                    let peak = &mut job.report.peak_memory_bytes;
+                    *peak = outcome.peak_memory_bytes.max(*peak);
                 }
                 self.step(job, Step::StageDone(id, run, outcome), now);
             }

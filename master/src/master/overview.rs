@@ -65,8 +65,11 @@ pub struct UnderWay {
     pub epoch: u64,
     /// When it was launched, by the master's clock in seconds.
     pub start: f64,
-    /// (slave, threads).
+    /// (slave, threads), without those that have ended.
     pub workers: Vec<(SlaveId, u32)>,
+    /// Those that have: (slave, threads, when).
+    #[serde(default)]
+    pub ended: Vec<(SlaveId, u32, f64)>,
     /// Bytes of memory that it asked for on each of them.
     pub memory: u64,
 }
@@ -101,8 +104,8 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// A job has ended.
-    pub fn ended(&mut self, report: &flexps_common::report::Report) {
+    /// A job has ended whose workers sent so many bytes: its report lists the last of its runs alone.
+    pub fn ended(&mut self, report: &flexps_common::report::Report, sent: u64) {
         match report.state {
             State::Done => self.done += 1,
             State::Cancelled => self.cancelled += 1,
@@ -110,7 +113,7 @@ impl Counts {
         }
         self.read_bytes += report.read.bytes;
         self.local_bytes += report.read.local_bytes;
-        self.sent_bytes += report.stages.iter().map(|stage| stage.bytes_sent).sum::<u64>();
+        self.sent_bytes += sent;
     }
 
     /// A stage run has ended.

@@ -1,5 +1,6 @@
 //! Scripted slaves, a job for them, and a client.
 
+use crate::http;
 use crate::node::{Handle, Options, start};
 use crate::scheduler::policy;
 use bytes::Bytes;
@@ -238,6 +239,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn new() -> Self {
+        Self::serving(None).await
+    }
+
+    /// One whose master serves pages.
+    pub async fn serving(http: Option<http::Options>) -> Self {
         let network = Network::in_process();
         let options = Options {
             bind: "master".to_owned(),
@@ -246,7 +252,7 @@ impl Cluster {
             shares: Default::default(),
             searches: None,
             history: None,
-            http: None,
+            http,
         };
         let master = start(network.clone(), Registry::new().with::<Rounds>(), options).await.unwrap();
         let client = network.channel(master.address(), "the master");

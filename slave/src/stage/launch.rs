@@ -115,6 +115,7 @@ impl Crew {
             engine.end()
         }));
         let result = result.unwrap_or_else(|panic| Err(Error::bug(format!("panicked: {}", caught::text(&*panic)))));
+        let result = result.map_err(Error::brief);
         let failed = result.as_ref().is_err_and(|e| e.fault != Fault::Cancelled);
         if let Err(e) = result {
             tracing::info!(job = %self.job.id, stage = self.spec.name, worker = place.index, error = %e, "a worker failed");

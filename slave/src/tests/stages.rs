@@ -45,6 +45,8 @@ const REPORTING: u32 = 8;
 const EMPTY: u32 = 9;
 const LARGE: u32 = 10;
 const LATE: u32 = 11;
+const VERBOSE: u32 = 12;
+const SHOUTING: u32 = 13;
 
 const COUNTS: TableId = TableId(0);
 const MIXED: TableId = TableId(1);
@@ -79,6 +81,8 @@ impl Job for Small {
         body.stage("empty", |_| Ok(())).consistency(consistency);
         body.stage("large", move |w| large(w, counts)).consistency(consistency);
         body.stage("late", move |w| late(w, counts)).consistency(consistency);
+        body.stage("verbose", verbose).consistency(consistency);
+        body.stage("shouting", |_| panic!("no {:?}", vec![7; 100_000])).consistency(consistency);
         Ok(())
     }
 }
@@ -244,6 +248,12 @@ fn reporting(worker: &mut Worker<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Reports more than a message holds.
+fn verbose(worker: &mut Worker<'_>) -> Result<()> {
+    (0..20_000).for_each(|i| worker.report(&format!("{i:0>1000}"), Metric::Count(1)));
+    Ok(())
+}
+
 async fn open(slaves: usize, staleness: Option<i64>) -> Cluster {
     let params = serde_json::to_string(&Small { staleness }).unwrap();
     Cluster::open(Registry::new().with::<Small>(), slaves, "small", &params).await
@@ -402,6 +412,21 @@ async fn metrics_of_all_workers_come_back_merged() {
     assert_eq!((value(0, "workers"), value(1, "workers")), (Some(3.0), Some(2.0)));
     assert_eq!((value(0, "local"), value(1, "local")), (Some(2.0), Some(1.0)));
     assert!(outcomes.iter().all(|o| o.worker_seconds > 0.0 && o.wait_seconds <= o.worker_seconds));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_ends_however_much_it_has_to_say() {
+    let mut cluster = open(1, None).await;
+    for (stage, fault, says) in [
+        (VERBOSE, Fault::User, "workers on slave s1 (h1) reported 20000 metrics"),
+        (SHOUTING, Fault::Bug, "stage shouting worker 0 on h1: panicked: no [7, 7"),
+    ] {
+        let run = cluster.launch(stage, &[1]).await;
+        let error = cluster.next_outcome(run).await.error.unwrap();
+        assert!(error.fault == fault && error.message.contains(says), "{:.300}", error.message);
+        assert!(error.message.len() < 10_000, "{} bytes", error.message.len());
+    }
+    cluster.run(COUNTING, &[2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
