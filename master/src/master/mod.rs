@@ -30,7 +30,7 @@ use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Connection, Network, Packet};
 use flexps_common::wire::control::{FromMaster, FromSlave, HEARTBEAT_MS, ToMaster, ToSlave};
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use flexps_common::{Error, Result};
 use overview::Counts;
 use resumed::Away;
@@ -56,6 +56,8 @@ pub struct Master {
     /// The folder of what searches for threads found.
     searches: Option<PathBuf>,
     events: UnboundedSender<Event>,
+    /// Made up at its start, so that nothing that is meant for another master reaches this one's jobs.
+    number: u64,
     born: Instant,
     /// What the clock showed then: more than nothing where a history goes on.
     before: Duration,
@@ -103,6 +105,7 @@ impl Master {
             storage,
             searches,
             events,
+            number: rand::random(),
             born: Instant::now(),
             before: past.now,
             now: past.now,
@@ -285,9 +288,14 @@ impl Master {
         Ok(())
     }
 
-    /// A message of a slave. One that is unknown is told so, and registers again.
+    /// A slave as it calls itself to this master.
+    fn member(&self, id: SlaveId) -> Member {
+        Member { master: self.number, id }
+    }
+
+    /// A message of a slave. One that is unknown, or means another master, is told so, and registers again.
     fn slave_message(&mut self, from: Connection, message: ToMaster, now: Duration) -> Result<FromMaster> {
-        let id = match &message {
+        let Member { master, id } = match &message {
             ToMaster::Heartbeat { slave, .. }
             | ToMaster::Leave { slave }
             | ToMaster::NextSplit { slave, .. }
@@ -296,7 +304,7 @@ impl Master {
             _ => return Err(Error::bug("a client's message among those of slaves")),
         };
         let beat = if let ToMaster::Heartbeat { incarnation, .. } = message { Some(incarnation) } else { None };
-        if !self.slaves.heard(id, from, beat, now) {
+        if master != self.number || !self.slaves.heard(id, from, beat, now) {
             return Ok(FromMaster::Unknown);
         }
         match message {
@@ -337,6 +345,6 @@ impl Master {
         }
         self.came_back(&name);
         self.unplaced = true;
-        Ok(FromMaster::Registered { slave })
+        Ok(FromMaster::Registered { slave: self.member(slave) })
     }
 }
