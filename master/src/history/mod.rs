@@ -156,7 +156,7 @@ pub struct Detached {
     params: String,
     plan_hash: u64,
     reproducible: bool,
-    token: u64,
+    token: Option<u64>,
     experiment: Experiment,
 }
 

@@ -94,8 +94,7 @@ impl Telling {
                     params: "null".to_owned(),
                     plan_hash: 0,
                     reproducible: false,
-                    // No client can repeat what another master was told.
-                    token: rand::random(),
+                    token: None,
                     experiment: Default::default(),
                     detached: detached.is_some(),
                 };

@@ -104,10 +104,12 @@ pub struct Job {
     pub params: String,
     /// What every node's plan must hash to.
     pub plan_hash: u64,
+    /// That of its plan with what its submission says of threads and memory: jobs of one want the same of their slaves.
+    pub own_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client.
-    pub token: u64,
+    /// Made up by the client; not known of one of an earlier master that was not queued again.
+    pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
     /// Whether its client left it to the master.
@@ -175,6 +177,7 @@ impl Job {
             name,
             params,
             plan_hash,
+            own_hash: plan.hash(),
             reproducible,
             token,
             experiment,
@@ -227,7 +230,8 @@ impl Job {
             self.spent = place.elapsed();
         }
         let every = self.report.scheduling.checkpoint.as_ref().map_or(0.0, |wanted| wanted.every);
-        Keeping::new(Duration::try_from_secs_f64(every).unwrap_or_default(), place, kept)
+        // What is longer than a clock can show never comes.
+        Keeping::new(Duration::try_from_secs_f64(every).unwrap_or(Duration::MAX), place, kept)
     }
 
     /// It is back where it was when it was submitted.
@@ -273,6 +277,11 @@ impl Job {
             self.waiting = why;
             self.version += 1;
         }
+    }
+
+    /// Whether it may be the job of this token: without a history a new master gives out the identities of the old one again.
+    pub fn is_of(&self, token: Option<u64>) -> bool {
+        self.token.zip(token).is_none_or(|(own, meant)| own == meant)
     }
 
     /// Whether it uses a slave.
@@ -431,8 +440,8 @@ pub struct Submission {
     pub plan_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client.
-    pub token: u64,
+    /// Made up by the client; not known where an earlier master was told.
+    pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
     /// Whether the client left it to the master and does not follow it.
@@ -449,7 +458,7 @@ impl Submission {
             params: "{}".to_owned(),
             plan_hash: 0,
             reproducible: false,
-            token: 0,
+            token: None,
             experiment: Default::default(),
             detached: false,
         }

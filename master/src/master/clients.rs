@@ -29,6 +29,7 @@ impl Master {
         let answer = match message {
             ToMaster::Register(registration) => self.register(registration, from, now),
             ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } => {
+                let token = Some(token);
                 let submission =
                     Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached };
                 self.submit(submission, now)
@@ -166,8 +167,8 @@ impl Master {
     }
 
     /// Has a job end; when it has ended already, how.
-    pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<Option<String>> {
-        let known = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
+    pub(super) fn cancel(&mut self, job: JobId, token: Option<u64>, now: Duration) -> Result<Option<String>> {
+        let known = self.jobs.get_mut(&job).filter(|known| known.is_of(token)).ok_or_else(|| unknown(job))?;
         if matches!(known.phase, Phase::Ended) {
             return Ok(Some(ended(known)));
         }
@@ -180,7 +181,7 @@ impl Master {
 
     pub(super) fn watch(&mut self, waiter: Waiter, now: Duration) {
         let until = now + waiter.wait;
-        if !waiter.wait.is_zero() && self.jobs.contains_key(&waiter.job) {
+        if !waiter.wait.is_zero() && self.jobs.get(&waiter.job).is_some_and(|job| job.is_of(waiter.token)) {
             self.followed.insert(waiter.job, until + TOLD_WITHIN);
         }
         self.watched(Waiting { waiter, until }, now);
@@ -188,7 +189,7 @@ impl Master {
 
     fn watched(&mut self, waiting: Waiting, now: Duration) {
         let id = waiting.waiter.job;
-        let news = match self.jobs.get_mut(&id) {
+        let news = match self.jobs.get_mut(&id).filter(|job| job.is_of(waiting.waiter.token)) {
             None => Err(unknown(id)),
             Some(job) if due(job, &waiting, now) => {
                 if matches!(job.phase, Phase::Ended) {

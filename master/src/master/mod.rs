@@ -162,7 +162,7 @@ impl Master {
             // An error means that nobody waits for the answer any more.
             Event::Look(reply) => _ = reply.send(self.overview(now)),
             Event::Watch(waiter) => self.watch(waiter, now),
-            Event::Cancel(job, reply) => _ = reply.send(self.cancel(job, now)),
+            Event::Cancel(job, token, reply) => _ = reply.send(self.cancel(job, token, now)),
             Event::Jobs(reply) => _ = reply.send(self.lines(now)),
             Event::Slaves(reply) => _ = reply.send(self.slaves.lines(now)),
             Event::Queue(reply) => _ = reply.send(self.queue(now)),

@@ -10,7 +10,7 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
         params: r#"{"epochs":5}"#.to_owned(),
         plan_hash: u64::MAX,
         reproducible: true,
-        token: u64::MAX - 1,
+        token: Some(u64::MAX - 1),
         experiment: Experiment { fixed_threads: Some(3), ..Experiment::default() },
         detached: true,
     };

@@ -100,7 +100,7 @@ impl Driver {
     pub(super) fn opened(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
         self.began.get_or_insert(now);
         let Some(keeping) = &mut self.keeping else { return self.advance(now, out) };
-        keeping.due = Some(now + keeping.every);
+        keeping.due = Some(now.saturating_add(keeping.every));
         keeping.awaited = keeping.from.is_some();
         self.read(now, out)
     }
@@ -208,7 +208,7 @@ impl Driver {
         let Phase::Keeping { since, place } = std::mem::replace(&mut self.phase, Phase::Opening) else { return Ok(()) };
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
         let took = now.saturating_sub(since);
-        keeping.due = Some(now + keeping.every.max(REST * took));
+        keeping.due = Some(now.saturating_add(keeping.every.max(took.saturating_mul(REST))));
         keeping.kept.seconds += took.as_secs_f64();
         match written {
             Ok(bytes) => {

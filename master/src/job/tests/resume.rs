@@ -83,7 +83,10 @@ fn asks(commands: &[Command], place: u32) {
 
 /// To the first round's stage, at second 1, with the rows read.
 fn begun() -> Driver {
-    let mut driver = driver(None);
+    begin(driver(None))
+}
+
+fn begin(mut driver: Driver) -> Driver {
     driver.step(at(1), Event::Facts(InputId(0), Facts::default()));
     asks(&driver.step(at(1), Event::Opened), 0);
     let counts = runs(&mut driver, 0, 1);
@@ -143,6 +146,15 @@ fn a_checkpoint_is_ordered_between_two_rounds_once_its_time_has_come() {
     );
     let kept = driver.kept().unwrap();
     assert_eq!((kept.written, kept.behind.as_str(), kept.bytes, kept.seconds), (1, "round 2 of epoch 1", 100, 2.0));
+}
+
+#[test]
+fn a_checkpoint_whose_time_no_clock_shows_is_never_due() {
+    let mut driver = driver(None);
+    driver.keeping = Some(Keeping::new(Duration::MAX, None, Kept::default()));
+    let mut driver = begin(driver);
+    goes_on(&mut driver, 6, 1_000_000);
+    assert_eq!(driver.kept().unwrap().written, 0);
 }
 
 #[test]
