@@ -317,10 +317,17 @@ impl Job {
         let mut report = self.report.clone();
         if let Phase::Started(started) = &phase {
             self.fill(started, now, LISTED_STAGES, &mut report);
-            let runs = started.driver.unlisted + started.driver.stages.len() as u64;
-            let earlier = runs - report.stages.len() as u64;
-            if earlier > 0 {
-                report.notes.push(format!("the first {earlier} of {runs} stage runs are not listed"));
+            let Driver { unlisted, stages, transfers, epochs, .. } = &started.driver;
+            for (what, before, kept, listed) in [
+                ("stage runs", unlisted.stages, stages.len(), report.stages.len()),
+                ("transfers", unlisted.transfers, transfers.len(), report.transfers.len()),
+                ("epochs", unlisted.epochs, epochs.len(), report.epochs.len()),
+            ] {
+                let all = before + kept as u64;
+                let earlier = all - listed as u64;
+                if earlier > 0 {
+                    report.notes.push(format!("the first {earlier} of {all} {what} are not listed"));
+                }
             }
         }
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();

@@ -359,7 +359,7 @@ impl Master {
             index_base: reading.schema().index_base,
             features: facts.features,
             objective: progress.objective.filter(|x| x.is_finite()),
-            epochs: started.driver.epochs.len() as u64,
+            epochs: started.driver.unlisted.epochs + started.driver.epochs.len() as u64,
             facts,
         };
         let mut tensors = Vec::new();

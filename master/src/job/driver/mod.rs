@@ -43,7 +43,7 @@ use std::time::Duration;
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Decisions and rounds in a row without any work between them: a plan that goes on like this never ends.
 const IDLE: u32 = 10_000;
-/// Stage runs, and rounds, that a report lists at most, so that it fits into one message.
+/// Stage runs, and rounds, that a report lists at most, the last ones, so that it fits into one message.
 pub const LISTED_STAGES: usize = 10_000;
 const LISTED_EPOCHS: usize = 20_000;
 
@@ -180,6 +180,25 @@ struct Loop {
     round: u64,
 }
 
+/// How many entries of a driver's lists are no longer there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Stage runs.
+    pub stages: u64,
+    /// Transfers of the model.
+    pub transfers: u64,
+    /// Rounds of the outermost repeats.
+    pub epochs: u64,
+}
+
+/// Drops the first `drop` entries of a list that is twice as long, and counts them.
+fn drop_first<T>(list: &mut Vec<T>, drop: usize, dropped: &mut u64) {
+    if list.len() >= 2 * drop {
+        list.drain(..drop);
+        *dropped += drop as u64;
+    }
+}
+
 /// See the module.
 pub struct Driver {
     job: JobId,
@@ -224,13 +243,13 @@ pub struct Driver {
     pub tuners: Tuners,
     /// What decisions see.
     pub progress: Progress,
-    /// The rounds of the outermost repeats.
+    /// The rounds of the outermost repeats, or the last ones of many.
     pub epochs: Vec<EpochReport>,
     /// The stage runs, or the last ones of many.
     pub stages: Vec<StageReport>,
-    /// How many there were before these.
-    pub unlisted: u64,
-    /// How the model went from stage to stage.
+    /// How many of each there were before those that are listed.
+    pub unlisted: Unlisted,
+    /// How the model went from stage to stage, at last.
     pub transfers: Vec<TransferReport>,
     /// What the slave logged whose worker failed first.
     pub failed_log: Option<FailedLog>,
@@ -276,7 +295,7 @@ impl Driver {
             },
             epochs: Vec::new(),
             stages: Vec::new(),
-            unlisted: 0,
+            unlisted: Unlisted::default(),
             transfers: Vec::new(),
             failed_log: None,
             stopped: None,
