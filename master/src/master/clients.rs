@@ -119,8 +119,7 @@ impl Master {
         let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
         let (id, plan_hash, plan, experiment) = (job.id, job.plan_hash, job.plan.clone(), job.experiment.clone());
         let keeps = job.report.scheduling.checkpoint.as_ref().map(|wanted| {
-            // Where the model goes is no reason not to go on.
-            let plan = Plan { save: None, ..Plan::clone(&job.plan) }.hash();
+            let plan = lasting(&job.plan);
             let of = Of { job: job.name.clone(), params: job.report.params.clone(), plan, inputs: 0 };
             (wanted.folder.clone(), of, job.openings > 0)
         });
@@ -228,6 +227,33 @@ fn ended(job: &Job) -> String {
     format!("{} has ended already: it {how}", job.id)
 }
 
+/// The hash of what must be the same where a job goes on from a checkpoint: where its model goes, and how much memory is kept
+/// for its stages, is no reason not to.
+fn lasting(plan: &Plan) -> u64 {
+    let mut plan = Plan { save: None, ..plan.clone() };
+    plan.fix_memory(0);
+    plan.hash()
+}
+
 pub(super) fn unknown(job: JobId) -> Error {
     Error::user(format!("no job {job}; `flexps jobs` lists those that the master knows"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_of_the_same_plan_whatever_memory_its_stages_ask_for() {
+        let plan = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = Plan::default();
+            plan.body.repeat(3, |epoch| _ = epoch.stage("work", |_| Ok(())));
+            change(&mut plan);
+            plan
+        };
+        let (plain, large) = (plan(&|_| ()), plan(&|plan| plan.fix_memory(1 << 30)));
+        assert_ne!(plain.hash(), large.hash());
+        assert_eq!(lasting(&plain), lasting(&large));
+        assert_ne!(lasting(&plain), lasting(&plan(&|plan| plan.fix_threads(3))));
+    }
 }
