@@ -166,6 +166,7 @@ impl Books {
             want: Some(begun.want),
             memory: begun.memory,
             bound: begun.bound,
+            cut,
         })
     }
 

@@ -171,10 +171,14 @@ impl Master {
         if matches!(known.phase, Phase::Ended) {
             return Ok(Some(ended(known)));
         }
-        // No later master is to queue it again.
-        known.detached = false;
         tracing::info!(%job, "job is to be cancelled");
+        // No later master is to queue it again, whenever this one ends.
+        if std::mem::take(&mut known.detached) && known.started().is_some() {
+            self.log.push(&Record::Cancel { at: now.as_secs_f64(), job });
+        }
         self.fail(job, Error::cancelled(), now);
+        // Whoever is told so may rely on it.
+        self.log.flush();
         Ok(None)
     }
 

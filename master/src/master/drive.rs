@@ -129,7 +129,7 @@ impl Master {
     fn refused(&mut self, id: JobId, slave: SlaveId, asked: Asked, error: Error, now: Duration) {
         match asked {
             // By the slave: no workers of it run, so none are waited for.
-            Asked::Launch(run) if self.give_back(slave, id, run, now) => {
+            Asked::Launch(run) if self.give_back(slave, id, run, true, now) => {
                 self.step(id, Step::StageDone(slave, run, Outcome { error: Some(error), ..Outcome::default() }), now);
             }
             // The stage does without: if the slave is gone, that is noticed otherwise.

@@ -238,11 +238,12 @@ impl Master {
         self.unplaced = true;
     }
 
-    /// A run's slots on one slave are free; false when it had none.
-    fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, now: Duration) -> bool {
+    /// A run's slots on one slave are free; false when it had none. `failed` when its workers did not get to its end.
+    fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, failed: bool, now: Duration) -> bool {
         let gave = self.slaves.give_back(slave, job, run);
         if gave {
-            let cut = self.jobs.get_mut(&job).and_then(Job::started).is_some_and(|s| s.driver.ending());
+            let ending = self.jobs.get_mut(&job).and_then(Job::started).is_some_and(|s| s.driver.ending());
+            let cut = failed || ending;
             if let Some(record) = self.books.gave_back(job, run, slave, cut, now) {
                 if let Record::Run { start, end, workers, .. } = &record {
                     let lasted = Duration::try_from_secs_f64(end - start).unwrap_or_default();
@@ -314,7 +315,7 @@ impl Master {
             }
             ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
-                self.give_back(id, job, run, now);
+                self.give_back(id, job, run, outcome.error.is_some(), now);
                 if let Some(report) = self.jobs.get_mut(&job).map(|job| &mut job.report) {
                     report.peak_memory_bytes = report.peak_memory_bytes.max(outcome.peak_memory_bytes);
                 }
