@@ -209,7 +209,7 @@ impl Master {
             return;
         };
         match result.and_then(|part| reading.done(slave, part, now)) {
-            Err(e) => self.step(id, Step::Unread(e), now),
+            Err(e) => self.step(id, Step::Unread(slave, e), now),
             Ok(None) => {}
             Ok(Some(facts)) => {
                 let message = ToSlave::Facts { job: id, input, facts: facts.clone() };

@@ -19,7 +19,7 @@ use super::program::Program;
 use crate::scheduler::Why;
 use crate::tune::Tuners;
 pub use again::Anew;
-use again::Then;
+use again::{TOLD_WITHIN, Then, after_gone, may_pass};
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
@@ -76,7 +76,7 @@ pub enum Event {
     /// The job must end: somebody cancelled it, or something it needs failed.
     Fail(Error),
     /// A slave could not read its part of an input.
-    Unread(Error),
+    Unread(SlaveId, Error),
     /// Time went by.
     Tick,
 }
@@ -229,6 +229,8 @@ pub struct Driver {
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
+    /// Those that could not read their part, and are not known to be gone.
+    unread: BTreeSet<SlaveId>,
     /// Phases begun or ordered: each launch and each message of operations has one.
     phases: u64,
     homes: Homes,
@@ -280,6 +282,7 @@ impl Driver {
             carries: !plan.columns.is_empty(),
             behind: Vec::new(),
             visited: BTreeMap::new(),
+            unread: BTreeSet::new(),
             // A shard takes the first one for that of all that was there before: what a checkpoint brought back is no stage's.
             phases: 1,
             homes: Homes::new(plan.tables.len(), slaves.len()),
@@ -430,7 +433,8 @@ impl Driver {
                     // That a connection broke was the consequence; who went is the cause.
                     (*error, *named) = (cause, true);
                 }
-                *then = anew.map_or(Then::End, Then::Again);
+                self.unread.remove(&slave);
+                *then = after_gone(anew, &self.unread, now);
                 self.end_if_stopped(now, out);
             }
             // What else a slave that goes breaks is no reason not to begin anew.
@@ -440,11 +444,18 @@ impl Driver {
                 (*error, *named, *then) = (cause, false, Then::End);
                 self.end_if_stopped(now, out);
             }
+            // The slave that could not may turn out to be gone.
+            (Phase::Ending { then: Then::EndAt(_), .. }, Event::Unread(slave, cause)) if may_pass(&cause) => {
+                self.unread.insert(slave);
+                self.end_if_stopped(now, out);
+            }
             // Nobody would read it with the rest of the plan, which goes on with the rows that there are.
-            (Phase::Ending { error, named, then, .. }, Event::Unread(cause))
+            (Phase::Ending { error, named, then, .. }, Event::Unread(slave, cause))
                 if matches!(then, Then::EndAt(_) | Then::Again(Anew::Plan)) =>
             {
-                (*error, *named, *then) = (cause, false, Then::End);
+                self.unread.insert(slave);
+                *then = if may_pass(&cause) { Then::EndAt(now + TOLD_WITHIN) } else { Then::End };
+                (*error, *named) = (cause, false);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, Event::Saved(Ok(()))) => {
@@ -463,7 +474,11 @@ impl Driver {
             (_, Event::Gone(slave, error, anew)) => {
                 self.stop(now, error, Some(slave), anew.map_or(Then::End, Then::Again), out);
             }
-            (_, Event::Fail(error) | Event::Unread(error)) => return Err(error),
+            (_, Event::Fail(error)) => return Err(error),
+            (_, Event::Unread(slave, error)) => {
+                self.unread.insert(slave);
+                return Err(error);
+            }
             _ => {}
         }
         Ok(())
