@@ -158,13 +158,23 @@ fn jobs_that_nobody_follows_outlive_their_master() {
     });
     third.kill();
     slaves[1].kill();
-    let (_fourth, _, pages) = master(folder.path(), "fourth", &address);
+    let (mut fourth, _, pages) = master(folder.path(), "fourth", &address);
     wait::until("who is waited for", Duration::from_secs(8), || {
         let queue = get(&pages, "/api/v1/queue").json();
         queue[0]["why"].as_str().is_some_and(|why| why.contains("waits for h2 to come back")).then_some(())
     });
     let ran = report(&pages, &alone);
     assert_eq!((&ran["state"], &ran["stages"][0]["slaves"]), (&json!("done"), &json!(["h1"])), "{ran}");
+
+    // Whoever is told that his job is to end may rely on it.
+    let ended = id(ask(&["sleep", "--stage", "z:1:300", "--detach"]).ok());
+    wait::until("its stage", Duration::from_secs(20), || {
+        get(&pages, &format!("/api/v1/jobs/{ended}")).json()["stage"].is_object().then_some(())
+    });
+    flexps(["cancel", &ended]).env("FLEXPS_MASTER", &address).ok();
+    fourth.kill();
+    let (_fifth, _, pages) = master(folder.path(), "fifth", &address);
+    assert_eq!(report(&pages, &ended)["state"], "cancelled");
 }
 
 #[test]

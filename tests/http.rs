@@ -242,6 +242,7 @@ fn a_submission_says_of_its_scheduling_what_it_wants_said_and_no_more() {
         (json!({ "deadline": -1 }), "a deadline of -1 s"),
         (json!({ "slaves": 0 }), "no slaves"),
         (json!({ "checkpoint": { "folder": kept, "every": -1 } }), "a checkpoint every -1.0 s"),
+        (json!({ "checkpoint": { "folder": kept, "every": 18_446_744_073_709_549_568_u64 } }), "give seconds of 0 to "),
         (json!({ "checkpoint": { "folder": "" } }), "an empty path"),
         (json!({ "checkpoint": { "folder": "s3://kept" } }), "scheme s3:// is not known"),
         (json!({ "checkpoint": { "path": kept } }), "unknown field `path`"),

@@ -1,7 +1,11 @@
 //! What a job keeps to go on from, at another time or on other slaves: that a user asks for it, and what came of it.
 
 use crate::data::schema::DataPath;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+
+/// Most seconds between two checkpoints: a hundred years. Clocks can be told so much later.
+const MOST: f64 = 3_153_600_000.0;
 
 /// Where a job keeps it, and how often.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -18,6 +22,14 @@ impl Checkpoint {
     /// Seconds between two unless the user says otherwise.
     pub fn usually() -> f64 {
         60.0
+    }
+
+    /// These seconds between two, if that can be.
+    pub fn spaced(every: f64) -> Result<f64> {
+        if (0.0..=MOST).contains(&every) {
+            return Ok(every);
+        }
+        Err(Error::user(format!("a checkpoint every {every:?} s; give seconds of 0 to {MOST}")))
     }
 }
 

@@ -5,7 +5,7 @@
 //! Usage: `stages [POLICY [ROUNDS [SLAVES]]]` (prioritized, 3 rounds, 200 slaves).
 
 use clap::Args;
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::ids::JobId;
 use flexps_common::job::{Job, Registry};
 use flexps_common::plan::{Plan, Threads};
 use flexps_common::scheduling::Scheduling;
@@ -13,7 +13,7 @@ use flexps_common::storage::Storage;
 use flexps_common::transport::{Channel, Connection, Listener, Network, Options, Packet, Service};
 use flexps_common::wire::api::{JobLine, Request};
 use flexps_common::wire::control::*;
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use flexps_common::{Error, Result};
 use flexps_master::scheduler::policy;
 use futures::future::BoxFuture;
@@ -46,7 +46,7 @@ impl Job for Empty {
 
 /// A slave whose workers end as soon as they are launched.
 struct Idle {
-    id: OnceLock<SlaveId>,
+    id: OnceLock<Member>,
     master: Channel,
 }
 

@@ -89,9 +89,7 @@ fn when<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Scheduling, D
 /// A checkpoint as the command line takes it.
 fn checked(wanted: Checkpoint) -> Result<Checkpoint> {
     let Checkpoint { folder, every } = wanted;
-    if Duration::try_from_secs_f64(every).is_err() {
-        return Err(Error::user(format!("a checkpoint every {every:?} s; give seconds of 0 or more")));
-    }
+    let every = Checkpoint::spaced(every)?;
     let folder = folder.0.parse().map_err(|e: Error| e.context("the checkpoint's folder"))?;
     Ok(Checkpoint { folder, every })
 }
@@ -134,7 +132,7 @@ impl Api {
             ("GET", ["history"]) => self.history(query).await,
             ("GET", ["jobs", id]) if let Ok(id) = id.parse() => self.job(id, query).await,
             ("POST", ["jobs"]) => self.submit(body).await,
-            ("POST", ["jobs", id, "cancel"]) if let Ok(id) = id.parse() => self.cancel(id).await,
+            ("POST", ["jobs", id, "cancel"]) if let Ok(id) = id.parse() => self.cancel(id, query).await,
             ("POST", ["policy"]) => self.set_policy(body).await,
             _ => Ok(match allowed(path) {
                 "" => refusal(404, "there is nothing here; see / and /api/v1/overview"),
@@ -161,11 +159,13 @@ impl Api {
         self.registry.kinds().map(|kind| serde_json::json!({ "name": kind.name, "about": kind.about })).collect()
     }
 
-    /// News of a job: at once, or as soon as there are some after version `seen`, or it has ended, or `wait_ms` are over.
+    /// News of a job: at once, or as soon as there are some after version `seen`, or it has ended, or `wait_ms` are over. With a
+    /// `token` only of the job that was submitted with it.
     async fn job(&self, job: JobId, query: &str) -> Result<Answer> {
         let seen = number(query, "seen")?.unwrap_or(0);
+        let token = number(query, "token")?;
         let wait = Duration::from_millis(number(query, "wait_ms")?.unwrap_or(0)).min(LONGEST_WATCH);
-        let news: Result<JobNews> = self.ask(|reply| Event::Watch(Waiter { job, seen, wait, reply })).await?;
+        let news: Result<JobNews> = self.ask(|reply| Event::Watch(Waiter { job, token, seen, wait, reply })).await?;
         Ok(news.map_or_else(|e| refusal(404, &e.message), |news| json(200, &news)))
     }
 
@@ -199,8 +199,9 @@ impl Api {
         }
     }
 
-    async fn cancel(&self, job: JobId) -> Result<Answer> {
-        let known: Result<Option<String>> = self.ask(|reply| Event::Cancel(job, reply)).await?;
+    async fn cancel(&self, job: JobId, query: &str) -> Result<Answer> {
+        let token = number(query, "token")?;
+        let known: Result<Option<String>> = self.ask(|reply| Event::Cancel(job, token, reply)).await?;
         Ok(match known {
             Ok(None) => json(202, &serde_json::json!({ "id": job })),
             Ok(Some(ended)) => refusal(409, &ended),

@@ -41,6 +41,8 @@ pub enum Asked {
 pub struct Waiter {
     /// The job.
     pub job: JobId,
+    /// The token of its submission, if he gave it: no other job is meant.
+    pub token: Option<u64>,
     /// The version that he knows; 0 at first.
     pub seen: u64,
     /// How long he waits for a newer one, or the job's end.
@@ -79,8 +81,8 @@ pub enum Event {
     Queue(oneshot::Sender<Vec<Waiting>>),
     /// Somebody wants news of a job.
     Watch(Waiter),
-    /// Somebody wants a job to end; he is told how it has, if it has already.
-    Cancel(JobId, oneshot::Sender<Result<Option<String>>>),
+    /// Somebody wants a job to end, that of this token if he gave it; he is told how it has, if it has already.
+    Cancel(JobId, Option<u64>, oneshot::Sender<Result<Option<String>>>),
     /// Somebody wants a page of records.
     History(Start, oneshot::Sender<Page>),
     /// Another policy is to decide from now on.

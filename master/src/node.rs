@@ -117,7 +117,7 @@ impl Handle {
     }
 
     /// Waits until it has ended.
-    pub async fn wait(self) -> Result<()> {
-        self.task.await.map_err(|e| Error::bug(format!("the master ended early: {e}")))
+    pub async fn wait(&mut self) -> Result<()> {
+        (&mut self.task).await.map_err(|e| Error::bug(format!("the master ended early: {e}")))
     }
 }

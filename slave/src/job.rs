@@ -28,7 +28,7 @@ use flexps_common::wire::announced::Announced;
 use flexps_common::wire::control::{Launch, Partials};
 use flexps_common::wire::kv::ToShard;
 use flexps_common::wire::moved::Copies;
-use flexps_common::wire::slaves::Peer;
+use flexps_common::wire::slaves::{Member, Peer};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +46,7 @@ pub struct Opening {
     /// Its slaves, in shard order.
     pub slaves: Vec<Peer>,
     /// Which of them this is.
-    pub you: SlaveId,
+    pub you: Member,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
 }
@@ -66,7 +66,7 @@ pub struct OpenJob {
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
     slaves: Vec<Peer>,
-    you: SlaveId,
+    you: Member,
     /// By shard; none for this slave's own.
     links: Vec<Option<Link>>,
     /// Its stage runs.
@@ -112,14 +112,14 @@ impl OpenJob {
     /// Opens a job with an empty shard.
     pub fn new(opening: Opening, network: &Network, updates: &Updates, room: &Arc<Room>) -> Result<Self> {
         let Opening { id, name, plan, slaves, you, experiment } = opening;
-        let index = slaves.iter().position(|peer| peer.id == you);
-        let index = index.ok_or_else(|| Error::bug(format!("slave {you} is none of job {id}'s slaves")))?;
+        let index = slaves.iter().position(|peer| peer.id == you.id);
+        let index = index.ok_or_else(|| Error::bug(format!("slave {} is none of job {id}'s slaves", you.id)))?;
         let shard = Arc::new(Shard::new(&plan.tables, index as u32, slaves.len(), updates, room)?);
         let before = Run::new(StageRun(0), Consistency::Asp, shard.clone(), 0, []);
         before.settle(false);
         let delay = experiment.delays(&slaves[index].name);
         let (own, compress) = (&slaves[index].bulk, plan.compressed(experiment.compress)?);
-        let link = |peer: &Peer| (peer.id != you).then(|| Link::new(network, peer, delay, compress, own));
+        let link = |peer: &Peer| (peer.id != you.id).then(|| Link::new(network, peer, delay, compress, own));
         let stages: Vec<_> = plan.stages().into_iter().cloned().collect();
         let share =
             |input| stages.iter().filter_map(move |s| s.draws.filter(|(of, _)| *of == input)).map(|(_, share)| share);
@@ -177,6 +177,11 @@ impl OpenJob {
 
     /// The identity of this slave.
     pub fn you(&self) -> SlaveId {
+        self.you.id
+    }
+
+    /// The same, as its master knows it.
+    pub fn member(&self) -> Member {
         self.you
     }
 
@@ -213,13 +218,13 @@ impl OpenJob {
     /// [`OpenJob::settle`] follows.
     pub fn begin(&self, launch: &Launch) -> Result<Arc<Run>> {
         let spec = self.stage(launch.stage)?;
-        let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you).map(|(_, n)| *n as usize).sum();
+        let own = launch.workers.iter().filter(|(slave, _)| *slave == self.you.id).map(|(_, n)| *n as usize).sum();
         let mut first = 0;
         let others = launch.workers.iter().map(|(slave, n)| {
             first += n;
             (*slave, first - n..first)
         });
-        let others = others.filter(|(slave, _)| *slave != self.you);
+        let others = others.filter(|(slave, _)| *slave != self.you.id);
         let last = self.runs.last();
         if launch.run <= last {
             return Err(Error::bug(format!("stage run {} follows {last}", launch.run)));
@@ -283,7 +288,7 @@ impl OpenJob {
         let announced: Result<Vec<_>> = keys.collect();
         for link in self.links.iter().flatten().filter(|link| run.is_heard_by(link.slave)) {
             let updates = told.updates.iter().find(|(slave, _)| *slave == link.slave).map_or(0, |(_, count)| *count);
-            let (job, run_id, slave, clock) = (self.id, run.id, self.you, told.news.clock);
+            let (job, run_id, slave, clock) = (self.id, run.id, self.you.id, told.news.clock);
             let message = announced.clone().and_then(|announced| {
                 link.tell(&ToShard::Clock { job, run: run_id, slave, clock, updates, announced })
             });

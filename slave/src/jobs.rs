@@ -3,7 +3,8 @@
 use crate::job::OpenJob;
 use crate::memory;
 use flexps_common::error::{Error, Result};
-use flexps_common::ids::{JobId, SlaveId};
+use flexps_common::ids::JobId;
+use flexps_common::wire::slaves::Member;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -41,9 +42,10 @@ impl Jobs {
         }
     }
 
-    /// Closes those that were opened for another identity than this one.
-    pub fn close_others(&self, you: SlaveId, reason: &Error) {
-        let others: Vec<JobId> = self.open.read().values().filter(|job| job.you() != you).map(|job| job.id).collect();
+    /// Closes those that were opened for another identity than this one, or by another master.
+    pub fn close_others(&self, you: Member, reason: &Error) {
+        let others: Vec<JobId> =
+            self.open.read().values().filter(|job| job.member() != you).map(|job| job.id).collect();
         others.into_iter().for_each(|id| self.close(id, reason));
     }
 
@@ -52,6 +54,7 @@ impl Jobs {
         let jobs = std::mem::take(&mut *self.open.write());
         jobs.values().for_each(|job| job.close(reason));
     }
+
     /// Fails the stage runs in which nobody can go on any more. To be asked from time to time.
     pub fn untangle(&self) {
         self.open.read().values().for_each(|job| job.untangle());

@@ -33,7 +33,7 @@ use flexps_common::wire::control::{
     FromMaster, FromSlave, HEARTBEAT_MS, LEAST_PART, Launch, Outcome, SILENCE_MS, ToMaster, ToSlave,
 };
 use flexps_common::wire::moved::Copies;
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,6 +91,12 @@ impl Service for Control {
 
 fn ended() -> Error {
     Error::cluster("this slave is ending")
+}
+
+/// Why jobs are closed that a master began which knows this slave no more, or is another one. It may pass: if the master only
+/// stood still, it takes the slave for gone as soon as that registers, and what may start over does.
+pub(crate) fn unknown_there() -> Error {
+    Error::cluster("the master has forgotten this slave").retryable()
 }
 
 /// Starts a slave: it listens when this returns, and registers at the master from then on; see [`Handle::registered`].
@@ -197,7 +203,7 @@ struct Node {
     cache: Arc<CacheRoom>,
     registration: Registration,
     /// As registered; none before, and after the master has forgotten this slave.
-    id: Option<SlaveId>,
+    id: Option<Member>,
     /// Whether a registration or a heartbeat is under way.
     asking: bool,
     /// Since when the master has not answered.
@@ -269,24 +275,24 @@ impl Node {
                     Instant::now()
                 });
                 if since.elapsed() > MASTER_LOST {
-                    self.jobs.close_all(&Error::cluster("the master is gone"));
+                    self.jobs.close_all(&Error::cluster("the master is gone").retryable());
                     self.register_anew();
                 }
                 return Ok(());
             }
             Ok(FromMaster::Registered { slave }) => {
                 let control = &self.registration.control;
-                info!(slave = %name, id = %slave, master = %address, %control, "registered");
+                info!(slave = %name, id = %slave.id, master = %address, %control, "registered");
                 // A master that had stood still may have opened some before it heard that this is another slave now.
-                self.jobs.close_others(slave, &Error::cluster("the master has forgotten this slave"));
+                self.jobs.close_others(slave, &unknown_there());
                 self.id = Some(slave);
-                self.state.send_replace(State::Registered(slave));
+                self.state.send_replace(State::Registered(slave.id));
             }
             Ok(FromMaster::Unknown) => {
                 if self.id.take().is_some() {
                     forgotten = true;
                     warn!(slave = %name, master = %address, "the master does not know this slave; registering again");
-                    self.jobs.close_all(&Error::cluster("the master has forgotten this slave"));
+                    self.jobs.close_all(&unknown_there());
                     self.state.send_replace(State::Registering);
                 }
             }
@@ -422,7 +428,7 @@ impl Node {
             ..reader::Options::new(&self.options.host)
         };
         let options = options.consumed(job.input(input)?.consumed);
-        let (master, slave) = (self.master.clone(), job.you());
+        let (master, slave) = (self.master.clone(), job.member());
         let held = Arc::new(Held::new(LEAST_PART));
         let next_split = splits::asked_of(master, splits::Of { slave, job: id, input, time }, held.clone());
         let reader = Reader::start(options, schema, self.options.storage.clone(), held, next_split)?;
@@ -485,7 +491,7 @@ impl Node {
     /// Tells the master how a stage run went here.
     fn done(&self, job: &OpenJob, run: StageRun) -> impl FnOnce(Outcome) + Send + 'static + use<> {
         let (master, jobs, runtime) = (self.master.clone(), self.jobs.clone(), tokio::runtime::Handle::current());
-        let (slave, id) = (job.you(), job.id);
+        let (slave, id) = (job.member(), job.id);
         move |outcome| report(&runtime, master, jobs, id, ToMaster::StageDone { slave, job: id, run, outcome })
     }
 }

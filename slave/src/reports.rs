@@ -79,6 +79,9 @@ mod tests {
     use flexps_common::ids::{InputId, SlaveId, StageRun};
     use flexps_common::metrics::Metric;
     use flexps_common::wire::codec::MAX_CONTROL;
+    use flexps_common::wire::slaves::Member;
+
+    const US: Member = Member { master: 7, id: SlaveId(1) };
 
     fn told(message: ToMaster) -> ToMaster {
         let why = Packet::control(&message).unwrap_err();
@@ -86,9 +89,9 @@ mod tests {
     }
 
     fn of_a_stage(outcome: Outcome) -> Outcome {
-        let report = ToMaster::StageDone { slave: SlaveId(1), job: JobId(2), run: StageRun(3), outcome };
+        let report = ToMaster::StageDone { slave: US, job: JobId(2), run: StageRun(3), outcome };
         match told(report) {
-            ToMaster::StageDone { slave: SlaveId(1), job: JobId(2), run: StageRun(3), outcome } => outcome,
+            ToMaster::StageDone { slave: US, job: JobId(2), run: StageRun(3), outcome } => outcome,
             other => panic!("{other:?}"),
         }
     }
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn an_error_of_a_reader_is_told_however_long_it_is() {
         let result = Err(Error::data("x".repeat(MAX_CONTROL)));
-        let report = ToMaster::ReadDone { slave: SlaveId(1), job: JobId(2), input: InputId(0), time: 1, result };
+        let report = ToMaster::ReadDone { slave: US, job: JobId(2), input: InputId(0), time: 1, result };
         let ToMaster::ReadDone { result: Err(error), .. } = told(report) else { panic!("no error") };
         assert!(error.fault == Fault::Data && error.message.starts_with("xxx"), "{:?}", error.fault);
     }

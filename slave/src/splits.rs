@@ -3,13 +3,14 @@
 //! Invariant: a reader ends when the master says that nothing is left for it, not when it has nothing at the moment. One that
 //! was told to ask later does so at once when it has read a split to its end, so that the master knows.
 
-use crate::node::MASTER_LOST;
+use crate::node::{MASTER_LOST, unknown_there};
 use crate::reader::NextSplit;
 use crate::reader::held::Held;
 use flexps_common::error::Error;
-use flexps_common::ids::{InputId, JobId, SlaveId};
+use flexps_common::ids::{InputId, JobId};
 use flexps_common::transport::Channel;
 use flexps_common::wire::control::{FromMaster, ToMaster};
+use flexps_common::wire::slaves::Member;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub struct Of {
     /// The slave.
-    pub slave: SlaveId,
+    pub slave: Member,
     /// The job.
     pub job: JobId,
     /// The input.
@@ -37,6 +38,7 @@ pub fn asked_of(master: Channel, of: Of, held: Arc<Held>) -> NextSplit {
                 // As long as the master may stand still: it may have handed out a split by then, so there is no asking anew.
                 match master.ask(&ask, MASTER_LOST).await? {
                     FromMaster::Split(split) => return Ok(split),
+                    FromMaster::Unknown => return Err(unknown_there()),
                     FromMaster::Later(ms) => held.pause(Duration::from_millis(ms)).await,
                     answer => return Err(Error::cluster(format!("no split from the master but {answer:?}"))),
                 }

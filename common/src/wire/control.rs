@@ -13,7 +13,7 @@ use crate::report::{CacheUse, DiskUse, FilterUse, PackUse, SumUse};
 use crate::scheduling::Scheduling;
 use crate::wire::api;
 use crate::wire::moved::{Copies, MoveId, Sent};
-use crate::wire::slaves::{Peer, Registration};
+use crate::wire::slaves::{Member, Peer, Registration};
 use crate::wire::snapshot::{Marked, Moment, ToKeeper, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -164,19 +164,19 @@ pub enum ToMaster {
     /// It lives. Sent every [`HEARTBEAT_MS`].
     Heartbeat {
         /// Who.
-        slave: SlaveId,
-        /// As registered: a restarted master may have given the identity to another process.
+        slave: Member,
+        /// As registered: what lost the master is another slave to it from then on.
         incarnation: u64,
     },
     /// It leaves in order.
     Leave {
         /// Who.
-        slave: SlaveId,
+        slave: Member,
     },
     /// A reader asks for its next split.
     NextSplit {
         /// Who.
-        slave: SlaveId,
+        slave: Member,
         /// The job.
         job: JobId,
         /// The input.
@@ -189,7 +189,7 @@ pub enum ToMaster {
     /// A slave has read its part of an input, or failed at it. Answered when it comes, whoever the slave is.
     ReadDone {
         /// Who.
-        slave: SlaveId,
+        slave: Member,
         /// The job.
         job: JobId,
         /// The input.
@@ -202,7 +202,7 @@ pub enum ToMaster {
     /// All workers of a stage run on a slave ended. Answered when it comes, whoever the slave is.
     StageDone {
         /// Who.
-        slave: SlaveId,
+        slave: Member,
         /// The job.
         job: JobId,
         /// The stage run.
@@ -242,10 +242,10 @@ pub enum FromMaster {
     Ok,
     /// A slave was registered.
     Registered {
-        /// Its identity.
-        slave: SlaveId,
+        /// What it calls itself from then on.
+        slave: Member,
     },
-    /// The identity in the message is not (or no longer) a live slave's: register again.
+    /// The identity in the message is not (or no longer) a live slave's, or another master's: register again.
     Unknown,
     /// The next split; none when all are given out.
     Split(Option<Split>),
@@ -281,8 +281,8 @@ pub enum ToSlave {
         plan_hash: u64,
         /// All slaves of the job, in shard order: chunk c of a table is served by slave c modulo their number.
         slaves: Vec<Peer>,
-        /// The identity of the receiver.
-        you: SlaveId,
+        /// What the receiver calls itself to this master.
+        you: Member,
         /// How it is to run, to see what comes of it.
         experiment: Experiment,
     },

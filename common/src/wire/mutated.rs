@@ -11,7 +11,7 @@ use super::control::{FromMaster, FromSlave, Launch, Outcome, ReadBlock, ReadDone
 use super::kv::{FromShard, KeyList, Origin, Section, Seen, ToShard, Whole};
 use super::moved::{ChunkHead, ChunkId, Copies, FromReceiver, Lying, MoveId, Offered, Proof, Sent, ToReceiver};
 use super::packing::{Pack, Packing};
-use super::slaves::{Peer, Registration};
+use super::slaves::{Member, Peer, Registration};
 use super::snapshot::{Boundary, Marked, Moment, ToKeeper, Wanted};
 use crate::announced::Touches;
 use crate::curve::Optimize;
@@ -149,8 +149,12 @@ fn facts() -> Facts {
     Facts { rows: 9, positives: 4, nonzeros: 1 << 33, features: 54_686_452, max_norm2: 2.5, ..Facts::default() }
 }
 
+fn member() -> Member {
+    Member { master: u64::MAX, id: SlaveId(3) }
+}
+
 fn to_master() -> Vec<ToMaster> {
-    let (slave, job, input, run) = (SlaveId(3), JobId(700), InputId(1), StageRun(9));
+    let (slave, job, input, run) = (member(), JobId(700), InputId(1), StageRun(9));
     let registration = Registration {
         name: "s1".into(),
         host: "h1".into(),
@@ -239,7 +243,7 @@ fn from_master() -> Vec<FromMaster> {
     };
     vec![
         FromMaster::Ok,
-        FromMaster::Registered { slave: SlaveId(1) },
+        FromMaster::Registered { slave: member() },
         FromMaster::Unknown,
         FromMaster::Split(Some(split)),
         FromMaster::Split(None),
@@ -284,7 +288,7 @@ fn to_slave() -> Vec<ToSlave> {
             params: "{}".into(),
             plan_hash: 1,
             slaves: vec![peer.clone(), peer],
-            you: SlaveId(1),
+            you: member(),
             experiment: experiment(),
         },
         ToSlave::Read { job, input, time: 1, schema },

@@ -43,6 +43,16 @@ impl Registration {
     }
 }
 
+/// What a slave calls itself in what it tells a master: one that was started anew gives out the same identities, to jobs and
+/// runs too, so what was meant for the one before must not reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Whose: a number that each master makes up at its start.
+    pub master: u64,
+    /// Its identity.
+    pub id: SlaveId,
+}
+
 /// A slave as others see it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Peer {

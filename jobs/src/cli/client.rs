@@ -25,6 +25,15 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How long it may take to save a model.
 const SAVE_DEADLINE: Duration = Duration::from_secs(600);
 
+/// A job that this client submitted. With its token it is told from one of the same identity that a later master may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Own {
+    /// Its identity.
+    pub id: JobId,
+    /// What the client made up for it.
+    pub token: u64,
+}
+
 /// A way to a master.
 pub struct Client {
     channel: Channel,
@@ -78,25 +87,39 @@ impl Client {
         experiment: Experiment,
         detached: bool,
     ) -> Result<JobId> {
+        Ok(self.submit_own(job, reproducible, scheduling, experiment, detached).await?.id)
+    }
+
+    /// The same; the job with its token.
+    pub async fn submit_own(
+        &self,
+        job: &dyn DynJob,
+        reproducible: bool,
+        scheduling: Scheduling,
+        experiment: Experiment,
+        detached: bool,
+    ) -> Result<Own> {
+        let token = rand::random();
         let request = ToMaster::Submit {
             name: job.name().to_owned(),
             params: job.params()?,
             plan_hash: job.plan()?.hash(),
             reproducible,
-            token: rand::random(),
+            token,
             scheduling,
             experiment,
             detached,
         };
         match self.ask(&request, DEADLINE).await? {
-            FromMaster::Submitted(id) => Ok(id),
+            FromMaster::Submitted(id) => Ok(Own { id, token }),
             other => Err(unexpected("a submission", &other)),
         }
     }
 
-    /// News of a job: as soon as there are some after version `seen`, or it has ended, or after `wait`.
-    pub async fn watch(&self, job: JobId, seen: u64, wait: Duration) -> Result<JobNews> {
-        let path = format!("jobs/{job}?seen={seen}&wait_ms={}", wait.as_millis());
+    /// News of a job of this client: as soon as there are some after version `seen`, or it has ended, or after `wait`.
+    pub async fn watch(&self, job: Own, seen: u64, wait: Duration) -> Result<JobNews> {
+        let Own { id, token } = job;
+        let path = format!("jobs/{id}?token={token}&seen={seen}&wait_ms={}", wait.as_millis());
         api::read(&self.api(Request::get(path)).await?)
     }
 
@@ -112,6 +135,12 @@ impl Client {
     /// Asks for a job's end.
     pub async fn cancel(&self, job: JobId) -> Result<()> {
         self.api(Request::post(format!("jobs/{job}/cancel"), &json!({}))?).await?;
+        Ok(())
+    }
+
+    /// Asks for the end of a job of this client.
+    pub async fn cancel_own(&self, job: Own) -> Result<()> {
+        self.api(Request::post(format!("jobs/{}/cancel?token={}", job.id, job.token), &json!({}))?).await?;
         Ok(())
     }
 

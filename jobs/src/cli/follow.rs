@@ -3,11 +3,10 @@
 //! Invariant: a first Ctrl-C cancels the job and waits for its end, a second one leaves at once; a master that is silent
 //! is waited for no longer than [`PATIENCE`].
 
-use super::client::Client;
+use super::client::{Client, Own};
 use super::interrupt::Interrupt;
 use super::progress::Lines;
 use flexps_common::error::Fault;
-use flexps_common::ids::JobId;
 use flexps_common::report::Report;
 use flexps_common::wire::api::JobNews;
 use flexps_common::{Error, Result};
@@ -23,23 +22,25 @@ const BETWEEN_NEWS: Duration = Duration::from_millis(100);
 const BETWEEN_SILENT: Duration = Duration::from_secs(1);
 
 /// Has the job cancelled, also by a master that is slow to answer.
-async fn cancel(client: &Client, job: JobId) -> Result<()> {
+async fn cancel(client: &Client, job: Own) -> Result<()> {
+    let id = job.id;
     let asked = Instant::now();
     loop {
-        match client.cancel(job).await {
+        match client.cancel_own(job).await {
             Ok(()) => return Ok(()),
             // One that has ended meanwhile says how when it is watched.
             Err(e) if e.fault == Fault::User => return Ok(()),
             Err(e) if e.retry && asked.elapsed() < PATIENCE => tokio::time::sleep(RETRY).await,
             Err(e) => {
-                return Err(Error { message: format!("{e}; {job} may still run: `flexps cancel {job}` ends it"), ..e });
+                return Err(Error { message: format!("{e}; {id} may still run: `flexps cancel {id}` ends it"), ..e });
             }
         }
     }
 }
 
 /// Follows `job` and returns its report once it has ended, however it ended.
-pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> Result<Report> {
+pub async fn follow(client: &Client, job: Own, interrupt: &mut Interrupt) -> Result<Report> {
+    let id = job.id;
     let mut lines = Lines::new();
     let pause = if lines.shown() { BETWEEN_NEWS } else { BETWEEN_SILENT };
     let mut lost: Option<Instant> = None;
@@ -53,7 +54,7 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                     return Err(Error::cancelled());
                 }
                 cancelled = true;
-                lines.say(&format!("cancelling {job}; Ctrl-C again leaves at once"));
+                lines.say(&format!("cancelling {id}; Ctrl-C again leaves at once"));
                 tokio::select! {
                     told = cancel(client, job) => told?,
                     () = interrupt.next() => return Err(Error::cancelled()),
@@ -76,7 +77,7 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
                     Instant::now()
                 });
                 if since.elapsed() > PATIENCE {
-                    return Err(e.context(format!("gave up following {job}")));
+                    return Err(e.context(format!("gave up following {id}")));
                 }
                 tokio::select! {
                     () = tokio::time::sleep(RETRY) => {}
@@ -86,7 +87,7 @@ pub async fn follow(client: &Client, job: JobId, interrupt: &mut Interrupt) -> R
             // The job was there.
             Err(e) if e.fault == Fault::User => {
                 return Err(Error::cluster(format!(
-                    "the master at {} does not know {job} any more: it was started anew, or many jobs have ended since the last answer; \
+                    "the master at {} does not know {id} any more: it was started anew, or many jobs have ended since the last answer; \
                      `flexps jobs` lists those that it knows",
                     client.address()
                 )));

@@ -124,7 +124,7 @@ impl Embedded {
     }
 
     /// Ends both, in order: rows on disk are removed. Not longer than the user would wait.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         let end = async {
             // The master first: it closes jobs on its slaves, and then need not be told that one leaves.
             self.master.stop();

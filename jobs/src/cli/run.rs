@@ -50,24 +50,24 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     let report = match master {
         Some(address) => {
             let client = Client::connect(address, &args.access)?;
-            let submitted = client.submit(&*job, args.reproducible, scheduling, experiment, args.detach);
-            let id = tokio::select! {
-                id = submitted => id?,
+            let submitted = client.submit_own(&*job, args.reproducible, scheduling, experiment, args.detach);
+            let own = tokio::select! {
+                own = submitted => own?,
                 () = interrupt.next() => {
                     say(&format!("left before {address} answered; if it took the job, `flexps jobs` lists it"));
                     return Err(Error::cancelled());
                 }
             };
             if args.detach {
-                return out(&format!("{id}\n"));
+                return out(&format!("{}\n", own.id));
             }
-            follow(&client, id, &mut interrupt).await?
+            follow(&client, own, &mut interrupt).await?
         }
         None => {
             let embedded = Embedded::start(&args.resources, registry).await?;
             let client = embedded.client();
-            let followed = match client.submit(&*job, args.reproducible, scheduling, experiment, false).await {
-                Ok(id) => follow(&client, id, &mut interrupt).await,
+            let followed = match client.submit_own(&*job, args.reproducible, scheduling, experiment, false).await {
+                Ok(own) => follow(&client, own, &mut interrupt).await,
                 Err(e) => Err(e),
             };
             embedded.stop().await;

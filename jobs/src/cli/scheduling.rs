@@ -38,7 +38,7 @@ pub struct SchedulingArgs {
     pub checkpoint: Option<DataPath>,
     /// Least time between two checkpoints, seconds, or 90s, 10m, 2h; never less than nine times as long as one takes
     /// [default: 60s]
-    #[arg(long, global = true, value_name = "TIME", requires = "checkpoint", value_parser = seconds)]
+    #[arg(long, global = true, value_name = "TIME", requires = "checkpoint", value_parser = spaced)]
     pub checkpoint_every: Option<f64>,
     /// Use no more slaves than N: a few threads of a stage over rows, which would else be spread over as many slaves, are then
     /// beside one another
@@ -70,6 +70,11 @@ impl SchedulingArgs {
     }
 }
 
+/// A time between two checkpoints.
+fn spaced(text: &str) -> Result<f64, String> {
+    Checkpoint::spaced(seconds(text)?).map_err(|e| e.message)
+}
+
 /// `NAME=WEIGHT`.
 pub fn weight(text: &str) -> Result<(String, f64), String> {
     let parts = text.split_once('=').filter(|(name, _)| !name.is_empty());
@@ -83,6 +88,15 @@ pub fn weight(text: &str) -> Result<(String, f64), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_between_two_checkpoints_is_one_that_a_clock_can_show() {
+        assert_eq!((spaced("10s"), spaced("300d")), (Ok(10.0), Ok(300.0 * 86_400.0)));
+        for bad in ["300000000000000d", "-1", "never", "0"] {
+            assert!(spaced(bad).is_err(), "{bad}");
+        }
+        assert!(spaced("300000000000000d").is_err_and(|e| e.contains("give seconds of 0 to 3153600000")));
+    }
 
     #[test]
     fn a_weight_is_a_number_above_zero() {

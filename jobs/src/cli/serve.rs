@@ -25,13 +25,19 @@ pub async fn master(args: MasterArgs, registry: Registry) -> Result<()> {
         let secret = Secret::load(args.access.secret_file.as_deref())?;
         options.http = Some(http::Options { address, secret, names: vec![machine_name()] });
     }
-    let master = flexps_master::node::start(network, registry, options).await?;
+    let mut master = flexps_master::node::start(network, registry, options).await?;
     let mut begun = format!("listening on {}\n", master.address());
     if let Some(address) = master.pages() {
         begun.push_str(&format!("pages at http://{address}/\n"));
     }
     out(&begun)?;
-    interrupt.next().await;
+    tokio::select! {
+        ended = master.wait() => {
+            // Without its loop nobody is answered any more: who started it has to know.
+            return ended.and(Err(Error::bug("the master ended, though nobody told it to")));
+        }
+        () = interrupt.next() => {}
+    }
     master.stop();
     tokio::select! {
         ended = master.wait() => ended,

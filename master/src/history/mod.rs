@@ -136,6 +136,16 @@ pub enum Record {
         /// Whether it had to run there and nowhere else.
         #[serde(default, skip_serializing_if = "not")]
         bound: bool,
+        /// Whether it was cut short, or failed: how long such a stage takes it does not tell. Older builds did not say.
+        #[serde(default, skip_serializing_if = "not")]
+        cut: bool,
+    },
+    /// Somebody had a job end that was under way: no later master queues it again, whether this one saw its end or not.
+    Cancel {
+        /// When.
+        at: f64,
+        /// Its identity.
+        job: JobId,
     },
     /// A job ended.
     End {
@@ -156,7 +166,7 @@ pub struct Detached {
     params: String,
     plan_hash: u64,
     reproducible: bool,
-    token: u64,
+    token: Option<u64>,
     experiment: Experiment,
 }
 

@@ -52,6 +52,8 @@ pub struct Telling {
     live: BTreeSet<SlaveId>,
     names: BTreeMap<SlaveId, String>,
     jobs: BTreeMap<JobId, Job>,
+    /// Those that somebody had end.
+    cancelled: BTreeSet<JobId>,
 }
 
 impl Telling {
@@ -65,6 +67,7 @@ impl Telling {
             live: BTreeSet::new(),
             names: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            cancelled: BTreeSet::new(),
         }
     }
 
@@ -94,8 +97,7 @@ impl Telling {
                     params: "null".to_owned(),
                     plan_hash: 0,
                     reproducible: false,
-                    // No client can repeat what another master was told.
-                    token: rand::random(),
+                    token: None,
                     experiment: Default::default(),
                     detached: detached.is_some(),
                 };
@@ -107,10 +109,12 @@ impl Telling {
                 let since = self.jobs.get(&job).map_or(seconds(at), |before| before.submitted);
                 self.jobs.insert(job, Job::new(job, submission, Plan::default(), since));
             }
-            Record::Run { job: id, stage, epoch, start, end, workers, .. } => {
+            Record::Run { job: id, stage, epoch, start, end, workers, cut, .. } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
                 let threads = workers.iter().map(|(_, n)| n).sum();
-                self.past.estimates.note(&job.name, &stage, threads, seconds(end - start));
+                if !cut {
+                    self.past.estimates.note(&job.name, &stage, threads, seconds(end - start));
+                }
                 let name = |id: &SlaveId| self.names.get(id).cloned().unwrap_or_default();
                 if job.report.stages.len() >= 2 * RUNS {
                     job.keep_stages(RUNS);
@@ -124,6 +128,12 @@ impl Telling {
                     seconds: end - start,
                     ..StageReport::default()
                 });
+            }
+            Record::Cancel { job, .. } => {
+                self.cancelled.insert(job);
+                if let Some(known) = self.jobs.get_mut(&job) {
+                    known.detached = false;
+                }
             }
             Record::End { at, job, state, error } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
@@ -158,9 +168,12 @@ impl Telling {
         past.waiting = self.jobs.extract_if(.., |_, job| waits(job)).map(|(_, job)| job).collect();
         // They ran for as long as something was recorded, not until the next master began.
         for job in self.jobs.values_mut().filter(|job| !job.report.state.ended()) {
-            end(job, latest, State::Failed, Some(ORPHANED));
-            let error = Some(ORPHANED.to_owned());
-            past.missing.push(Record::End { at: latest, job: job.id, state: State::Failed, error });
+            let (state, error) = match self.cancelled.contains(&job.id) {
+                true => (State::Cancelled, Error::cancelled().message),
+                false => (State::Failed, ORPHANED.to_owned()),
+            };
+            end(job, latest, state, Some(&error));
+            past.missing.push(Record::End { at: latest, job: job.id, state, error: Some(error) });
         }
         past.away = self.live.iter().filter_map(|id| self.names.get(id).cloned()).collect();
         past.missing.extend(self.live.into_iter().map(|slave| Record::Gone { at, slave }));
@@ -184,6 +197,7 @@ fn when(record: &Record) -> f64 {
         | Record::Gone { at, .. }
         | Record::Job { at, .. }
         | Record::Open { at, .. }
+        | Record::Cancel { at, .. }
         | Record::End { at, .. } => *at,
     }
 }

@@ -57,6 +57,7 @@ fn records() -> Vec<Record> {
         want: None,
         memory: 0,
         bound: false,
+        cut: false,
     };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     vec![
@@ -190,6 +191,7 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
                 want,
                 memory: 0,
                 bound: false,
+                cut: false,
             }
         };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
@@ -259,6 +261,7 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
             want: Some(Want::OneSlave(1)),
             memory,
             bound: false,
+            cut: false,
         };
         let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
         let records = vec![begin(), slave(1), job(1), job(2), run(1, 1.0), end(3.0, 1), run(2, 3.0), end(5.0, 2)];
@@ -297,6 +300,7 @@ fn a_job_is_played_again_on_the_slaves_that_it_had() {
         want: Some(want),
         memory: 0,
         bound,
+        cut: false,
     };
     let end = |at, id| Record::End { at, job: JobId(id), state: State::Done, error: None };
     let one = Want::Spread { threads: 1, each: 0 };
@@ -352,6 +356,7 @@ fn of_a_job_whose_plan_began_anew_what_ran_since_counts() {
         want: Some(Want::PerSlave(1)),
         memory: 0,
         bound: false,
+        cut: false,
     };
     let mut records =
         vec![begin(), slave(1), slave(2), Record::Job { at: 1.0, job, name: "lr".into(), scheduling, detached: None }];

@@ -162,6 +162,7 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                 want,
                 memory,
                 bound,
+                cut,
             } => {
                 let Some(Played { spec, after, runs, slaves }) = jobs.get_mut(job) else { continue };
                 let [ready, start, end] = [ready, start, end].map(|at| seconds(*at));
@@ -174,6 +175,7 @@ pub fn workload(name: &str, records: &[Record], names: &Names, wanted: impl Fn(J
                     gap: ready.saturating_sub(from),
                     lasts: end.saturating_sub(start),
                     each: ends.iter().map(|at| seconds(*at).saturating_sub(start)).collect(),
+                    cut: *cut,
                 };
                 spec.opening = spec.opening.max(seconds(*lead));
                 let stage = StageSpec {
@@ -246,7 +248,7 @@ pub fn known(records: &[Record]) -> Estimates {
     for record in records {
         match record {
             Record::Job { job, name, .. } => _ = names.insert(*job, name),
-            Record::Run { job, stage, start, end, workers, .. } => {
+            Record::Run { job, stage, start, end, workers, cut: false, .. } => {
                 if let Some(name) = names.get(job) {
                     let threads = workers.iter().map(|(_, n)| n).sum();
                     known.note(name, stage, threads, seconds(end - start));

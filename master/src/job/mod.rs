@@ -104,10 +104,12 @@ pub struct Job {
     pub params: String,
     /// What every node's plan must hash to.
     pub plan_hash: u64,
+    /// That of its plan with what its submission says of threads and memory: jobs of one want the same of their slaves.
+    pub own_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client.
-    pub token: u64,
+    /// Made up by the client; not known of one of an earlier master that was not queued again.
+    pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
     /// Whether its client left it to the master.
@@ -177,6 +179,7 @@ impl Job {
             name,
             params,
             plan_hash,
+            own_hash: plan.hash(),
             reproducible,
             token,
             experiment,
@@ -230,7 +233,8 @@ impl Job {
             self.spent = place.elapsed();
         }
         let every = self.report.scheduling.checkpoint.as_ref().map_or(0.0, |wanted| wanted.every);
-        Keeping::new(Duration::try_from_secs_f64(every).unwrap_or_default(), place, kept)
+        // What is longer than a clock can show never comes.
+        Keeping::new(Duration::try_from_secs_f64(every).unwrap_or(Duration::MAX), place, kept)
     }
 
     /// It is back where it was when it was submitted.
@@ -278,6 +282,11 @@ impl Job {
         }
     }
 
+    /// Whether it may be the job of this token: without a history a new master gives out the identities of the old one again.
+    pub fn is_of(&self, token: Option<u64>) -> bool {
+        self.token.zip(token).is_none_or(|(own, meant)| own == meant)
+    }
+
     /// Whether it uses a slave.
     pub fn uses(&self, slave: SlaveId) -> bool {
         matches!(&self.phase, Phase::Started(s) if s.slaves.contains(&slave))
@@ -288,12 +297,7 @@ impl Job {
         let mut report = self.report.clone();
         if let Phase::Started(started) = &self.phase {
             self.fill(started, now, NEWS_STAGES, &mut report);
-            let transfers = started.driver.transfers.len() as u64;
-            let left_out = [
-                fit::left_out("stage runs", runs(&started.driver), report.stages.len()),
-                fit::left_out("transfers", transfers, report.transfers.len()),
-            ];
-            report.notes.extend(left_out.into_iter().flatten().map(|note| note + " while the job runs"));
+            left_out(listable(&started.driver), &mut report, " while the job runs");
         }
         report
     }
@@ -315,10 +319,10 @@ impl Job {
     pub fn end(&mut self, result: Result<(), Error>, now: Duration) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         let mut report = self.report.clone();
-        let mut all_runs = 0;
+        let mut all = [0; 3];
         if let Phase::Started(started) = &phase {
             self.fill(started, now, LISTED_STAGES, &mut report);
-            all_runs = runs(&started.driver);
+            all = listable(&started.driver);
         }
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         report.state = match &result {
@@ -337,7 +341,7 @@ impl Job {
         }
         report.error = result.err().map(Error::brief);
         fit::fit(&mut report);
-        report.notes.extend(fit::left_out("stage runs", all_runs, report.stages.len()));
+        left_out(all, &mut report, "");
         self.report = report;
         self.waiting = None;
         self.version += 1;
@@ -425,9 +429,20 @@ impl Job {
     }
 }
 
-/// The stage runs that ended, listed or not.
-fn runs(driver: &Driver) -> u64 {
-    driver.unlisted + driver.stages.len() as u64
+/// All stage runs, transfers and epochs that there were.
+fn listable(driver: &Driver) -> [u64; 3] {
+    let Driver { unlisted, stages, transfers, epochs, .. } = driver;
+    let kept = [stages.len(), transfers.len(), epochs.len()];
+    let before = [unlisted.stages, unlisted.transfers, unlisted.epochs];
+    [0, 1, 2].map(|list| before[list] + kept[list] as u64)
+}
+
+/// Notes how many of them a report does not list; `when` follows.
+fn left_out(all: [u64; 3], report: &mut Report, when: &str) {
+    let listed = [report.stages.len(), report.transfers.len(), report.epochs.len()];
+    let lists = ["stage runs", "transfers", "epochs"].into_iter().zip(all.into_iter().zip(listed));
+    let notes = lists.filter_map(|(what, (all, listed))| fit::left_out(what, all, listed));
+    report.notes.extend(notes.map(|note| note + when));
 }
 
 /// What a client submitted.
@@ -443,8 +458,8 @@ pub struct Submission {
     pub plan_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client.
-    pub token: u64,
+    /// Made up by the client; not known where an earlier master was told.
+    pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
     /// Whether the client left it to the master and does not follow it.
@@ -461,7 +476,7 @@ impl Submission {
             params: "{}".to_owned(),
             plan_hash: 0,
             reproducible: false,
-            token: 0,
+            token: None,
             experiment: Default::default(),
             detached: false,
         }

@@ -4,6 +4,7 @@ mod admission;
 mod again;
 mod driver;
 mod homes;
+mod long;
 mod reading;
 mod readings;
 mod resume;

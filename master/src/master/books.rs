@@ -168,6 +168,7 @@ impl Books {
             want: Some(begun.want),
             memory: begun.memory,
             bound: begun.bound,
+            cut,
         })
     }
 

@@ -31,7 +31,36 @@ impl Choices {
         if !prepared.local.is_empty() {
             return find(&self.candidates);
         }
-        let key = (job.plan_hash, job.plan.most_slaves, job.plan.slave_bytes, prepared.bytes());
+        let key = (job.own_hash, job.plan.most_slaves, job.plan.slave_bytes, prepared.bytes());
         self.known.entry(key).or_insert_with(|| find(&self.candidates)).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Submission;
+    use flexps_common::ids::JobId;
+    use flexps_common::plan::Plan;
+    use std::time::Duration;
+
+    #[test]
+    fn a_job_shares_no_choice_with_one_that_asks_for_other_memory_or_threads() {
+        let job = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = Plan::default();
+            plan.body.stage("work", |_| Ok(()));
+            change(&mut plan);
+            Job::new(JobId(1), Submission::bare("own"), plan, Duration::ZERO)
+        };
+        let (plain, alike) = (job(&|_| ()), job(&|_| ()));
+        let (large, wide) = (job(&|plan| plan.fix_memory(1 << 40)), job(&|plan| plan.fix_threads(99)));
+        let (mut choices, prepared, mut found) = (Choices::of(Vec::new()), Prepared::default(), 0);
+        for job in [&large, &wide, &plain, &alike] {
+            let _ = choices.choice(job, &prepared, |_| {
+                found += 1;
+                Err(found.to_string())
+            });
+        }
+        assert_eq!(found, 3, "only those that ask for the same share one");
     }
 }

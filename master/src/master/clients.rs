@@ -29,6 +29,7 @@ impl Master {
         let answer = match message {
             ToMaster::Register(registration) => self.register(registration, from, now),
             ToMaster::Submit { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } => {
+                let token = Some(token);
                 let submission =
                     Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached };
                 self.submit(submission, now)
@@ -118,8 +119,7 @@ impl Master {
         let (storage, searches, events) = (self.storage.clone(), self.searches.clone(), self.events.clone());
         let (id, plan_hash, plan, experiment) = (job.id, job.plan_hash, job.plan.clone(), job.experiment.clone());
         let keeps = job.report.scheduling.checkpoint.as_ref().map(|wanted| {
-            // Where the model goes is no reason not to go on.
-            let plan = Plan { save: None, ..Plan::clone(&job.plan) }.hash();
+            let plan = lasting(&job.plan);
             let of = Of { job: job.name.clone(), params: job.report.params.clone(), plan, inputs: 0 };
             (wanted.folder.clone(), of, job.openings > 0)
         });
@@ -166,21 +166,25 @@ impl Master {
     }
 
     /// Has a job end; when it has ended already, how.
-    pub(super) fn cancel(&mut self, job: JobId, now: Duration) -> Result<Option<String>> {
-        let known = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
+    pub(super) fn cancel(&mut self, job: JobId, token: Option<u64>, now: Duration) -> Result<Option<String>> {
+        let known = self.jobs.get_mut(&job).filter(|known| known.is_of(token)).ok_or_else(|| unknown(job))?;
         if matches!(known.phase, Phase::Ended) {
             return Ok(Some(ended(known)));
         }
-        // No later master is to queue it again.
-        known.detached = false;
         tracing::info!(%job, "job is to be cancelled");
+        // No later master is to queue it again, whenever this one ends.
+        if std::mem::take(&mut known.detached) && known.started().is_some() {
+            self.log.push(&Record::Cancel { at: now.as_secs_f64(), job });
+        }
         self.fail(job, Error::cancelled(), now);
+        // Whoever is told so may rely on it.
+        self.log.flush();
         Ok(None)
     }
 
     pub(super) fn watch(&mut self, waiter: Waiter, now: Duration) {
         let until = now + waiter.wait;
-        if !waiter.wait.is_zero() && self.jobs.contains_key(&waiter.job) {
+        if !waiter.wait.is_zero() && self.jobs.get(&waiter.job).is_some_and(|job| job.is_of(waiter.token)) {
             self.followed.insert(waiter.job, until + TOLD_WITHIN);
         }
         self.watched(Waiting { waiter, until }, now);
@@ -188,7 +192,7 @@ impl Master {
 
     fn watched(&mut self, waiting: Waiting, now: Duration) {
         let id = waiting.waiter.job;
-        let news = match self.jobs.get_mut(&id) {
+        let news = match self.jobs.get_mut(&id).filter(|job| job.is_of(waiting.waiter.token)) {
             None => Err(unknown(id)),
             Some(job) if due(job, &waiting, now) => {
                 if matches!(job.phase, Phase::Ended) {
@@ -227,6 +231,33 @@ fn ended(job: &Job) -> String {
     format!("{} has ended already: it {how}", job.id)
 }
 
+/// The hash of what must be the same where a job goes on from a checkpoint: where its model goes, and how much memory is kept
+/// for its stages, is no reason not to.
+fn lasting(plan: &Plan) -> u64 {
+    let mut plan = Plan { save: None, ..plan.clone() };
+    plan.fix_memory(0);
+    plan.hash()
+}
+
 pub(super) fn unknown(job: JobId) -> Error {
     Error::user(format!("no job {job}; `flexps jobs` lists those that the master knows"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_of_the_same_plan_whatever_memory_its_stages_ask_for() {
+        let plan = |change: &dyn Fn(&mut Plan)| {
+            let mut plan = Plan::default();
+            plan.body.repeat(3, |epoch| _ = epoch.stage("work", |_| Ok(())));
+            change(&mut plan);
+            plan
+        };
+        let (plain, large) = (plan(&|_| ()), plan(&|plan| plan.fix_memory(1 << 30)));
+        assert_ne!(plain.hash(), large.hash());
+        assert_eq!(lasting(&plain), lasting(&large));
+        assert_ne!(lasting(&plain), lasting(&plan(&|plan| plan.fix_threads(3))));
+    }
 }

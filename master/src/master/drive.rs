@@ -129,7 +129,7 @@ impl Master {
     fn refused(&mut self, id: JobId, slave: SlaveId, asked: Asked, error: Error, now: Duration) {
         match asked {
             // By the slave: no workers of it run, so none are waited for.
-            Asked::Launch(run) if self.give_back(slave, id, run, now) => {
+            Asked::Launch(run) if self.give_back(slave, id, run, true, now) => {
                 self.step(id, Step::StageDone(slave, run, Outcome { error: Some(error), ..Outcome::default() }), now);
             }
             // The stage does without: if the slave is gone, that is noticed otherwise.
@@ -209,7 +209,7 @@ impl Master {
             return;
         };
         match result.and_then(|part| reading.done(slave, part, now)) {
-            Err(e) => self.step(id, Step::Unread(e), now),
+            Err(e) => self.step(id, Step::Unread(slave, e), now),
             Ok(None) => {}
             Ok(Some(facts)) => {
                 let message = ToSlave::Facts { job: id, input, facts: facts.clone() };
@@ -359,7 +359,7 @@ impl Master {
             index_base: reading.schema().index_base,
             features: facts.features,
             objective: progress.objective.filter(|x| x.is_finite()),
-            epochs: started.driver.epochs.len() as u64,
+            epochs: started.driver.unlisted.epochs + started.driver.epochs.len() as u64,
             facts,
         };
         let mut tensors = Vec::new();

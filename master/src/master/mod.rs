@@ -30,7 +30,7 @@ use flexps_common::job::Registry;
 use flexps_common::storage::Storage;
 use flexps_common::transport::{Connection, Network, Packet};
 use flexps_common::wire::control::{FromMaster, FromSlave, HEARTBEAT_MS, ToMaster, ToSlave};
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use flexps_common::{Error, Result};
 use overview::Counts;
 use resumed::Away;
@@ -56,6 +56,8 @@ pub struct Master {
     /// The folder of what searches for threads found.
     searches: Option<PathBuf>,
     events: UnboundedSender<Event>,
+    /// Made up at its start, so that nothing that is meant for another master reaches this one's jobs.
+    number: u64,
     born: Instant,
     /// What the clock showed then: more than nothing where a history goes on.
     before: Duration,
@@ -103,6 +105,7 @@ impl Master {
             storage,
             searches,
             events,
+            number: rand::random(),
             born: Instant::now(),
             before: past.now,
             now: past.now,
@@ -159,7 +162,7 @@ impl Master {
             // An error means that nobody waits for the answer any more.
             Event::Look(reply) => _ = reply.send(self.overview(now)),
             Event::Watch(waiter) => self.watch(waiter, now),
-            Event::Cancel(job, reply) => _ = reply.send(self.cancel(job, now)),
+            Event::Cancel(job, token, reply) => _ = reply.send(self.cancel(job, token, now)),
             Event::Jobs(reply) => _ = reply.send(self.lines(now)),
             Event::Slaves(reply) => _ = reply.send(self.slaves.lines(now)),
             Event::Queue(reply) => _ = reply.send(self.queue(now)),
@@ -235,11 +238,12 @@ impl Master {
         self.unplaced = true;
     }
 
-    /// A run's slots on one slave are free; false when it had none.
-    fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, now: Duration) -> bool {
+    /// A run's slots on one slave are free; false when it had none. `failed` when its workers did not get to its end.
+    fn give_back(&mut self, slave: SlaveId, job: JobId, run: StageRun, failed: bool, now: Duration) -> bool {
         let gave = self.slaves.give_back(slave, job, run);
         if gave {
-            let cut = self.jobs.get_mut(&job).and_then(Job::started).is_some_and(|s| s.driver.ending());
+            let ending = self.jobs.get_mut(&job).and_then(Job::started).is_some_and(|s| s.driver.ending());
+            let cut = failed || ending;
             if let Some(record) = self.books.gave_back(job, run, slave, cut, now) {
                 if let Record::Run { start, end, workers, .. } = &record {
                     let lasted = Duration::try_from_secs_f64(end - start).unwrap_or_default();
@@ -285,9 +289,14 @@ impl Master {
         Ok(())
     }
 
-    /// A message of a slave. One that is unknown is told so, and registers again.
+    /// A slave as it calls itself to this master.
+    fn member(&self, id: SlaveId) -> Member {
+        Member { master: self.number, id }
+    }
+
+    /// A message of a slave. One that is unknown, or means another master, is told so, and registers again.
     fn slave_message(&mut self, from: Connection, message: ToMaster, now: Duration) -> Result<FromMaster> {
-        let id = match &message {
+        let Member { master, id } = match &message {
             ToMaster::Heartbeat { slave, .. }
             | ToMaster::Leave { slave }
             | ToMaster::NextSplit { slave, .. }
@@ -296,7 +305,7 @@ impl Master {
             _ => return Err(Error::bug("a client's message among those of slaves")),
         };
         let beat = if let ToMaster::Heartbeat { incarnation, .. } = message { Some(incarnation) } else { None };
-        if !self.slaves.heard(id, from, beat, now) {
+        if master != self.number || !self.slaves.heard(id, from, beat, now) {
             return Ok(FromMaster::Unknown);
         }
         match message {
@@ -306,7 +315,7 @@ impl Master {
             }
             ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
-                self.give_back(id, job, run, now);
+                self.give_back(id, job, run, outcome.error.is_some(), now);
                 if let Some(job) = self.jobs.get_mut(&job) {
                     job.sent += outcome.bytes_sent;
                     let peak = &mut job.report.peak_memory_bytes;
@@ -339,6 +348,6 @@ impl Master {
         }
         self.came_back(&name);
         self.unplaced = true;
-        Ok(FromMaster::Registered { slave })
+        Ok(FromMaster::Registered { slave: self.member(slave) })
     }
 }

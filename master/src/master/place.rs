@@ -397,11 +397,12 @@ impl Master {
         tracing::info!(job = %id, slaves = slaves.len(), time, "job starts");
         self.log.push(&Record::Open { at: now.as_secs_f64(), job: id, slaves: slaves.clone() });
         let peers: Vec<_> = slaves.iter().filter_map(|s| self.slaves.peer(*s)).collect();
-        for you in slaves {
+        for slave in slaves {
+            let you = self.member(slave);
             let (name, params, slaves) = (name.clone(), params.clone(), peers.clone());
             let experiment = experiment.clone();
             match Packet::control(&ToSlave::Open { job: id, name, params, plan_hash, slaves, you, experiment }) {
-                Ok(packet) => self.ask(id, you, asked, &packet, OPEN_WITHIN),
+                Ok(packet) => self.ask(id, slave, asked, &packet, OPEN_WITHIN),
                 Err(e) => return self.fail(id, e, now),
             }
         }

@@ -77,7 +77,7 @@ impl<'a> Head<'a> {
         let view = walk.view;
         let Some(reservation) = view.reserved.first() else { return Self::Nobody };
         let Some(ready) = view.reserved_for(reservation) else { return Self::Nobody };
-        if !reserve::stands(view, reservation) {
+        if !reserve::stands(view, reservation, ready) {
             return Self::Nobody;
         }
         if walk.free.has(&reservation.workers, ready.memory) {

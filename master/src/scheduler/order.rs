@@ -67,7 +67,8 @@ impl<'a> Walk<'a> {
     pub fn reservations(&mut self) {
         let view = self.view;
         for reservation in view.reserved {
-            let Some(ready) = view.reserved_for(reservation).filter(|_| reserve::stands(view, reservation)) else {
+            let found = view.reserved_for(reservation);
+            let Some(ready) = found.filter(|ready| reserve::stands(view, reservation, ready)) else {
                 continue;
             };
             self.know(ready);

@@ -3,14 +3,23 @@
 //! Invariant: reservations never overlap: on each slave their threads together are at most its slots.
 
 use super::view::place_of;
-use super::{Free, Ready, Reservation, Running, View};
+use super::{Free, Ready, Reservation, Running, View, Want};
 use flexps_common::ids::SlaveId;
 use std::time::Duration;
 
-/// Whether a reservation can still be honoured where it was made.
-pub fn stands(view: &View<'_>, reservation: &Reservation) -> bool {
+/// Whether a reservation can still be honoured where it was made: the slaves that its stage may use may be others since.
+pub fn stands(view: &View<'_>, reservation: &Reservation, ready: &Ready) -> bool {
+    let workers = &reservation.workers;
     let slots = |id: SlaveId| place_of(view.slaves, id).map_or(0, |place| view.slaves[place].slots);
-    reservation.workers.iter().all(|(id, n)| slots(*id) >= *n)
+    let everywhere = match ready.want {
+        Want::Spread { each, .. } | Want::Range { each, .. } => each > 0,
+        Want::PerSlave(_) | Want::All | Want::Cores => true,
+        Want::OneSlave(_) => false,
+    };
+    // Both are in shard order.
+    let mut own = ready.slaves.iter();
+    workers.iter().all(|(id, n)| slots(*id) >= *n && own.any(|other| other == id))
+        && (!everywhere || workers.len() == ready.slaves.len())
 }
 
 /// Whether the stage fits once nothing runs.

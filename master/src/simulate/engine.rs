@@ -406,10 +406,12 @@ impl<'a> Engine<'a> {
             self.states[job].tries[place] += 1;
             return self.ready(job, stage, now);
         }
-        self.estimates.note(&spec.kind, &run.stage, run.threads(), now.saturating_sub(run.start));
-        let noted = (self.kinds[job], spec.stages[place].name.as_str());
-        if !self.noted.contains(&noted) {
-            self.noted.push(noted);
+        if spec.stages[place].timing.recorded().is_none_or(|recorded| !recorded.cut) {
+            self.estimates.note(&spec.kind, &run.stage, run.threads(), now.saturating_sub(run.start));
+            let noted = (self.kinds[job], spec.stages[place].name.as_str());
+            if !self.noted.contains(&noted) {
+                self.noted.push(noted);
+            }
         }
         let state = &mut self.states[job];
         state.tries[place] = 0;

@@ -104,6 +104,8 @@ pub struct Recorded {
     pub lasts: Duration,
     /// How long it ran on each of its slaves; empty when all ended together.
     pub each: Vec<Duration>,
+    /// Whether it was cut short: how long such a stage takes it does not tell.
+    pub cut: bool,
 }
 
 impl Threads {

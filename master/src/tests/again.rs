@@ -3,18 +3,18 @@
 use super::fake::*;
 use flexps_common::Error;
 use flexps_common::error::Fault;
-use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
+use flexps_common::ids::{InputId, JobId, StageRun};
 use flexps_common::report::{Report, State};
 use flexps_common::scheduling::Scheduling;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, ToMaster, ToSlave};
-use flexps_common::wire::slaves::SlaveLine;
+use flexps_common::wire::slaves::{Member, SlaveLine};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 const INPUT: InputId = InputId(0);
 
 /// Reads when the test does; its first workers end when they are cancelled, later ones at once.
-fn reads(me: SlaveId, message: &ToSlave) -> Reaction {
+fn reads(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Read { .. } => (Ok(FromSlave::Ok), Vec::new()),
         ToSlave::Launch(launch) if launch.run == StageRun(1) => (Ok(FromSlave::Ok), Vec::new()),
@@ -23,7 +23,7 @@ fn reads(me: SlaveId, message: &ToSlave) -> Reaction {
     }
 }
 
-pub fn ended(slave: SlaveId, job: JobId, run: StageRun, error: Error) -> ToMaster {
+pub fn ended(slave: Member, job: JobId, run: StageRun, error: Error) -> ToMaster {
     ToMaster::StageDone { slave, job, run, outcome: Outcome { error: Some(error), ..Outcome::default() } }
 }
 
@@ -39,7 +39,7 @@ struct Reading {
 }
 
 /// The same, but its workers go on when they are cancelled.
-fn slow_to_stop(me: SlaveId, message: &ToSlave) -> Reaction {
+fn slow_to_stop(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::CancelStage { .. } => (Ok(FromSlave::Ok), Vec::new()),
         other => reads(me, other),
@@ -51,7 +51,7 @@ impl Reading {
         Self::of(slots, reads).await
     }
 
-    async fn of(slots: u32, script: fn(SlaveId, &ToSlave) -> Reaction) -> Self {
+    async fn of(slots: u32, script: fn(Member, &ToSlave) -> Reaction) -> Self {
         let (cluster, folder) = (Cluster::new().await, tempfile::tempdir().unwrap());
         let path = folder.path().join("long.libsvm");
         std::fs::write(&path, "+1 1:1\n-1 2:1\n".repeat(40_000)).unwrap();
@@ -63,21 +63,21 @@ impl Reading {
         let mut this = Self { cluster, first, second, job, has: BTreeSet::new(), _folder: folder };
         let taken = this.take().await;
         this.has.extend(taken);
-        assert!(matches!(this.next(this.second.id, 0).await, FromMaster::Split(Some(_))));
+        assert!(matches!(this.next(this.second.me, 0).await, FromMaster::Split(Some(_))));
         this
     }
 
-    async fn next(&self, slave: SlaveId, read: u64) -> FromMaster {
+    async fn next(&self, slave: Member, read: u64) -> FromMaster {
         self.cluster.ask(ToMaster::NextSplit { slave, job: self.job, input: INPUT, time: 1, read }).await.unwrap()
     }
 
     /// What the first slave gets that has read what it has; none when it is told the end.
     async fn take(&self) -> Option<u32> {
-        self.take_as(self.first.id, self.has.len() as u64).await
+        self.take_as(self.first.me, self.has.len() as u64).await
     }
 
     /// What a slave gets that has read so many splits.
-    async fn take_as(&self, slave: SlaveId, read: u64) -> Option<u32> {
+    async fn take_as(&self, slave: Member, read: u64) -> Option<u32> {
         let got = async {
             loop {
                 match self.next(slave, read).await {
@@ -109,7 +109,7 @@ impl Reading {
             assert!(self.has.insert(index), "split {index} is read twice");
         }
         let read = ToSlave::Read { job: self.job, input: INPUT, time: 1, schema: self.schema() };
-        for message in obey(self.first.id, &read).1 {
+        for message in obey(self.first.me, &read).1 {
             self.cluster.ask(message).await.unwrap();
         }
     }
@@ -128,7 +128,7 @@ impl Reading {
 
     /// They have stopped.
     async fn stop(&self) {
-        let stopped = ended(self.first.id, self.job, StageRun(1), Error::cancelled());
+        let stopped = ended(self.first.me, self.job, StageRun(1), Error::cancelled());
         self.cluster.ask(stopped).await.unwrap();
     }
 
@@ -173,11 +173,11 @@ async fn a_slave_that_died_when_it_had_read_its_part_is_read_again_though_all_wa
     let mut reading = Reading::new(2).await;
     let third = reading.take().await.unwrap();
     reading.has.insert(third);
-    assert!(matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)), "another one reads");
+    assert!(matches!(reading.next(reading.second.me, 1).await, FromMaster::Later(_)), "another one reads");
     reading.second.fall_silent();
     // All is read, but the second will not ask any more.
     for _ in 0..20 {
-        assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "rows would be lost");
+        assert!(matches!(reading.next(reading.first.me, 2).await, FromMaster::Later(_)), "rows would be lost");
     }
     let report = reading.lose().await;
     assert_eq!((report.state, report.repeats.len()), (State::Running, 1), "{report:?}");
@@ -189,7 +189,7 @@ async fn a_slave_that_died_when_it_had_read_its_part_is_read_again_though_all_wa
 async fn a_worker_that_missed_the_slave_before_it_was_known_to_be_gone_fails_no_job() {
     let mut reading = Reading::new(2).await;
     let broken = Error::cluster("the connection to h2 is closed").retryable();
-    let done = ended(reading.first.id, reading.job, StageRun(1), broken);
+    let done = ended(reading.first.me, reading.job, StageRun(1), broken);
     assert_eq!(reading.cluster.ask(done).await, Ok(FromMaster::Ok));
     assert_eq!(reading.lose().await.state, State::Running);
     assert_eq!(reading.read_on().await.state, State::Done);
@@ -213,19 +213,19 @@ async fn a_slave_that_goes_when_the_end_was_told_fails_the_job_by_name() {
     let mut reading = Reading::new(2).await;
     let third = reading.take().await.unwrap();
     reading.has.insert(third);
-    assert!(matches!(reading.next(reading.second.id, 0).await, FromMaster::Later(_)), "another one reads");
-    assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Later(_)), "another one reads");
+    assert!(matches!(reading.next(reading.second.me, 0).await, FromMaster::Later(_)), "another one reads");
+    assert!(matches!(reading.next(reading.first.me, 2).await, FromMaster::Later(_)), "another one reads");
     assert!(
-        matches!(reading.next(reading.second.id, 1).await, FromMaster::Later(_)),
+        matches!(reading.next(reading.second.me, 1).await, FromMaster::Later(_)),
         "whether the first lives is not known"
     );
-    assert!(matches!(reading.next(reading.first.id, 2).await, FromMaster::Split(None)));
+    assert!(matches!(reading.next(reading.first.me, 2).await, FromMaster::Split(None)));
     let report = reading.lose().await;
     assert!(report.error.unwrap().message.contains("(h2) is gone") && report.repeats.is_empty());
 }
 
 /// Opens nothing.
-fn deaf(me: SlaveId, message: &ToSlave) -> Reaction {
+fn deaf(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Open { .. } => (Err(Error::cluster("the connection to h2 is closed").retryable()), Vec::new()),
         other => obey(me, other),
@@ -280,7 +280,7 @@ async fn a_job_whose_only_slave_goes_while_it_opens_it_fails_by_name() {
 }
 
 /// Its workers of every run end when they are cancelled.
-pub fn never_ends(me: SlaveId, message: &ToSlave) -> Reaction {
+pub fn never_ends(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Launch(_) => (Ok(FromSlave::Ok), Vec::new()),
         ToSlave::CancelStage { job, run, .. } => (Ok(FromSlave::Ok), vec![ended(me, *job, *run, Error::cancelled())]),
@@ -342,10 +342,10 @@ async fn what_comes_late_of_the_reading_before_belongs_to_none() {
     let (job, _folder) = restarting(&cluster).await;
     drop(dying);
     cluster.until(job, |news, report| !report.repeats.is_empty() && news.stage.is_some()).await;
-    let ask = |time| ToMaster::NextSplit { slave: first.id, job, input: INPUT, time, read: 0 };
+    let ask = |time| ToMaster::NextSplit { slave: first.me, job, input: INPUT, time, read: 0 };
     assert_eq!(cluster.ask(ask(1)).await.unwrap_err().fault, Fault::Cancelled);
     let failed = Err(Error::cancelled());
-    let late = ToMaster::ReadDone { slave: first.id, job, input: INPUT, time: 1, result: failed };
+    let late = ToMaster::ReadDone { slave: first.me, job, input: INPUT, time: 1, result: failed };
     assert_eq!(cluster.ask(late).await, Ok(FromMaster::Ok));
     assert!(matches!(cluster.ask(ask(2)).await, Ok(FromMaster::Split(Some(_)))), "it goes on");
 }
@@ -388,7 +388,7 @@ async fn a_reader_that_fails_while_workers_stop_is_the_end() {
     let mut reading = Reading::of(2, slow_to_stop).await;
     reading.lose_while_workers_go_on().await;
     let failed = Err(Error::cluster("the disk is full"));
-    let (slave, job) = (reading.first.id, reading.job);
+    let (slave, job) = (reading.first.me, reading.job);
     reading.cluster.ask(ToMaster::ReadDone { slave, job, input: INPUT, time: 1, result: failed }).await.unwrap();
     reading.stop().await;
     let error = reading.cluster.end(job).await.error.unwrap();

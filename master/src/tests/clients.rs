@@ -82,6 +82,22 @@ async fn another_plan_or_an_unknown_job_is_refused() {
 }
 
 #[tokio::test]
+async fn who_gives_the_token_of_his_job_means_no_other_of_its_identity() {
+    let (cluster, token) = (Cluster::new().await, new_token());
+    let id = cluster.submit_with(Rounds::default(), token).await.unwrap();
+    let news = async |token| cluster.get::<JobNews>(&format!("jobs/{id}?token={token}")).await;
+    let path = |token| format!("jobs/{id}/cancel?token={token}");
+    let cancel = async |token| cluster.post(&path(token), &serde_json::json!({})).await;
+    let other = u64::MAX - token;
+    for error in [news(other).await.unwrap_err(), cancel(other).await.unwrap_err()] {
+        assert!(error.exit_code() == 2 && error.message.starts_with("no job j1"), "{error}");
+    }
+    assert_eq!(news(token).await.unwrap().report.state, State::Queued, "it was not cancelled");
+    cancel(token).await.unwrap();
+    assert_eq!(cluster.end(id).await.state, State::Cancelled);
+}
+
+#[tokio::test]
 async fn a_submission_that_is_sent_again_is_the_same_job() {
     let cluster = Cluster::new().await;
     let token = new_token();
@@ -156,7 +172,7 @@ async fn a_model_that_diverged_fails_the_job_and_is_not_written() {
 
 #[tokio::test]
 async fn a_master_that_is_stopped_cancels_its_jobs_and_ends() {
-    let cluster = Cluster::new().await;
+    let mut cluster = Cluster::new().await;
     let id = cluster.submit(Rounds::default()).await.unwrap();
     let client = cluster.client.clone();
     let question = ToMaster::Api(Request::get(format!("jobs/{id}?seen={}&wait_ms=30000", u64::MAX)));
@@ -171,7 +187,7 @@ async fn a_master_that_is_stopped_cancels_its_jobs_and_ends() {
 
 #[tokio::test]
 async fn a_master_that_is_stopped_waits_for_the_next_question_of_who_follows_a_job_but_not_for_ever() {
-    let cluster = Cluster::new().await;
+    let mut cluster = Cluster::new().await;
     let [asks, leaves] =
         [cluster.submit(Rounds::default()).await.unwrap(), cluster.submit(Rounds::default()).await.unwrap()];
     for job in [asks, leaves] {
@@ -219,7 +235,7 @@ impl Service for Mute {
 
 #[tokio::test]
 async fn a_master_that_is_stopped_waits_for_no_answer_of_a_slave_that_is_gone() {
-    let (cluster, heard) = (Cluster::new().await, Arc::new(Notify::new()));
+    let (mut cluster, heard) = (Cluster::new().await, Arc::new(Notify::new()));
     let _mute = cluster.network.listen("h1-control", Arc::new(Mute(heard.clone()))).await.unwrap();
     let joined = cluster.ask(ToMaster::Register(Cluster::registration("h1", 1, 1))).await;
     let Ok(FromMaster::Registered { slave }) = joined else { panic!("{joined:?}") };

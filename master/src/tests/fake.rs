@@ -20,7 +20,7 @@ use flexps_common::value::Type;
 use flexps_common::wire::api::{Answer, JobNews, Request};
 use flexps_common::wire::control::*;
 use flexps_common::wire::kv::{FromShard, KeyList, ToShard};
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use flexps_common::{Error, Result};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -86,14 +86,14 @@ impl Job for Rounds {
 
 /// What a scripted slave does with a message: its answer, and what it tells the master afterwards.
 pub type Reaction = (Result<FromSlave>, Vec<ToMaster>);
-type Script = Arc<dyn Fn(SlaveId, &ToSlave) -> Reaction + Send + Sync>;
+type Script = Arc<dyn Fn(Member, &ToSlave) -> Reaction + Send + Sync>;
 
 /// A slave that does all it is told.
-pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
+pub fn obey(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Move { .. } => (Ok(FromSlave::Sent(Vec::new())), Vec::new()),
         ToSlave::Ops { ops, .. } => (Ok(FromSlave::Numbers(vec![Vec::new(); ops.len()])), Vec::new()),
-        ToSlave::Launch(launch) if launch.workers.iter().any(|(id, _)| *id == me) => {
+        ToSlave::Launch(launch) if launch.workers.iter().any(|(id, _)| *id == me.id) => {
             (Ok(FromSlave::Ok), vec![done(me, launch, None)])
         }
         ToSlave::Read { job, input, time, .. } => {
@@ -109,7 +109,7 @@ pub fn obey(me: SlaveId, message: &ToSlave) -> Reaction {
 }
 
 /// The same, but that the workers of the jobs that are `held` end when they are told to, and not before.
-pub fn until_cancelled(held: impl Fn(JobId) -> bool) -> impl Fn(SlaveId, &ToSlave) -> Reaction {
+pub fn until_cancelled(held: impl Fn(JobId) -> bool) -> impl Fn(Member, &ToSlave) -> Reaction {
     move |me, message| match message {
         ToSlave::Launch(launch) if held(launch.job) => (Ok(FromSlave::Ok), Vec::new()),
         ToSlave::CancelStage { job, run, .. } => {
@@ -118,7 +118,7 @@ pub fn until_cancelled(held: impl Fn(JobId) -> bool) -> impl Fn(SlaveId, &ToSlav
                 run: *run,
                 stage: 0,
                 epoch: 0,
-                workers: vec![(me, 1)],
+                workers: vec![(me.id, 1)],
                 scalars: Default::default(),
                 phase: 1,
                 homes: Some(Vec::new()),
@@ -131,7 +131,7 @@ pub fn until_cancelled(held: impl Fn(JobId) -> bool) -> impl Fn(SlaveId, &ToSlav
 }
 
 /// The end of a slave's workers.
-pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
+pub fn done(me: Member, launch: &Launch, error: Option<Error>) -> ToMaster {
     let mut metrics = Metrics::default();
     metrics.add("loss", Metric::Sum(0.25));
     let outcome = Outcome {
@@ -158,7 +158,7 @@ pub fn done(me: SlaveId, launch: &Launch, error: Option<Error>) -> ToMaster {
 }
 
 struct Control {
-    id: Arc<OnceLock<SlaveId>>,
+    id: Arc<OnceLock<Member>>,
     master: Channel,
     script: Script,
     seen: Arc<Mutex<Vec<ToSlave>>>,
@@ -207,6 +207,8 @@ impl Service for Shard {
 /// A scripted slave. When it is dropped, its connections break.
 pub struct Fake {
     pub id: SlaveId,
+    /// The same, as it calls itself to its master.
+    pub me: Member,
     pub seen: Arc<Mutex<Vec<ToSlave>>>,
     _listeners: [Listener; 2],
     heart: JoinHandle<()>,
@@ -287,7 +289,7 @@ impl Cluster {
         name: &str,
         slots: u32,
         value: f32,
-        script: impl Fn(SlaveId, &ToSlave) -> Reaction + Send + Sync + 'static,
+        script: impl Fn(Member, &ToSlave) -> Reaction + Send + Sync + 'static,
     ) -> Fake {
         let (id, seen) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(Vec::new())));
         let master = self.network.channel(self.master.address(), "the master");
@@ -305,7 +307,7 @@ impl Cluster {
                 tokio::time::sleep(Duration::from_millis(HEARTBEAT_MS)).await;
             }
         });
-        Fake { id: slave, seen, _listeners: [control, bulk], heart }
+        Fake { id: slave.id, me: slave, seen, _listeners: [control, bulk], heart }
     }
 
     pub async fn submit(&self, job: Rounds) -> Result<JobId> {

@@ -1,10 +1,12 @@
-//! Which of the jobs that have ended a master still knows.
+//! Which of the jobs that have ended a master still knows, and what of them.
 
 use super::fake::*;
+use flexps_common::Error;
 use flexps_common::ids::JobId;
 use flexps_common::report::State;
 use flexps_common::scheduling::Scheduling;
-use flexps_common::wire::api::JobNews;
+use flexps_common::wire::api::{HistoryPage, JobNews};
+use flexps_common::wire::control::{FromSlave, ToSlave};
 
 /// More jobs than a master keeps.
 const MANY: usize = 205;
@@ -38,6 +40,21 @@ async fn a_job_that_ends_behind_many_younger_ones_is_known_to_who_follows_it_and
     );
     end_many(&cluster).await;
     assert!(!known(long).await, "it is too old too");
+}
+
+#[tokio::test]
+async fn a_stage_that_failed_is_recorded_as_cut_short() {
+    let cluster = Cluster::new().await;
+    let fails = |me, message: &ToSlave| match message {
+        ToSlave::Launch(launch) => (Ok(FromSlave::Ok), vec![done(me, launch, Some(Error::data("a bad row")))]),
+        other => obey(me, other),
+    };
+    let _slave = cluster.scripted("h1", 1, 0.5, fails).await;
+    let job = cluster.submit(Rounds::default()).await.unwrap();
+    assert_eq!(cluster.end(job).await.state, State::Failed);
+    let page: HistoryPage = cluster.get("history?from=0").await.unwrap();
+    let run = page.records.iter().map(|record| record.get()).find(|record| record.contains("\"what\":\"run\""));
+    assert!(run.is_some_and(|run| run.contains("\"cut\":true")), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,20 +1,21 @@
 //! Slaves that come, go and fail.
 
+use super::again::ended;
 use super::fake::*;
 use crate::slaves::Slaves;
 use flexps_common::Error;
 use flexps_common::data::Form;
 use flexps_common::error::Fault;
-use flexps_common::ids::{JobId, SlaveId, StageRun};
+use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
 use flexps_common::report::State;
 use flexps_common::transport::{Connection, Network};
 use flexps_common::wire::api::JobNews;
 use flexps_common::wire::control::{FromMaster, FromSlave, Outcome, SILENCE_MS, ToMaster, ToSlave};
-use flexps_common::wire::slaves::{Registration, SlaveLine};
+use flexps_common::wire::slaves::{Member, Registration, SlaveLine};
 use std::time::{Duration, Instant};
 
 /// Its workers never end by themselves.
-fn idle(me: SlaveId, message: &ToSlave) -> Reaction {
+fn idle(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Launch(_) => (Ok(FromSlave::Ok), Vec::new()),
         other => obey(me, other),
@@ -69,7 +70,7 @@ async fn a_slave_that_registers_anew_has_dropped_its_jobs_and_lends_all_its_slot
     let how = "it had lost the master and dropped its jobs";
     assert_eq!(error.message, format!("slave {} (h1) is gone ({how}) in stage work, epoch 1", slave.id));
     let lines: Vec<SlaveLine> = cluster.get("slaves").await.unwrap();
-    assert_eq!(lines.iter().map(|line| (line.id, line.busy)).collect::<Vec<_>>(), [(new, 0)]);
+    assert_eq!(lines.iter().map(|line| (line.id, line.busy)).collect::<Vec<_>>(), [(new.id, 0)]);
 }
 
 #[tokio::test]
@@ -200,12 +201,12 @@ async fn splits_are_handed_to_the_slaves_of_the_job_alone_and_each_once() {
         .await;
     let job = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
-    let next = |slave, job| ToMaster::NextSplit { slave, job, input: flexps_common::ids::InputId(0), time: 1, read: 0 };
-    let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.id, job)).await else { panic!() };
+    let next = |slave, job| ToMaster::NextSplit { slave, job, input: InputId(0), time: 1, read: 0 };
+    let Ok(FromMaster::Split(Some(split))) = cluster.ask(next(slave.me, job)).await else { panic!() };
     assert_eq!((split.start, split.end, split.file_len, split.form), (0, 20, 20, Form::Text));
-    assert_eq!(cluster.ask(next(slave.id, job)).await, Ok(FromMaster::Split(None)));
-    assert_eq!(cluster.ask(next(SlaveId(99), job)).await, Ok(FromMaster::Unknown));
-    assert_eq!(cluster.ask(next(slave.id, JobId(99))).await.unwrap_err().fault, Fault::Cancelled);
+    assert_eq!(cluster.ask(next(slave.me, job)).await, Ok(FromMaster::Split(None)));
+    assert_eq!(cluster.ask(next(Member { id: SlaveId(99), ..slave.me }, job)).await, Ok(FromMaster::Unknown));
+    assert_eq!(cluster.ask(next(slave.me, JobId(99))).await.unwrap_err().fault, Fault::Cancelled);
 }
 
 #[tokio::test]
@@ -227,7 +228,7 @@ async fn a_slave_with_nothing_to_read_gets_what_another_one_has_not_begun() {
     let job = cluster.submit(Rounds { input, threads: 2, ..Rounds::default() }).await.unwrap();
     cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
     let next = async |slave: &Fake, read| {
-        let ask = ToMaster::NextSplit { slave: slave.id, job, input: flexps_common::ids::InputId(0), time: 1, read };
+        let ask = ToMaster::NextSplit { slave: slave.me, job, input: InputId(0), time: 1, read };
         cluster.ask(ask).await.unwrap()
     };
     let range = |answer| match answer {
@@ -275,13 +276,39 @@ async fn a_job_that_waits_for_more_than_is_left_when_a_slave_goes_is_refused_wit
 async fn a_slave_that_leaves_is_not_used_any_more() {
     let cluster = Cluster::new().await;
     let slave = cluster.slave("h1", 1).await;
-    assert_eq!(cluster.ask(ToMaster::Leave { slave: slave.id }).await, Ok(FromMaster::Ok));
+    assert_eq!(cluster.ask(ToMaster::Leave { slave: slave.me }).await, Ok(FromMaster::Ok));
     assert_eq!(cluster.get("slaves").await, Ok(Vec::<SlaveLine>::new()));
     let (job, run, outcome) = (JobId(1), StageRun(1), Outcome::default());
-    let report = ToMaster::StageDone { slave: slave.id, job, run, outcome };
+    let report = ToMaster::StageDone { slave: slave.me, job, run, outcome };
     assert_eq!(cluster.ask(report).await, Ok(FromMaster::Ok));
-    let beat = ToMaster::Heartbeat { slave: slave.id, incarnation: 1 };
+    let beat = ToMaster::Heartbeat { slave: slave.me, incarnation: 1 };
     assert_eq!(cluster.ask(beat).await, Ok(FromMaster::Unknown));
+}
+
+#[tokio::test]
+async fn what_was_meant_for_another_master_reaches_no_job_of_this_one() {
+    let (cluster, dir) = (Cluster::new().await, tempfile::tempdir().unwrap());
+    let reads = |me, message: &ToSlave| match message {
+        ToSlave::Read { .. } => (Ok(FromSlave::Ok), Vec::new()),
+        other => idle(me, other),
+    };
+    let slave = cluster.scripted("h1", 1, 0.5, reads).await;
+    let job = cluster.submit(Rounds { input: Some(rows(&dir)), ..Rounds::default() }).await.unwrap();
+    cluster.until(job, |news, _| news.reading && news.stage.is_some()).await;
+    let old = Member { master: slave.me.master ^ 1, ..slave.me };
+    let next = |slave| ToMaster::NextSplit { slave, job, input: InputId(0), time: 1, read: 0 };
+    for message in [next(old), ToMaster::Heartbeat { slave: old, incarnation: 1 }, ToMaster::Leave { slave: old }] {
+        assert_eq!(cluster.ask(message).await, Ok(FromMaster::Unknown));
+    }
+    // These are answered when they come.
+    let late = || Error::cluster("the master has forgotten this slave");
+    let read = ToMaster::ReadDone { slave: old, job, input: InputId(0), time: 1, result: Err(late()) };
+    for message in [ended(old, job, StageRun(1), late()), read] {
+        assert_eq!(cluster.ask(message).await, Ok(FromMaster::Ok));
+    }
+    assert!(matches!(cluster.ask(next(slave.me)).await, Ok(FromMaster::Split(Some(_)))), "none was handed out before");
+    let news: JobNews = cluster.get(&format!("jobs/{job}")).await.unwrap();
+    assert_eq!((news.report.state, news.stage.is_some()), (State::Running, true));
 }
 
 /// None when it is to ask again.

@@ -3,9 +3,10 @@
 use super::again::{ended, never_ends, restarting};
 use super::fake::*;
 use flexps_common::Error;
-use flexps_common::ids::{SlaveId, StageRun};
+use flexps_common::ids::StageRun;
 use flexps_common::report::{Report, State};
 use flexps_common::wire::control::{FromMaster, FromSlave, ToMaster, ToSlave};
+use flexps_common::wire::slaves::Member;
 use flexps_common::wire::snapshot::{Marked, ToKeeper, Wanted};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ async fn a_job_that_may_restart_waits_for_a_slave_when_none_is_left() {
 }
 
 /// Its workers of the first run end when they are cancelled.
-fn once(me: SlaveId, message: &ToSlave) -> Reaction {
+fn once(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Launch(launch) if launch.run > StageRun(1) => obey(me, message),
         other => never_ends(me, other),
@@ -55,7 +56,7 @@ async fn a_job_that_may_restart_waits_for_slots_when_too_few_are_left_whoever_go
 }
 
 /// Opens nothing.
-fn deaf(me: SlaveId, message: &ToSlave) -> Reaction {
+fn deaf(me: Member, message: &ToSlave) -> Reaction {
     match message {
         ToSlave::Open { .. } => (Err(Error::cluster("the connection to h3 is closed").retryable()), Vec::new()),
         other => obey(me, other),
@@ -77,7 +78,7 @@ async fn that_a_job_started_over_is_not_said_before_it_did() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     cluster.cancel(job).await;
-    cluster.ask(ended(first.id, job, StageRun(1), Error::cancelled())).await.unwrap();
+    cluster.ask(ended(first.me, job, StageRun(1), Error::cancelled())).await.unwrap();
     let report = cluster.end(job).await;
     assert_eq!((report.state, report.repeats.len(), told(&report)), (State::Cancelled, 0, false), "{:?}", report.notes);
 }
@@ -98,7 +99,7 @@ async fn a_snapshot_of_a_job_that_starts_over_says_so() {
     while !first.saw(|message| matches!(message, ToSlave::Snapshot(_))) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(cluster.ask(ToMaster::Leave { slave: second.id }).await, Ok(FromMaster::Ok));
+    assert_eq!(cluster.ask(ToMaster::Leave { slave: second.me }).await, Ok(FromMaster::Ok));
     let error = asked.await.unwrap().unwrap_err();
     assert!(error.message.contains("started over before all was read; ask again"), "{error}");
 }

@@ -1,6 +1,6 @@
 //! Some slaves and a master that does what a test tells it.
 
-use super::master::Master;
+use super::master::{Master, member};
 use crate::node::{Handle, start};
 use crate::options::Options;
 use flexps_common::data::Schema;
@@ -133,7 +133,7 @@ impl Cluster {
                 params: params.into(),
                 plan_hash: self.plan.hash(),
                 slaves: self.peers.clone(),
-                you: peer.id,
+                you: member(peer.id),
                 experiment: experiment.clone(),
             };
             let _: FromSlave = channel.ask(&open, LIMIT).await.unwrap();

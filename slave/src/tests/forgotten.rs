@@ -1,5 +1,6 @@
 //! A shard that has forgotten key lists gets them again.
 
+use super::master::member;
 use crate::bulk::Bulk;
 use crate::job::{OpenJob, Opening};
 use crate::jobs::Jobs;
@@ -43,7 +44,7 @@ async fn left_by(filter: Option<Significant>, work: impl FnOnce(Engine, Table<f3
             name: "j".into(),
             plan: plan.clone(),
             slaves: vec![peer(1), peer(2)],
-            you,
+            you: member(you),
             experiment: Default::default(),
         };
         Arc::new(OpenJob::new(opening, &network, &Default::default(), &Room::unlimited()).unwrap())

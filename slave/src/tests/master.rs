@@ -4,11 +4,16 @@ use flexps_common::error::Result;
 use flexps_common::ids::{SlaveId, StageRun};
 use flexps_common::transport::{Connection, Packet, Service};
 use flexps_common::wire::control::{FromMaster, Outcome, ReadDone, Split, ToMaster};
-use flexps_common::wire::slaves::Registration;
+use flexps_common::wire::slaves::{Member, Registration};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
+
+/// A slave of this master.
+pub fn member(id: SlaveId) -> Member {
+    Member { master: 7, id }
+}
 
 pub struct Master {
     pub slaves: Mutex<Vec<Registration>>,
@@ -50,7 +55,7 @@ impl Master {
 impl Service for Master {
     fn call(&self, _from: Connection, request: Packet) -> BoxFuture<'static, Result<Packet>> {
         let message = request.message().unwrap();
-        if let ToMaster::NextSplit { slave, .. } = message {
+        if let ToMaster::NextSplit { slave: Member { id: slave, .. }, .. } = message {
             let (mut splits, sender, taken) = (self.splits.subscribe(), self.splits.clone(), self.taken.clone());
             let forgotten = self.forgotten.clone();
             return Box::pin(async move {
@@ -69,21 +74,24 @@ impl Service for Master {
                 Packet::control(&FromMaster::Split(split))
             });
         }
+        if let ToMaster::StageDone { slave, .. } | ToMaster::ReadDone { slave, .. } = &message {
+            assert_eq!(*slave, member(slave.id), "it is meant for this master");
+        }
         let answer = match message {
             ToMaster::Register(registration) => {
                 let mut slaves = self.slaves.lock();
                 slaves.push(registration);
-                FromMaster::Registered { slave: SlaveId(slaves.len() as u32) }
+                FromMaster::Registered { slave: member(SlaveId(slaves.len() as u32)) }
             }
             ToMaster::StageDone { slave, run, outcome, .. } => {
-                self.done.send((slave, run, outcome)).unwrap();
+                self.done.send((slave.id, run, outcome)).unwrap();
                 FromMaster::Ok
             }
-            ToMaster::ReadDone { slave, result, .. } if !self.forgotten.lock().contains(&slave) => {
+            ToMaster::ReadDone { slave, result, .. } if !self.forgotten.lock().contains(&slave.id) => {
                 self.read.send(result).unwrap();
                 FromMaster::Ok
             }
-            ToMaster::Heartbeat { slave, .. } if self.forgotten.lock().contains(&slave) => FromMaster::Unknown,
+            ToMaster::Heartbeat { slave, .. } if self.forgotten.lock().contains(&slave.id) => FromMaster::Unknown,
             _ => FromMaster::Ok,
         };
         Box::pin(async move { Packet::control(&answer) })

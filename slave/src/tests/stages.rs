@@ -1,6 +1,7 @@
 //! Stages over several slaves: what workers see, how they end.
 
 use super::cluster::{Cluster, LIMIT};
+use super::master::member;
 use flexps_common::error::{Error, Fault, Result};
 use flexps_common::ids::{Key, TableId};
 use flexps_common::job::{Job, Registry};
@@ -383,6 +384,16 @@ async fn closing_a_job_or_ending_a_slave_ends_its_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_since_the_master_forgot_the_slave_may_start_over() {
+    let mut cluster = open(1, Some(-1)).await;
+    let run = cluster.launch(ENDLESS, &[1]).await;
+    cluster.master.lose(cluster.peers[0].id);
+    let error = cluster.outcomes(run, &[1]).await.remove(0).error.unwrap();
+    assert!(error.fault == Fault::Cluster && error.retry, "{error}");
+    assert!(error.message.contains("the master has forgotten this slave"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sparse_and_wide_tables_of_several_types_share_messages() {
     for slaves in [1, 3] {
         let mut cluster = open(slaves, Some(-1)).await;
@@ -452,7 +463,7 @@ async fn a_slave_refuses_a_plan_that_differs_from_the_masters() {
         params: "{\"staleness\":null}".into(),
         plan_hash: 7,
         slaves: cluster.peers.clone(),
-        you: cluster.peers[0].id,
+        you: member(cluster.peers[0].id),
         experiment: Default::default(),
     };
     let answer: Result<FromSlave> = cluster.tell(&open).await.remove(0);

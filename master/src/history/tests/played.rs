@@ -24,6 +24,7 @@ fn run(id: u64, (run, stage): (u64, &str), [ready, start, end]: [f64; 3], (slave
         want: Some(Want::Spread { threads, each: 0 }),
         memory: 0,
         bound: false,
+        cut: false,
     }
 }
 
@@ -35,6 +36,47 @@ fn both(records: &[Record], name: &str) -> (Trace, Trace) {
     let (workload, cluster) = workload("w", records, &BTreeMap::new(), |_| true);
     let played = simulate(&workload, &cluster, &*policy(name).unwrap(), 0).unwrap();
     (trace(records, &BTreeMap::new(), |_| true), played)
+}
+
+#[test]
+fn a_run_that_was_cut_short_tells_nobody_how_long_its_stage_takes() {
+    let records = |short: bool| {
+        let mut of_short = run(2, (1, "short"), [6.0, 6.0, 7.0], (1, 1));
+        if let Record::Run { cut, .. } = &mut of_short {
+            *cut = short;
+        }
+        vec![
+            begin(),
+            slave(1),
+            job(1.0, 1),
+            run(1, (1, "long"), [1.0, 1.0, 6.0], (1, 1)),
+            end(6.0, 1),
+            job(6.0, 2),
+            of_short,
+            end(7.0, 2),
+            job(7.0, 3),
+            run(3, (1, "long"), [7.0, 7.0, 12.0], (1, 1)),
+            end(12.0, 3),
+            job(8.0, 4),
+            run(4, (1, "wide"), [8.0, 12.0, 13.0], (1, 2)),
+            end(13.0, 4),
+            job(9.0, 5),
+            run(5, (1, "short"), [9.0, 13.0, 14.0], (1, 1)),
+            end(14.0, 5),
+        ]
+    };
+    for (short, lasts, starts) in [(false, Some(Duration::from_secs(1)), 9), (true, None, 13)] {
+        let records = records(short);
+        let text: String = records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
+        let records = read("h", text.as_bytes()).unwrap().0;
+        let before = &records[..8];
+        assert_eq!(known(before).of("sleep", "short", 1), lasts);
+        assert_eq!(past(before, 10_001, 200).estimates.of("sleep", "short", 1), lasts);
+        // In the hole before the wide one is room for a second, if one knows that it is no longer.
+        let (_, played) = both(&records, "backfill");
+        let last = played.runs.iter().find(|run| run.job == 4).unwrap();
+        assert_eq!(last.start, Duration::from_secs(starts));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Jobs that a later master queues again.
 
 use super::*;
+use flexps_common::Error;
 
 #[test]
 fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
@@ -10,7 +11,7 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
         params: r#"{"epochs":5}"#.to_owned(),
         plan_hash: u64::MAX,
         reproducible: true,
-        token: u64::MAX - 1,
+        token: Some(u64::MAX - 1),
         experiment: Experiment { fixed_threads: Some(3), ..Experiment::default() },
         detached: true,
     };
@@ -53,6 +54,20 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
 }
 
 #[test]
+fn a_job_that_somebody_had_end_is_not_queued_again_and_was_cancelled() {
+    let submission = Submission { detached: true, ..Submission::bare("lr") };
+    let job = |id| Record::of(JobId(id), &submission, Duration::from_secs(1));
+    let records = [begin(), job(1), job(2), Record::Cancel { at: 2.0, job: JobId(1) }];
+    let text: String = records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
+    let past = past(&read("h", text.as_bytes()).unwrap().0, 10_001, 200);
+    assert_eq!(past.waiting.iter().map(|job| job.id).collect::<Vec<_>>(), [JobId(2)]);
+    let [ended] = &past.ended[..] else { panic!("{}", past.ended.len()) };
+    assert_eq!((ended.report.state, ended.report.error.as_ref()), (State::Cancelled, Some(&Error::cancelled())));
+    let told = Record::End { at: 2.0, job: JobId(1), state: State::Cancelled, error: Some("cancelled".to_owned()) };
+    assert_eq!(past.missing, [told]);
+}
+
+#[test]
 fn of_a_job_that_was_queued_again_what_came_since_counts() {
     let job =
         |at| Record::Job { at, job: JobId(1), name: "lr".into(), scheduling: Scheduling::default(), detached: None };
@@ -73,6 +88,7 @@ fn of_a_job_that_was_queued_again_what_came_since_counts() {
         want: None,
         memory: 0,
         bound: false,
+        cut: false,
     };
     let records = [
         begin(),

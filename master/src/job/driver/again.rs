@@ -10,10 +10,11 @@ use flexps_common::experiment::Experiment;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::Plan;
 use flexps_common::wire::control::SILENCE_MS;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// A connection that broke since a slave went is followed within this by word that it is gone.
-const TOLD_WITHIN: Duration = Duration::from_millis(SILENCE_MS + 1_000);
+pub(super) const TOLD_WITHIN: Duration = Duration::from_millis(SILENCE_MS + 1_000);
 
 /// How a job that lost a slave begins anew.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +34,20 @@ pub(super) enum Then {
     EndAt(Duration),
     /// It begins anew.
     Again(Anew),
+}
+
+/// Whether an error may come of a slave that is gone, of which nobody knows yet.
+pub(super) fn may_pass(error: &Error) -> bool {
+    error.fault == Fault::Cluster && error.retry
+}
+
+/// What follows when a slave is gone: the plan does not begin anew on one that reads no more, but that may be gone as well.
+pub(super) fn after_gone(anew: Option<Anew>, unread: &BTreeSet<SlaveId>, now: Duration) -> Then {
+    match anew {
+        None => Then::End,
+        Some(Anew::Plan) if !unread.is_empty() => Then::EndAt(now + TOLD_WITHIN),
+        Some(anew) => Then::Again(anew),
+    }
 }
 
 impl Driver {
@@ -66,7 +81,6 @@ impl Driver {
 
     /// What follows on an error: while the plan may begin anew, one that may pass may come of a slave that went.
     pub(super) fn after_error(&self, now: Duration, error: &Error) -> Then {
-        let consequence = error.fault == Fault::Cluster && error.retry && self.may_begin_anew();
-        if consequence { Then::EndAt(now + TOLD_WITHIN) } else { Then::End }
+        if may_pass(error) && self.may_begin_anew() { Then::EndAt(now + TOLD_WITHIN) } else { Then::End }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `at` always names the next instruction, and the loops on the stack are those that enclose it.
 
-use super::{Command, Driver, Group, IDLE, LISTED_EPOCHS, Loop, Phase};
+use super::{Command, Driver, Group, IDLE, LISTED_EPOCHS, Loop, Phase, drop_first};
 use crate::job::program::Code;
 use flexps_common::caught::caught;
 use flexps_common::plan::{DecideFn, Flow, TableOp};
@@ -187,7 +187,8 @@ impl Driver {
         innermost.round += 1;
         let (round, last) = (innermost.round, stop || innermost.round >= innermost.times);
         let (enter, close) = (innermost.enter, innermost.close);
-        if outermost && self.epochs.len() < LISTED_EPOCHS {
+        if outermost {
+            drop_first(&mut self.epochs, LISTED_EPOCHS / 2, &mut self.unlisted.epochs);
             self.epochs.push(EpochReport {
                 epoch: round,
                 seconds: elapsed.as_secs_f64(),

@@ -19,7 +19,7 @@ use super::program::Program;
 use crate::scheduler::Why;
 use crate::tune::Tuners;
 pub use again::Anew;
-use again::Then;
+use again::{TOLD_WITHIN, Then, after_gone, may_pass};
 use flexps_common::data::Facts;
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
@@ -43,7 +43,7 @@ use std::time::Duration;
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
 /// Decisions and rounds in a row without any work between them: a plan that goes on like this never ends.
 const IDLE: u32 = 10_000;
-/// Stage runs, and rounds, that a report lists at most, so that it fits into one message.
+/// Stage runs, and rounds, that a report lists at most, the last ones, so that it fits into one message.
 pub const LISTED_STAGES: usize = 10_000;
 const LISTED_EPOCHS: usize = 20_000;
 
@@ -76,7 +76,7 @@ pub enum Event {
     /// The job must end: somebody cancelled it, or something it needs failed.
     Fail(Error),
     /// A slave could not read its part of an input.
-    Unread(Error),
+    Unread(SlaveId, Error),
     /// Time went by.
     Tick,
 }
@@ -180,6 +180,25 @@ struct Loop {
     round: u64,
 }
 
+/// How many entries of a driver's lists are no longer there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Stage runs.
+    pub stages: u64,
+    /// Transfers of the model.
+    pub transfers: u64,
+    /// Rounds of the outermost repeats.
+    pub epochs: u64,
+}
+
+/// Drops the first `drop` entries of a list that is twice as long, and counts them.
+fn drop_first<T>(list: &mut Vec<T>, drop: usize, dropped: &mut u64) {
+    if list.len() >= 2 * drop {
+        list.drain(..drop);
+        *dropped += drop as u64;
+    }
+}
+
 /// See the module.
 pub struct Driver {
     job: JobId,
@@ -210,6 +229,8 @@ pub struct Driver {
     /// Those that the next stage had to wait for.
     behind: Vec<StageRun>,
     visited: BTreeMap<u32, Vec<SlaveId>>,
+    /// Those that could not read their part, and are not known to be gone.
+    unread: BTreeSet<SlaveId>,
     /// Phases begun or ordered: each launch and each message of operations has one.
     phases: u64,
     homes: Homes,
@@ -224,13 +245,13 @@ pub struct Driver {
     pub tuners: Tuners,
     /// What decisions see.
     pub progress: Progress,
-    /// The rounds of the outermost repeats.
+    /// The rounds of the outermost repeats, or the last ones of many.
     pub epochs: Vec<EpochReport>,
     /// The stage runs, or the last ones of many.
     pub stages: Vec<StageReport>,
-    /// How many there were before these.
-    pub unlisted: u64,
-    /// How the model went from stage to stage.
+    /// How many of each there were before those that are listed.
+    pub unlisted: Unlisted,
+    /// How the model went from stage to stage, at last.
     pub transfers: Vec<TransferReport>,
     /// What the slave logged whose worker failed first.
     pub failed_log: Option<FailedLog>,
@@ -261,6 +282,7 @@ impl Driver {
             carries: !plan.columns.is_empty(),
             behind: Vec::new(),
             visited: BTreeMap::new(),
+            unread: BTreeSet::new(),
             // A shard takes the first one for that of all that was there before: what a checkpoint brought back is no stage's.
             phases: 1,
             homes: Homes::new(plan.tables.len(), slaves.len()),
@@ -276,7 +298,7 @@ impl Driver {
             },
             epochs: Vec::new(),
             stages: Vec::new(),
-            unlisted: 0,
+            unlisted: Unlisted::default(),
             transfers: Vec::new(),
             failed_log: None,
             stopped: None,
@@ -411,7 +433,8 @@ impl Driver {
                     // That a connection broke was the consequence; who went is the cause.
                     (*error, *named) = (cause, true);
                 }
-                *then = anew.map_or(Then::End, Then::Again);
+                self.unread.remove(&slave);
+                *then = after_gone(anew, &self.unread, now);
                 self.end_if_stopped(now, out);
             }
             // What else a slave that goes breaks is no reason not to begin anew.
@@ -421,11 +444,18 @@ impl Driver {
                 (*error, *named, *then) = (cause, false, Then::End);
                 self.end_if_stopped(now, out);
             }
+            // The slave that could not may turn out to be gone.
+            (Phase::Ending { then: Then::EndAt(_), .. }, Event::Unread(slave, cause)) if may_pass(&cause) => {
+                self.unread.insert(slave);
+                self.end_if_stopped(now, out);
+            }
             // Nobody would read it with the rest of the plan, which goes on with the rows that there are.
-            (Phase::Ending { error, named, then, .. }, Event::Unread(cause))
+            (Phase::Ending { error, named, then, .. }, Event::Unread(slave, cause))
                 if matches!(then, Then::EndAt(_) | Then::Again(Anew::Plan)) =>
             {
-                (*error, *named, *then) = (cause, false, Then::End);
+                self.unread.insert(slave);
+                *then = if may_pass(&cause) { Then::EndAt(now + TOLD_WITHIN) } else { Then::End };
+                (*error, *named) = (cause, false);
                 self.end_if_stopped(now, out);
             }
             (Phase::Ending { .. }, Event::Saved(Ok(()))) => {
@@ -444,7 +474,11 @@ impl Driver {
             (_, Event::Gone(slave, error, anew)) => {
                 self.stop(now, error, Some(slave), anew.map_or(Then::End, Then::Again), out);
             }
-            (_, Event::Fail(error) | Event::Unread(error)) => return Err(error),
+            (_, Event::Fail(error)) => return Err(error),
+            (_, Event::Unread(slave, error)) => {
+                self.unread.insert(slave);
+                return Err(error);
+            }
             _ => {}
         }
         Ok(())

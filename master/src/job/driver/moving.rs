@@ -4,7 +4,7 @@
 //! send its part in time; nothing is lost either way, since a slave keeps what it sent until then, and no worker uses a
 //! table before.
 
-use super::{Command, Driver, LISTED_STAGES, Phase, Running};
+use super::{Command, Driver, LISTED_STAGES, Phase, Running, drop_first};
 use crate::job::homes::Choice;
 use crate::scheduler::Why;
 use flexps_common::Result;
@@ -90,6 +90,8 @@ impl Driver {
         let Some(running) = self.on_its_way() else { return Ok(()) };
         let (run, stage, phase) = (running.run, running.stage, running.phase);
         let Some(moving) = running.moving.take() else { return Ok(()) };
+        // Of a run that stands alone: no other one knows the places of its own.
+        drop_first(&mut self.transfers, LISTED_STAGES, &mut self.unlisted.transfers);
         let first = self.transfers.len();
         let failed = self.slaves.iter().find_map(|id| match moving.answers.get(id) {
             Some(Ok(_)) => None,
@@ -98,11 +100,8 @@ impl Driver {
         });
         self.learn_pace(&moving);
         for copied in [false, true] {
-            if let Some(report) = self.report(now, stage, &moving, copied, &failed)
-                && self.transfers.len() < LISTED_STAGES
-            {
-                self.transfers.push(report);
-            }
+            let report = self.report(now, stage, &moving, copied, &failed);
+            self.transfers.extend(report);
         }
         let Moving { choice, to, .. } = *moving;
         let copied = if failed.is_none() { choice.copied.clone() } else { Vec::new() };

@@ -12,6 +12,7 @@ use flexps_common::plan::Progress;
 use flexps_common::report::EpochReport;
 use flexps_common::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,10 @@ pub struct Place {
     loops: Vec<(u64, u64)>,
     progress: Progress,
     epochs: Vec<EpochReport>,
+    /// How many there were before these.
+    unlisted: u64,
+    /// The names of the slaves that stages have visited: those that are there when it goes on may have other identities.
+    visited: BTreeMap<u32, Vec<String>>,
 }
 
 impl Place {
@@ -100,7 +105,7 @@ impl Driver {
     pub(super) fn opened(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
         self.began.get_or_insert(now);
         let Some(keeping) = &mut self.keeping else { return self.advance(now, out) };
-        keeping.due = Some(now + keeping.every);
+        keeping.due = Some(now.saturating_add(keeping.every));
         keeping.awaited = keeping.from.is_some();
         self.read(now, out)
     }
@@ -138,6 +143,7 @@ impl Driver {
         self.progress = Progress { facts, epoch: 0, ..place.progress.clone() };
         note(&mut self.progress.notes, [resumed]);
         self.epochs.clone_from(&place.epochs);
+        self.unlisted.epochs = place.unlisted;
         self.rebuilding = true;
         self.advance(now, out)
     }
@@ -159,8 +165,11 @@ impl Driver {
             return Ok(true);
         }
         let innermost = loops.last().ok_or_else(lacks)?;
+        // Now: what was made anew has visited slaves too.
+        let visited = from.visited.clone();
         (self.at, self.progress.epoch) = (innermost.enter + 1, innermost.round);
         (self.loops, self.rebuilding) = (loops, false);
+        self.have_visited(&visited);
         Ok(false)
     }
 
@@ -185,6 +194,8 @@ impl Driver {
             loops: self.loops.iter().map(|l| (l.enter as u64, l.round)).collect(),
             progress: Progress { facts: Vec::new(), ..self.progress.clone() },
             epochs: self.epochs.clone(),
+            unlisted: self.unlisted.epochs,
+            visited: self.visits(),
         });
         self.phase = Phase::Keeping { since: now, place: place.clone() };
         self.transferring = true;
@@ -208,7 +219,7 @@ impl Driver {
         let Phase::Keeping { since, place } = std::mem::replace(&mut self.phase, Phase::Opening) else { return Ok(()) };
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
         let took = now.saturating_sub(since);
-        keeping.due = Some(now + keeping.every.max(REST * took));
+        keeping.due = Some(now.saturating_add(keeping.every.max(took.saturating_mul(REST))));
         keeping.kept.seconds += took.as_secs_f64();
         match written {
             Ok(bytes) => {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: metrics merge in shard order and paces in worker order, whoever ended first.
 
-use super::{Driver, LISTED_STAGES, Moving};
+use super::{Driver, LISTED_STAGES, Moving, drop_first};
 use crate::scheduler::Why;
 use flexps_common::Result;
 use flexps_common::ids::{SlaveId, StageRun};
@@ -97,10 +97,7 @@ impl Driver {
         self.tuners.ran(stage, threads, report.seconds, !self.reading());
         let checked = metrics.check().map_err(|e| e.context(format_args!("stage {name}")));
         self.progress.metrics.insert(name, metrics);
-        if self.stages.len() >= 2 * LISTED_STAGES {
-            self.stages.drain(..LISTED_STAGES);
-            self.unlisted += LISTED_STAGES as u64;
-        }
+        drop_first(&mut self.stages, LISTED_STAGES, &mut self.unlisted.stages);
         self.stages.push(report);
         checked
     }

@@ -5,6 +5,7 @@
 use super::Driver;
 use flexps_common::ids::SlaveId;
 use flexps_common::plan::Threads;
+use std::collections::BTreeMap;
 
 impl Driver {
     /// The slaves that a stage must not run on next, since it has visited them.
@@ -22,5 +23,20 @@ impl Driver {
         if visited.len() >= self.slaves.len() {
             visited.clear();
         }
+    }
+
+    /// The slaves that stages have visited, by name.
+    pub(super) fn visits(&self) -> BTreeMap<u32, Vec<String>> {
+        let named = |ids: &Vec<SlaveId>| ids.iter().map(|id| self.name(*id).to_owned()).collect();
+        self.visited.iter().map(|(stage, ids)| (*stage, named(ids))).collect()
+    }
+
+    /// Stages have visited slaves of these names.
+    pub(super) fn have_visited(&mut self, visits: &BTreeMap<u32, Vec<String>>) {
+        let found = |names: &Vec<String>| -> Vec<SlaveId> {
+            self.slaves.iter().copied().filter(|id| names.iter().any(|name| name == self.name(*id))).collect()
+        };
+        let visited = visits.iter().map(|(stage, names)| (*stage, found(names)));
+        self.visited = visited.filter(|(_, ids)| ids.len() < self.slaves.len()).collect();
     }
 }

@@ -143,6 +143,30 @@ fn a_connection_that_broke_while_no_slave_turns_out_to_be_gone_fails_the_job_a_l
 }
 
 #[test]
+fn slaves_that_all_dropped_a_job_are_waited_for_until_they_turn_out_to_be_gone() {
+    let dropped = || Error::cluster("the master is gone").retryable();
+    let (mut driver, run, _) = reading();
+    driver.step(at(1), Event::StageDone(S1, run, ended(Some(dropped()))));
+    assert!(driver.step(at(1), Event::Unread(S1, dropped())).is_empty() && driver.may_begin_anew());
+    driver.step(at(2), Event::Gone(S1, gone(S1), Some(Anew::Plan)));
+    // The next one has not registered anew yet.
+    driver.step(at(2), Event::StageDone(S2, run, ended(Some(dropped()))));
+    assert!(driver.step(at(2), Event::Unread(S2, dropped())).is_empty() && driver.may_begin_anew());
+    assert!(driver.step(at(2), Event::StageDone(S3, run, ended(Some(dropped())))).is_empty());
+    assert_eq!(driver.step(at(3), Event::Gone(S2, gone(S2), Some(Anew::Job))), [Command::Again(Anew::Job)]);
+}
+
+#[test]
+fn a_plan_does_not_begin_anew_on_a_slave_that_reads_no_more() {
+    let (mut driver, run, _) = reading();
+    driver.step(at(1), Event::StageDone(S1, run, ended(Some(broken()))));
+    driver.step(at(1), Event::Unread(S2, broken()));
+    driver.step(at(1), Event::StageDone(S2, run, ended(Some(Error::cancelled()))));
+    assert!(driver.step(at(2), Event::Gone(S3, gone(S3), Some(Anew::Plan))).is_empty(), "the second may be gone too");
+    assert_eq!(driver.step(at(2) + STOP_WITHIN, Event::Tick), [Command::End(Err(gone(S3)))]);
+}
+
+#[test]
 fn what_no_slave_that_goes_can_have_caused_ends_the_job_at_once() {
     for error in [Error::data("a bad row"), Error::cancelled(), Error::cluster("another build")] {
         let (mut driver, run, _) = reading();

@@ -233,6 +233,19 @@ fn the_model_moves_beside_the_stages_start_and_the_report_says_how_and_who_waite
     assert_eq!((stage.start, stage.seconds), (1.0, 3.0), "it has run since its launch");
 }
 
+#[test]
+fn of_many_transfers_the_last_are_listed_and_all_are_counted() {
+    let mut driver = under_way();
+    driver.transfers = vec![by_memory(Some(1e-9)); 20_000];
+    driver.step(at(2), Event::Sent(S1, 3, sent(S2, 5000)));
+    driver.step(at(3), Event::Sent(S2, 3, Ok(vec![])));
+    let outcome = Outcome { model_wait_seconds: 0.5, ..used(MB, MB, MB) };
+    driver.step(at(4), Event::StageDone(S2, StageRun(2), outcome));
+    assert_eq!((driver.unlisted.transfers, driver.transfers.len()), (10_000, 10_001));
+    let told = driver.transfers.last().map(|report| (report.bytes, report.memory_bytes, report.waited_milliseconds));
+    assert_eq!(told, Some((5000, 0, 500.0)));
+}
+
 /// What is told of a transfer that went by memory.
 fn by_memory(pace: Option<f64>) -> TransferReport {
     let mut driver = under_way();

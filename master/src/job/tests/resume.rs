@@ -7,7 +7,7 @@ use flexps_common::data::{Facts, InputSpec, schema::DataPath};
 use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
-use flexps_common::plan::{Flow, Input, Plan, TableOp};
+use flexps_common::plan::{Flow, Input, Plan, TableOp, Threads};
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -83,7 +83,10 @@ fn asks(commands: &[Command], place: u32) {
 
 /// To the first round's stage, at second 1, with the rows read.
 fn begun() -> Driver {
-    let mut driver = driver(None);
+    begin(driver(None))
+}
+
+fn begin(mut driver: Driver) -> Driver {
     driver.step(at(1), Event::Facts(InputId(0), Facts::default()));
     asks(&driver.step(at(1), Event::Opened), 0);
     let counts = runs(&mut driver, 0, 1);
@@ -143,6 +146,15 @@ fn a_checkpoint_is_ordered_between_two_rounds_once_its_time_has_come() {
     );
     let kept = driver.kept().unwrap();
     assert_eq!((kept.written, kept.behind.as_str(), kept.bytes, kept.seconds), (1, "round 2 of epoch 1", 100, 2.0));
+}
+
+#[test]
+fn a_checkpoint_whose_time_no_clock_shows_is_never_due() {
+    let mut driver = driver(None);
+    driver.keeping = Some(Keeping::new(Duration::MAX, None, Kept::default()));
+    let mut driver = begin(driver);
+    goes_on(&mut driver, 6, 1_000_000);
+    assert_eq!(driver.kept().unwrap().written, 0);
 }
 
 #[test]
@@ -269,6 +281,36 @@ fn what_is_rebuilt_behind_a_place_is_neither_left_out_of_its_tables_nor_done_bef
     driver.step(at(10), Event::Opened);
     asks(&driver.step(at(10), Event::Restored(Ok(()))), 0);
     asks(&runs(&mut driver, 0, 11), 1);
+}
+
+/// Slaves and their names.
+type Called = [(u32, &'static str)];
+
+#[test]
+fn a_stage_that_visits_slaves_goes_on_with_those_that_it_has_not_visited() {
+    let mut plan = Plan::default();
+    plan.body.resumable(9, |round| _ = round.stage("visit", |_| Ok(())).threads(Threads::Visit(1)));
+    let driver = |slaves: &Called, from| {
+        let named: Vec<(SlaveId, String)> =
+            slaves.iter().map(|(id, name)| (SlaveId(*id), (*name).to_owned())).collect();
+        let mut driver = Driver::new(JobId(7), &plan, &named, &Experiment::default());
+        driver.keeping = Some(Keeping::new(EVERY, from, Kept::default()));
+        driver
+    };
+    let mut before = driver(&[(1, "h1"), (2, "h2"), (3, "h3")], None);
+    asks(&before.step(at(0), Event::Opened), 0);
+    before.step(at(0), Event::Placed(0, vec![(SlaveId(2), 1)], Why::Balance));
+    let mut commands = before.step(at(9), Event::StageDone(SlaveId(2), StageRun(1), Outcome::default()));
+    let Some(Command::Keep(place)) = commands.pop() else { panic!("{commands:?}") };
+    // Another master calls the same slaves otherwise, and others may have come.
+    let cases: [(&Called, &[SlaveId]); 3] =
+        [(&[(4, "h1"), (5, "h3"), (6, "h2")], &[SlaveId(6)]), (&[(1, "h4"), (2, "h5")], &[]), (&[(4, "h2")], &[])];
+    for (slaves, visited) in cases {
+        let mut driver = driver(slaves, Some(Place::clone(&place)));
+        assert_eq!(driver.step(at(20), Event::Opened), [Command::Restore]);
+        asks(&driver.step(at(20), Event::Restored(Ok(()))), 0);
+        assert_eq!(driver.visited(0), visited);
+    }
 }
 
 /// A driver of the same plan whose rows keep something between rounds.

@@ -140,6 +140,43 @@ fn backfill_fills_the_hole_before_a_reservation_with_what_ends_in_time() {
 }
 
 #[test]
+fn what_was_held_while_other_slaves_were_there_is_held_no_longer() {
+    let reserved = |workers: &[(u32, u32)]| Reservation {
+        job: JobId(1),
+        stage: 0,
+        workers: workers.iter().map(|(id, n)| (SlaveId(*id), *n)).collect(),
+        at: None,
+    };
+    let (now, running) = (Duration::from_secs(1000), Runs::default());
+    let decide = |slaves: &[Slots], stage: Ready, reservation: Reservation, policy: &dyn Policy| {
+        let (ready, reserved) = ([stage], [reservation]);
+        policy.decide(&View {
+            now,
+            slaves,
+            ready: &ready,
+            started: &[],
+            running: &running,
+            reserved: &reserved,
+            shares: &[],
+        })
+    };
+    // The third is back, and busy.
+    let busy = slots(&[(2, 2), (2, 2), (2, 0)]);
+    let idle = slots(&[(2, 2), (2, 2), (2, 2)]);
+    let two: Arc<[SlaveId]> = [SlaveId(1), SlaveId(2)].into();
+    for name in POLICIES {
+        let policy = &*policy(name).unwrap();
+        for want in [Want::All, Want::PerSlave(2), Want::Cores, Want::Spread { threads: 5, each: 1 }] {
+            let decision = decide(&busy, ready(1, want, &list(&busy)), reserved(&[(1, 2), (2, 2)]), policy);
+            assert!(decision.placed.is_empty(), "{name}: {want:?} is placed at {:?}", decision.placed);
+            assert!(decision.reserved.iter().all(|held| held.workers.len() == 3), "{name}: {:?}", decision.reserved);
+        }
+        let decision = decide(&idle, ready(1, spread(4), &two), reserved(&[(1, 2), (3, 2)]), policy);
+        assert_eq!(decision.placed[0].workers, [(SlaveId(1), 2), (SlaveId(2), 2)], "{name}");
+    }
+}
+
+#[test]
 fn fair_gives_slots_by_weight() {
     let slaves = slots(&[(9, 9)]);
     let all = list(&slaves);
