@@ -202,8 +202,12 @@ impl Primal<'_> {
         }
         steps.decide(move |progress| begun.begin(progress));
         if let Some(norms) = norms {
-            let norms = Norms { rows: inputs.rows, norms };
-            steps.stage("norms", move |worker| norms.run(worker)).threads(threads).input(inputs.rows.input);
+            let measured = Norms { rows: inputs.rows, norms };
+            // Where a feature's norm lies depends on the slaves, which may be others where the job goes on from a checkpoint.
+            steps.rebuilt(|steps| {
+                let stage = steps.stage("norms", move |worker| measured.run(worker));
+                stage.threads(threads).input(inputs.rows.input).updates(norms);
+            });
         }
         steps.resumable(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());

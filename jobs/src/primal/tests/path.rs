@@ -1,6 +1,7 @@
 //! What a path of penalties promises.
 
 use super::*;
+use flexps_common::plan::Step;
 
 #[test]
 fn each_step_of_a_path_is_certified_and_ends_where_a_run_of_its_own_does() {
@@ -149,5 +150,20 @@ fn of_several_classes_losses_are_means_and_sums_count_each_class_once() {
             scalars["objective"]
         );
         assert_eq!(scalars["nonzeros"], weights.iter().filter(|w| **w != 0.0).count() as f64, "{path:?}");
+    }
+}
+
+#[test]
+fn norms_whose_place_depends_on_the_slaves_are_in_no_checkpoint() {
+    let common = Common { lambda: Some(0.01), ..fixtures::flags() };
+    for loss in ALL {
+        let plan = job(loss, Norm::L1, common.clone(), Flags { path: Some(5), ..Flags::default() }).plan().unwrap();
+        let norms = plan.tables.iter().position(|table| table.name == "norms").unwrap();
+        let remade =
+            plan.body.0.iter().filter_map(|step| if let Step::Rebuilt(body) = step { Some(body) } else { None });
+        let stages = remade.flatten().filter_map(|step| if let Step::Stage(stage) = step { Some(stage) } else { None });
+        let stage = stages.into_iter().find(|stage| stage.name == "norms");
+        let updates: Vec<usize> = stage.unwrap().updates.iter().map(|table| usize::from(table.0)).collect();
+        assert_eq!(updates, [norms], "{loss:?}");
     }
 }
