@@ -7,6 +7,7 @@
 //! read once: a path of penalties, several classes, folds. Invariant: a problem ends behind a certificate, so what is
 //! reported belongs to the weights that are kept.
 
+mod adopt;
 mod bends;
 mod bounds;
 mod certificate;
@@ -52,11 +53,10 @@ use crate::sdca::loss::Kind;
 use crate::told;
 use crate::vector::Vector;
 use descent::Descent;
+use adopt::Adopt;
 use flags::Flags;
 use flexps_common::data::Wanted;
-use flexps_common::metrics::Metric;
 use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
-use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
 use judge::Judge;
@@ -144,8 +144,8 @@ impl Primal<'_> {
         Measure { input: inputs.rows.input, folds, numbers: self.numbers, seed: self.common.seed }
     }
 
-    /// Plans what is behind the stage `measure`, which has counted the rows of each class. Another solver `may_have_begun`: then the
-    /// scalar [`problems::BEGUN`] says of how many classes the model has weights, from which this one goes on.
+    /// Plans what is behind the stage `measure`, which has counted the rows of each class. Another solver `may_have_begun`: the scalar
+    /// [`problems::BEGUN`] says of how many classes the model has weights, all of features that rows have, from which this one goes on.
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector, may_have_begun: bool) -> Result<()> {
         let common = self.common;
         // Until all is learnt it is in tables of its own.
@@ -164,7 +164,6 @@ impl Primal<'_> {
             ratio,
             bias: common.bias,
             point,
-            starts: common.init_model.is_some(),
             time: Time { limit: common.time_limit, path: self.flags.path.is_some() },
             memory: inputs.rows.memory,
         };
@@ -187,22 +186,16 @@ impl Primal<'_> {
 
         let begun = problems.clone();
         let steps = &mut plan.body;
-        if let Some(model) = &common.init_model {
-            steps.load(point, model, "weights", inputs.rows.input);
-            if let Some(bias) = bias {
-                steps.load(bias, model, "bias", inputs.rows.input);
-                steps.stage("intercept", move |worker| read_bias(worker, bias)).threads(Threads::Count(1));
-                steps.decide(|progress| {
-                    let value = progress.metric("intercept", "bias")?;
-                    progress.set("bias", value);
-                    Ok(Flow::Next)
-                });
-                steps.zero(bias);
-            }
-        }
+        let adopt = common.init_model.as_ref().map(|from| {
+            plan.scalars.insert(problems::BEGUN.to_owned(), 0.0);
+            (from, Adopt { rows: inputs.rows, model, held: plan.table("held", 1) })
+        });
         steps.decide(move |progress| begun.begin(progress));
         if let Some(norms) = norms {
             let measured = Norms { rows: inputs.rows, norms };
+        if let Some((from, adopt)) = adopt {
+            adopt.plan(steps, from, threads, problems.clone());
+        }
             // Where a feature's norm lies depends on the slaves, which may be others where the job goes on from a checkpoint.
             steps.rebuilt(|steps| {
                 let stage = steps.stage("norms", move |worker| measured.run(worker));
@@ -212,7 +205,7 @@ impl Primal<'_> {
         steps.resumable(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
-            if may_have_begun {
+            if may_have_begun || common.init_model.is_some() {
                 problem.when("resumes", 1.0, |problem| {
                     problem.stage("resume", move |worker| model::resume(worker, point, weights, bias)).threads(threads);
                     problem.decide(move |progress| {
@@ -246,9 +239,8 @@ impl Primal<'_> {
             }
             let judged = validation.map(|_| "validation");
             problem.decide(move |progress| ends.finish(progress, judged));
-            let only = (!problems.starts).then_some(inputs.rows);
             problem
-                .stage("keep", move |worker| model::keep(worker, only, point, weights, bias))
+                .stage("keep", move |worker| model::keep(worker, inputs.rows, point, weights, bias))
                 .threads(threads)
                 .input(inputs.rows.input);
             let last = problems.clone();
@@ -310,13 +302,6 @@ pub fn remeasured(steps: &mut Steps) {
     });
 }
 
-fn read_bias(worker: &mut Worker<'_>, bias: Table<f32>) -> Result<()> {
-    let mut value = Vec::new();
-    worker.get(bias, &[0], &mut value)?;
-    worker.report("bias", Metric::Max(f64::from(value[0])));
-    Ok(())
-}
-
 /// Who learns between two certificates.
 #[derive(Debug, Clone, Copy)]
 enum Learner {
@@ -354,17 +339,16 @@ impl Solver {
             Learner::Matrix => (None, None),
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
-        let rows = (!self.problems.starts).then_some(self.rows);
         let wide = Gradient {
             rows: self.rows,
             point: self.point,
             gradient: self.gradient,
             diagonal,
-            packs: active.is_some() && rows.is_some(),
+            packs: active.is_some(),
             anchors: self.norms.is_some(),
         };
-        let screen =
-            Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, norms: self.norms, rows };
+        let Self { point, gradient, sums, norms, rows, .. } = *self;
+        let screen = Screen { point, gradient, active, sums, norms, rows };
         steps.resumable(self.epochs, |round| {
             round.when("look", 1.0, |round| {
                 // Where only the penalty is another, the gradient is what it was.

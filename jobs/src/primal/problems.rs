@@ -52,7 +52,7 @@ fn others(name: &str) -> String {
     format!("others_{name}")
 }
 
-/// The scalar that says of how many classes another solver has left weights in the model.
+/// The scalar that says of how many classes there are weights in the model, of another solver or of a model to start from.
 pub const BEGUN: &str = "begun_classes";
 
 /// Most problems of a job.
@@ -75,8 +75,6 @@ pub struct Problems {
     pub bias: bool,
     /// The weights.
     pub point: Table<f64>,
-    /// Whether the first problem starts from a model.
-    pub starts: bool,
     /// What problems may take.
     pub time: Time,
     /// Bytes that a worker may keep for values by feature.
@@ -137,6 +135,13 @@ impl Problems {
         self.time.start(progress, progress.epoch, self.folds().all(&facts.labels));
         let all = facts.labels.all().len().max(1);
         let rows = folds::trained(&counts, &facts.labels, place.fold)?;
+    /// The weights of a model to start from are in their place, of each class.
+    pub fn adopt(&self, progress: &mut Progress) -> Result<Flow> {
+        let classes = task::problems(&self.facts(progress)?.labels);
+        progress.set(BEGUN, classes as f64);
+        Ok(Flow::Next)
+    }
+
         let trained: f64 = rows.iter().sum();
         progress.set("trained_rows", trained);
         progress.set("path_step", f64::from(place.step));
@@ -153,7 +158,7 @@ impl Problems {
         let begun = progress.scalar(BEGUN, 0.0);
         let resumes = place.step == 0 && place.fold.is_none() && (place.class.unwrap_or(0) as f64) < begun;
         progress.set("resumes", f64::from(u8::from(resumes)));
-        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts && !resumes;
+        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !resumes;
         progress.set("look", f64::from(u8::from(!learns)));
         if place.step == 0 {
             let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];
@@ -168,24 +173,21 @@ impl Problems {
             self.set_lambda(progress, most * (least / most).powf(part));
             return Ok(Flow::Next);
         }
-        let adopts = self.starts && progress.epoch == 0 && begun == 0.0;
-        progress.set("blank", f64::from(u8::from(!adopts && !resumes)));
-        if !adopts {
-            progress.ops.push(TableOp::Zero { table: self.point.id });
-            if self.bias {
-                let weighted = |class: usize| rows[class] * task::weight(progress, class);
-                let (targets, sum) = match (place.class, &facts.labels.all().len()) {
-                    (_, 0) => (counts.labels(place.fold), trained),
-                    (class, _) => {
-                        let positive = class.unwrap_or(1);
-                        let total: f64 = (0..all).map(weighted).sum();
-                        (2.0 * weighted(positive) - total, total)
-                    }
-                };
-                progress.set("bias", loss::constant(self.loss, targets, sum));
-            } else {
-                progress.set("bias", 0.0);
-            }
+        progress.set("blank", f64::from(u8::from(!resumes)));
+        progress.ops.push(TableOp::Zero { table: self.point.id });
+        if self.bias {
+            let weighted = |class: usize| rows[class] * task::weight(progress, class);
+            let (targets, sum) = match (place.class, &facts.labels.all().len()) {
+                (_, 0) => (counts.labels(place.fold), trained),
+                (class, _) => {
+                    let positive = class.unwrap_or(1);
+                    let total: f64 = (0..all).map(weighted).sum();
+                    (2.0 * weighted(positive) - total, total)
+                }
+            };
+            progress.set("bias", loss::constant(self.loss, targets, sum));
+        } else {
+            progress.set("bias", 0.0);
         }
         self.set_lambda(progress, self.lambda.unwrap_or(1.0 / facts.rows as f64));
         if self.flags.path.is_some() {

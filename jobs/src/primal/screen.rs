@@ -35,7 +35,7 @@ const PART: f64 = 0.25;
 pub struct Screen {
     /// The weights.
     pub point: Table<f64>,
-    /// Their losses' gradient; where a list is made and rows are given, as [`super::occurring`] says.
+    /// Their losses' gradient; where a list is made, as [`super::occurring`] says.
     pub gradient: Table<f64>,
     /// Where the list of features goes; zero at the start. None where nobody asks.
     pub active: Option<Table<u32>>,
@@ -43,8 +43,8 @@ pub struct Screen {
     pub sums: Table<f64>,
     /// Norms and non-zeros by feature, as [`super::occurring`] says, where the penalty is going to fall.
     pub norms: Option<Table<f64>>,
-    /// The rows, where only their features can have a weight.
-    pub rows: Option<Rows>,
+    /// The rows, of whose features alone some have a weight.
+    pub rows: Rows,
 }
 
 /// Calls `each` with this worker's ranges of all features.
@@ -116,8 +116,7 @@ impl Screen {
             }
         };
         let mut norms = Vec::new();
-        let occurring = self.rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
-        match occurring.as_deref() {
+        match occurring(worker, self.rows)?.as_deref() {
             Some(KeyMap::Sorted(keys)) => {
                 let share = worker.place.share(keys.len());
                 let (own, places) = (&keys[share.clone()], share.start as Key..share.end as Key);
@@ -149,7 +148,7 @@ impl Screen {
         counts.extend(first_nonzeros);
         reduce.sum(worker, &mut counts)?;
         let least = threshold(&counts[..BINS], counts[BINS]);
-        let memory = self.rows.map_or(0.0, |rows| rows.memory as f64) * worker.place.threads as f64;
+        let memory = self.rows.memory as f64 * worker.place.threads as f64;
         let steps = ahead.choose(&counts[BINS + 1..], memory);
         near.retain(|(_, first, size)| ahead.is_watched(steps, *first, *size));
         let (mut list, mut near): (_, Vec<Key>) = (held, near.into_iter().map(|(key, ..)| key).collect());
@@ -232,7 +231,7 @@ mod tests {
             let scalars = [("features", 951.0), ("l1", 0.1), ("path_ratio", 0.9), ("path_left", 10.0), ("pace", 1e-3)];
             plan.scalars.extend(scalars.map(|(name, value)| (name.to_owned(), value)));
             let measured = Norms { rows, norms };
-            let screen = Screen { point, gradient, active: Some(active), sums, norms: Some(norms), rows: Some(rows) };
+            let screen = Screen { point, gradient, active: Some(active), sums, norms: Some(norms), rows };
             plan.body.stage("norms", move |worker| measured.run(worker)).input(rows.input);
             plan.body.stage("screen", move |worker| screen.run(worker)).input(rows.input);
             plan.body.decide(|progress| {
