@@ -19,6 +19,7 @@ pub mod folds;
 mod foresight;
 mod gradient;
 pub mod gram;
+mod guess;
 mod inner;
 pub mod judge;
 mod kept;
@@ -52,13 +53,15 @@ use crate::parts::Rows;
 use crate::sdca::loss::Kind;
 use crate::told;
 use crate::vector::Vector;
-use descent::Descent;
 use adopt::Adopt;
+use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
 use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
+use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
+use guess::Guess;
 use judge::Judge;
 use loss::with_smooth;
 use matrix::Matrix;
@@ -184,18 +187,18 @@ impl Primal<'_> {
         let descent = Learner::Descent(plan.table("active", 1));
         let newton = (ratio == 0.0).then(|| Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]));
 
-        let begun = problems.clone();
-        let steps = &mut plan.body;
         let adopt = common.init_model.as_ref().map(|from| {
             plan.scalars.insert(problems::BEGUN.to_owned(), 0.0);
             (from, Adopt { rows: inputs.rows, model, held: plan.table("held", 1) })
         });
+        let begun = problems.clone();
+        let steps = &mut plan.body;
         steps.decide(move |progress| begun.begin(progress));
-        if let Some(norms) = norms {
-            let measured = Norms { rows: inputs.rows, norms };
         if let Some((from, adopt)) = adopt {
             adopt.plan(steps, from, threads, problems.clone());
         }
+        if let Some(norms) = norms {
+            let measured = Norms { rows: inputs.rows, norms };
             // Where a feature's norm lies depends on the slaves, which may be others where the job goes on from a checkpoint.
             steps.rebuilt(|steps| {
                 let stage = steps.stage("norms", move |worker| measured.run(worker));
@@ -249,16 +252,24 @@ impl Primal<'_> {
                 last.end(progress)
             });
         });
+        if let Some(rows) = inputs.validation {
+            let guess = Guess { rows, model };
+            steps.when(guess::SEVERAL, 1.0, |steps| {
+                steps.stage(guess::STAGE, move |worker| guess.run(worker)).threads(threads).input(rows.input);
+                steps.decide(guess::guessed);
+            });
+        }
         steps.decide(Problems::conclude);
         Ok(())
     }
 
     fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>) {
         let kind = self.loss;
-        steps
-            .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))
-            .threads(self.workers())
-            .input(judge.rows.input);
+        let run = move |worker: &mut Worker<'_>| match judge.held_out {
+            true => with_smooth!(kind, loss => judge.run(loss, worker)),
+            false => with_smooth!(kind, loss => judge.alone(loss, worker)),
+        };
+        steps.stage(name, run).threads(self.workers()).input(judge.rows.input);
     }
 
     /// Refuses what can't be meant together.
