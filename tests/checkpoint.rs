@@ -224,6 +224,35 @@ fn what_rows_keep_finds_them_on_other_slaves_and_in_other_blocks() {
 }
 
 #[test]
+fn a_path_goes_on_with_other_slaves_to_models_that_are_as_good_as_it_certifies() {
+    let cluster = Cluster::start(2, 1);
+    let (rows, kept) = (cluster.folder().join("rows"), cluster.folder().join("kept"));
+    std::fs::create_dir(&rows).unwrap();
+    // One slave knows that rows have few of all features, and keeps numbers of these alone.
+    for (seed, name) in [(51, "a"), (52, "b")] {
+        let mut part = Rows::generate(seed, 2000, 1500, 12);
+        part.rows.iter_mut().flatten().for_each(|(feature, _)| *feature *= 60);
+        Rows { features: 60 * part.features, ..part }.write(&rows, name);
+    }
+    let path = ["lr", "--penalty", "l1", "--path", "300", "--lambda", "3e-4", "--tolerance", "1e-6", "--input"];
+    let keeps = ["--checkpoint-every", "1ms", "--checkpoint"];
+    let there = cluster.ask(["run", "--detach"]).args(path).arg(&rows).args(keeps).arg(&kept);
+    let id = there.ok().stdout.trim().to_owned();
+    // Far enough on its way that it looks at few features.
+    wait::until("a checkpoint", 60 * SECOND, || behind(&kept).filter(|behind| epoch(behind) > 60));
+    cluster.ask(["cancel", &id]).ok();
+    assert_eq!(ended(&cluster, &id)["state"], "cancelled", "it was cancelled too late");
+    let run = || flexps(["run"]).args(path).arg(&rows).args(["--slots", "2"]);
+    let (report, alone) = (run().args(keeps).arg(&kept).json(), run().json());
+    assert!(report["checkpoint"]["resumed"].is_string(), "{}", report["checkpoint"]);
+    let [steps, others] = [&report, &alone].map(|report| report["epochs"].as_array().unwrap());
+    assert_eq!((steps.len(), others.len()), (300, 300));
+    for (step, other) in steps.iter().zip(others) {
+        assert_close(step["objective"].as_f64().unwrap(), other["objective"].as_f64().unwrap(), 3e-6);
+    }
+}
+
+#[test]
 fn a_checkpoint_that_is_damaged_when_a_slave_is_lost_is_a_note_and_no_end() {
     let mut cluster = Cluster::start(3, 1);
     let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));

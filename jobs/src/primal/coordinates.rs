@@ -124,7 +124,7 @@ impl Coordinates {
             if means.are_exact() && !self.quadratic {
                 self.foresee(own);
             }
-            let cut = shared.go(loss, worker, own, (&view, &way))?;
+            let cut = shared.go_by(loss, worker, own, (&view, &way, means.are_exact()))?;
             if cut != Some(0) {
                 self.forget();
             }

@@ -28,6 +28,9 @@ const HALVINGS: u32 = 30;
 const PROMISED: f64 = 0.01;
 /// A rise by this part of the objective is rounding: near the optimum what a good step brings drowns in it.
 const NOISE: f64 = 1e-14;
+/// ... and of one that is not good for certain its slope tells: where the step ends the objective rises along it by at most this
+/// part of what it fell by where it began, so that it is lower.
+const LEVEL: f64 = 0.5;
 
 /// A worker's rows as they stand.
 #[derive(Debug)]
@@ -132,6 +135,11 @@ impl Own {
         &self.way
     }
 
+    /// The slope of this worker's losses along the step that was begun, where the scores are bent: over n.
+    fn slope(&self) -> f64 {
+        self.bends.iter().zip(&self.way).map(|([slope, _], d)| slope * d).sum()
+    }
+
     /// Goes so much of the step.
     fn go_to(&mut self, length: f64) {
         let ways = self.from.iter().zip(&self.way);
@@ -231,14 +239,26 @@ impl Shared {
         over
     }
 
-    /// Goes a step, or the half of it that lowers the objective as it should: how often it was halved, or nothing where it
-    /// leads nowhere.
+    /// Goes a step that is the best of the quadratic, or the half of it that lowers the objective as it should: how often it was
+    /// halved, or nothing where it leads nowhere.
     pub fn go(
         &mut self,
         loss: impl Smooth,
         worker: &mut Worker<'_>,
         own: &mut Own,
         (view, way): (&View, &Way),
+    ) -> Result<Option<u32>> {
+        self.go_by(loss, worker, own, (view, way, true))
+    }
+
+    /// The same of a step that may not be the best: where all that it brings drowns in rounding its slope tells how far to go, lest
+    /// the weights wander.
+    pub fn go_by(
+        &mut self,
+        loss: impl Smooth,
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        (view, way, is_exact): (&View, &Way, bool),
     ) -> Result<Option<u32>> {
         let (penalty, objective) = (self.penalty, view.certificate.objective);
         let penalties = |weights: &[f64], length: f64| {
@@ -252,10 +272,14 @@ impl Shared {
         for halvings in 0..HALVINGS {
             // With all that the next step is going to need.
             own.go_to(length);
-            let mut losses = vec![own.bend(loss, self.rows).0.loss];
-            self.reduce.sum(worker, &mut losses)?;
-            let after = losses[0] / self.rows + penalties(&self.weights, length);
-            if after - objective <= PROMISED * length * promised + NOISE * objective.abs() {
+            let mut sums = vec![own.bend(loss, self.rows).0.loss, own.slope()];
+            self.reduce.sum(worker, &mut sums)?;
+            let rise = sums[0] / self.rows + penalties(&self.weights, length) - objective;
+            let goes = match rise.abs() <= NOISE * objective.abs() && !is_exact {
+                true => sums[1] + self.pull(&way.step, length) <= -LEVEL * promised,
+                false => rise <= PROMISED * length * promised + NOISE * objective.abs(),
+            };
+            if goes {
                 self.weights.iter_mut().zip(&way.step).for_each(|(w, d)| *w += length * d);
                 if let Some(bias) = &mut self.bias {
                     *bias += length * way.bias;
@@ -266,5 +290,54 @@ impl Shared {
         }
         own.go_to(0.0);
         Ok(None)
+    }
+
+    /// The penalty's slope along a step of which so much is gone, from behind: a weight that has come to 0 comes down to it.
+    fn pull(&self, step: &[f64], length: f64) -> f64 {
+        let Penalty { l1, l2 } = self.penalty;
+        let of = |(w, d): (&f64, &f64)| {
+            let at = w + length * d;
+            l2 * at * d + l1 * if at == 0.0 { -d.abs() } else { at.signum() * d }
+        };
+        self.weights.iter().zip(step).map(of).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::loss::Squared;
+    use super::*;
+    use crate::fixtures;
+    use crate::parts::Rows;
+    use flexps_common::data::InputSpec;
+    use flexps_common::host::Host;
+    use flexps_common::plan::Plan;
+
+    #[test]
+    fn a_step_that_goes_too_far_is_halved_though_what_it_brings_drowns_in_rounding() {
+        let mut plan = Plan::default();
+        let spec = InputSpec::new("input", vec![fixtures::path("rows")]);
+        let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20, drawn: false };
+        let sums: Table<f64> = plan.table("sums", 1);
+        let run = move |worker: &mut Worker<'_>| {
+            let columns = Columns::take(worker, rows, &[0], &[])?;
+            // The best weight is 0, with an objective of 1/2 that a weight this small changes by less than its last digit.
+            let (weight, way) = (1e-9, Way { step: vec![-2.6e-9], bias: 0.0 });
+            for (is_exact, cut) in [(true, 0), (false, 1)] {
+                let shared = Shared::new(worker, sums, (1, 1 << 20), false, 1e-9);
+                let mut shared = Shared { rows: 2.0, weights: vec![weight], ..shared };
+                let mut own = Own::new(vec![(1.0, 1.0), (-1.0, 1.0)], vec![weight; 2]);
+                let (view, []) = shared.look(Squared, worker, (&mut own, Values::Columns(&columns)), [])?;
+                own.begin(worker, &way, Values::Columns(&columns))?;
+                let halvings = shared.go_by(Squared, worker, &mut own, (&view, &way, is_exact))?;
+                assert_eq!(halvings, Some(cut), "exact: {is_exact}");
+                let gone = way.step[0] * 0.5f64.powi(cut as i32);
+                assert_eq!(shared.weights, [weight + gone]);
+            }
+            Ok(())
+        };
+        plan.body.stage("go", run).input(rows.input);
+        let block = fixtures::block(&[1.0, -1.0], &[&[(0, 1.0)], &[(0, 1.0)]]);
+        Host::new().rows(vec![block]).run(&plan).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! Judging a point by rows that it was not trained on: those of a fold, or of another input.
 //!
 //! Of more than two classes each problem tells one class's scores; the row is taken for the class with the highest, so
-//! what is right is known when the last class has spoken. Invariant: what is reported depends on the point and the rows
+//! what is right at a step of the path is known when the last class has spoken. Invariant: what is reported depends on the point and the rows
 //! alone.
 
 use super::gradient::{block, dot};
@@ -50,6 +50,15 @@ pub struct Judge<T> {
 impl<T: Element + Into<f64>> Judge<T> {
     /// The stage function. Reports `loss`, in which rows count what their class does, summed over `rows`; of classes `right`, of two `auc`.
     pub fn run(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
+        self.judge(of, worker, true)
+    }
+
+    /// The same, but of more than two classes `right` are rows that are told from the rest: [`super::guess`] labels them.
+    pub fn alone(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
+        self.judge(of, worker, false)
+    }
+
+    fn judge(&self, of: impl Smooth, worker: &mut Worker<'_>, guesses: bool) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let class = Some(worker.scalar("class", -1.0)).filter(|class| *class >= 0.0);
         let (steps, step) = (self.steps as usize, worker.scalar("path_step", 0.0) as usize);
@@ -67,7 +76,7 @@ impl<T: Element + Into<f64>> Judge<T> {
                 // SAFETY: `block` checked the indices.
                 let scores: Vec<f64> =
                     (0..block.rows()).map(|i| bias + unsafe { dot(&block.row(i), &weights) }).collect();
-                let guesses = match class {
+                let guesses = match class.filter(|_| guesses) {
                     Some(class) => {
                         let mut held: [Vec<f64>; 2] = Default::default();
                         for (held, name) in held.iter_mut().zip(BEST) {

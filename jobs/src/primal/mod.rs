@@ -7,6 +7,7 @@
 //! read once: a path of penalties, several classes, folds. Invariant: a problem ends behind a certificate, so what is
 //! reported belongs to the weights that are kept.
 
+mod adopt;
 mod bends;
 mod bounds;
 mod certificate;
@@ -18,6 +19,7 @@ pub mod folds;
 mod foresight;
 mod gradient;
 pub mod gram;
+mod guess;
 mod inner;
 pub mod judge;
 mod kept;
@@ -51,16 +53,20 @@ use crate::parts::Rows;
 use crate::sdca::loss::Kind;
 use crate::told;
 use crate::vector::Vector;
+use adopt::Adopt;
 use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
 use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
+use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
+use guess::Guess;
 use judge::Judge;
 use loss::with_smooth;
 use matrix::Matrix;
 use measure::Measure;
+pub use measure::remeasured;
 use newton::Newton;
 use norms::Norms;
 use problems::Problems;
@@ -142,8 +148,8 @@ impl Primal<'_> {
         Measure { input: inputs.rows.input, folds, numbers: self.numbers, seed: self.common.seed }
     }
 
-    /// Plans what is behind the stage `measure`, which has counted the rows of each class. Another solver `may_have_begun`: then the
-    /// scalar [`problems::BEGUN`] says of how many classes the model has weights, from which this one goes on.
+    /// Plans what is behind the stage `measure`, which has counted the rows of each class. Another solver `may_have_begun`: the scalar
+    /// [`problems::BEGUN`] says of how many classes the model has weights, all of features that rows have, from which this one goes on.
     pub fn solve(&self, plan: &mut Plan, inputs: Inputs, model: Vector, may_have_begun: bool) -> Result<()> {
         let common = self.common;
         // Until all is learnt it is in tables of its own.
@@ -165,7 +171,6 @@ impl Primal<'_> {
             ratio,
             bias: common.bias,
             point,
-            starts: common.init_model.is_some(),
             time: Time { limit: common.time_limit, path: self.flags.path.is_some() },
             memory: inputs.rows.memory,
         };
@@ -186,33 +191,31 @@ impl Primal<'_> {
         let descent = Learner::Descent(plan.table("active", 1));
         let newton = (ratio == 0.0).then(|| Newton::new(plan, self.loss, inputs.rows, [point, gradient, sums]));
 
+        let adopt = common.init_model.as_ref().map(|from| {
+            plan.scalars.insert(problems::BEGUN.to_owned(), 0.0);
+            (from, Adopt { rows: inputs.rows, model, held: plan.table("held", 1) })
+        });
         let begun = problems.clone();
         if !self.numbers {
-            judge::keep(plan, inputs, self.flags.cv.is_some());
+            judge::keep(plan, Inputs { validation: None, ..inputs }, self.flags.cv.is_some());
         }
         let steps = &mut plan.body;
-        if let Some(model) = &common.init_model {
-            steps.load(point, model, "weights", inputs.rows.input);
-            if let Some(bias) = bias {
-                steps.load(bias, model, "bias", inputs.rows.input);
-                steps.stage("intercept", move |worker| model::read_bias(worker, bias)).threads(Threads::Count(1));
-                steps.decide(|progress| {
-                    let value = progress.metric("intercept", "bias")?;
-                    progress.set("bias", value);
-                    Ok(Flow::Next)
-                });
-                steps.zero(bias);
-            }
-        }
         steps.decide(move |progress| begun.begin(progress));
+        if let Some((from, adopt)) = adopt {
+            adopt.plan(steps, from, threads, problems.clone());
+        }
         if let Some(norms) = norms {
-            let norms = Norms { rows: inputs.rows, norms };
-            steps.stage("norms", move |worker| norms.run(worker)).threads(threads).input(inputs.rows.input);
+            let measured = Norms { rows: inputs.rows, norms };
+            // Where a feature's norm lies depends on the slaves, which may be others where the job goes on from a checkpoint.
+            steps.rebuilt(|steps| {
+                let stage = steps.stage("norms", move |worker| measured.run(worker));
+                stage.threads(threads).input(inputs.rows.input).updates(norms);
+            });
         }
         steps.resumable(problems::MOST, |problem| {
             let (starts, ends) = (problems.clone(), problems.clone());
             problem.decide(move |progress| starts.start(progress));
-            if may_have_begun {
+            if may_have_begun || common.init_model.is_some() {
                 problem.when("resumes", 1.0, |problem| {
                     problem.stage("resume", move |worker| model::resume(worker, point, weights, bias)).threads(threads);
                     problem.decide(move |progress| {
@@ -247,9 +250,8 @@ impl Primal<'_> {
             }
             let judged = validation.map(|_| "validation");
             problem.decide(move |progress| ends.finish(progress, judged));
-            let only = (!problems.starts).then_some(inputs.rows);
             problem
-                .stage("keep", move |worker| model::keep(worker, only, point, weights, bias))
+                .stage("keep", move |worker| model::keep(worker, inputs.rows, point, weights, bias))
                 .threads(threads)
                 .input(inputs.rows.input);
             let last = problems.clone();
@@ -258,16 +260,24 @@ impl Primal<'_> {
                 last.end(progress)
             });
         });
+        if let Some(rows) = inputs.validation {
+            let guess = Guess { rows, model };
+            steps.when(guess::SEVERAL, 1.0, |steps| {
+                steps.stage(guess::STAGE, move |worker| guess.run(worker)).threads(threads).input(rows.input);
+                steps.decide(guess::guessed);
+            });
+        }
         steps.decide(Problems::conclude);
         Ok(())
     }
 
     fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>) {
         let kind = self.loss;
-        steps
-            .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))
-            .threads(self.workers())
-            .input(judge.rows.input);
+        let run = move |worker: &mut Worker<'_>| match judge.held_out {
+            true => with_smooth!(kind, loss => judge.run(loss, worker)),
+            false => with_smooth!(kind, loss => judge.alone(loss, worker)),
+        };
+        steps.stage(name, run).threads(self.workers()).input(judge.rows.input);
     }
 
     /// Refuses what can't be meant together.
@@ -298,16 +308,6 @@ impl Primal<'_> {
         }
         Ok(())
     }
-}
-
-/// Behind the stage `measure`, where the job goes on from a checkpoint: what workers kept of their rows is lost, and made anew by
-/// the next gradient. Where it begins the first problem says the same.
-pub fn remeasured(steps: &mut Steps) {
-    steps.decide(|progress| {
-        let named = [("look", 1.0), ("moved", 1.0), ("scored", 0.0), ("foreseen", 0.0)];
-        named.into_iter().for_each(|(name, value)| progress.set(name, value));
-        Ok(Flow::Next)
-    });
 }
 
 /// Who learns between two certificates.
@@ -347,17 +347,16 @@ impl Solver {
             Learner::Matrix => (None, None),
             Learner::Newton(newton) => (None, Some(newton.diagonal)),
         };
-        let rows = (!self.problems.starts).then_some(self.rows);
         let wide = Gradient {
             rows: self.rows,
             point: self.point,
             gradient: self.gradient,
             diagonal,
-            packs: active.is_some() && rows.is_some(),
+            packs: active.is_some(),
             anchors: self.norms.is_some(),
         };
-        let screen =
-            Screen { point: self.point, gradient: self.gradient, active, sums: self.sums, norms: self.norms, rows };
+        let Self { point, gradient, sums, norms, rows, .. } = *self;
+        let screen = Screen { point, gradient, active, sums, norms, rows };
         steps.resumable(self.epochs, |round| {
             round.when("look", 1.0, |round| {
                 // Where only the penalty is another, the gradient is what it was.

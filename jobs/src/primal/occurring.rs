@@ -2,7 +2,8 @@
 //! rows have lie one behind the other, in the slave's order. Hashed features are mostly such as no row has, and their
 //! pages would be made and cleared for nothing.
 //!
-//! Invariant: where a feature's numbers are depends on the input and on the slaves alone, so all stages agree.
+//! Invariant: where a feature's numbers are depends on the input and on the slaves alone, so all stages agree. A checkpoint may be
+//! read by other slaves, so none brings such numbers back: they are made anew.
 
 use crate::parts::{Part, Parts, Rows};
 use flexps_common::data::block::KeyMap;

@@ -7,6 +7,7 @@ use super::certificate;
 use super::flags::Flags;
 use super::folds::{self, Folds, Place};
 use super::gram;
+use super::guess;
 use super::loss;
 use super::measure::{Counts, Measure};
 use super::multipliers;
@@ -30,9 +31,16 @@ type Joined = fn(f64, f64) -> f64;
 /// What the model's rounding may cost.
 const RISE: (&str, Joined) = ("rise", f64::max);
 
+/// Stands for the lambda of classes whose own are not the same, as along a path.
+const UNLIKE: f64 = -1.0;
+
+fn of_all(others: f64, own: f64) -> f64 {
+    if others == 0.0 || (others - own).abs() <= 1e-9 * own { own } else { UNLIKE }
+}
+
 /// What is reported of the model that is kept; of losses of several classes, each of which is its part of their mean.
 const KEPT: [(&str, Joined); 8] = [
-    ("lambda", |_, last| last),
+    ("lambda", of_all),
     ("nonzeros", |all, own| all + own),
     ("objective", |all, own| all + own),
     ("gap", f64::max),
@@ -52,7 +60,7 @@ fn others(name: &str) -> String {
     format!("others_{name}")
 }
 
-/// The scalar that says of how many classes another solver has left weights in the model.
+/// The scalar that says of how many classes there are weights in the model, of another solver or of a model to start from.
 pub const BEGUN: &str = "begun_classes";
 
 /// Most problems of a job.
@@ -75,8 +83,6 @@ pub struct Problems {
     pub bias: bool,
     /// The weights.
     pub point: Table<f64>,
-    /// Whether the first problem starts from a model.
-    pub starts: bool,
     /// What problems may take.
     pub time: Time,
     /// Bytes that a worker may keep for values by feature.
@@ -122,9 +128,17 @@ impl Problems {
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
         let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
+        guess::begin(progress, task::problems(&facts.labels));
         progress.set("longest", facts.max_norm2.sqrt());
         progress.set("few", f64::from(u8::from(few)));
         progress.set("alone", f64::from(u8::from(!few && facts.nonzeros < ALONE)));
+        Ok(Flow::Next)
+    }
+
+    /// The weights of a model to start from are in their place, of each class.
+    pub fn adopt(&self, progress: &mut Progress) -> Result<Flow> {
+        let classes = task::problems(&self.facts(progress)?.labels);
+        progress.set(BEGUN, classes as f64);
         Ok(Flow::Next)
     }
 
@@ -153,7 +167,7 @@ impl Problems {
         let begun = progress.scalar(BEGUN, 0.0);
         let resumes = place.step == 0 && place.fold.is_none() && (place.class.unwrap_or(0) as f64) < begun;
         progress.set("resumes", f64::from(u8::from(resumes)));
-        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !self.starts && !resumes;
+        let learns = self.ratio == 0.0 && progress.scalar("few", 0.0) == 1.0 && !resumes;
         progress.set("look", f64::from(u8::from(!learns)));
         if place.step == 0 {
             let set = [("moved", 1.0), ("scored", 0.0), ("pace", 0.0)];
@@ -168,24 +182,21 @@ impl Problems {
             self.set_lambda(progress, most * (least / most).powf(part));
             return Ok(Flow::Next);
         }
-        let adopts = self.starts && progress.epoch == 0 && begun == 0.0;
-        progress.set("blank", f64::from(u8::from(!adopts && !resumes)));
-        if !adopts {
-            progress.ops.push(TableOp::Zero { table: self.point.id });
-            if self.bias {
-                let weighted = |class: usize| rows[class] * task::weight(progress, class);
-                let (targets, sum) = match (place.class, &facts.labels.all().len()) {
-                    (_, 0) => (counts.labels(place.fold), trained),
-                    (class, _) => {
-                        let positive = class.unwrap_or(1);
-                        let total: f64 = (0..all).map(weighted).sum();
-                        (2.0 * weighted(positive) - total, total)
-                    }
-                };
-                progress.set("bias", loss::constant(self.loss, targets, sum));
-            } else {
-                progress.set("bias", 0.0);
-            }
+        progress.set("blank", f64::from(u8::from(!resumes)));
+        progress.ops.push(TableOp::Zero { table: self.point.id });
+        if self.bias {
+            let weighted = |class: usize| rows[class] * task::weight(progress, class);
+            let (targets, sum) = match (place.class, &facts.labels.all().len()) {
+                (_, 0) => (counts.labels(place.fold), trained),
+                (class, _) => {
+                    let positive = class.unwrap_or(1);
+                    let total: f64 = (0..all).map(weighted).sum();
+                    (2.0 * weighted(positive) - total, total)
+                }
+            };
+            progress.set("bias", loss::constant(self.loss, targets, sum));
+        } else {
+            progress.set("bias", 0.0);
         }
         self.set_lambda(progress, self.lambda.unwrap_or(1.0 / facts.rows as f64));
         if self.flags.path.is_some() {
@@ -248,7 +259,7 @@ impl Problems {
         if place.fold.is_some() {
             return self.finish_fold(progress, place, &facts);
         }
-        let judged = judged.map(|stage| self.judged(progress, stage)).transpose()?;
+        let judged = judged.map(|stage| self.judged(progress, stage, place)).transpose()?;
         let found = judged.iter().flatten().filter(|(name, _)| *name != "validation_auc");
         progress.epoch_metrics.extend(found.map(|(name, value)| ((*name).to_owned(), *value)));
         if place.step == 0 {
@@ -277,11 +288,11 @@ impl Problems {
         Ok(Flow::Next)
     }
 
-    /// What the stage of this name showed of validation rows.
-    fn judged(&self, progress: &Progress, stage: &str) -> Result<Vec<(&'static str, f64)>> {
+    /// What the stage of this name showed of validation rows. How many labels of several classes are right is known behind the last.
+    fn judged(&self, progress: &Progress, stage: &str, place: Place) -> Result<Vec<(&'static str, f64)>> {
         let rows = progress.metric(stage, "rows")?;
         let mut found = vec![("validation_loss", progress.metric(stage, "loss")? / rows)];
-        if self.loss != Kind::Squared {
+        if self.loss != Kind::Squared && place.class.is_none() {
             found.push(("validation_accuracy", progress.metric(stage, "right")? / rows));
         }
         found.extend(
@@ -355,6 +366,9 @@ impl Problems {
             if let Some(value) = progress.scalars.get(&kept(name)).copied() {
                 progress.set(name, value);
             }
+        }
+        if progress.scalar("lambda", 0.0) == UNLIKE {
+            progress.scalars.remove("lambda");
         }
         progress.set(NO_MODEL, 0.0);
         progress.objective = Some(progress.scalar("objective", 0.0));

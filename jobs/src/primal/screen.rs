@@ -35,7 +35,7 @@ const PART: f64 = 0.25;
 pub struct Screen {
     /// The weights.
     pub point: Table<f64>,
-    /// Their losses' gradient; where a list is made and rows are given, as [`super::occurring`] says.
+    /// Their losses' gradient; where a list is made, as [`super::occurring`] says.
     pub gradient: Table<f64>,
     /// Where the list of features goes; zero at the start. None where nobody asks.
     pub active: Option<Table<u32>>,
@@ -43,8 +43,8 @@ pub struct Screen {
     pub sums: Table<f64>,
     /// Norms and non-zeros by feature, as [`super::occurring`] says, where the penalty is going to fall.
     pub norms: Option<Table<f64>>,
-    /// The rows, where only their features can have a weight.
-    pub rows: Option<Rows>,
+    /// The rows, of whose features alone some have a weight.
+    pub rows: Rows,
 }
 
 /// Calls `each` with this worker's ranges of all features.
@@ -91,13 +91,14 @@ impl Screen {
                 sums.add(*w, *g, penalty);
                 let (size, all) = (g.abs(), g + penalty.l2 * w);
                 gradient2 += all * all;
-                let mut first = 0;
+                // What no row has comes in the way of nothing.
+                let mut first = ahead.classes() - 1;
                 if let Some([norm2, count]) = norms.next().and_then(|norm| norm.first_chunk().copied())
                     && count > 0.0
                 {
+                    let norm = norm2.sqrt();
+                    first = if *w == 0.0 { ahead.first(size, norm) } else { 0 };
                     if *w == 0.0 {
-                        let norm = norm2.sqrt();
-                        first = ahead.first(size, norm);
                         radii.add(&ahead, first, size, norm);
                     }
                     first_nonzeros[first] += count;
@@ -115,8 +116,7 @@ impl Screen {
             }
         };
         let mut norms = Vec::new();
-        let occurring = self.rows.map_or(Ok(None), |rows| occurring(worker, rows))?;
-        match occurring.as_deref() {
+        match occurring(worker, self.rows)?.as_deref() {
             Some(KeyMap::Sorted(keys)) => {
                 let share = worker.place.share(keys.len());
                 let (own, places) = (&keys[share.clone()], share.start as Key..share.end as Key);
@@ -148,7 +148,7 @@ impl Screen {
         counts.extend(first_nonzeros);
         reduce.sum(worker, &mut counts)?;
         let least = threshold(&counts[..BINS], counts[BINS]);
-        let memory = self.rows.map_or(0.0, |rows| rows.memory as f64) * worker.place.threads as f64;
+        let memory = self.rows.memory as f64 * worker.place.threads as f64;
         let steps = ahead.choose(&counts[BINS + 1..], memory);
         near.retain(|(_, first, size)| ahead.is_watched(steps, *first, *size));
         let (mut list, mut near): (_, Vec<Key>) = (held, near.into_iter().map(|(key, ..)| key).collect());
@@ -192,7 +192,13 @@ fn threshold(counts: &[f64], nonzeros: f64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::norms::Norms;
     use super::*;
+    use crate::fixtures;
+    use flexps_common::data::InputSpec;
+    use flexps_common::data::schema::DataPath;
+    use flexps_common::host::Host;
+    use flexps_common::plan::{Flow, Plan};
 
     #[test]
     fn the_features_that_exceed_the_penalty_most_come_first() {
@@ -209,5 +215,32 @@ mod tests {
     #[test]
     fn a_weight_that_the_model_cannot_hold_is_none() {
         assert_eq!([0.0, 1e-60, -1e-46, 1e-45, -1e-40, 0.5].map(is_kept), [false, false, false, true, true, true]);
+    }
+
+    #[test]
+    fn a_feature_that_no_row_has_is_not_watched_on_any_slaves() {
+        let mut blocks = fixtures::Rows { features: 20, ..fixtures::Rows::sparse(5) }.blocks(4);
+        blocks.iter_mut().flat_map(|block| &mut block.indices).for_each(|key| *key *= 50);
+        for (slaves, slots) in [(1, 1), (2, 1), (2, 2)] {
+            let mut plan = Plan::default();
+            let spec = InputSpec::new("input", vec![DataPath("rows".to_owned())]);
+            let rows = Rows { input: plan.input(spec).unwrap(), memory: 1 << 20, drawn: false };
+            let [point, gradient, sums] = ["point", "gradient", "sums"].map(|name| plan.table::<f64>(name, 1));
+            let (norms, active) = (plan.table::<f64>("norms", 2), plan.table::<u32>("active", 1));
+            // A path that has been on its way for a while, so that it is known for how many steps watching pays.
+            let scalars = [("features", 951.0), ("l1", 0.1), ("path_ratio", 0.9), ("path_left", 10.0), ("pace", 1e-3)];
+            plan.scalars.extend(scalars.map(|(name, value)| (name.to_owned(), value)));
+            let measured = Norms { rows, norms };
+            let screen = Screen { point, gradient, active: Some(active), sums, norms: Some(norms), rows };
+            plan.body.stage("norms", move |worker| measured.run(worker)).input(rows.input);
+            plan.body.stage("screen", move |worker| screen.run(worker)).input(rows.input);
+            plan.body.decide(|progress| {
+                let near = progress.metric("screen", "near")?;
+                progress.set("near", near);
+                Ok(Flow::Next)
+            });
+            let outcome = Host::cluster(slaves, slots).rows(blocks.clone()).run(&plan).unwrap();
+            assert!(outcome.progress.scalars["near"] <= 20.0, "on {slaves}: {}", outcome.progress.scalars["near"]);
+        }
     }
 }

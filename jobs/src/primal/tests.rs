@@ -14,6 +14,7 @@ use flexps_common::job::DynJob;
 
 mod alike;
 mod path;
+mod start;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Loss {

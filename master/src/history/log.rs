@@ -88,7 +88,11 @@ impl Log {
             self.lines.clear();
             self.bytes = 0;
         }
-        if !matches!(record, Record::Job { .. } | Record::Open { .. } | Record::Run { .. } | Record::End { .. }) {
+        let ages = matches!(
+            record,
+            Record::Job { .. } | Record::Open { .. } | Record::Run { .. } | Record::Cancel { .. } | Record::End { .. }
+        );
+        if !ages {
             self.pinned.push(line);
             return;
         }

@@ -1,6 +1,7 @@
 //! What a path of penalties promises.
 
 use super::*;
+use flexps_common::plan::Step;
 
 #[test]
 fn each_step_of_a_path_is_certified_and_ends_where_a_run_of_its_own_does() {
@@ -149,5 +150,67 @@ fn of_several_classes_losses_are_means_and_sums_count_each_class_once() {
             scalars["objective"]
         );
         assert_eq!(scalars["nonzeros"], weights.iter().filter(|w| **w != 0.0).count() as f64, "{path:?}");
+        assert!((scalars["lambda"] - 0.002).abs() < 1e-9, "{path:?}: that of all classes, {}", scalars["lambda"]);
+    }
+}
+
+/// Rows of which class 0 can be told from the rest, and the others from one another by nothing.
+fn easy_and_hard(rows: usize, seed: u64) -> Vec<Block> {
+    let mut blocks = Rows { rows, features: 40, ..Rows::sparse(seed) }.blocks(2);
+    for block in &mut blocks {
+        let sum = |i: usize| {
+            let row = block.row(i);
+            let own = row.indices.iter().zip(row.values.unwrap()).filter(|(key, _)| **key % 3 == 0);
+            own.map(|(_, x)| *x).sum::<f32>()
+        };
+        block.labels = (0..block.rows()).map(|i| if sum(i) > 0.3 { 0.0 } else { 1.0 + (i % 2) as f32 }).collect();
+    }
+    blocks
+}
+
+#[test]
+fn of_classes_that_keep_different_steps_of_a_path_what_is_told_is_of_the_model_that_they_make() {
+    let (blocks, held_out) = (easy_and_hard(150, 21), easy_and_hard(600, 22));
+    let validation = vec![fixtures::path("held-out")];
+    let common = Common { tolerance: 1e-5, lambda: Some(1e-4), bias: true, validation, ..fixtures::flags() };
+    for (slaves, slots) in HOSTS {
+        let job = job(Loss::Logistic, Norm::L1, common.clone(), Flags { path: Some(12), ..Flags::default() });
+        let host = Host::cluster(slaves, slots).rows(blocks.clone()).rows(held_out.clone());
+        let outcome = host.run(&job.plan().unwrap()).unwrap();
+        let best = |class: usize| {
+            let loss = |step: &usize| outcome.epochs[12 * class + step].metrics["validation_loss"];
+            (0..12).min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap()
+        };
+        assert!(best(0) > best(1) && best(0) > best(2), "{} {} {}", best(0), best(1), best(2));
+        assert!(!outcome.progress.scalars.contains_key("lambda"), "there is no lambda of all");
+        let (weights, biases) = (outcome.table("weights", 0..120), outcome.table("bias", 0..3));
+        let (mut right, mut rows) = (0.0, 0.0);
+        for row in held_out.iter().flat_map(|block| (0..block.rows()).map(|i| block.row(i))) {
+            let values = || row.indices.iter().zip(row.values.unwrap());
+            let score = |class: usize| {
+                biases[class]
+                    + values().map(|(key, x)| weights[40 * class + *key as usize] * f64::from(*x)).sum::<f64>()
+            };
+            let guess = (0..3).max_by(|a, b| score(*a).total_cmp(&score(*b))).unwrap();
+            right += f64::from(u8::from(guess as f32 == row.label));
+            rows += 1.0;
+        }
+        let told = outcome.progress.scalars["validation_accuracy"];
+        assert!((told - right / rows).abs() < 1e-9, "{slaves} slaves: {told}, is {}", right / rows);
+    }
+}
+
+#[test]
+fn norms_whose_place_depends_on_the_slaves_are_in_no_checkpoint() {
+    let common = Common { lambda: Some(0.01), ..fixtures::flags() };
+    for loss in ALL {
+        let plan = job(loss, Norm::L1, common.clone(), Flags { path: Some(5), ..Flags::default() }).plan().unwrap();
+        let norms = plan.tables.iter().position(|table| table.name == "norms").unwrap();
+        let remade =
+            plan.body.0.iter().filter_map(|step| if let Step::Rebuilt(body) = step { Some(body) } else { None });
+        let stages = remade.flatten().filter_map(|step| if let Step::Stage(stage) = step { Some(stage) } else { None });
+        let stage = stages.into_iter().find(|stage| stage.name == "norms");
+        let updates: Vec<usize> = stage.unwrap().updates.iter().map(|table| usize::from(table.0)).collect();
+        assert_eq!(updates, [norms], "{loss:?}");
     }
 }

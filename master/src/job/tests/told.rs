@@ -25,7 +25,7 @@ fn a_report_says_how_many_stage_runs_it_leaves_out_whether_the_job_runs_or_has_e
     let mut driver = Driver::new(job.id, &job.plan, &[], &job.experiment);
     let run = |epoch| StageReport { name: "x".repeat(2000), epoch, ..StageReport::default() };
     driver.stages = (10_001..=15_000).map(run).collect();
-    driver.unlisted = 10_000;
+    driver.unlisted.stages = 10_000;
     job.phase = Phase::Started(Box::new(Started {
         slaves: Vec::new(),
         driver,
