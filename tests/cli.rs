@@ -372,7 +372,8 @@ fn a_report_in_the_way_of_the_model_is_refused_before_the_job_runs() {
         ("new", "new"),
         ("new/deep", "new"),
     ] {
-        run(model, report).exits(2).says(&[&format!("--report {report}: --model {model} needs that place")]);
+        let says = [format!("--report {report}: --model "), format!("{model} needs that place")];
+        run(model, report).exits(2).says(&[&says[0], &says[1]]);
     }
     run("new", "reports/").exits(2).says(&["--report: reports/: a folder; give a file"]);
     let mut left: Vec<_> = std::fs::read_dir(here.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

@@ -127,7 +127,7 @@ async fn bad_inputs_and_model_paths_fail_the_job_before_it_starts() {
     let job = Rounds { input: Some(rows(&dir)), model: Some(in_the_way), ..Rounds::default() };
     let id = cluster.submit(job).await.unwrap();
     let error = cluster.end(id).await.error.unwrap();
-    assert!(error.fault == Fault::User && error.message.contains("--overwrite"), "{error}");
+    assert!(error.fault == Fault::User && error.message.contains("is no model"), "{error}");
     assert!(slave.seen.lock().is_empty(), "the slave never heard of these jobs");
 }
 
