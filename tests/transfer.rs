@@ -55,7 +55,11 @@ fn a_feature_that_no_drawn_row_has_stays_as_it_is() {
     let files = [(30, "g0"), (31, "g1")].map(|(own, name)| {
         let mut rows = Rows::generate(37, 1000, 30, 30);
         rows.rows.iter_mut().for_each(|row| row.push((own, 1.0)));
-        rows.write(here.path(), name)
+        // In one piece, which one slave reads.
+        let whole = here.path().join(format!("{name}.rows"));
+        let text = rows.write(here.path(), name);
+        flexps(["data", "convert"]).arg(text).arg("--output").arg(&whole).ok();
+        whole
     });
     let model = here.path().join("model");
     let cluster = Cluster::start(2, 1);
