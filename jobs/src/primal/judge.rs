@@ -53,7 +53,7 @@ impl<T: Element + Into<f64>> Judge<T> {
         self.judge(of, worker, true)
     }
 
-    /// The same, but of more than two classes `right` are rows that are told from the rest: [`super::guess`] labels them.
+    /// The same, but of more than two classes `right` are rows that are told from the rest: the stage `guess` labels them.
     pub fn alone(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
         self.judge(of, worker, false)
     }
