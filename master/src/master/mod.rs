@@ -315,9 +315,10 @@ impl Master {
             }
             ToMaster::ReadDone { job, input, time, result, .. } => self.read_done((job, time), id, input, result, now),
             ToMaster::StageDone { job, run, outcome, .. } => {
-                self.give_back(id, job, run, outcome.error.is_some(), now);
+                let first = self.give_back(id, job, run, outcome.error.is_some(), now);
                 if let Some(job) = self.jobs.get_mut(&job) {
-                    job.sent += outcome.bytes_sent;
+                    // A report whose answer was lost is told again.
+                    job.sent += if first { outcome.bytes_sent } else { 0 };
                     let peak = &mut job.report.peak_memory_bytes;
                     *peak = outcome.peak_memory_bytes.max(*peak);
                 }
