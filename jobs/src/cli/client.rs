@@ -86,18 +86,6 @@ impl Client {
         scheduling: Scheduling,
         experiment: Experiment,
         detached: bool,
-    ) -> Result<JobId> {
-        Ok(self.submit_own(job, reproducible, scheduling, experiment, detached).await?.id)
-    }
-
-    /// The same; the job with its token.
-    pub async fn submit_own(
-        &self,
-        job: &dyn DynJob,
-        reproducible: bool,
-        scheduling: Scheduling,
-        experiment: Experiment,
-        detached: bool,
     ) -> Result<Own> {
         let token = rand::random();
         let request = ToMaster::Submit {
@@ -132,15 +120,10 @@ impl Client {
         }
     }
 
-    /// Asks for a job's end.
-    pub async fn cancel(&self, job: JobId) -> Result<()> {
-        self.api(Request::post(format!("jobs/{job}/cancel"), &json!({}))?).await?;
-        Ok(())
-    }
-
-    /// Asks for the end of a job of this client.
-    pub async fn cancel_own(&self, job: Own) -> Result<()> {
-        self.api(Request::post(format!("jobs/{}/cancel?token={}", job.id, job.token), &json!({}))?).await?;
+    /// Asks for a job's end; with a token only of the one that was submitted with it.
+    pub async fn cancel(&self, job: JobId, token: Option<u64>) -> Result<()> {
+        let query = token.map_or_else(String::new, |token| format!("?token={token}"));
+        self.api(Request::post(format!("jobs/{job}/cancel{query}"), &json!({}))?).await?;
         Ok(())
     }
 

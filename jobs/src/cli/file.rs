@@ -1,7 +1,8 @@
 //! Files and folders for the user, written to the side and renamed.
 //!
 //! Invariant: at the path there is the old file or the whole new one, and nobody else's file is touched; what is dropped
-//! unfinished, or interrupted, leaves nothing, and what is whole and can't be put there is kept beside. What is no file, such as /dev/stdout or a pipe, is written to as it is.
+//! unfinished, or interrupted, leaves nothing, and what is whole and can't be put there is kept beside. What is no file, such as
+//! /dev/stdout or a pipe, is written to as it is.
 
 use super::interrupt::Interrupt;
 use super::{runtime, terminal};

@@ -26,7 +26,7 @@ async fn cancel(client: &Client, job: Own) -> Result<()> {
     let id = job.id;
     let asked = Instant::now();
     loop {
-        match client.cancel_own(job).await {
+        match client.cancel(id, Some(job.token)).await {
             Ok(()) => return Ok(()),
             // One that has ended meanwhile says how when it is watched.
             Err(e) if e.fault == Fault::User => return Ok(()),

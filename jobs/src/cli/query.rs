@@ -103,7 +103,7 @@ pub async fn status(args: StatusArgs) -> Result<()> {
 
 /// `flexps cancel`.
 pub async fn cancel(args: CancelArgs) -> Result<()> {
-    Client::remote(&args.remote)?.cancel(args.job).await?;
+    Client::remote(&args.remote)?.cancel(args.job, None).await?;
     say(&format!("{} is told to end; `flexps status {}` shows when it has", args.job, args.job));
     Ok(())
 }

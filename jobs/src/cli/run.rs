@@ -50,7 +50,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     let report = match master {
         Some(address) => {
             let client = Client::connect(address, &args.access)?;
-            let submitted = client.submit_own(&*job, args.reproducible, scheduling, experiment, args.detach);
+            let submitted = client.submit(&*job, args.reproducible, scheduling, experiment, args.detach);
             let own = tokio::select! {
                 own = submitted => own?,
                 () = interrupt.next() => {
@@ -66,7 +66,7 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
         None => {
             let embedded = Embedded::start(&args.resources, registry).await?;
             let client = embedded.client();
-            let followed = match client.submit_own(&*job, args.reproducible, scheduling, experiment, false).await {
+            let followed = match client.submit(&*job, args.reproducible, scheduling, experiment, false).await {
                 Ok(own) => follow(&client, own, &mut interrupt).await,
                 Err(e) => Err(e),
             };

@@ -3,7 +3,7 @@
 //! Invariant: nothing here holds up who asks to end; a master that is silent is waited for no longer than [`PATIENCE`].
 
 use super::file::WorkFile;
-use crate::cli::client::Client;
+use crate::cli::client::{Client, Own};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::say;
 use flexps_common::ids::JobId;
@@ -45,7 +45,7 @@ pub async fn unless_interrupted<T>(interrupt: &mut Interrupt, asked: impl Future
 
 /// Cancels jobs and gives the master its policy back, as far as it answers; who asks to end once more leaves at once. The error
 /// that ended it all is the one to tell, so that this has none of its own.
-pub async fn leave(client: &Arc<Client>, jobs: &[JobId], policy: &str, interrupt: &mut Interrupt) {
+pub async fn leave(client: &Arc<Client>, jobs: &[Own], policy: &str, interrupt: &mut Interrupt) {
     if !jobs.is_empty() {
         say("cancelling the jobs; Ctrl-C leaves at once");
     }
@@ -62,11 +62,11 @@ pub async fn leave(client: &Arc<Client>, jobs: &[JobId], policy: &str, interrupt
 }
 
 /// Cancels all at the same time, until the master is silent.
-async fn cancel(client: &Arc<Client>, jobs: &[JobId]) -> Result<()> {
+async fn cancel(client: &Arc<Client>, jobs: &[Own]) -> Result<()> {
     let mut asked = JoinSet::new();
     for job in jobs.iter().copied() {
         let client = client.clone();
-        asked.spawn(async move { client.cancel(job).await });
+        asked.spawn(async move { client.cancel(job.id, Some(job.token)).await });
     }
     while let Some(answer) = asked.join_next().await {
         match answer {
@@ -114,7 +114,7 @@ pub async fn play(
     policy: &str,
     file: &WorkFile,
     jobs: &[Box<dyn DynJob>],
-    submitted: &mut Vec<JobId>,
+    submitted: &mut Vec<Own>,
 ) -> Result<Played> {
     client.set_policy(policy).await?;
     say(&format!("{policy}: running {} jobs", jobs.len()));
@@ -138,9 +138,9 @@ pub async fn play(
             memory: file.real[at].as_ref().and_then(|real| real.memory),
             ..Scheduling::default()
         };
-        let id = client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?;
-        submitted.push(id);
-        ids.insert(at, id);
+        let own = client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?;
+        submitted.push(own);
+        ids.insert(at, own.id);
     }
     loop {
         let listed = listed(client).await?;
@@ -188,17 +188,11 @@ fn order(jobs: &[JobSpec]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::recorded::tests::job;
     use super::*;
 
     #[test]
     fn a_job_of_which_nothing_is_recorded_any_more_is_missed() {
-        let job = |id| Record::Job {
-            at: 0.0,
-            job: JobId(id),
-            name: "sleep".to_owned(),
-            scheduling: Scheduling::default(),
-            detached: None,
-        };
         let names = |ids: &[u64]| ids.iter().map(|id| (JobId(*id), format!("n{id}"))).collect::<BTreeMap<_, _>>();
         // That of others is there too.
         let records = [job(1), job(2), job(9)];

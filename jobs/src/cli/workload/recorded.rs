@@ -100,21 +100,20 @@ pub async fn export(args: ExportArgs) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use flexps_common::ids::JobId;
     use flexps_common::report::State;
     use flexps_common::scheduling::Scheduling;
 
+    /// That a job was submitted.
+    pub fn job(id: u64) -> Record {
+        let (name, scheduling) = ("sleep".to_owned(), Scheduling::default());
+        Record::Job { at: 0.0, job: JobId(id), name, scheduling, detached: None }
+    }
+
     #[test]
     fn jobs_that_had_not_ended_are_counted_also_those_that_were_queued_again() {
-        let job = |id| Record::Job {
-            at: 0.0,
-            job: JobId(id),
-            name: "sleep".to_owned(),
-            scheduling: Scheduling::default(),
-            detached: None,
-        };
         let end = |id| Record::End { at: 1.0, job: JobId(id), state: State::Done, error: None };
         assert_eq!(unended(&[job(1), job(2), end(1), job(3), end(2)]), 1);
         assert_eq!(unended(&[job(1), end(1), job(1), job(2), end(2)]), 1);
