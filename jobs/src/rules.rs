@@ -1,7 +1,8 @@
 //! When training stops, and what an epoch is worth: pure decisions on the numbers of an epoch.
 //!
 //! Invariant: a model that an epoch made worse, or not finite, is never kept: the epoch is taken back and the step
-//! halved; and what a step brings that may be far too short is no sign of an optimum. What is remembered between epochs lies in the job's scalars, so it shows in reports and survives the master.
+//! halved; and what a step brings that may be far too short is no sign of an optimum. What is remembered between epochs lies in
+//! the job's scalars, so it shows in reports and survives the master.
 
 use crate::flags::Common;
 use crate::objective;

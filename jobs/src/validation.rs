@@ -25,7 +25,7 @@ pub fn plan(steps: &mut Steps, name: &str, rows: Rows, weights: Vector, threads:
 /// The same by the job's own loss, and by what rows of a class count; the intercept is the scalar `bias`. While several classes
 /// are learnt one after the other, or a fold is held out, nothing is judged.
 pub fn plan_by(steps: &mut Steps, name: &str, rows: Rows, weights: Table<f32>, kind: Kind, threads: Threads) {
-    let judge = Judge { rows, point: weights, held_out: false, classes: true, steps: 1 };
+    let judge = Judge { rows, point: weights, held_out: false, classes: true, guesses: true, steps: 1 };
     steps
         .stage(name, move |worker| match judges(|name, default| worker.scalar(name, default)) {
             true => with_smooth!(kind, loss => judge.run(loss, worker)),

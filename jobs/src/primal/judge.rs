@@ -1,8 +1,8 @@
 //! Judging a point by rows that it was not trained on: those of a fold, or of another input.
 //!
-//! Of more than two classes each problem tells one class's scores; the row is taken for the class with the highest, so
-//! what is right at a step of the path is known when the last class has spoken. Invariant: what is reported depends on the point and the rows
-//! alone.
+//! Of more than two classes each problem tells one class's scores. Where all classes keep the weights of the same step of a path,
+//! the row is taken for the class with the highest, so what is right there is known when the last class has spoken; else
+//! the stage `guess` tells at the end. Invariant: what is reported depends on the point and the rows alone.
 
 use super::gradient::{block, dot};
 use super::loss::Smooth;
@@ -20,8 +20,8 @@ use flexps_common::worker::Worker;
 /// row one for each step of a path.
 const BEST: [&str; 2] = ["best-score", "best-class"];
 
-/// Has what the classes before the one at hand scored go with checkpoints, of all rows that are judged class by class. Two solvers of
-/// one job may ask for it.
+/// Has what the classes before the one at hand scored go with checkpoints, of all rows that are judged class by class. Two
+/// solvers of one job may ask for it.
 pub fn keep(plan: &mut Plan, inputs: Inputs, has_folds: bool) {
     for Rows { input, .. } in has_folds.then_some(inputs.rows).into_iter().chain(inputs.validation) {
         for name in BEST {
@@ -43,6 +43,8 @@ pub struct Judge<T> {
     pub held_out: bool,
     /// Whether labels are those of classes.
     pub classes: bool,
+    /// Whether rows are labelled by the scores of more than two classes so far; else they are but told from a class's rest.
+    pub guesses: bool,
     /// How many lambdas a path has; 1 without one.
     pub steps: u32,
 }
@@ -50,15 +52,6 @@ pub struct Judge<T> {
 impl<T: Element + Into<f64>> Judge<T> {
     /// The stage function. Reports `loss`, in which rows count what their class does, summed over `rows`; of classes `right`, of two `auc`.
     pub fn run(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
-        self.judge(of, worker, true)
-    }
-
-    /// The same, but of more than two classes `right` are rows that are told from the rest: the stage `guess` labels them.
-    pub fn alone(&self, of: impl Smooth, worker: &mut Worker<'_>) -> Result<()> {
-        self.judge(of, worker, false)
-    }
-
-    fn judge(&self, of: impl Smooth, worker: &mut Worker<'_>, guesses: bool) -> Result<()> {
         let (task, bias) = (Task::of(worker), worker.scalar("bias", 0.0));
         let class = Some(worker.scalar("class", -1.0)).filter(|class| *class >= 0.0);
         let (steps, step) = (self.steps as usize, worker.scalar("path_step", 0.0) as usize);
@@ -76,7 +69,7 @@ impl<T: Element + Into<f64>> Judge<T> {
                 // SAFETY: `block` checked the indices.
                 let scores: Vec<f64> =
                     (0..block.rows()).map(|i| bias + unsafe { dot(&block.row(i), &weights) }).collect();
-                let guesses = match class.filter(|_| guesses) {
+                let guesses = match class.filter(|_| self.guesses) {
                     Some(class) => {
                         let mut held: [Vec<f64>; 2] = Default::default();
                         for (held, name) in held.iter_mut().zip(BEST) {

@@ -149,6 +149,7 @@ impl Counts {
         kept.map(|(_, sum)| sum).sum()
     }
 }
+
 /// Behind the stage `measure`, where the job goes on from a checkpoint: what workers kept of their rows is lost, and made anew by
 /// the next gradient. Where it begins the first problem says the same.
 pub fn remeasured(steps: &mut Steps) {

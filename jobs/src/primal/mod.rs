@@ -58,9 +58,9 @@ use descent::Descent;
 use flags::Flags;
 use flexps_common::data::Wanted;
 use flexps_common::plan::{Flow, NO_MODEL, Plan, Progress, Steps, Table, Threads};
-use flexps_common::worker::Worker;
 use flexps_common::{Error, Result};
 use gradient::Gradient;
+pub use gradient::add_scaled;
 use guess::Guess;
 use judge::Judge;
 use loss::with_smooth;
@@ -240,11 +240,13 @@ impl Primal<'_> {
                 }
             }
             let (classes, steps) = (!self.numbers, problems.steps());
-            let judge = Judge { rows: inputs.rows, point, held_out: true, classes, steps };
+            let judge = Judge { rows: inputs.rows, point, held_out: true, classes, guesses: true, steps };
             if self.flags.cv.is_some() {
                 self.judge(problem, folds::STAGE, judge);
             }
-            let validation = inputs.validation.map(|rows| Judge { rows, held_out: false, ..judge });
+            // Classes may keep weights of different steps.
+            let judging = |rows| Judge { rows, held_out: false, guesses: false, ..judge };
+            let validation = inputs.validation.map(judging);
             if let Some(judge) = validation {
                 self.judge(problem, "validation", judge);
             }
@@ -273,11 +275,10 @@ impl Primal<'_> {
 
     fn judge(&self, steps: &mut Steps, name: &str, judge: Judge<f64>) {
         let kind = self.loss;
-        let run = move |worker: &mut Worker<'_>| match judge.held_out {
-            true => with_smooth!(kind, loss => judge.run(loss, worker)),
-            false => with_smooth!(kind, loss => judge.alone(loss, worker)),
-        };
-        steps.stage(name, run).threads(self.workers()).input(judge.rows.input);
+        steps
+            .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))
+            .threads(self.workers())
+            .input(judge.rows.input);
     }
 
     /// Refuses what can't be meant together.

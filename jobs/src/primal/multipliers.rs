@@ -1,8 +1,8 @@
 //! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all.
 //!
 //! What moves a row's score, its slope where the width was changed last, is a column, which goes with checkpoints. The stage that
-//! makes the gradient renews it when the master says so; the master does when the steps at this width are near their end, which it sees
-//! by the same numbers as the certificate. Invariants: as those of `kinked`; whatever moves the scores, the certificate holds.
+//! makes the gradient renews it when the master says so; the master does when the steps at this width are near their end, which
+//! it sees by the same numbers as the certificate. Invariants: as those of `kinked`; whatever moves the scores, the certificate holds.
 
 use super::certificate;
 use super::kinked::{ENOUGH, FIRST, LEAST, NARROWER, NEARLY, SLOW, STIFF, far};
@@ -31,7 +31,8 @@ pub struct Centres {
     width: f64,
     /// The width before, if they are to be renewed.
     renews: Option<f64>,
-    /// The places of the worker's blocks among the slave's, and of each block by row: f' where they were renewed last, or nothing.
+    /// The places of the worker's blocks among the slave's, and of each block by row f' where they were renewed last, or
+    /// nothing.
     blocks: Vec<(usize, Vec<f32>)>,
 }
 
@@ -106,8 +107,8 @@ pub fn stiff(progress: &Progress) -> f64 {
     if width > 0.0 { STIFF / width } else { 0.0 }
 }
 
-/// Behind a certificate that is not enough: on to the next width if the steps at this one are near their end. `stuck` says that the last
-/// led nowhere.
+/// Behind a certificate that is not enough: on to the next width if the steps at this one are near their end. `stuck` says that
+/// the last led nowhere.
 pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
     let width = progress.scalar(WIDTH, 0.0);
     let nowhere = || Flow::Stop("no step lowers the objective".to_owned());

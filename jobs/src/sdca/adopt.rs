@@ -10,7 +10,7 @@
 
 use super::bias;
 use super::loss::{Kind, Loss, with_loss};
-use super::rows::Own;
+use super::rows::{Own, targets_or_labels};
 use crate::logistic::{add_scaled_unchecked, dot_wide_unchecked};
 use crate::parts::{Parts, Rows};
 use crate::vector::Vector;
@@ -73,7 +73,7 @@ impl Adopt {
             for i in part.start..part.start + part.blocks() {
                 let block = own.block(worker, &part, i)?;
                 let held = &mut own.blocks[i];
-                let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
+                let targets = targets_or_labels(&held.targets, &block);
                 for (i, (a, target)) in held.dual.iter_mut().zip(targets).enumerate() {
                     let (row, target) = (block.row(i), f64::from(*target));
                     // SAFETY: `Own::block` checked the indices.

@@ -68,9 +68,9 @@ impl Problems {
         let counts = self.measure.counts(progress, "measure", facts.labels.all().len())?;
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, facts, &rows, self.class_weight.as_ref())?;
-        let counts: Vec<f64> = (0..rows.len()).map(|class| task::weight(progress, class)).collect();
-        progress.set("most_weight", counts.iter().copied().fold(0.0, f64::max));
-        renew::begin(progress, facts, counts.into_iter().fold(f64::INFINITY, f64::min));
+        let weights: Vec<f64> = (0..rows.len()).map(|class| task::weight(progress, class)).collect();
+        progress.set("most_weight", weights.iter().copied().fold(0.0, f64::max));
+        renew::begin(progress, facts, weights.into_iter().fold(f64::INFINITY, f64::min));
         let classes = task::problems(&facts.labels);
         if classes > 1 {
             for (flag, given) in [("--init-model", self.starts), ("--patience", self.patient)] {
@@ -157,8 +157,8 @@ impl Problems {
 
     /// Plans what is behind the last epoch of a problem, but for the last problem of two classes, behind which the job has ended.
     pub fn plan_end(&self, epoch: &mut Steps, kind: Kind, threads: Threads) {
-        let judge =
-            Judge { rows: self.inputs.rows, point: self.weights.features, held_out: true, classes: true, steps: 1 };
+        let (rows, point) = (self.inputs.rows, self.weights.features);
+        let judge = Judge { rows, point, held_out: true, classes: true, guesses: true, steps: 1 };
         let judging = move |epoch: &mut Steps, name: &str, judge: Judge<f32>| {
             epoch
                 .stage(name, move |worker| with_smooth!(kind, loss => judge.run(loss, worker)))

@@ -4,9 +4,9 @@
 //! is rounded off adds up, always the same way for rows that are alike; the certificate takes weights for those of the dual
 //! variables. Invariant: behind this they are, but for one rounding; where it can't matter nothing is done.
 
-use super::rows::Own;
+use super::rows::{Own, targets_or_labels};
 use crate::parts::{Part, Parts, Rows};
-use crate::primal::ranges;
+use crate::primal::{add_scaled, ranges};
 use flexps_common::Result;
 use flexps_common::data::Facts;
 use flexps_common::plan::{Plan, Progress, Steps, Table, Threads};
@@ -93,15 +93,11 @@ fn of_part(worker: &mut Worker<'_>, own: &mut Own, part: &Part, share: f64) -> R
     for i in part.start..part.start + part.blocks() {
         let block = own.block(worker, part, i)?;
         let held = &own.blocks[i];
-        let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
+        let targets = targets_or_labels(&held.targets, &block);
         for (i, (a, target)) in held.dual.iter().zip(targets).enumerate() {
-            let (row, by) = (block.row(i), share * f64::from(*target) * f64::from(*a));
-            match row.values {
-                Some(values) => {
-                    row.indices.iter().zip(values).for_each(|(j, x)| made[*j as usize] += by * f64::from(*x));
-                }
-                None => row.indices.iter().for_each(|j| made[*j as usize] += by),
-            }
+            let by = share * f64::from(*target) * f64::from(*a);
+            // SAFETY: `Own::block` checked the indices.
+            unsafe { add_scaled(&block.row(i), by, false, &mut made) };
         }
     }
     Ok(made)

@@ -45,6 +45,12 @@ pub struct Held {
     pub way: Vec<f32>,
 }
 
+/// What the rows of a block count, as [`Held::targets`] says: these, or the labels where there are none.
+#[inline(always)]
+pub fn targets_or_labels<'a>(targets: &'a [f32], block: &'a Block) -> &'a [f32] {
+    if targets.is_empty() { &block.labels } else { targets }
+}
+
 /// A worker's rows.
 #[derive(Debug)]
 pub struct Own {

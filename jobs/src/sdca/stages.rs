@@ -5,8 +5,8 @@
 //! ```text
 //! P(w) - D(a) = (1/n) sum (f(m) + f*(-a) + a m) + lambda/2 |w - w(a)|^2
 //! ```
-//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps ([`super::renew`]). A row of weight c has c times the
-//! loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
+//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps ([`super::renew`]). A row of weight c has c
+//! times the loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
 //! at most the gap, since D never exceeds the optimum's P.
 
 use super::alone::{self, WIDE};
@@ -14,7 +14,7 @@ use super::bias;
 use super::couple::{self, Coupled};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
-use super::rows::Own;
+use super::rows::{Own, targets_or_labels};
 use super::steps::{Met, Scale};
 use super::subspace::Subspace;
 use super::visit::{Trail, Visit};
@@ -298,7 +298,7 @@ impl Stages {
             part.expect(worker, i + 1 - part.start);
             let block = own.block(worker, part, i)?;
             let held = &own.blocks[i];
-            let targets = if held.targets.is_empty() { &block.labels[..] } else { &held.targets[..] };
+            let targets = targets_or_labels(&held.targets, &block);
             sums.rows += match own.holds_out() {
                 true => targets.iter().filter(|target| **target != 0.0).count() as u64,
                 false => targets.len() as u64,

@@ -6,7 +6,7 @@
 //! block whose rows all rest is not even loaded.
 
 use super::loss::Loss;
-use super::rows::Own;
+use super::rows::{Own, targets_or_labels};
 use super::steps::{AHEAD, LONG, Met, NEAR, Scale, Steps};
 use crate::order::{self, Grouping};
 use crate::parts::Part;
@@ -209,7 +209,7 @@ impl<'a> Visit<'a> {
             self.visited += rows.len();
             let steps = Steps::<L> {
                 block,
-                targets: if held.targets.is_empty() { &block.labels } else { &held.targets },
+                targets: targets_or_labels(&held.targets, block),
                 rows,
                 nonzeros: nonzeros(block, rows),
                 dual: &mut held.dual,
@@ -238,7 +238,7 @@ impl<'a> Visit<'a> {
         };
         if let Some((i, block, rows)) = group(2) {
             let held = &own.blocks[i];
-            let targets = if held.targets.is_empty() { &block.labels } else { &held.targets };
+            let targets = targets_or_labels(&held.targets, block);
             let norms = &held.norms[..];
             runs(rows, |from, to| {
                 prefetch_all(&block.offsets[from..=to]);

@@ -4,9 +4,9 @@
 //! threads turn them into blocks, out of order (`parsers`); local files' lines (`text`) and blocks of a dataset file
 //! (`dataset`) go the same way, and are read by the parsers; `store` keeps blocks by number, on disk when memory is used up
 //! (`spill`), from where they are read ahead (`ahead`); `held` says what of the splits may still go to another slave, `takers`
-//! which workers take rows that are consumed, `backlog` when reading waits for these. Invariant: the same splits in the same order give the same blocks at the same
-//! numbers; every waiting call ends, with a block or with the cause of the failure; besides the cached rows no more than the
-//! ring, the parsers' scratch memory, one read and what `ahead` keeps are held.
+//! which workers take rows that are consumed, `backlog` when reading waits for these. Invariant: the same splits in the same
+//! order give the same blocks at the same numbers; every waiting call ends, with a block or with the cause of the failure;
+//! besides the cached rows no more than the ring, the parsers' scratch memory, one read and what `ahead` keeps are held.
 
 mod ahead;
 mod backlog;

@@ -98,7 +98,7 @@ pub fn suits(facts: &Facts, memory: u64) -> bool {
     fits(facts.features as usize, memory) && making(facts) + solving(facts) <= without
 }
 
-/// Whether it uses that matrix: of the hinge, for which it has no other way, wherever a worker may keep it.
+/// Whether it uses that matrix: of the hinge wherever a worker may keep it, as products take longer.
 pub fn is_taken(facts: &Facts, memory: u64, loss: Kind) -> bool {
     if loss == Kind::Hinge { fits(facts.features as usize, memory) } else { suits(facts, memory) }
 }

@@ -16,7 +16,7 @@ mod policy;
 
 use super::alone::is_kinked;
 use super::loss::Loss;
-use super::rows::{Held, Own};
+use super::rows::{Held, Own, targets_or_labels};
 use super::visit::Visit;
 use crate::logistic::add_scaled_unchecked;
 use crate::parts::Part;
@@ -299,7 +299,7 @@ impl Subspace {
             let i = of_block[0].0;
             let block = own.block(worker, part, i)?;
             let held = &own.blocks[i];
-            let targets = if held.targets.is_empty() { &block.labels } else { &held.targets };
+            let targets = targets_or_labels(&held.targets, &block);
             for (_, row, back) in of_block {
                 let back = targets[*row as usize] * back;
                 sum += f64::from(back);

@@ -32,45 +32,37 @@ fn assert_best(outcome: &Outcome, problem: &Problem, bias: bool, bound: f64, tol
     assert!(above <= gap + 1e-6, "{above:e} above the optimum with a gap of {gap:e}");
 }
 
-#[test]
-fn newtons_steps_reach_the_optimum_of_the_hinge_alone_on_threads_and_on_slaves() {
-    for rows in [
-        Rows { rows: 300, features: 50, ..Rows::sparse(1) },
-        Rows { rows: 240, features: 48, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
-    ] {
+/// Demands that Newton's steps reach the optimum of both rows on all hosts, by the stage `way` and not by `other`.
+#[track_caller]
+fn assert_solved(rows: [Rows; 2], worker_memory: Option<u32>, way: &str, other: &str) {
+    for rows in rows {
         let blocks = rows.blocks(8);
         let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005));
         for bias in [false, true] {
             let bound = if bias { problem.bound_with_bias() } else { problem.bound() };
             for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
-                let job = hinge(SvmSolver::Newton, common(1e-6, bias), flags::Flags::default());
+                let common = Common { worker_memory, ..common(1e-6, bias) };
+                let job = hinge(SvmSolver::Newton, common, flags::Flags::default());
                 let outcome = ran(Host::cluster(slaves, slots), &job, &blocks).unwrap();
                 assert_best(&outcome, &problem, bias, bound, 1e-6);
-                assert!(has(&outcome, "matrix"));
+                assert!(has(&outcome, way) && !has(&outcome, other));
             }
         }
     }
 }
 
 #[test]
+fn newtons_steps_reach_the_optimum_of_the_hinge_alone_on_threads_and_on_slaves() {
+    let sparse = Rows { rows: 300, features: 50, ..Rows::sparse(1) };
+    let one_hot = Rows { rows: 240, features: 48, nonzeros: 12, one_hot: true, ..Rows::sparse(2) };
+    assert_solved([sparse, one_hot], None, "matrix", "product");
+}
+
+#[test]
 fn without_room_for_the_matrix_products_with_it_reach_the_optimum_too() {
-    for rows in [
-        Rows { rows: 500, features: 300, ..Rows::sparse(1) },
-        Rows { rows: 400, features: 300, nonzeros: 12, one_hot: true, ..Rows::sparse(2) },
-    ] {
-        let blocks = rows.blocks(8);
-        let problem = Problem::new(Kind::Hinge, &blocks, Some(0.005));
-        for bias in [false, true] {
-            let bound = if bias { problem.bound_with_bias() } else { problem.bound() };
-            for (slaves, slots) in [(1, 1), (1, 2), (3, 1), (2, 2)] {
-                let common = Common { worker_memory: Some(1), ..common(1e-6, bias) };
-                let job = hinge(SvmSolver::Newton, common, flags::Flags::default());
-                let outcome = ran(Host::cluster(slaves, slots), &job, &blocks).unwrap();
-                assert_best(&outcome, &problem, bias, bound, 1e-6);
-                assert!(has(&outcome, "product") && !has(&outcome, "matrix"));
-            }
-        }
-    }
+    let sparse = Rows { rows: 500, features: 300, ..Rows::sparse(1) };
+    let one_hot = Rows { rows: 400, features: 300, nonzeros: 12, one_hot: true, ..Rows::sparse(2) };
+    assert_solved([sparse, one_hot], Some(1), "product", "matrix");
 }
 
 #[test]
