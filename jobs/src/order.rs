@@ -17,7 +17,7 @@ use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
 
 /// Most rows of a group that is cut by bytes.
-pub const MOST: usize = 32;
+pub const MOST: usize = 64;
 
 /// How rows are grouped.
 #[derive(Debug, Clone, Copy)]

@@ -9,12 +9,10 @@ use flexps_common::prefetch::prefetch;
 use flexps_common::widest::Work;
 use std::marker::PhantomData;
 
-/// Non-zeros of a few rows from which on their weights are asked for only while the rows are gone through.
-pub const LONG: usize = 1024;
-/// Non-zeros between asking for a weight and using it then.
-pub const AHEAD: usize = 48;
+/// Non-zeros between asking for a weight and using it; of a row that comes soon, so many are asked for.
+const AHEAD: usize = 48;
 /// Weights that the second cache holds beside the rows: no need to ask for them.
-pub const NEAR: usize = 1 << 17;
+const NEAR: usize = 1 << 17;
 
 /// What visited rows showed for free.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,7 +49,7 @@ pub struct Scale {
 }
 
 /// Rows whose steps are taken at once, where rows have little in common.
-pub const LANES: usize = 8;
+pub const LANES: usize = 16;
 
 /// Steps on rows of one block.
 pub struct Steps<'a, L> {
@@ -59,9 +57,10 @@ pub struct Steps<'a, L> {
     pub block: &'a Block,
     /// By row: what it counts, with the sign of what it should score.
     pub targets: &'a [f32],
-    /// The rows, and their non-zeros together.
+    /// The rows.
     pub rows: &'a [u32],
-    pub nonzeros: usize,
+    /// The rows that come behind these, and their block.
+    pub following: Option<(&'a Block, &'a [u32])>,
     /// By row.
     pub dual: &'a mut [f32],
     /// By row, or none where all values are 1.
@@ -85,8 +84,7 @@ impl<L: Loss> Work for Steps<'_, L> {
     /// A step on each of the rows.
     #[inline(always)]
     fn run(self) -> (Met, f32) {
-        let far = self.weights.len() > NEAR && self.nonzeros > LONG;
-        match (&self.block.values, far) {
+        match (&self.block.values, self.weights.len() > NEAR) {
             // SAFETY: a place among the block's non-zeros is one among its values.
             (Some(v), true) => self.all::<true>(|at| unsafe { *v.get_unchecked(at) }),
             // SAFETY: as above.
@@ -107,14 +105,17 @@ impl<L: Loss> Steps<'_, L> {
     #[inline(always)]
     fn one_by_one<const FAR: bool>(&mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
         let (mut gaps, mut sample) = (0.0f32, 0.0);
-        for i in self.rows {
+        for (at, i) in self.rows.iter().enumerate() {
             let i = *i as usize;
-            let (margin, q) = (self.margin::<FAR>(i, value), self.curvature(i));
+            let long = FAR && (self.block.offsets[i + 1] - self.block.offsets[i]) as usize > AHEAD;
+            let margin = if long { self.margin::<true>(i, value) } else { self.margin::<false>(i, value) };
+            let q = self.curvature(i);
             sample = margin;
             let before = self.dual[i];
             gaps += self.targets[i].abs() * L::gap(before, margin);
             let after = if q > 1.0 { L::step(before, margin, q) } else { L::short_step(before, margin, q) };
             self.take(i, before, after);
+            self.ask::<FAR>(at + 1);
             self.scatter(i, after - before, value);
         }
         Met { gap: f64::from(gaps), loss: L::loss(f64::from(sample)), sampled: 1 }
@@ -125,10 +126,10 @@ impl<L: Loss> Steps<'_, L> {
     #[inline(always)]
     fn at_once<const FAR: bool>(&mut self, value: impl Fn(usize) -> f32 + Copy) -> Met {
         let (mut gaps, mut sample) = (0.0f32, 0.0);
-        for rows in self.rows.chunks(LANES) {
+        for (chunk, rows) in self.rows.chunks(LANES).enumerate() {
             let (mut m, mut q, mut before, mut after) = ([0.0; LANES], [1.0; LANES], [0.5; LANES], [0.0; LANES]);
             for (lane, i) in rows.iter().map(|i| *i as usize).enumerate() {
-                m[lane] = self.margin::<FAR>(i, value);
+                m[lane] = self.margin::<false>(i, value);
                 q[lane] = self.curvature(i);
                 before[lane] = self.dual[i];
             }
@@ -141,10 +142,30 @@ impl<L: Loss> Steps<'_, L> {
             for (lane, i) in rows.iter().map(|i| *i as usize).enumerate() {
                 self.take(i, before[lane], after[lane]);
                 gaps += self.targets[i].abs() * met[lane];
+                self.ask::<FAR>((chunk + 1) * LANES + lane);
                 self.scatter(i, after[lane] - before[lane], value);
             }
         }
         Met { gap: f64::from(gaps), loss: L::loss(f64::from(sample)), sampled: 1 }
+    }
+
+    /// Asks for the first weights of the row that comes at this place, among these rows or behind them. Where rows are short
+    /// that is all of them, a few rows ahead: what is asked for much earlier has left the nearest cache again, and while
+    /// margins are summed the processor's reads of memory are busy as it is.
+    #[inline(always)]
+    fn ask<const FAR: bool>(&self, at: usize) {
+        if !FAR {
+            return;
+        }
+        let found = match self.rows.get(at) {
+            Some(row) => Some((self.block, *row)),
+            None => self.following.and_then(|(block, rows)| Some((block, *rows.get(at - self.rows.len())?))),
+        };
+        let Some((block, row)) = found else { return };
+        let (from, to) = (block.offsets[row as usize] as usize, block.offsets[row as usize + 1] as usize);
+        for index in &block.indices[from..to.min(from + AHEAD)] {
+            prefetch(self.weights.as_ptr().wrapping_add(*index as usize));
+        }
     }
 
     /// Row `i` goes from one value of its dual variable to another one.
@@ -163,16 +184,16 @@ impl<L: Loss> Steps<'_, L> {
         self.scale.lift * self.scale.weights * self.targets[i].abs() * norm2
     }
 
-    /// The margin of row `i`.
+    /// The margin of row `i`, whose weights are asked for on the way where it is long.
     #[inline(always)]
-    fn margin<const FAR: bool>(&self, i: usize, value: impl Fn(usize) -> f32 + Copy) -> f32 {
+    fn margin<const LONG: bool>(&self, i: usize, value: impl Fn(usize) -> f32 + Copy) -> f32 {
         let (indices, weights) = (&self.block.indices[..], &*self.weights);
         let (from, to) = (self.block.offsets[i] as usize, self.block.offsets[i + 1] as usize);
-        // What follows the last of these rows in memory may be asked for in vain.
+        // What follows the row in memory may be asked for in vain.
         let last = indices.len().saturating_sub(1);
         // SAFETY: `at` and `last` are among the indices, and these were checked when the steps were made.
         let term = |at: usize| unsafe {
-            if FAR {
+            if LONG {
                 prefetch(weights.as_ptr().wrapping_add(*indices.get_unchecked(last.min(at + AHEAD)) as usize));
             }
             value(at) * *weights.get_unchecked(*indices.get_unchecked(at) as usize)
@@ -202,12 +223,11 @@ impl<L: Loss> Steps<'_, L> {
             return;
         }
         self.bias += by * self.scale.bias;
-        for at in self.block.offsets[i] as usize..self.block.offsets[i + 1] as usize {
+        let block = self.block;
+        let (indices, weights) = (&block.indices[..], &mut *self.weights);
+        for at in block.offsets[i] as usize..block.offsets[i + 1] as usize {
             // SAFETY: as in `margin`.
-            unsafe {
-                let weight = self.weights.get_unchecked_mut(*self.block.indices.get_unchecked(at) as usize);
-                *weight += by * value(at);
-            }
+            unsafe { *weights.get_unchecked_mut(*indices.get_unchecked(at) as usize) += by * value(at) };
         }
     }
 }

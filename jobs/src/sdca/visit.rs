@@ -7,12 +7,12 @@
 
 use super::loss::Loss;
 use super::rows::{Own, targets_or_labels};
-use super::steps::{AHEAD, LONG, Met, NEAR, Scale, Steps};
+use super::steps::{Met, Scale, Steps};
 use crate::order::{self, Grouping};
 use crate::parts::Part;
 use flexps_common::Result;
 use flexps_common::data::{Block, Facts};
-use flexps_common::prefetch::{prefetch, prefetch_all};
+use flexps_common::prefetch::prefetch_all;
 use flexps_common::widest::widest;
 use flexps_common::worker::Worker;
 use rand::seq::SliceRandom;
@@ -198,7 +198,7 @@ impl<'a> Visit<'a> {
             }
             let (place, from, to) = self.groups[self.next];
             self.next += 1;
-            self.ask(own, weights);
+            self.ask(own);
             let rows = &self.rows[from as usize..to as usize];
             let lift = if self.lifts { (total / (self.behind() + rows.len()) as f32).max(1.0).sqrt() } else { 1.0 };
             let (i, block) = &self.window[place as usize];
@@ -211,7 +211,7 @@ impl<'a> Visit<'a> {
                 block,
                 targets: targets_or_labels(&held.targets, block),
                 rows,
-                nonzeros: nonzeros(block, rows),
+                following: self.coming(0).map(|(_, block, rows)| (block, rows)),
                 dual: &mut held.dual,
                 norms: &held.norms,
                 rests: &mut held.rests,
@@ -228,15 +228,18 @@ impl<'a> Visit<'a> {
         Ok(())
     }
 
-    /// Asks for what the next groups need: what is needed to find something else, one group earlier than that.
+    /// A group that comes: the place of its block among the worker's, the block and the rows.
     #[inline]
-    fn ask(&self, own: &Own, weights: &[f32]) {
-        let group = |ahead: usize| {
-            let (place, from, to) = *self.groups.get(self.next + ahead)?;
-            let (i, block) = &self.window[place as usize];
-            Some((*i, block, &self.rows[from as usize..to as usize]))
-        };
-        if let Some((i, block, rows)) = group(2) {
+    fn coming(&self, ahead: usize) -> Option<(usize, &Block, &[u32])> {
+        let (place, from, to) = *self.groups.get(self.next + ahead)?;
+        let (i, block) = &self.window[place as usize];
+        Some((*i, block, &self.rows[from as usize..to as usize]))
+    }
+
+    /// Asks for what the next groups need but weights: what is needed to find something else, one group earlier than that.
+    #[inline]
+    fn ask(&self, own: &Own) {
+        if let Some((i, block, rows)) = self.coming(2) {
             let held = &own.blocks[i];
             let targets = targets_or_labels(&held.targets, block);
             let norms = &held.norms[..];
@@ -249,24 +252,12 @@ impl<'a> Visit<'a> {
                 }
             });
         }
-        if let Some((_, block, rows)) = group(1) {
+        if let Some((_, block, rows)) = self.coming(1) {
             runs(rows, |from, to| {
                 let range = block.offsets[from] as usize..block.offsets[to] as usize;
                 prefetch_all(&block.indices[range.clone()]);
                 if let Some(values) = &block.values {
                     prefetch_all(&values[range]);
-                }
-            });
-        }
-        if weights.len() > NEAR
-            && let Some((_, block, rows)) = group(0)
-        {
-            // Of long rows the first ones; the others are asked for while the row is gone through.
-            let many = if nonzeros(block, rows) > LONG { AHEAD } else { LONG };
-            runs(rows, |from, to| {
-                let (start, end) = (block.offsets[from] as usize, block.offsets[to] as usize);
-                for index in &block.indices[start..end.min(start + many)] {
-                    prefetch(weights.as_ptr().wrapping_add(*index as usize));
                 }
             });
         }
@@ -282,14 +273,6 @@ fn drop_held_out(rows: &mut Vec<u32>, first: usize, targets: &[f32]) {
         end += usize::from(targets[row as usize] != 0.0);
     }
     rows.truncate(end);
-}
-
-/// Non-zeros of some rows of a block.
-#[inline(always)]
-fn nonzeros(block: &Block, rows: &[u32]) -> usize {
-    let mut sum = 0;
-    runs(rows, |from, to| sum += (block.offsets[to] - block.offsets[from]) as usize);
-    sum
 }
 
 /// Calls `each` with the start and the end of all rows where they lie side by side in order, else of each row.
