@@ -30,10 +30,13 @@ pub fn begin(progress: &mut Progress) {
     for name in ["paced_from", "paced_to", "slow", GIVEN_UP] {
         progress.set(name, 0.0);
     }
+    progress.set("paced_objective", f64::INFINITY);
+    progress.set("paced_dual", f64::NEG_INFINITY);
 }
 
 /// Behind a certificate, after `ended` of so many `epochs`: why the ascent is to be given up, if it is, by the gap as a part of the
-/// objective and by that. How the gap falls tells but the two together: far from the optimum the gap is all of the objective.
+/// objective and by that. What counts is how far the least objective so far is from the largest dual one: far from the optimum the
+/// gap is all of the objective, and while the dual objective only grows, the other one leaps by several times on the way.
 pub fn judge(
     progress: &mut Progress,
     (ended, epochs): (f64, f64),
@@ -42,10 +45,18 @@ pub fn judge(
 ) -> Option<String> {
     let (from, to) = (progress.scalar("paced_from", 0.0), progress.scalar("paced_to", 0.0));
     let (other, last) = (progress.scalar(OTHER, f64::INFINITY), ended >= epochs);
-    if other.is_infinite() || tolerance <= 0.0 || ended < SPACED * to && !last {
+    if other.is_infinite() || tolerance <= 0.0 {
         return None;
     }
-    let apart = gap * objective;
+    let dual = progress.scalar("paced_dual", f64::NEG_INFINITY).max(objective - gap * objective);
+    let objective = progress.scalar("paced_objective", f64::INFINITY).min(objective);
+    progress.set("paced_dual", dual);
+    progress.set("paced_objective", objective);
+    if ended < SPACED * to && !last {
+        return None;
+    }
+    let apart = objective - dual;
+    let gap = apart / objective.max(f64::MIN_POSITIVE);
     let [from_apart, to_apart] = ["paced_from_gap", "paced_to_gap"].map(|name| progress.scalar(name, apart));
     let (since, falls) = if from > 0.0 { (from, from_apart / apart) } else { (to, to_apart / apart) };
     let (tried, left) = (progress.scalar(TRIED, 0.0) > 0.0, left(ended - since, falls, gap / tolerance));
@@ -120,10 +131,14 @@ mod tests {
     #[test]
     fn an_ascent_that_gets_there_is_left_alone() {
         assert_eq!(given_up(&[(OTHER, 1.0)], |ended| 0.5 * 0.9f64.powf(ended)), None);
-        // One that begins slowly, and one whose gap rises for a while.
+        // One that begins slowly, and one whose objective leaps now and then, the dual one never falling.
         assert_eq!(given_up(&[(OTHER, 1.0)], |ended| 0.5 * 0.5f64.powf((ended - 16.0).max(0.0))), None);
-        let rises = |ended: f64| 0.5 * 0.9f64.powf(ended) * if (17.0..20.0).contains(&ended) { 5.0 } else { 1.0 };
-        assert_eq!(given_up(&[(OTHER, 1.0)], rises), None);
+        let leaps = |ended: f64| {
+            let objective =
+                if matches!(ended as u64, 17 | 22 | 35 | 44) { 8.0 } else { 1.0 + 0.5 * 0.9f64.powf(ended) };
+            (1.0 - (1.0 - 0.5 * 0.9f64.powf(ended)) / objective, objective)
+        };
+        assert_eq!(given_up_of(&[(OTHER, 80.0)], leaps), None);
     }
 
     #[test]
