@@ -31,12 +31,12 @@ use flexps_common::data::Block;
 use flexps_common::data::block::Row;
 use flexps_common::data::indexer::Indexer;
 use flexps_common::metrics::{Metric, Scores};
-use flexps_common::plan::{Consistency, Flow, Plan, Table, Threads};
+use flexps_common::plan::{Consistency, Flow, Plan, Threads};
 use flexps_common::value::Element;
 use flexps_common::widest::widest;
 use flexps_common::worker::{Pull, Worker};
 use flexps_common::{Error, Result};
-use own::Own;
+use own::{Own, Sums};
 use rule::{Rule, State};
 use sizes::{Sizes, Units};
 
@@ -65,10 +65,8 @@ pub struct Stream<'a> {
 struct Learn {
     input: flexps_common::plan::Input,
     /// z and n.
-    state: Table<f32>,
-    /// Those of the intercept, at key 0.
-    bias: Option<Table<f32>>,
-    /// Those of features in units, if they may have any.
+    sums: Sums,
+    /// Those of rows in units, if they may have any.
     units: Option<Units>,
     /// The rules by which workers learn.
     agreed: Agreed,
@@ -94,14 +92,14 @@ impl Stream<'_> {
         let inputs = common.inputs(plan)?;
         let (input, memory) = (inputs.rows.input, inputs.rows.memory);
         let weights = Vector::new(plan, "weights", common.bias);
-        let state = plan.table("sums", 2);
-        let bias = common.bias.then(|| plan.table("bias-sums", 2));
+        let features = plan.table("sums", 2);
+        let sums = Sums { features, bias: common.bias.then(|| plan.table("bias-sums", 2)) };
         let lambda = common.lambda.unwrap_or(0.0);
         let kept = common.model.is_some() || inputs.validation.is_some();
         // A penalty is one of weights as they are.
-        let units = (lambda == 0.0).then(|| Units::new(plan));
+        let units = (lambda == 0.0).then(|| Units::new(plan, common.bias));
         let (agreed, step, ratio) = (Agreed::new(plan), self.step, self.ratio);
-        let learn = Learn { input, state, bias, units, agreed, step, memory, lambda, ratio, kept };
+        let learn = Learn { input, sums, units, agreed, step, memory, lambda, ratio, kept };
         let steps = &mut plan.body;
         let threads = self.threads.map_or(Threads::Cores, Threads::Count);
         // Nobody waits for a worker that reads more slowly.
@@ -197,7 +195,7 @@ impl Learn {
     /// `betas` and `constants`, and `spread` and `units`.
     fn run(&self, worker: &mut Worker<'_>) -> Result<()> {
         let (mut indexer, mut state, mut start) = (Indexer::default(), Vec::new(), Vec::new());
-        let (mut own, mut scratch) = (Own::new(self.state, self.bias, self.memory), Scratch::default());
+        let (mut own, mut scratch) = (Own::new(self.sums, self.memory), Scratch::default());
         let mut judged = Judged { scores: Some(Scores::default()), ..Judged::default() };
         let (mut rule, mut points) = (None::<Rule>, Points::default());
         let mut pass = worker.pass(self.input);
@@ -212,9 +210,10 @@ impl Learn {
             let workers = worker.place.slaves as f64 * (at + 1) as f64 / taken as f64;
             let had = sizes.has_units();
             let block = sizes.fit(worker, block)?;
-            let table = self.units.filter(|_| sizes.has_units()).map_or(self.state, |units| units.state);
+            let sums = self.units.filter(|_| sizes.has_units()).map_or(self.sums, |units| units.sums);
+            let table = sums.features;
             if sizes.has_units() != had {
-                own.turn(worker, table)?;
+                own.turn(worker, sums)?;
                 rule = None;
             }
             let rule = rule.insert(self.agreed.next(worker, rule, sizes.has_units(), || self.rule(&block))?);
@@ -240,7 +239,7 @@ impl Learn {
                 own.count(nonzeros.len());
                 let (keys, places) = indexer.index(rows.clone().map(|i| block.row(i).indices));
                 let mut known: State = [0.0; 2];
-                match self.bias {
+                match sums.bias {
                     None => worker.get(table, keys, &mut state)?,
                     Some(bias) => {
                         state.resize(2 * keys.len(), 0.0);
@@ -251,12 +250,12 @@ impl Learn {
                 }
                 start.clone_from(&state);
                 let known_start = known;
-                let bias = self.bias.map(|_| &mut known);
+                let bias = sums.bias.map(|_| &mut known);
                 let (in_batch, _) = state.as_chunks_mut();
                 widest(Batch { block, rows, places, state: in_batch, bias, rule, scratch, judged });
                 state.iter_mut().zip(&start).for_each(|(now, before)| *now -= before);
                 worker.add(table, keys, &state)?;
-                if let Some(table) = self.bias {
+                if let Some(table) = sums.bias {
                     worker.add(table, &[0], &[known[0] - known_start[0], known[1] - known_start[1]])?;
                 }
                 worker.clock()?;
@@ -307,18 +306,24 @@ impl Learn {
         let (mut state, mut made) = (Vec::new(), Vec::new());
         ranges(worker, |worker, keys| {
             match units {
-                Some(units) => made = units.weights(worker, keys.clone(), &rule, (self.state, plain))?,
+                Some(units) => made = units.weights(worker, keys.clone(), &rule, (self.sums.features, plain))?,
                 None => {
-                    worker.get_range(self.state, keys.clone(), &mut state)?;
+                    worker.get_range(self.sums.features, keys.clone(), &mut state)?;
                     made.clear();
                     made.extend(state.chunks_exact(2).map(|zn: &[f32]| rule.weight([zn[0], zn[1]])));
                 }
             }
             worker.add_range(weights.features, keys, &made)
         })?;
-        let Some(table) = self.bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
-        worker.get(table, &[0], &mut state)?;
-        weights.add_bias(worker, rule.free().weight([state[0], state[1]]))
+        let Some(table) = self.sums.bias.filter(|_| worker.place.index == 0) else { return Ok(()) };
+        let bias = match units {
+            Some(units) => units.intercept(worker, &rule, (table, plain))?,
+            None => {
+                worker.get(table, &[0], &mut state)?;
+                rule.free().weight([state[0], state[1]])
+            }
+        };
+        weights.add_bias(worker, bias)
     }
 }
 

@@ -28,10 +28,18 @@ const OFTEN: usize = 2;
 /// Nor before this part of all that the worker has seen: the more it knows, the less others' rows change it.
 const PART: usize = 16;
 
+/// The tables of what is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Sums {
+    /// z and n, by feature.
+    pub features: Table<f32>,
+    /// Those of the intercept, at key 0.
+    pub bias: Option<Table<f32>>,
+}
+
 /// The copy; see the module.
 pub struct Own {
-    state: Table<f32>,
-    bias: Option<Table<f32>>,
+    sums: Sums,
     /// By which it is changed, while it is held.
     rule: Option<Rule>,
     now: Vec<State>,
@@ -53,17 +61,17 @@ pub struct Own {
 
 impl Own {
     /// None is held yet.
-    pub fn new(state: Table<f32>, bias: Option<Table<f32>>, memory: u64) -> Self {
+    pub fn new(sums: Sums, memory: u64) -> Self {
         let (now, before) = Default::default();
         let (bias_now, bias_before) = Default::default();
         let (since, seen, too_many) = (0, 0, 0);
-        Self { state, bias, rule: None, now, before, first: true, bias_now, bias_before, since, seen, memory, too_many }
+        Self { sums, rule: None, now, before, first: true, bias_now, bias_before, since, seen, memory, too_many }
     }
 
-    /// Gives the copy back and goes on with another table.
-    pub fn turn(&mut self, worker: &mut Worker<'_>, state: Table<f32>) -> Result<()> {
+    /// Gives the copy back and goes on with other tables.
+    pub fn turn(&mut self, worker: &mut Worker<'_>, sums: Sums) -> Result<()> {
         self.give_back(worker)?;
-        self.state = state;
+        self.sums = sums;
         Ok(())
     }
 
@@ -103,7 +111,7 @@ impl Own {
 
     /// What is known of the features, and of the intercept if there is one.
     pub fn parts(&mut self) -> (&mut [State], Option<&mut State>) {
-        (&mut self.now, self.bias.map(|_| &mut self.bias_now))
+        (&mut self.now, self.sums.bias.map(|_| &mut self.bias_now))
     }
 
     /// Counts what was learnt from by way of the tables.
@@ -139,7 +147,7 @@ impl Own {
         (self.since, self.first) = (0, false);
         let (mut theirs, mut nothing) = (Vec::new(), Vec::new());
         for range in ranges(0..self.now.len()) {
-            worker.get_range(self.state, keys(&range), &mut theirs)?;
+            worker.get_range(self.sums.features, keys(&range), &mut theirs)?;
             let ours = &mut self.now[range.clone()];
             let before = match self.before.get_mut(range.clone()) {
                 Some(before) => before,
@@ -151,10 +159,10 @@ impl Own {
             };
             let changes = widest(Joining { rule, ours, before, theirs: theirs.as_chunks().0 });
             if changes {
-                worker.add_range(self.state, keys(&range), before.as_flattened())?;
+                worker.add_range(self.sums.features, keys(&range), before.as_flattened())?;
             }
         }
-        if let Some(table) = self.bias {
+        if let Some(table) = self.sums.bias {
             worker.get(table, &[0], &mut theirs)?;
             let joined = rule.free().joined(&[self.bias_before], &[self.bias_now], &[[theirs[0], theirs[1]]]);
             [self.bias_now] = joined;
@@ -167,7 +175,7 @@ impl Own {
     fn read(&mut self, worker: &mut Worker<'_>, range: Range<usize>) -> Result<()> {
         let mut read = Vec::new();
         for range in ranges(range) {
-            worker.get_range(self.state, keys(&range), &mut read)?;
+            worker.get_range(self.sums.features, keys(&range), &mut read)?;
             self.now[range.clone()].as_flattened_mut().copy_from_slice(&read);
             self.before[range].as_flattened_mut().copy_from_slice(&read);
         }
@@ -175,7 +183,7 @@ impl Own {
     }
 
     fn read_bias(&mut self, worker: &mut Worker<'_>) -> Result<()> {
-        let Some(table) = self.bias else { return Ok(()) };
+        let Some(table) = self.sums.bias else { return Ok(()) };
         let mut read = Vec::new();
         worker.get(table, &[0], &mut read)?;
         self.bias_now = [read[0], read[1]];
@@ -213,7 +221,7 @@ mod tests {
         let table = plan.table::<f32>("sums", 2);
         plan.body.stage("covers", move |worker| {
             let rule = Rule { alpha: 1.0, beta: 1.0, l1: 0.0, l2: 0.0, constant: 1.0 };
-            let mut own = Own::new(table, None, 16_000);
+            let mut own = Own::new(Sums { features: table, bias: None }, 16_000);
             let mut covers = Vec::new();
             for (features, nonzeros) in [(900, 500), (1100, 500), (900, 500), (900, 40_000)] {
                 covers.push(own.covers(worker, rule, (features, nonzeros), true)?);

@@ -7,6 +7,7 @@
 //! Invariant: what a table of units knows of a feature is in its unit; weights that are kept are not.
 
 use super::agreed::in_unit;
+use super::own::Sums;
 use super::rule::{Rule, State};
 use flexps_common::Result;
 use flexps_common::data::Block;
@@ -32,13 +33,13 @@ const WIDE: f64 = 30.0;
 pub struct Units {
     /// By feature, and at [`KEYS`] that of all that have none of their own.
     sizes: Table<f32>,
-    /// z and n, in units.
-    pub state: Table<f32>,
+    /// z and n, in units; those of the intercept are in none, but learnt beside such features.
+    pub sums: Sums,
 }
 
 impl Units {
     /// Plans them.
-    pub fn new(plan: &mut Plan) -> Self {
+    pub fn new(plan: &mut Plan, bias: bool) -> Self {
         let sizes = plan.table_with(TableSpec {
             name: "sizes".to_owned(),
             element: Type::F32,
@@ -47,7 +48,8 @@ impl Units {
             update: "max".to_owned(),
             update_params: Vec::new(),
         });
-        Self { sizes, state: plan.table("unit-sums", 2) }
+        let features = plan.table("unit-sums", 2);
+        Self { sizes, sums: Sums { features, bias: bias.then(|| plan.table("unit-bias-sums", 2)) } }
     }
 
     /// Whether a worker has found any.
@@ -69,19 +71,39 @@ impl Units {
         let (mut all, mut own, mut ours, mut early) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         worker.get(self.sizes, &[KEYS], &mut all)?;
         worker.get_range(self.sizes, keys.start.min(KEYS)..keys.end.min(KEYS), &mut own)?;
-        worker.get_range(self.state, keys.clone(), &mut ours)?;
+        worker.get_range(self.sums.features, keys.clone(), &mut ours)?;
         worker.get_range(state, keys.clone(), &mut early)?;
         own.resize(keys.len(), 0.0);
         let (ours, early): (&[State], &[State]) = (ours.as_chunks().0, early.as_chunks().0);
         let features = own.iter().zip(ours).zip(early);
         let weight = |((own, ours), early): ((&f32, &State), &State)| {
             let unit = if *own > 0.0 { *own } else { all[0] };
-            let early = plain.as_ref().map_or(State::default(), |plain| in_unit(plain, rule, *early, unit));
-            let [both] = rule.joined(&[State::default()], &[*ours], &[early]);
-            rule.weight(both) / unit
+            both(rule, *ours, (plain.as_ref(), *early), unit)
         };
         Ok(features.map(weight).collect())
     }
+
+    /// The intercept, likewise: of what was learnt of it by `rule`, and as `early` says by `plain`.
+    pub fn intercept(
+        self,
+        worker: &mut Worker<'_>,
+        rule: &Rule,
+        (early, plain): (Table<f32>, Option<Rule>),
+    ) -> Result<f32> {
+        let Some(table) = self.sums.bias else { return Ok(0.0) };
+        let (mut ours, mut before) = (Vec::new(), Vec::new());
+        worker.get(table, &[0], &mut ours)?;
+        worker.get(early, &[0], &mut before)?;
+        let plain = plain.map(Rule::free);
+        Ok(both(&rule.free(), [ours[0], ours[1]], (plain.as_ref(), [before[0], before[1]]), 1.0))
+    }
+}
+
+/// The weight, in no unit, of what was learnt in a unit by `rule`, and before by `plain` of rows as they are.
+fn both(rule: &Rule, ours: State, (plain, early): (Option<&Rule>, State), unit: f32) -> f32 {
+    let early = plain.map_or(State::default(), |plain| in_unit(plain, rule, early, unit));
+    let [both] = rule.joined(&[State::default()], &[ours], &[early]);
+    rule.weight(both) / unit
 }
 
 /// What a worker knows of the features' sizes.
@@ -264,13 +286,19 @@ mod tests {
                 .collect();
             let rows: Vec<&[(u32, f32)]> = rows.iter().map(|row| &row[..]).collect();
             plain[lacks] = fixtures::block(&block.labels, &rows);
-            let outcome = run(Host::cluster(2, 1), &job(fixtures::flags()), &in_odd_units(&plain));
-            assert!(outcome.progress.notes[0].ends_with("each was learnt in a unit of its own"));
-            let mut model = outcome.table("weights", 0..12);
-            (0..).zip(&mut model).for_each(|(j, weight)| *weight *= f64::from(unit_of(j)));
-            let problem = Problem { blocks: &plain, lambda: 1e-9, bias: false, features: 12 };
-            let (best, reached) = (problem.solve().1, problem.objective(&model));
-            assert!((reached - best) / best < 0.03, "{lacks}: {reached} against {best}");
+            for bias in [false, true] {
+                let common = Common { bias, ..fixtures::flags() };
+                let outcome = run(Host::cluster(2, 1), &job(common), &in_odd_units(&plain));
+                assert!(outcome.progress.notes[0].ends_with("each was learnt in a unit of its own"));
+                let mut model = outcome.table("weights", 0..12);
+                (0..).zip(&mut model).for_each(|(j, weight)| *weight *= f64::from(unit_of(j)));
+                if bias {
+                    model.extend(outcome.table("bias", 0..1));
+                }
+                let problem = Problem { blocks: &plain, lambda: 1e-9, bias, features: 12 };
+                let (best, reached) = (problem.solve().1, problem.objective(&model));
+                assert!((reached - best) / best < 0.03, "{lacks}, {bias}: {reached} against {best}");
+            }
         }
     }
 
