@@ -108,7 +108,9 @@ impl Rules {
             progress.set("step", progress.scalar("step", 0.0) / 2.0);
             progress.objective = Some(before);
             if rise <= noise {
-                return Verdict::DropAndStop(format!("tolerance {} reached", self.tolerance));
+                // What would be made again with a longer step, but for time or epochs.
+                let cut = unsure.then(|| late.unwrap_or_else(|| told::all_made(self.epochs, "epoch")));
+                return Verdict::DropAndStop(cut.unwrap_or_else(|| format!("tolerance {} reached", self.tolerance)));
             }
             return match late {
                 Some(why) => Verdict::DropAndStop(why),
@@ -230,6 +232,8 @@ mod tests {
         assert_eq!(flat, Some(20));
         let at_last = judge(&mut Progress { epoch: 6, ..progress(0) }, 0.5, 0.4999);
         assert_eq!(at_last, Verdict::KeepAndStop("7 epochs were made".to_owned()));
+        let at_last = judge(&mut Progress { epoch: 6, ..progress(0) }, 0.5, 0.5 + 1e-9);
+        assert_eq!(at_last, Verdict::DropAndStop("7 epochs were made".to_owned()));
         assert!(
             matches!(judge(&mut progress(10), 0.5, 0.4999), Verdict::KeepAndStop(why) if why.contains("time limit"))
         );
