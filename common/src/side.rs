@@ -89,7 +89,13 @@ impl Side {
 
     /// Keeps it beside its place, where it can't be put; gives its path.
     pub fn keep(&self) -> io::Result<PathBuf> {
-        let kept = self.path.with_extension("kept");
+        let mut kept = self.path.with_extension("kept");
+        let mut others = 1;
+        // What another one has kept is not to go.
+        while fs::symlink_metadata(&kept).is_ok() {
+            others += 1;
+            kept = self.path.with_extension(format!("kept-{others}"));
+        }
         fs::rename(&self.path, &kept)?;
         Ok(kept)
     }
@@ -281,9 +287,13 @@ mod tests {
         let (side, file) = Side::file(&here.path().join("rows")).unwrap().unwrap();
         fs::write(side.path(), "whole").unwrap();
         drop(file);
+        // A process of this one's number has kept something here before.
+        let others = side.path().with_extension("kept");
+        fs::write(&others, "another's").unwrap();
         let kept = side.keep().unwrap();
         drop(side);
         sweep(here.path());
         assert_eq!(fs::read_to_string(kept).unwrap(), "whole");
+        assert_eq!(fs::read_to_string(others).unwrap(), "another's");
     }
 }
