@@ -4,7 +4,7 @@
 //! Invariant: the first error is the one that counts, but for a slave that went, which is the cause of what broke before.
 
 use super::again::Then;
-use super::{Command, Driver, Phase, Running, STOP_WITHIN};
+use super::{Command, Driver, Phase, Running, STOP_WITHIN, WRITTEN_WITHIN};
 use flexps_common::Error;
 use flexps_common::ids::SlaveId;
 use flexps_common::report::FailedLog;
@@ -59,8 +59,12 @@ impl Driver {
     pub(super) fn end_if_stopped(&mut self, now: Duration, out: &mut Vec<Command>) {
         let Phase::Ending { error, waiting, transfer, until, then, .. } = &self.phase else { return };
         let stopped = !*transfer && waiting.is_empty();
+        let more = match then {
+            Then::Again(_) if waiting.is_empty() => WRITTEN_WITHIN - STOP_WITHIN,
+            _ => Duration::ZERO,
+        };
         match then {
-            _ if !stopped && now < *until => return,
+            _ if !stopped && now < *until + more => return,
             Then::EndAt(at) if now < *at => return,
             Then::Again(anew) if stopped => {
                 let anew = *anew;

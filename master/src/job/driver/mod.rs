@@ -41,6 +41,8 @@ use std::time::Duration;
 
 /// How long workers may take to stop after a stage was cancelled.
 pub const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// ... and a checkpoint that is being written, where the job goes on from it: to ask HDFS once may take a minute.
+pub const WRITTEN_WITHIN: Duration = Duration::from_secs(100);
 /// Decisions and rounds in a row without any work between them: a plan that goes on like this never ends.
 const IDLE: u32 = 10_000;
 /// Stage runs, and rounds, that a report lists at most, the last ones, so that it fits into one message.

@@ -1,6 +1,6 @@
 //! Checkpoints: when a driver orders one, and how it goes on from a place that one holds.
 
-use crate::job::driver::{Anew, Command, Driver, Event, Keeping, Place};
+use crate::job::driver::{Anew, Command, Driver, Event, Keeping, Place, WRITTEN_WITHIN};
 use crate::scheduler::Why;
 use flexps_common::checkpoint::Kept;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
@@ -241,6 +241,25 @@ fn a_job_that_ends_while_a_checkpoint_is_written_or_read_waits_for_that() {
         let ended: Vec<Command> = driver.step(at(8), stopped);
         let [Command::End(Err(error))] = ended.as_slice() else { panic!("{ended:?}") };
         assert_eq!(error.fault, Fault::Cancelled);
+    }
+}
+
+#[test]
+fn a_job_that_starts_again_waits_longer_for_a_checkpoint_that_is_being_written() {
+    for written in [true, false] {
+        let (mut driver, _) = keeping();
+        driver.restarts = true;
+        let stopping = driver.step(at(8), Event::Gone(SlaveId(9), lost(), Some(Anew::Job)));
+        assert_eq!(stopping, [Command::StopTransfer]);
+        let last = at(8) + WRITTEN_WITHIN - at(1);
+        assert!(driver.step(last, Event::Tick).is_empty());
+        if written {
+            let again = driver.step(last, Event::Kept(Err(Error::cancelled())));
+            assert_eq!(again, [Command::Again(Anew::Job)]);
+        } else {
+            let ended = driver.step(at(8) + WRITTEN_WITHIN, Event::Tick);
+            assert!(matches!(ended.as_slice(), [Command::End(Err(_))]), "{ended:?}");
+        }
     }
 }
 
