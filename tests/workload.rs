@@ -331,7 +331,7 @@ fn a_run_is_left_at_once_when_its_master_is_silent_and_cancels_its_jobs_when_it_
     second.signal(libc::SIGINT);
     let run = second.finish();
     assert!(run.code == 130 && asked.elapsed() < Duration::from_secs(5), "{run}");
-    run.says(&["jobs may still run at"]);
+    run.says(&["jobs may still run there"]);
 }
 
 #[test]

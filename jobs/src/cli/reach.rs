@@ -1,4 +1,5 @@
-//! Where a slave listens, so that the master and the other slaves reach it: they are told that address as it stands.
+//! By which address this machine reaches the master: where a slave listens, so that the master and the other slaves reach it, as
+//! they are told that address as it stands, and whether the master is on this machine at all.
 //!
 //! Invariant: nothing is sent to find it.
 
@@ -11,8 +12,7 @@ type Way = (IpAddr, IpAddr);
 /// A free port of the address that `--bind` names, or else of that by which this machine reaches the master.
 pub async fn address(bind: Option<&str>, master: &str) -> Result<String> {
     let asked = bind.map(|bind| free_port(bind).map(|address| (bind, address))).transpose()?;
-    let ways: Vec<_> =
-        resolved(master).await.into_iter().filter_map(|master| Some((master.ip(), own(master)?))).collect();
+    let ways = ways(master).await;
     let Some((bind, address)) = asked else {
         let found = ways.first().map(|(_, own)| *own);
         if found.is_none() {
@@ -31,6 +31,16 @@ pub async fn address(bind: Option<&str>, master: &str) -> Result<String> {
         ))),
         None => Ok(address),
     }
+}
+
+/// Whether the master runs on another machine, so that its paths are none of this one's.
+pub async fn is_elsewhere(master: &str) -> bool {
+    elsewhere(&ways(master).await).is_some()
+}
+
+/// The ways to the master.
+async fn ways(master: &str) -> Vec<Way> {
+    resolved(master).await.into_iter().filter_map(|master| Some((master.ip(), own(master)?))).collect()
 }
 
 /// All addresses behind a name; none where it has none, or none yet.
@@ -102,6 +112,7 @@ mod tests {
         for master in ["127.0.0.1:7070", "127.0.1.1:7070", "no address"] {
             assert_eq!(address(None, master).await.unwrap(), "127.0.0.1:0", "{master}");
             assert_eq!(address(Some("127.0.0.1"), master).await.unwrap(), "127.0.0.1:0", "{master}");
+            assert!(!is_elsewhere(master).await, "{master}");
         }
     }
 

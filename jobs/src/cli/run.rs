@@ -9,6 +9,7 @@ use super::file::Whole;
 use super::follow::follow;
 use super::interrupt::Interrupt;
 use super::node::Embedded;
+use super::reach;
 use super::table;
 use super::terminal::{out, say, watched};
 use flexps_common::error::Context;
@@ -44,7 +45,11 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     let file = args.report.as_deref().map(Whole::create).transpose().context(|| "--report")?;
     job.prepare(&Prepare { cache: cache_folder(), say })?;
     let plan = registry.plan(&*job)?;
-    args.report.as_deref().map_or(Ok(()), |report| check_apart(report, &plan))?;
+    let here = match master {
+        Some(address) => !reach::is_elsewhere(address).await,
+        None => true,
+    };
+    args.report.as_deref().filter(|_| here).map_or(Ok(()), |report| check_apart(report, &plan))?;
     let mut interrupt = Interrupt::new()?;
     let (scheduling, experiment) = (args.scheduling.scheduling(), args.experiment.experiment());
     let report = match master {
@@ -77,7 +82,8 @@ pub async fn run(args: RunArgs, registry: Registry, mut job: Box<dyn DynJob>) ->
     finish(&report, args.json, file)
 }
 
-/// Refuses a report that has the model's folder above or below it: one of the two could not be put in its place.
+/// Refuses a report that has the model's folder, of the same machine, above or below it: one of the two could not be put in its
+/// place.
 fn check_apart(report: &Path, plan: &Plan) -> Result<()> {
     let Some(model) = plan.save.as_ref().map(|save| &save.path.0).filter(|path| !is_remote(path)) else {
         return Ok(());

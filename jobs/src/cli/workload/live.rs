@@ -93,13 +93,12 @@ impl All<'_> {
             for policy in self.policies {
                 all.push(play(&client, policy, self.file, self.jobs, &mut submitted).await?);
             }
-            client.set_policy(&before).await?;
             Ok(all)
         };
         let all = unless_interrupted(interrupt, all).await;
-        if all.is_err() {
-            leave(&client, &submitted, &before, interrupt).await;
-        }
+        // Where all were played none is left, and a comparison is not lost for want of an answer.
+        let left = if all.is_ok() { &[][..] } else { &submitted };
+        leave(&client, left, &before, interrupt).await;
         all
     }
 

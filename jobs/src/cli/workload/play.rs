@@ -44,7 +44,7 @@ pub async fn unless_interrupted<T>(interrupt: &mut Interrupt, asked: impl Future
 }
 
 /// Cancels jobs and gives the master its policy back, as far as it answers; who asks to end once more leaves at once. The error
-/// that ended it all is the one to tell, so that this has none of its own.
+/// that ended it all, if one did, is the one to tell, so that this has none of its own.
 pub async fn leave(client: &Arc<Client>, jobs: &[Own], policy: &str, interrupt: &mut Interrupt) {
     if !jobs.is_empty() {
         say("cancelling the jobs; Ctrl-C leaves at once");
@@ -54,10 +54,12 @@ pub async fn leave(client: &Arc<Client>, jobs: &[Own], policy: &str, interrupt: 
         client.set_policy(policy).await
     };
     if let Err(e) = unless_interrupted(interrupt, asked).await {
-        say(&format!(
-            "warning: {e}: jobs may still run at {0}, and another policy than {policy} may decide there; `flexps jobs --master {0}` lists them",
-            client.address()
-        ));
+        let address = client.address();
+        let run = match jobs {
+            [] => String::new(),
+            _ => format!("jobs may still run there, which `flexps jobs --master {address}` lists, and "),
+        };
+        say(&format!("warning: {address}: {e}: {run}another policy than {policy} may decide there"));
     }
 }
 
