@@ -387,7 +387,8 @@ impl Pass {
     pub fn next(&mut self, worker: &mut Worker<'_>) -> Result<Option<(usize, Arc<Block>)>> {
         let at = worker.backend.turn(self.input, self.at)?;
         self.at += self.step;
-        worker.backend.expect(self.input, self.at);
+        // Of consumed rows this is another worker's, whoever takes it.
+        worker.backend.expect(self.input, at + self.step);
         let block = worker.backend.block(self.input, at)?;
         Ok(block.map(|b| (at, b)))
     }

@@ -169,7 +169,7 @@ impl Store {
             state.slots.resize_with(at + 1, || None);
         }
         state.slots[at] = Some(Slot { place, facts: parsed.facts, bad: parsed.bad });
-        state.backlog.put(bytes);
+        state.backlog.put(bytes, Instant::now());
         state.takers.parsed(began.elapsed());
         state.seconds = self.started.elapsed().as_secs_f64();
         drop(state);
@@ -226,6 +226,7 @@ impl Store {
             Here(Result<Arc<Block>>),
             Disk(Reading),
         }
+        let mut left = None;
         let _asking = self.consumed.then(|| Asking::new(self));
         let found = self.wait(|state| {
             if matches!(state.keys, Keys::InWork) {
@@ -233,7 +234,7 @@ impl Store {
             }
             match state.ahead.take(at) {
                 Found::Ready(block) => {
-                    self.consume(state, at);
+                    left = self.consume(state, at);
                     return Some(Where::Here(block));
                 }
                 Found::Soon => return None,
@@ -242,24 +243,29 @@ impl Store {
             match state.slots.get(at) {
                 Some(Some(Slot { place: Place::Memory(block), .. })) => {
                     let block = block.clone();
-                    self.consume(state, at);
+                    left = self.consume(state, at);
                     Some(Where::Here(Ok(block)))
                 }
                 Some(Some(Slot { place: Place::Gone, .. })) => Some(Where::Here(Err(consumed(at)))),
                 Some(Some(_)) => {
                     let reading = state.reading(at);
-                    self.consume(state, at);
+                    left = self.consume(state, at);
                     reading.map(Where::Disk)
                 }
                 _ if state.all.as_ref().is_some_and(|all| at >= all.chunks.len()) => Some(Where::None),
                 _ => None,
             }
         });
-        match found.await? {
-            Where::None => Ok(None),
-            Where::Here(block) => block.map(Some),
-            Where::Disk(reading) => self.read_back(reading, |_, block| block.clone()).map(Some),
+        let block = match found.await? {
+            Where::None => return Ok(None),
+            Where::Here(block) => block,
+            Where::Disk(reading) => self.read_back(reading, |_, block| block.clone()),
+        };
+        // Not before: what was read ahead and not fetched is read again.
+        if let Some((spill, extent)) = left {
+            spill.forget(&extent);
         }
+        block.map(Some)
     }
 
     /// See [`super::Reader::expect`].
@@ -290,9 +296,6 @@ impl Store {
     /// Reads a block from disk, and does with it what is to be done before others look.
     fn read_back<T>(&self, reading: Reading, done: impl FnOnce(&mut State, &Result<Arc<Block>>) -> T) -> T {
         let block = reading.spill.read(&reading.extent, reading.spare).map(Arc::new);
-        if self.consumed {
-            reading.spill.forget(&reading.extent);
-        }
         let mut state = self.state.lock();
         state.reading -= 1;
         if let Ok(block) = &block {
@@ -304,19 +307,24 @@ impl Store {
         done
     }
 
-    /// Block `at` is given out: if rows are consumed, it is not kept.
-    fn consume(&self, state: &mut State, at: usize) {
-        let Some(Some(slot)) = state.slots.get_mut(at).filter(|_| self.consumed) else { return };
+    /// Block `at` is given out: if rows are consumed, it is not kept. Where it was on disk, if it was.
+    fn consume(&self, state: &mut State, at: usize) -> Option<(Arc<Spill>, Extent)> {
+        let Some(Some(slot)) = state.slots.get_mut(at).filter(|_| self.consumed) else { return None };
         let place = std::mem::replace(&mut slot.place, Place::Gone);
         let bytes = place.bytes();
         state.backlog.take(bytes, Instant::now());
         state.takers.took();
-        if let Place::Memory(block) = place {
-            state.cached_bytes -= bytes;
-            self.room.give(bytes);
-            state.ahead.give(&block);
-        }
         self.changed.notify_waiters();
+        match place {
+            Place::Memory(block) => {
+                state.cached_bytes -= bytes;
+                self.room.give(bytes);
+                state.ahead.give(&block);
+                None
+            }
+            Place::Disk(extent) => state.spill.clone().map(|spill| (spill, extent)),
+            Place::Gone => None,
+        }
     }
 
     /// See [`super::Reader::blocks`].

@@ -3,8 +3,8 @@
 //!
 //! What several workers learn has to be brought together, and none of them knows what the others have just seen: one that
 //! keeps up costs least. One that takes hears of the next one a block before it begins, to leave for it what it needs to
-//! know. Invariant: there is always one that may take; where blocks wait and nobody takes them, the next worker may before
-//! long.
+//! know. Invariant: there is always one that may take, and beside that one no more than have come; where blocks wait and nobody
+//! takes them, the next worker may before long.
 
 use flexps_common::machine;
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ enum Next {
 pub struct Takers {
     cores: u32,
     count: usize,
+    /// How many have come.
+    came: usize,
     next: Next,
     /// When the first worker came, or the time began that is looked at.
     since: Option<Instant>,
@@ -64,6 +66,7 @@ impl Takers {
         Self {
             cores,
             count: 1,
+            came: 0,
             next: Next::No,
             since: None,
             held_up: none,
@@ -86,6 +89,7 @@ impl Takers {
 
     /// A worker has come for rows. Whether one more may take from now on.
     pub fn come(&mut self, worker: usize, now: Instant) -> bool {
+        self.came = self.came.max(worker + 1);
         if self.since.is_none() {
             self.restart(now);
         }
@@ -139,7 +143,7 @@ impl Takers {
         if self.next != Next::No {
             return self.in_vain > IN_VAIN && self.grow();
         }
-        if idle && held_up >= all / PART {
+        if idle && held_up >= all / PART && self.count < self.came {
             self.next = Next::Called;
         }
         false
@@ -160,7 +164,13 @@ mod tests {
 
     /// How many take after two seconds, in which each block's reading is held up and parsed for so many milliseconds of ten.
     fn after(cores: u32, held_up: u32, parsing: u32) -> usize {
+        after_of(cores, cores as usize, (held_up, parsing))
+    }
+
+    /// The same where there are so many workers.
+    fn after_of(cores: u32, workers: usize, (held_up, parsing): (u32, u32)) -> usize {
         let (mut takers, mut now) = (Takers::new(cores), Instant::now());
+        takers.come(workers - 1, now);
         for _ in 0..200 {
             takers.come(0, now);
             takers.took();
@@ -181,6 +191,7 @@ mod tests {
         assert_eq!(after(2, 5, 9), 1, "parsers need the other core");
         assert_eq!(after(8, 5, 9), 7);
         assert_eq!(after(1, 9, 1), 1);
+        assert_eq!(after_of(8, 2, (9, 1)), 2, "there are no more");
     }
 
     #[test]
@@ -189,7 +200,7 @@ mod tests {
         takers.wait(start);
         assert!(!takers.look(start + 1000 * MS), "no worker has come");
         let start = start + 1000 * MS;
-        assert!(!takers.come(1, start));
+        assert!(!takers.come(5, start));
         for worker in 1..5 {
             let then = start + worker * (IN_VAIN + 1) * WINDOW;
             assert!((1..=IN_VAIN).rev().all(|window| !takers.look(then - window * WINDOW)));
