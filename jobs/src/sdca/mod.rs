@@ -14,6 +14,7 @@ pub mod alone;
 mod bias;
 mod couple;
 mod crowd;
+mod enough;
 pub mod fast;
 mod join;
 mod least;

@@ -12,6 +12,7 @@
 use super::alone::{self, WIDE};
 use super::bias;
 use super::couple::{self, Coupled};
+use super::enough::{self, Enough};
 use super::join::{Joins, Tables};
 use super::loss::Loss;
 use super::rows::{Own, targets_or_labels};
@@ -124,7 +125,8 @@ impl<L: Loss> Work for Judge<'_, L> {
 }
 
 impl Stages {
-    /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met in the last of `sweeps` sweeps,
+    /// One epoch. Reports `visited_gap`, the rows' parts of the gap as they were met in the last of `sweeps` sweeps, of which the
+    /// part `swept` was made, as if that were all,
     /// `visited_loss`, the losses of `sampled` rows then, `visited`, on how many steps were taken, and `scale`, the least length of a join; with an intercept also `negative` and `positive`, the
     /// sums of dual variables by the sign of their rows.
     pub fn ascend<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
@@ -198,40 +200,67 @@ impl Stages {
         let first = worker.place.epoch as u32 * self.joins.unwrap_or(alone::COUPLED[1]);
         let mut joins = Joins::new(worker, (map, self.tables), &weights, coupled, first, sigma as f32);
         let mut search = Subspace::new::<L>(worker, &mut own, part, &facts, self.tables.way, self.tolerance)?;
-        let mut sweeps = 0;
+        let enough = Enough::new(worker).filter(|_| !search.is_on());
+        let (mut sweeps, mut swept) = (0, 1.0);
         while sweeps == 0 || alone && visit.visited * (sweeps + 1) / sweeps <= rows && sweeps < SWEEPS {
             if sweeps > 0 {
                 visit.again();
             }
             sweeps += 1;
             search.start(&own, &weights, &visit);
-            if alone {
-                visit.go::<L>(worker, &mut own, &mut weights, scale, usize::MAX, None)?;
+            swept = if alone {
+                Self::sweep_alone::<L>(worker, &mut own, &mut weights, &mut visit, (scale, enough))?
             } else {
-                Self::sweep_joined::<L>(worker, &mut own, &mut weights, &mut visit, &mut joins, (scale, count, whole))?;
+                let of = (scale, count, whole, enough);
+                Self::sweep_joined::<L>(worker, &mut own, &mut weights, &mut visit, &mut joins, of)?
+            };
+            if swept < 1.0 {
+                break;
             }
             search.go_on::<L>(worker, &mut own, part, &mut weights, &mut visit)?;
         }
         search.end(worker, part)?;
         joins.end(worker, &weights)?;
         worker.report("sweeps", Metric::Min(sweeps as f64));
+        worker.report("swept", Metric::Min(swept));
         worker.report("visited", Metric::Count(visit.visited as u64));
-        let met = visit.met;
+        let mut met = visit.met;
+        met.gap /= swept;
         bias::report(worker, &own);
         own.put(worker)?;
         Ok(met)
     }
 
-    /// A sweep with so many joins, all of them `whole` or the last one alone.
+    /// A sweep without joins, or the part of one that is likely to be enough; which part it was.
+    fn sweep_alone<L: Loss>(
+        worker: &mut Worker<'_>,
+        own: &mut Own,
+        weights: &mut [f32],
+        visit: &mut Visit<'_>,
+        (scale, enough): (Scale, Option<Enough>),
+    ) -> Result<f64> {
+        let rows = own.rows();
+        for (piece, enough) in (1..enough::PIECES).zip(enough.iter().cycle()) {
+            visit.go::<L>(worker, own, weights, scale, rows * piece / enough::PIECES, None)?;
+            let part = visit.behind() as f64 / rows.max(1) as f64;
+            if enough.is(part, visit.met.gap) {
+                return Ok(part);
+            }
+        }
+        visit.go::<L>(worker, own, weights, scale, usize::MAX, None)?;
+        Ok(1.0)
+    }
+
+    /// A sweep with so many joins, all of them `whole` or the last one alone; or, likewise, the part up to one of them.
     fn sweep_joined<L: Loss>(
         worker: &mut Worker<'_>,
         own: &mut Own,
         weights: &mut [f32],
         visit: &mut Visit<'_>,
         joins: &mut Joins<'_>,
-        (scale, count, whole): (Scale, u32, bool),
-    ) -> Result<()> {
-        let (rows, mut trail, mut least) = (own.rows(), Trail::default(), 1.0f64);
+        (scale, count, whole, enough): (Scale, u32, bool, Option<Enough>),
+    ) -> Result<f64> {
+        let (rows, mut trail, mut least, mut swept) = (own.rows(), Trail::default(), 1.0f64, 1.0);
         for join in 1..=count as usize {
             visit.go::<L>(worker, own, weights, scale, rows * join / count as usize, Some(&mut trail))?;
             if whole || join == count as usize {
@@ -239,11 +268,19 @@ impl Stages {
             } else {
                 joins.join_coupled(worker, weights, &mut visit.bias)?;
             }
+            if let Some(enough) = enough.filter(|_| join < count as usize) {
+                let (part, mut met) = (join as f64 / f64::from(count), [visit.met.gap]);
+                worker.sum_local(&mut met)?;
+                if enough.is(part, met[0]) {
+                    swept = part;
+                    break;
+                }
+            }
         }
         worker.report("scale", Metric::Min(least));
         // Half of what is safe for whole joins; less is no way to go on.
         worker.report("short", Metric::Count(u64::from(least * 2.0 * (worker.place.threads as f64) < 1.0)));
-        Ok(())
+        Ok(swept)
     }
 
     /// A round over one of several parts of the worker's rows, while each other worker goes over one of its own. With

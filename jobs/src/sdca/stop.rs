@@ -5,7 +5,7 @@
 //! always with a certificate.
 
 use super::least::Least;
-use super::{bias, pace, subspace};
+use super::{bias, enough, pace, subspace};
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
@@ -43,6 +43,7 @@ impl Stop {
         progress.set("judge_by", FIRST);
         subspace::begin(progress);
         pace::begin(progress);
+        enough::begin(progress);
         Least::begin(progress);
     }
 
@@ -73,14 +74,18 @@ impl Stop {
         }
         progress.set("visited_gap", met);
         // From the first epoch, which starts at zero, nothing can be told yet.
-        let sweeps = progress.metric("ascent", "sweeps")?;
+        let swept = progress.metric("ascent", "swept").unwrap_or(1.0);
+        // From the middle of the sweep before to that of the last one.
+        let sweeps = progress.metric("ascent", "sweeps")? - (1.0 - swept) / 2.0;
         let falls = if before.is_finite() { (met / before).min(1.0).powf(1.0 / sweeps) } else { 0.3 };
-        let left = met * falls * progress.scalar("gap_correction", 1.0);
+        let kept = falls * progress.scalar("gap_correction", 1.0);
+        let left = met * enough::left(swept, kept);
         progress.set("estimated_gap", left);
         let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);
         let objective = loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0);
         subspace::decide(progress, falls, left / (self.rules.tolerance * objective));
-        let hopeful = left <= HOPE * self.rules.tolerance * objective;
+        enough::decide(progress, kept, self.rules.tolerance * objective, before.is_finite());
+        let hopeful = swept < 1.0 || left <= HOPE * self.rules.tolerance * objective;
         let ended = Self::ended(progress);
         let due = ended as f64 >= progress.scalar("judge_by", FIRST);
         let last = ended >= self.rules.epochs || self.rules.late(progress).is_some();
@@ -115,6 +120,7 @@ impl Stop {
         if relative <= self.rules.tolerance {
             return Ok(Flow::Stop(format!("duality gap {relative:.2e}, at most {} was asked", self.rules.tolerance)));
         }
+        enough::in_vain(progress);
         if let Some(why) = self.rules.out_of_patience(progress, validation) {
             return Ok(Flow::Stop(why));
         }

@@ -177,7 +177,7 @@ impl<'a> Visit<'a> {
     }
 
     /// How many rows of the part are behind, resting ones too.
-    fn behind(&self) -> usize {
+    pub fn behind(&self) -> usize {
         self.passed + (self.held * self.next).checked_div(self.groups.len()).unwrap_or(0)
     }
 

@@ -115,6 +115,11 @@ impl Subspace {
         Ok(search)
     }
 
+    /// Whether it makes any.
+    pub fn is_on(&self) -> bool {
+        self.on
+    }
+
     /// Takes up the way that the epoch before left, if all of the slave's workers have it.
     fn take(&mut self, worker: &mut Worker<'_>, own: &mut Own, part: &Part) -> Result<()> {
         let mut lacks = [f32::from(u8::from(own.blocks.iter().any(|held| held.way.len() != held.dual.len())))];
