@@ -5,7 +5,7 @@
 //! all classes', one behind the other. A row that is held out has no part in any sum.
 
 use super::loss::Kind;
-use super::{bias, pace, renew};
+use super::{bias, pace};
 use crate::flags::{Common, Inputs};
 use crate::objective;
 use crate::primal::flags::ClassWeights;
@@ -70,7 +70,6 @@ impl Problems {
         task::begin(progress, facts, &rows, self.class_weight.as_ref())?;
         let weights: Vec<f64> = (0..rows.len()).map(|class| task::weight(progress, class)).collect();
         progress.set("most_weight", weights.iter().copied().fold(0.0, f64::max));
-        renew::begin(progress, facts, weights.into_iter().fold(f64::INFINITY, f64::min));
         let classes = task::problems(&facts.labels);
         if classes > 1 {
             for (flag, given) in [("--init-model", self.starts), ("--patience", self.patient)] {

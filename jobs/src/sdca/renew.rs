@@ -1,24 +1,29 @@
 //! The weights made anew from the dual variables, before a certificate, where rounding may have led the ones away from the others.
 //!
 //! A step adds a x/(lambda n) to weights of 24 bits. Where a weight is made of very many rows that is little beside it, and what
-//! is rounded off adds up, always the same way for rows that are alike; the certificate takes weights for those of the dual
-//! variables. Invariant: behind this they are, but for one rounding; where it can't matter nothing is done.
+//! is rounded off adds up, always the same way for rows that are alike; the certificate takes weights w for those of the dual
+//! variables, w(a), and lacks lambda/2 |w - w(a)|^2. Margins tell, for nothing, how far apart the two are along w itself:
+//! lambda w.w(a) = (1/n) sum a m. Invariant: what is apart that far is added to the gap; where it counts weights are made anew before
+//! the certificates that follow, and are those of the dual variables then, but for one rounding.
 
 use super::rows::{Own, targets_or_labels};
 use crate::parts::{Part, Parts, Rows};
 use crate::primal::{add_scaled, ranges};
 use flexps_common::Result;
-use flexps_common::data::Facts;
 use flexps_common::plan::{Plan, Progress, Steps, Table, Threads};
 use flexps_common::worker::Worker;
 
-/// Weights that are so many times what a row can add to them: a step then has four bits, or fewer.
-const COARSE: f64 = (1u32 << 20) as f64;
+/// The part of a weight that a step's rounding may take, at most.
+const ROUNDING: f64 = 1.0 / (1u32 << 25) as f64;
+/// What the gap lacks counts where it is above this part of what is asked for.
+const COUNTS: f64 = 0.1;
 
 /// The scalar that asks for it.
 const ASKED: &str = "renews";
-/// The scalar that says how much a row adds, for a dual variable of 1: what it counts times its norm.
-const ROW: &str = "row_adds";
+/// The scalar that says that certificates need it.
+const NEEDED: &str = "renewal_needed";
+/// The scalar that counts epochs since.
+const SINCE: &str = "epochs_since_renewal";
 
 /// What the stages need of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -29,17 +34,29 @@ pub struct Renew {
     made: Table<f64>,
 }
 
-/// Sets what [`before`] needs: that rows of some class count `least`, and none less.
-pub fn begin(progress: &mut Progress, facts: &Facts, least: f64) {
-    progress.set(ROW, least * (facts.sum_norm2 / facts.rows.max(1) as f64).sqrt());
+/// Before the first epoch of a problem.
+pub fn begin(progress: &mut Progress) {
+    [ASKED, NEEDED, SINCE].into_iter().for_each(|name| progress.set(name, 0.0));
 }
 
 /// Before a certificate, if one comes: whether weights are to be made anew.
 pub fn before(progress: &mut Progress) {
-    let all = progress.scalar("lambda", 0.0) * progress.scalar("rows", 1.0);
-    let coarse = all * progress.scalar("norm2", 0.0).sqrt() > COARSE * progress.scalar(ROW, 0.0);
-    let asked = coarse && progress.scalar("judge", 0.0) > 0.0;
+    let asked = progress.scalar(NEEDED, 0.0) > 0.0 && progress.scalar("judge", 0.0) > 0.0;
     progress.set(ASKED, f64::from(u8::from(asked)));
+    progress.set(SINCE, if asked { 0.0 } else { progress.scalar(SINCE, 0.0) + 1.0 });
+}
+
+/// Behind a certificate: what the gap lacks, where a gap of `aim` is asked for. Along w the two are apart by the part r of it, and no
+/// weight by more than all steps' rounding together; if that is e, |w - w(a)|^2 is about r e |w|^2 at most.
+pub fn missing(progress: &mut Progress, aim: f64) -> Result<f64> {
+    let (rows, lambda) = (progress.scalar("rows", 1.0), progress.scalar("lambda", 0.0));
+    let along = progress.metric("certificate", "along")? / rows;
+    let most = (ROUNDING * rows * progress.scalar(SINCE, 0.0)).min(1.0);
+    let missing = 0.5 * most * (along - lambda * progress.scalar("norm2", 0.0)).abs();
+    if missing > COUNTS * aim {
+        progress.set(NEEDED, 1.0);
+    }
+    Ok(missing)
 }
 
 impl Renew {

@@ -5,7 +5,7 @@
 //! ```text
 //! P(w) - D(a) = (1/n) sum (f(m) + f*(-a) + a m) + lambda/2 |w - w(a)|^2
 //! ```
-//! where w(a) = X a / (lambda n); its last term is zero but for the rounding of steps ([`super::renew`]). A row of weight c has c
+//! where w(a) = X a / (lambda n); its last term is what rounding takes of steps ([`super::renew`]). A row of weight c has c
 //! times the loss and enters w(a) with c a. How an intercept is dealt with stands in [`super::bias`]. Invariant: P(w) - P(optimum) is
 //! at most the gap, since D never exceeds the optimum's P.
 
@@ -63,6 +63,8 @@ struct Sums {
     rows: u64,
     /// What the intercept's part of the certificate needs: by how much dual variables were lowered, times the rows' norms.
     lowered: f64,
+    /// Dual variables times margins, without the intercept.
+    along: f64,
 }
 
 impl Sums {
@@ -72,6 +74,7 @@ impl Sums {
         self.right += other.right;
         self.rows += other.rows;
         self.lowered += other.lowered;
+        self.along += other.along;
     }
 }
 
@@ -83,16 +86,19 @@ struct Judge<'a, L> {
     targets: &'a [f32],
     /// What the dual variables of negative and of positive rows are multiplied by.
     by: [f64; 2],
+    /// The intercept in the margins.
+    bias: f64,
     loss: PhantomData<L>,
 }
 
 impl<L: Loss> Judge<'_, L> {
-    /// A row's loss, and its part of the gap.
+    /// A row's loss, its part of the gap, and its dual variable times its margin without the intercept.
     #[inline(always)]
-    fn row(&self, m: f64, a: f32, target: f32) -> (f64, f64) {
-        let a = f64::from(a) * if target > 0.0 { self.by[1] } else { self.by[0] };
-        let (loss, counts) = (L::loss(m), f64::from(target.abs()));
-        (counts * loss, counts * (loss + L::conjugate(a) + a * m))
+    fn row(&self, m: f64, dual: f32, target: f32) -> (f64, f64, f64) {
+        let (sign, by) = if target > 0.0 { (1.0, self.by[1]) } else { (-1.0, self.by[0]) };
+        let (dual, loss, counts) = (f64::from(dual), L::loss(m), f64::from(target.abs()));
+        let a = dual * by;
+        (counts * loss, counts * (loss + L::conjugate(a) + a * m), counts * dual * (m - sign * self.bias))
     }
 }
 
@@ -102,25 +108,28 @@ impl<L: Loss> Work for Judge<'_, L> {
     #[inline(always)]
     fn run(self) -> Sums {
         const LANES: usize = 8;
-        let (mut loss, mut gap, mut right) = ([0.0; LANES], [0.0; LANES], [0u64; LANES]);
+        let (mut loss, mut gap, mut along, mut right) = ([0.0; LANES], [0.0; LANES], [0.0; LANES], [0u64; LANES]);
         let (margins, dual) = (self.margins.chunks_exact(LANES), self.dual.chunks_exact(LANES));
         let targets = self.targets.chunks_exact(LANES);
         let rest = margins.remainder().iter().zip(dual.remainder()).zip(targets.remainder());
         for ((margins, dual), targets) in margins.zip(dual).zip(targets) {
             for lane in 0..LANES {
-                let (f, apart) = self.row(margins[lane], dual[lane], targets[lane]);
+                let (f, apart, product) = self.row(margins[lane], dual[lane], targets[lane]);
                 loss[lane] += f;
                 gap[lane] += apart;
+                along[lane] += product;
                 right[lane] += u64::from(is_margin_right(margins[lane], targets[lane]));
             }
         }
         for ((m, a), target) in rest {
-            let (f, apart) = self.row(*m, *a, *target);
+            let (f, apart, product) = self.row(*m, *a, *target);
             loss[0] += f;
             gap[0] += apart;
+            along[0] += product;
             right[0] += u64::from(is_margin_right(*m, *target));
         }
-        Sums { loss: loss.iter().sum(), gap: gap.iter().sum(), right: right.iter().sum(), ..Sums::default() }
+        let [loss, gap, along] = [loss, gap, along].map(|lanes| lanes.iter().sum());
+        Sums { loss, gap, along, right: right.iter().sum(), ..Sums::default() }
     }
 }
 
@@ -303,7 +312,7 @@ impl Stages {
         Ok(visit.met)
     }
 
-    /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right`, `lowered` and `rows`, summed over
+    /// The certificate, if the scalar `judge` asks for it. Reports `loss`, `gap`, `right`, `lowered`, `along` and `rows`, summed over
     /// the rows that are trained on.
     pub fn certify<L: Loss>(&self, worker: &mut Worker<'_>) -> Result<()> {
         if worker.scalar("judge", 0.0) == 0.0 {
@@ -316,10 +325,11 @@ impl Stages {
         while let Some(part) = parts.next(worker)? {
             self.judge::<L>(worker, &mut own, &part, &mut sums)?;
         }
-        let Sums { loss, gap, right, rows, lowered } = sums;
+        let Sums { loss, gap, right, rows, lowered, along } = sums;
         worker.report("loss", Metric::Sum(loss));
         worker.report("gap", Metric::Sum(gap));
         worker.report("lowered", Metric::Sum(lowered));
+        worker.report("along", Metric::Sum(along));
         worker.report("right", Metric::Count(right));
         worker.report("rows", Metric::Count(rows));
         own.put(worker)
@@ -357,7 +367,8 @@ impl Stages {
                 };
                 margins.push(f64::from(target.signum()) * (score + bias));
             }
-            sums.add(&widest(Judge::<L> { margins: &margins, dual: &held.dual, targets, by, loss: PhantomData }));
+            let (margins, dual) = (&margins[..], &held.dual[..]);
+            sums.add(&widest(Judge::<L> { margins, dual, targets, by, bias, loss: PhantomData }));
             if by != [1.0; 2] {
                 sums.lowered += bias::lowered(held, targets, &block, by);
             }

@@ -5,7 +5,7 @@
 //! always with a certificate.
 
 use super::least::Least;
-use super::{bias, enough, pace, subspace};
+use super::{bias, enough, pace, renew, subspace};
 use crate::flags::Common;
 use crate::objective;
 use crate::rules::Rules;
@@ -44,6 +44,7 @@ impl Stop {
         subspace::begin(progress);
         pace::begin(progress);
         enough::begin(progress);
+        renew::begin(progress);
         Least::begin(progress);
     }
 
@@ -106,7 +107,7 @@ impl Stop {
             let correction = progress.scalar("gap_correction", 1.0);
             progress.set("gap_correction", (correction * gap / estimated).clamp(0.05, 20.0));
         }
-        let gap = gap + bias::gap(progress)?;
+        let gap = gap + bias::gap(progress)? + renew::missing(progress, self.rules.tolerance * objective)?;
         if !objective.is_finite() || !gap.is_finite() {
             return Err(Error::data("the objective is no number; scale the features"));
         }
