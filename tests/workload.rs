@@ -335,6 +335,35 @@ fn a_run_is_left_at_once_when_its_master_is_silent_and_cancels_its_jobs_when_it_
 }
 
 #[test]
+fn a_job_that_was_on_its_way_when_its_run_was_left_is_cancelled_too() {
+    let cluster = Cluster::start(1, 8);
+    let file = cluster.folder().join("late.toml");
+    let job = |name: &str, arrival| {
+        format!("[[job]]\nname='{name}'\narrival={arrival}\nstage=[{{name='x',threads=1,work=300}}]\n")
+    };
+    std::fs::write(&file, job("a", 0) + &job("b", 1)).unwrap();
+    let states = || -> Vec<String> {
+        let jobs = get(&cluster.pages, "/api/v1/jobs").json();
+        jobs.as_array().unwrap().iter().map(|job| job["state"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut running = cluster.ask(["workload", "run", "--policies", "fair"]).arg(&file).within(60).start();
+    wait::until("its first job", Duration::from_secs(20), || (!states().is_empty()).then_some(()));
+    // It has the second one behind it, before it is told so.
+    cluster.master.signal(libc::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(2));
+    running.signal(libc::SIGINT);
+    running.await_stderr("Ctrl-C leaves at once");
+    cluster.master.signal(libc::SIGCONT);
+    assert_eq!(running.finish().code, 130);
+    wait::until("the end of its jobs", Duration::from_secs(20), || {
+        let states = states();
+        let live = states.iter().any(|state| state == "queued" || state == "running");
+        (states.len() == 2 && !live).then_some(())
+    });
+    assert_eq!(get(&cluster.pages, "/api/v1/overview").json()["policy"], "greedy");
+}
+
+#[test]
 fn without_a_master_no_policy_pays_for_what_users_had_under_another() {
     let here = folder();
     let file = here.path().join("w.toml");
