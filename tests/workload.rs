@@ -59,6 +59,19 @@ fn a_picture_stands_for_itself_and_its_names_are_escaped() {
 }
 
 #[test]
+fn a_picture_may_go_to_a_pipe() {
+    let folder = folder();
+    let (file, pipe) = (folder.path().join("w.toml"), folder.path().join("p.svg"));
+    std::fs::write(&file, "[[job]]\nname='a'\nstage=[{name='x',threads=2,work=1}]\n").unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let run = flexps(["workload", "simulate", "--slaves", "2", "--slots", "2", "--picture"]);
+    let running = run.arg(&pipe).arg(&file).within(20).start();
+    let drawn = std::fs::read_to_string(&pipe).unwrap();
+    assert!(drawn.ends_with("</svg>\n"), "{drawn}");
+    assert_eq!(running.finish().code, 0);
+}
+
+#[test]
 fn a_mistake_in_a_file_is_the_users_and_nothing_runs() {
     let folder = folder();
     let file = folder.path().join("w.toml");
