@@ -356,6 +356,13 @@ fn a_model_of_other_classes_or_other_numbers_of_features_to_start_from() {
     start("three.libsvm").ok();
     start("two.libsvm").exits(2).says(&[saved.to_str().unwrap(), "1, 2 and 3", "as many classes"]);
     start("from-0.libsvm").exits(2).says(&[saved.to_str().unwrap(), "numbered from 1", "--index-base 1"]);
+    // Read by the width of the rows, the weights of the second class would be those of other features.
+    std::fs::write(file("wide.libsvm"), "1 1:0.5 3:1\n2 2:1 4:1\n3 1:2 2:0.5\n".repeat(9)).unwrap();
+    std::fs::write(file("narrow.libsvm"), "1 1:0.5\n2 2:1\n3 1:2 2:0.5\n".repeat(9)).unwrap();
+    let told = |rows: u32| format!("a model of 3 features for each of 3 classes, while the rows have {rows}; ");
+    start("wide.libsvm").exits(2).says(&[saved.to_str().unwrap(), &told(4)]);
+    start("narrow.libsvm").exits(2).says(&[saved.to_str().unwrap(), &told(2), "give --features 3"]);
+    start("narrow.libsvm").args(["--features", "3"]).ok();
 }
 
 #[test]

@@ -59,6 +59,19 @@ fn a_picture_stands_for_itself_and_its_names_are_escaped() {
 }
 
 #[test]
+fn a_picture_may_go_to_a_pipe() {
+    let folder = folder();
+    let (file, pipe) = (folder.path().join("w.toml"), folder.path().join("p.svg"));
+    std::fs::write(&file, "[[job]]\nname='a'\nstage=[{name='x',threads=2,work=1}]\n").unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let run = flexps(["workload", "simulate", "--slaves", "2", "--slots", "2", "--picture"]);
+    let running = run.arg(&pipe).arg(&file).within(20).start();
+    let drawn = std::fs::read_to_string(&pipe).unwrap();
+    assert!(drawn.ends_with("</svg>\n"), "{drawn}");
+    assert_eq!(running.finish().code, 0);
+}
+
+#[test]
 fn a_mistake_in_a_file_is_the_users_and_nothing_runs() {
     let folder = folder();
     let file = folder.path().join("w.toml");
@@ -332,6 +345,35 @@ fn a_run_is_left_at_once_when_its_master_is_silent_and_cancels_its_jobs_when_it_
     let run = second.finish();
     assert!(run.code == 130 && asked.elapsed() < Duration::from_secs(5), "{run}");
     run.says(&["jobs may still run there"]);
+}
+
+#[test]
+fn a_job_that_was_on_its_way_when_its_run_was_left_is_cancelled_too() {
+    let cluster = Cluster::start(1, 8);
+    let file = cluster.folder().join("late.toml");
+    let job = |name: &str, arrival| {
+        format!("[[job]]\nname='{name}'\narrival={arrival}\nstage=[{{name='x',threads=1,work=300}}]\n")
+    };
+    std::fs::write(&file, job("a", 0) + &job("b", 1)).unwrap();
+    let states = || -> Vec<String> {
+        let jobs = get(&cluster.pages, "/api/v1/jobs").json();
+        jobs.as_array().unwrap().iter().map(|job| job["state"].as_str().unwrap().to_owned()).collect()
+    };
+    let mut running = cluster.ask(["workload", "run", "--policies", "fair"]).arg(&file).within(60).start();
+    wait::until("its first job", Duration::from_secs(20), || (!states().is_empty()).then_some(()));
+    // It has the second one behind it, before it is told so.
+    cluster.master.signal(libc::SIGSTOP);
+    std::thread::sleep(Duration::from_secs(2));
+    running.signal(libc::SIGINT);
+    running.await_stderr("Ctrl-C leaves at once");
+    cluster.master.signal(libc::SIGCONT);
+    assert_eq!(running.finish().code, 130);
+    wait::until("the end of its jobs", Duration::from_secs(20), || {
+        let states = states();
+        let live = states.iter().any(|state| state == "queued" || state == "running");
+        (states.len() == 2 && !live).then_some(())
+    });
+    assert_eq!(get(&cluster.pages, "/api/v1/overview").json()["policy"], "greedy");
 }
 
 #[test]

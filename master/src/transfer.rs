@@ -4,6 +4,7 @@
 //! nothing on the disk.
 
 use bytes::Bytes;
+use flexps_common::data::Facts;
 use flexps_common::data::schema::{DataPath, Schema};
 use flexps_common::home::Home;
 use flexps_common::ids::{JobId, StageRun, TableId};
@@ -156,8 +157,14 @@ impl Shards {
         writer.finish(description)
     }
 
-    /// Fills a table, which is zero, with the tensor of a model that suits rows of this schema.
-    pub fn load(&self, storage: &Storage, load: &LoadSpec, spec: &TableSpec, schema: &Schema) -> Result<()> {
+    /// Fills a table, which is zero, with the tensor of a model that suits rows of this schema, and of these facts if they are known.
+    pub fn load(
+        &self,
+        storage: &Storage,
+        load: &LoadSpec,
+        spec: &TableSpec,
+        (schema, facts): (&Schema, Option<&Facts>),
+    ) -> Result<()> {
         let LoadSpec { table, model, tensor, .. } = load;
         if !matches!(spec.update.as_str(), "add" | "assign") {
             return Err(Error::bug(format!(
@@ -175,6 +182,9 @@ impl Shards {
                 spec.name
             )));
         }
+        facts
+            .map_or(Ok(()), |facts| reader.description.check_width(len / width, facts))
+            .map_err(|e| e.context(model))?;
         let mut flight = Flight::of(WINDOW * self.bulk.len());
         for (sequence, keys) in (0..).zip(chunks(spec, len / width)) {
             self.check()?;
@@ -237,7 +247,6 @@ fn write(writer: &mut Writer, body: Bytes, element: Type, count: usize) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flexps_common::data::Facts;
     use flexps_common::error::Fault;
     use flexps_common::plan::Plan;
     use flexps_common::transport::{Connection, Network, Service};

@@ -73,6 +73,20 @@ impl Description {
         }
         Ok(())
     }
+
+    /// Refuses to read a tensor of so many `keys` for rows of another number of features, where it holds one class after the other:
+    /// the weights of all but the first would be taken for those of other features.
+    pub fn check_width(&self, keys: u64, rows: &Facts) -> Result<()> {
+        let (classes, own) = (self.outputs() as u64, self.features);
+        if classes == 1 || keys != classes * own || own == rows.features {
+            return Ok(());
+        }
+        let way = if own > rows.features { format!("give --features {own}") } else { "learn without it".to_owned() };
+        Err(Error::user(format!(
+            "a model of {own} features for each of {classes} classes, while the rows have {}; one to start from needs as many: {way}",
+            rows.features
+        )))
+    }
 }
 
 fn outputs(labels: &Labels) -> usize {

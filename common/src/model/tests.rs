@@ -64,6 +64,22 @@ fn a_model_suits_rows_of_as_many_classes_whose_features_are_numbered_alike() {
 }
 
 #[test]
+fn a_model_of_several_classes_suits_rows_of_as_many_features() {
+    let rows = |features| Facts { features, ..Facts::default() };
+    let three = Description { labels: "1,2,3".parse().unwrap(), ..description(5) };
+    three.check_width(15, &rows(5)).unwrap();
+    for (features, way) in [(4, "give --features 5"), (6, "learn without it")] {
+        let error = three.check_width(15, &rows(features)).unwrap_err();
+        let told = format!("5 features for each of 3 classes, while the rows have {features}; ");
+        assert!(error.fault == Fault::User && error.message.contains(&told), "{error}");
+        assert!(error.message.ends_with(way), "{error}");
+        // Of these each key is a feature's.
+        three.check_width(5, &rows(features)).unwrap();
+        description(5).check_width(5, &rows(features)).unwrap();
+    }
+}
+
+#[test]
 fn what_is_written_in_chunks_is_read_back_whole_and_in_parts() {
     let dir = tempfile::tempdir().unwrap();
     let (at, weights) = (path(dir.path(), "deep/m"), [1.0, -2.0, 3.5, 0.0, f32::MIN_POSITIVE]);

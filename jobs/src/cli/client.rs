@@ -34,6 +34,37 @@ pub struct Own {
     pub token: u64,
 }
 
+/// A job to be submitted. However often it is, the master makes one job of it, which its token tells it.
+#[derive(Debug)]
+pub struct Submission {
+    token: u64,
+    request: ToMaster,
+}
+
+impl Submission {
+    /// Of this job, with a token of its own.
+    pub fn new(
+        job: &dyn DynJob,
+        reproducible: bool,
+        scheduling: Scheduling,
+        experiment: Experiment,
+        detached: bool,
+    ) -> Result<Self> {
+        let token = rand::random();
+        let request = ToMaster::Submit {
+            name: job.name().to_owned(),
+            params: job.params()?,
+            plan_hash: job.plan()?.hash(),
+            reproducible,
+            token,
+            scheduling,
+            experiment,
+            detached,
+        };
+        Ok(Self { token, request })
+    }
+}
+
 /// A way to a master.
 pub struct Client {
     channel: Channel,
@@ -77,8 +108,7 @@ impl Client {
         &self.address
     }
 
-    /// Submits a job, to be followed or left to the master. A repeated message is recognised by its token, so one call makes one
-    /// job.
+    /// Submits a job, to be followed or left to the master.
     pub async fn submit(
         &self,
         job: &dyn DynJob,
@@ -87,19 +117,13 @@ impl Client {
         experiment: Experiment,
         detached: bool,
     ) -> Result<Own> {
-        let token = rand::random();
-        let request = ToMaster::Submit {
-            name: job.name().to_owned(),
-            params: job.params()?,
-            plan_hash: job.plan()?.hash(),
-            reproducible,
-            token,
-            scheduling,
-            experiment,
-            detached,
-        };
-        match self.ask(&request, DEADLINE).await? {
-            FromMaster::Submitted(id) => Ok(Own { id, token }),
+        self.hand_in(&Submission::new(job, reproducible, scheduling, experiment, detached)?).await
+    }
+
+    /// Hands a submission in, also one that may have reached the master before.
+    pub async fn hand_in(&self, submission: &Submission) -> Result<Own> {
+        match self.ask(&submission.request, DEADLINE).await? {
+            FromMaster::Submitted(id) => Ok(Own { id, token: submission.token }),
             other => Err(unexpected("a submission", &other)),
         }
     }

@@ -269,10 +269,13 @@ impl Master {
             }
             Command::Load(load) => {
                 let spec = plan.tables[load.table.0 as usize].clone();
-                let schema = started.readings.get(load.input).map(|reading| reading.schema().clone());
-                let schema = schema.ok_or_else(|| Error::bug("a model is for rows that the plan lacks"))?;
+                let reading = started.readings.get(load.input);
+                let reading = reading.ok_or_else(|| Error::bug("a model is for rows that the plan lacks"))?;
+                let (schema, facts) = (reading.schema().clone(), reading.facts().cloned());
                 let storage = self.storage.clone();
-                self.transfer(id, Event::Loaded, move |shards| shards.load(&storage, &load, &spec, &schema));
+                self.transfer(id, Event::Loaded, move |shards| {
+                    shards.load(&storage, &load, &spec, (&schema, facts.as_ref()))
+                });
             }
             Command::Save => self.save(id)?,
             Command::Keep(place) => self.keep(id, place),

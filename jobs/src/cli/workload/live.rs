@@ -5,7 +5,7 @@
 
 use super::args::RunArgs;
 use super::file::{self, WorkFile};
-use super::play::{Played, leave, play, unless_interrupted};
+use super::play::{Played, Submitted, leave, play, unless_interrupted};
 use super::show::{Comparison, Outcome};
 use super::{picture, recorded};
 use crate::cli::args::{Access, given};
@@ -87,7 +87,7 @@ impl All<'_> {
             Ok(before)
         };
         let before = unless_interrupted(interrupt, asked).await?;
-        let mut submitted = Vec::new();
+        let mut submitted = Submitted::default();
         let all = async {
             let mut all = Vec::new();
             for policy in self.policies {
@@ -96,9 +96,8 @@ impl All<'_> {
             Ok(all)
         };
         let all = unless_interrupted(interrupt, all).await;
-        // Where all were played none is left, and a comparison is not lost for want of an answer.
-        let left = if all.is_ok() { &[][..] } else { &submitted };
-        leave(&client, left, &before, interrupt).await;
+        // Where all were played no job is left, and a comparison is not lost for want of an answer.
+        leave(&client, &submitted, &before, interrupt).await;
         all
     }
 
@@ -114,7 +113,7 @@ impl All<'_> {
         for policy in self.policies {
             let weights = self.file.cluster.weights.clone();
             let cluster = Embedded::of(registry.clone(), slaves, slots, self.file.memory, weights).await?;
-            let (client, mut submitted) = (cluster.client(), Vec::new());
+            let (client, mut submitted) = (cluster.client(), Submitted::default());
             let one = async {
                 fit(&client, self.plans).await?;
                 play(&client, policy, self.file, self.jobs, &mut submitted).await

@@ -30,6 +30,10 @@ const HATCHES: usize = 12;
 pub fn check(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     match path.extension().and_then(|e| e.to_str()) {
+        // Who reads a pipe goes when it is closed, so it is opened once, to write the picture.
+        Some("svg" | "html") if std::fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) => {
+            Ok(())
+        }
         Some("svg" | "html") => Whole::create(path).map(drop).context(|| "--picture"),
         _ => Err(Error::user(format!("--picture {}: give a name that ends in .svg or .html", path.display()))),
     }

@@ -1,11 +1,13 @@
 //! The jobs of a workload under one policy: submitted at their times, and followed to their ends.
 //!
-//! Invariant: nothing here holds up who asks to end; a master that is silent is waited for no longer than [`PATIENCE`].
+//! Invariant: nothing here holds up who asks to end, and what a master may have of it is known at any moment; a master that is
+//! silent is waited for no longer than [`PATIENCE`].
 
 use super::file::WorkFile;
-use crate::cli::client::{Client, Own};
+use crate::cli::client::{Client, Own, Submission};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::terminal::say;
+use flexps_common::error::Fault;
 use flexps_common::ids::JobId;
 use flexps_common::job::DynJob;
 use flexps_common::scheduling::Scheduling;
@@ -17,6 +19,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
+
+#[cfg(test)]
+mod tests;
 
 /// How often the jobs are looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -35,6 +40,21 @@ pub struct Played {
     pub records: Vec<Record>,
 }
 
+/// What a master has of a workload, as far as it is not known to have ended.
+#[derive(Debug, Default)]
+pub struct Submitted {
+    /// Jobs that it took.
+    jobs: Vec<Own>,
+    /// What it was asked for and has not answered: it may have taken it or not.
+    pending: Option<Submission>,
+}
+
+impl Submitted {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.pending.is_none()
+    }
+}
+
 /// What `asked` gives, unless somebody asks to end before that.
 pub async fn unless_interrupted<T>(interrupt: &mut Interrupt, asked: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
@@ -45,28 +65,38 @@ pub async fn unless_interrupted<T>(interrupt: &mut Interrupt, asked: impl Future
 
 /// Cancels jobs and gives the master its policy back, as far as it answers; who asks to end once more leaves at once. The error
 /// that ended it all, if one did, is the one to tell, so that this has none of its own.
-pub async fn leave(client: &Arc<Client>, jobs: &[Own], policy: &str, interrupt: &mut Interrupt) {
-    if !jobs.is_empty() {
+pub async fn leave(client: &Arc<Client>, submitted: &Submitted, policy: &str, interrupt: &mut Interrupt) {
+    if !submitted.is_empty() {
         say("cancelling the jobs; Ctrl-C leaves at once");
     }
     let asked = async {
-        cancel(client, jobs).await?;
+        cancel(client, submitted).await?;
         client.set_policy(policy).await
     };
     if let Err(e) = unless_interrupted(interrupt, asked).await {
         let address = client.address();
-        let run = match jobs {
-            [] => String::new(),
-            _ => format!("jobs may still run there, which `flexps jobs --master {address}` lists, and "),
+        let run = match submitted.is_empty() {
+            true => String::new(),
+            false => format!("jobs may still run there, which `flexps jobs --master {address}` lists, and "),
         };
         say(&format!("warning: {address}: {e}: {run}another policy than {policy} may decide there"));
     }
 }
 
 /// Cancels all at the same time, until the master is silent.
-async fn cancel(client: &Arc<Client>, jobs: &[Own]) -> Result<()> {
+async fn cancel(client: &Arc<Client>, submitted: &Submitted) -> Result<()> {
+    let mut jobs = submitted.jobs.clone();
+    if let Some(pending) = &submitted.pending {
+        // Which job it is, the master alone knows.
+        match client.hand_in(pending).await {
+            Ok(own) => jobs.push(own),
+            Err(e) if e.retry => return Err(e),
+            // It is none.
+            Err(_) => {}
+        }
+    }
     let mut asked = JoinSet::new();
-    for job in jobs.iter().copied() {
+    for job in jobs {
         let client = client.clone();
         asked.spawn(async move { client.cancel(job.id, Some(job.token)).await });
     }
@@ -110,13 +140,56 @@ async fn listed(client: &Client) -> Result<Vec<JobLine>> {
     patient(|| async { api::read(&client.document("jobs").await?) }).await
 }
 
-/// Submits all jobs at their times and waits for their ends. What was submitted stands in `submitted` until then.
+/// Leaves those away that the master lists no longer: they have ended long ago.
+async fn retain_listed(client: &Client, jobs: &mut Vec<JobId>) -> Result<()> {
+    if !jobs.is_empty() {
+        let listed = listed(client).await?;
+        jobs.retain(|first| listed.iter().any(|job| job.id == *first));
+    }
+    Ok(())
+}
+
+/// Submits a job; until the master has answered, it is pending in `submitted`.
+async fn submit(
+    client: &Client,
+    job: &dyn DynJob,
+    mut scheduling: Scheduling,
+    submitted: &mut Submitted,
+) -> Result<Own> {
+    retain_listed(client, &mut scheduling.after).await?;
+    loop {
+        let submission = Submission::new(job, false, scheduling.clone(), Default::default(), false)?;
+        let pending: &Submission = submitted.pending.insert(submission);
+        let answer = patient(|| client.hand_in(pending)).await;
+        let error = match answer {
+            Ok(own) => {
+                submitted.pending = None;
+                submitted.jobs.push(own);
+                return Ok(own);
+            }
+            // Nobody knows what became of it.
+            Err(e) if e.retry => return Err(e),
+            Err(e) => e,
+        };
+        submitted.pending = None;
+        let known = scheduling.after.len();
+        if error.fault == Fault::User {
+            // One that it was to follow may have been forgotten since it was listed.
+            retain_listed(client, &mut scheduling.after).await?;
+        }
+        if scheduling.after.len() == known {
+            return Err(error);
+        }
+    }
+}
+
+/// Submits all jobs at their times and waits for their ends. What the master has of them stands in `submitted` until then.
 pub async fn play(
     client: &Client,
     policy: &str,
     file: &WorkFile,
     jobs: &[Box<dyn DynJob>],
-    submitted: &mut Vec<Own>,
+    submitted: &mut Submitted,
 ) -> Result<Played> {
     client.set_policy(policy).await?;
     say(&format!("{policy}: running {} jobs", jobs.len()));
@@ -126,23 +199,15 @@ pub async fn play(
     for at in order(specs) {
         let spec = &specs[at];
         tokio::time::sleep(spec.arrival.saturating_sub(begin.elapsed())).await;
-        let mut after: Vec<JobId> = spec.after.iter().filter_map(|first| ids.get(first).copied()).collect();
-        if !after.is_empty() {
-            // One that is no longer listed has ended long ago.
-            let listed = listed(client).await?;
-            after.retain(|first| listed.iter().any(|job| job.id == *first));
-        }
         let scheduling = Scheduling {
             priority: spec.priority,
             user: spec.owner.clone(),
-            after,
+            after: spec.after.iter().filter_map(|first| ids.get(first).copied()).collect(),
             deadline: spec.deadline.map(|d| d.as_secs_f64()),
             memory: file.real[at].as_ref().and_then(|real| real.memory),
             ..Scheduling::default()
         };
-        let own = client.submit(&*jobs[at], false, scheduling, Default::default(), false).await?;
-        submitted.push(own);
-        ids.insert(at, own.id);
+        ids.insert(at, submit(client, &*jobs[at], scheduling, submitted).await?.id);
     }
     loop {
         let listed = listed(client).await?;
@@ -152,7 +217,7 @@ pub async fn play(
         }
         tokio::time::sleep(LOOK).await;
     }
-    submitted.clear();
+    submitted.jobs.clear();
     let names = ids.into_iter().map(|(at, id)| (id, specs[at].name.clone())).collect();
     let records = client.read(&patient(|| client.history()).await?)?;
     whole(&names, &records, client.address())?;
@@ -186,41 +251,4 @@ fn order(jobs: &[JobSpec]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..jobs.len()).collect();
     order.sort_unstable_by_key(|at| (known[*at], *at));
     order
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::recorded::tests::job;
-    use super::*;
-
-    #[test]
-    fn a_job_of_which_nothing_is_recorded_any_more_is_missed() {
-        let names = |ids: &[u64]| ids.iter().map(|id| (JobId(*id), format!("n{id}"))).collect::<BTreeMap<_, _>>();
-        // That of others is there too.
-        let records = [job(1), job(2), job(9)];
-        whole(&names(&[1, 2]), &records, "m:1").unwrap();
-        let error = whole(&names(&[1, 3]), &records, "m:1").unwrap_err();
-        assert!(error.exit_code() == 1 && error.message.contains("at m:1 has no record of job n3 any more"), "{error}");
-        let error = whole(&names(&[2, 3, 4, 5]), &records, "m:1").unwrap_err();
-        assert!(error.message.contains("of job n3 and 2 more any more"), "{error}");
-    }
-
-    #[test]
-    fn jobs_are_ordered_by_those_that_they_wait_for_however_many_ways_lead_there() {
-        // Layers of which each job waits for all of the one above: there are more ways than can be counted.
-        let (layers, each) = (40, 30);
-        let job = |at: usize| {
-            let above = at / each;
-            let after = if above == 0 { Vec::new() } else { ((above - 1) * each..above * each).collect() };
-            // The last are to come first.
-            JobSpec { after, arrival: Duration::from_secs((layers - above) as u64), ..JobSpec::default() }
-        };
-        let jobs: Vec<JobSpec> = (0..layers * each).map(job).collect();
-        assert_eq!(order(&jobs), (0..layers * each).collect::<Vec<_>>());
-        // A chain that is longer than a stack is deep.
-        let long = 100_000;
-        let after = |at: usize| if at + 1 < long { vec![at + 1] } else { Vec::new() };
-        let jobs: Vec<JobSpec> = (0..long).map(|at| JobSpec { after: after(at), ..JobSpec::default() }).collect();
-        assert_eq!(order(&jobs), (0..long).rev().collect::<Vec<_>>());
-    }
 }
