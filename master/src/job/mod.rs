@@ -108,7 +108,7 @@ pub struct Job {
     pub own_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client; not known of one of an earlier master that was not queued again.
+    /// Made up by the client; not known of one that an older build recorded.
     pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,

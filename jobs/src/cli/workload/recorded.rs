@@ -109,7 +109,7 @@ pub(super) mod tests {
     /// That a job was submitted.
     pub fn job(id: u64) -> Record {
         let (name, scheduling) = ("sleep".to_owned(), Scheduling::default());
-        Record::Job { at: 0.0, job: JobId(id), name, scheduling, detached: None }
+        Record::Job { at: 0.0, job: JobId(id), name, scheduling, token: None, detached: None }
     }
 
     #[test]
