@@ -90,7 +90,7 @@ fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     let all = log.page(0);
     assert_eq!((all.lines.len(), all.first, all.next), (records().len(), 0, 7));
     assert_eq!(log.page(5).lines, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
-    assert_eq!(log.page(7), Page { first: 0, next: 7, lines: Vec::new() });
+    assert_eq!(log.page(7), Page { first: 0, next: 7, end: 7, lines: Vec::new() });
     let (some, cut) = read("h", &text.as_bytes()[..text.len() - 5]).unwrap();
     assert_eq!(some, records()[..records().len() - 1]);
     assert_eq!(
@@ -456,6 +456,7 @@ fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
     let (mut kept, mut from) = (Vec::new(), 1);
     loop {
         let page = log.page(from);
+        assert_eq!(page.end, count);
         if page.next == from {
             break;
         }
