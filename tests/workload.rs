@@ -335,6 +335,19 @@ fn a_run_is_left_at_once_when_its_master_is_silent_and_cancels_its_jobs_when_it_
 }
 
 #[test]
+fn an_export_that_is_interrupted_leaves_nothing() {
+    let (cluster, here) = (Cluster::start(1, 1), folder());
+    cluster.master.signal(libc::SIGSTOP);
+    let export = cluster.ask(["history", "export", "--output"]).arg(here.path().join("history")).within(40).start();
+    let files = || std::fs::read_dir(here.path()).unwrap().count();
+    wait::until("its file", Duration::from_secs(8), || (files() > 0).then_some(()));
+    export.signal(libc::SIGINT);
+    let run = export.finish();
+    assert_eq!((run.code, files()), (130, 0), "{run}");
+    run.says(&["cancelled"]);
+}
+
+#[test]
 fn without_a_master_no_policy_pays_for_what_users_had_under_another() {
     let here = folder();
     let file = here.path().join("w.toml");
