@@ -137,6 +137,7 @@ fn jobs_that_nobody_follows_outlive_their_master() {
     assert_eq!(report(&pages, &next)["state"], "done");
     let lost = report(&pages, "j3");
     assert_eq!(lost["error"]["message"], "its master ended before it did", "{lost}");
+    assert_eq!(get(&pages, "/api/v1/jobs/j3?token=1").status, 404, "whoever follows another job is told of this one");
     flexps(["model", "show"]).arg(path("model")).ok();
 
     // One that is told to end leaves its queue as well.

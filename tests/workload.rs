@@ -377,6 +377,19 @@ fn a_job_that_was_on_its_way_when_its_run_was_left_is_cancelled_too() {
 }
 
 #[test]
+fn an_export_that_is_interrupted_leaves_nothing() {
+    let (cluster, here) = (Cluster::start(1, 1), folder());
+    cluster.master.signal(libc::SIGSTOP);
+    let export = cluster.ask(["history", "export", "--output"]).arg(here.path().join("history")).within(40).start();
+    let files = || std::fs::read_dir(here.path()).unwrap().count();
+    wait::until("its file", Duration::from_secs(8), || (files() > 0).then_some(()));
+    export.signal(libc::SIGINT);
+    let run = export.finish();
+    assert_eq!((run.code, files()), (130, 0), "{run}");
+    run.says(&["cancelled"]);
+}
+
+#[test]
 fn without_a_master_no_policy_pays_for_what_users_had_under_another() {
     let here = folder();
     let file = here.path().join("w.toml");

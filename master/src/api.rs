@@ -175,9 +175,10 @@ impl Api {
             (None, Some(last)) => Start::Last(last),
             (from, _) => Start::At(from.unwrap_or(0)),
         };
-        let Page { first, next, lines } = self.ask(|reply| Event::History(start, reply)).await?;
+        let Page { first, next, end, lines } = self.ask(|reply| Event::History(start, reply)).await?;
         let lines = lines.join(",");
-        Ok(Answer { status: 200, body: format!("{{\"first\":{first},\"next\":{next},\"records\":[{lines}]}}") })
+        let body = format!("{{\"first\":{first},\"next\":{next},\"end\":{end},\"records\":[{lines}]}}");
+        Ok(Answer { status: 200, body })
     }
 
     async fn submit(&self, body: &str) -> Result<Answer> {

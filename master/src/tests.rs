@@ -3,6 +3,7 @@
 mod again;
 mod clients;
 mod fake;
+mod held;
 mod old;
 mod shown;
 mod slaves;

@@ -130,6 +130,8 @@ pub struct HistoryPage {
     pub first: u64,
     /// The number of the next record; the same as was asked for when there are no more.
     pub next: u64,
+    /// The number that the next record will have that happens.
+    pub end: u64,
     /// As the master wrote them.
     pub records: Vec<Box<RawValue>>,
 }

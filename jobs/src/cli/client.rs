@@ -167,14 +167,14 @@ impl Client {
         Ok(())
     }
 
-    /// What the master recorded.
+    /// What the master had recorded when it was asked, and little more: it may record as fast as it is read.
     pub async fn history(&self) -> Result<History> {
-        let (mut history, mut from) = (History::default(), 0);
+        let (mut history, mut from, mut end) = (History::default(), 0, None);
         loop {
             let page: HistoryPage = api::read(&self.document(&format!("history?from={from}")).await?)?;
             history.missing += page.first.saturating_sub(from);
             history.lines.extend(page.records.iter().map(|record| record.get().to_owned()));
-            if page.next == from {
+            if page.next == from || page.next >= *end.get_or_insert(page.end) {
                 return Ok(history);
             }
             from = page.next;
@@ -202,4 +202,41 @@ impl Client {
 
 fn unexpected(request: &str, answer: &FromMaster) -> Error {
     Error::bug(format!("the master answered {request} with {answer:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flexps_common::transport::{Connection, Packet, Service};
+    use flexps_common::wire::api::Answer;
+    use std::pin::Pin;
+    use std::sync::Arc;
+
+    /// A master of three records that answers with one of them, and records another one meanwhile.
+    struct Busy;
+
+    impl Service for Busy {
+        fn call(
+            &self,
+            _: Connection,
+            request: Packet,
+        ) -> Pin<Box<dyn Future<Output = Result<Packet>> + Send + 'static>> {
+            Box::pin(async move {
+                let ToMaster::Api(request) = request.message()? else { return Err(Error::bug("no request")) };
+                let from: u64 = request.path.rsplit('=').next().and_then(|from| from.parse().ok()).unwrap_or(0);
+                let [next, end] = [1, 3].map(|more| from + more);
+                let body = format!(r#"{{"first":0,"next":{next},"end":{end},"records":[{from}]}}"#);
+                Packet::control(&FromMaster::Api(Answer { status: 200, body }))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_history_that_grows_as_fast_as_it_is_read_is_read_as_it_was_when_it_was_asked_for() {
+        let network = Network::in_process();
+        let _listener = network.listen("master", Arc::new(Busy)).await.unwrap();
+        let read = Client::new(&network, "master");
+        let read = tokio::time::timeout(DEADLINE, read.history()).await.expect("it ends").unwrap();
+        assert_eq!((read.text().as_str(), read.missing), ("0\n1\n2\n", 0));
+    }
 }

@@ -35,6 +35,8 @@ pub struct Page {
     pub first: u64,
     /// The number of the next one.
     pub next: u64,
+    /// The number that the next record will have that happens: the same, where the page holds the newest one.
+    pub end: u64,
     /// The records.
     pub lines: Vec<Box<str>>,
 }
@@ -155,6 +157,6 @@ impl Log {
             next += 1;
             lines.push(line.clone());
         }
-        Page { first: self.dropped, next, lines }
+        Page { first: self.dropped, next, end: self.next(), lines }
     }
 }

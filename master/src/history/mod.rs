@@ -85,6 +85,9 @@ pub enum Record {
         name: String,
         /// When it was to run.
         scheduling: Scheduling,
+        /// What its client made up for it; older builds did not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token: Option<u64>,
         /// With what a later master can queue it again, if nobody waited for its end. It has the same identity then, and is
         /// recorded once more: what was before is no part of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,6 +169,8 @@ pub struct Detached {
     params: String,
     plan_hash: u64,
     reproducible: bool,
+    /// Where an older build wrote it, which did of such jobs alone.
+    #[serde(default, skip_serializing)]
     token: Option<u64>,
     experiment: Experiment,
 }
@@ -175,9 +180,9 @@ impl Record {
     pub fn of(job: JobId, submission: &Submission, now: Duration) -> Self {
         let Submission { name, params, plan_hash, reproducible, token, scheduling, experiment, detached } =
             submission.clone();
-        let kept = Detached { params, plan_hash, reproducible, token, experiment };
+        let kept = Detached { params, plan_hash, reproducible, token: None, experiment };
         let detached = detached.then(|| Box::new(kept));
-        Self::Job { at: now.as_secs_f64(), job, name, scheduling, detached }
+        Self::Job { at: now.as_secs_f64(), job, name, scheduling, token, detached }
     }
 }
 

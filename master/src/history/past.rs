@@ -89,7 +89,7 @@ impl Telling {
                 self.names.insert(slave, name);
             }
             Record::Gone { slave, .. } => _ = self.live.remove(&slave),
-            Record::Job { at, job, name, scheduling, detached } => {
+            Record::Job { at, job, name, scheduling, token, detached } => {
                 self.past.jobs = self.past.jobs.max(job.0);
                 let mut submission = Submission {
                     scheduling,
@@ -97,12 +97,13 @@ impl Telling {
                     params: "null".to_owned(),
                     plan_hash: 0,
                     reproducible: false,
-                    token: None,
+                    token,
                     experiment: Default::default(),
                     detached: detached.is_some(),
                 };
                 if let Some(kept) = detached {
-                    let Detached { params, plan_hash, reproducible, token, experiment } = *kept;
+                    let Detached { params, plan_hash, reproducible, token: older, experiment } = *kept;
+                    let token = token.or(older);
                     submission = Submission { params, plan_hash, reproducible, token, experiment, ..submission };
                 }
                 // One that was queued again waits since it was submitted.

@@ -40,6 +40,7 @@ fn records() -> Vec<Record> {
         job: JobId(id),
         name: "lr".into(),
         scheduling: Scheduling { priority, ..Scheduling::default() },
+        token: None,
         detached: None,
     };
     let run = |id, epoch, ready, start, end, threads: [u32; 2]| Record::Run {
@@ -89,7 +90,7 @@ fn what_was_written_is_read_back_and_a_torn_end_is_told() {
     let all = log.page(0);
     assert_eq!((all.lines.len(), all.first, all.next), (records().len(), 0, 7));
     assert_eq!(log.page(5).lines, text.lines().skip(10).map(Box::from).collect::<Vec<Box<str>>>());
-    assert_eq!(log.page(7), Page { first: 0, next: 7, lines: Vec::new() });
+    assert_eq!(log.page(7), Page { first: 0, next: 7, end: 7, lines: Vec::new() });
     let (some, cut) = read("h", &text.as_bytes()[..text.len() - 5]).unwrap();
     assert_eq!(some, records()[..records().len() - 1]);
     assert_eq!(
@@ -168,6 +169,7 @@ fn a_replay_opens_and_closes_jobs_and_frees_slots_as_it_was_recorded() {
         job: JobId(id),
         name: "lr".into(),
         scheduling: Scheduling { after: after.iter().copied().map(JobId).collect(), ..Scheduling::default() },
+        token: None,
         detached: None,
     };
     let run =
@@ -244,6 +246,7 @@ fn runs_whose_memory_did_not_fit_together_are_played_one_after_the_other() {
             job: JobId(id),
             name: "lr".into(),
             scheduling: Scheduling::default(),
+            token: None,
             detached: None,
         };
         let run = |id, start| Record::Run {
@@ -283,7 +286,7 @@ fn a_job_is_played_again_on_the_slaves_that_it_had() {
     let job = |id, slaves: &[u32]| {
         let (job, scheduling) = (JobId(id), Scheduling::default());
         let open = Record::Open { at: 1.0, job, slaves: slaves.iter().copied().map(SlaveId).collect() };
-        [Record::Job { at: 1.0, job, name: "lr".into(), scheduling, detached: None }, open]
+        [Record::Job { at: 1.0, job, name: "lr".into(), scheduling, token: None, detached: None }, open]
     };
     let run = |id, run, [start, end]: [f64; 2], workers: &[(u32, u32)], want, bound| Record::Run {
         job: JobId(id),
@@ -358,8 +361,12 @@ fn of_a_job_whose_plan_began_anew_what_ran_since_counts() {
         bound: false,
         cut: false,
     };
-    let mut records =
-        vec![begin(), slave(1), slave(2), Record::Job { at: 1.0, job, name: "lr".into(), scheduling, detached: None }];
+    let mut records = vec![
+        begin(),
+        slave(1),
+        slave(2),
+        Record::Job { at: 1.0, job, name: "lr".into(), scheduling, token: None, detached: None },
+    ];
     records.extend([
         open(1.0, &[1, 2]),
         run(1, [1.0, 1.25, 1.5], 0.25, &[1, 2]),
@@ -449,6 +456,7 @@ fn what_is_kept_in_memory_is_bounded_and_is_the_newest() {
     let (mut kept, mut from) = (Vec::new(), 1);
     loop {
         let page = log.page(from);
+        assert_eq!(page.end, count);
         if page.next == from {
             break;
         }

@@ -108,7 +108,7 @@ pub struct Job {
     pub own_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client; not known of one of an earlier master that was not queued again.
+    /// Made up by the client; not known of one that an older build recorded.
     pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,
@@ -142,6 +142,8 @@ pub struct Job {
     pub submitted: Duration,
     /// Bytes that its workers sent to other slaves, whether or not their runs are listed.
     pub sent: u64,
+    /// All stage runs, transfers and epochs that it had when it ended; none where nobody counted them.
+    all: [u64; 3],
     /// The report; what a running job's driver and readings know is filled in by [`Job::report`].
     pub report: Report,
 }
@@ -198,6 +200,7 @@ impl Job {
             slaves: Arc::new([]),
             submitted: now,
             sent: 0,
+            all: [0; 3],
             report,
         }
     }
@@ -297,7 +300,7 @@ impl Job {
         let mut report = self.report.clone();
         if let Phase::Started(started) = &self.phase {
             self.fill(started, now, NEWS_STAGES, &mut report);
-            left_out(listable(&started.driver), &mut report, " while the job runs");
+            report.notes.extend(left_out(listable(&started.driver), &report, " while the job runs"));
         }
         report
     }
@@ -309,9 +312,12 @@ impl Job {
 
     /// Keeps the last `keep` stage runs, transfers and epochs in the report, which says so where there were more.
     pub fn keep_stages(&mut self, keep: usize) {
+        let said = left_out(self.all, &self.report, "");
         let Report { stages, transfers, epochs, notes, .. } = &mut self.report;
         if fit::keep_last(stages, keep) | fit::keep_last(transfers, keep) | fit::keep_last(epochs, keep) {
+            notes.retain(|note| !said.contains(note));
             note(notes, ["earlier stage runs, transfers and epochs than those listed are no longer kept".to_owned()]);
+            self.report.notes.extend(left_out(self.all, &self.report, ""));
         }
     }
 
@@ -319,10 +325,9 @@ impl Job {
     pub fn end(&mut self, result: Result<(), Error>, now: Duration) {
         let phase = std::mem::replace(&mut self.phase, Phase::Ended);
         let mut report = self.report.clone();
-        let mut all = [0; 3];
         if let Phase::Started(started) = &phase {
             self.fill(started, now, LISTED_STAGES, &mut report);
-            all = listable(&started.driver);
+            self.all = listable(&started.driver);
         }
         report.seconds = now.saturating_sub(self.submitted).as_secs_f64();
         report.state = match &result {
@@ -341,7 +346,7 @@ impl Job {
         }
         report.error = result.err().map(Error::brief);
         fit::fit(&mut report);
-        left_out(all, &mut report, "");
+        report.notes.extend(left_out(self.all, &report, ""));
         self.report = report;
         self.waiting = None;
         self.version += 1;
@@ -437,12 +442,12 @@ fn listable(driver: &Driver) -> [u64; 3] {
     [0, 1, 2].map(|list| before[list] + kept[list] as u64)
 }
 
-/// Notes how many of them a report does not list; `when` follows.
-fn left_out(all: [u64; 3], report: &mut Report, when: &str) {
+/// How many of them a report does not list, to be noted; `when` follows.
+fn left_out(all: [u64; 3], report: &Report, when: &str) -> Vec<String> {
     let listed = [report.stages.len(), report.transfers.len(), report.epochs.len()];
     let lists = ["stage runs", "transfers", "epochs"].into_iter().zip(all.into_iter().zip(listed));
     let notes = lists.filter_map(|(what, (all, listed))| fit::left_out(what, all, listed));
-    report.notes.extend(notes.map(|note| note + when));
+    notes.map(|note| note + when).collect()
 }
 
 /// What a client submitted.
@@ -458,7 +463,7 @@ pub struct Submission {
     pub plan_hash: u64,
     /// Whether splits are assigned in a fixed order.
     pub reproducible: bool,
-    /// Made up by the client; not known where an earlier master was told.
+    /// Made up by the client; not known where an older build recorded it.
     pub token: Option<u64>,
     /// How it is to run, to see what comes of it.
     pub experiment: Experiment,

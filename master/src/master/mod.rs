@@ -8,6 +8,7 @@ mod books;
 mod choices;
 mod clients;
 mod drive;
+mod held;
 pub mod overview;
 mod place;
 mod resumed;

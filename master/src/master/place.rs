@@ -56,7 +56,7 @@ impl Master {
         let mut ready: Vec<Ready> = Vec::new();
         let mut waiting: Vec<(JobId, String)> = Vec::new();
         let queues = asking.iter().any(|id| matches!(self.jobs.get(id).map(|job| &job.phase), Some(Phase::Queued(_))));
-        let mut choices = Choices::of(if queues { self.candidates() } else { Vec::new() });
+        let mut choices = Choices::of(if queues { self.unheld() } else { Vec::new() });
         for id in asking {
             match self.ready(id, &mut choices, now, &mut ready) {
                 Waits::Other(why) => waiting.push((id, why)),
@@ -170,22 +170,21 @@ impl Master {
                 });
                 match choice {
                     Err(why) => return Waits::Other(why),
-                    Ok(list) if list == job.slaves => {}
-                    Ok(list) => {
-                        if let Some(job) = self.jobs.get_mut(&id) {
-                            job.slaves = list;
-                        }
-                    }
+                    Ok(best) => ready.extend(self.queued(id, best, now)),
                 }
-                let queued = self.jobs.get(&id).map_or((now, 0), |job| job.queued);
-                ready.extend(self.wanted(id, 0, queued, now));
             }
         }
         Waits::Slots
     }
 
     /// A stage that waits for slots, as a policy sees it.
-    fn wanted(&mut self, id: JobId, place: u32, (since, passed_over): (Duration, u32), now: Duration) -> Option<Ready> {
+    pub(super) fn wanted(
+        &mut self,
+        id: JobId,
+        place: u32,
+        (since, passed_over): (Duration, u32),
+        now: Duration,
+    ) -> Option<Ready> {
         let found = |job: &Job| job.plan.stage(place).is_some_and(|stage| stage.threads.found());
         let chosen = if found(self.jobs.get(&id)?) { self.chosen(id, place) } else { (0, 0) };
         let job = self.jobs.get(&id)?;

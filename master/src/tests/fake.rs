@@ -291,13 +291,24 @@ impl Cluster {
         value: f32,
         script: impl Fn(Member, &ToSlave) -> Reaction + Send + Sync + 'static,
     ) -> Fake {
+        self.registered(Self::registration(name, slots, 1), value, script).await
+    }
+
+    /// One that registers so.
+    pub async fn registered(
+        &self,
+        registration: Registration,
+        value: f32,
+        script: impl Fn(Member, &ToSlave) -> Reaction + Send + Sync + 'static,
+    ) -> Fake {
+        let name = registration.name.clone();
         let (id, seen) = (Arc::new(OnceLock::new()), Arc::new(Mutex::new(Vec::new())));
         let master = self.network.channel(self.master.address(), "the master");
         let (script, control) = (Arc::new(script), master.clone());
         let service = Control { id: id.clone(), master: control, script, seen: seen.clone() };
         let control = self.network.listen(&format!("{name}-control"), Arc::new(service)).await.unwrap();
         let bulk = self.network.listen(&format!("{name}-bulk"), Arc::new(Shard(value))).await.unwrap();
-        let answer = self.ask(ToMaster::Register(Self::registration(name, slots, 1))).await;
+        let answer = self.ask(ToMaster::Register(registration)).await;
         let Ok(FromMaster::Registered { slave }) = answer else { panic!("{answer:?}") };
         assert_eq!(*id.get_or_init(|| slave), slave);
         let heart = tokio::spawn(async move {

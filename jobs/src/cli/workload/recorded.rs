@@ -4,7 +4,8 @@ use super::args::{CompareArgs, ExportArgs, ReplayArgs};
 use super::picture;
 use super::show::{self, Comparison, Outcome};
 use crate::cli::client::Client;
-use crate::cli::file::Whole;
+use crate::cli::file::{Whole, end_when_told};
+use crate::cli::interrupt::Interrupt;
 use crate::cli::table::count;
 use crate::cli::terminal::{out, say};
 use flexps_common::{Error, Result};
@@ -81,6 +82,7 @@ pub fn finish(args: &CompareArgs, comparison: &Comparison) -> Result<()> {
 
 /// Writes what a master recorded.
 pub async fn export(args: ExportArgs) -> Result<()> {
+    tokio::spawn(end_when_told(Interrupt::new()?));
     // Tried before the master is asked.
     let file = args.output.as_deref().map(Whole::create).transpose()?;
     let history = Client::remote(&args.remote)?.history().await?;
@@ -109,7 +111,7 @@ pub(super) mod tests {
     /// That a job was submitted.
     pub fn job(id: u64) -> Record {
         let (name, scheduling) = ("sleep".to_owned(), Scheduling::default());
-        Record::Job { at: 0.0, job: JobId(id), name, scheduling, detached: None }
+        Record::Job { at: 0.0, job: JobId(id), name, scheduling, token: None, detached: None }
     }
 
     #[test]

@@ -9,6 +9,7 @@ fn the_last_master_that_ended_a_job_is_found_and_what_is_left_out_is_counted() {
         job: JobId(id),
         name: "lr".into(),
         scheduling: Scheduling::default(),
+        token: None,
         detached: None,
     };
     let end = |id| Record::End { at: 8.0, job: JobId(id), state: State::Done, error: None };

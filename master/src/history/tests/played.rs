@@ -4,7 +4,14 @@ use super::*;
 use crate::simulate::{SlaveTrace, Trace};
 
 fn job(at: f64, id: u64) -> Record {
-    Record::Job { at, job: JobId(id), name: "sleep".into(), scheduling: Scheduling::default(), detached: None }
+    Record::Job {
+        at,
+        job: JobId(id),
+        name: "sleep".into(),
+        scheduling: Scheduling::default(),
+        token: None,
+        detached: None,
+    }
 }
 
 /// A run of a job that waits for none.

@@ -42,6 +42,9 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
     assert_eq!(past.away.iter().collect::<Vec<_>>(), ["h1", "h2"]);
     assert!(past.ended.iter().any(|job| job.id == JobId(1)));
     assert!(past.ended.iter().all(|job| job.id != JobId(2)));
+    // One that was followed is told from others as well.
+    let followed = past.ended.iter().find(|job| job.id == JobId(3)).unwrap();
+    assert_eq!([submission.token, Some(7), None].map(|token| followed.is_of(token)), [true, false, true]);
     // The next master tells of it once more, and has no luck either.
     records.extend([begin(), slave(3), job(2, 20, true)]);
     let past = self::past(&records, 30_001, 200);
@@ -51,6 +54,19 @@ fn a_job_that_nobody_waits_for_is_to_be_queued_again_as_it_was_submitted() {
     );
     records.push(end(2, 25.0));
     assert!(self::past(&records, 30_001, 200).waiting.is_empty());
+}
+
+#[test]
+fn the_token_of_a_job_that_an_older_build_recorded_is_known_if_it_was_to_be_queued_again() {
+    let kept = r#"{"params":"{}","plan_hash":1,"reproducible":false,"token":5,"experiment":EXPERIMENT}"#;
+    let kept = kept.replace("EXPERIMENT", &serde_json::to_string(&Experiment::default()).unwrap());
+    let token = |detached: &str| {
+        let scheduling = serde_json::to_string(&Scheduling::default()).unwrap();
+        let job = format!(r#"{{"what":"job","at":1.0,"job":1,"name":"lr","scheduling":{scheduling}{detached}}}"#);
+        let past = past(&[begin(), serde_json::from_str(&job).unwrap()], 10_001, 200);
+        past.waiting.iter().chain(&past.ended).map(|job| job.token).collect::<Vec<_>>()
+    };
+    assert_eq!([token(&format!(r#","detached":{kept}"#)), token("")], [vec![Some(5)], vec![None]]);
 }
 
 #[test]
@@ -69,8 +85,14 @@ fn a_job_that_somebody_had_end_is_not_queued_again_and_was_cancelled() {
 
 #[test]
 fn of_a_job_that_was_queued_again_what_came_since_counts() {
-    let job =
-        |at| Record::Job { at, job: JobId(1), name: "lr".into(), scheduling: Scheduling::default(), detached: None };
+    let job = |at| Record::Job {
+        at,
+        job: JobId(1),
+        name: "lr".into(),
+        scheduling: Scheduling::default(),
+        token: None,
+        detached: None,
+    };
     let slave = |id, at| Record::Slave { at, slave: SlaveId(id), name: "h1".to_owned(), slots: 2, memory: None };
     let open = |at, id| Record::Open { at, job: JobId(1), slaves: vec![SlaveId(id)] };
     let run = |run, [start, end]: [f64; 2], id| Record::Run {

@@ -49,4 +49,9 @@ fn a_report_says_how_many_stage_runs_it_leaves_out_whether_the_job_runs_or_has_e
     assert!((1000..5000).contains(&listed), "{listed} runs");
     let first = format!("the first {} of 15000 stage runs are not listed", 15_000 - listed);
     assert!(job.report.notes.contains(&first) && job.report.notes.len() == 2, "{:?}", job.report.notes);
+    // Later fewer of them are kept.
+    job.keep_stages(100);
+    let fewer = "the first 14900 of 15000 stage runs are not listed".to_owned();
+    let notes = &job.report.notes;
+    assert!(notes.contains(&fewer) && !notes.contains(&first) && notes.len() == 3, "{notes:?}");
 }
