@@ -96,8 +96,10 @@ impl Rules {
         let (noise, last) = (NOISE.min(self.tolerance) * before.abs(), progress.epoch + 1 >= self.epochs);
         let (rise, little) = (after - before, before - after < self.tolerance * before.abs());
         growth.see(progress, -rise / before.abs());
-        let unsure = little && growth.may_leap(progress);
-        if unsure && rise <= noise && late.is_none() && !last {
+        // What rounding does is next to nothing whatever the tolerance.
+        let rounding = NOISE * before.abs();
+        let unsure = rise <= rounding && (little || -rise <= rounding) && growth.may_leap(progress);
+        if unsure && late.is_none() && !last {
             progress.objective = Some(before);
             growth.leap(progress);
             return Verdict::Lengthen;
@@ -107,7 +109,7 @@ impl Rules {
             progress.set("halvings", halvings);
             progress.set("step", progress.scalar("step", 0.0) / 2.0);
             progress.objective = Some(before);
-            if rise <= noise {
+            if rise <= noise || unsure {
                 // What would be made again with a longer step, but for time or epochs.
                 let cut = unsure.then(|| late.unwrap_or_else(|| told::all_made(self.epochs, "epoch")));
                 return Verdict::DropAndStop(cut.unwrap_or_else(|| format!("tolerance {} reached", self.tolerance)));
@@ -237,6 +239,28 @@ mod tests {
         assert!(
             matches!(judge(&mut progress(10), 0.5, 0.4999), Verdict::KeepAndStop(why) if why.contains("time limit"))
         );
+    }
+
+    #[test]
+    fn what_rounding_does_is_no_reason_for_a_shorter_step_whatever_the_tolerance() {
+        let auto = Growth::new(Step::Auto, 1.4);
+        for tolerance in [0.0, 1e-12, 1e-3] {
+            let rules = Rules { tolerance, ..RULES };
+            let mut p = progress(0);
+            for (after, step) in [(0.5 + 1e-16, 10.0), (0.5, 100.0), (0.5 - 1e-9, 1000.0), (0.5 + 1e-9, 1e4)] {
+                let verdict = rules.judge(&mut p, (0.5, after), None, auto);
+                auto.after(&mut p, step / 10.0, &verdict);
+                assert_eq!((verdict, p.scalars["step"]), (Verdict::Lengthen, step), "tolerance {tolerance}: {after}");
+            }
+            assert!(auto.may_leap(&p), "no step has failed");
+            assert_eq!(rules.judge(&mut p, (0.5, 0.5001), None, auto), Verdict::Retry, "a rise is one all the same");
+            let last = rules.judge(&mut Progress { epoch: 6, ..progress(0) }, (0.5, 0.5 + 1e-9), None, auto);
+            assert_eq!(last, Verdict::DropAndStop("7 epochs were made".to_owned()));
+        }
+        // What ends training is still the tolerance.
+        let tight = Rules { tolerance: 0.0, ..RULES };
+        assert_eq!(tight.judge(&mut progress(0), (0.5, 0.5 - 1e-9), None, FIXED), Verdict::Keep);
+        assert_eq!(tight.judge(&mut progress(0), (0.5, 0.5 + 1e-9), None, FIXED), Verdict::Retry);
     }
 
     #[test]

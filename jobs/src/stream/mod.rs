@@ -14,6 +14,7 @@
 mod agreed;
 mod batch;
 mod doubt;
+mod election;
 mod join;
 mod own;
 mod rule;
@@ -68,7 +69,7 @@ struct Learn {
     sums: Sums,
     /// Those of rows in units, if they may have any.
     units: Option<Units>,
-    /// The rules by which workers learn.
+    /// The rule by which workers learn.
     agreed: Agreed,
     step: Step,
     /// Bytes that a worker may keep by feature.

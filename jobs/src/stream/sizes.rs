@@ -2,11 +2,12 @@
 //! each is learnt in a unit of its own: its values over their mean size in the first rows (on why see
 //! Ross, Mineiro and Langford, Normalized Online Learning, UAI 2013).
 //!
-//! Every worker measures its first block; a table keeps the largest of what they find, so that units are the same for all. Who
+//! Every worker measures its first block; of those that find units one is chosen, whose units are those of all to the end. Who
 //! learns before another one has found any learns of rows as they are, in tables of their own, which the weights are made of too.
-//! Invariant: what a table of units knows of a feature is in its unit; weights that are kept are not.
+//! Invariant: a feature's unit never changes, and what a table of units knows of it is in its unit; weights that are kept are not.
 
 use super::agreed::in_unit;
+use super::election::Election;
 use super::own::Sums;
 use super::rule::{Rule, State};
 use flexps_common::Result;
@@ -31,6 +32,8 @@ const WIDE: f64 = 30.0;
 /// The tables of units.
 #[derive(Debug, Clone, Copy)]
 pub struct Units {
+    /// Whose they are.
+    found: Election,
     /// By feature, and at [`KEYS`] that of all that have none of their own.
     sizes: Table<f32>,
     /// z and n, in units; those of the intercept are in none, but learnt beside such features.
@@ -40,6 +43,7 @@ pub struct Units {
 impl Units {
     /// Plans them.
     pub fn new(plan: &mut Plan, bias: bool) -> Self {
+        let found = Election::new(plan, "units", 0);
         let sizes = plan.table_with(TableSpec {
             name: "sizes".to_owned(),
             element: Type::F32,
@@ -49,14 +53,24 @@ impl Units {
             update_params: Vec::new(),
         });
         let features = plan.table("unit-sums", 2);
-        Self { sizes, sums: Sums { features, bias: bias.then(|| plan.table("unit-bias-sums", 2)) } }
+        Self { found, sizes, sums: Sums { features, bias: bias.then(|| plan.table("unit-bias-sums", 2)) } }
     }
 
     /// Whether a worker has found any.
     pub fn found(self, worker: &mut Worker<'_>) -> Result<bool> {
-        let mut all = Vec::new();
-        worker.peek(self.sizes, &[KEYS], &mut all)?;
-        Ok(all[0] > 0.0)
+        Ok(self.found.said(worker)?.is_some())
+    }
+
+    /// Makes them of these sizes, unless those of another worker come before.
+    fn make(self, worker: &mut Worker<'_>, sizes: Vec<(Key, f32)>) -> Result<()> {
+        let put = |worker: &mut Worker<'_>| {
+            let (keys, sizes): (Vec<Key>, Vec<f32>) = sizes.into_iter().unzip();
+            worker.add(self.sizes, &keys, &sizes)?;
+            worker.clock()?;
+            // Whoever has read what it wrote knows that others can.
+            worker.peek(self.sizes, &keys, &mut Vec::new())
+        };
+        self.found.stand(worker, &[], put).map(drop)
     }
 
     /// The weights of these features, in no unit: of what was learnt in units by `rule`, and in `state` by `plain` of rows as
@@ -138,18 +152,16 @@ impl Sizes {
             found = Some(sizes).filter(|_| self.spread >= WIDE);
         }
         let Some(tables) = self.tables else { return Ok(block) };
-        if let Some(sizes) = found {
-            let (keys, sizes): (Vec<Key>, Vec<f32>) = sizes.into_iter().unzip();
-            worker.add(tables.sizes, &keys, &sizes)?;
-            worker.clock()?;
-        } else if !self.has_units() && (worker.place.threads == 1 || !tables.found(worker)?) {
-            return Ok(block);
+        if !self.has_units() {
+            let others = worker.place.threads > 1 && tables.found(worker)?;
+            match found {
+                _ if others => {}
+                Some(sizes) => tables.make(worker, sizes)?,
+                None => return Ok(block),
+            }
+            worker.get_range(tables.sizes, 0..KEYS + 1, &mut self.units)?;
         }
-        worker.get_range(tables.sizes, 0..KEYS + 1, &mut self.units)?;
-        if self.units[KEYS as usize] == 0.0 {
-            self.units.clear();
-        }
-        Ok(if self.has_units() { Arc::new(self.in_units(&block)) } else { block })
+        Ok(Arc::new(self.in_units(&block)))
     }
 
     fn in_units(&self, block: &Block) -> Block {
@@ -222,6 +234,52 @@ mod tests {
     use crate::flags::Common;
     use crate::newton::Problem;
     use flexps_common::host::Host;
+    use flexps_common::metrics::Metric;
+    use flexps_common::plan::Flow;
+
+    /// Rows that have all of these features, each of its size.
+    fn of_sizes(sizes: &[(u32, f32)]) -> Arc<Block> {
+        Arc::new(fixtures::block(&[1.0; 50], &[sizes; 50]))
+    }
+
+    #[test]
+    fn units_stay_as_they_were_found_whatever_others_find_then_or_later() {
+        // The other one comes long after units were found, or with who finds them.
+        for late in [9, 0] {
+            let mut plan = Plan::default();
+            let units = Units::new(&mut plan, false);
+            plan.body.stage("fit", move |worker| {
+                let mut sizes = Sizes::new(Some(units));
+                let index = worker.place.index;
+                for _ in 0..late * index {
+                    worker.clock()?;
+                }
+                // The other one's rows have a feature more, which is so large, and the first one is larger.
+                let small = of_sizes(&[(1, 100.0), (2, 1.0)]);
+                let large = of_sizes(&[(1, 800.0), (2, 1.0), (3, 5000.0)]);
+                sizes.fit(worker, [&small, &large][index].clone())?;
+                let units = |sizes: &Sizes| [1, 2, 3].map(|feature| f64::from(unit(&sizes.units, feature)));
+                let first = units(&sizes);
+                for _ in 0..20 {
+                    worker.clock()?;
+                }
+                let fitted = sizes.fit(worker, large)?;
+                assert_eq!(units(&sizes), first);
+                assert_eq!(fitted.values.as_ref().map(|values| values[0]), Some(8.0));
+                for (name, unit) in ["one", "two", "three"].into_iter().zip(first) {
+                    worker.report(name, Metric::Sum(unit));
+                }
+                Ok(())
+            });
+            plan.body.decide(|progress| {
+                let [one, two, three] = ["one", "two", "three"].map(|name| progress.metric("fit", name));
+                // Of two workers; the third feature has that of all that have none.
+                assert_eq!([one?, two?, three?], [200.0, 2.0, 101.0]);
+                Ok(Flow::Next)
+            });
+            Host::cluster(1, 2).run(&plan).unwrap();
+        }
+    }
 
     fn rows() -> Vec<Block> {
         Rows { rows: 12_000, features: 12, nonzeros: 8, ..Rows::sparse(3) }.blocks(12)
