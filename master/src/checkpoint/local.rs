@@ -64,7 +64,11 @@ impl Store for Local {
     }
 
     fn look(&self) -> Result<bool> {
-        Ok(fs::symlink_metadata(self.target()).is_ok())
+        match fs::symlink_metadata(self.target()) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io(self.file(), &e)),
+        }
     }
 
     fn open(&self) -> Result<Box<dyn BufRead>> {

@@ -8,6 +8,7 @@
 mod columns;
 mod file;
 mod local;
+mod refusal;
 mod remote;
 mod shards;
 mod store;
@@ -22,6 +23,7 @@ use flexps_common::ids::build_id;
 use flexps_common::model::created_by;
 use flexps_common::storage::Storage;
 use flexps_common::{Error, Result};
+pub use refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -70,31 +72,39 @@ impl Folder {
         Ok(Self { store: store::open(storage, path)?, of })
     }
 
-    /// The place that is kept there, if one is; an error when it is of another job, or damaged anywhere.
-    pub fn found(&self) -> Result<Option<Place>> {
+    /// The place that is kept there, if one is; an error when it is of another job, damaged anywhere, or can't be read.
+    pub fn found(&self) -> Result<Option<Place>, Refusal> {
         let place = if self.store.look()? { Some(self.read()?) } else { None };
         self.store.sweep();
         Ok(place)
     }
 
     /// The place of the checkpoint that is there, which is read to its end.
-    fn read(&self) -> Result<Place> {
-        let mut reader = Reader::open(&*self.store)?;
-        let found: Description = serde_json::from_slice(&reader.description()?)
-            .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
-        let anothers = self.anothers(&found);
-        if anothers.is_some() {
-            self.store.leave();
+    fn read(&self) -> Result<Place, Refusal> {
+        let described = self.described();
+        let anothers = described.as_ref().ok().and_then(|(_, found)| self.anothers(found));
+        // One of which nobody knows whose it is stays.
+        if anothers.is_none() && !matches!(described, Err(Refusal::Unread(_))) {
+            self.store.own();
         }
+        let (mut reader, found) = described?;
         if let Some(other) = anothers.or_else(|| self.outdated(&found)) {
-            return Err(Error::user(format!(
+            return Err(Refusal::Useless(Error::user(format!(
                 "{} holds a checkpoint of {other}; give another folder, or remove that one to start from the beginning",
                 self.name()
-            )));
+            ))));
         }
         let place = reader.place()?;
         while reader.part()?.is_some() {}
         Ok(place)
+    }
+
+    /// What the checkpoint that is there says of itself, and the rest of it.
+    fn described(&self) -> Result<(Reader, Description), Refusal> {
+        let mut reader = Reader::open(&*self.store)?;
+        let found = serde_json::from_slice(&reader.description()?)
+            .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
+        Ok((reader, found))
     }
 
     /// What a checkpoint is of that another job wrote.
