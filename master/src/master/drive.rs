@@ -72,7 +72,7 @@ impl Master {
         }
     }
 
-    /// A job's inputs are listed: it queues.
+    /// A job's inputs are listed, and its checkpoint is looked for: it queues.
     pub(super) fn prepared(&mut self, id: JobId, result: Result<Prepared>, now: Duration) {
         let Some(job) = self.jobs.get_mut(&id).filter(|j| matches!(j.phase, Phase::Preparing)) else { return };
         match result {
@@ -80,10 +80,20 @@ impl Master {
                 job.phase = Phase::Queued(prepared);
                 job.queued = (now, 0);
                 job.waiting = None;
+                job.trying = None;
                 job.version += 1;
                 self.unplaced = true;
             }
+            Err(e) if job.tries_again(&e, now) => tracing::warn!(job = %id, "to be prepared again: {e}"),
             Err(e) => self.end(id, Err(e), now),
+        }
+    }
+
+    /// Has jobs prepared once more for which that is due.
+    pub(super) fn try_again(&mut self, now: Duration) {
+        let due = self.jobs.values_mut().filter_map(|job| job.is_tried(now).then_some(job.id));
+        for id in due.collect::<Vec<_>>() {
+            self.jobs.get(&id).into_iter().for_each(|job| self.list(job));
         }
     }
 

@@ -206,6 +206,7 @@ impl Master {
             self.step(job, Step::Tick, now);
         }
         self.look_for_slaves(now);
+        self.try_again(now);
         self.news(now);
         self.log.flush();
     }

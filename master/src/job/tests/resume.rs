@@ -1,6 +1,8 @@
 //! Checkpoints: when a driver orders one, and how it goes on from a place that one holds.
 
+use crate::checkpoint::{Folder, Of};
 use crate::job::driver::{Anew, Command, Driver, Event, Keeping, Place, WRITTEN_WITHIN};
+use crate::job::{Job, Submission};
 use crate::scheduler::Why;
 use flexps_common::checkpoint::Kept;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
@@ -8,6 +10,7 @@ use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Flow, Input, Plan, TableOp, Threads};
+use flexps_common::storage::Storage;
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::{Error, Result};
 use std::time::Duration;
@@ -359,4 +362,22 @@ fn what_rows_keep_comes_back_when_all_rows_are_there_and_before_any_stage() {
     assert!(read(&mut driver).is_empty());
     assert_eq!(driver.step(at(3), Event::Opened), [Command::Restore]);
     asks(&carrying(None).step(at(1), Event::Opened), 0);
+}
+
+#[test]
+fn a_job_that_starts_from_the_beginning_no_longer_tells_behind_what_it_had_resumed() {
+    let here = tempfile::tempdir().unwrap();
+    let path = DataPath(here.path().to_str().unwrap().to_owned());
+    let of = Of { job: "svrg".to_owned(), params: serde_json::json!({}), plan: 7, inputs: 0 };
+    let folder = Folder::open(&Storage::default(), &path, of).unwrap();
+    for from in [None, Some(Place::default())] {
+        let mut job = Job::new(JobId(7), Submission::bare("svrg"), plan(), at(0));
+        let resumed = Some("epoch 3".to_owned());
+        job.report.checkpoint = Some(Kept { resumed: resumed.clone(), written: 2, ..Kept::default() });
+        let expected = resumed.filter(|_| from.is_some());
+        let mut driver = driver(None);
+        driver.keeping = Some(job.keeping(&folder, from));
+        let kept = driver.kept().unwrap();
+        assert_eq!((kept.resumed, kept.written), (expected, 2));
+    }
 }
