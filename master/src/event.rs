@@ -2,6 +2,7 @@
 
 use crate::api::Api;
 use crate::history::{Page, Start};
+use crate::job::driver::Place;
 use crate::master::overview::{Overview, Waiting};
 use crate::prepare::Prepared;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
@@ -69,8 +70,8 @@ pub enum Event {
     Saved(JobId, Result<()>),
     /// A checkpoint of so many bytes was written.
     Kept(JobId, Result<u64>),
-    /// Tables were restored.
-    Restored(JobId, Result<()>),
+    /// Tables were restored as they were at a place.
+    Restored(JobId, Result<Arc<Place>>),
     /// Somebody wants to see the whole.
     Look(oneshot::Sender<Overview>),
     /// Somebody wants to see its jobs alone.

@@ -331,7 +331,7 @@ impl Master {
         let folder = started.checkpoint.clone();
         let columns = self.columns(id);
         self.transfer(id, Event::Restored, move |shards| match folder {
-            Some(folder) => shards.restore(&folder, &columns?),
+            Some(folder) => shards.restore(&folder, &columns?).map(Arc::new),
             None => Err(Error::bug("a job that keeps no checkpoint goes on from one")),
         });
     }
