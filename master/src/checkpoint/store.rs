@@ -24,8 +24,8 @@ pub(super) trait Store: Debug + Send + Sync {
     fn look(&self) -> Result<bool>;
     /// What was looked at is this job's, or damaged: the next one may take its place.
     fn own(&self) {}
-    /// What was looked at is this job's, or nothing was there: what dead writers left goes, if it doesn't by itself.
-    fn sweep(&self) {}
+    /// What was looked at is this job's, or nothing was there: what dead writers left goes.
+    fn sweep(&self);
     /// Opens what was looked at, or what this job wrote since.
     fn open(&self) -> Result<Box<dyn BufRead>>;
     /// Begins the next one, in a folder that is made if it went.

@@ -117,6 +117,27 @@ fn what_a_killed_process_left_that_had_the_same_id_costs_no_checkpoint() {
 }
 
 #[test]
+fn what_a_killed_writer_left_goes_whatever_process_has_its_id_now() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    fs::create_dir(&path).unwrap();
+    let left = path.join(format!(".{NAME}.{}-0.part", std::os::unix::process::parent_id()));
+    let kept = folder(&path, of()).unwrap();
+    for written in [false, true] {
+        fs::write(&left, "half").unwrap();
+        assert_eq!(kept.found().unwrap().is_some(), written);
+        assert!(!left.exists());
+        write(&kept, &[]);
+    }
+    // What this one writes stays.
+    let writer = kept.begin(&Place::default()).unwrap();
+    kept.found().unwrap();
+    writer.finish().unwrap();
+    kept.remove();
+    assert!(!path.exists());
+}
+
+#[test]
 fn a_folder_has_one_live_job_whatever_it_is_called() {
     let here = tempfile::tempdir().unwrap();
     let [path, link] = ["ck", "link"].map(|name| here.path().join(name));
@@ -300,6 +321,8 @@ impl Store for Held {
 
     fn remove(&self) -> Result<()> {
         Ok(())
+    fn sweep(&self) {}
+
     }
 }
 
