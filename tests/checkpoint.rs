@@ -325,6 +325,26 @@ fn a_job_that_is_queued_again_waits_for_its_checkpoints_folder() {
 }
 
 #[test]
+fn a_checkpoint_that_can_not_be_removed_at_the_end_is_a_note() {
+    let cluster = Cluster::start(1, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let id = long_job(&cluster, &rows, &kept, "0");
+    await_checkpoint(&kept);
+    let file = kept.join("checkpoint.bin");
+    // One may be put there in between.
+    wait::until("a folder in its place", 10 * SECOND, || {
+        std::fs::remove_file(&file).and_then(|()| std::fs::create_dir(&file)).ok()
+    });
+    let report = ended(&cluster, &id);
+    assert_eq!(report["state"], "done", "{report}");
+    let says = |note: &serde_json::Value| {
+        note.as_str().is_some_and(|note| note.contains("was not removed") && note.contains("checkpoint.bin"))
+    };
+    assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
+    assert_eq!(entries(&kept), ["checkpoint.bin"]);
+}
+
+#[test]
 fn a_job_whose_master_is_killed_goes_on_when_it_is_submitted_to_the_next_one() {
     let mut cluster = Cluster::start(2, 1);
     let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));

@@ -66,8 +66,8 @@ pub enum Event {
     Answer(JobId, SlaveId, Asked, Result<FromSlave>),
     /// A model was loaded.
     Loaded(JobId, Result<()>),
-    /// A model was saved.
-    Saved(JobId, Result<()>),
+    /// A model was saved; a remark if the job's checkpoint was not removed then.
+    Saved(JobId, Result<Option<String>>),
     /// A checkpoint of so many bytes was written.
     Kept(JobId, Result<u64>),
     /// Tables were restored as they were at a place.

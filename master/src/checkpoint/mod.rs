@@ -2,8 +2,9 @@
 //! disk of the master's machine or in HDFS.
 //!
 //! Invariants: the file is whole or absent: it is written beside its place, stored, and renamed; a folder has one live job: on a
-//! disk that holds its lock, in HDFS no other of the same master may, and one of another master never loses its checkpoint to this
-//! one, see `remote`; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
+//! disk that holds its lock, in HDFS no other of the same master may, and one of another master loses its checkpoint only to one
+//! that went on from it, see `remote`; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and
+//! input files.
 
 mod columns;
 mod file;
@@ -143,11 +144,9 @@ impl Folder {
         Writer::create(self.store.clone().begin()?, &json, place)
     }
 
-    /// The job is done, so nobody goes on from here. Where it can't be removed that is only logged: the model is there.
-    pub fn remove(&self) {
-        if let Err(e) = self.store.remove() {
-            tracing::warn!(folder = %self.name(), "a checkpoint that is of no use any more can't be removed: {e}");
-        }
+    /// The job is done, so nobody goes on from here: removes its checkpoint, and the folder if nothing else is in it.
+    pub fn remove(&self) -> Result<()> {
+        self.store.remove()
     }
 
     /// Where it is, for users.

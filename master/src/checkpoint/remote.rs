@@ -2,7 +2,8 @@
 //!
 //! Invariants: of this process one job holds a folder. HDFS has no locks that would tell others so: a checkpoint is replaced or
 //! removed only if it is the one that this job went on from or wrote last, by length and time; whose it is otherwise keeps it, and
-//! this job is told. What one of another process is writing goes when a job begins there: the later one has the folder.
+//! this job is told. What one of another process is writing goes when a job begins there that finds nothing, or its own: that one
+//! is told too, and writes the next. So who puts one there first has the folder.
 
 use super::store::{NAME, Staged, Store, taken};
 use flexps_common::data::schema::DataPath;

@@ -93,7 +93,7 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
     drop(writer);
     assert!(read(&kept).unwrap() == [(part(0), vec![4; 100_000])]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
     assert!(!path.exists());
     // A folder that went is made again.
     write(&kept, &[]);
@@ -112,7 +112,7 @@ fn what_a_killed_process_left_that_had_the_same_id_costs_no_checkpoint() {
     let kept = folder(&path, of()).unwrap();
     write(&kept, &[&[1, 2]]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
     assert!(!path.exists());
 }
 
@@ -133,7 +133,7 @@ fn what_a_killed_writer_left_goes_whatever_process_has_its_id_now() {
     let writer = kept.begin(&Place::default()).unwrap();
     kept.found().unwrap();
     writer.finish().unwrap();
-    kept.remove();
+    kept.remove().unwrap();
     assert!(!path.exists());
 }
 
@@ -155,7 +155,7 @@ fn a_folder_has_one_live_job_whatever_it_is_called() {
     let kept = folder(&link, of()).unwrap();
     write(&kept, &[]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
     assert!(entries(&path).is_empty() && link.is_symlink());
 }
 
@@ -207,8 +207,8 @@ fn what_else_is_in_a_folder_stays_there() {
     write(&kept, &[]);
     write(&kept, &[]);
     assert_eq!(entries(&path), [NAME, "mine"]);
-    kept.remove();
-    kept.remove();
+    kept.remove().unwrap();
+    kept.remove().unwrap();
     assert_eq!(entries(&path), ["mine"]);
     for taken in [path.join("mine"), path.join("mine/ck")] {
         let error = folder(&taken, of()).unwrap_err();
@@ -217,6 +217,17 @@ fn what_else_is_in_a_folder_stays_there() {
     let error = folder(Path::new("s3://n/ck"), of()).unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("a local disk or in HDFS"), "{error}");
     assert_eq!(fs::read_to_string(path.join("mine")).unwrap(), "precious");
+}
+
+#[test]
+fn what_can_not_be_removed_is_told() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    let kept = folder(&path, of()).unwrap();
+    fs::create_dir(path.join(NAME)).unwrap();
+    let error = kept.remove().unwrap_err();
+    assert!(error.message.contains(NAME), "{error}");
+    assert_eq!(entries(&path), [NAME]);
 }
 
 #[test]
@@ -310,6 +321,8 @@ impl Store for Held {
         self.owned.store(true, Ordering::Relaxed);
     }
 
+    fn sweep(&self) {}
+
     fn open(&self) -> Result<Box<dyn BufRead>> {
         let bytes = Cursor::new(self.bytes.clone());
         if self.readable { Ok(Box::new(bytes)) } else { Ok(Box::new(BufReader::new(bytes.chain(Broken)))) }
@@ -321,8 +334,6 @@ impl Store for Held {
 
     fn remove(&self) -> Result<()> {
         Ok(())
-    fn sweep(&self) {}
-
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Master;
 use super::books::Launched;
 use crate::assigner::{Cut, Next};
-use crate::checkpoint::{Column, Folder};
+use crate::checkpoint::Column;
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step, Place};
@@ -298,6 +298,16 @@ impl Master {
         Ok(())
     }
 
+    /// A job's model is saved, or is not; a remark if its checkpoint was not removed.
+    pub(super) fn saved(&mut self, id: JobId, result: Result<Option<String>>, now: Duration) {
+        let result = result.map(|remark| {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.note(remark);
+            }
+        });
+        self.step(id, Step::Saved(result), now);
+    }
+
     fn save(&mut self, id: JobId) -> Result<()> {
         let described = self.described(id)?;
         let folder = self.jobs.get_mut(&id).and_then(Job::started).and_then(|started| started.checkpoint.clone());
@@ -306,8 +316,9 @@ impl Master {
             if let Some((save, tensors, description)) = described {
                 shards.save(&storage, (&save.path, save.overwrite), &tensors, &description)?;
             }
-            folder.iter().for_each(Folder::remove);
-            Ok(())
+            // That is no failure: the model is there.
+            let left = folder.and_then(|folder| folder.remove().err());
+            Ok(left.map(|e| format!("what is in the checkpoint's folder was not removed: {e}")))
         });
         Ok(())
     }

@@ -149,7 +149,7 @@ impl Master {
                 self.answered(job, slave, asked, result, now);
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
-            Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
+            Event::Saved(job, result) => self.saved(job, result, now),
             Event::Kept(job, result) => {
                 if let Err(e) = result.as_ref()
                     && !(e.retry || e.fault == Fault::Cancelled)
