@@ -1,6 +1,6 @@
 //! Jobs that are killed, or lose a slave, and go on from their checkpoint.
 
-use crate::support::kept::{assert_resumed, ended, epoch, long_job, some_rows};
+use crate::support::kept::{assert_resumed, assert_waits, ended, epoch, long_job, some_rows};
 use crate::support::rows::Random;
 use crate::support::{Cluster, Rows, assert_close, flexps, folder, kept, model, wait};
 use std::path::Path;
@@ -276,6 +276,72 @@ fn a_checkpoint_that_is_damaged_when_a_slave_is_lost_is_a_note_and_no_end() {
     };
     assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
     assert_eq!(entries(&kept), ["mine"], "what is no checkpoint stays");
+}
+
+#[test]
+fn a_checkpoint_that_can_not_be_read_when_a_slave_is_lost_is_waited_for() {
+    let mut cluster = Cluster::start(3, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let id = long_job(&cluster, &rows, &kept, "1");
+    let epoch = await_checkpoint(&kept);
+    // None is written meanwhile: a stage waits for the slave that stands still.
+    cluster.slaves[1].signal(libc::SIGSTOP);
+    std::thread::sleep(SECOND);
+    let [file, aside] = [kept.join("checkpoint.bin"), cluster.folder().join("aside")];
+    std::fs::rename(&file, &aside).unwrap();
+    // Not even root reads it as a file.
+    std::fs::create_dir(&file).unwrap();
+    cluster.slaves[1].kill();
+    assert_waits(&cluster, "checkpoint.bin");
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    let report = ended(&cluster, &id);
+    assert_eq!((&report["state"], &report["repeats"][0]["slave"]), (&"done".into(), &"h2".into()), "{report}");
+    assert_resumed(&report, epoch, 250);
+    assert!(!kept.exists());
+}
+
+#[test]
+fn a_job_that_is_queued_again_waits_for_its_checkpoints_folder() {
+    let mut cluster = Cluster::start(2, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let history = cluster.folder().join("history").to_string_lossy().into_owned();
+    cluster.restart_master(&["--history", &history]);
+    cluster.await_slaves(2);
+    let id = long_job(&cluster, &rows, &kept, "0");
+    let epoch = await_checkpoint(&kept);
+    cluster.master.kill();
+    let aside = cluster.folder().join("aside");
+    std::fs::rename(&kept, &aside).unwrap();
+    std::fs::write(&kept, "of a disk that is not there yet").unwrap();
+    cluster.restart_master(&["--history", &history]);
+    cluster.await_slaves(2);
+    assert_waits(&cluster, "--checkpoint");
+    std::fs::remove_file(&kept).unwrap();
+    std::fs::rename(&aside, &kept).unwrap();
+    let report = ended(&cluster, &id);
+    assert_eq!(report["state"], "done", "{report}");
+    assert_resumed(&report, epoch, 250);
+}
+
+#[test]
+fn a_checkpoint_that_can_not_be_removed_at_the_end_is_a_note() {
+    let cluster = Cluster::start(1, 1);
+    let (rows, kept) = (some_rows(&cluster), cluster.folder().join("kept"));
+    let id = long_job(&cluster, &rows, &kept, "0");
+    await_checkpoint(&kept);
+    let file = kept.join("checkpoint.bin");
+    // One may be put there in between.
+    wait::until("a folder in its place", 10 * SECOND, || {
+        std::fs::remove_file(&file).and_then(|()| std::fs::create_dir(&file)).ok()
+    });
+    let report = ended(&cluster, &id);
+    assert_eq!(report["state"], "done", "{report}");
+    let says = |note: &serde_json::Value| {
+        note.as_str().is_some_and(|note| note.contains("was not removed") && note.contains("checkpoint.bin"))
+    };
+    assert!(report["notes"].as_array().unwrap().iter().any(says), "{}", report["notes"]);
+    assert_eq!(entries(&kept), ["checkpoint.bin"]);
 }
 
 #[test]

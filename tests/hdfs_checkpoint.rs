@@ -1,7 +1,7 @@
 //! Jobs that keep their checkpoints in a real HDFS, and go on from them as from those on a disk.
 
 use crate::support::hdfs::Hdfs;
-use crate::support::kept::{assert_resumed, behind, ended, epoch, job_of, long_job};
+use crate::support::kept::{assert_resumed, assert_waits, behind, ended, epoch, job_of, long_job};
 use crate::support::process::{Invocation, Running};
 use crate::support::{Cluster, Rows, assert_close, flexps, folder, model, wait};
 use std::path::{Path, PathBuf};
@@ -239,6 +239,27 @@ fn a_checkpoint_that_hdfs_does_not_take_is_told_and_the_job_goes_on() {
         let report = cluster.ask(["status", &id]).json();
         (report["checkpoint"]["written"].as_u64() > written).then_some(())
     });
+    cluster.ask(["cancel", &id]).ok();
+    assert_eq!(ended(&cluster, &id)["state"], "cancelled");
+}
+
+#[test]
+fn a_job_that_loses_a_slave_while_hdfs_is_in_safe_mode_waits_and_goes_on_from_its_checkpoint() {
+    let (hdfs, _alone) = Hdfs::alone();
+    let (mut cluster, kept) = (cluster(hdfs, 3), Kept { hdfs, path: "/kept/waits/ck" });
+    let rows = rows(cluster.folder());
+    let id = job_of(&cluster, ENDLESS, &rows, kept.url(), "1");
+    let epoch = kept.awaited();
+    hdfs.script(&["safemode", "on"]);
+    cluster.slaves[1].kill();
+    assert_waits(&cluster, "safe mode");
+    hdfs.script(&["safemode", "off"]);
+    let report = wait::until("the job's next start", 60 * SECOND, || {
+        let report = cluster.ask(["status", &id]).json();
+        report["checkpoint"]["resumed"].is_string().then_some(report)
+    });
+    assert_eq!(report["repeats"][0]["slave"], "h2", "{report}");
+    assert!(self::epoch(report["checkpoint"]["resumed"].as_str().unwrap()) >= epoch, "{report}");
     cluster.ask(["cancel", &id]).ok();
     assert_eq!(ended(&cluster, &id)["state"], "cancelled");
 }

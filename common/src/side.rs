@@ -193,14 +193,27 @@ fn hold(side: &Path) -> io::Result<File> {
 /// Removes what killed processes left in `parent`: no process here has their id but this one, which does not write it, and
 /// none on another machine that shares the disk holds their lock.
 fn sweep(parent: &Path) {
+    // In a container each process may have the id of the one before.
+    let ours = std::process::id();
+    let is_dead = |pid: u32| Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists();
+    sweep_left(parent, |_, pid| pid == ours || is_dead(pid));
+}
+
+/// Removes what others left beside `target`, to be put there, whatever processes have their ids now: for one who knows that
+/// nobody else writes there, on a file system with locks.
+pub fn sweep_beside(target: &Path) {
+    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else { return };
+    let name = name.to_string_lossy();
+    sweep_left(parent, |of, _| of == name);
+}
+
+/// Removes what of ours in `parent` was `left`, by the name that it was to get and the process that gave out its own, unless
+/// this process writes it, or who does holds its lock.
+fn sweep_left(parent: &Path, left: impl Fn(&str, u32) -> bool) {
     let Ok(entries) = fs::read_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }) else { return };
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(owner) else { continue };
-        let alone = match pid == std::process::id() {
-            // In a container each process may have the id of the one before.
-            true => !is_written(&entry.file_name()),
-            false => Path::new("/proc/self").exists() && !Path::new("/proc").join(pid.to_string()).exists(),
-        };
+        let name = entry.file_name();
+        let alone = name.to_str().and_then(owner).is_some_and(|(of, pid)| left(of, pid)) && !is_written(&name);
         let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
         // What is neither might wait for somebody when it is opened.
         if alone && (kind.is_file() || kind.is_dir()) && File::open(&path).is_ok_and(|left| left.try_lock().is_ok()) {
@@ -214,12 +227,12 @@ fn is_written(name: &OsStr) -> bool {
     SIDES.lock().iter().any(|side| side.file_name() == Some(name))
 }
 
-/// The process that gave out a name, when it is one of ours.
-fn owner(name: &str) -> Option<u32> {
-    let (_, numbers) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
+/// For what a name was given out, and by which process, when it is one of ours.
+fn owner(name: &str) -> Option<(&str, u32)> {
+    let (of, numbers) = name.strip_prefix('.')?.strip_suffix(".part")?.rsplit_once('.')?;
     let (pid, count) = numbers.split_once('-')?;
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    if digits(pid) && digits(count) { pid.parse().ok() } else { None }
+    if digits(pid) && digits(count) { Some((of, pid.parse().ok()?)) } else { None }
 }
 
 #[cfg(test)]
@@ -256,6 +269,28 @@ mod tests {
         assert_eq!(names, expected);
         drop(lock);
         assert!(Side::file(Path::new("..")).unwrap().is_none());
+    }
+
+    #[test]
+    fn beside_a_place_of_ones_own_all_goes_that_nobody_holds() {
+        let here = tempfile::tempdir().unwrap();
+        let path = |name: &str| here.path().join(name);
+        // Of one that lives, but may be another than the one that wrote it.
+        let pid = std::os::unix::process::parent_id();
+        let [left, held] = [0, 1].map(|count| path(&format!(".rows.{pid}-{count}.part")));
+        let others = [&format!(".other.{pid}-0.part"), &format!(".a.rows.{pid}-0.part"), "rows.part", ".rows.x-1.part"];
+        let others = others.map(path);
+        for file in others.iter().chain([&left, &held]) {
+            fs::write(file, "").unwrap();
+        }
+        let lock = hold(&held).unwrap();
+        let (side, _) = Side::file(&path("rows")).unwrap().unwrap();
+        sweep_beside(&path("rows"));
+        assert!(!left.exists() && side.path().exists() && held.exists());
+        assert!(others.iter().all(|other| other.exists()));
+        drop(lock);
+        sweep_beside(&path("rows"));
+        assert!(!held.exists());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::api::Api;
 use crate::history::{Page, Start};
+use crate::job::driver::Place;
 use crate::master::overview::{Overview, Waiting};
 use crate::prepare::Prepared;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun};
@@ -65,12 +66,12 @@ pub enum Event {
     Answer(JobId, SlaveId, Asked, Result<FromSlave>),
     /// A model was loaded.
     Loaded(JobId, Result<()>),
-    /// A model was saved.
-    Saved(JobId, Result<()>),
+    /// A model was saved; a remark if the job's checkpoint was not removed then.
+    Saved(JobId, Result<Option<String>>),
     /// A checkpoint of so many bytes was written.
     Kept(JobId, Result<u64>),
-    /// Tables were restored.
-    Restored(JobId, Result<()>),
+    /// Tables were restored as they were at a place.
+    Restored(JobId, Result<Arc<Place>>),
     /// Somebody wants to see the whole.
     Look(oneshot::Sender<Overview>),
     /// Somebody wants to see its jobs alone.

@@ -1,7 +1,7 @@
 //! What happens to a job before it is queued: its inputs are listed and looked at, and the model's path is checked.
 
 use crate::assigner::Source;
-use crate::checkpoint::{Folder, Of};
+use crate::checkpoint::{Folder, Of, Refusal};
 use crate::job::driver::Place;
 use crate::job::reading::Listed;
 use crate::tune::searches::{self, Known};
@@ -54,10 +54,10 @@ impl Prepared {
     }
 
     /// The same for a job that keeps checkpoints in a folder: looks for one to go on from. One that has lost a slave goes on from
-    /// the beginning where that is of no use any more.
+    /// the beginning where that is of no use any more. What else fails may pass.
     pub(crate) async fn resume(mut self, storage: Storage, path: DataPath, of: Of, anew: bool) -> Result<Self> {
         let of = Of { inputs: self.digest(), ..of };
-        let look = move || -> Result<(Folder, Result<Option<Place>>)> {
+        let look = move || -> Result<(Folder, Result<Option<Place>, Refusal>)> {
             let folder = Folder::open(&storage, &path, of)?;
             let found = folder.found();
             Ok((folder, found))
@@ -65,13 +65,16 @@ impl Prepared {
         let looked = tokio::task::spawn_blocking(look).await;
         let looked = looked.map_err(|e| Error::bug(format!("looking for a checkpoint ended early: {e}")))?;
         let told = |e: Error| e.context("--checkpoint");
-        let (folder, found) = looked.map_err(told)?;
-        let place = match found.map_err(told) {
-            Err(e) if anew => {
-                note(&mut self.notes, [format!("started from the beginning: {e}")]);
+        let (folder, found) = looked.map_err(|e| told(e).retryable())?;
+        let place = match found {
+            Ok(place) => place,
+            Err(Refusal::Useless(e)) if anew => {
+                note(&mut self.notes, [format!("started from the beginning: {}", told(e))]);
                 None
             }
-            found => found?,
+            Err(Refusal::Useless(e)) => return Err(told(e)),
+            // The next checkpoint would take the place of one that may be whole.
+            Err(Refusal::Unread(e)) => return Err(told(e).retryable()),
         };
         self.checkpoint = Some(Box::new((folder, place)));
         Ok(self)
@@ -290,5 +293,34 @@ mod tests {
         let seen: Vec<f32> = samples.iter().flat_map(|sample| sample.labels.iter().copied()).collect();
         assert!((0u16..10).all(|i| seen.contains(&f32::from(10 * i + 5))), "{seen:?}");
         assert!(seen.contains(&0.0) && seen.contains(&99.0), "{seen:?}");
+    }
+    #[test]
+    fn who_lost_a_slave_starts_from_the_beginning_where_the_checkpoint_is_damaged_and_not_where_it_can_not_be_read() {
+        let here = tempfile::tempdir().unwrap();
+        let folder = here.path().join("ck");
+        let file = folder.join("checkpoint.bin");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let resumed = |anew| {
+            let of = Of { job: "svrg".to_owned(), params: serde_json::json!({}), plan: 7, inputs: 0 };
+            let path = DataPath(folder.to_str().unwrap().to_owned());
+            runtime.block_on(Prepared::default().resume(Storage::default(), path, of, anew))
+        };
+        // In place of a file it can't be read.
+        std::fs::create_dir_all(&file).unwrap();
+        for anew in [true, false] {
+            let error = resumed(anew).unwrap_err();
+            assert!(error.retry && error.message.contains("checkpoint.bin"), "{error}");
+        }
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "fxcheck2").unwrap();
+        let error = resumed(false).unwrap_err();
+        assert!(!error.retry && error.message.contains("it was cut short"), "{error}");
+        let prepared = resumed(true).unwrap();
+        assert!(prepared.notes.iter().any(|note| note.starts_with("started from the beginning: --checkpoint: ")));
+        assert!(prepared.checkpoint.is_some_and(|found| found.1.is_none()));
+        // A folder that can't be there now may be later.
+        std::fs::remove_dir_all(&folder).unwrap();
+        std::fs::write(&folder, "").unwrap();
+        assert!(resumed(true).unwrap_err().retry);
     }
 }

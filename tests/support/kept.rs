@@ -53,6 +53,19 @@ pub fn job_of(cluster: &Cluster, epochs: usize, rows: &Path, kept: impl AsRef<Os
     run.arg("--detach").arg("--input").arg(rows).ok().stdout.trim().to_owned()
 }
 
+/// Waits until a cluster's only job waits to look for its checkpoint once more, and says `why`.
+#[track_caller]
+pub fn assert_waits(cluster: &Cluster, why: &str) {
+    wait::until("a job that tries again", Duration::from_secs(60), || {
+        let job = cluster.ask(["jobs"]).json()[0].take();
+        assert!(["queued", "running"].contains(&job["state"].as_str().unwrap()), "{job}");
+        job["note"]
+            .as_str()
+            .is_some_and(|note| note.starts_with("tries again every") && note.contains(why))
+            .then_some(())
+    });
+}
+
 /// The report of a job when it has ended.
 #[track_caller]
 pub fn ended(cluster: &Cluster, id: &str) -> serde_json::Value {

@@ -5,6 +5,7 @@
 //! others are [`Part`]s, with their values as bodies; one without a head ends the file. Invariant: a file that was cut short or
 //! changed is an error that names it.
 
+use super::refusal::Refusal;
 use super::store::{Staged, Store};
 use crate::job::driver::Place;
 use bytes::Bytes;
@@ -94,7 +95,7 @@ pub struct Reader {
 
 impl Reader {
     /// The one that was found in a folder.
-    pub(super) fn open(store: &dyn Store) -> Result<Self> {
+    pub(super) fn open(store: &dyn Store) -> Result<Self, Refusal> {
         let mut reader = Self { name: store.file(), file: store.open()? };
         let mut magic = [0; 8];
         reader.take(&mut magic)?;
@@ -102,18 +103,18 @@ impl Reader {
     }
 
     /// What it says of itself, which comes first.
-    pub fn description(&mut self) -> Result<Vec<u8>> {
+    pub fn description(&mut self) -> Result<Vec<u8>, Refusal> {
         Ok(self.record()?.ok_or_else(|| self.bad("a checkpoint without a description"))?.0)
     }
 
     /// Its place, which comes next.
-    pub fn place(&mut self) -> Result<Place> {
+    pub fn place(&mut self) -> Result<Place, Refusal> {
         let (head, _) = self.record()?.ok_or_else(|| self.bad("a checkpoint without a place"))?;
         codec::decode(&head).map_err(|_| self.bad("a place that is none"))
     }
 
     /// The next part, if there is one; nothing is behind the last.
-    pub fn part(&mut self) -> Result<Option<(Part, Bytes)>> {
+    pub fn part(&mut self) -> Result<Option<(Part, Bytes)>, Refusal> {
         let Some((head, body)) = self.record()? else {
             let rest = self.file.fill_buf().map_err(|e| io(&self.name, &e))?;
             return if rest.is_empty() { Ok(None) } else { Err(self.bad("something was added to it")) };
@@ -122,7 +123,7 @@ impl Reader {
         Ok(Some((head, body)))
     }
 
-    fn record(&mut self) -> Result<Option<(Vec<u8>, Bytes)>> {
+    fn record(&mut self) -> Result<Option<(Vec<u8>, Bytes)>, Refusal> {
         let [head, body] = [self.length(MAX_CONTROL as u32)?, self.length(MOST)?];
         let mut sum = [0; 8];
         self.take(&mut sum)?;
@@ -135,23 +136,23 @@ impl Reader {
         Ok((!head.is_empty()).then(|| (head, body.into())))
     }
 
-    fn length(&mut self, most: u32) -> Result<u32> {
+    fn length(&mut self, most: u32) -> Result<u32, Refusal> {
         let mut bytes = [0; 4];
         self.take(&mut bytes)?;
         let len = u32::from_le_bytes(bytes);
         if len <= most { Ok(len) } else { Err(self.bad("it was changed")) }
     }
 
-    fn take(&mut self, bytes: &mut [u8]) -> Result<()> {
+    fn take(&mut self, bytes: &mut [u8]) -> Result<(), Refusal> {
         self.file.read_exact(bytes).map_err(|e| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => self.bad("it was cut short"),
-            _ => io(&self.name, &e),
+            _ => io(&self.name, &e).into(),
         })
     }
 
-    /// The error of a file that can't be gone on from.
-    pub fn bad(&self, what: &str) -> Error {
-        Error::data(format!("{}: {what}; remove it to start from the beginning", self.name))
+    /// The error of a file that is damaged.
+    pub fn bad(&self, what: &str) -> Refusal {
+        Refusal::Useless(Error::data(format!("{}: {what}; remove it to start from the beginning", self.name)))
     }
 }
 

@@ -1,11 +1,11 @@
 //! A checkpoint's folder on a local disk.
 //!
-//! Invariant: the job that is here holds the folder's lock, so that nobody else writes there.
+//! Invariant: the job that is here holds the folder's lock, so that nobody else writes there, and what others left there may go.
 
 use super::store::{NAME, Staged, Store, taken};
 use flexps_common::data::schema::DataPath;
 use flexps_common::error::io;
-use flexps_common::side::Side;
+use flexps_common::side::{Side, sweep_beside};
 use flexps_common::{Error, Result};
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
@@ -16,8 +16,10 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Local {
     folder: PathBuf,
-    /// The folder, open and locked; where its file system has no locks it is only open.
+    /// The folder, open and locked.
     _lock: File,
+    /// Whether it is: where its file system has no locks it is only open.
+    locked: bool,
 }
 
 struct StagedHere {
@@ -32,10 +34,11 @@ impl Local {
         let failed = |e: &std::io::Error| io(format!("{} can't be a folder for checkpoints", folder.display()), e);
         fs::create_dir_all(&folder).map_err(|e| failed(&e))?;
         let lock = File::open(&folder).map_err(|e| failed(&e))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(taken(folder.display()));
-        }
-        let local = Self { folder, _lock: lock };
+        let locked = match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(taken(folder.display())),
+            locked => locked.is_ok(),
+        };
+        let local = Self { folder, _lock: lock, locked };
         // Tells now what would else be told when there is something to lose.
         local.beside()?;
         Ok(local)
@@ -64,7 +67,18 @@ impl Store for Local {
     }
 
     fn look(&self) -> Result<bool> {
-        Ok(fs::symlink_metadata(self.target()).is_ok())
+        match fs::symlink_metadata(self.target()) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io(self.file(), &e)),
+        }
+    }
+
+    fn sweep(&self) {
+        // Their processes' ids may be others' by now.
+        if self.locked {
+            sweep_beside(&self.target());
+        }
     }
 
     fn open(&self) -> Result<Box<dyn BufRead>> {

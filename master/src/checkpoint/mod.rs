@@ -2,12 +2,14 @@
 //! disk of the master's machine or in HDFS.
 //!
 //! Invariants: the file is whole or absent: it is written beside its place, stored, and renamed; a folder has one live job: on a
-//! disk that holds its lock, in HDFS no other of the same master may, and one of another master never loses its checkpoint to this
-//! one, see `remote`; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and input files.
+//! disk that holds its lock, in HDFS no other of the same master may, and one of another master loses its checkpoint only to one
+//! that went on from it, see `remote`; a checkpoint is gone on from by the job that wrote it alone: the same parameters, build and
+//! input files.
 
 mod columns;
 mod file;
 mod local;
+mod refusal;
 mod remote;
 mod shards;
 mod store;
@@ -22,6 +24,7 @@ use flexps_common::ids::build_id;
 use flexps_common::model::created_by;
 use flexps_common::storage::Storage;
 use flexps_common::{Error, Result};
+pub use refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
@@ -70,31 +73,39 @@ impl Folder {
         Ok(Self { store: store::open(storage, path)?, of })
     }
 
-    /// The place that is kept there, if one is; an error when it is of another job, or damaged anywhere.
-    pub fn found(&self) -> Result<Option<Place>> {
+    /// The place that is kept there, if one is; an error when it is of another job, damaged anywhere, or can't be read.
+    pub fn found(&self) -> Result<Option<Place>, Refusal> {
         let place = if self.store.look()? { Some(self.read()?) } else { None };
         self.store.sweep();
         Ok(place)
     }
 
     /// The place of the checkpoint that is there, which is read to its end.
-    fn read(&self) -> Result<Place> {
-        let mut reader = Reader::open(&*self.store)?;
-        let found: Description = serde_json::from_slice(&reader.description()?)
-            .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
-        let anothers = self.anothers(&found);
-        if anothers.is_some() {
-            self.store.leave();
+    fn read(&self) -> Result<Place, Refusal> {
+        let described = self.described();
+        let anothers = described.as_ref().ok().and_then(|(_, found)| self.anothers(found));
+        // One of which nobody knows whose it is stays.
+        if anothers.is_none() && !matches!(described, Err(Refusal::Unread(_))) {
+            self.store.own();
         }
+        let (mut reader, found) = described?;
         if let Some(other) = anothers.or_else(|| self.outdated(&found)) {
-            return Err(Error::user(format!(
+            return Err(Refusal::Useless(Error::user(format!(
                 "{} holds a checkpoint of {other}; give another folder, or remove that one to start from the beginning",
                 self.name()
-            )));
+            ))));
         }
         let place = reader.place()?;
         while reader.part()?.is_some() {}
         Ok(place)
+    }
+
+    /// What the checkpoint that is there says of itself, and the rest of it.
+    fn described(&self) -> Result<(Reader, Description), Refusal> {
+        let mut reader = Reader::open(&*self.store)?;
+        let found = serde_json::from_slice(&reader.description()?)
+            .map_err(|e| reader.bad(&format!("its description can't be read ({e})")))?;
+        Ok((reader, found))
     }
 
     /// What a checkpoint is of that another job wrote.
@@ -133,11 +144,9 @@ impl Folder {
         Writer::create(self.store.clone().begin()?, &json, place)
     }
 
-    /// The job is done, so nobody goes on from here. Where it can't be removed that is only logged: the model is there.
-    pub fn remove(&self) {
-        if let Err(e) = self.store.remove() {
-            tracing::warn!(folder = %self.name(), "a checkpoint that is of no use any more can't be removed: {e}");
-        }
+    /// The job is done, so nobody goes on from here: removes its checkpoint, and the folder if nothing else is in it.
+    pub fn remove(&self) -> Result<()> {
+        self.store.remove()
     }
 
     /// Where it is, for users.

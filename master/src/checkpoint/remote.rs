@@ -2,7 +2,8 @@
 //!
 //! Invariants: of this process one job holds a folder. HDFS has no locks that would tell others so: a checkpoint is replaced or
 //! removed only if it is the one that this job went on from or wrote last, by length and time; whose it is otherwise keeps it, and
-//! this job is told. What one of another process is writing goes when a job begins there: the later one has the folder.
+//! this job is told. What one of another process is writing goes when a job begins there that finds nothing, or its own: that one
+//! is told too, and writes the next. So who puts one there first has the folder.
 
 use super::store::{NAME, Staged, Store, taken};
 use flexps_common::data::schema::DataPath;
@@ -44,6 +45,8 @@ struct Version {
 /// This job's own.
 #[derive(Debug, Default)]
 struct Own {
+    /// What is read: found there, whosever it is, or written since.
+    seen: Option<Version>,
     /// That it went on from, or wrote last.
     last: Option<Version>,
     /// Those that may be there instead: put there without an answer.
@@ -110,13 +113,14 @@ impl Store for Remote {
     }
 
     fn look(&self) -> Result<bool> {
-        let last = self.present()?;
-        *self.own.lock() = Own { last, tried: Vec::new() };
-        Ok(last.is_some())
+        let seen = self.present()?;
+        *self.own.lock() = Own { seen, ..Own::default() };
+        Ok(seen.is_some())
     }
 
-    fn leave(&self) {
-        *self.own.lock() = Own::default();
+    fn own(&self) {
+        let mut own = self.own.lock();
+        own.last = own.seen;
     }
 
     fn sweep(&self) {
@@ -126,9 +130,14 @@ impl Store for Remote {
     }
 
     fn open(&self) -> Result<Box<dyn BufRead>> {
-        let last = self.own.lock().last;
+        let (seen, tried) = {
+            let own = self.own.lock();
+            (own.seen, !own.tried.is_empty())
+        };
+        // Of what was put there without an answer nobody knows whether it is there.
+        let seen = if tried { self.replaceable()? } else { seen };
         let Version { len, modified } =
-            last.ok_or_else(|| Error::bug("a checkpoint is opened that nobody has seen"))?;
+            seen.ok_or_else(|| Error::bug("a checkpoint is opened that nobody has seen"))?;
         let url = self.file.url();
         let reader = self.wait(self.storage.open(Listed { path: &url, len, modified }, 0..len))?;
         Ok(Box::new(RemoteFile { runtime: self.runtime.clone(), reader, piece: Vec::new(), taken: 0 }))
@@ -218,7 +227,7 @@ impl Staged for StagedThere {
         if store.present()? != Some(new) {
             return Err(taken(store.folder.url()));
         }
-        *store.own.lock() = Own { last: Some(new), tried: Vec::new() };
+        *store.own.lock() = Own { seen: Some(new), last: Some(new), tried: Vec::new() };
         Ok(())
     }
 }

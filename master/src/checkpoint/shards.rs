@@ -54,11 +54,11 @@ impl Shards {
         }
     }
 
-    /// Makes the tables, which are zero, and the rows' columns those of a checkpoint.
-    pub fn restore(&self, folder: &Folder, columns: &[Column]) -> Result<()> {
+    /// Makes the tables, which are zero, and the rows' columns those of the checkpoint that is there; its place.
+    pub fn restore(&self, folder: &Folder, columns: &[Column]) -> Result<Place> {
         let mut reader = Reader::open(&*folder.store)?;
         reader.description()?;
-        reader.place()?;
+        let place = reader.place()?;
         let mut flight = Flight::of(WINDOW * self.bulk.len());
         let taken = |pending| match self.told(pending)?.0 {
             FromKept::Taken => Ok(()),
@@ -78,7 +78,8 @@ impl Shards {
                 flight.add(self.ask(shard, &message, values)?, taken)?;
             }
         }
-        flight.rest().try_for_each(taken)
+        flight.rest().try_for_each(taken)?;
+        Ok(place)
     }
 
     pub(super) fn ask(&self, shard: u32, message: &ToKept, body: Bytes) -> Result<Pending> {

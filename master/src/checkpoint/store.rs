@@ -20,13 +20,13 @@ pub(super) trait Store: Debug + Send + Sync {
     fn folder(&self) -> String;
     /// That of the file, for errors.
     fn file(&self) -> String;
-    /// Whether a checkpoint is there. It is this job's own, unless [`Self::leave`] follows.
+    /// Whether a checkpoint is there. It may be another job's, unless [`Self::own`] follows.
     fn look(&self) -> Result<bool>;
-    /// What was looked at is another job's.
-    fn leave(&self) {}
-    /// What was looked at is this job's, or nothing was there: what dead writers left goes, if it doesn't by itself.
-    fn sweep(&self) {}
-    /// Opens this job's own.
+    /// What was looked at is this job's, or damaged: the next one may take its place.
+    fn own(&self) {}
+    /// What was looked at is this job's, or nothing was there: what dead writers left goes.
+    fn sweep(&self);
+    /// Opens what was looked at, or what this job wrote since.
     fn open(&self) -> Result<Box<dyn BufRead>>;
     /// Begins the next one, in a folder that is made if it went.
     fn begin(self: Arc<Self>) -> Result<Box<dyn Staged>>;

@@ -1,7 +1,7 @@
 //! Promises of a checkpoint's folder.
 
 use super::file::{ColumnHead, Part};
-use super::store::NAME;
+use super::store::{NAME, Staged};
 use super::*;
 use flexps_common::error::Fault;
 use flexps_common::ids::TableId;
@@ -9,7 +9,9 @@ use flexps_common::value::Type;
 use flexps_common::wire::checkpoint::ColumnValues;
 use flexps_common::wire::moved::{ChunkHead, ChunkId};
 use std::fs;
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 fn of() -> Of {
     Of { job: "svrg".to_owned(), params: serde_json::json!({"epochs": 5, "seed": 1}), plan: 7, inputs: 9 }
@@ -42,7 +44,7 @@ fn write(folder: &Folder, chunks: &[&[u8]]) -> u64 {
 }
 
 /// All that a checkpoint holds.
-fn read(folder: &Folder) -> Result<Vec<(Part, Vec<u8>)>> {
+fn read(folder: &Folder) -> Result<Vec<(Part, Vec<u8>)>, Refusal> {
     let mut reader = Reader::open(&*folder.store)?;
     let description: Description =
         serde_json::from_slice(&reader.description()?).map_err(|e| Error::bug(e.to_string()))?;
@@ -53,6 +55,15 @@ fn read(folder: &Folder) -> Result<Vec<(Part, Vec<u8>)>> {
         chunks.push((part, values.to_vec()));
     }
     Ok(chunks)
+}
+
+/// Why what is in a folder is of no use.
+#[track_caller]
+fn useless(folder: &Folder) -> Error {
+    match folder.found() {
+        Err(Refusal::Useless(error)) => error,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn entries(path: &Path) -> Vec<String> {
@@ -82,7 +93,7 @@ fn what_is_written_is_found_again_and_the_next_one_takes_its_place() {
     drop(writer);
     assert!(read(&kept).unwrap() == [(part(0), vec![4; 100_000])]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
     assert!(!path.exists());
     // A folder that went is made again.
     write(&kept, &[]);
@@ -101,7 +112,28 @@ fn what_a_killed_process_left_that_had_the_same_id_costs_no_checkpoint() {
     let kept = folder(&path, of()).unwrap();
     write(&kept, &[&[1, 2]]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_a_killed_writer_left_goes_whatever_process_has_its_id_now() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    fs::create_dir(&path).unwrap();
+    let left = path.join(format!(".{NAME}.{}-0.part", std::os::unix::process::parent_id()));
+    let kept = folder(&path, of()).unwrap();
+    for written in [false, true] {
+        fs::write(&left, "half").unwrap();
+        assert_eq!(kept.found().unwrap().is_some(), written);
+        assert!(!left.exists());
+        write(&kept, &[]);
+    }
+    // What this one writes stays.
+    let writer = kept.begin(&Place::default()).unwrap();
+    kept.found().unwrap();
+    writer.finish().unwrap();
+    kept.remove().unwrap();
     assert!(!path.exists());
 }
 
@@ -123,7 +155,7 @@ fn a_folder_has_one_live_job_whatever_it_is_called() {
     let kept = folder(&link, of()).unwrap();
     write(&kept, &[]);
     assert_eq!(entries(&path), [NAME]);
-    kept.remove();
+    kept.remove().unwrap();
     assert!(entries(&path).is_empty() && link.is_symlink());
 }
 
@@ -146,7 +178,7 @@ fn a_checkpoint_of_something_else_is_refused_with_what_differs_as_it_is_called_o
         (Of { plan: 8, ..of() }, "another plan"),
     ];
     for (other, says) in others {
-        let error = folder(&path, other).unwrap().found().unwrap_err();
+        let error = useless(&folder(&path, other).unwrap());
         assert!(error.fault == Fault::User && error.message.contains(says), "{error}");
         assert!(error.message.contains("remove"), "{error}");
     }
@@ -160,7 +192,7 @@ fn a_checkpoint_of_something_else_is_refused_with_what_differs_as_it_is_called_o
     let kept = folder(&path, of()).unwrap();
     let staged = kept.store.clone().begin().unwrap();
     Writer::create(staged, older.to_string().as_bytes(), &Place::default()).unwrap().finish().unwrap();
-    let error = kept.found().unwrap_err();
+    let error = useless(&kept);
     assert!(error.fault == Fault::User && error.message.contains("another build of flexps (flexps 0)"), "{error}");
 }
 
@@ -175,8 +207,8 @@ fn what_else_is_in_a_folder_stays_there() {
     write(&kept, &[]);
     write(&kept, &[]);
     assert_eq!(entries(&path), [NAME, "mine"]);
-    kept.remove();
-    kept.remove();
+    kept.remove().unwrap();
+    kept.remove().unwrap();
     assert_eq!(entries(&path), ["mine"]);
     for taken in [path.join("mine"), path.join("mine/ck")] {
         let error = folder(&taken, of()).unwrap_err();
@@ -185,6 +217,17 @@ fn what_else_is_in_a_folder_stays_there() {
     let error = folder(Path::new("s3://n/ck"), of()).unwrap_err();
     assert!(error.fault == Fault::User && error.message.contains("a local disk or in HDFS"), "{error}");
     assert_eq!(fs::read_to_string(path.join("mine")).unwrap(), "precious");
+}
+
+#[test]
+fn what_can_not_be_removed_is_told() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    let kept = folder(&path, of()).unwrap();
+    fs::create_dir(path.join(NAME)).unwrap();
+    let error = kept.remove().unwrap_err();
+    assert!(error.message.contains(NAME), "{error}");
+    assert_eq!(entries(&path), [NAME]);
 }
 
 #[test]
@@ -198,7 +241,7 @@ fn a_file_that_is_cut_short_or_changed_is_an_error_that_names_it() {
     let refused = |bytes: &[u8], what: &str| {
         fs::write(&file, bytes).unwrap();
         // It is looked through to its end before anything is begun.
-        let error = kept.found().err().unwrap_or_else(|| panic!("{what} was read"));
+        let Err(Refusal::Useless(error)) = kept.found() else { panic!("{what} was read") };
         assert!(error.fault == Fault::Data && error.message.contains(NAME), "{what}: {error}");
     };
     for len in 0..whole.len() {
@@ -212,4 +255,109 @@ fn a_file_that_is_cut_short_or_changed_is_an_error_that_names_it() {
     refused(&[&whole[..], &[0]].concat(), "one byte more");
     fs::write(&file, &whole).unwrap();
     assert_eq!((kept.found().unwrap(), read(&kept).unwrap().len()), (Some(Place::default()), 2));
+}
+
+#[test]
+fn what_can_not_be_read_is_neither_absent_nor_damaged() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    let kept = folder(&path, of()).unwrap();
+    write(&kept, &[&[1, 2, 3]]);
+    let [file, aside] = [path.join(NAME), here.path().join("aside")];
+    fs::rename(&file, &aside).unwrap();
+    let unread = |what: &str| match kept.found() {
+        Err(Refusal::Unread(error)) => assert!(error.message.contains(NAME), "{what}: {error}"),
+        other => panic!("{what}: {other:?}"),
+    };
+    // It may be looked at, and not read.
+    fs::create_dir(&file).unwrap();
+    unread("a folder");
+    fs::remove_dir(&file).unwrap();
+    std::os::unix::fs::symlink(NAME, &file).unwrap();
+    unread("a link to itself");
+    fs::remove_file(&file).unwrap();
+    // Nor looked at.
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    unread("what is below a file");
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert_eq!(kept.found().unwrap(), None);
+    fs::rename(&aside, &file).unwrap();
+    assert_eq!(kept.found().unwrap(), Some(Place::default()));
+}
+
+/// A folder that holds these bytes, or what can't be read behind them.
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    readable: bool,
+    owned: AtomicBool,
+}
+
+/// What fails when it is read.
+struct Broken;
+
+impl std::io::Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::Error::other(Error::data("no DataNode answers")))
+    }
+}
+
+impl Store for Held {
+    fn folder(&self) -> String {
+        "held".to_owned()
+    }
+
+    fn file(&self) -> String {
+        format!("held/{NAME}")
+    }
+
+    fn look(&self) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn own(&self) {
+        self.owned.store(true, Ordering::Relaxed);
+    }
+
+    fn sweep(&self) {}
+
+    fn open(&self) -> Result<Box<dyn BufRead>> {
+        let bytes = Cursor::new(self.bytes.clone());
+        if self.readable { Ok(Box::new(bytes)) } else { Ok(Box::new(BufReader::new(bytes.chain(Broken)))) }
+    }
+
+    fn begin(self: Arc<Self>) -> Result<Box<dyn Staged>> {
+        Err(Error::bug("nothing is written there"))
+    }
+
+    fn remove(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_not_known_to_be_this_jobs_is_not_to_be_replaced() {
+    let here = tempfile::tempdir().unwrap();
+    let path = here.path().join("ck");
+    write(&folder(&path, of()).unwrap(), &[&[1, 2, 3]]);
+    let whole = fs::read(path.join(NAME)).unwrap();
+    let look = |len: usize, readable, of: Of| {
+        let held = Arc::new(Held { bytes: whole[..len].to_vec(), readable, owned: AtomicBool::new(false) });
+        let found = Folder { store: held.clone(), of }.found();
+        (
+            found.map(|place| place.is_some()).map_err(|e| matches!(e, Refusal::Useless(_))),
+            held.owned.load(Ordering::Relaxed),
+        )
+    };
+    let all = whole.len();
+    assert_eq!(look(all, true, of()), (Ok(true), true));
+    assert_eq!(look(all, true, Of { job: "lr".to_owned(), ..of() }), (Err(true), false), "another's");
+    assert_eq!(look(all, true, Of { inputs: 10, ..of() }), (Err(true), true), "outdated");
+    assert_eq!(look(20, true, of()), (Err(true), true), "damaged");
+    for len in [0, 5, 20] {
+        assert_eq!(look(len, false, of()), (Err(false), false), "{len} bytes are read, of whom nobody knows");
+    }
+    assert_eq!(look(all - 20, false, of()), (Err(false), true), "whose it is was read");
 }

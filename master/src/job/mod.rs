@@ -10,6 +10,7 @@ pub mod order;
 pub mod program;
 pub mod reading;
 pub mod readings;
+mod trying;
 pub mod width;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use trying::Trying;
 
 /// Stage runs that the report of a job under way lists: the last ones, so that news of a long job stay short.
 const NEWS_STAGES: usize = 200;
@@ -116,6 +118,10 @@ pub struct Job {
     pub detached: bool,
     /// Its plan.
     pub plan: Arc<Plan>,
+    /// Whether an earlier master had it.
+    pub queued_again: bool,
+    /// That it is prepared again, since that failed.
+    pub trying: Option<Trying>,
     /// How far it is.
     pub phase: Phase,
     /// Counts changes.
@@ -187,6 +193,8 @@ impl Job {
             experiment,
             detached,
             plan: Arc::new(plan),
+            queued_again: false,
+            trying: None,
             phase: Phase::Preparing,
             version: 1,
             waiting: Some("its inputs are being listed".to_owned()),
@@ -231,7 +239,11 @@ impl Job {
 
     /// How it keeps checkpoints in `folder`, and that it goes on from `place`, if it does.
     pub fn keeping(&mut self, folder: &Folder, place: Option<Place>) -> Keeping {
-        let kept = self.report.checkpoint.take().unwrap_or_else(|| Kept { folder: folder.name(), ..Kept::default() });
+        let mut kept =
+            self.report.checkpoint.take().unwrap_or_else(|| Kept { folder: folder.name(), ..Kept::default() });
+        if place.is_none() {
+            kept.resumed = None;
+        }
         if let Some(place) = place.as_ref().filter(|_| self.began.is_none()) {
             self.spent = place.elapsed();
         }

@@ -3,7 +3,7 @@
 use super::Master;
 use super::books::Launched;
 use crate::assigner::{Cut, Next};
-use crate::checkpoint::{Column, Folder};
+use crate::checkpoint::Column;
 use crate::event::{Asked, Event};
 use crate::history::Record;
 use crate::job::driver::{Command, Event as Step, Place};
@@ -72,7 +72,7 @@ impl Master {
         }
     }
 
-    /// A job's inputs are listed: it queues.
+    /// A job's inputs are listed, and its checkpoint is looked for: it queues.
     pub(super) fn prepared(&mut self, id: JobId, result: Result<Prepared>, now: Duration) {
         let Some(job) = self.jobs.get_mut(&id).filter(|j| matches!(j.phase, Phase::Preparing)) else { return };
         match result {
@@ -80,10 +80,20 @@ impl Master {
                 job.phase = Phase::Queued(prepared);
                 job.queued = (now, 0);
                 job.waiting = None;
+                job.trying = None;
                 job.version += 1;
                 self.unplaced = true;
             }
+            Err(e) if job.tries_again(&e, now) => tracing::warn!(job = %id, "to be prepared again: {e}"),
             Err(e) => self.end(id, Err(e), now),
+        }
+    }
+
+    /// Has jobs prepared once more for which that is due.
+    pub(super) fn try_again(&mut self, now: Duration) {
+        let due = self.jobs.values_mut().filter_map(|job| job.is_tried(now).then_some(job.id));
+        for id in due.collect::<Vec<_>>() {
+            self.jobs.get(&id).into_iter().for_each(|job| self.list(job));
         }
     }
 
@@ -291,6 +301,16 @@ impl Master {
         Ok(())
     }
 
+    /// A job's model is saved, or is not; a remark if its checkpoint was not removed.
+    pub(super) fn saved(&mut self, id: JobId, result: Result<Option<String>>, now: Duration) {
+        let result = result.map(|remark| {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.note(remark);
+            }
+        });
+        self.step(id, Step::Saved(result), now);
+    }
+
     fn save(&mut self, id: JobId) -> Result<()> {
         let described = self.described(id)?;
         let folder = self.jobs.get_mut(&id).and_then(Job::started).and_then(|started| started.checkpoint.clone());
@@ -299,8 +319,9 @@ impl Master {
             if let Some((save, tensors, description)) = described {
                 shards.save(&storage, (&save.path, save.overwrite), &tensors, &description)?;
             }
-            folder.iter().for_each(Folder::remove);
-            Ok(())
+            // That is no failure: the model is there.
+            let left = folder.and_then(|folder| folder.remove().err());
+            Ok(left.map(|e| format!("what is in the checkpoint's folder was not removed: {e}")))
         });
         Ok(())
     }
@@ -324,7 +345,7 @@ impl Master {
         let folder = started.checkpoint.clone();
         let columns = self.columns(id);
         self.transfer(id, Event::Restored, move |shards| match folder {
-            Some(folder) => shards.restore(&folder, &columns?),
+            Some(folder) => shards.restore(&folder, &columns?).map(Arc::new),
             None => Err(Error::bug("a job that keeps no checkpoint goes on from one")),
         });
     }

@@ -150,7 +150,7 @@ impl Master {
                 self.answered(job, slave, asked, result, now);
             }
             Event::Loaded(job, result) => self.step(job, Step::Loaded(result), now),
-            Event::Saved(job, result) => self.step(job, Step::Saved(result), now),
+            Event::Saved(job, result) => self.saved(job, result, now),
             Event::Kept(job, result) => {
                 if let Err(e) = result.as_ref()
                     && !(e.retry || e.fault == Fault::Cancelled)
@@ -207,6 +207,7 @@ impl Master {
             self.step(job, Step::Tick, now);
         }
         self.look_for_slaves(now);
+        self.try_again(now);
         self.news(now);
         self.log.flush();
     }

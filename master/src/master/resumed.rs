@@ -39,6 +39,7 @@ impl Master {
             };
             let mut job = Job::new(id, submission, plan, now);
             job.submitted = before.submitted;
+            job.queued_again = true;
             match refused {
                 None => {
                     tracing::info!(job = %id, name = job.name, "job queued again");

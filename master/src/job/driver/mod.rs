@@ -71,8 +71,8 @@ pub enum Event {
     Saved(Result<()>),
     /// A checkpoint of so many bytes is written, or is not.
     Kept(Result<u64>),
-    /// All is as a checkpoint says, or is not.
-    Restored(Result<()>),
+    /// All is as a checkpoint of this place says, or is not.
+    Restored(Result<Arc<Place>>),
     /// A slave is gone; how the job is to begin anew, if at all, see [`Driver::may_begin_anew`].
     Gone(SlaveId, Error, Option<Anew>),
     /// The job must end: somebody cancelled it, or something it needs failed.
@@ -413,8 +413,7 @@ impl Driver {
             }
             (Phase::Restoring, Event::Restored(result)) => {
                 self.transferring = false;
-                result?;
-                self.restored(now, out)?;
+                self.restored(now, result?, out)?;
             }
             (Phase::Saving, Event::Saved(result)) => {
                 self.transferring = false;

@@ -128,13 +128,13 @@ impl Driver {
         Ok(())
     }
 
-    /// Tables and columns are as they were at the place: makes anew what belongs to slaves, then goes on from there.
-    pub(super) fn restored(&mut self, now: Duration, out: &mut Vec<Command>) -> Result<()> {
-        let Some((kept, place)) =
-            self.keeping.as_mut().and_then(|keeping| Some((&mut keeping.kept, keeping.from.clone()?)))
-        else {
-            return Err(Error::bug("restored, but from nothing"));
+    /// Tables and columns are as they were at a place: makes anew what belongs to slaves, then goes on from there. It is that of
+    /// the file: of a checkpoint that was put there while the plan stopped nobody told.
+    pub(super) fn restored(&mut self, now: Duration, place: Arc<Place>, out: &mut Vec<Command>) -> Result<()> {
+        let Some(Keeping { from, kept, .. }) = &mut self.keeping else {
+            return Err(Error::bug("a job that keeps no checkpoint has restored one"));
         };
+        *from = Some(place.clone());
         let behind = place.behind();
         let resumed = format!("resumed behind {behind}, from the checkpoint in {}", kept.folder);
         kept.resumed = Some(behind);

@@ -1,6 +1,8 @@
 //! Checkpoints: when a driver orders one, and how it goes on from a place that one holds.
 
+use crate::checkpoint::{Folder, Of};
 use crate::job::driver::{Anew, Command, Driver, Event, Keeping, Place, WRITTEN_WITHIN};
+use crate::job::{Job, Submission};
 use crate::scheduler::Why;
 use flexps_common::checkpoint::Kept;
 use flexps_common::data::{Facts, InputSpec, schema::DataPath};
@@ -8,8 +10,10 @@ use flexps_common::error::Fault;
 use flexps_common::experiment::Experiment;
 use flexps_common::ids::{InputId, JobId, SlaveId, StageRun, TableId};
 use flexps_common::plan::{Flow, Input, Plan, TableOp, Threads};
+use flexps_common::storage::Storage;
 use flexps_common::wire::control::{Launch, Outcome};
 use flexps_common::{Error, Result};
+use std::sync::Arc;
 use std::time::Duration;
 
 const S1: SlaveId = SlaveId(1);
@@ -181,6 +185,10 @@ fn a_job_goes_on_whether_a_checkpoint_is_written_or_not_and_says_so() {
     }
 }
 
+fn restored(place: &Place) -> Event {
+    Event::Restored(Ok(Arc::new(place.clone())))
+}
+
 fn lost() -> Error {
     Error::cluster("the connection to h1 is closed").retryable()
 }
@@ -188,11 +196,11 @@ fn lost() -> Error {
 #[test]
 fn who_goes_on_from_a_place_makes_anew_what_belongs_to_slaves_and_nothing_else_before_its_round() {
     let (_, place) = keeping();
-    let mut driver = driver(Some(place));
+    let mut driver = driver(Some(place.clone()));
     driver.spent = at(100);
     assert_eq!(driver.step(at(20), Event::Opened), [Command::Restore]);
     assert!(driver.begins(), "it has asked for no slots");
-    let counts = driver.step(at(21), Event::Restored(Ok(())));
+    let counts = driver.step(at(21), restored(&place));
     let stage = zeroed(&mut driver, &counts, 1, 21);
     asks(&stage, 1);
     let launch = launch(&mut driver, 1, 21);
@@ -208,10 +216,11 @@ fn who_goes_on_from_a_place_makes_anew_what_belongs_to_slaves_and_nothing_else_b
 
 #[test]
 fn rows_that_are_read_while_tables_are_restored_are_known_afterwards() {
-    let mut driver = driver(Some(keeping().1));
+    let (_, place) = keeping();
+    let mut driver = driver(Some(place.clone()));
     driver.step(at(20), Event::Opened);
     driver.step(at(20), Event::Facts(InputId(0), Facts::default()));
-    let counts = driver.step(at(21), Event::Restored(Ok(())));
+    let counts = driver.step(at(21), restored(&place));
     asks(&zeroed(&mut driver, &counts, 1, 21), 1);
     asks(&runs(&mut driver, 1, 22), 2);
 }
@@ -227,6 +236,23 @@ fn a_plan_that_begins_anew_while_it_reads_goes_on_from_the_same_place() {
     assert_eq!(anew, [Command::Again(Anew::Plan)]);
     driver.begin_anew(&plan(), &[(S1, "h1".to_owned())], &Experiment::default());
     assert_eq!(driver.step(at(21), Event::Opened), [Command::Restore]);
+}
+
+#[test]
+fn who_finds_the_tables_of_another_place_than_he_knew_goes_on_from_there() {
+    let (mut before, first) = keeping();
+    asks(&before.step(at(8), Event::Kept(Ok(10))), 2);
+    let mut commands = runs(&mut before, 2, 100);
+    let Some(Command::Keep(second)) = commands.pop() else { panic!("{commands:?}") };
+    // It was put in its place while the plan stopped to begin anew.
+    let mut driver = driver(Some(first));
+    assert_eq!(driver.step(at(200), Event::Opened), [Command::Restore]);
+    let counts = driver.step(at(201), restored(&second));
+    asks(&zeroed(&mut driver, &counts, 1, 201), 1);
+    driver.step(at(201), Event::Facts(InputId(0), Facts::default()));
+    asks(&runs(&mut driver, 1, 201), 2);
+    assert_eq!(driver.kept().unwrap().resumed.as_deref(), Some("round 2 of epoch 1"));
+    goes_on(&mut driver, 4, 202);
 }
 
 #[test]
@@ -268,9 +294,10 @@ fn a_place_that_the_plan_lacks_is_an_error() {
     let mut bare = Plan::default();
     bare.body.stage("only", |_| Ok(()));
     let mut driver = Driver::new(JobId(7), &bare, &[(S1, "h1".to_owned())], &Experiment::default());
-    driver.keeping = Some(Keeping::new(EVERY, Some(keeping().1), Kept::default()));
+    let (_, place) = keeping();
+    driver.keeping = Some(Keeping::new(EVERY, Some(place.clone()), Kept::default()));
     driver.step(at(0), Event::Opened);
-    let ended = driver.step(at(1), Event::Restored(Ok(())));
+    let ended = driver.step(at(1), restored(&place));
     let result: &Result<()> = match ended.as_slice() {
         [Command::End(result)] => result,
         other => panic!("{other:?}"),
@@ -298,7 +325,7 @@ fn what_is_rebuilt_behind_a_place_is_neither_left_out_of_its_tables_nor_done_bef
     assert_eq!(before.remade(&place), [early.id]);
     let mut driver = driver(Some(Place::clone(&place)));
     driver.step(at(10), Event::Opened);
-    asks(&driver.step(at(10), Event::Restored(Ok(()))), 0);
+    asks(&driver.step(at(10), restored(&place)), 0);
     asks(&runs(&mut driver, 0, 11), 1);
 }
 
@@ -327,7 +354,7 @@ fn a_stage_that_visits_slaves_goes_on_with_those_that_it_has_not_visited() {
     for (slaves, visited) in cases {
         let mut driver = driver(slaves, Some(Place::clone(&place)));
         assert_eq!(driver.step(at(20), Event::Opened), [Command::Restore]);
-        asks(&driver.step(at(20), Event::Restored(Ok(()))), 0);
+        asks(&driver.step(at(20), restored(&place)), 0);
         assert_eq!(driver.visited(0), visited);
     }
 }
@@ -349,7 +376,7 @@ fn what_rows_keep_comes_back_when_all_rows_are_there_and_before_any_stage() {
     assert!(driver.step(at(1), Event::Opened).is_empty(), "rows are still being read");
     assert!(driver.step(at(2), Event::Tick).is_empty());
     assert_eq!(read(&mut driver), [Command::Restore]);
-    let counts = driver.step(at(3), Event::Restored(Ok(())));
+    let counts = driver.step(at(3), restored(&place));
     let stage = zeroed(&mut driver, &counts, 1, 3);
     asks(&stage, 1);
     asks(&runs(&mut driver, 1, 3), 2);
@@ -359,4 +386,22 @@ fn what_rows_keep_comes_back_when_all_rows_are_there_and_before_any_stage() {
     assert!(read(&mut driver).is_empty());
     assert_eq!(driver.step(at(3), Event::Opened), [Command::Restore]);
     asks(&carrying(None).step(at(1), Event::Opened), 0);
+}
+
+#[test]
+fn a_job_that_starts_from_the_beginning_no_longer_tells_behind_what_it_had_resumed() {
+    let here = tempfile::tempdir().unwrap();
+    let path = DataPath(here.path().to_str().unwrap().to_owned());
+    let of = Of { job: "svrg".to_owned(), params: serde_json::json!({}), plan: 7, inputs: 0 };
+    let folder = Folder::open(&Storage::default(), &path, of).unwrap();
+    for from in [None, Some(Place::default())] {
+        let mut job = Job::new(JobId(7), Submission::bare("svrg"), plan(), at(0));
+        let resumed = Some("epoch 3".to_owned());
+        job.report.checkpoint = Some(Kept { resumed: resumed.clone(), written: 2, ..Kept::default() });
+        let expected = resumed.filter(|_| from.is_some());
+        let mut driver = driver(None);
+        driver.keeping = Some(job.keeping(&folder, from));
+        let kept = driver.kept().unwrap();
+        assert_eq!((kept.resumed, kept.written), (expected, 2));
+    }
 }
