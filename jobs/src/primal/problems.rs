@@ -368,7 +368,7 @@ impl Problems {
             }
         }
         if progress.scalar("lambda", 0.0) == UNLIKE {
-            progress.scalars.remove("lambda");
+            progress.leave_out("lambda");
         }
         progress.set(NO_MODEL, 0.0);
         progress.objective = Some(progress.scalar("objective", 0.0));
