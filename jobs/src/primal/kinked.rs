@@ -5,7 +5,7 @@
 //! ```
 //! is smooth, and but for a constant the smooth hinge of this width at the margin m - s a. Newton's steps go down to its
 //! least, where the a' are nearer those of the optimum, and so become the next a. Rows between the ends of the slope are few,
-//! so the matrix is made for each step. By products with it, where it would be too large, `multipliers` goes the same way.
+//! so the matrix is made for each step. By products with it, where it would be too large or take longer, `multipliers` goes the same way.
 //! Invariant: the certificate is one of the hinge itself, and dual variables are within their bounds, so that it holds wherever
 //! the steps end.
 

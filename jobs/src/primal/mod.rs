@@ -13,6 +13,7 @@ mod bounds;
 mod certificate;
 mod columns;
 mod coordinates;
+pub mod cost;
 mod descent;
 pub mod flags;
 pub mod folds;
@@ -168,6 +169,7 @@ impl Primal<'_> {
             flags: self.flags.clone(),
             loss: self.loss,
             lambda: common.lambda,
+            tolerance: common.tolerance,
             ratio,
             bias: common.bias,
             point,

@@ -1,4 +1,5 @@
-//! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all.
+//! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all, or products
+//! with it take less.
 //!
 //! What moves a row's score, its slope where the width was changed last, is a column, which goes with checkpoints. The stage that
 //! makes the gradient renews it when the master says so; the master does when the steps at this width are near their end, which

@@ -4,9 +4,9 @@
 //! Invariant: what is decided of a problem depends on its number and on what earlier ones reported.
 
 use super::certificate;
+use super::cost;
 use super::flags::Flags;
 use super::folds::{self, Folds, Place};
-use super::gram;
 use super::guess;
 use super::loss;
 use super::measure::{Counts, Measure};
@@ -77,6 +77,8 @@ pub struct Problems {
     pub loss: Kind,
     /// As given; otherwise 1/n.
     pub lambda: Option<f64>,
+    /// Of the objective.
+    pub tolerance: f64,
     /// The part of lambda that is L1.
     pub ratio: f64,
     /// Whether there is an intercept.
@@ -106,6 +108,13 @@ impl Problems {
         Ok(Facts { labels, ..facts })
     }
 
+    fn is_by_matrix(&self, facts: &Facts) -> bool {
+        let Self { loss, tolerance, memory, .. } = *self;
+        let lambda = self.lambda.unwrap_or(1.0 / facts.rows.max(1) as f64);
+        // Whoever works, the way is the same.
+        cost::Case { facts, loss, lambda, tolerance, memory, threads: 1.0, slaves: 1.0 }.is_by_matrix()
+    }
+
     fn counts(&self, progress: &Progress) -> Result<Counts> {
         let classes = self.facts(progress)?.labels.all().len();
         self.measure.counts(progress, "measure", classes)
@@ -127,7 +136,7 @@ impl Problems {
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
-        let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
+        let few = self.lambda != Some(0.0) && self.is_by_matrix(&facts);
         guess::begin(progress, task::problems(&facts.labels));
         progress.set("longest", facts.max_norm2.sqrt());
         progress.set("few", f64::from(u8::from(few)));
