@@ -121,7 +121,7 @@ impl Problems {
     }
 
     fn folds(&self) -> Folds {
-        Folds { count: self.flags.cv.unwrap_or(0), steps: self.steps(), loss: self.loss }
+        Folds { count: self.flags.cv.unwrap_or(0), steps: self.steps() }
     }
 
     /// The place of the problem of this number; none behind the last.
@@ -301,7 +301,7 @@ impl Problems {
     fn judged(&self, progress: &Progress, stage: &str, place: Place) -> Result<Vec<(&'static str, f64)>> {
         let rows = progress.metric(stage, "rows")?;
         let mut found = vec![("validation_loss", progress.metric(stage, "loss")? / rows)];
-        if self.loss != Kind::Squared && place.class.is_none() {
+        if !self.measure.numbers && place.class.is_none() {
             found.push(("validation_accuracy", progress.metric(stage, "right")? / rows));
         }
         found.extend(
