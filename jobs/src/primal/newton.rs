@@ -2,7 +2,8 @@
 //!
 //! Each product of the second derivative with a vector is a wide stage over rows; all vectors lie in tables, spread over
 //! the slaves, and the stages over features take ranges of them, so no worker ever holds a vector of all features of the
-//! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding.
+//! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding; of the hinge
+//! that is the smooth one of `multipliers`, while its own may rise from round to round.
 
 use super::gradient::{add_scaled, block, dot};
 use super::kept::{SCORES, keep, take_scores};

@@ -6,7 +6,7 @@
 //! ```
 //! Where a loss is quadratic in pieces its second derivative at one point tells nothing of rows that are flat there: whole steps
 //! go forth and back, those to the least along them to the optimum (Keerthi and DeCoste, JMLR 2005). Invariant: the objective
-//! is no higher at the length that is found, but for rounding.
+//! of the loss that is searched, of the hinge a smooth one, is no higher at the length that is found, but for rounding.
 
 use super::bends::bend;
 use super::loss::Smooth;
