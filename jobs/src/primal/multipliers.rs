@@ -8,6 +8,7 @@
 use super::certificate;
 use super::kinked::{ENOUGH, FIRST, LEAST, NARROWER, NEARLY, SLOW, STIFF, far};
 use super::loss::Smooth;
+use super::time;
 use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::plan::{Flow, Progress};
@@ -112,9 +113,8 @@ pub fn stiff(progress: &Progress) -> f64 {
 /// the last led nowhere.
 pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
     let width = progress.scalar(WIDTH, 0.0);
-    let nowhere = || Flow::Stop("no step lowers the objective".to_owned());
     if width == 0.0 {
-        return Ok(if stuck { nowhere() } else { Flow::Next });
+        return Ok(if stuck { time::nowhere(progress) } else { Flow::Next });
     }
     if progress.scalar(RENEWS, 0.0) > 0.0 {
         progress.set(RENEWS, 0.0);
@@ -134,7 +134,7 @@ pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
     }
     // What is left at the least width is rounding.
     if width <= LEAST && now.gap > SLOW * progress.scalar(GAP, f64::INFINITY) {
-        return Ok(nowhere());
+        return Ok(time::nowhere(progress));
     }
     let narrower = (NARROWER * width).max(LEAST);
     let named = [

@@ -354,8 +354,9 @@ impl Problems {
         }
         let count = progress.epoch + 1;
         let problems = told::count(count, "problem");
-        let short = format!("to the tolerance that was asked for within {}", Time::within(progress));
-        let solved = match progress.scalar("unreached", 0.0) {
+        let unreached = progress.scalar("unreached", 0.0);
+        let short = format!("to the tolerance that was asked for{}", Time::why_short(progress, unreached));
+        let solved = match unreached {
             0.0 => format!("{problems} solved"),
             1.0 if count == 1 => format!("{problems}, not solved {short}"),
             some => format!("{problems}, {some} of them not {short}"),
