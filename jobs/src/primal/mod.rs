@@ -468,7 +468,8 @@ impl Solver {
         if progress.epoch + 1 >= self.epochs {
             return Ok(Flow::Stop(told::all_made(self.epochs, "round")));
         }
-        Ok(self.problems.time.late(progress).map_or(Flow::Next, Flow::Stop))
+        let late = self.problems.time.late(progress);
+        Ok(late.map_or_else(|| multipliers::looked(progress), Flow::Stop))
     }
 
     /// Behind the stage that learns, which may have ended with a certificate.

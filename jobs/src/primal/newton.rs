@@ -86,15 +86,16 @@ impl Newton {
             let (length, lower) = (length?, lower?);
             let (bias, objective) = (progress.scalar("bias", 0.0), progress.scalar("objective", 1.0));
             let step = progress.scalar("bias_step", 0.0);
+            let decrease = lower / (objective - lower).abs().max(f64::MIN_POSITIVE);
             let named = [
                 ("length", length),
                 ("bias", bias + length * step),
-                ("decrease", lower / (objective - lower).abs().max(f64::MIN_POSITIVE)),
+                ("decrease", decrease),
                 ("scored", 1.0),
                 ("blank", 0.0),
             ];
             named.into_iter().for_each(|(name, value)| progress.set(name, value));
-            multipliers::stepped(progress);
+            multipliers::stepped(progress, decrease);
             Ok(Flow::Next)
         });
         steps.stage("move", move |worker| self.go(worker)).threads(threads);

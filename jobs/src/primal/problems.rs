@@ -167,7 +167,7 @@ impl Problems {
         progress.set("foreseen", 0.0);
         progress.set("length", 1.0);
         progress.set("first_residual", 0.0);
-        multipliers::start(progress, self.loss == Kind::Hinge && progress.scalar("few", 0.0) == 0.0);
+        multipliers::start(progress, self.loss == Kind::Hinge, progress.scalar("few", 0.0) > 0.0);
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.
