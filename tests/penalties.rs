@@ -213,6 +213,38 @@ fn the_report_of_a_path_is_of_the_lambda_that_is_kept() {
 }
 
 #[test]
+fn the_report_of_classes_that_keep_different_lambdas_of_a_path_tells_none_of_all() {
+    let here = folder();
+    // Class 0 can be told from the rest, and the others from one another by nothing.
+    let write = |name: &str, seed: u64, rows: usize| {
+        let mut random = Random::new(seed);
+        let mut text = String::new();
+        for i in 0..rows {
+            let row: Vec<f64> = (0..40).map(|_| random.unit() - 0.5).collect();
+            let easy = row.iter().step_by(3).sum::<f64>() > 0.3;
+            let _ = write!(text, "{}", if easy { 0 } else { 1 + i % 2 });
+            row.iter().enumerate().for_each(|(k, v)| {
+                let _ = write!(text, " {}:{v:.3}", k + 1);
+            });
+            text.push('\n');
+        }
+        let path = here.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (rows, held_out) = (write("rows", 45, 150), write("held-out", 46, 600));
+    let run = flexps(["run", "lr", "--penalty", "l1", "--lambda", "1e-4", "--path", "12", "--bias", "--validation"]);
+    let report = run.arg(&held_out).arg("--input").arg(&rows).json();
+    let epochs = report["epochs"].as_array().unwrap();
+    let loss = |at: usize| epochs[at]["metrics"]["validation_loss"].as_f64().unwrap();
+    let best = |class: usize| (0..12).min_by(|a, b| loss(12 * class + a).total_cmp(&loss(12 * class + b))).unwrap();
+    assert!(best(0) > best(1) && best(0) > best(2), "{} {} {}", best(0), best(1), best(2));
+    let told = report["metrics"].as_object().unwrap();
+    assert!(!told.contains_key("lambda") && told.contains_key("gap"), "{told:?}");
+    assert!(epochs.iter().all(|epoch| epoch["metrics"]["lambda"].is_number()));
+}
+
+#[test]
 fn what_can_not_be_learnt_is_said() {
     let here = folder();
     let write = |name: &str, text: &str| {

@@ -10,7 +10,7 @@
 //! weights: how columns depend on one another stands in no fact. Invariant: what is chosen depends on the facts of the whole input, the
 //! flags, the numbers of threads and slaves and the gaps of certificates alone, in the master, so it is the same for all.
 
-use crate::primal::{self, Primal, folds, gram, problems, task};
+use crate::primal::{self, Primal, cost, folds, gram, problems, task};
 use crate::sdca::loss::Kind;
 use crate::sdca::{self, Sdca, alone, pace};
 use crate::told;
@@ -84,16 +84,10 @@ impl Auto<'_> {
 const SOON: f64 = 0.08;
 const RISK: f64 = 0.2;
 
-/// Beyond this condition nobody knows how many products there will be, as of the hinge how many epochs...
-const KNOWN: f64 = 1e4;
-/// ... so that it is worth this part of their time to try the ascent, by so many epochs.
+/// It is worth this part of the time of Newton's method, where nobody knows how much that is, to try the ascent, by so many epochs.
 const WORTH: f64 = 0.1;
 const TRIAL: f64 = 13.0;
 
-/// Of the hinge a product with the matrix takes about this part of one of all rows, since few lie between the ends of its slope; where
-/// there are more rows than features it takes about so many times as many.
-const BETWEEN: f64 = 0.3;
-const NARROW: f64 = 3.0;
 /// Of the hinge slaves that join what they learnt take so many times the epochs that one takes.
 const JOINED: f64 = 20.0;
 
@@ -120,25 +114,9 @@ struct Case {
     folds: u32,
 }
 
-/// Nanoseconds that one thread takes for a non-zero, a row or a feature, and for what a stage costs beside.
-mod cost {
-    /// A dual step, by non-zero and by row.
-    pub const STEP: f64 = 5.0;
-    pub const ROW: f64 = 60.0;
-    /// Newton's product, by non-zero while a vector stays in the second cache, and beyond that.
-    pub const NEAR: f64 = 6.0;
-    pub const FAR: f64 = 40.0;
-    /// Features of such a vector.
-    pub const CACHED: u64 = 1 << 17;
-    /// A product of two numbers, of those that a small matrix is made and solved with.
-    pub const PAIR: f64 = 1.0;
-    /// Its vectors, by feature.
-    pub const VECTORS: f64 = 40.0;
-    /// A value of a feature on its way to another slave.
-    pub const SENT: f64 = 10.0;
-    /// A product has two stages, an epoch one that counts.
-    pub const STAGE: f64 = 1e5;
-}
+/// Nanoseconds that one thread takes for a dual step, by non-zero and by row.
+const STEP: f64 = 5.0;
+const ROW: f64 = 60.0;
 
 impl Case {
     /// How the dual ascent sees it.
@@ -151,24 +129,9 @@ impl Case {
         self.ascent().condition()
     }
 
-    /// Whether features are no fewer than rows, so that these can nearly always be told apart.
-    fn wide(&self) -> bool {
-        self.facts.features >= self.facts.rows
-    }
-
-    /// How many times the digits behind the third are to be had.
-    fn digits(&self) -> f64 {
-        (1e-3 / self.tolerance.clamp(1e-8, 1e-1)).log10() / 3.0
-    }
-
     /// Whether a worker's rows come in parts, since values by feature would outweigh its memory.
     fn in_parts(&self) -> bool {
         parts::several(&self.facts, self.memory)
-    }
-
-    /// Values by feature that rows can have.
-    fn features(&self) -> f64 {
-        self.facts.features.min(self.facts.nonzeros) as f64
     }
 
     /// Epochs that dual ascent is likely to take.
@@ -178,7 +141,7 @@ impl Case {
         let long = 0.35 * shared.powf(0.2) * self.condition();
         let first = 3.0 + if self.ascent().searches() { long.min(2.0 * long.sqrt()) } else { long };
         let joined = if self.loss == Kind::Hinge && self.slaves > 1.0 { JOINED } else { 1.0 };
-        joined * first * (1.0 + 0.7 * shared.powf(0.45) * self.digits().max(0.0))
+        joined * first * (1.0 + 0.7 * shared.powf(0.45) * cost::digits(self.tolerance).max(0.0))
     }
 
     /// Seconds that it is likely to take.
@@ -186,14 +149,14 @@ impl Case {
         // Workers that join learn less of an epoch than one alone; those that work on parts join but once each.
         let threads = if self.ascent().suits(sdca::Flags::default()) { self.slaves } else { self.threads };
         let crowd = if self.in_parts() { threads } else { 1.0 + 0.15 * (threads - 1.0) };
-        let own = cost::STEP * self.facts.nonzeros as f64 + cost::ROW * self.facts.rows as f64;
-        let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
+        let own = STEP * self.facts.nonzeros as f64 + ROW * self.facts.rows as f64;
+        let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * cost::features(&self.facts) } else { 0.0 };
         1e-9 * self.passes() * crowd * (own / threads + sent + cost::STAGE)
     }
 
     /// Whether it is but a guess which one is faster.
     fn is_unknown(&self) -> bool {
-        let hard = self.condition() > KNOWN || self.loss == Kind::Hinge;
+        let hard = self.condition() > cost::KNOWN || self.loss == Kind::Hinge;
         hard && !gram::suits(&self.facts, self.memory)
     }
 
@@ -201,40 +164,11 @@ impl Case {
     fn newton(&self) -> f64 {
         // Of the hinge its steps go from dual variables too.
         let warm = self.starts && self.loss != Kind::Hinge;
-        self.newton_from_zeros() * if warm { WARM } else { 1.0 }
-    }
-
-    fn newton_from_zeros(&self) -> f64 {
-        if gram::is_taken(&self.facts, self.memory, self.loss) {
-            return self.matrices();
-        }
-        // Of rows that can be told apart little is left of a squared loss, and what is left is to be had to a part of that.
-        let lost = self.wide() && self.loss != Kind::Logistic;
-        let hard = self.condition().min(KNOWN).powf(if lost { 1.0 } else { 0.5 });
-        let hard = if self.loss == Kind::Hinge && !self.wide() { NARROW * hard } else { hard };
-        // Behind as many products as there are rows or features nothing is left.
-        let hard = hard.min(self.facts.rows.min(self.facts.features) as f64);
-        let products = (12.0 + 8.0 * hard) * (1.0 + 0.7 * self.digits().max(0.0));
-        let each = if self.facts.features <= cost::CACHED { cost::NEAR } else { cost::FAR };
-        let part = if self.loss == Kind::Hinge { BETWEEN } else { 1.0 };
-        let own = part * each * self.facts.nonzeros as f64 + cost::VECTORS * self.facts.features as f64;
-        let sent = if self.slaves > 1.0 { 4.0 * cost::SENT * self.features() } else { 0.0 };
-        1e-9 * products * (own / self.threads + sent + 2.0 * cost::STAGE)
-    }
-
-    /// The same where steps are found by the matrix, some of them by one: how hard the rows are does not tell.
-    fn matrices(&self) -> f64 {
-        let digits = self.digits().max(0.0);
-        // Of the hinge few rows have a part in a matrix, of which each step makes one.
-        let (steps, made) = match self.loss {
-            Kind::Hinge => (14.0 + 19.0 * digits, 0.1),
-            _ => (6.0 + 3.0 * digits, 1.0 / gram::FILLED as f64),
-        };
-        let making = cost::PAIR * gram::making(&self.facts) * made;
-        let rows = making + 2.0 * cost::NEAR * self.facts.nonzeros as f64;
-        let own = rows / self.threads + cost::PAIR * gram::solving(&self.facts);
-        let sent = if self.slaves > 1.0 { cost::SENT * self.features().powi(2) } else { 0.0 };
-        1e-9 * (steps * (own + sent) + 10.0 * cost::STAGE)
+        let Case { facts, loss, lambda, tolerance, memory, threads, slaves, .. } = self;
+        let (loss, lambda, tolerance, memory) = (*loss, *lambda, *tolerance, *memory);
+        let from_zeros =
+            cost::Case { facts, loss, lambda, tolerance, memory, threads: *threads, slaves: *slaves }.seconds();
+        from_zeros * if warm { WARM } else { 1.0 }
     }
 }
 

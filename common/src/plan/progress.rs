@@ -38,6 +38,11 @@ impl Flow {
 /// none can be read before its end.
 pub const NO_MODEL: &str = "no_model";
 
+/// The scalar that says that the job as a whole has no number of this name.
+fn left_out(name: &str) -> String {
+    format!("no_{name}")
+}
+
 /// What a decision sees and may change.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
@@ -72,6 +77,17 @@ impl Progress {
     /// Sets a scalar.
     pub fn set(&mut self, name: &str, value: f64) {
         self.scalars.insert(name.to_owned(), value);
+    }
+
+    /// Says that the job as a whole has no number of this name, though its rounds had one each: the report tells it of them alone.
+    pub fn leave_out(&mut self, name: &str) {
+        self.scalars.remove(name);
+        self.set(&left_out(name), 1.0);
+    }
+
+    /// Whether it was said so.
+    pub fn leaves_out(&self, name: &str) -> bool {
+        self.scalars.contains_key(&left_out(name))
     }
 
     /// A metric of the last run of `stage`; an error of ours when the stage did not report it.

@@ -6,7 +6,6 @@
 
 use super::measure::Counts;
 use super::task::{self, name_of};
-use crate::sdca::loss::Kind;
 use flexps_common::data::Labels;
 use flexps_common::plan::Progress;
 use flexps_common::{Error, Result};
@@ -32,8 +31,6 @@ pub struct Folds {
     pub count: u32,
     /// How many lambdas a path has; 1 without one.
     pub steps: u32,
-    /// f.
-    pub loss: Kind,
 }
 
 /// The scalar that sums something over folds, of a step of the path.
@@ -82,8 +79,8 @@ impl Folds {
         let (loss, rows) = (loss?, rows?);
         progress.epoch_metrics.insert("held_out_loss".to_owned(), loss / rows);
         let mut sums = vec![("loss", loss), ("judged", rows)];
-        // Of more than two classes the label is known once the last of them has spoken.
-        if place.class.is_none_or(|class| class + 1 == task::problems(labels)) && self.loss != Kind::Squared {
+        // Of more than two classes the label is known once the last of them has spoken; numbers are of none.
+        if place.class.is_none_or(|class| class + 1 == task::problems(labels)) && !labels.all().is_empty() {
             sums.extend([("right", progress.metric(STAGE, "right")?), ("rows", rows)]);
         }
         for (name, value) in sums {

@@ -5,7 +5,7 @@
 //! ```
 //! is smooth, and but for a constant the smooth hinge of this width at the margin m - s a. Newton's steps go down to its
 //! least, where the a' are nearer those of the optimum, and so become the next a. Rows between the ends of the slope are few,
-//! so the matrix is made for each step. By products with it, where it would be too large, `multipliers` goes the same way.
+//! so the matrix is made for each step. By products with it, where it would be too large or take longer, `multipliers` goes the same way.
 //! Invariant: the certificate is one of the hinge itself, and dual variables are within their bounds, so that it holds wherever
 //! the steps end.
 
@@ -17,11 +17,15 @@ use super::loss::Smooth;
 use flexps_common::Result;
 use flexps_common::worker::Worker;
 
-/// The first width: from a margin of 0 on, to beyond it, all rows are between the ends. Then each is this part of the one before, down to the
-/// least.
+/// The first width: from a margin of 0 on, to beyond it, all rows are between the ends. Then each is this part of the one before, down to
+/// one that does for most rows.
 pub const FIRST: f64 = 2.0;
-pub const NARROWER: f64 = 0.6;
-pub const LEAST: f64 = 1e-3;
+const NARROWER: f64 = 0.6;
+const LEAST: f64 = 1e-3;
+/// There what is left falls by the factor s / (s + q) from one to the next, q being eigenvalues of X X^T / (lambda n): where rows are so short
+/// beside the penalty that it falls to no less than this part, the next is narrower still, down to the narrowest.
+const FALLS: f64 = 0.6;
+const NARROWEST: f64 = 1e-9;
 /// Widths, and steps at one, at most.
 const WIDTHS: usize = 100;
 const STEPS: usize = 40;
@@ -32,10 +36,46 @@ pub const STIFF: f64 = 0.01;
 pub const ENOUGH: f64 = 0.6;
 /// ... and what is left of the intercept's slope makes the gap so many times larger at most.
 pub const NEARLY: f64 = 2.0;
-/// All end when that is so much of what is asked for...
+/// All end when that is so much of what is asked for, or when what is left is rounding: see [`Widths`].
 const WELL: f64 = 0.3;
-/// ... or at the least width falls to no less than this part from one to the next: what is left is rounding.
-pub const SLOW: f64 = 0.9;
+/// So many widths that brought nothing are the last ones...
+const IDLE: f64 = 3.0;
+/// ... and of the narrowest one that brings the gap to no less than this part.
+const SLOW: f64 = 0.9;
+
+/// How the gap falls from one width to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Widths {
+    /// The one at hand.
+    pub width: f64,
+    /// The gap behind the one before.
+    pub last: f64,
+    /// The least gap so far.
+    pub least: f64,
+    /// How many of those that are small enough for most rows brought none that is less.
+    pub idle: f64,
+}
+
+impl Widths {
+    /// Before any.
+    pub const NONE: Self = Self { width: FIRST, last: f64::INFINITY, least: f64::INFINITY, idle: 0.0 };
+
+    /// Behind the steps of the width at hand, which left this gap: those of the next one, or nothing where all is rounding.
+    pub fn next(self, gap: f64) -> Option<Self> {
+        let Self { width, last, least, idle } = self;
+        let small = width <= LEAST;
+        let idle = if small && (gap.is_nan() || gap >= least) { idle + 1.0 } else { 0.0 };
+        if idle >= IDLE || width <= NARROWEST && gap > SLOW * last {
+            return None;
+        }
+        let width = match small {
+            false => (NARROWER * width).max(LEAST),
+            true if gap > FALLS * last => (NARROWER * width).max(NARROWEST),
+            true => width,
+        };
+        Some(Self { width, last: gap, least: least.min(gap), idle })
+    }
+}
 
 /// A worker's rows as the steps see them.
 struct Centres {
@@ -84,14 +124,12 @@ impl Shared {
         gram: &mut Gram,
     ) -> Result<((usize, u32), Vec<f64>)> {
         let mut centres = Centres { width: FIRST, slopes: vec![0.0; own.scores.len()] };
-        let (mut steps, mut halvings, mut gap, mut last) = (0, 0, f64::INFINITY, f64::INFINITY);
-        'widths: for width in 0..WIDTHS {
-            if centres.width <= LEAST && gap > SLOW * last {
-                break;
-            }
-            last = gap;
-            if width > 0 {
-                centres.renew(loss, own, (NARROWER * centres.width).max(LEAST));
+        let (mut steps, mut halvings, mut gap, mut widths) = (0, 0, f64::INFINITY, Widths::NONE);
+        'widths: for number in 0..WIDTHS {
+            if number > 0 {
+                let Some(next) = widths.next(gap) else { break };
+                widths = next;
+                centres.renew(loss, own, widths.width);
             }
             let smooth = loss.smoothed(centres.width);
             gram.stiff = STIFF / centres.width;
@@ -143,4 +181,37 @@ impl Shared {
 /// What an intercept would bring, about, that is better than this one, where the slope is `slope`.
 pub fn far(slope: f64, bias: f64) -> f64 {
     slope.abs() * 2.0 * (1.0 + bias.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The widths to the end, where each leaves this part of the gap.
+    fn to_the_end(left: impl Fn(f64) -> f64) -> (usize, f64) {
+        let (mut widths, mut gap, mut count) = (Widths::NONE, 1.0, 0);
+        while let Some(next) = widths.next(gap) {
+            (widths, gap, count) = (next, gap * left(next.width), count + 1);
+            if gap < 1e-12 {
+                break;
+            }
+        }
+        (count, gap)
+    }
+
+    #[test]
+    fn where_rows_are_short_beside_the_penalty_widths_get_narrower_until_the_gap_falls() {
+        for short in [1e-2, 1e-4, 1e-6] {
+            let (count, gap) = to_the_end(|width| width / (width + short));
+            assert!(gap < 1e-12 && count < WIDTHS, "{short:e}: {gap:e} behind {count} widths");
+        }
+    }
+
+    #[test]
+    fn widths_end_where_what_is_left_is_rounding() {
+        let (count, gap) = to_the_end(|_| 1.0);
+        assert!(gap == 1.0 && count < 20, "{count} widths");
+        let (count, _) = to_the_end(|_| 0.99);
+        assert!(count < WIDTHS, "{count} widths");
+    }
 }

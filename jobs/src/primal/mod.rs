@@ -13,6 +13,7 @@ mod bounds;
 mod certificate;
 mod columns;
 mod coordinates;
+pub mod cost;
 mod descent;
 pub mod flags;
 pub mod folds;
@@ -168,6 +169,7 @@ impl Primal<'_> {
             flags: self.flags.clone(),
             loss: self.loss,
             lambda: common.lambda,
+            tolerance: common.tolerance,
             ratio,
             bias: common.bias,
             point,
@@ -466,7 +468,8 @@ impl Solver {
         if progress.epoch + 1 >= self.epochs {
             return Ok(Flow::Stop(told::all_made(self.epochs, "round")));
         }
-        Ok(self.problems.time.late(progress).map_or(Flow::Next, Flow::Stop))
+        let late = self.problems.time.late(progress);
+        Ok(late.map_or_else(|| multipliers::looked(progress), Flow::Stop))
     }
 
     /// Behind the stage that learns, which may have ended with a certificate.

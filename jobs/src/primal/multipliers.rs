@@ -1,12 +1,14 @@
-//! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all.
+//! The method of multipliers for the hinge (`kinked`) by rounds of wide stages, where features are too many for a matrix of all, or products
+//! with it take less.
 //!
 //! What moves a row's score, its slope where the width was changed last, is a column, which goes with checkpoints. The stage that
 //! makes the gradient renews it when the master says so; the master does when the steps at this width are near their end, which
 //! it sees by the same numbers as the certificate. Invariants: as those of `kinked`; whatever moves the scores, the certificate holds.
 
 use super::certificate;
-use super::kinked::{ENOUGH, FIRST, LEAST, NARROWER, NEARLY, SLOW, STIFF, far};
+use super::kinked::{ENOUGH, FIRST, NEARLY, STIFF, Widths, far};
 use super::loss::Smooth;
+use super::time;
 use crate::parts::Rows;
 use flexps_common::Result;
 use flexps_common::plan::{Flow, Progress};
@@ -21,9 +23,20 @@ const WIDTH: &str = "width";
 const RENEWS: &str = "renewed_width";
 /// ... whether the column of what moves them is there.
 const MOVED: &str = "centred";
-/// ... of the steps at this width, and of the gap where it became that.
+/// ... of the steps at this width, and of those of them that brought nothing but rounding.
 const STEPS: &str = "width_steps";
-const GAP: &str = "width_gap";
+const DROWNED: &str = "drowned_steps";
+/// ... of what else [`Widths`] hold.
+const LAST: &str = "width_gap";
+const LEAST: &str = "least_width_gap";
+const IDLE: &str = "idle_widths";
+/// ... of the gap behind the round before, of a matrix of all features.
+const ROUND: &str = "round_gap";
+
+/// A step that lowers the objective by no more than this part brings nothing but rounding, and the slope of the intercept at best: so
+/// many of a width are the last.
+const NOISE: f64 = 1e-14;
+const MOST_DROWNED: f64 = 3.0;
 
 /// What moves a worker's scores.
 #[derive(Debug, Default)]
@@ -88,17 +101,32 @@ impl Centres {
     }
 }
 
-/// Before a problem: whether its steps go this way.
-pub fn start(progress: &mut Progress, do_so: bool) {
-    let width = if do_so { FIRST } else { 0.0 };
-    let named = [(WIDTH, width), (RENEWS, 0.0), (MOVED, 0.0), (STEPS, 0.0), (GAP, f64::INFINITY)];
-    named.into_iter().for_each(|(name, value)| progress.set(name, value));
+/// Before a problem, of the hinge or of another loss: whether its steps go this way, or those of each round by a matrix.
+pub fn start(progress: &mut Progress, is_hinge: bool, by_matrix: bool) {
+    let width = if is_hinge && !by_matrix { FIRST } else { 0.0 };
+    let round = if is_hinge && by_matrix { f64::INFINITY } else { 0.0 };
+    let Widths { last, least, idle, .. } = Widths::NONE;
+    let named = [(WIDTH, width), (RENEWS, 0.0), (MOVED, 0.0), (STEPS, 0.0), (DROWNED, 0.0), (ROUND, round)];
+    let gaps = [(LAST, last), (LEAST, least), (IDLE, idle)];
+    named.into_iter().chain(gaps).for_each(|(name, value)| progress.set(name, value));
 }
 
-/// Behind a step.
-pub fn stepped(progress: &mut Progress) {
-    let steps = progress.scalar(STEPS, 0.0);
+/// Behind a step that lowered the objective by this part.
+pub fn stepped(progress: &mut Progress, decrease: f64) {
+    let [steps, drowned] = [STEPS, DROWNED].map(|name| progress.scalar(name, 0.0));
     progress.set(STEPS, steps + 1.0);
+    progress.set(DROWNED, drowned + f64::from(u8::from(decrease <= NOISE)));
+}
+
+/// Behind a certificate that is not enough, where rounds go by the matrix: each begins at the first width again, so one that did not
+/// lower the gap is the last.
+pub fn looked(progress: &mut Progress) -> Flow {
+    let (before, gap) = (progress.scalar(ROUND, 0.0), progress.scalar("gap", 0.0));
+    if before == 0.0 {
+        return Flow::Next;
+    }
+    progress.set(ROUND, gap);
+    if before.is_finite() && gap >= before { time::nowhere(progress) } else { Flow::Next }
 }
 
 /// The least curvature of the intercept.
@@ -111,9 +139,10 @@ pub fn stiff(progress: &Progress) -> f64 {
 /// the last led nowhere.
 pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
     let width = progress.scalar(WIDTH, 0.0);
-    let nowhere = || Flow::Stop("no step lowers the objective".to_owned());
     if width == 0.0 {
-        return Ok(if stuck { nowhere() } else { Flow::Next });
+        // Of a smooth loss there is no more to be had then.
+        let stuck = stuck || progress.scalar("decrease", f64::INFINITY) <= 0.0;
+        return Ok(if stuck { time::nowhere(progress) } else { Flow::Next });
     }
     if progress.scalar(RENEWS, 0.0) > 0.0 {
         progress.set(RENEWS, 0.0);
@@ -128,23 +157,47 @@ pub fn judge(progress: &mut Progress, bias: bool, stuck: bool) -> Result<Flow> {
     let off = if bias { far(slope, progress.scalar("bias", 0.0)) } else { 0.0 };
     let distance = progress.metric("screen", "gradient2")? / (2.0 * progress.scalar("l2", 0.0)) + off;
     let of_width = of_width.gap + off;
+    let stuck = stuck || progress.scalar(DROWNED, 0.0) >= MOST_DROWNED;
     if !stuck && (distance > ENOUGH * of_width || now.gap > NEARLY * of_width) {
         return Ok(Flow::Next);
     }
-    // What is left at the least width is rounding.
-    if width <= LEAST && now.gap > SLOW * progress.scalar(GAP, f64::INFINITY) {
-        return Ok(nowhere());
-    }
-    let narrower = (NARROWER * width).max(LEAST);
+    let [last, least, idle] = [LAST, LEAST, IDLE].map(|name| progress.scalar(name, 0.0));
+    let Some(next) = (Widths { width, last, least, idle }).next(now.gap) else {
+        return Ok(time::nowhere(progress));
+    };
     let named = [
-        (WIDTH, narrower),
+        (WIDTH, next.width),
         (RENEWS, width),
         (STEPS, 0.0),
-        (GAP, now.gap),
+        (DROWNED, 0.0),
+        (LAST, next.last),
+        (LEAST, next.least),
+        (IDLE, next.idle),
         // Nothing is known of steps at this width.
         ("first_residual", 0.0),
         ("length", 1.0),
     ];
     named.into_iter().for_each(|(name, value)| progress.set(name, value));
     Ok(Flow::Again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn by_the_matrix_a_round_that_did_not_lower_the_gap_is_the_last() {
+        let rounds = |is_hinge, by_matrix, gaps: &[f64]| {
+            let mut progress = Progress::default();
+            start(&mut progress, is_hinge, by_matrix);
+            let next = |gap: &f64| {
+                progress.set("gap", *gap);
+                looked(&mut progress) == Flow::Next
+            };
+            gaps.iter().map(next).collect::<Vec<bool>>()
+        };
+        assert_eq!(rounds(true, true, &[f64::INFINITY, 1e-3, 1e-5, 1e-5]), [true, true, true, false]);
+        assert_eq!(rounds(true, false, &[1e-5, 1e-5]), [true; 2]);
+        assert_eq!(rounds(false, true, &[1e-5, 1e-5]), [true; 2]);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Each product of the second derivative with a vector is a wide stage over rows; all vectors lie in tables, spread over
 //! the slaves, and the stages over features take ranges of them, so no worker ever holds a vector of all features of the
-//! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding.
+//! input. The intercept's parts of the vectors are scalars of the job. Invariant: the objective never rises, but for rounding; of the hinge
+//! that is the smooth one of `multipliers`, while its own may rise from round to round.
 
 use super::gradient::{add_scaled, block, dot};
 use super::kept::{SCORES, keep, take_scores};
@@ -85,15 +86,16 @@ impl Newton {
             let (length, lower) = (length?, lower?);
             let (bias, objective) = (progress.scalar("bias", 0.0), progress.scalar("objective", 1.0));
             let step = progress.scalar("bias_step", 0.0);
+            let decrease = lower / (objective - lower).abs().max(f64::MIN_POSITIVE);
             let named = [
                 ("length", length),
                 ("bias", bias + length * step),
-                ("decrease", lower / (objective - lower).abs().max(f64::MIN_POSITIVE)),
+                ("decrease", decrease),
                 ("scored", 1.0),
                 ("blank", 0.0),
             ];
             named.into_iter().for_each(|(name, value)| progress.set(name, value));
-            multipliers::stepped(progress);
+            multipliers::stepped(progress, decrease);
             Ok(Flow::Next)
         });
         steps.stage("move", move |worker| self.go(worker)).threads(threads);

@@ -4,9 +4,9 @@
 //! Invariant: what is decided of a problem depends on its number and on what earlier ones reported.
 
 use super::certificate;
+use super::cost;
 use super::flags::Flags;
 use super::folds::{self, Folds, Place};
-use super::gram;
 use super::guess;
 use super::loss;
 use super::measure::{Counts, Measure};
@@ -77,6 +77,8 @@ pub struct Problems {
     pub loss: Kind,
     /// As given; otherwise 1/n.
     pub lambda: Option<f64>,
+    /// Of the objective.
+    pub tolerance: f64,
     /// The part of lambda that is L1.
     pub ratio: f64,
     /// Whether there is an intercept.
@@ -106,13 +108,20 @@ impl Problems {
         Ok(Facts { labels, ..facts })
     }
 
+    fn is_by_matrix(&self, facts: &Facts) -> bool {
+        let Self { loss, tolerance, memory, .. } = *self;
+        let lambda = self.lambda.unwrap_or(1.0 / facts.rows.max(1) as f64);
+        // Whoever works, the way is the same.
+        cost::Case { facts, loss, lambda, tolerance, memory, threads: 1.0, slaves: 1.0 }.is_by_matrix()
+    }
+
     fn counts(&self, progress: &Progress) -> Result<Counts> {
         let classes = self.facts(progress)?.labels.all().len();
         self.measure.counts(progress, "measure", classes)
     }
 
     fn folds(&self) -> Folds {
-        Folds { count: self.flags.cv.unwrap_or(0), steps: self.steps(), loss: self.loss }
+        Folds { count: self.flags.cv.unwrap_or(0), steps: self.steps() }
     }
 
     /// The place of the problem of this number; none behind the last.
@@ -127,7 +136,7 @@ impl Problems {
         let rows: Vec<f64> = (0..facts.labels.all().len()).map(|class| counts.trained(class, None)).collect();
         task::begin(progress, &facts, &rows, self.flags.class_weight.as_ref())?;
         // Without any penalty the matrix may have no inverse.
-        let few = self.lambda != Some(0.0) && gram::is_taken(&facts, self.memory, self.loss);
+        let few = self.lambda != Some(0.0) && self.is_by_matrix(&facts);
         guess::begin(progress, task::problems(&facts.labels));
         progress.set("longest", facts.max_norm2.sqrt());
         progress.set("few", f64::from(u8::from(few)));
@@ -158,7 +167,7 @@ impl Problems {
         progress.set("foreseen", 0.0);
         progress.set("length", 1.0);
         progress.set("first_residual", 0.0);
-        multipliers::start(progress, self.loss == Kind::Hinge && progress.scalar("few", 0.0) == 0.0);
+        multipliers::start(progress, self.loss == Kind::Hinge, progress.scalar("few", 0.0) > 0.0);
         progress.set("path_left", f64::from(self.steps() - 1 - place.step));
         // Whether all features have to be looked at, whether their gradient has to be made for it, and whether the scores at
         // the point are known; below, whether no feature has a weight.
@@ -292,7 +301,7 @@ impl Problems {
     fn judged(&self, progress: &Progress, stage: &str, place: Place) -> Result<Vec<(&'static str, f64)>> {
         let rows = progress.metric(stage, "rows")?;
         let mut found = vec![("validation_loss", progress.metric(stage, "loss")? / rows)];
-        if self.loss != Kind::Squared && place.class.is_none() {
+        if !self.measure.numbers && place.class.is_none() {
             found.push(("validation_accuracy", progress.metric(stage, "right")? / rows));
         }
         found.extend(
@@ -345,8 +354,9 @@ impl Problems {
         }
         let count = progress.epoch + 1;
         let problems = told::count(count, "problem");
-        let short = format!("to the tolerance that was asked for within {}", Time::within(progress));
-        let solved = match progress.scalar("unreached", 0.0) {
+        let unreached = progress.scalar("unreached", 0.0);
+        let short = format!("to the tolerance that was asked for{}", Time::why_short(progress, unreached));
+        let solved = match unreached {
             0.0 => format!("{problems} solved"),
             1.0 if count == 1 => format!("{problems}, not solved {short}"),
             some => format!("{problems}, {some} of them not {short}"),
@@ -368,7 +378,7 @@ impl Problems {
             }
         }
         if progress.scalar("lambda", 0.0) == UNLIKE {
-            progress.scalars.remove("lambda");
+            progress.leave_out("lambda");
         }
         progress.set(NO_MODEL, 0.0);
         progress.objective = Some(progress.scalar("objective", 0.0));

@@ -6,7 +6,7 @@
 //! ```
 //! Where a loss is quadratic in pieces its second derivative at one point tells nothing of rows that are flat there: whole steps
 //! go forth and back, those to the least along them to the optimum (Keerthi and DeCoste, JMLR 2005). Invariant: the objective
-//! is no higher at the length that is found, but for rounding.
+//! of the loss that is searched, of the hinge a smooth one, is no higher at the length that is found, but for rounding.
 
 use super::bends::bend;
 use super::loss::Smooth;
@@ -18,6 +18,10 @@ use flexps_common::worker::Worker;
 const LOOKS: usize = 60;
 /// The search ends where the slope is this part of the first.
 const ENOUGH: f64 = 0.01;
+/// What lies lower or higher by no more than this part of the objective may be rounding: there the length is better where the slope
+/// is this part of the best one's at most, lest an intercept that brings little is never settled.
+const NOISE: f64 = 1e-14;
+const LEVEL: f64 = 0.5;
 
 /// A worker's rows along a step.
 pub struct Line {
@@ -91,14 +95,16 @@ impl Line {
         if start.slope.is_nan() || start.slope >= 0.0 {
             return Ok((0.0, 0.0));
         }
-        let (mut length, mut best) = (1.0, (0.0, 0.0));
+        let (mut length, mut best, mut level) = (1.0, (0.0, 0.0), start.slope.abs());
         let mut bracket = Bracket { low: 0.0, high: f64::INFINITY };
         for _ in 0..LOOKS {
             worker.check()?;
             let at = look(length, worker)?;
             let lower = start.value - at.value;
-            if lower > best.1 {
-                best = (length, lower);
+            let drowns = (lower - best.1).abs() <= NOISE * start.value.abs();
+            let better = if drowns { at.slope.abs() <= LEVEL * level } else { lower > best.1 };
+            if better {
+                (best, level) = ((length, lower), at.slope.abs());
                 if at.slope.abs() <= ENOUGH * start.slope.abs() {
                     break;
                 }
@@ -174,6 +180,26 @@ mod tests {
         check(SquaredHinge, [0.0, 1e-3]);
         check(SquaredHinge, [0.01, 0.0]);
         check(Squared, [0.0, 0.1]);
+    }
+
+    #[test]
+    fn where_what_a_step_brings_drowns_in_rounding_its_slope_tells_how_far_to_go() {
+        let mut plan = Plan::default();
+        let sums = plan.table("sums", 1);
+        plan.body.stage("search", move |worker| {
+            // The best scores are 0, with an objective of 1/2 that scores this small change by less than its last digit.
+            let line = Line {
+                targets: vec![(1.0, 1.0), (-1.0, 1.0)],
+                scores: vec![1e-9; 2],
+                moves: vec![-2.6e-9; 2],
+                rows: 2.0,
+                penalty: [0.0; 2],
+            };
+            let (length, lower) = line.least(Squared, worker, &mut Reduce::new(sums, 3))?;
+            assert!((2.6 * length - 1.0).abs() < 1e-6 && lower.abs() < 1e-14, "{length}, lower by {lower:e}");
+            Ok(())
+        });
+        Host::new().run(&plan).unwrap();
     }
 
     #[test]

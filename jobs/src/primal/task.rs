@@ -61,9 +61,11 @@ pub fn begin(progress: &mut Progress, facts: &Facts, rows: &[f64], weights: Opti
         set_weights(progress, &weights.of(&facts.labels, rows)?);
     }
     let problems = problems(&facts.labels);
-    if facts.features * problems as u64 > 1 << 32 {
+    // Where a class's weights end is a key too.
+    if problems > 1 && facts.features.saturating_mul(problems as u64) >= 1 << 32 {
         return Err(Error::user(format!(
-            "{problems} classes times {} features are more weights than the 2^32 of a table",
+            "{problems} classes times {} features are too many weights for a table, which has room for fewer than 2^32; hash \
+             features to fewer",
             facts.features
         )));
     }
@@ -174,4 +176,24 @@ impl Task {
 /// The labels of the classes as the user reads them.
 pub fn name_of(labels: &Labels, class: usize) -> String {
     labels.all().get(class).map_or_else(|| class.to_string(), f32::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_several_classes_that_reach_the_last_key_are_refused() {
+        let begun = |features: u64, classes: u32| {
+            let labels = Labels::classes((0..classes).map(|class| class as f32).collect());
+            let facts = Facts { rows: 8, features, labels, ..Facts::default() };
+            begin(&mut Progress::default(), &facts, &vec![1.0; classes as usize], None)
+        };
+        assert!(begun((1 << 30) - 1, 4).is_ok() && begun(1 << 32, 2).is_ok());
+        for (features, classes) in [(1 << 30, 4), (1 << 30, 5), (u64::MAX / 2, 4)] {
+            let error = begun(features, classes).unwrap_err();
+            let words = format!("{classes} classes times {features} features");
+            assert!(error.message.contains(&words), "{} lacks {words}", error.message);
+        }
+    }
 }

@@ -4,12 +4,14 @@
 //! of several paths is no model, so that such a job fails. Invariant: no problem is left at zeros for want of time.
 
 use crate::told;
-use flexps_common::plan::Progress;
+use flexps_common::plan::{Flow, Progress};
 use flexps_common::{Error, Result};
 
-/// The scalars: which part of the limit may be over behind the problem at hand, and whether some problem ran out of it.
+/// The scalars: which part of the limit may be over behind the problem at hand, whether some problem ran out of it, and how many ended
+/// since no step led on.
 const PART: &str = "time_part";
 const LATE: &str = "late";
+const NOWHERE: &str = "nowhere";
 
 /// See the module.
 #[derive(Debug, Clone, Copy)]
@@ -60,10 +62,26 @@ impl Time {
         )))
     }
 
-    /// What some problem ran out of.
-    pub fn within(progress: &Progress) -> &'static str {
-        if progress.scalar(LATE, 0.0) == 1.0 { "--time-limit" } else { "--epochs" }
+    /// Why so many problems are short of their tolerance: what they ran out of, or that no step led on.
+    pub fn why_short(progress: &Progress, unreached: f64) -> String {
+        let nowhere = progress.scalar(NOWHERE, 0.0);
+        let within = if progress.scalar(LATE, 0.0) == 1.0 { "within --time-limit" } else { "within --epochs" };
+        match nowhere {
+            0.0 => format!(" {within}"),
+            all if all >= unreached => format!(", since {LED_NOWHERE}"),
+            _ => format!(" {within} or since {LED_NOWHERE}"),
+        }
     }
+}
+
+/// What is said where a problem ends short of its tolerance, whatever time there is.
+const LED_NOWHERE: &str = "no step lowers the objective";
+
+/// Ends the problem at hand where no step leads on; remembers it.
+pub fn nowhere(progress: &mut Progress) -> Flow {
+    let others = progress.scalar(NOWHERE, 0.0);
+    progress.set(NOWHERE, others + 1.0);
+    Flow::Stop(LED_NOWHERE.to_owned())
 }
 
 #[cfg(test)]
@@ -90,10 +108,21 @@ mod tests {
             time.start(&mut progress, number, 3);
             let why = time.late(&mut progress);
             assert_eq!(why.is_some(), late, "problem {number} at {seconds} s: {why:?}");
-            assert_eq!(Time::within(&progress) == "--time-limit", late);
+            assert_eq!(Time::why_short(&progress, 1.0) == " within --time-limit", late);
         }
         let mut whenever = at(1e9, 9);
         assert_eq!(Time { limit: None, path: false }.late(&mut whenever), None);
+    }
+
+    #[test]
+    fn what_is_told_of_problems_that_are_short_is_what_held_them() {
+        let mut progress = at(1.0, 5);
+        assert_eq!(Time::why_short(&progress, 1.0), " within --epochs");
+        assert_eq!(nowhere(&mut progress), Flow::Stop(LED_NOWHERE.to_owned()));
+        assert_eq!(Time::why_short(&progress, 1.0), ", since no step lowers the objective");
+        assert_eq!(Time::why_short(&progress, 2.0), " within --epochs or since no step lowers the objective");
+        assert!(Time { limit: Some(1.0), path: false }.late(&mut progress).is_some());
+        assert_eq!(Time::why_short(&progress, 3.0), " within --time-limit or since no step lowers the objective");
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Sdca<'_> {
         let stages = Stages { rows, tables, joins: self.flags.joins, seed: flags.seed, tolerance: flags.tolerance };
         let least = Least { weights, kept: Vector::new(plan, "kept", flags.bias) };
         let (stop, lambda, kind, ours) = (Stop::new(flags, least), flags.lambda, self.loss, self.flags);
-        let folds = Folds { count: self.cv.unwrap_or(0), steps: 1, loss: kind };
+        let folds = Folds { count: self.cv.unwrap_or(0), steps: 1 };
         let measured = (inputs, self.measured(inputs));
         let problems = Problems::new(plan, flags, measured, folds, weights, self.class_weight);
         let best = Best::new(plan, flags);

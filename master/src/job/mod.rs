@@ -383,7 +383,7 @@ impl Job {
         report.metrics.extend(driver.progress.epoch_metrics.iter().map(|(name, value)| (name.clone(), *value)));
         // What the job says of itself holds, whichever round was the last.
         report.metrics.extend(driver.progress.scalars.iter().map(|(name, value)| (name.clone(), *value)));
-        report.metrics.retain(|name, _| self.tells(name));
+        report.metrics.retain(|name, _| self.tells(name) && !driver.progress.leaves_out(name));
         let no_numbers: Vec<&str> =
             report.metrics.iter().filter(|(_, x)| !x.is_finite()).map(|(name, _)| &**name).collect();
         if !no_numbers.is_empty() {

@@ -18,7 +18,6 @@ use super::columns::Columns;
 use super::quadratic::Way;
 use super::reduce::Reduce;
 use crate::pages;
-use crate::sdca::loss::Kind;
 use active::Active;
 use equations::Equations;
 use flexps_common::Result;
@@ -77,7 +76,8 @@ pub fn bytes(features: u64) -> u64 {
     (features + 1).saturating_pow(2).saturating_mul(20)
 }
 
-fn fits(features: usize, memory: u64) -> bool {
+/// Whether a worker may keep that.
+pub fn fits(features: usize, memory: u64) -> bool {
     bytes(features as u64) <= memory
 }
 
@@ -92,15 +92,10 @@ fn pays(features: usize, [squares, nonzeros]: [f64; 2], threads: usize, slaves: 
     squares / 2.0 / threads + sent * (features as f64).powi(2) <= SWEPT * nonzeros / threads
 }
 
-/// Whether Newton's method is to use the matrix of all features, by the facts of the rows, rather than products with it.
+/// Whether Newton's method on a smooth loss is to use the matrix of all features, by the facts of the rows, rather than products with it.
 pub fn suits(facts: &Facts, memory: u64) -> bool {
     let without = (PASSES * facts.nonzeros as f64).max(MEETINGS);
     fits(facts.features as usize, memory) && making(facts) + solving(facts) <= without
-}
-
-/// Whether it uses that matrix: of the hinge wherever a worker may keep it, as products take longer.
-pub fn is_taken(facts: &Facts, memory: u64, loss: Kind) -> bool {
-    if loss == Kind::Hinge { fits(facts.features as usize, memory) } else { suits(facts, memory) }
 }
 
 /// Products of two non-zeros that the matrix of all features is made of, at least, or as much work: of dense rows they come in

@@ -66,6 +66,20 @@ fn without_room_for_the_matrix_products_with_it_reach_the_optimum_too() {
 }
 
 #[test]
+fn rows_that_are_short_beside_the_penalty_reach_a_tight_tolerance_by_the_matrix_and_by_products() {
+    for seed in 1..=4 {
+        let blocks = Rows { rows: 400, features: 300, ..Rows::sparse(seed) }.blocks(4);
+        for (worker_memory, way) in [(None, "matrix"), (Some(1), "product")] {
+            let common = Common { worker_memory, lambda: Some(100.0), epochs: 1000, ..common(1e-7, true) };
+            let job = hinge(SvmSolver::Newton, common, flags::Flags::default());
+            let outcome = ran(Host::new(), &job, &blocks).unwrap();
+            let gap = outcome.progress.scalars["gap"];
+            assert!(gap <= 1e-7 && has(&outcome, way), "{way} of {seed}: {gap:e}, {:?}", outcome.stopped);
+        }
+    }
+}
+
+#[test]
 fn an_intercept_is_found_though_no_row_may_lie_between_the_ends_of_the_slope() {
     let two = vec![fixtures::block(&[1.0, -1.0], &[&[(0, 1.0)], &[]])];
     // Labels that features tell next to nothing about.
