@@ -18,10 +18,15 @@ pub fn keep_last<T>(list: &mut Vec<T>, keep: usize) -> bool {
     drops
 }
 
-/// Says how many of a list's entries the report leaves out, if it leaves out any.
-pub fn left_out(what: &str, all: u64, listed: usize) -> Option<String> {
-    let earlier = all.saturating_sub(listed as u64);
-    (earlier > 0).then(|| format!("the first {earlier} of {all} {what} are not listed"))
+/// How many of all stage runs, transfers and epochs a report does not list, to be noted; `when` follows.
+pub fn left_out(all: [u64; 3], report: &Report, when: &str) -> Vec<String> {
+    let listed = [report.stages.len(), report.transfers.len(), report.epochs.len()];
+    let lists = ["stage runs", "transfers", "epochs"].into_iter().zip(all.into_iter().zip(listed));
+    let note = |(what, (all, listed)): (&str, (u64, usize))| {
+        let earlier = all.saturating_sub(listed as u64);
+        (earlier > 0).then(|| format!("the first {earlier} of {all} {what} are not listed{when}"))
+    };
+    lists.filter_map(note).collect()
 }
 
 /// Halves the longest of the lists until the report fits.

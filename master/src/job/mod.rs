@@ -312,7 +312,7 @@ impl Job {
         let mut report = self.report.clone();
         if let Phase::Started(started) = &self.phase {
             self.fill(started, now, NEWS_STAGES, &mut report);
-            report.notes.extend(left_out(listable(&started.driver), &report, " while the job runs"));
+            report.notes.extend(fit::left_out(listable(&started.driver), &report, " while the job runs"));
         }
         report
     }
@@ -324,12 +324,12 @@ impl Job {
 
     /// Keeps the last `keep` stage runs, transfers and epochs in the report, which says so where there were more.
     pub fn keep_stages(&mut self, keep: usize) {
-        let said = left_out(self.all, &self.report, "");
+        let said = fit::left_out(self.all, &self.report, "");
         let Report { stages, transfers, epochs, notes, .. } = &mut self.report;
         if fit::keep_last(stages, keep) | fit::keep_last(transfers, keep) | fit::keep_last(epochs, keep) {
             notes.retain(|note| !said.contains(note));
             note(notes, ["earlier stage runs, transfers and epochs than those listed are no longer kept".to_owned()]);
-            self.report.notes.extend(left_out(self.all, &self.report, ""));
+            self.report.notes.extend(fit::left_out(self.all, &self.report, ""));
         }
     }
 
@@ -358,7 +358,7 @@ impl Job {
         }
         report.error = result.err().map(Error::brief);
         fit::fit(&mut report);
-        report.notes.extend(left_out(self.all, &report, ""));
+        report.notes.extend(fit::left_out(self.all, &report, ""));
         self.report = report;
         self.waiting = None;
         self.version += 1;
@@ -452,14 +452,6 @@ fn listable(driver: &Driver) -> [u64; 3] {
     let kept = [stages.len(), transfers.len(), epochs.len()];
     let before = [unlisted.stages, unlisted.transfers, unlisted.epochs];
     [0, 1, 2].map(|list| before[list] + kept[list] as u64)
-}
-
-/// How many of them a report does not list, to be noted; `when` follows.
-fn left_out(all: [u64; 3], report: &Report, when: &str) -> Vec<String> {
-    let listed = [report.stages.len(), report.transfers.len(), report.epochs.len()];
-    let lists = ["stage runs", "transfers", "epochs"].into_iter().zip(all.into_iter().zip(listed));
-    let notes = lists.filter_map(|(what, (all, listed))| fit::left_out(what, all, listed));
-    notes.map(|note| note + when).collect()
 }
 
 /// What a client submitted.
