@@ -16,14 +16,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::Arc;
 
-/// Most rows of a group that is cut by bytes.
-pub const MOST: usize = 64;
-
 /// How rows are grouped.
 #[derive(Debug, Clone, Copy)]
 pub enum Grouping {
-    /// About so many bytes of rows, 1 to [`MOST`] rows.
-    Bytes(usize),
+    /// About so many bytes of rows, one row and so many at most.
+    Bytes(usize, usize),
     /// So many rows, fewer at a block's end.
     Rows(usize),
 }
@@ -38,7 +35,9 @@ impl Grouping {
     /// Rows of a group of a block.
     pub fn size(self, block: &Block) -> usize {
         match self {
-            Grouping::Bytes(bytes) => (bytes * block.rows()).checked_div(block.bytes()).unwrap_or(0).clamp(1, MOST),
+            Grouping::Bytes(bytes, most) => {
+                (bytes * block.rows()).checked_div(block.bytes()).unwrap_or(0).clamp(1, most)
+            }
             Grouping::Rows(rows) => rows,
         }
     }

@@ -16,8 +16,7 @@
 use super::couple::Coupled;
 use super::loss::Loss;
 use super::rows::Own;
-use super::visit::Trail;
-use crate::order;
+use super::visit::{MOST, Trail};
 use flexps_common::Result;
 use flexps_common::data::block::KeyMap;
 use flexps_common::plan::Table;
@@ -305,7 +304,7 @@ impl<L: Loss> Work for Grown<'_, L> {
         for (i, rows, was) in self.trail.groups() {
             let held = &self.own.blocks[i];
             // Side by side, for the vector units.
-            let (mut now, mut counts) = ([0.0f32; order::MOST], [1.0f32; order::MOST]);
+            let (mut now, mut counts) = ([0.0f32; MOST], [1.0f32; MOST]);
             now.iter_mut().zip(rows).for_each(|(now, row)| *now = held.dual[*row as usize]);
             if !held.targets.is_empty() {
                 counts.iter_mut().zip(rows).for_each(|(counts, row)| *counts = held.targets[*row as usize].abs());

@@ -22,7 +22,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// How rows are grouped: larger groups stall on files that are sorted by label.
-const GROUPING: Grouping = Grouping::Bytes(4 << 10);
+const GROUPING: Grouping = Grouping::Bytes(4 << 10, MOST);
+/// Most rows of a group.
+pub const MOST: usize = 64;
 /// Bytes of rows that the caches hold: their order in memory does not tell.
 const CACHED: u64 = 8 << 20;
 
@@ -48,7 +50,7 @@ impl Trail {
         self.before.extend(rows.iter().map(|row| dual[*row as usize]));
     }
 
-    /// Block, rows and dual variables before of each group; of at most [`order::MOST`] rows.
+    /// Block, rows and dual variables before of each group; of at most [`MOST`] rows.
     pub fn groups(&self) -> impl Iterator<Item = (usize, &[u32], &[f32])> {
         let (mut rows, mut before) = (&self.rows[..], &self.before[..]);
         self.groups.iter().map(move |(i, len)| {

@@ -15,7 +15,7 @@ use flexps_common::plan::Table;
 use flexps_common::worker::Worker;
 
 /// A cache line's neighbours come for free, but not for ever: 4 KiB is a page.
-const GROUP: Grouping = Grouping::Bytes(4 << 10);
+const GROUP: Grouping = Grouping::Bytes(4 << 10, 32);
 
 /// What the stage needs of the plan.
 #[derive(Debug, Clone, Copy)]

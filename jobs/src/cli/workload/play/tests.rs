@@ -85,7 +85,8 @@ impl Books {
                 Record::Begin { format: FORMAT, policy: "fair".to_owned(), unix_ms: 0, shares: BTreeMap::new() };
             let records: Vec<Record> = std::iter::once(begin).chain(ids(1).map(|id| job(id.0))).collect();
             let told = if from == "0" { &records[..] } else { &[] };
-            return serde_json::json!({ "first": 0, "next": records.len(), "records": told }).to_string();
+            return serde_json::json!({ "first": 0, "next": records.len(), "end": records.len(), "records": told })
+                .to_string();
         }
         if path.contains("/cancel") {
             self.cancelled.extend(path.split('?').next().map(str::to_owned));
