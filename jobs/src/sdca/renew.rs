@@ -15,8 +15,9 @@ use flexps_common::worker::Worker;
 
 /// The part of a weight that a step's rounding may take, at most.
 const ROUNDING: f64 = 1.0 / (1u32 << 25) as f64;
-/// What the gap lacks counts where it is above this part of what is asked for.
+/// What the gap lacks counts where it is above this part of what is asked for, or of this part of the objective where that is less.
 const COUNTS: f64 = 0.1;
+const LEAST: f64 = 1e-8;
 
 /// The scalar that asks for it.
 const ASKED: &str = "renews";
@@ -46,14 +47,14 @@ pub fn before(progress: &mut Progress) {
     progress.set(SINCE, if asked { 0.0 } else { progress.scalar(SINCE, 0.0) + 1.0 });
 }
 
-/// Behind a certificate: what the gap lacks, where a gap of `aim` is asked for. Along w the two are apart by the part r of it, and no
+/// Behind a certificate: what the gap lacks, where this part of an objective is asked for. Along w the two are apart by the part r of it, and no
 /// weight by more than all steps' rounding together; if that is e, |w - w(a)|^2 is about r e |w|^2 at most.
-pub fn missing(progress: &mut Progress, aim: f64) -> Result<f64> {
+pub fn missing(progress: &mut Progress, (tolerance, objective): (f64, f64)) -> Result<f64> {
     let (rows, lambda) = (progress.scalar("rows", 1.0), progress.scalar("lambda", 0.0));
     let along = progress.metric("certificate", "along")? / rows;
     let most = (ROUNDING * rows * progress.scalar(SINCE, 0.0)).min(1.0);
     let missing = 0.5 * most * (along - lambda * progress.scalar("norm2", 0.0)).abs();
-    if missing > COUNTS * aim {
+    if missing > COUNTS * tolerance.max(LEAST) * objective {
         progress.set(NEEDED, 1.0);
     }
     Ok(missing)

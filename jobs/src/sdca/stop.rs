@@ -107,7 +107,7 @@ impl Stop {
             let correction = progress.scalar("gap_correction", 1.0);
             progress.set("gap_correction", (correction * gap / estimated).clamp(0.05, 20.0));
         }
-        let gap = gap + bias::gap(progress)? + renew::missing(progress, self.rules.tolerance * objective)?;
+        let gap = gap + bias::gap(progress)? + renew::missing(progress, (self.rules.tolerance, objective))?;
         if !objective.is_finite() || !gap.is_finite() {
             return Err(Error::data("the objective is no number; scale the features"));
         }
