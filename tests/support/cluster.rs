@@ -77,6 +77,12 @@ impl Node {
 
     pub fn signal(&self, signal: i32) {
         send(self.pid(), signal);
+        if signal == libc::SIGSTOP {
+            // On a busy machine its threads go on until one of them has heard of it.
+            let stat = format!("/proc/{}/stat", self.pid());
+            let stands = || std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "));
+            wait::until("a process that stands still", Duration::from_secs(5), || stands().then_some(()));
+        }
     }
 
     /// Waits for its end and gives its exit code.

@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn reading_waits_for_who_is_slow() {
-        for (each, beyond) in [(IDLE / 2, 0), (3 * IDLE, 4 * BLOCK)] {
+        for (each, beyond) in [(IDLE / 2, 0), (3 * IDLE, 24 * BLOCK)] {
             let mut now = Instant::now();
             let mut backlog = waiting(0, now);
             for _ in 0..1000 {
