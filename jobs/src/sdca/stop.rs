@@ -84,9 +84,10 @@ impl Stop {
         progress.set("estimated_gap", left);
         let loss = progress.metric("ascent", "visited_loss")? / progress.metric("ascent", "sampled")?.max(1.0);
         let objective = loss + progress.scalar("lambda", 0.0) / 2.0 * progress.scalar("norm2", 0.0);
-        subspace::decide(progress, falls, left / (self.rules.tolerance * objective));
-        enough::decide(progress, kept, self.rules.tolerance * objective, before.is_finite());
-        let hopeful = swept < 1.0 || left <= HOPE * self.rules.tolerance * objective;
+        let aim = self.rules.tolerance * objective;
+        subspace::decide(progress, falls, left / aim);
+        enough::decide(progress, kept, aim, before.is_finite());
+        let hopeful = swept < 1.0 || left <= HOPE * aim;
         let ended = Self::ended(progress);
         let due = ended as f64 >= progress.scalar("judge_by", FIRST);
         let last = ended >= self.rules.epochs || self.rules.late(progress).is_some();
